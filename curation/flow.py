@@ -1,0 +1,206 @@
+"""Optical flow, and what the camera does according to it (paper section 3.4: RAFT localises action boundaries).
+
+Two backends behind one call: RAFT-small, as in the paper, by torchvision's architecture with weights from a path; and OpenCV's
+DIS, which needs no weights and no GPU. Flow is px per frame at 320 wide, in cells of 20 px, so that it can be kept for a whole
+source and the HUD masked out once it is known.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import cv2
+import numpy as np
+
+from curation import weights
+
+if TYPE_CHECKING:
+    import torch
+
+WIDTH = 320
+CELL_PX = 20
+_IRLS_STEPS = 5
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """Which flow and how often. `auto` takes RAFT where its weights and a GPU are present, else DIS."""
+
+    backend: str = "auto"
+    weights: str | None = None
+    pairs_per_s: float = 10.0
+    updates: int = 8
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("auto", "raft", "dis"):
+            raise ValueError(f"backend must be auto, raft or dis, not {self.backend!r}")
+        if not 0 < self.pairs_per_s <= 240 or self.updates < 1:
+            raise ValueError(f"pairs_per_s must be in (0, 240] and updates at least 1, not {self.pairs_per_s}, {self.updates}")
+
+
+class Flow(Protocol):
+    """Flow from one frame to the next: uint8 [H, W, 3] twice -> float32 [H, W, 2], px to the right and down."""
+
+    name: str
+
+    def __call__(self, before: np.ndarray, after: np.ndarray) -> np.ndarray: ...
+
+
+class DisFlow:
+    """OpenCV's Dense Inverse Search (Kroeger et al. 2016); about 2 ms a pair at 320 wide on one core."""
+
+    name = "dis"
+
+    def __init__(self) -> None:
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+
+    def __call__(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after)]
+        return self._dis.calc(grays[0], grays[1], None)
+
+
+class RaftFlow:
+    """RAFT-small (Teed and Deng 2020) by torchvision; takes official and torchvision checkpoints alike."""
+
+    name = "raft"
+
+    def __init__(self, checkpoint: Path, updates: int) -> None:
+        import torch
+        from torchvision.models.optical_flow import raft_small
+
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = raft_small(weights=None, progress=False)
+        self._model.load_state_dict(torchvision_keys(torch.load(checkpoint, map_location="cpu", weights_only=True)))
+        self._model.eval().to(self._device)
+        self._updates = updates
+
+    def __call__(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        import torch
+
+        height, width = before.shape[:2]
+        with torch.inference_mode():
+            pair = [self._input(frame) for frame in (before, after)]
+            flow = self._model(*pair, num_flow_updates=self._updates)[-1]
+        found: np.ndarray = flow[0, :, :height, :width].permute(1, 2, 0).cpu().numpy()
+        return found
+
+    def _input(self, frame: np.ndarray) -> "torch.Tensor":
+        """A frame as float [1, 3, H', W'] in [-1, 1], padded to multiples of 8 and the 128 px that RAFT needs."""
+        import torch
+
+        height, width = frame.shape[:2]
+        down, right = (max(128, -(-side // 8) * 8) - side for side in (height, width))
+        padded = np.pad(frame, ((0, down), (0, right), (0, 0)), mode="edge")
+        return torch.from_numpy(padded).to(self._device).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def torchvision_keys(state: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+    """A RAFT-small state dict with torchvision's names, from the authors' names; one that has them already is unchanged."""
+    return {_torchvision_key(key): value for key, value in state.items()}
+
+
+_RENAMES = (
+    (r"^module\.", ""),
+    (r"^fnet\.", "feature_encoder."),
+    (r"^cnet\.", "context_encoder."),
+    (r"^(feature_encoder|context_encoder)\.conv1\.", r"\1.convnormrelu.0."),
+    (r"^(feature_encoder|context_encoder)\.conv2\.", r"\1.conv."),
+    (r"(layer\d\.\d)\.conv(\d)\.", r"\1.convnormrelu\2.0."),
+    (r"^update_block\.encoder\.conv(c|f)(\d)\.", lambda m: f"update_block.motion_encoder.conv{_BRANCH[m[1]]}{m[2]}.0."),
+    (r"^update_block\.encoder\.conv\.", "update_block.motion_encoder.conv.0."),
+    (r"^update_block\.gru\.", "update_block.recurrent_block.convgru1."),
+)
+_BRANCH = {"c": "corr", "f": "flow"}
+
+
+def _torchvision_key(key: str) -> str:
+    for pattern, name in _RENAMES:
+        key = re.sub(pattern, name, key)  # type: ignore[call-overload]
+    return key
+
+
+def load_flow(settings: FlowSettings) -> Flow:
+    """The backend that the settings ask for; `raft` without weights is a FileNotFoundError that says where to put them."""
+    if settings.backend == "dis":
+        return DisFlow()
+    if settings.backend == "raft":
+        return RaftFlow(weights.find(weights.RAFT_SMALL, settings.weights), settings.updates)
+    found = weights.present(weights.RAFT_SMALL, settings.weights)
+    return RaftFlow(found, settings.updates) if found and _cuda() else DisFlow()
+
+
+def _cuda() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def cell_means(field: np.ndarray) -> np.ndarray:
+    """Mean of a flow field [H, W, C] over cells of 20 px: float32 [H // 20, W // 20, C] (at least one each way)."""
+    rows, columns = max(1, field.shape[0] // CELL_PX), max(1, field.shape[1] // CELL_PX)
+    return cv2.resize(field, (columns, rows), interpolation=cv2.INTER_AREA).reshape(rows, columns, -1)
+
+
+@dataclass(frozen=True)
+class CameraMotion:
+    """What the camera does in each of P pairs, per frame at 320 wide.
+
+    affine [P, 2, 3]: rows u and v; columns constant, per x and per y, with x and y from the middle of the picture in
+    half-widths. bands [P, 3]: mean u in the upper, middle and lower third. camera, object [P]: mean length of the flow that
+    the affine map explains, and of what it leaves.
+    """
+
+    affine: np.ndarray
+    bands: np.ndarray
+    camera: np.ndarray
+    object: np.ndarray
+
+    def rates(self) -> np.ndarray:
+        """[P, 4] px/frame: turn right, look up, walk forward, strafe right.
+
+        A turn moves everything alike, near or far; a strafe moves what is near (the lower and upper bands) more than what
+        is far (the middle band); walking spreads the picture from its middle.
+        """
+        middle, outer = self.bands[:, 1], (self.bands[:, 0] + self.bands[:, 2]) / 2
+        spread = (self.affine[:, 0, 1] + self.affine[:, 1, 2]) / 2
+        return np.stack([-middle, self.affine[:, 1, 0], spread, middle - outer], 1)
+
+
+def camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> CameraMotion:
+    """Fit an affine map to each pair's cells by reweighted least squares; cells of weight 0 (HUD, bars) have no say."""
+    pairs, rows, columns = cells_PRC2.shape[:3]
+    y, x = np.mgrid[0:rows, 0:columns] + 0.5
+    design = np.stack([np.ones(rows * columns), x.ravel() / columns * 2 - 1, (y.ravel() - rows / 2) / columns * 2], 1)
+    flow = cells_PRC2.reshape(pairs, -1, 2).astype(np.float64)
+    prior = np.broadcast_to(weight_RC.ravel() + 1e-6, flow.shape[:2])
+    weight, affine = prior, np.zeros((pairs, 3, 2))
+    for _ in range(_IRLS_STEPS):
+        affine = _weighted_fit(design, flow, weight)
+        left = np.linalg.norm(flow - design @ affine, axis=2)
+        weight = prior / (left + 0.1 + np.median(left, axis=1, keepdims=True))
+    share = prior / prior.sum(1, keepdims=True)
+    explained = np.linalg.norm(design @ affine, axis=2)
+    left = np.linalg.norm(flow - design @ affine, axis=2)
+    return CameraMotion(
+        affine.transpose(0, 2, 1), _bands(cells_PRC2, weight_RC), (explained * share).sum(1), (left * share).sum(1)
+    )
+
+
+def _bands(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> np.ndarray:
+    """Weighted mean of u in the upper, middle and lower third of the rows that carry weight: [P, 3]."""
+    rows = np.flatnonzero(weight_RC.sum(1) > 0)
+    thirds = np.array_split(rows if len(rows) >= 3 else np.arange(len(weight_RC)), 3)
+    u, weight = cells_PRC2[..., 0].astype(np.float64), weight_RC + 1e-6
+    bands = [(u[:, t] * weight[t]).sum((1, 2)) / max(weight[t].sum(), 1e-6) for t in thirds]
+    return np.stack(bands, 1)
+
+
+def _weighted_fit(design: np.ndarray, flow: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted least squares for all pairs at once: design [L, 3], flow [P, L, 2], weight [P, L] -> [P, 3, 2]."""
+    weighted = weight[:, :, None] * design
+    normal = np.einsum("pli,lj->pij", weighted, design) + 1e-9 * np.eye(3)
+    found: np.ndarray = np.linalg.solve(normal, np.einsum("pli,plc->pic", weighted, flow))
+    return found

@@ -1,0 +1,156 @@
+"""Luminance over time (paper section 3.4, filtering): how bright a clip is, how much of it is black or white, flashes, fades.
+
+Scores first: `luminance` only measures. `Luminance.reasons` decides, by thresholds that can change without another decode.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+BINS = 64
+_BIN = 256 / BINS
+# Rec. 709 weights of R, G and B.
+_REC709 = np.array([[0.2126, 0.7152, 0.0722]], np.float32)
+# A jump of mean luma that a viewer sees as a flash, and how soon it must come back (WCAG 2.2 counts 10 % of the range).
+_FLASH, _FLASH_S = 25.6, 0.5
+# A fade: mean luma drifting one way at this rate or faster for this long, towards or from a flat picture.
+_FADE_PER_S, _FADE_S, _FLAT = 20.0, 0.4, 12.0
+
+
+@dataclass(frozen=True)
+class LuminanceLimits:
+    """What a clip must satisfy to be kept; null switches a rule off. Units as in the schema."""
+
+    min_mean: float | None = 16.0
+    max_mean: float | None = 235.0
+    min_range: float | None = 24.0
+    max_black_share: float | None = 0.85
+    max_white_share: float | None = 0.60
+    max_flashes_hz: float | None = 3.0
+    max_fade_share: float | None = 0.5
+
+
+class Luminance(NamedTuple):
+    """The luminance columns of a clip, as `schema.CLIP` describes them."""
+
+    luma_mean: float
+    luma_min: float
+    luma_max: float
+    luma_range: float
+    black_share: float
+    white_share: float
+    flashes_hz: float
+    fade_share: float
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    """Rec. 709 luma of a picture uint8 [H, W, 3] -> uint8 [H, W]."""
+    return cv2.transform(rgb, _REC709)
+
+
+def histogram(luma_HW: np.ndarray) -> np.ndarray:
+    """How many pixels fall in each of 64 equal bins: float32 [64]."""
+    return cv2.calcHist([luma_HW], [0], None, [BINS], [0, 256]).ravel()
+
+
+def without_bars(histograms_NB: np.ndarray, share: float) -> np.ndarray:
+    """Histograms less the pixels of black bars (`share` of the frame), which fill the darkest bins."""
+    left, bars = histograms_NB.astype(np.float64), share * histograms_NB.sum(1)
+    for bin_ in range(BINS):
+        taken = np.minimum(left[:, bin_], bars)
+        left[:, bin_] -= taken
+        bars = bars - taken
+    return left
+
+
+def luminance(times_s: np.ndarray, histograms_NB: np.ndarray) -> Luminance:
+    """Measure a clip from its frames' times [N] and luma histograms [N, 64], N >= 1."""
+    shares = histograms_NB / np.maximum(histograms_NB.sum(1, keepdims=True), 1)
+    centres = (np.arange(BINS) + 0.5) * _BIN - 0.5
+    means, whole = shares @ centres, shares.mean(0)
+    spread = np.sqrt(np.maximum(shares @ centres**2 - means**2, 0))
+    cumulative = np.cumsum(whole)
+    low, high = (int(np.searchsorted(cumulative, q)) for q in (0.01, 0.99))
+    duration_s = max(float(times_s[-1] - times_s[0]), 1e-3)
+    return Luminance(
+        luma_mean=float(means.mean()),
+        luma_min=float(means.min()),
+        luma_max=float(means.max()),
+        luma_range=(min(high, BINS - 1) - low) * _BIN,
+        black_share=float(whole[: int(16 / _BIN)].sum()),
+        white_share=float(whole[int(240 / _BIN) :].sum()),
+        flashes_hz=flashes(times_s, means) / duration_s if len(means) > 2 else 0.0,
+        fade_share=fade_share(times_s, means, spread),
+    )
+
+
+def flashes(times_s: np.ndarray, means: np.ndarray) -> int:
+    """How often mean luma leaves a level by a flash's height and comes back to it within half a second."""
+    count, i = 0, 0
+    while i < len(means) - 1:
+        window = np.flatnonzero((times_s > times_s[i]) & (times_s <= times_s[i] + _FLASH_S))
+        jump = means[window] - means[i]
+        peak = int(np.argmax(np.abs(jump))) if len(window) else 0
+        back = np.flatnonzero(np.abs(jump[peak:]) < abs(jump[peak]) / 2) if len(window) else []
+        if len(window) and abs(jump[peak]) >= _FLASH and len(back):
+            count += 1
+            i = int(window[peak + back[0]])
+        else:
+            i += 1
+    return count
+
+
+def fade_share(times_s: np.ndarray, means: np.ndarray, spread: np.ndarray) -> float:
+    """Share of the time in which mean luma drifts one way, steadily, to or from a picture without contrast."""
+    if len(means) < 3:
+        return 0.0
+    drift = np.sign(np.where(np.abs(np.gradient(means, times_s)) >= _FADE_PER_S, np.gradient(means, times_s), 0))
+    edges = np.flatnonzero(np.diff(drift, prepend=np.nan, append=np.nan) != 0)
+    faded = 0.0
+    for start, end in zip(edges, edges[1:], strict=False):
+        length = times_s[end - 1] - times_s[start]
+        if drift[start] and length >= _FADE_S and min(spread[start], spread[end - 1]) < _FLAT:
+            faded += length
+    return float(faded / max(times_s[-1] - times_s[0], 1e-3))
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One threshold: which score, which limit, and the words a person reads when it fails."""
+
+    score: str
+    limit: str
+    least: bool
+    reason: str
+
+
+RULES = (
+    _Rule("luma_mean", "min_mean", True, "too dark: mean luma"),
+    _Rule("luma_mean", "max_mean", False, "too bright: mean luma"),
+    _Rule("luma_range", "min_range", True, "flat picture: luma range"),
+    _Rule("black_share", "max_black_share", False, "mostly black: share"),
+    _Rule("white_share", "max_white_share", False, "mostly white: share"),
+    _Rule("flashes_hz", "max_flashes_hz", False, "flashing: per second"),
+    _Rule("fade_share", "max_fade_share", False, "fading: share of the time"),
+)
+
+
+def verdict(scores: dict[str, float | None], limits: LuminanceLimits) -> str | None:
+    """The first rule that a clip breaks, in words with both numbers; null if it breaks none."""
+    for rule in RULES:
+        score, limit = scores.get(rule.score), getattr(limits, rule.limit)
+        if score is not None and limit is not None and (score < limit if rule.least else score > limit):
+            return f"{rule.reason} {score:.3g} {'<' if rule.least else '>'} {limit:g}"
+    return None
+
+
+@dataclass
+class LumaLog:
+    """Gathers one luma histogram a frame; 256 bytes each."""
+
+    histograms: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, luma_HW: np.ndarray) -> None:
+        self.histograms.append(histogram(luma_HW))

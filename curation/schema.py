@@ -1,0 +1,165 @@
+"""The vocabulary every folder shares: a clip is a row of `CLIP`, a source a row of `VIDEO`. One line a column.
+
+A column that is not a line here does not exist: `conform` refuses it. Each line carries its unit, its meaning and the
+version of the code that computes it; Parquet keeps all three, so a ledger says how each of its numbers was made.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+Row = dict[str, Any]
+
+_SPAN = pa.struct(
+    [
+        ("start_s", pa.float64()),
+        ("peak_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("energy", pa.float32()),
+        ("kind", pa.string()),
+        ("name", pa.string()),
+    ]
+)
+_RECT = pa.struct([("x", pa.int32()), ("y", pa.int32()), ("w", pa.int32()), ("h", pa.int32())])
+
+
+def _column(name: str, type_: pa.DataType, unit: str, meaning: str, version: int = 1, null: bool = True) -> pa.Field:
+    return pa.field(
+        name, type_, nullable=null, metadata={"unit": unit, "meaning": meaning, "version": str(version)}
+    )
+
+
+CLIP = pa.schema(
+    [
+        _column("clip_id", pa.string(), "", "hash of video_id, span and partition settings; no dots", null=False),
+        _column("video_id", pa.string(), "", "hash of the source's content", null=False),
+        _column("source_uri", pa.string(), "", "where the source was read"),
+        _column("source", pa.string(), "", "curated | synthetic"),
+        _column("index", pa.int32(), "", "position in the source, given before filtering"),
+        _column("scene_index", pa.int32(), "", "which scene of the source, from 0"),
+        _column("start_s", pa.float64(), "s", "time of the first frame from the first frame of the source"),
+        _column("end_s", pa.float64(), "s", "end, excluded: the first frame of the next clip"),
+        _column("start_frame", pa.int32(), "frame", "first frame, counted in order of presentation"),
+        _column("end_frame", pa.int32(), "frame", "end, excluded"),
+        _column("fps", pa.float32(), "1/s", "median frame rate of the source"),
+        _column("width", pa.int32(), "px", "width of the source, upright"),
+        _column("height", pa.int32(), "px", "height of the source, upright"),
+        _column("picture", _RECT, "px", "the source without letterbox bars: what a shard stores"),
+        _column("viewport", _RECT, "px", "where the 3-D view is: the picture without bars that never change"),
+        _column("static_share", pa.float32(), "0-1", "share of the viewport that never changes (HUD, weapon, overlay)"),
+        _column("action_spans", pa.list_(_SPAN), "s", "regime: what the player's camera does; interaction: what happens"),
+        _column("flow_backend", pa.string(), "", "raft | dis: which flow the motion columns were computed from"),
+        _column("motion_camera", pa.float32(), "px/frame at 320 wide", "mean flow explained by the camera"),
+        _column("motion_object", pa.float32(), "px/frame at 320 wide", "mean flow left beside the camera's"),
+        _column("luma_mean", pa.float32(), "0-255", "mean Rec. 709 luma of the picture"),
+        _column("luma_min", pa.float32(), "0-255", "luma of the darkest frame (its mean)"),
+        _column("luma_max", pa.float32(), "0-255", "luma of the brightest frame (its mean)"),
+        _column("luma_range", pa.float32(), "0-255", "1st to 99th percentile of luma over all pixels"),
+        _column("black_share", pa.float32(), "0-1", "share of pixels under 16"),
+        _column("white_share", pa.float32(), "0-1", "share of pixels over 239"),
+        _column("flashes_hz", pa.float32(), "1/s", "jumps of mean luma that come back within half a second"),
+        _column("fade_share", pa.float32(), "0-1", "share of the time spent fading to or from a flat picture"),
+        _column("stored_width", pa.int32(), "px", "width of the mp4 in the shard"),
+        _column("stored_height", pa.int32(), "px", "height of the mp4 in the shard"),
+        _column("stored_frames", pa.int32(), "frame", "frames of the mp4 in the shard"),
+        _column("reject", pa.string(), "", "why a rule took the clip out; null where none did"),
+        _column("error", pa.string(), "", "the exception that took the clip out; null where none did"),
+        _column("shard", pa.string(), "", "the shard that holds the clip"),
+        _column("unit_id", pa.string(), "", "the unit that committed this row"),
+    ]
+)
+
+VIDEO = pa.schema(
+    [
+        _column("video_id", pa.string(), "", "hash of size, first and last MiB and sixteen blocks between", null=False),
+        _column("uri", pa.string(), "", "where the source was read", null=False),
+        _column("token", pa.string(), "", "size and etag or mtime as listed: what a resumed run compares"),
+        _column("status", pa.string(), "", "ok | unreadable | duplicate | quarantined | error"),
+        _column("reason", pa.string(), "", "why the status is not ok"),
+        _column("duplicate_of", pa.string(), "", "uri of the first source with the same bytes"),
+        _column("duration_s", pa.float64(), "s", "from the first frame to the end of the last, as decoded"),
+        _column("frames", pa.int32(), "frame", "frames decoded"),
+        _column("fps", pa.float32(), "1/s", "median frame rate"),
+        _column("width", pa.int32(), "px", "upright width"),
+        _column("height", pa.int32(), "px", "upright height"),
+        _column("codec", pa.string(), "", "video codec"),
+        _column("container", pa.string(), "", "container format, as libavformat names it"),
+        _column("cuts_s", pa.list_(pa.float64()), "s", "first frame of every scene but the first"),
+        _column("note", pa.string(), "", "what a reader should know: frames lost, damage met"),
+        _column("unit_id", pa.string(), "", "the unit that committed this row"),
+    ]
+)
+
+
+def columns(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
+    """The part of a schema with these columns, in the schema's own order; an undeclared name is a KeyError."""
+    wanted = set(names)
+    if missing := wanted - set(schema.names):
+        raise KeyError(f"columns not in the schema: {sorted(missing)}; declare them in curation/schema.py")
+    return pa.schema([field for field in schema if field.name in wanted])
+
+
+def conform(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as an Arrow table of exactly this schema: absent columns become null.
+
+    Arrow alone would drop unknown struct fields, turn 3.5 into the integer 3, and turn a missing key into null, without a
+    word. Here each is an error: KeyError for what is not declared, ValueError for a value that does not fit.
+    """
+    for row in rows:
+        _refuse_unfit(row, schema)
+    try:
+        return pa.Table.from_pylist([_plain(row) for row in rows], schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"a row does not fit the schema: {error}") from error
+
+
+def _refuse_unfit(row: Mapping[str, Any], schema: pa.Schema) -> None:
+    if extra := set(row) - set(schema.names):
+        raise KeyError(f"columns not in the schema: {sorted(extra)}; declare them in curation/schema.py")
+    for field in schema:
+        value = row.get(field.name)
+        if value is None:
+            if not field.nullable:
+                raise ValueError(f"{field.name} must not be null (row {dict(list(row.items())[:4])})")
+            continue
+        _refuse_value(field.name, value, field.type)
+
+
+def _refuse_value(name: str, value: Any, type_: pa.DataType) -> None:
+    if pa.types.is_integer(type_) and (isinstance(value, bool) or value != int(value)):
+        raise ValueError(f"{name} is an integer column, not {value!r}")
+    if pa.types.is_floating(type_) and isinstance(value, bool):
+        raise ValueError(f"{name} is a number column, not {value!r}")
+    if pa.types.is_list(type_):
+        for item in value:
+            _refuse_value(f"{name}[]", item, type_.value_type)
+    if pa.types.is_struct(type_):
+        known = {type_.field(i).name: type_.field(i).type for i in range(type_.num_fields)}
+        if extra := set(value) - set(known):
+            raise KeyError(f"{name} has no field {sorted(extra)}")
+        for key, item in value.items():
+            if item is not None:
+                _refuse_value(f"{name}.{key}", item, known[key])
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars and arrays as Python values; Arrow refuses some of them inside nested columns."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def clip_id(video_id: str, start_s: float, end_s: float, settings: str) -> str:
+    """Name a clip by its content: the source, the span to the microsecond, and the partition settings' digest."""
+    return digest(video_id, f"{start_s:.6f}", f"{end_s:.6f}", settings)
+
+
+def digest(*parts: str) -> str:
+    """Sixteen hexadecimal digits of SHA-256 over the parts; no dots, since WebDataset cuts a key at the first."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,205 @@
+"""How a clip rests: WebDataset shards, their index and `dataset.json`. Imports neither torch nor ray.
+
+    OUT/shards/plan-000.parquet   which clip goes into which shard; never changed once there
+    OUT/shards/000123.tar         <clip_id>.json and <clip_id>.mp4 of each clip, in the plan's order
+    OUT/shards/000123.parquet     the index of that tar, and the commit: a tar without one does not count
+    OUT/dataset.json              versions, recipe, counts, and the list of committed shards
+
+Tar and index are put only where absent, and an index is a pure function of the tar that is there. So whoever comes second (a
+retry, a worker thought dead, a second run) finishes the first one's commit instead of starting a rival one.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation import storage
+from curation.schema import SCHEMA_VERSION
+
+PLAN = pa.schema([("shard", pa.string()), ("clip_id", pa.string()), ("video_id", pa.string()), ("unit_id", pa.string())])
+
+INDEX = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("tar", pa.string()),
+        ("tar_sha256", pa.string()),
+    ]
+)
+
+# Columns that say where a run kept things rather than what a clip is; without them shards do not depend on folders.
+NOT_IN_SHARDS = frozenset({"source_uri", "unit_id", "shard", "reject", "error"})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip: its ledger row as `meta`, and its other members by extension ("mp4", "camera.npz") as bytes."""
+
+    clip_id: str
+    meta: Mapping[str, Any]
+    members: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def encode_sample(sample: Sample) -> dict[str, bytes]:
+    """The sample's tar members by name, sorted; `decode_sample` is the inverse."""
+    meta = json.dumps(dict(sample.meta), sort_keys=True, ensure_ascii=False).encode()
+    members = {**sample.members, "json": meta}
+    return {f"{sample.clip_id}.{extension}": members[extension] for extension in sorted(members)}
+
+
+def decode_sample(members: Mapping[str, bytes]) -> Sample:
+    """The sample from its tar members by name."""
+    clip_id = next(iter(members)).partition(".")[0]
+    parts = {name.partition(".")[2]: data for name, data in members.items()}
+    return Sample(clip_id, json.loads(parts.pop("json")), parts)
+
+
+def write_tar(path: str, samples: Iterable[Sample]) -> None:
+    """Write samples one after the other; equal samples give equal bytes (no times, owners or modes of this machine)."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            for name, data in encode_sample(sample).items():
+                member = tarfile.TarInfo(name)
+                member.size, member.mtime, member.mode = len(data), 0, 0o644
+                tar.addfile(member, io.BytesIO(data))
+
+
+def index_tar(path: str, name: str) -> pa.Table:
+    """The index of a tar: where each member's bytes lie, and the SHA-256 of the whole."""
+    with open(path, "rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+    with tarfile.open(path) as tar:
+        rows = [(m.name.partition(".")[0], m.name, m.offset_data, m.size, name, sha) for m in tar.getmembers()]
+    return pa.Table.from_pylist([dict(zip(INDEX.names, row, strict=True)) for row in rows], schema=INDEX)
+
+
+def _sha256(file: Any) -> str:
+    """For Python 3.10, which has no `hashlib.file_digest`."""
+    sha = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        sha.update(chunk)
+    return sha.hexdigest()
+
+
+def put_tar(out: str, shard: str, samples: Iterable[Sample]) -> pa.Table:
+    """Write `shards/<shard>.tar` unless another attempt did; returns the index of the one that is there now."""
+    tar_uri = storage.join(out, "shards", f"{shard}.tar")
+    with tempfile.TemporaryDirectory(prefix="gamecraft-") as folder:
+        path = os.path.join(folder, f"{shard}.tar")
+        write_tar(path, samples)
+        index = index_tar(path, f"{shard}.tar")
+        if not storage.put_file(tar_uri, path, if_absent=True):
+            index = index_tar(_copy(tar_uri, folder), f"{shard}.tar")
+    return index
+
+
+def put_index(out: str, shard: str, index: pa.Table) -> None:
+    """Commit a shard: put the index of its tar, unless it is there."""
+    storage.put(_index_uri(out, shard), to_parquet(index), if_absent=True)
+
+
+def _copy(uri: str, folder: str) -> str:
+    """A local copy of an object that may be larger than memory should hold."""
+    path = os.path.join(folder, "theirs.tar")
+    with storage.open_binary(uri) as source, open(path, "wb") as target:
+        while chunk := source.read(8 << 20):
+            target.write(chunk)
+    return path
+
+
+def _index_uri(out: str, shard: str) -> str:
+    return storage.join(out, "shards", f"{shard}.parquet")
+
+
+def committed(out: str) -> list[str]:
+    """The names of the shards that count, sorted: those that have an index."""
+    names = storage.names(storage.join(out, "shards"))
+    return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet") and not name.startswith("plan-")]
+
+
+def read_index(out: str, shard: str) -> pa.Table:
+    return from_parquet(storage.read(_index_uri(out, shard)))
+
+
+def put_plan(out: str, number: int, plan: pa.Table) -> bool:
+    """Commit a plan; False where another driver's stands under this number."""
+    return storage.put(storage.join(out, "shards", f"plan-{number:03d}.parquet"), to_parquet(plan), if_absent=True)
+
+
+def plans(out: str) -> list[str]:
+    """The names of the plans, sorted."""
+    return [name for name in storage.names(storage.join(out, "shards")) if name.startswith("plan-")]
+
+
+def read_plan(out: str) -> pa.Table:
+    """All plans of an output as one table; empty where there is none."""
+    tables = [from_parquet(storage.read(storage.join(out, "shards", name))) for name in plans(out)]
+    return pa.concat_tables(tables) if tables else PLAN.empty_table()
+
+
+def read_member(out: str, index: pa.Table, clip_id: str, extension: str) -> bytes:
+    """One member of a committed shard by its offset; KeyError where the clip has none."""
+    for row in index.to_pylist():
+        if row["member"] == f"{clip_id}.{extension}":
+            return storage.read(storage.join(out, "shards", row["tar"]), row["offset"], row["size"])
+    raise KeyError(f"no {clip_id}.{extension} in {index['tar'][0] if len(index) else 'an empty shard'}")
+
+
+def read_samples(out: str, shard: str) -> Iterator[Sample]:
+    """The samples of a committed shard, in order; KeyError is never raised for a tar that its index describes."""
+    tar_uri, members, current = storage.join(out, "shards", f"{shard}.tar"), {}, None
+    with storage.open_binary(tar_uri) as file, tarfile.open(fileobj=file) as tar:
+        for member in tar:
+            clip_id = member.name.partition(".")[0]
+            if current is not None and clip_id != current:
+                yield decode_sample(members)
+                members = {}
+            current = clip_id
+            content = tar.extractfile(member)
+            assert content is not None, member.name
+            members[member.name] = content.read()
+    if members:
+        yield decode_sample(members)
+
+
+def read_dataset(out: str) -> dict[str, Any] | None:
+    """`dataset.json`, None where there is none. ValueError with advice for a schema version that this code does not know."""
+    try:
+        dataset: dict[str, Any] = json.loads(storage.read(storage.join(out, "dataset.json")))
+    except FileNotFoundError:
+        return None
+    if dataset.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"{out} was made with schema version {dataset.get('schema_version')}; this code reads {SCHEMA_VERSION}. "
+            "Use the gamecraft release that made it, or curate into a new folder"
+        )
+    return dataset
+
+
+def write_dataset(out: str, dataset: Mapping[str, Any]) -> None:
+    data = json.dumps({"schema_version": SCHEMA_VERSION, **dataset}, indent=2, sort_keys=True, ensure_ascii=False)
+    storage.put(storage.join(out, "dataset.json"), data.encode() + b"\n")
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A table as Parquet bytes; equal tables give equal bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def from_parquet(data: bytes) -> pa.Table:
+    return pq.read_table(io.BytesIO(data))
+
+

@@ -1,0 +1,330 @@
+"""Files by uri, the same for a path, file:// and s3:// (boto3): list, open, read, and put whole or not at all.
+
+A put is atomic: a reader sees the old object, the new one or none, never half of one. With `if_absent` it also says who was
+first, which is all that commits and locks need.
+"""
+
+import glob
+import hashlib
+import io
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .asf .avi .flv .gif .h264 .hevc .ivf .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .ogv .ts .vob .webm .wmv "
+    ".y4m".split()
+)
+LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
+_ID_BLOCKS, _ID_BLOCK_BYTES, _ID_EDGE_BYTES = 16, 64 << 10, 1 << 20
+# One range request each: smaller makes a sequential decode wait on round trips, larger wastes a seek.
+_RANGE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """One listed file: its uri, size in bytes, and a token that changes when the file does (etag, or mtime in ns)."""
+
+    uri: str
+    size: int
+    token: str
+
+
+def is_s3(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+def join(base: str, *parts: str) -> str:
+    return "/".join([base.rstrip("/") if base != "/" else "", *parts])
+
+
+def normal(uri: str) -> str:
+    """An s3 uri as it is; everything else as an absolute path, so that a file has one name."""
+    if is_s3(uri):
+        return uri
+    if uri.startswith("file://"):
+        uri = unquote(urlsplit(uri).path)
+    elif "://" in uri:
+        raise ValueError(f"{uri}: only paths, file:// and s3:// can be read; download other sources first")
+    return os.path.abspath(os.path.expanduser(uri))
+
+
+def read(uri: str, start: int = 0, length: int | None = None) -> bytes:
+    """The bytes from `start`, all of the rest or `length`; FileNotFoundError where there is none."""
+    if is_s3(uri):
+        return _s3_read(uri, start, length)
+    with open(uri, "rb") as file:
+        file.seek(start)
+        return file.read(-1 if length is None else length)
+
+
+def open_binary(uri: str) -> BinaryIO:
+    """A seekable file for reading; on S3 each read fetches ranges, so a short span of a long video costs little."""
+    if is_s3(uri):
+        return io.BufferedReader(_RangeFile(uri), _RANGE_BYTES)  # type: ignore[return-value, type-var]
+    return open(uri, "rb")
+
+
+def put(uri: str, data: bytes, if_absent: bool = False) -> bool:
+    """Write an object whole; with `if_absent` only where none is. Returns whether this call wrote it."""
+    if is_s3(uri):
+        return _s3_put(uri, data, if_absent)
+    return _place(uri, if_absent, lambda temporary: Path(temporary).write_bytes(data))
+
+
+def put_file(uri: str, path: str, if_absent: bool = False) -> bool:
+    """As `put`, from a local file, which is moved away from `path` where it can be."""
+    if is_s3(uri):
+        with open(path, "rb") as file:
+            return _s3_put(uri, file, if_absent)
+    return _place(uri, if_absent, lambda temporary: shutil.move(path, temporary))
+
+
+def delete(uri: str) -> None:
+    """Remove an object; one that is not there is no error."""
+    if is_s3(uri):
+        bucket, key = _bucket_key(uri)
+        _s3().delete_object(Bucket=bucket, Key=key)
+    else:
+        Path(uri).unlink(missing_ok=True)
+
+
+def exists(uri: str) -> bool:
+    if not is_s3(uri):
+        return os.path.isfile(uri)
+    return any(entry.uri == uri for entry in list_files(uri))
+
+
+def list_files(prefix: str) -> list[Entry]:
+    """Every file under a folder or s3 prefix (or the one file so named), sorted by uri; hidden names are left out."""
+    found = _s3_list(prefix) if is_s3(prefix) else _local_list(prefix)
+    return sorted(entry for entry in found if not PurePosixPath(entry.uri).name.startswith("."))
+
+
+def names(prefix: str) -> list[str]:
+    """The base names of the files under a folder or prefix, sorted: what a commit needs to know, and no more."""
+    return sorted(PurePosixPath(entry.uri).name for entry in list_files(prefix.rstrip("/") + "/"))
+
+
+def find_sources(inputs: Iterable[str], exclude: str | None = None) -> list[Entry]:
+    """The videos that files, folders, globs, list files and s3 prefixes name, each once, sorted by uri.
+
+    A folder gives the files with a video's suffix; a file named outright is taken whatever its suffix. `exclude` is a
+    folder to leave out (our own output). Raises ValueError for an input that names nothing.
+    """
+    found = {}
+    for item in inputs:
+        entries = [e for e in _expand(item) if not (exclude and e.uri.startswith(exclude.rstrip("/") + "/"))]
+        if not entries:
+            raise ValueError(_nothing_at(item))
+        found.update({entry.uri: entry for entry in entries})
+    return sorted(found.values())
+
+
+def content_id(entry: Entry) -> str:
+    """Name a source by its bytes: SHA-256 over size, first and last MiB and sixteen blocks between (16 hex digits)."""
+    sha = hashlib.sha256(str(entry.size).encode())
+    with open_binary(entry.uri) as file:
+        for start, length in _sampled_ranges(entry.size):
+            file.seek(start)
+            sha.update(file.read(length))
+    return sha.hexdigest()[:16]
+
+
+def _sampled_ranges(size: int) -> Iterator[tuple[int, int]]:
+    yield 0, _ID_EDGE_BYTES
+    inside = size - 2 * _ID_EDGE_BYTES
+    for block in range(_ID_BLOCKS if inside > 0 else 0):
+        yield _ID_EDGE_BYTES + inside * block // _ID_BLOCKS, _ID_BLOCK_BYTES
+    if size > _ID_EDGE_BYTES:
+        yield max(_ID_EDGE_BYTES, size - _ID_EDGE_BYTES), _ID_EDGE_BYTES
+
+
+def _expand(item: str) -> list[Entry]:
+    if is_s3(item):
+        return [e for e in list_files(item) if e.uri == item or _is_video(e.uri)]
+    path = normal(item)
+    if os.path.isdir(path):
+        return [e for e in list_files(path) if _is_video(e.uri)]
+    if not os.path.exists(path) and glob.has_magic(path):
+        return [e for match in sorted(glob.glob(path, recursive=True)) for e in _expand_match(match)]
+    if Path(path).suffix.lower() in LIST_SUFFIXES and os.path.isfile(path):
+        return _read_list(path)
+    return _local_list(path)
+
+
+def _expand_match(path: str) -> list[Entry]:
+    """A file that a glob matched counts if it is a video; a folder it matched gives its videos."""
+    return [entry for entry in list_files(path) if _is_video(entry.uri)]
+
+
+def _read_list(path: str) -> list[Entry]:
+    """One input a line, relative to the list's own folder; blank lines and lines from # on are left out."""
+    entries = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        item = line.strip()
+        if not item or item.startswith("#"):
+            continue
+        if "://" not in item:
+            item = os.path.join(os.path.dirname(path), os.path.expanduser(item))
+        here = _expand(item)
+        if not here:
+            raise ValueError(f"{path} lists {line.strip()!r}: {_nothing_at(item)}")
+        entries += here
+    return entries
+
+
+def _is_video(uri: str) -> bool:
+    return PurePosixPath(uri).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _nothing_at(item: str) -> str:
+    if is_s3(item) or glob.has_magic(item):
+        return f"{item}: no video found there"
+    path = normal(item)
+    if os.path.isdir(path):
+        return f"{item}: the folder holds no video ({len(list_files(path))} other files)"
+    return f"{item}: no such file or folder" if not os.path.exists(path) else f"{item}: the list names no video"
+
+
+def _local_list(prefix: str) -> list[Entry]:
+    if os.path.isfile(prefix):
+        return [_local_entry(prefix)]
+    walk = os.walk(prefix, followlinks=True)
+    return [_local_entry(os.path.join(folder, name)) for folder, _, files in walk for name in files if _steady(folder, name)]
+
+
+def _steady(folder: str, name: str) -> bool:
+    """Not hidden (our own temporary files are), and no dangling link."""
+    return not name.startswith(".") and os.path.isfile(os.path.join(folder, name))
+
+
+def _local_entry(path: str) -> Entry:
+    stat = os.stat(path)
+    return Entry(path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+
+
+def _place(uri: str, if_absent: bool, write: Any) -> bool:
+    """Write beside the target under a hidden name, then link (only if absent) or rename: both are atomic."""
+    folder, name = os.path.split(uri)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        write(temporary)
+        if not if_absent:
+            os.replace(temporary, uri)
+            return True
+        os.link(temporary, uri)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+@cache
+def _s3() -> Any:
+    """One client a process; the endpoint and the keys come from the usual AWS environment."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client("s3", config=Config(retries={"max_attempts": 8, "mode": "adaptive"}))
+
+
+def _bucket_key(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _s3_list(prefix: str) -> list[Entry]:
+    from botocore.exceptions import ClientError
+
+    bucket, key = _bucket_key(prefix)
+    pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+    try:
+        listed = [item for page in pages for item in page.get("Contents", [])]
+    except ClientError as error:
+        raise _as_os_error(prefix, error) from error
+    inside = [i for i in listed if not key or i["Key"] == key or i["Key"].startswith(key.rstrip("/") + "/")]
+    return [
+        Entry(f"s3://{bucket}/{i['Key']}", i["Size"], f"{i['Size']}-{i['ETag'].strip(chr(34))}")
+        for i in inside
+        if not i["Key"].endswith("/")
+    ]
+
+
+def _s3_read(uri: str, start: int, length: int | None) -> bytes:
+    from botocore.exceptions import ClientError
+
+    bucket, key = _bucket_key(uri)
+    wanted = {} if start == 0 and length is None else {"Range": f"bytes={start}-{'' if length is None else start + length - 1}"}
+    try:
+        data: bytes = _s3().get_object(Bucket=bucket, Key=key, **wanted)["Body"].read()
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "InvalidRange":
+            return b""
+        raise _as_os_error(uri, error) from error
+    return data
+
+
+def _s3_put(uri: str, data: bytes | BinaryIO, if_absent: bool) -> bool:
+    from botocore.exceptions import ClientError
+
+    bucket, key = _bucket_key(uri)
+    condition = {"IfNoneMatch": "*"} if if_absent else {}
+    try:
+        _s3().put_object(Bucket=bucket, Key=key, Body=data, **condition)
+    except ClientError as error:
+        # 409 is S3's answer to two conditional puts at once: the other one is on its way.
+        if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict"):
+            return False
+        raise _as_os_error(uri, error) from error
+    return True
+
+
+def _as_os_error(uri: str, error: Any) -> OSError:
+    """S3's refusals as the errors that a local file gives, so that callers handle one kind."""
+    code = error.response["Error"]["Code"]
+    if code in ("NoSuchKey", "NoSuchBucket", "404"):
+        return FileNotFoundError(f"{uri}: {code}")
+    if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        return PermissionError(f"{uri}: {code}")
+    return OSError(f"{uri}: {code}: {error}")
+
+
+class _RangeFile(io.RawIOBase):
+    """A read-only S3 object as a raw file: each `readinto` is one range request."""
+
+    def __init__(self, uri: str) -> None:
+        entry = next((e for e in _s3_list(uri) if e.uri == uri), None)
+        if entry is None:
+            raise FileNotFoundError(f"{uri}: no such object")
+        self._uri, self._size, self._at = uri, entry.size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._size - self._at)
+        if length <= 0:
+            return 0
+        data = read(self._uri, self._at, length)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)

@@ -1,0 +1,57 @@
+"""Where a model's weights come from: one order for all of them (an explicit path, $GAMECRAFT_WEIGHTS, the hub's cache)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint: its file under $GAMECRAFT_WEIGHTS, its file in torch's hub cache, and where the hub has it."""
+
+    name: str
+    file: str
+    hub_file: str
+    hub_url: str
+
+
+RAFT_SMALL = Weights(
+    "RAFT-small",
+    "raft-small/raft-small.pth",
+    "raft_small_C_T_V2-01064c6d.pth",
+    "https://download.pytorch.org/models/raft_small_C_T_V2-01064c6d.pth",
+)
+
+
+def present(wanted: Weights, path: str | None = None) -> Path | None:
+    """The checkpoint's file where it is on this machine, else None. An explicit path that is not there is an error."""
+    if path is not None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{wanted.name}: no file at {path}")
+        return Path(path)
+    return next((place for place in _places(wanted) if place.is_file()), None)
+
+
+def find(wanted: Weights, path: str | None = None) -> Path:
+    """As `present`, then the hub. FileNotFoundError names the three ways to provide what could not be had."""
+    found = present(wanted, path)
+    if found is not None:
+        return found
+    import torch
+
+    target = Path(torch.hub.get_dir()) / "checkpoints" / wanted.hub_file
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(wanted.hub_url, str(target), hash_prefix=wanted.hub_file[-12:-4], progress=False)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{wanted.name}: not on this machine, and the hub cannot be reached ({error}). Give its path in the recipe, "
+            f"put it at $GAMECRAFT_WEIGHTS/{wanted.file}, or download {wanted.hub_url} to {target}"
+        ) from error
+    return target
+
+
+def _places(wanted: Weights) -> list[Path]:
+    places = [Path(os.environ["GAMECRAFT_WEIGHTS"]) / wanted.file] if os.environ.get("GAMECRAFT_WEIGHTS") else []
+    hub = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    return [*places, Path(hub).expanduser() / "hub" / "checkpoints" / wanted.hub_file]

@@ -1,0 +1,11 @@
+"""Filters (paper section 3.4, second stage): they judge scores that are already in the row."""
+
+from curation.quality import LuminanceLimits, verdict
+from curation.schema import Row
+from operators.op import each
+
+
+@each
+def judge_luminance(row: Row, limits: LuminanceLimits) -> Row:
+    """Reject a clip whose luminance breaks a limit; the reason names the rule and both numbers."""
+    return {**row, "reject": verdict(row, limits)}

@@ -1,0 +1,143 @@
+"""Partition and everything else that one pass over the source can tell (paper section 3.4, first stage).
+
+The first operator turns a source's row into the rows of its clips; the others add columns. All of them ask `scan` for the
+same pass, which is made once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from curation import action, scenes
+from curation.action import ActionSpan, RegimeSettings
+from curation.flow import FlowSettings
+from curation.quality import luminance, without_bars
+from curation.scan import Signals, scan
+from curation.scenes import SceneSettings
+from curation.schema import Row, clip_id
+from curation.viewport import Rect
+from operators.op import each
+
+# Under this side flow and cuts measure noise; the smallest format that was ever sold as video is about twice as large.
+MIN_SIDE_PX = 64
+
+
+def split_scenes(rows: list[Row], flow: FlowSettings, scene: SceneSettings, settings_digest: str) -> list[Row]:
+    """Sources to clips: cuts, then touching spans of about six seconds whose boundaries sit at quiet instants."""
+    return [clip for row in rows for clip in _clips(row, scan(row["source_uri"], flow), scene, settings_digest)]
+
+
+def _clips(row: Row, signals: Signals, scene: SceneSettings, settings_digest: str) -> list[Row]:
+    spans = [
+        (number, *span)
+        for number, (start_s, end_s) in enumerate(scene_bounds(signals, scene))
+        for span in scenes.divide(start_s, end_s, scene, _quiet(signals))
+    ]
+    return [_clip(row, signals, scene, settings_digest, index, *span) for index, span in enumerate(spans)]
+
+
+def scene_bounds(signals: Signals, scene: SceneSettings) -> list[tuple[float, float]]:
+    """Start and end of each scene in seconds; together they are the source."""
+    cuts = signals.times_s[scenes.cut_frames(signals.content, signals.fps, scene)].tolist()
+    return list(zip([float(signals.times_s[0]), *cuts], [*cuts, signals.end_s], strict=True))
+
+
+def _quiet(signals: Signals) -> Callable[[float, float, float], float]:
+    """Where a boundary may go: the quietest frame near the wanted time."""
+    motion, times_s = signals.motion, signals.pair_times_s
+
+    def at(low_s: float, high_s: float, nominal_s: float) -> float:
+        wanted = action.quiet_instant(times_s, motion.camera + motion.object, low_s, high_s, nominal_s)
+        near = signals.times_s[(signals.times_s >= low_s) & (signals.times_s <= high_s)]
+        return float(near[np.abs(near - wanted).argmin()]) if len(near) else wanted
+
+    return at
+
+
+def _clip(
+    row: Row,
+    signals: Signals,
+    scene: SceneSettings,
+    settings_digest: str,
+    index: int,
+    scene_index: int,
+    start_s: float,
+    end_s: float,
+) -> Row:
+    source = signals.source
+    start, end = np.searchsorted(signals.times_s, [start_s, end_s])
+    clip = {
+        "clip_id": clip_id(row["video_id"], start_s, end_s, settings_digest),
+        "video_id": row["video_id"],
+        "source_uri": row["source_uri"],
+        "source": "curated",
+        "index": index,
+        "scene_index": scene_index,
+        "start_s": start_s,
+        "end_s": end_s,
+        "start_frame": int(start),
+        "end_frame": int(end),
+        "fps": signals.fps,
+        "width": source.width,
+        "height": source.height,
+    }
+    if min(source.width, source.height) < MIN_SIDE_PX:
+        clip["reject"] = f"too small: {source.width}x{source.height} px has a side under {MIN_SIDE_PX}"
+    elif end_s - start_s < scene.min_clip_s - 1e-6:
+        clip["reject"] = f"too short: {end_s - start_s:.2f} s < {scene.min_clip_s:g} s"
+    return clip
+
+
+@each
+def locate_viewport(row: Row, flow: FlowSettings) -> Row:
+    """Where the picture (without bars) and the 3-D view (without panels) are, in px of the source."""
+    viewport = scan(row["source_uri"], flow).viewport
+    height, width = viewport.static.shape
+    scale = row["width"] / width, row["height"] / height
+    whole = viewport.picture == (0, 0, width, height)
+    picture = Rect(0, 0, row["width"], row["height"]) if whole else viewport.picture.scaled(*scale, even=True)
+    x, y, w, h = viewport.view
+    return {
+        **row,
+        "picture": picture._asdict(),
+        "viewport": viewport.view.scaled(*scale)._asdict(),
+        "static_share": float(viewport.static[y : y + h, x : x + w].mean()),
+    }
+
+
+def measure_motion(rows: list[Row], flow: FlowSettings, regimes: RegimeSettings) -> list[Row]:
+    """How much the camera and how much else moves, and what the player does with the camera."""
+    passes = {uri: scan(uri, flow) for uri in {row["source_uri"] for row in rows}}
+    spans = {uri: regime_spans(signals, regimes) for uri, signals in passes.items()}
+    return [_with_motion(row, passes[row["source_uri"]], spans[row["source_uri"]]) for row in rows]
+
+
+def _with_motion(row: Row, signals: Signals, spans: list[ActionSpan]) -> Row:
+    motion, times_s = signals.motion, signals.pair_times_s
+    inside = (times_s >= row["start_s"]) & (times_s < row["end_s"])
+    return {
+        **row,
+        "flow_backend": signals.flow,
+        "motion_camera": float(motion.camera[inside].mean()) if inside.any() else None,
+        "motion_object": float(motion.object[inside].mean()) if inside.any() else None,
+        "action_spans": [span._asdict() for span in action.clip_spans(spans, row["start_s"], row["end_s"])],
+    }
+
+
+def regime_spans(signals: Signals, settings: RegimeSettings) -> list[ActionSpan]:
+    """What the player does with the camera over a whole source."""
+    motion, times_s = signals.motion, signals.pair_times_s
+    names = action.regime_names(motion, times_s, signals.fps, settings)
+    return action.regime_spans(names, times_s, motion.camera, signals.end_s)
+
+
+@each
+def measure_luminance(row: Row, flow: FlowSettings) -> Row:
+    """Brightness over the clip's frames, letterbox bars left out."""
+    signals = scan(row["source_uri"], flow)
+    frames = slice(row["start_frame"], row["end_frame"])
+    height, width = signals.viewport.static.shape
+    bars = 1 - signals.viewport.picture.w * signals.viewport.picture.h / (width * height)
+    scores: dict[str, Any] = luminance(signals.times_s[frames], without_bars(signals.luma_bins[frames], bars))._asdict()
+    return {**row, **scores}

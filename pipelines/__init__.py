@@ -1,0 +1,1 @@
+"""Chains of operators and the commands that run them."""

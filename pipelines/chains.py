@@ -1,0 +1,84 @@
+"""The pipeline as lists of operators, in the paper's order. Read this file first.
+
+Resources stand beside each operator. Neighbours of equal resources become one step, which decodes a clip once.
+"""
+
+from curation.schema import CLIP
+from operators.filters import judge_luminance
+from operators.op import Op, check
+from operators.partition import locate_viewport, measure_luminance, measure_motion, split_scenes
+from operators.shards import encode_clip
+from pipelines.recipes import Recipe
+
+# A decoder's reference frames at 4K and one pass's arrays peak under this; without it Ray packs a node until it swaps.
+_DECODE_MEMORY = 1 << 30
+
+SOURCE_COLUMNS = ("video_id", "source_uri")
+_SPAN_COLUMNS = ("clip_id", "source", "index", "scene_index", "start_s", "end_s", "start_frame", "end_frame")
+_LUMA_COLUMNS = tuple(name for name in CLIP.names if name.startswith("luma_")) + (
+    "black_share",
+    "white_share",
+    "flashes_hz",
+    "fade_share",
+)
+
+
+def partition(recipe: Recipe) -> list[Op]:
+    """Section 3.4, partition, and every score that needs the whole source: a source in, its clips out, one decode."""
+    settings = recipe.partition
+    flow = settings.flow
+    return [
+        Op(
+            split_scenes,
+            reads=SOURCE_COLUMNS,
+            writes=(*_SPAN_COLUMNS, "fps", "width", "height", "reject"),
+            args={"flow": flow, "scene": settings.scenes, "settings_digest": recipe.digest("partition")},
+            memory=_DECODE_MEMORY,
+        ),
+        Op(
+            locate_viewport,
+            reads=("source_uri", "width", "height"),
+            writes=("picture", "viewport", "static_share"),
+            args={"flow": flow},
+            memory=_DECODE_MEMORY,
+        ),
+        Op(
+            measure_motion,
+            reads=("source_uri", "start_s", "end_s"),
+            writes=("flow_backend", "motion_camera", "motion_object", "action_spans"),
+            args={"flow": flow, "regimes": settings.regimes},
+            memory=_DECODE_MEMORY,
+        ),
+        Op(
+            measure_luminance,
+            reads=("source_uri", "start_frame", "end_frame"),
+            writes=_LUMA_COLUMNS,
+            args={"flow": flow},
+            memory=_DECODE_MEMORY,
+        ),
+    ]
+
+
+def score(recipe: Recipe) -> list[Op]:
+    """Section 3.4, filtering: verdicts over the scores."""
+    return [Op(judge_luminance, reads=_LUMA_COLUMNS, writes=("reject",), args={"limits": recipe.score.luminance})]
+
+
+def shard(recipe: Recipe) -> list[Op]:
+    """Kept clips to mp4, one decode and one encode each."""
+    return [
+        Op(
+            encode_clip,
+            reads=("source_uri", "clip_id", "start_s", "end_s", "picture"),
+            writes=("stored_width", "stored_height", "stored_frames"),
+            args={"how": recipe.shard.encoding},
+            memory=_DECODE_MEMORY,
+        )
+    ]
+
+
+def curate(recipe: Recipe) -> dict[str, list[Op]]:
+    """All phases by name, checked: every column that an operator reads has been written before it."""
+    phases = {"partition": partition(recipe), "score": score(recipe), "shard": shard(recipe)}
+    check([op for chain in phases.values() for op in chain], SOURCE_COLUMNS)
+    return phases

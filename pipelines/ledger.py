@@ -1,0 +1,157 @@
+"""The ledger: every clip and source ever seen, kept or rejected, joined over the phases that wrote about it.
+
+    OUT/videos/<unit>.parquet           one row a source
+    OUT/clips/<phase>/<unit>.parquet    clip_id and the columns that the phase adds; the unit's record in the file's metadata
+    OUT/sidecar/thumbs/<unit>.parquet   three small JPEGs a clip
+    OUT/sidecar/signals/<unit>.parquet  motion and luma over time, and the static mask, of a source
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation import storage
+from curation.schema import CLIP, VIDEO, Row, columns, conform
+from curation.shards import from_parquet, to_parquet
+from operators.op import Op
+from pipelines.recipes import PHASES
+
+THUMBS = pa.schema([("clip_id", pa.string()), ("times_s", pa.list_(pa.float64())), ("jpegs", pa.list_(pa.binary()))])
+SIGNALS = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("times_s", pa.list_(pa.float64())),
+        ("motion_camera", pa.list_(pa.float32())),
+        ("motion_object", pa.list_(pa.float32())),
+        ("luma_times_s", pa.list_(pa.float64())),
+        ("luma", pa.list_(pa.float32())),
+        ("static_png", pa.binary()),
+    ]
+)
+_RECORD_KEY = b"gamecraft.record"
+_READERS = 16
+
+
+@dataclass
+class Record:
+    """What one unit did and cost. `failure` is set where the unit could not be committed."""
+
+    phase: str
+    unit: str
+    rows: int = 0
+    rejected: int = 0
+    errors: int = 0
+    wall_s: float = 0.0
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    decodes: dict[str, int] = field(default_factory=dict)
+    failure: str | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Record":
+        return cls(**json.loads(text))
+
+
+def phase_columns(chain: Iterable[Op]) -> pa.Schema:
+    """The columns of a phase's files: keys, verdicts, and what its operators write."""
+    written = {name for op in chain for name in op.writes}
+    return columns(CLIP, written | {"clip_id", "video_id", "unit_id", "reject", "error"})
+
+
+def write_clips(out: str, phase: str, unit: str, rows: Sequence[Row], schema: pa.Schema, record: Record) -> None:
+    """Put a unit's rows and its record, whole; this is the unit's commit in every phase but `shard`."""
+    rows = [{name: row.get(name) for name in schema.names} | {"unit_id": unit} for row in rows]
+    table = conform(rows, schema)
+    table = table.replace_schema_metadata({_RECORD_KEY: record.to_json().encode()})
+    storage.put(clips_uri(out, phase, unit), to_parquet(table))
+
+
+def clips_uri(out: str, phase: str, unit: str) -> str:
+    return storage.join(out, "clips", phase, f"{unit}.parquet")
+
+
+def write_video(out: str, unit: str, row: Row) -> None:
+    storage.put(storage.join(out, "videos", f"{unit}.parquet"), to_parquet(conform([{**row, "unit_id": unit}], VIDEO)))
+
+
+def read_unit(out: str, phase: str, unit: str) -> list[Row]:
+    """A committed unit's rows."""
+    return from_parquet(storage.read(clips_uri(out, phase, unit))).to_pylist()
+
+
+def read_all(folder: str, schema: pa.Schema) -> tuple[pa.Table, list[Record]]:
+    """Every file of a folder as one table of this schema (columns a file lacks are null), and the records in them."""
+    uris = [storage.join(folder, name) for name in storage.names(folder)]
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(lambda uri: from_parquet(storage.read(uri)), uris))
+    records = [Record.from_json(meta[_RECORD_KEY]) for t in tables if (meta := t.schema.metadata or {}).get(_RECORD_KEY)]
+    return pa.concat_tables([_fit(table, schema) for table in tables] or [schema.empty_table()]), records
+
+
+def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    arrays = [
+        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in schema
+    ]
+    return pa.table(arrays, schema=schema.remove_metadata())
+
+
+def clips(out: str) -> pa.Table:
+    """One row a clip, all phases joined: a later phase's value stands where it has one, a first reject or error stays."""
+    ledger, _ = read_all(storage.join(out, "clips", PHASES[0]), CLIP)
+    for phase in PHASES[1:]:
+        later, _ = read_all(storage.join(out, "clips", phase), CLIP)
+        ledger = _joined(ledger, later)
+    return ledger.sort_by([("video_id", "ascending"), ("index", "ascending")])
+
+
+def _joined(ledger: pa.Table, later: pa.Table) -> pa.Table:
+    if not len(later):
+        return ledger
+    where = pc.index_in(ledger["clip_id"], later["clip_id"].combine_chunks())
+    return pa.table([_column(ledger, later, f.name, where) for f in ledger.schema], schema=ledger.schema)
+
+
+def _column(ledger: pa.Table, later: pa.Table, name: str, where: pa.Array) -> pa.Array:
+    ours, theirs = ledger[name].combine_chunks(), later[name].combine_chunks()
+    if name in ("clip_id", "video_id", "unit_id") or theirs.null_count == len(theirs):
+        return ours
+    return pc.coalesce(ours, theirs.take(where)) if name in ("reject", "error") else pc.coalesce(theirs.take(where), ours)
+
+
+def videos(out: str) -> pa.Table:
+    """One row a source."""
+    return read_all(storage.join(out, "videos"), VIDEO)[0].sort_by([("uri", "ascending")])
+
+
+def records(out: str) -> list[Record]:
+    """What every committed unit did and cost."""
+    return [record for phase in PHASES for record in read_all(storage.join(out, "clips", phase), CLIP)[1]]
+
+
+def thumbs(out: str) -> dict[str, Row]:
+    """Thumbnails by clip_id."""
+    table, _ = read_all(storage.join(out, "sidecar", "thumbs"), THUMBS)
+    return {row["clip_id"]: row for row in table.to_pylist()}
+
+
+def signals(out: str) -> dict[str, Row]:
+    """Signals over time by video_id."""
+    table, _ = read_all(storage.join(out, "sidecar", "signals"), SIGNALS)
+    return {row["video_id"]: row for row in table.to_pylist()}
+
+
+def write_sidecar(out: str, kind: str, unit: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
+    table = pa.Table.from_pylist(list(rows), schema=schema)
+    storage.put(storage.join(out, "sidecar", kind, f"{unit}.parquet"), to_parquet(table))
+
+
+def kept(ledger: pa.Table) -> pa.Table:
+    """The clips that nothing took out."""
+    return ledger.filter(pc.and_(pc.is_null(ledger["reject"]), pc.is_null(ledger["error"])))

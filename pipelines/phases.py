@@ -1,0 +1,206 @@
+"""What each phase takes in and leaves behind: load a unit's rows, run the chain, commit. The same code under every runner."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from curation import scan, shards, video
+from curation.schema import CLIP, Row, columns
+from curation.shards import Sample
+from operators.op import Op, Step
+from operators.shards import scratch_file
+from pipelines import chains, ledger
+from pipelines.attempts import Attempt
+from pipelines.ledger import Record
+from pipelines.recipes import Recipe
+from pipelines.units import PART_CLIPS, Name, Unit
+
+_LUMA_EVERY_S = 0.25
+_MAX_SIGNAL_POINTS = 4000
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase bound to a recipe and an output folder; a worker needs nothing else."""
+
+    name: str
+    recipe: Recipe
+    out: str
+
+    @property
+    def chain(self) -> list[Op]:
+        return chains.curate(self.recipe)[self.name]
+
+    def load(self, unit: Unit) -> list[Row]:
+        return _LOAD[self.name](self, unit)
+
+    def commit(self, unit: Unit, rows: list[Row], record: Record) -> None:
+        _COMMIT[self.name](self, unit, rows, record)
+
+
+def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) -> Record:
+    """Do one unit. Whatever goes wrong outside its rows is in the record's `failure`, and the other units go on.
+
+    `tell` is called with the part done (0 to 1): of the decode where the unit is a source, of its rows elsewhere.
+    """
+    record, began = Record(phase.name, unit.name), time.monotonic()
+    before = video.decodes.copy()
+    try:
+        with Attempt(phase.out, phase.name, unit.name) as attempt:
+            step = Step(phase.chain, tell)
+            video.on_decode = tell if phase.name == "partition" else None
+            rows = step(phase.load(unit), attempt.admit if attempt.careful else None)
+            _count(record, rows, step.cpu_s, video.decodes - before)
+            record.wall_s = round(time.monotonic() - began, 3)
+            phase.commit(unit, rows, record)
+    except Exception as error:
+        record.failure = f"{type(error).__name__}: {error}"
+    return record
+
+
+def _count(record: Record, rows: list[Row], cpu_s: Counter[str], decodes: Counter[str]) -> None:
+    record.rows = len(rows)
+    record.errors = sum(bool(row.get("error")) for row in rows)
+    record.rejected = sum(bool(row.get("reject")) for row in rows)
+    record.cpu_s = {name: round(seconds, 3) for name, seconds in cpu_s.items()}
+    record.decodes = dict(decodes)
+
+
+def _load_source(phase: Phase, unit: Unit) -> list[Row]:
+    """The source's row; none for one that is there already under another name."""
+    if unit.duplicate_of:
+        return []
+    scan.forget()
+    return [{"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri}]
+
+
+def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
+    clips = [row for row in rows if row.get("clip_id")]
+    ledger.write_video(phase.out, unit.name, _video_row(phase, unit, rows))
+    if clips:
+        signals = scan.scan(unit.uri, phase.recipe.partition.flow)
+        ledger.write_sidecar(phase.out, "thumbs", unit.name, [_thumbs(row, signals) for row in clips], ledger.THUMBS)
+        ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(clips[0], signals)], ledger.SIGNALS)
+    schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri"})
+    ledger.write_clips(phase.out, phase.name, unit.name, clips, schema, record)
+
+
+def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
+    row: Row = {"video_id": Name.parse(unit.name).video_id, "uri": unit.uri, "token": unit.token}
+    if unit.duplicate_of:
+        return {**row, "status": "duplicate", "reason": "the same bytes", "duplicate_of": unit.duplicate_of}
+    left = next((r for r in rows if not r.get("clip_id")), None)
+    if left is not None:
+        return {**row, **_why_out(left)}
+    signals = scan.scan(unit.uri, phase.recipe.partition.flow)
+    return {**row, "status": "ok", **_facts(signals, phase)}
+
+
+def _why_out(row: Row) -> Row:
+    """Status and reason of a source that gave no clips; the words of a reader's error stand without its class name."""
+    if row.get("reject"):
+        return {"status": "quarantined", "reason": row["reject"]}
+    _, kind, reason = row["error"].split(": ", 2)
+    if kind == video.UnreadableVideo.__name__:
+        return {"status": "unreadable", "reason": reason.rpartition(" (")[0]}
+    return {"status": "error", "reason": row["error"]}
+
+
+def _facts(signals: scan.Signals, phase: Phase) -> Row:
+    from operators.partition import scene_bounds
+
+    source = signals.source
+    bounds = scene_bounds(signals, phase.recipe.partition.scenes)
+    damage = f"{signals.damaged} damaged packets left out" if signals.damaged else None
+    return {
+        "duration_s": signals.end_s - float(signals.times_s[0]),
+        "frames": len(signals.times_s),
+        "fps": signals.fps,
+        "width": source.width,
+        "height": source.height,
+        "codec": source.codec,
+        "container": source.container,
+        "cuts_s": [start for start, _ in bounds[1:]],
+        "note": damage,
+    }
+
+
+def _thumbs(row: Row, signals: scan.Signals) -> dict[str, Any]:
+    """The thumbnails nearest to a clip's start, middle and end."""
+    inside = [t for t in signals.thumbnails if row["start_s"] <= t.time_s < row["end_s"]]
+    near = inside or [min(signals.thumbnails, key=lambda t: abs(t.time_s - row["start_s"]))]
+    chosen = [near[i] for i in sorted({0, len(near) // 2, len(near) - 1})]
+    return {"clip_id": row["clip_id"], "times_s": [t.time_s for t in chosen], "jpegs": [t.jpeg for t in chosen]}
+
+
+def _signals(row: Row, signals: scan.Signals) -> dict[str, Any]:
+    every = max(1, round(len(signals.pair_frame) / _MAX_SIGNAL_POINTS))
+    step = max(1, round(_LUMA_EVERY_S * signals.fps), round(len(signals.times_s) / _MAX_SIGNAL_POINTS))
+    bins = signals.luma_bins[::step]
+    centres = (np.arange(bins.shape[1]) + 0.5) * 256 / bins.shape[1] - 0.5
+    ok, png = cv2.imencode(".png", signals.viewport.static.astype(np.uint8) * 255)
+    assert ok, signals.viewport.static.shape
+    return {
+        "video_id": row["video_id"],
+        "times_s": signals.pair_times_s[::every].tolist(),
+        "motion_camera": signals.motion.camera[::every].tolist(),
+        "motion_object": signals.motion.object[::every].tolist(),
+        "luma_times_s": signals.times_s[::step].tolist(),
+        "luma": (bins @ centres / np.maximum(bins.sum(1), 1)).tolist(),
+        "static_png": bytes(png),
+    }
+
+
+def _load_part(phase: Phase, unit: Unit) -> list[Row]:
+    """The undecided clips of one part of a partition unit."""
+    rows = [r for r in ledger.read_unit(phase.out, "partition", unit.upstream) if not (r["reject"] or r["error"])]
+    part = Name.parse(unit.name).part
+    return rows[part * PART_CLIPS : (part + 1) * PART_CLIPS]
+
+
+def _commit_part(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
+    ledger.write_clips(phase.out, phase.name, unit.name, rows, ledger.phase_columns(phase.chain), record)
+
+
+def _load_shard(phase: Phase, unit: Unit) -> list[Row]:
+    """The planned clips' rows, in the plan's order."""
+    plan = [row for row in shards.read_plan(phase.out).to_pylist() if row["shard"] == unit.name]
+    rows = {r["clip_id"]: r for name in {p["unit_id"] for p in plan} for r in ledger.read_unit(phase.out, "partition", name)}
+    return [rows[p["clip_id"]] for p in plan]
+
+
+def _commit_shard(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
+    """Tar, ledger rows, index, in this order: the index is the commit, so nothing that it stands for can be missing."""
+    stored = [row for row in rows if not (row.get("reject") or row.get("error"))]
+    index = shards.put_tar(phase.out, unit.name, _samples(stored, phase.recipe))
+    there = set(index["clip_id"].to_pylist())
+    rows = [{**row, "shard": unit.name if row["clip_id"] in there else None} for row in rows]
+    schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "shard"})
+    ledger.write_clips(phase.out, phase.name, unit.name, rows, schema, record)
+    shards.put_index(phase.out, unit.name, index)
+    for row in stored:
+        scratch_file(row["clip_id"]).unlink(missing_ok=True)
+
+
+def _samples(rows: list[Row], recipe: Recipe) -> Iterator[Sample]:
+    for row in rows:
+        meta = {name: value for name, value in row.items() if name not in shards.NOT_IN_SHARDS and value is not None}
+        meta["encoding"] = asdict(recipe.shard.encoding)
+        yield Sample(row["clip_id"], meta, {"mp4": scratch_file(row["clip_id"]).read_bytes()})
+
+
+_LOAD: dict[str, Callable[[Phase, Unit], list[Row]]] = {
+    "partition": _load_source,
+    "score": _load_part,
+    "shard": _load_shard,
+}
+_COMMIT: dict[str, Callable[[Phase, Unit, list[Row], Record], None]] = {
+    "partition": _commit_source,
+    "score": _commit_part,
+    "shard": _commit_shard,
+}

@@ -1,0 +1,161 @@
+"""Recipes: every setting of a run as one frozen, validated tree. A variant is a `replace` of another; YAML goes both ways.
+
+Each default is written once, in the settings class beside the code that uses it. A phase's digest names its results, so
+that equal settings find each other's work and unequal ones never mix.
+"""
+
+import difflib
+import json
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from curation.action import RegimeSettings
+from curation.flow import FlowSettings
+from curation.quality import LuminanceLimits
+from curation.scenes import SceneSettings
+from curation.schema import SCHEMA_VERSION, digest
+from curation.video import Encoding
+
+PHASES = ("partition", "score", "shard")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One pass over each source: scenes, flow, regimes."""
+
+    scenes: SceneSettings = field(default_factory=SceneSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    regimes: RegimeSettings = field(default_factory=RegimeSettings)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Verdicts over scores; may change until shards are planned."""
+
+    luminance: LuminanceLimits = field(default_factory=LuminanceLimits)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """How kept clips are stored."""
+
+    clips_per_shard: int = 256
+    encoding: Encoding = field(default_factory=Encoding)
+
+    def __post_init__(self) -> None:
+        if self.clips_per_shard < 1:
+            raise ValueError(f"clips_per_shard must be at least 1, not {self.clips_per_shard}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a run produces."""
+
+    name: str = "laptop"
+    partition: Partition = field(default_factory=Partition)
+    score: Score = field(default_factory=Score)
+    shard: Shard = field(default_factory=Shard)
+
+    def digest(self, phase: str) -> str:
+        """Names the results of a phase: its own settings, those of the phases before it, and the schema version."""
+        upstream = PHASES[: PHASES.index(phase) + 1]
+        settings = {name: asdict(getattr(self, name)) for name in upstream}
+        return digest(str(SCHEMA_VERSION), json.dumps(settings, sort_keys=True))
+
+
+def gamecraft2() -> Recipe:
+    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), shards for a cluster."""
+    laptop_ = laptop()
+    flow = replace(laptop_.partition.flow, backend="raft")
+    return replace(laptop_, name="gamecraft2", partition=replace(laptop_.partition, flow=flow))
+
+
+def laptop() -> Recipe:
+    """The default: as the paper's, with the flow that needs neither weights nor a GPU where those are absent, small shards."""
+    return Recipe(name="laptop", shard=Shard(clips_per_shard=32))
+
+
+def smoke() -> Recipe:
+    """Small and quick, for trying out a cluster: 240 lines, fastest encoder, four clips a shard."""
+    encoding = Encoding(max_width=432, max_height=240, crf=28, preset="ultrafast")
+    flow = FlowSettings(backend="dis", pairs_per_s=5)
+    return Recipe(name="smoke", partition=Partition(flow=flow), shard=Shard(clips_per_shard=4, encoding=encoding))
+
+
+BUILT_IN: Mapping[str, Callable[[], Recipe]] = {"gamecraft2": gamecraft2, "laptop": laptop, "smoke": smoke}
+
+
+def load(name_or_path: str) -> Recipe:
+    """A built-in recipe by name, or one from a YAML file. ValueError says what is wrong and where."""
+    if name_or_path in BUILT_IN:
+        return BUILT_IN[name_or_path]()
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ValueError(f"{name_or_path}: neither a recipe file nor one of {', '.join(sorted(BUILT_IN))}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        return from_mapping(Recipe, {"name": path.stem, **data} if isinstance(data, dict) else data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def to_yaml(recipe: Recipe) -> str:
+    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def from_mapping(kind: type[Any], data: Any, where: str = "") -> Any:
+    """Build a settings tree from plain data; absent keys keep their defaults. ValueError names key, value and remedy."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where or 'a recipe'} must be a mapping of settings, not {data!r}")
+    known = get_type_hints(kind)
+    for key in data:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            raise ValueError(f"unknown key {_path(where, key)}; {hint}")
+    values = {key: _value(known[key], value, _path(where, key)) for key, value in data.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{where or 'recipe'}: {error}") from error
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if is_dataclass(kind):
+        return from_mapping(kind, value, where)  # type: ignore[arg-type]
+    allowed = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if isinstance(value, int) and not isinstance(value, bool) and float in allowed and int not in allowed:
+        return float(value)
+    if type(value) not in allowed:
+        names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed)
+        raise ValueError(f"{where} must be {names}, not {value!r}")
+    return value
+
+
+def _path(where: str, key: object) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str = "") -> list[str]:
+    """The settings in which two recipes (as plain data) differ: "partition.scenes.clip_s: 6.0, now 5.0"."""
+    found = []
+    for item in sorted({*ours, *theirs}):
+        a, b = ours.get(item), theirs.get(item)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, _path(where, item))
+        elif a != b:
+            found.append(f"{_path(where, item)}: {a}, now {b}")
+    return found
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data without its name, which decides nothing."""
+    return {f.name: asdict(getattr(recipe, f.name)) for f in fields(recipe) if f.name != "name"}

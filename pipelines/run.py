@@ -1,0 +1,243 @@
+"""Run the phases over an output folder: list units, leave out the committed ones, run the rest, say what came of it.
+
+Every step is resumable: a killed run started again with the same command goes on where it was.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import av
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from curation import shards, storage
+from pipelines import ledger, recipes, runners, units
+from pipelines.ledger import Record
+from pipelines.lock import locked
+from pipelines.phases import Phase
+from pipelines.recipes import PHASES, Recipe
+from pipelines.units import Unit
+
+_READERS = 16
+
+
+@dataclass
+class Summary:
+    """What a run found and did. `records` are of the units it ran itself; counts are of the whole output."""
+
+    out: str
+    sources: int = 0
+    unreadable: int = 0
+    duplicates: int = 0
+    clips: int = 0
+    kept: int = 0
+    rejected: int = 0
+    errors: int = 0
+    stored: int = 0
+    kept_s: float = 0.0
+    total_s: float = 0.0
+    shards: int = 0
+    before: dict[str, int] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    wall_s: float = 0.0
+
+    @property
+    def failures(self) -> list[Record]:
+        return [record for record in self.records if record.failure]
+
+
+def curate(
+    inputs: Sequence[str], out: str, recipe: Recipe, runner: str = "local", phases: Sequence[str] = PHASES
+) -> Summary:
+    """Turn sources into shards under `out`. ValueError for what the user got wrong; bad media end up in the ledger."""
+    began = time.monotonic()
+    out = storage.normal(out)
+    entries = storage.find_sources(inputs, exclude=out) if "partition" in phases else []
+    _claim(out)
+    with locked(out):
+        _check_recipe(out, recipe)
+        if runner == "ray":
+            runners.start_ray()
+        summary = Summary(out)
+        for name in phases:
+            todo, before = _UNITS[name](out, recipe, entries)
+            summary.before[name] = before
+            summary.records += list(_watched(Phase(name, recipe, out), todo, runner))
+        _conclude(summary, recipe)
+    summary.wall_s = time.monotonic() - began
+    return summary
+
+
+def _claim(out: str) -> None:
+    """Find out now, not after an hour's work, that the output folder cannot be written."""
+    probe = storage.join(out, "writable.tmp")
+    try:
+        storage.put(probe, b"")
+        storage.delete(probe)
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be written ({error.strerror or error})") from error
+
+
+def _check_recipe(out: str, recipe: Recipe) -> None:
+    """Refuse an output of another recipe or schema. Limits of `score` may change until shards are planned."""
+    dataset = shards.read_dataset(out)
+    settings = recipes.settings_of(recipe)
+    if dataset is None:
+        _write_dataset(out, recipe, [], {})
+        return
+    changed = recipes.differences(dataset["recipe"], settings)
+    if not changed:
+        return
+    if all(item.startswith("score.") for item in changed) and not shards.plans(out):
+        _write_dataset(out, recipe, [], dataset.get("counts", {}))
+        return
+    keep = " (its videos, clips/partition and sidecar folders may be copied there: that pass is not repeated)"
+    raise ValueError(
+        f"{out} was made with another recipe ({'; '.join(changed[:3])}). Use that recipe again, or another --out"
+        + (keep if all(item.startswith(("score.", "shard.")) for item in changed) else "")
+    )
+
+
+def _source_units(out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    todo = units.source_units(entries, out, recipe)
+    return todo, len(entries) - len(todo)
+
+
+def _score_units(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    digest, upstream, finished = recipe.digest("score"), units.done(out, "partition"), units.done(out, "score")
+    for name in units.stale(upstream, finished, digest):
+        storage.delete(ledger.clips_uri(out, "score", str(name)))
+    open_ = _unscored(out, recipe)
+    with ThreadPoolExecutor(_READERS) as pool:
+        rows = list(pool.map(lambda item: ledger.read_unit(out, "partition", item[0]), open_))
+    todo = [
+        Unit("score", str(name), upstream=unit)
+        for (unit, have), clips in zip(open_, rows, strict=True)
+        for name in units.part_names(unit, sum(not (r["reject"] or r["error"]) for r in clips), digest)
+        if name.part not in have
+    ]
+    return todo, len(finished)
+
+
+def _shard_units(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    _plan(out, recipe)
+    finished = set(shards.committed(out))
+    names = sorted(set(shards.read_plan(out)["shard"].to_pylist()))
+    return [Unit("shard", name) for name in names if name not in finished], len(finished)
+
+
+def _plan(out: str, recipe: Recipe) -> None:
+    """Cut the kept clips that no plan has yet into shards, in order of content, and commit that as the next plan."""
+    planned = shards.read_plan(out)
+    known = set(planned["clip_id"].to_pylist())
+    new = [row for row in _kept_rows(out, recipe) if row["clip_id"] not in known]
+    if not new:
+        return
+    first = 1 + max((int(name) for name in planned["shard"].to_pylist()), default=-1)
+    size = recipe.shard.clips_per_shard
+    rows = [{**row, "shard": f"{first + i // size:06d}"} for i, row in enumerate(new)]
+    shards.put_plan(out, len(shards.plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
+
+
+def _kept_rows(out: str, recipe: Recipe) -> list[dict[str, Any]]:
+    """Kept clips of the sources whose verdicts are all in."""
+    open_ = {name for name, _ in _unscored(out, recipe)}
+    kept = ledger.kept(ledger.clips(out)).select(["clip_id", "video_id", "unit_id"])
+    return [row for row in kept.to_pylist() if row["unit_id"] not in open_]
+
+
+def _unscored(out: str, recipe: Recipe) -> list[tuple[str, set[int]]]:
+    return units.incomplete(units.done(out, "partition"), units.done(out, "score"), recipe.digest("score"))
+
+
+_UNITS: dict[str, Callable[[str, Recipe, Sequence[storage.Entry]], tuple[list[Unit], int]]] = {
+    "partition": _source_units,
+    "score": _score_units,
+    "shard": _shard_units,
+}
+
+
+def _watched(phase: Phase, todo: Sequence[Unit], runner: str) -> Iterator[Record]:
+    """Run a phase's units and show progress with a rate and the time left; failures are said as they come."""
+    if not todo:
+        return
+    with _progress() as progress:
+        task, finished = progress.add_task(f"{phase.name:9}", total=len(todo)), 0
+        show = partial(_advance, progress, task)
+        run = runners.run_ray(phase, todo) if runner == "ray" else runners.run_local(phase, todo, show)
+        for record in run:
+            finished += 1
+            show(finished)
+            if record.failure:
+                progress.console.print(f"{phase.name} {record.unit}: {record.failure}", style="red", markup=False)
+            yield record
+
+
+def _advance(progress: Progress, task: TaskID, finished: float) -> None:
+    progress.update(task, completed=finished)
+
+
+class _Rate(ProgressColumn):
+    """Units a minute, from the work of the last moments."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed * 60:.1f} units/min" if task.speed else "", style="progress.data.speed")
+
+
+def _progress() -> Progress:
+    bar = BarColumn(), TextColumn("{task.completed:.1f}/{task.total:.0f}"), _Rate(), TimeRemainingColumn()
+    return Progress(TextColumn("{task.description}"), *bar, console=Console(file=sys.stderr))
+
+
+def _conclude(summary: Summary, recipe: Recipe) -> None:
+    """Count the whole output and write dataset.json; what is listed there is committed."""
+    out = summary.out
+    clips, videos = ledger.clips(out), ledger.videos(out)
+    kept = ledger.kept(clips)
+    status = Counter(videos["status"].to_pylist())
+    summary.sources, summary.duplicates = len(videos), status["duplicate"]
+    summary.unreadable = len(videos) - status["ok"] - status["duplicate"]
+    summary.clips, summary.kept = len(clips), len(kept)
+    summary.errors = len(clips) - clips["error"].null_count
+    summary.rejected = len(clips) - summary.kept - summary.errors
+    summary.stored = len(clips) - clips["shard"].null_count
+    summary.kept_s, summary.total_s = _seconds(kept), _seconds(clips)
+    names = shards.committed(out)
+    summary.shards = len(names)
+    with ThreadPoolExecutor(_READERS) as pool:
+        indexes = list(pool.map(lambda name: shards.read_index(out, name), names))
+    listed = [_listed(name, index) for name, index in zip(names, indexes, strict=True)]
+    counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
+    _write_dataset(out, recipe, listed, counts)
+
+
+def _seconds(clips: pa.Table) -> float:
+    return float(sum(e - s for s, e in zip(clips["start_s"].to_pylist(), clips["end_s"].to_pylist(), strict=True)))
+
+
+def _listed(name: str, index: pa.Table) -> dict[str, Any]:
+    clips = len(set(index["clip_id"].to_pylist()))
+    return {"name": name, "clips": clips, "sha256": index["tar_sha256"][0].as_py() if len(index) else None}
+
+
+def _write_dataset(out: str, recipe: Recipe, listed: Sequence[dict[str, Any]], counts: dict[str, Any]) -> None:
+    codec = {name: ".".join(map(str, numbers)) for name, numbers in sorted(av.library_versions.items())}
+    build = {"gamecraft": code_version(), "pyav": av.__version__, **codec}
+    about = {"recipe_name": recipe.name, "recipe": recipes.settings_of(recipe), "build": build}
+    shards.write_dataset(out, {**about, "counts": counts, "shards": list(listed)})
+
+
+def code_version() -> str:
+    try:
+        return version("gamecraft")
+    except PackageNotFoundError:
+        return "not installed"

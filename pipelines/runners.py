@@ -1,0 +1,147 @@
+"""Two ways to run a phase's units: a supervised process on this machine, or Ray Data. Both call `phases.work`."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pyarrow as pa
+
+from operators.op import map_units, steps
+from pipelines import attempts
+from pipelines.ledger import Record
+from pipelines.phases import Phase, work
+from pipelines.units import Unit
+
+NAMES = ("local", "ray")
+_PARENT_CHECK_S = 1.0
+_SHOW_EVERY_S = 0.5
+
+
+def run_local(phase: Phase, units: Sequence[Unit], show: Callable[[float], None]) -> Iterator[Record]:
+    """Units one after the other in one child process, which is started anew where a unit kills it.
+
+    `show` is told how many units are done, parts of one included. The child dies with this process; what it was doing is
+    done again by the next run.
+    """
+    worker = _Worker()
+    try:
+        for number, unit in enumerate(units):
+            while (record := worker.do(phase, unit, lambda part, n=number: show(n + part))) is None:
+                worker.stop()
+                worker = _Worker()
+            yield record
+    finally:
+        worker.stop()
+
+
+class _Worker:
+    """The child process and the pipe to it."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._part = context.Value("d", 0.0)
+        self._process = context.Process(target=_serve, args=(theirs, self._part), daemon=True, name="gamecraft worker")
+        self._process.start()
+        theirs.close()
+
+    def do(self, phase: Phase, unit: Unit, show: Callable[[float], None]) -> Record | None:
+        """The unit's record; None if the child died over it. `show` is told now and then what part is done."""
+        try:
+            self._part.value = 0.0
+            self._pipe.send((phase, unit))
+            while not self._pipe.poll(_SHOW_EVERY_S):
+                show(self._part.value)
+            record: Record = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            return None
+        return record
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(pipe: Connection, part: Any) -> None:
+    """The child: do units until the pipe closes."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
+    signal.signal(signal.SIGTERM, lambda *_: _leave())
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    while True:
+        try:
+            phase, unit = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(work(phase, unit, lambda done: setattr(part, "value", done)))
+
+
+def _die_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_S)
+    _leave()
+
+
+def _leave() -> None:
+    """Stop at once, as a worker that was told to: no note of a death stays behind."""
+    attempts.withdraw()
+    os._exit(1)
+
+
+def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
+    """Units as blocks of a Ray Data pipeline, one task each; Ray starts a unit again whose worker or node is lost."""
+    import ray
+
+    preflight(phase)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    blocks = [pa.table({"unit": [unit.to_json()]}) for unit in units]
+    joined = steps(phase.chain)
+    assert len(joined) == 1, f"{phase.name} needs one step to a unit, not {len(joined)}"
+    dataset = map_units(ray.data.from_arrow(blocks), _block_work(phase), joined[0])
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for text in block["record"].to_pylist():
+            yield Record.from_json(text)
+
+
+def _block_work(phase: Phase):  # type: ignore[no-untyped-def]
+    def do_units(block: pa.Table) -> pa.Table:
+        records = [work(phase, Unit.from_json(text)) for text in block["unit"].to_pylist()]
+        return pa.table({"record": [record.to_json() for record in records]})
+
+    do_units.__name__ = phase.name
+    return do_units
+
+
+def start_ray() -> None:
+    """Connect to the cluster that RAY_ADDRESS or the job names, else start one on this machine's cores."""
+    import logging
+
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+
+
+def preflight(phase: Phase) -> None:
+    """Refuse a phase that no node of the cluster can run (ValueError); Ray itself would wait for ever, in silence."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for op in phase.chain:
+        needs = {"CPU": op.num_cpus, "GPU": op.num_gpus, "memory": op.memory}
+        if not any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in nodes):
+            has = "; ".join(_describe(node) for node in nodes)
+            raise ValueError(f"phase {phase.name}: {op.name} needs {_describe(needs)} on one node, the cluster has {has}")
+
+
+def _describe(resources: dict[str, float]) -> str:
+    gib = resources.get("memory", 0) / 2**30
+    return f"{resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU, {gib:.1f} GiB"

@@ -1,0 +1,122 @@
+"""Units: what commits at once. A source in `partition`, at most 64 clips of one video in `score`, one shard in `shard`.
+
+A unit's name is a hash of what goes in and of the recipe, and its file `clips/<phase>/<name>.parquet` is its commit. So one
+listing of names tells what is done; no row is read for it. `score` units say in their name how many parts their video has.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from curation import storage
+from curation.schema import digest
+from curation.storage import Entry
+from pipelines.recipes import Recipe
+
+PART_CLIPS = 64
+
+
+class Name(NamedTuple):
+    """`<video_id>-<digest>-<part>of<parts>`, of one unit of clips."""
+
+    video_id: str
+    digest: str
+    part: int = 0
+    parts: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.video_id}-{self.digest}-{self.part}of{self.parts}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Name":
+        video_id, digest_, parts = text.removesuffix(".parquet").split("-")
+        part, _, total = parts.partition("of")
+        return cls(video_id, digest_, int(part), int(total))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` names the unit whose clips these are."""
+
+    phase: str
+    name: str
+    uri: str = ""
+    token: str = ""
+    duplicate_of: str | None = None
+    upstream: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Unit":
+        return cls(**json.loads(text))
+
+
+def done(out: str, phase: str) -> list[Name]:
+    """The committed units of a phase, by one listing."""
+    return [Name.parse(name) for name in storage.names(storage.join(out, "clips", phase))]
+
+
+def source_digest(entry: Entry, recipe: Recipe) -> str:
+    """Names a source's unit before its bytes are read: where it is, its listing token, the partition settings."""
+    return digest(entry.uri, entry.token, recipe.digest("partition"))
+
+
+def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Unit]:
+    """Units of the sources that have none yet; the same bytes a second time are a unit that only says so.
+
+    Only new sources are read, and of those the few blocks that name them. The first of equal sources is the one that was
+    committed before, else the first by uri.
+    """
+    finished = done(out, "partition")
+    seen = {name.digest for name in finished}
+    owners = {name.video_id: name for name in finished}
+    first: dict[str, str] = {}
+    units = []
+    for entry in sorted(entries):
+        key = source_digest(entry, recipe)
+        if key in seen:
+            continue
+        video_id = storage.content_id(entry)
+        owner = _owner_uri(out, owners[video_id]) if video_id in owners else first.get(video_id)
+        first.setdefault(video_id, entry.uri)
+        if owner != entry.uri:  # equal: the same file with a new date, and its clips are there
+            units.append(Unit("partition", str(Name(video_id, key)), entry.uri, entry.token, owner))
+    return units
+
+
+def _owner_uri(out: str, name: Name) -> str:
+    from curation.shards import from_parquet
+
+    row = from_parquet(storage.read(storage.join(out, "videos", f"{name}.parquet"))).to_pylist()[0]
+    return str(row["duplicate_of"] or row["uri"])
+
+
+def part_names(upstream: str, clips: int, phase_digest: str) -> list[Name]:
+    """The names of the units that a partition unit's clips make in a later phase: 64 clips each, at least one unit."""
+    video_id, key = Name.parse(upstream).video_id, digest(upstream, phase_digest)
+    parts = max(1, -(-clips // PART_CLIPS))
+    return [Name(video_id, key, part, parts) for part in range(parts)]
+
+
+def incomplete(upstream: Iterable[Name], finished: Iterable[Name], phase_digest: str) -> list[tuple[str, set[int]]]:
+    """The partition units whose parts are not all committed in a later phase, with the parts that are."""
+    parts: dict[str, dict[int, int]] = {}
+    for name in finished:
+        parts.setdefault(name.digest, {})[name.part] = name.parts
+    found = []
+    for name in upstream:
+        have = parts.get(digest(str(name), phase_digest), {})
+        if not have or len(have) < next(iter(have.values())):
+            found.append((str(name), set(have)))
+    return found
+
+
+def stale(upstream: Iterable[Name], finished: Iterable[Name], phase_digest: str) -> list[Name]:
+    """Committed units that belong to other settings of the phase, or to a source unit that is gone."""
+    current = {digest(str(name), phase_digest) for name in upstream}
+    return [name for name in finished if name.digest not in current]
+
+
