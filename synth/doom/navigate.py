@@ -120,6 +120,11 @@ def depth_behind(door: Door, x: float, y: float) -> float:
     return (door.middle[0] - x) * door.normal[0] + (door.middle[1] - y) * door.normal[1]
 
 
+def sideways(door: Door, x: float, y: float) -> float:
+    """How far to the right of a person who faces it the middle of a door lies, in map units; negative: to the left."""
+    return (y - door.middle[1]) * -door.normal[0] + (x - door.middle[0]) * door.normal[1]
+
+
 def bearing_deg(x: float, y: float, yaw_deg: float, target: Point) -> float:
     """The angle from the view direction to a target, in (-180, 180], positive to the left."""
     angle = math.degrees(math.atan2(target[1] - y, target[0] - x)) - yaw_deg

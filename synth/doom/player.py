@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from synth.doom.navigate import USE_REACH, depth_behind
-from synth.doom.wad import Level
+from synth.doom.navigate import USE_REACH, depth_behind, sideways
+from synth.doom.wad import Door, Level
 from synth.doom.walk import Monster, View, Walk
 
 STYLES: dict[str, dict[str, int]] = {
@@ -21,6 +21,7 @@ STYLES: dict[str, dict[str, int]] = {
 }
 FIGHTING_STYLES = frozenset({"explore", "fight"})
 INTERRUPTIBLE = frozenset({"nav", "strafe", "back", "idle"})  # a monster in sight ends these
+START_TICS = 15  # without action: the engine ignores input in the first seven tics of a map, the truth would lie
 COMBAT_PAUSE_TICS = 150  # between two fights, so that a monster out of reach does not hold the player for ever
 SMALLEST_MONSTER_PX = 150  # box area; smaller ones are too far away to matter
 TURN_JERK_DEG = 1.2  # largest change of the turn from one tic to the next, degrees
@@ -63,8 +64,8 @@ class Player:
         self.crossing = False
         self._rng, self._style = rng, style
         self._turn_deg = 0.0
-        self._combat_pause = 0
-        self.mood = self._draw("idle", rng.randint(15, 35))  # a person needs a moment, too
+        self._combat_pause = START_TICS
+        self.mood = self._draw("idle", rng.randint(START_TICS, 35))
 
     @property
     def behaviour(self) -> str:
@@ -137,23 +138,30 @@ def _door(player: Player, view: View) -> Action:
     assert door is not None, "the door behaviour starts with a door"
     if player.crossing or door.sector not in view.shut_sectors:
         player.crossing = True
-        return _cross(player, view)
+        return _cross(player, view, door)
     error = view.bearing_deg(door.middle)
     keys = {
         "W": abs(error) < 20 and view.distance(door.middle) > USE_REACH - 10,
         "USE": abs(error) < 15 and player.mood.tic % 35 == 20,  # again after a second, should the first not reach
     }
-    return Action(_held(keys), -_clamp(0.3 * error, 6))
+    return Action(_held(keys | _to_the_middle(door, view)), -_clamp(0.3 * error, 6))
 
 
-def _cross(player: Player, view: View) -> Action:
-    door = player.walk.door
-    assert door is not None, "the door behaviour starts with a door"
+def _cross(player: Player, view: View, door: Door) -> Action:
     if depth_behind(door, view.x, view.y) > 72:
         player.start("nav")
-    ahead = (door.middle[0] - 96 * door.normal[0], door.middle[1] - 96 * door.normal[1])
+    ahead = (door.middle[0] - 160 * door.normal[0], door.middle[1] - 160 * door.normal[1])
     error = view.bearing_deg(ahead)
-    return Action(_held({"W": abs(error) < 45}), -_clamp(0.2 * error, 4))
+    walks = abs(error) < 45
+    if player.walk.collided(view, walks):
+        player.start("unstick")
+    return Action(_held({"W": walks} | _to_the_middle(door, view)), -_clamp(0.2 * error, 4))
+
+
+def _to_the_middle(door: Door, view: View) -> dict[str, bool]:
+    """Side steps in front of a door: whoever is off its middle by more than 12 units catches the frame."""
+    offset = sideways(door, view.x, view.y) if abs(view.bearing_deg(door.middle)) < 45 else 0.0
+    return {"D": offset > 12, "A": offset < -12}
 
 
 def _combat(player: Player, view: View) -> Action:
