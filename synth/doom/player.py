@@ -17,7 +17,7 @@ STYLES: dict[str, dict[str, int]] = {
     "explore": {"nav": 60, "look": 10, "idle": 6, "strafe": 8, "back": 4, "weapon": 6, "fire": 5, "keyturn": 5},
     "fight": {"nav": 40, "fire": 25, "strafe": 15, "weapon": 12, "look": 8},
     "static": {"idle": 35, "look": 35, "keyturn": 20, "weapon": 6, "fire": 4},
-    "camera": {"nav": 55, "look": 15, "idle": 6, "strafe": 10, "back": 6, "keyturn": 8},
+    "camera": {"nav": 30, "look": 15, "idle": 8, "strafe": 22, "back": 12, "keyturn": 13},
 }
 FIGHTING_STYLES = frozenset({"explore", "fight"})
 INTERRUPTIBLE = frozenset({"nav", "strafe", "back", "idle"})  # a monster in sight ends these
@@ -57,7 +57,7 @@ class Mood:
 
 
 class Player:
-    """Chooses one action a tic, in a style, from a random generator. `behaviour` names what the player is doing."""
+    """Chooses one action a tic, in a style, from a random generator. `behaviour` names what the last action was for."""
 
     def __init__(self, rng: random.Random, level: Level, style: str) -> None:
         self.walk = Walk(level, rng)
@@ -66,11 +66,7 @@ class Player:
         self._turn_deg = 0.0
         self._combat_pause = START_TICS
         self.mood = self._draw("idle", rng.randint(START_TICS, 35))
-
-    @property
-    def behaviour(self) -> str:
-        """The name of the current behaviour."""
-        return self.mood.name
+        self.behaviour = self.mood.name
 
     def start(self, name: str, tics: int | None = None) -> None:
         """Begin a behaviour, for a number of tics or a random time."""
@@ -81,6 +77,7 @@ class Player:
         """The keys and the smoothed turn for this tic."""
         self._choose(view)
         self.mood.tic += 1
+        self.behaviour = self.mood.name  # what it starts now, it does from the next tic on
         wanted = BEHAVIOURS[self.behaviour].act(self, view)
         change = _clamp(wanted.turn_deg - self._turn_deg, TURN_JERK_DEG)
         self._turn_deg = round(self._turn_deg + change, 3)
@@ -91,7 +88,7 @@ class Player:
     def _choose(self, view: View) -> None:
         self.mood.left_tics -= 1
         self._combat_pause = max(0, self._combat_pause - 1)
-        ready = self._style in FIGHTING_STYLES and self._combat_pause == 0 and self.behaviour in INTERRUPTIBLE
+        ready = self._style in FIGHTING_STYLES and self._combat_pause == 0 and self.mood.name in INTERRUPTIBLE
         if ready and _target(view) is not None:
             self._combat_pause = COMBAT_PAUSE_TICS
             self.start("combat")
@@ -148,7 +145,7 @@ def _door(player: Player, view: View) -> Action:
 
 
 def _cross(player: Player, view: View, door: Door) -> Action:
-    if depth_behind(door, view.x, view.y) > 72:
+    if depth_behind(door, view.x, view.y) > 40:  # through the frame; what lies behind is seen when planning anew
         player.start("nav")
     ahead = (door.middle[0] - 160 * door.normal[0], door.middle[1] - 160 * door.normal[1])
     error = view.bearing_deg(ahead)

@@ -12,7 +12,7 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +30,7 @@ from synth.doom.wad import map_names, read_level
 
 FPS = 35  # the game's own clock
 GOP = 70  # a key frame every two seconds
-PRESET = "veryfast"  # "medium" takes twice the time for a file a tenth smaller
+PRESET = "veryfast"  # "medium" records a third slower, and its file is no smaller
 CUT_EVENTS = frozenset({"level_change", "respawn_cut"})
 UNITS = (
     "Doom map units (player height 56, eye 41, ~32 units = 1 m); angle deg counter-clockwise from +X; z up; "
@@ -50,7 +50,7 @@ class Recording:
     difficulty 1-5. With `depth_every` n > 0 the depth buffer of every n-th frame goes to OUT_depth.npz.
     """
 
-    maps: tuple[tuple[str, str, float], ...]
+    maps: Sequence[tuple[str, str, float]]
     seed: int = 0
     width: int = 640
     height: int = 480
@@ -114,27 +114,30 @@ def _check_map(collection: str, name: str, seconds: float) -> None:
 
 
 def _write(recording: Recording, files: "Files") -> None:
-    frames, cuts, counts = 0, list[int](), Counter[str]()
     depths: dict[str, Any] = {}
-    with open(files.truth, "w", encoding="utf-8") as log, _encoder(files.video, recording) as encode:
+    cuts, counts = list[int](), Counter[str]()
+    with (
+        open(files.truth, "w", encoding="utf-8") as log,
+        _encoder(files.video, recording) as encode,
+        contextlib.closing(_play(recording)) as frames,  # stops the engine, should the codec fail
+    ):
         _log(log, _header(recording))
-        for frame in _play(recording):
+        for number, frame in enumerate(frames):
             if frame.note:
-                _log(log, {"note": frame.note, "before_frame": frames})
+                _log(log, {"note": frame.note, "before_frame": number})
             _log(log, frame.line)
             encode(frame.picture)
             if frame.depth is not None:
-                depths[str(frames)] = frame.depth
+                depths[str(number)] = frame.depth
             names = [event if isinstance(event, str) else event["e"] for event in frame.line["events"]]
             counts.update(names)
-            cuts += [frames] if CUT_EVENTS.intersection(names) else []
-            frames += 1
-        _log(log, {"footer": True, "frames": frames, "true_cuts": cuts, "event_counts": dict(counts)})
+            cuts += [number] if CUT_EVENTS.intersection(names) else []
+        _log(log, {"footer": True, "frames": number + 1, "true_cuts": cuts, "event_counts": dict(counts)})
     if files.depth is not None:
         np.savez_compressed(files.depth, **depths)
 
 
-def _play(recording: Recording) -> Iterator[Frame]:
+def _play(recording: Recording) -> Generator[Frame, None, None]:
     """All maps one after the other, with frames counted through."""
     first = 0
     for index, (collection, name, seconds) in enumerate(recording.maps):
@@ -256,6 +259,7 @@ def _staged(out: Path, depth: bool) -> Iterator[Files]:
     staged = {path: path.with_name(f".part-{os.getpid()}-{path.name}") for path in wanted}
     try:
         yield Files(staged[final.video], staged[final.depth] if final.depth else None, staged[final.truth])
+        final.truth.unlink(missing_ok=True)  # an older truth must not stand beside a newer video
         for path in wanted:
             staged[path].replace(path)
     finally:

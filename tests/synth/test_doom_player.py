@@ -66,11 +66,11 @@ def test_a_shut_door_is_faced_used_and_walked_through():
     before = View(ROOM - 40, 256, 0.0, 640, shut_sectors=frozenset({1}))
     player.start("nav")
     used = [player.act(before) for _ in range(40)]
-    assert player.behaviour == "door"
+    assert player.mood.name == "door"
     assert any("USE" in action.keys for action in used)
     assert "W" in player.act(View(ROOM - 40, 256, 0.0, 640)).keys, "open: go"
     player.act(View(ROOM + 80, 256, 0.0, 640))
-    assert player.behaviour == "nav"
+    assert player.mood.name == "nav"
 
 
 def test_a_door_that_does_not_open_is_given_up():
@@ -79,10 +79,10 @@ def test_a_door_that_does_not_open_is_given_up():
     for _ in range(3):
         player.start("nav")
         player.act(before)
-        assert player.behaviour == "door"
+        assert player.mood.name == "door"
     player.start("nav")
     player.act(before)
-    assert player.behaviour != "door"
+    assert player.mood.name != "door"
     assert isinstance(player.walk.door, Door)
 
 
