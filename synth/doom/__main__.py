@@ -1,0 +1,70 @@
+"""The command `python -m synth.doom OUT.mp4 --map freedoom2:MAP01:20`: record gameplay with the engine's truth."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Record as the arguments say; returns the exit status, 2 with one line on stderr for bad arguments."""
+    options = vars(_parser().parse_args(argv))
+    out, (options["width"], options["height"]) = options.pop("out"), options.pop("size")
+    try:
+        from synth.doom.record import Recording, record  # here, so that --help needs neither engine nor codec
+
+        truth = record(out, Recording(**options | {"maps": tuple(options["maps"])}))
+    except (ValueError, ModuleNotFoundError) as error:
+        print(f"synth.doom: {error}", file=sys.stderr)
+        return 2
+    print(f"{out}: {len(truth)} frames, {len(truth.cuts)} cuts, {len(truth.events)} events")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="synth.doom", description="Record gameplay together with what the game engine knows.")
+    parser.add_argument("out", metavar="OUT.mp4", help="the video; the truth goes to OUT.jsonl")
+    parser.add_argument(
+        "--map",
+        dest="maps",
+        action="append",
+        required=True,
+        type=_map,
+        metavar="WAD:MAP:SECONDS",
+        help="what to play, e.g. freedoom2:MAP01:20; repeat it for a cut to another map",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="everything random follows from it")
+    parser.add_argument("--style", default="explore", help="explore, fight, static (never walks) or camera (no fights)")
+    parser.add_argument("--size", type=_size, default=(640, 480), metavar="WxH", help="default 640x480")
+    parser.add_argument("--crf", type=int, default=26, help="x264 quality, 0 lossless to 51; default 26")
+    parser.add_argument("--skill", type=int, default=2, help="difficulty 1 to 5; default 2")
+    parser.add_argument("--depth-every", type=int, default=0, metavar="N", help="store the depth of every Nth frame")
+    parser.add_argument("--no-hud", dest="hud", action="store_false", help="hide the status bar")
+    parser.add_argument("--no-weapon", dest="weapon", action="store_false", help="hide the weapon in hand")
+    parser.add_argument("--no-monsters", dest="monsters", action="store_false", help="play without monsters")
+    return parser
+
+
+def _map(text: str) -> tuple[str, str, float]:
+    try:
+        collection, name, seconds = text.split(":")
+        return collection, name, float(seconds)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WAD:MAP:SECONDS, as in freedoom2:MAP01:20") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = text.split("x")
+        return int(width), int(height)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, as in 640x480") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

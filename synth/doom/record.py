@@ -1,0 +1,267 @@
+"""Records gameplay: a seeded player walks through real game maps, and each frame is stored with the engine's truth.
+
+`record` writes OUT.mp4 (35 frames a second, one for each tic of the game) and OUT.jsonl beside it: a header line, one
+line for each frame, a footer. Frame i of the video is the picture before the action on line i. A change of map or a
+new life is a true cut. Equal arguments give equal bytes. `synth.doom.truth` reads the file back.
+"""
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from synth.doom.engine import BUTTONS, VERSION, Screen, resolutions, running, wads
+from synth.doom.events import Event, EventWatch, Observation
+from synth.doom.player import STYLES, Action, Player
+from synth.doom.truth import Truth, read_truth
+from synth.doom.wad import map_names, read_level
+
+FPS = 35  # the game's own clock
+GOP = 70  # a key frame every two seconds
+PRESET = "veryfast"  # "medium" records a third slower, and its file is no smaller
+CUT_EVENTS = frozenset({"level_change", "respawn_cut"})
+UNITS = (
+    "Doom map units (player height 56, eye 41, ~32 units = 1 m); angle deg counter-clockwise from +X; z up; "
+    "CAMERA_FOV = horizontal FOV of a 4:3 view (deg)"
+)
+PIXEL_ASPECT = (
+    "Doom software renderer at 4:3; hfov 90 -> fx = width/2; vertical: use --no-hud so the view fills the frame"
+)
+MAX_SEED = 10**6  # the engine takes 32 bits, and a thousand are kept apart for the maps of one recording
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What to record: (collection, map, seconds) one after the other, and how it is played and drawn.
+
+    `style` is one of `synth.doom.player.STYLES`, `crf` the x264 quality (0 lossless - 51), `skill` the game's level of
+    difficulty 1-5. With `depth_every` n > 0 the depth buffer of every n-th frame goes to OUT_depth.npz.
+    """
+
+    maps: Sequence[tuple[str, str, float]]
+    seed: int = 0
+    width: int = 640
+    height: int = 480
+    style: str = "explore"
+    hud: bool = True
+    weapon: bool = True
+    monsters: bool = True
+    crf: int = 26
+    depth_every: int = 0
+    skill: int = 2
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One tic: the line for the truth file, the picture, where asked for the depth, a note on what led here."""
+
+    line: dict[str, Any]
+    picture: NDArray[np.uint8]
+    depth: NDArray[np.uint8] | None
+    note: str | None
+
+
+def record(out_mp4: str | Path, recording: Recording) -> Truth:
+    """Play and record; the files appear under their names only when complete. Raises ValueError for bad arguments."""
+    out = Path(out_mp4)
+    if out.suffix != ".mp4":
+        raise ValueError(f"the recording must be named *.mp4, not {out.name!r}")
+    check(recording)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _staged(out, depth=recording.depth_every > 0) as files:
+        _write(recording, files)
+    return read_truth(out.with_suffix(".jsonl"))
+
+
+def check(recording: Recording) -> None:
+    """Raise ValueError, with the values that would do, for anything that cannot be recorded."""
+    if not recording.maps:
+        raise ValueError("nothing to record: give at least one map")
+    for collection, name, seconds in recording.maps:
+        _check_map(collection, name, seconds)
+    if recording.style not in STYLES:
+        raise ValueError(f"unknown style {recording.style!r}; known styles: {', '.join(STYLES)}")
+    if (recording.width, recording.height) not in resolutions():
+        known = ", ".join(f"{width}x{height}" for width, height in resolutions())
+        raise ValueError(f"unsupported resolution {recording.width}x{recording.height}; supported: {known}")
+    ranges = {"seed": (0, MAX_SEED), "crf": (0, 51), "skill": (1, 5), "depth_every": (0, math.inf)}
+    for field, (low, high) in ranges.items():
+        value = getattr(recording, field)
+        if not low <= value <= high:
+            raise ValueError(f"{field} must be between {low} and {high}, not {value}")
+
+
+def _check_map(collection: str, name: str, seconds: float) -> None:
+    if collection not in wads():
+        raise ValueError(f"unknown map collection {collection!r}; known: {', '.join(wads())}")
+    known = map_names(wads()[collection])
+    if name not in known:
+        raise ValueError(f"unknown map {name!r} in {collection}; known: {', '.join(known)}")
+    if not (math.isfinite(seconds) and round(seconds * FPS) >= 1):
+        raise ValueError(f"map {name} must be played for at least one frame (1/{FPS} s), not {seconds} s")
+
+
+def _write(recording: Recording, files: "Files") -> None:
+    depths: dict[str, Any] = {}
+    cuts, counts = list[int](), Counter[str]()
+    with (
+        open(files.truth, "w", encoding="utf-8") as log,
+        _encoder(files.video, recording) as encode,
+        contextlib.closing(_play(recording)) as frames,  # stops the engine, should the codec fail
+    ):
+        _log(log, _header(recording))
+        for number, frame in enumerate(frames):
+            if frame.note:
+                _log(log, {"note": frame.note, "before_frame": number})
+            _log(log, frame.line)
+            encode(frame.picture)
+            if frame.depth is not None:
+                depths[str(number)] = frame.depth
+            names = [event if isinstance(event, str) else event["e"] for event in frame.line["events"]]
+            counts.update(names)
+            cuts += [number] if CUT_EVENTS.intersection(names) else []
+        _log(log, {"footer": True, "frames": number + 1, "true_cuts": cuts, "event_counts": dict(counts)})
+    if files.depth is not None:
+        np.savez_compressed(files.depth, **depths)
+
+
+def _play(recording: Recording) -> Generator[Frame, None, None]:
+    """All maps one after the other, with frames counted through."""
+    first = 0
+    for index, (collection, name, seconds) in enumerate(recording.maps):
+        tics = round(seconds * FPS)
+        yield from _play_map(recording, index, wads()[collection], name, range(first, first + tics))
+        first += tics
+
+
+def _play_map(recording: Recording, index: int, wad: Path, name: str, frames: range) -> Iterator[Frame]:
+    level = read_level(wad, name)
+    rng = random.Random(f"{recording.seed}/{index}/{wad.stem}/{name}")
+    player, watch = Player(rng, level, recording.style), EventWatch(level)
+    screen = Screen(recording.width, recording.height, recording.hud, recording.weapon, recording.depth_every > 0)
+    seed = 1000 * recording.seed + index
+    with running(wad, name, seed, recording.skill, recording.monsters, screen) as game:
+        for number in frames:
+            ended = game.restart_if_over()
+            if ended:
+                player, watch = Player(rng, level, recording.style), EventWatch(level)
+            cut = ["respawn_cut"] if ended else ["level_change"] if number == frames.start and index else []
+            seen = game.observe()
+            events = [*cut, *watch.update(seen)]
+            action = player.act(seen.view())
+            line = _line(number, game.tic, f"{wad.stem}:{name}", player.behaviour, action, seen, events)
+            wants_depth = recording.depth_every and number % recording.depth_every == 0
+            note = f"the map starts again: the player {ended}" if ended else None
+            yield Frame(line, game.picture, game.depth.copy() if wants_depth else None, note)
+            game.step(action)
+
+
+def _line(
+    number: int, tic: int, place: str, behaviour: str, action: Action, seen: Observation, events: list[Event]
+) -> dict[str, Any]:
+    return {
+        "frame": number,
+        "t": round(number / FPS, 4),
+        "tic": tic,
+        "map": place,
+        "mode": behaviour,
+        "keys": [key for key in BUTTONS if key in action.keys],
+        "mouse_dx": action.turn_deg,
+        "state": seen.state,
+        "enemies": [
+            {"name": m.name, "id": m.id, "x": m.x, "y": m.y, "w": m.width, "h": m.height} for m in seen.monsters
+        ],
+        "n_objects": seen.objects,
+        "events": events,
+    }
+
+
+def _header(recording: Recording) -> dict[str, Any]:
+    return {
+        "header": True,
+        "fps": FPS,
+        "width": recording.width,
+        "height": recording.height,
+        "game": f"ViZDoom {VERSION} + Freedoom",
+        "seed": recording.seed,
+        "maps": [_map_argument(spec) for spec in recording.maps],
+        "style": recording.style,
+        "units": UNITS,
+        "pixel_aspect_note": PIXEL_ASPECT,
+        "mouse": "MOUSE_DX = degrees turned in that tic, right positive",
+        "argv": arguments(recording),
+    }
+
+
+def arguments(recording: Recording) -> list[str]:
+    """The options of `python -m synth.doom` that make this recording."""
+    maps = [word for spec in recording.maps for word in ("--map", _map_argument(spec))]
+    size = f"{recording.width}x{recording.height}"
+    numbers = {"seed": recording.seed, "style": recording.style, "size": size, "crf": recording.crf}
+    numbers |= {"skill": recording.skill, "depth-every": recording.depth_every}
+    switches = [f"--no-{name}" for name in ("hud", "weapon", "monsters") if not getattr(recording, name)]
+    return [*maps, *(word for name, value in numbers.items() for word in (f"--{name}", str(value))), *switches]
+
+
+def _map_argument(spec: tuple[str, str, float]) -> str:
+    return f"{spec[0]}:{spec[1]}:{spec[2]:g}"
+
+
+def _log(file: IO[str], line: dict[str, Any]) -> None:
+    file.write(json.dumps(line) + "\n")
+
+
+@contextlib.contextmanager
+def _encoder(path: Path, recording: Recording) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
+    """A function that appends an RGB picture to the video. One thread and no CPU-specific code: equal bytes."""
+    options = {"crf": str(recording.crf), "preset": PRESET, "x264-params": "cpu-independent=1"}
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt = recording.width, recording.height, "yuv420p"
+        stream.codec_context.gop_size = GOP
+        stream.codec_context.thread_count = 1
+        numbers = itertools.count()
+
+        def encode(picture: NDArray[np.uint8]) -> None:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = next(numbers), Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+
+        yield encode
+        container.mux(stream.encode(None))
+
+
+class Files(NamedTuple):
+    """Where a recording is written; `depth` only if it was asked for."""
+
+    video: Path
+    depth: Path | None
+    truth: Path
+
+
+@contextlib.contextmanager
+def _staged(out: Path, depth: bool) -> Iterator[Files]:
+    """Temporary names beside the final ones; renamed at the end, the truth last, or removed after an error."""
+    final = Files(out, out.with_name(f"{out.stem}_depth.npz") if depth else None, out.with_suffix(".jsonl"))
+    wanted = [path for path in final if path is not None]
+    staged = {path: path.with_name(f".part-{os.getpid()}-{path.name}") for path in wanted}
+    try:
+        yield Files(staged[final.video], staged[final.depth] if final.depth else None, staged[final.truth])
+        final.truth.unlink(missing_ok=True)  # an older truth must not stand beside a newer video
+        for path in wanted:
+            staged[path].replace(path)
+    finally:
+        for part in staged.values():
+            part.unlink(missing_ok=True)
