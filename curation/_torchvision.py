@@ -19,9 +19,8 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 class _Guard(MetaPathFinder):
     """Runs once, at the first `import torchvision`; importing torch itself is left to that moment."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        del target  # the protocol's third argument, for reloads
         if fullname != "torchvision":
             return None
         sys.meta_path.remove(self)

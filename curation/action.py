@@ -5,6 +5,7 @@ are action boundaries. Clips are best cut where the picture is quiet, which `qui
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -56,11 +57,14 @@ def regime_names(motion: CameraMotion, times_s: np.ndarray, fps: float, settings
     rates = smooth(motion.rates() * fps, times_s)
     limits = np.array([settings.turn_px_s, settings.look_px_s, settings.walk_px_s, settings.strafe_px_s])
     ratios = np.abs(rates) / limits
-    kinds = (("turn_left", "turn_right"), ("look_down", "look_up"), ("back", "forward"), ("strafe_left", "strafe_right"))
+    kinds = (
+        ("turn_left", "turn_right"),
+        ("look_down", "look_up"),
+        ("back", "forward"),
+        ("strafe_left", "strafe_right"),
+    )
     strongest = ratios.argmax(1)
-    names = [
-        kinds[kind][int(rates[i, kind] > 0)] if ratios[i, kind] >= 1 else "still" for i, kind in enumerate(strongest)
-    ]
+    names = [kinds[kind][int(rates[i, kind] > 0)] if ratios[i, kind] >= 1 else "still" for i, kind in enumerate(strongest)]
     return _without_short(names, times_s, settings.min_s)
 
 
@@ -78,7 +82,7 @@ def _without_short(names: list[str], times_s: np.ndarray, min_s: float) -> list[
 def _runs(names: list[str]) -> list[tuple[int, int]]:
     """Index ranges [start, end) of equal neighbours."""
     edges = [0, *(i for i in range(1, len(names)) if names[i] != names[i - 1]), len(names)]
-    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [(a, b) for a, b in pairwise(edges) if b > a]
 
 
 def regime_spans(names: list[str], times_s: np.ndarray, energy: np.ndarray, end_s: float) -> list[ActionSpan]:
@@ -97,16 +101,12 @@ def clip_spans(spans: list[ActionSpan], start_s: float, end_s: float) -> list[Ac
     """The parts of spans that lie inside a clip; a peak outside moves to the nearer end."""
     inside = [s for s in spans if s.start_s < end_s and s.end_s > start_s]
     return [
-        s._replace(
-            start_s=max(s.start_s, start_s), peak_s=min(max(s.peak_s, start_s), end_s), end_s=min(s.end_s, end_s)
-        )
+        s._replace(start_s=max(s.start_s, start_s), peak_s=min(max(s.peak_s, start_s), end_s), end_s=min(s.end_s, end_s))
         for s in inside
     ]
 
 
-def quiet_instant(
-    times_s: np.ndarray, energy: np.ndarray, low_s: float, high_s: float, nominal_s: float
-) -> float:
+def quiet_instant(times_s: np.ndarray, energy: np.ndarray, low_s: float, high_s: float, nominal_s: float) -> float:
     """The time in [low, high] at which the smoothed energy [P] is least; the wanted time where nothing was measured."""
     near = np.flatnonzero((times_s >= low_s) & (times_s <= high_s))
     if not len(near):

@@ -100,6 +100,7 @@ def torchvision_keys(state: "dict[str, torch.Tensor]") -> "dict[str, torch.Tenso
     return {_torchvision_key(key): value for key, value in state.items()}
 
 
+_BRANCH = {"c": "corr", "f": "flow"}
 _RENAMES = (
     (r"^module\.", ""),
     (r"^fnet\.", "feature_encoder."),
@@ -111,12 +112,11 @@ _RENAMES = (
     (r"^update_block\.encoder\.conv\.", "update_block.motion_encoder.conv.0."),
     (r"^update_block\.gru\.", "update_block.recurrent_block.convgru1."),
 )
-_BRANCH = {"c": "corr", "f": "flow"}
 
 
 def _torchvision_key(key: str) -> str:
     for pattern, name in _RENAMES:
-        key = re.sub(pattern, name, key)  # type: ignore[call-overload]
+        key = re.sub(pattern, name, key)
     return key
 
 

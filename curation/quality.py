@@ -4,6 +4,7 @@ Scores first: `luminance` only measures. `Luminance.reasons` decides, by thresho
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -93,7 +94,7 @@ def flashes(times_s: np.ndarray, means: np.ndarray) -> int:
         window = np.flatnonzero((times_s > times_s[i]) & (times_s <= times_s[i] + _FLASH_S))
         jump = means[window] - means[i]
         peak = int(np.argmax(np.abs(jump))) if len(window) else 0
-        back = np.flatnonzero(np.abs(jump[peak:]) < abs(jump[peak]) / 2) if len(window) else []
+        back = np.flatnonzero(np.abs(jump[peak:]) < np.abs(jump[peak : peak + 1]) / 2)
         if len(window) and abs(jump[peak]) >= _FLASH and len(back):
             count += 1
             i = int(window[peak + back[0]])
@@ -109,7 +110,7 @@ def fade_share(times_s: np.ndarray, means: np.ndarray, spread: np.ndarray) -> fl
     drift = np.sign(np.where(np.abs(np.gradient(means, times_s)) >= _FADE_PER_S, np.gradient(means, times_s), 0))
     edges = np.flatnonzero(np.diff(drift, prepend=np.nan, append=np.nan) != 0)
     faded = 0.0
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         length = times_s[end - 1] - times_s[start]
         if drift[start] and length >= _FADE_S and min(spread[start], spread[end - 1]) < _FLAT:
             faded += length

@@ -164,5 +164,3 @@ def forget() -> None:
     """Drop the kept pass (its memory, and a source that changed on disk)."""
     scan.cache_clear()
     video.probe.cache_clear()
-
-

@@ -29,7 +29,9 @@ class SceneSettings:
             raise ValueError(f"slack_s and min_scene_s must not be negative, not {self.slack_s:g}, {self.min_scene_s:g}")
         if not 0 < 2 * self.min_clip_s <= self.clip_s + self.slack_s:
             most = (self.clip_s + self.slack_s) / 2
-            raise ValueError(f"min_clip_s must be positive and at most (clip_s + slack_s) / 2 = {most:g}, not {self.min_clip_s:g}")
+            raise ValueError(
+                f"min_clip_s must be positive and at most (clip_s + slack_s) / 2 = {most:g}, not {self.min_clip_s:g}"
+            )
 
 
 class ContentScore:
@@ -57,6 +59,7 @@ class _Replay(AdaptiveDetector):
         self._scores = scores
 
     def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: np.ndarray) -> float:
+        del frame_img
         return float(self._scores[timecode.frame_num])
 
 

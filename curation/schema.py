@@ -28,9 +28,7 @@ _RECT = pa.struct([("x", pa.int32()), ("y", pa.int32()), ("w", pa.int32()), ("h"
 
 
 def _column(name: str, type_: pa.DataType, unit: str, meaning: str, version: int = 1, null: bool = True) -> pa.Field:
-    return pa.field(
-        name, type_, nullable=null, metadata={"unit": unit, "meaning": meaning, "version": str(version)}
-    )
+    return pa.field(name, type_, nullable=null, metadata={"unit": unit, "meaning": meaning, "version": str(version)})
 
 
 CLIP = pa.schema(

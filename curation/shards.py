@@ -201,5 +201,3 @@ def to_parquet(table: pa.Table) -> bytes:
 
 def from_parquet(data: bytes) -> pa.Table:
     return pq.read_table(io.BytesIO(data))
-
-

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .asf .avi .flv .gif .h264 .hevc .ivf .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .ogv .ts .vob .webm .wmv "
-    ".y4m".split()
+    (".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".hevc", ".ivf", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg")
+    + (".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m")
 )
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 _ID_BLOCKS, _ID_BLOCK_BYTES, _ID_EDGE_BYTES = 16, 64 << 10, 1 << 20
@@ -67,7 +67,7 @@ def read(uri: str, start: int = 0, length: int | None = None) -> bytes:
 def open_binary(uri: str) -> BinaryIO:
     """A seekable file for reading; on S3 each read fetches ranges, so a short span of a long video costs little."""
     if is_s3(uri):
-        return io.BufferedReader(_RangeFile(uri), _RANGE_BYTES)  # type: ignore[return-value, type-var]
+        return io.BufferedReader(_RangeFile(uri), _RANGE_BYTES)
     return open(uri, "rb")
 
 

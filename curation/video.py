@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -201,7 +202,7 @@ def _opened(uri: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
             if stream.codec_context is None:
                 raise UnreadableVideo("its codec is not known to this decoder")
             stream.codec_context.thread_count = _threads
-            yield container, stream
+            yield cast(av.container.InputContainer, container), stream
     except av.FFmpegError as error:
         raise UnreadableVideo(f"cannot be opened: {error.strerror}") from error
     finally:
@@ -218,7 +219,7 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
             decodes["damaged packets"] += 1
 
 
-def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[Any]:
     """Packets up to the end, or to where the container itself is broken; the last one flushes the decoder."""
     try:
         yield from container.demux(stream)
@@ -255,7 +256,8 @@ def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
 
     The display matrix maps coded to shown coordinates; ours are its four rotations, alone or after a mirror.
     """
-    data = next((bytes(side) for side in frame.side_data if side.type.name == "DISPLAYMATRIX"), None)
+    sides: Any = frame.side_data
+    data = next((bytes(side) for side in sides if side.type.name == "DISPLAYMATRIX"), None)
     if data is None:
         return 0, False
     a, b, _, c, d, *_ = np.frombuffer(data, "<i4") / 65536
@@ -358,7 +360,7 @@ def _filter_graph(source: Source, crop: tuple[int, int, int, int], size: tuple[i
     with _opened(source.uri) as (_, stream):
         graph = av.filter.Graph()
         chain = [graph.add_buffer(template=stream), *(graph.add(*step) for step in steps), graph.add("buffersink")]
-    for here, there in zip(chain, chain[1:], strict=False):
+    for here, there in pairwise(chain):
         here.link_to(there)
     graph.configure()
     return graph

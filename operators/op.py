@@ -9,11 +9,11 @@ import copy
 import inspect
 import time
 import traceback
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
@@ -55,8 +55,7 @@ class Op:
     def start(self) -> Callable[[list[Row]], list[Row]]:
         """The callable that one process uses; a class is built here, once."""
         if inspect.isclass(self.fn):
-            built: Callable[[list[Row]], list[Row]] = self.fn(**self.args)
-            return built
+            return cast(Callable[[list[Row]], list[Row]], self.fn(**self.args))
         return lambda rows: self.fn(rows, **self.args)
 
 
@@ -84,7 +83,7 @@ class Step:
     """
 
     def __init__(self, ops: Sequence[Op], tell: Callable[[float], None] | None = None) -> None:
-        self.cpu_s: Counter[str] = Counter()
+        self.cpu_s: dict[str, float] = defaultdict(float)
         self._tell = tell
         self._runs = [(batch, list(run)) for batch, run in groupby(ops, lambda op: op.batch)]
         self._started: dict[int, Callable[[list[Row]], list[Row]]] = {}
@@ -132,8 +131,9 @@ def guarded(work: Callable[[list[Row]], list[Row]], rows: list[Row], op: Op) -> 
     An operator on a whole unit is not tried on parts, since a part would give wrong neighbours without an error.
     """
     done: list[Row] = []
-    for out, run in groupby(rows, _out):
-        done += list(run) if out else _attempt(work, list(run), op)
+    for out, group in groupby(rows, _out):
+        run = list(group)
+        done += run if out else _attempt(work, run, op)
     return done
 
 
@@ -180,10 +180,8 @@ def run_ray(chain: Sequence[Op], dataset: "Dataset") -> "Dataset":
     known = set(dataset.schema().names)
     for ops in steps(chain):
         known |= {name for op in ops for name in op.writes}
-        if ops[0].dataset is not None:
-            dataset = ops[0].dataset(dataset)
-        else:
-            dataset = map_units(dataset, _block_fn(ops, known), ops)
+        own = ops[0].dataset
+        dataset = own(dataset) if own else map_units(dataset, _block_fn(ops, known), ops)
     return dataset
 
 
@@ -216,5 +214,3 @@ def each(fn: Callable[..., Row]) -> Callable[..., list[Row]]:
     rows_fn.__name__, rows_fn.__doc__, rows_fn.__qualname__ = fn.__name__, fn.__doc__, fn.__qualname__
     rows_fn.__module__ = fn.__module__
     return rows_fn
-
-

@@ -33,7 +33,7 @@ def scratch_file(clip_id: str) -> Path:
 
 @cache
 def _scratch(pid: int) -> Path:
-    """This process's own folder; removed at exit, and by the next process if this one is killed."""
+    """The folder of this process; removed at exit, and by the next process if this one is killed."""
     for folder in Path(tempfile.gettempdir()).glob("gamecraft-scratch-*"):
         if not _alive(folder.name.rsplit("-", 1)[-1]):
             shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,7 @@
 Resources stand beside each operator. Neighbours of equal resources become one step, which decodes a clip once.
 """
 
-from curation.schema import CLIP
+from curation.quality import Luminance
 from operators.filters import judge_luminance
 from operators.op import Op, check
 from operators.partition import locate_viewport, measure_luminance, measure_motion, split_scenes
@@ -15,12 +15,7 @@ _DECODE_MEMORY = 1 << 30
 
 SOURCE_COLUMNS = ("video_id", "source_uri")
 _SPAN_COLUMNS = ("clip_id", "source", "index", "scene_index", "start_s", "end_s", "start_frame", "end_frame")
-_LUMA_COLUMNS = tuple(name for name in CLIP.names if name.startswith("luma_")) + (
-    "black_share",
-    "white_share",
-    "flashes_hz",
-    "fade_share",
-)
+_LUMA_COLUMNS = Luminance._fields
 
 
 def partition(recipe: Recipe) -> list[Op]:

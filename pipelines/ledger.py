@@ -1,9 +1,9 @@
 """The ledger: every clip and source ever seen, kept or rejected, joined over the phases that wrote about it.
 
-    OUT/videos/<unit>.parquet           one row a source
-    OUT/clips/<phase>/<unit>.parquet    clip_id and the columns that the phase adds; the unit's record in the file's metadata
-    OUT/sidecar/thumbs/<unit>.parquet   three small JPEGs a clip
-    OUT/sidecar/signals/<unit>.parquet  motion and luma over time, and the static mask, of a source
+OUT/videos/<unit>.parquet           one row a source
+OUT/clips/<phase>/<unit>.parquet    clip_id and the columns that the phase adds; the unit's record in the file's metadata
+OUT/sidecar/thumbs/<unit>.parquet   three small JPEGs a clip
+OUT/sidecar/signals/<unit>.parquet  motion and luma over time, and the static mask, of a source
 """
 
 import json
@@ -96,9 +96,7 @@ def read_all(folder: str, schema: pa.Schema) -> tuple[pa.Table, list[Record]]:
 
 
 def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    arrays = [
-        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in schema
-    ]
+    arrays = [table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in schema]
     return pa.table(arrays, schema=schema.remove_metadata())
 
 

@@ -63,7 +63,7 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
     return record
 
 
-def _count(record: Record, rows: list[Row], cpu_s: Counter[str], decodes: Counter[str]) -> None:
+def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Counter[str]) -> None:
     record.rows = len(rows)
     record.errors = sum(bool(row.get("error")) for row in rows)
     record.rejected = sum(bool(row.get("reject")) for row in rows)
@@ -71,7 +71,7 @@ def _count(record: Record, rows: list[Row], cpu_s: Counter[str], decodes: Counte
     record.decodes = dict(decodes)
 
 
-def _load_source(phase: Phase, unit: Unit) -> list[Row]:
+def _load_source(_: Phase, unit: Unit) -> list[Row]:
     """The source's row; none for one that is there already under another name."""
     if unit.duplicate_of:
         return []

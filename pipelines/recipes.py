@@ -102,9 +102,10 @@ def load(name_or_path: str) -> Recipe:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     try:
-        return from_mapping(Recipe, {"name": path.stem, **data} if isinstance(data, dict) else data)
+        recipe: Recipe = from_mapping(Recipe, {"name": path.stem, **data} if isinstance(data, dict) else data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return recipe
 
 
 def to_yaml(recipe: Recipe) -> str:

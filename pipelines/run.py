@@ -55,9 +55,7 @@ class Summary:
         return [record for record in self.records if record.failure]
 
 
-def curate(
-    inputs: Sequence[str], out: str, recipe: Recipe, runner: str = "local", phases: Sequence[str] = PHASES
-) -> Summary:
+def curate(inputs: Sequence[str], out: str, recipe: Recipe, runner: str = "local", phases: Sequence[str] = PHASES) -> Summary:
     """Turn sources into shards under `out`. ValueError for what the user got wrong; bad media end up in the ledger."""
     began = time.monotonic()
     out = storage.normal(out)
@@ -171,11 +169,10 @@ def _watched(phase: Phase, todo: Sequence[Unit], runner: str) -> Iterator[Record
     if not todo:
         return
     with _progress() as progress:
-        task, finished = progress.add_task(f"{phase.name:9}", total=len(todo)), 0
+        task = progress.add_task(f"{phase.name:9}", total=len(todo))
         show = partial(_advance, progress, task)
         run = runners.run_ray(phase, todo) if runner == "ray" else runners.run_local(phase, todo, show)
-        for record in run:
-            finished += 1
+        for finished, record in enumerate(run, start=1):
             show(finished)
             if record.failure:
                 progress.console.print(f"{phase.name} {record.unit}: {record.failure}", style="red", markup=False)

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,12 +31,16 @@ def run_local(phase: Phase, units: Sequence[Unit], show: Callable[[float], None]
     worker = _Worker()
     try:
         for number, unit in enumerate(units):
-            while (record := worker.do(phase, unit, lambda part, n=number: show(n + part))) is None:
+            while (record := worker.do(phase, unit, partial(_shifted, show, number))) is None:
                 worker.stop()
                 worker = _Worker()
             yield record
     finally:
         worker.stop()
+
+
+def _shifted(show: Callable[[float], None], before: int, part: float) -> None:
+    show(before + part)
 
 
 class _Worker:

@@ -118,5 +118,3 @@ def stale(upstream: Iterable[Name], finished: Iterable[Name], phase_digest: str)
     """Committed units that belong to other settings of the phase, or to a source unit that is gone."""
     current = {digest(str(name), phase_digest) for name in upstream}
     return [name for name in finished if name.digest not in current]
-
-

@@ -36,9 +36,7 @@ UNITS = (
     "Doom map units (player height 56, eye 41, ~32 units = 1 m); angle deg counter-clockwise from +X; z up; "
     "CAMERA_FOV = horizontal FOV of a 4:3 view (deg)"
 )
-PIXEL_ASPECT = (
-    "Doom software renderer at 4:3; hfov 90 -> fx = width/2; vertical: use --no-hud so the view fills the frame"
-)
+PIXEL_ASPECT = "Doom software renderer at 4:3; hfov 90 -> fx = width/2; vertical: use --no-hud so the view fills the frame"
 MAX_SEED = 10**6  # the engine takes 32 bits, and a thousand are kept apart for the maps of one recording
 
 
@@ -180,9 +178,7 @@ def _line(
         "keys": [key for key in BUTTONS if key in action.keys],
         "mouse_dx": action.turn_deg,
         "state": seen.state,
-        "enemies": [
-            {"name": m.name, "id": m.id, "x": m.x, "y": m.y, "w": m.width, "h": m.height} for m in seen.monsters
-        ],
+        "enemies": [{"name": m.name, "id": m.id, "x": m.x, "y": m.y, "w": m.width, "h": m.height} for m in seen.monsters],
         "n_objects": seen.objects,
         "events": events,
     }

@@ -1,0 +1,204 @@
+"""The command line: `gamecraft curate | report | recipe | inspect`. It picks a recipe, inputs, an output, and little else."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from curation import shards, storage
+from curation.schema import CLIP
+from pipelines import recipes
+from pipelines.recipes import PHASES
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Turns raw gameplay video into interaction-aware training shards.",
+)  # fmt: skip
+recipe_app = typer.Typer(help="Show or list recipes.", rich_markup_mode=None)
+app.add_typer(recipe_app, name="recipe")
+
+Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
+
+
+@app.command()
+def curate(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Videos, folders, globs, list files (.txt) or s3:// prefixes."),
+    ],
+    out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix.")],
+    recipe: Annotated[str, typer.Option(help="A recipe's name (see `gamecraft recipe list`) or a YAML file.")] = "laptop",
+    runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
+    phase: Annotated[str, typer.Option(help=f"Run one phase only: {', '.join(PHASES)}.")] = "",
+) -> None:
+    """Turn videos into WebDataset shards, a ledger of every clip, and a report. Run it again to go on or to add input."""
+    from pipelines import run, runners
+    from pipelines.report import write_report
+
+    _among("--runner", runner, runners.NAMES)
+    if phase:
+        _among("--phase", phase, PHASES)
+    summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else PHASES)
+    report = write_report(summary.out)
+    _print_summary(summary, report)
+    if summary.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(out: Out) -> None:
+    """Draw the report of an output anew."""
+    from pipelines.report import write_report
+
+    _require_dataset(out)
+    _say(write_report(storage.normal(out)))
+
+
+@recipe_app.command("list")
+def recipe_list() -> None:
+    """Name the built-in recipes."""
+    for name, build in sorted(recipes.BUILT_IN.items()):
+        _say(f"{name:12} {(build.__doc__ or '').strip()}")
+
+
+@recipe_app.command("show")
+def recipe_show(name: Annotated[str, typer.Argument(help="A built-in recipe or a YAML file.")] = "laptop") -> None:
+    """Print a recipe as YAML; save it, change it, and give the file to `curate --recipe`."""
+    sys.stdout.write(recipes.to_yaml(recipes.load(name)))
+
+
+@app.command()
+def inspect(
+    out: Out,
+    clip: Annotated[str, typer.Argument(metavar="[CLIP]", help="A clip's id, or the first digits of it.")] = "",
+) -> None:
+    """Say what an output holds: its sources and why clips were taken out, or everything about one clip."""
+    from pipelines import ledger
+
+    dataset = _require_dataset(out)
+    out = storage.normal(out)
+    clips = ledger.clips(out)
+    if clip:
+        _print_clip(out, clips, clip)
+    else:
+        _print_overview(dataset, clips, ledger.videos(out))
+
+
+def _require_dataset(out: str) -> dict[str, Any]:
+    dataset = shards.read_dataset(storage.normal(out))
+    if dataset is None:
+        raise ValueError(f"{out}: no dataset.json there; is it an output of `gamecraft curate`?")
+    return dataset
+
+
+def _among(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{option} must be one of {', '.join(known)}, not {value!r}")
+
+
+def _print_overview(dataset: dict[str, Any], clips: Any, videos: Any) -> None:
+    counts = dataset["counts"]
+    _say(f"recipe {dataset['recipe_name']}, schema {dataset['schema_version']}, {len(dataset['shards'])} shards")
+    _say(f"{len(videos)} sources, {len(clips)} clips: {counts.get('kept', 0)} kept, {counts.get('stored', 0)} in shards\n")
+    sources = Table("source", "status", "seconds", "clips", "kept", "why", box=None, header_style="bold")
+    for video in videos.to_pylist():
+        rows = [r for r in clips.select(["video_id", "reject", "error", "source_uri"]).to_pylist()
+                if r["source_uri"] == video["uri"] and r["video_id"] == video["video_id"]]  # fmt: skip
+        kept = sum(not (r["reject"] or r["error"]) for r in rows)
+        seconds = f"{video['duration_s']:.1f}" if video["duration_s"] else ""
+        why = video["reason"] or video["note"] or ""
+        name = video["uri"].rsplit("/", 1)[-1]
+        sources.add_row(name, video["status"], seconds, str(len(rows)), str(kept), why)
+    _console().print(sources)
+    _print_reasons(clips)
+
+
+def _print_reasons(clips: Any) -> None:
+    reasons: dict[str, int] = {}
+    for reject, error in zip(clips["reject"].to_pylist(), clips["error"].to_pylist(), strict=True):
+        if reject or error:
+            kind = (reject or error).partition(":")[0]
+            reasons[kind] = reasons.get(kind, 0) + 1
+    for kind, count in sorted(reasons.items(), key=lambda item: -item[1]):
+        _say(f"{count:6} clips: {kind}")
+
+
+def _print_clip(out: str, clips: Any, clip: str) -> None:
+    found = [row for row in clips.to_pylist() if row["clip_id"].startswith(clip)]
+    if len(found) != 1:
+        matches = ", ".join(row["clip_id"] for row in found[:5])
+        raise ValueError(f"{clip}: {f'{len(found)} clips begin so: {matches}' if found else 'no clip of that id'} in {out}")
+    table = Table("column", "value", "unit", box=None, header_style="bold")
+    for field in CLIP:
+        value = found[0][field.name]
+        if value is not None:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            table.add_row(field.name, shown, field.metadata[b"unit"].decode())
+    _console().print(table)
+    _print_members(out, found[0])
+
+
+def _print_members(out: str, row: dict[str, Any]) -> None:
+    if row["shard"]:
+        for member in shards.read_index(out, row["shard"]).to_pylist():
+            if member["clip_id"] == row["clip_id"]:
+                _say(f"{member['member']}: {member['size']} bytes at {member['offset']} of shards/{member['tar']}")
+
+
+def _print_summary(summary: Any, report: str) -> None:
+    """Cost by operator, then one line that says what came out and where to look."""
+    cost: dict[str, float] = {}
+    decodes: dict[str, int] = {}
+    for record in summary.records:
+        for name, seconds in record.cpu_s.items():
+            cost[name] = cost.get(name, 0) + seconds
+        for name, count in record.decodes.items():
+            decodes[name] = decodes.get(name, 0) + count
+    for name, seconds in cost.items():
+        _say(f"  {name:20} {seconds:9.2f} CPU-s")
+    if decodes:
+        _say("  decodes: " + ", ".join(f"{count} {name}" for name, count in sorted(decodes.items())))
+    before = sum(summary.before.values())
+    _say(f"  {len(summary.records)} units done in {summary.wall_s:.1f} s, {before} were done before")
+    gone = f", {summary.unreadable} unreadable" * bool(summary.unreadable) + f", {summary.duplicates} duplicate" * bool(
+        summary.duplicates
+    )
+    _say(f"{summary.sources} sources{gone}; {summary.clips} clips: kept {summary.kept} ({summary.kept_s / 60:.1f} of "
+         f"{summary.total_s / 60:.1f} min), rejected {summary.rejected}, failed {summary.errors}; "
+         f"{summary.stored} in {summary.shards} shards")  # fmt: skip
+    if summary.failures:
+        _say(f"{len(summary.failures)} units could not be finished; the same command tries them again")
+    _say(f"look at {report}")
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def main() -> None:
+    """Run the command; what a user got wrong is one line on stderr and exit status 2."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (ValueError, OSError) as error:
+        sys.exit(_fail(str(error), 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("stopped; the same command goes on from here", 130))
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        sys.exit(_fail(error.format_message(), 2))
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"gamecraft: {message}\n")
+    return status
