@@ -21,10 +21,10 @@ _PULL = 0.05
 class RegimeSettings:
     """When the camera counts as doing something. Rates are px/s at 320 wide; with a 90 degree view 320 px is 90 degrees."""
 
-    turn_px_s: float = 25.0
-    look_px_s: float = 25.0
-    walk_px_s: float = 12.0
-    strafe_px_s: float = 12.0
+    turn_px_s: float = 90.0
+    look_px_s: float = 60.0
+    walk_px_s: float = 50.0
+    strafe_px_s: float = 60.0
     min_s: float = 0.3
 
 
@@ -50,22 +50,22 @@ def smooth(values: np.ndarray, times_s: np.ndarray, window_s: float = _SMOOTH_S)
     return np.apply_along_axis(lambda column: np.convolve(column, kernel, "valid"), 0, padded)
 
 
+_KINDS = (("turn_left", "turn_right"), ("look_down", "look_up"), ("back", "forward"), ("strafe_left", "strafe_right"))
+
+
 def regime_names(motion: CameraMotion, times_s: np.ndarray, fps: float, settings: RegimeSettings) -> list[str]:
-    """The regime of each pair. Where several motions are seen at once, the one furthest above its threshold names it."""
+    """The regime of each pair. A turn outranks looking up or down, both outrank the feet; of the feet the stronger counts."""
     if not len(times_s):
         return []
     rates = smooth(motion.rates() * fps, times_s)
     limits = np.array([settings.turn_px_s, settings.look_px_s, settings.walk_px_s, settings.strafe_px_s])
-    ratios = np.abs(rates) / limits
-    kinds = (
-        ("turn_left", "turn_right"),
-        ("look_down", "look_up"),
-        ("back", "forward"),
-        ("strafe_left", "strafe_right"),
-    )
-    strongest = ratios.argmax(1)
-    names = [kinds[kind][int(rates[i, kind] > 0)] if ratios[i, kind] >= 1 else "still" for i, kind in enumerate(strongest)]
-    return _without_short(names, times_s, settings.min_s)
+    return _without_short([_name(rate, rate / limits) for rate in rates], times_s, settings.min_s)
+
+
+def _name(rate: np.ndarray, ratio: np.ndarray) -> str:
+    over = np.abs(ratio)
+    kind = 0 if over[0] >= 1 else 1 if over[1] >= 1 else 2 + int(over[3] > over[2])
+    return _KINDS[kind][int(rate[kind] > 0)] if over[kind] >= 1 else "still"
 
 
 def _without_short(names: list[str], times_s: np.ndarray, min_s: float) -> list[str]:

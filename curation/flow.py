@@ -149,24 +149,25 @@ class CameraMotion:
     """What the camera does in each of P pairs, per frame at 320 wide.
 
     affine [P, 2, 3]: rows u and v; columns constant, per x and per y, with x and y from the middle of the picture in
-    half-widths. bands [P, 3]: mean u in the upper, middle and lower third. camera, object [P]: mean length of the flow that
-    the affine map explains, and of what it leaves.
+    half-widths. pan [P]: mean u of the middle third of the rows. parallax [P]: how much faster than the slowest fifth of the
+    cells the median cell moves sideways. camera, object [P]: mean length of the flow that the affine map explains, and of what
+    it leaves.
     """
 
     affine: np.ndarray
-    bands: np.ndarray
+    pan: np.ndarray
+    parallax: np.ndarray
     camera: np.ndarray
     object: np.ndarray
 
     def rates(self) -> np.ndarray:
         """[P, 4] px/frame: turn right, look up, walk forward, strafe right.
 
-        A turn moves everything alike, near or far; a strafe moves what is near (the lower and upper bands) more than what
-        is far (the middle band); walking spreads the picture from its middle.
+        A turn moves everything alike, near or far, and shows best in the middle third of the rows, where the horizon is; a
+        strafe moves what is near more than what is far; walking spreads the picture from its middle.
         """
-        middle, outer = self.bands[:, 1], (self.bands[:, 0] + self.bands[:, 2]) / 2
         spread = (self.affine[:, 0, 1] + self.affine[:, 1, 2]) / 2
-        return np.stack([-middle, self.affine[:, 1, 0], spread, middle - outer], 1)
+        return np.stack([-self.pan, self.affine[:, 1, 0], spread, -self.parallax], 1)
 
 
 def camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> CameraMotion:
@@ -184,18 +185,20 @@ def camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> CameraMotion
     share = prior / prior.sum(1, keepdims=True)
     explained = np.linalg.norm(design @ affine, axis=2)
     left = np.linalg.norm(flow - design @ affine, axis=2)
-    return CameraMotion(
-        affine.transpose(0, 2, 1), _bands(cells_PRC2, weight_RC), (explained * share).sum(1), (left * share).sum(1)
-    )
+    pan, parallax = _pan_and_parallax(cells_PRC2[..., 0].astype(np.float64), weight_RC)
+    return CameraMotion(affine.transpose(0, 2, 1), pan, parallax, (explained * share).sum(1), (left * share).sum(1))
 
 
-def _bands(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> np.ndarray:
-    """Weighted mean of u in the upper, middle and lower third of the rows that carry weight: [P, 3]."""
-    rows = np.flatnonzero(weight_RC.sum(1) > 0)
-    thirds = np.array_split(rows if len(rows) >= 3 else np.arange(len(weight_RC)), 3)
-    u, weight = cells_PRC2[..., 0].astype(np.float64), weight_RC + 1e-6
-    bands = [(u[:, t] * weight[t]).sum((1, 2)) / max(weight[t].sum(), 1e-6) for t in thirds]
-    return np.stack(bands, 1)
+def _pan_and_parallax(u_PRC: np.ndarray, weight_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sideways motion of what is far, by its place in the picture, and what the median cell adds to the slowest fifth."""
+    rows = np.flatnonzero(weight_RC.any(1)) if weight_RC.any() else np.arange(len(weight_RC))
+    middle = np.array_split(rows, 3)[1] if len(rows) >= 3 else rows
+    weight = weight_RC[middle] + 1e-6
+    pan = (u_PRC[:, middle] * weight).sum((1, 2)) / weight.sum()
+    cells = u_PRC.reshape(len(u_PRC), -1)[:, weight_RC.ravel() > 0] if weight_RC.any() else u_PRC.reshape(len(u_PRC), -1)
+    median = np.median(cells, axis=1)
+    slowest = np.quantile(cells * np.sign(median)[:, None], 0.2, axis=1)
+    return pan, np.sign(median) * (np.abs(median) - np.maximum(slowest, 0))
 
 
 def _weighted_fit(design: np.ndarray, flow: np.ndarray, weight: np.ndarray) -> np.ndarray:

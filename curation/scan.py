@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from curation import video
-from curation.flow import WIDTH, CameraMotion, Flow, FlowSettings, camera_motion, cell_means, load_flow
+from curation.flow import WIDTH, CameraMotion, DisFlow, Flow, FlowSettings, camera_motion, cell_means, load_flow
 from curation.quality import LumaLog, luma
-from curation.scenes import ContentScore
+from curation.scenes import ContentScore, explained
 from curation.video import Painter, Source
 from curation.viewport import Viewport, ViewportWatch
 
@@ -24,6 +24,8 @@ _VIEWPORT_EVERY_S = 0.5
 _THUMBNAIL_EVERY_S = 1.0
 _JPEG_QUALITY = 80
 _MAX_HEIGHT = 720
+# Content score from which on a frame may be a cut and flow is asked to explain it; a few frames in a hundred reach it.
+_MAYBE_CUT = 15.0
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,14 @@ class Thumbnail:
 class Signals:
     """What one pass measured. N frames, P pairs of flow, R x C cells of 20 px at 320 wide, B luma bins.
 
-    times_s [N]; content [N]; luma_bins [N, B]; pair_frame [P] (the later frame of a pair); cells [P, R, C, 2] px/frame at 320
-    wide; end_s, the end of the last frame; fps, the median rate.
+    times_s [N]; content [N]; explained [N] (`scenes.explained`, 0 where it was not asked); luma_bins [N, B]; pair_frame [P],
+    the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; end_s, the end of the last frame; fps, the median rate.
     """
 
     source: Source
     times_s: np.ndarray
     content: np.ndarray
+    explained: np.ndarray
     luma_bins: np.ndarray
     pair_frame: np.ndarray
     cells: np.ndarray
@@ -63,6 +66,22 @@ class Signals:
     def motion(self) -> CameraMotion:
         """The camera's motion in each pair, HUD and bars masked."""
         return camera_motion(self.cells, static_weight(self.viewport, *self.cells.shape[1:3]))
+
+
+class _CutSignals:
+    """Content score of every frame, and how far flow explains the frames that score high."""
+
+    def __init__(self) -> None:
+        self._score, self._dis = ContentScore(), DisFlow()
+        self._before: np.ndarray | None = None
+        self.content: list[float] = []
+        self.explained: list[float] = []
+
+    def add(self, rgb: np.ndarray) -> None:
+        score, before = self._score(rgb), self._before
+        self.content.append(score)
+        self.explained.append(0.0 if before is None or score < _MAYBE_CUT else explained(before, rgb, self._dis(rgb, before)))
+        self._before = rgb
 
 
 class _PairedFlow:
@@ -95,15 +114,16 @@ def scan(uri: str, flow: FlowSettings) -> Signals:
     """
     source = video.probe(uri)
     size = analysis_size(source)
-    painter, content, lumas = Painter(source, size), ContentScore(), LumaLog()
+    painter, cuts, lumas = Painter(source, size), _CutSignals(), LumaLog()
     paired, watch = _PairedFlow(_flow(flow), flow.pairs_per_s), ViewportWatch()
-    times, scores, thumbnails = [], [], []
+    times: list[float] = []
+    thumbnails = []
     damaged = video.decodes["damaged packets"]
     for index, (time_s, frame) in enumerate(video.decode(uri, purpose="scan")):
         rgb = painter(frame)
         gray = luma(rgb)
         times.append(time_s)
-        scores.append(content(rgb))
+        cuts.add(rgb)
         lumas.add(gray)
         paired.add(index, time_s, rgb)
         if _due(times, _VIEWPORT_EVERY_S):
@@ -116,7 +136,8 @@ def scan(uri: str, flow: FlowSettings) -> Signals:
     return Signals(
         source=source,
         times_s=np.asarray(times),
-        content=np.asarray(scores),
+        content=np.asarray(cuts.content),
+        explained=np.asarray(cuts.explained),
         luma_bins=np.asarray(lumas.histograms),
         pair_frame=np.asarray(paired.frames, np.int64),
         cells=np.asarray(paired.cells) if paired.cells else np.zeros((0, 1, 1, 2), np.float16),

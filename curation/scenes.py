@@ -1,7 +1,8 @@
 """Where a source is cut, and how its scenes become clips of about six seconds (paper section 3.4, partition).
 
 PySceneDetect's content score is computed while the source streams by; its AdaptiveDetector is then replayed over the stored
-scores, so that cuts are a pure function of an array and a later chunked run can give the same ones.
+scores, so that cuts are a pure function of arrays and a later chunked run can give the same ones. Games flash, jolt and turn
+fast, which content scores take for cuts; so a frame counts as one only if optical flow cannot explain it from the frame before.
 """
 
 from collections.abc import Callable
@@ -15,10 +16,13 @@ from scenedetect.detectors import AdaptiveDetector
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """How cuts are found and scenes divided. Seconds, but for PySceneDetect's own two thresholds."""
+    """How cuts are found and scenes divided: PySceneDetect's two thresholds, the share of a change that flow may explain
+    before it is no cut, and seconds.
+    """
 
-    adaptive_threshold: float = 3.0
-    min_content: float = 15.0
+    adaptive_threshold: float = 2.0
+    min_content: float = 25.0
+    max_explained: float = 0.6
     min_scene_s: float = 0.5
     clip_s: float = 6.0
     min_clip_s: float = 3.0
@@ -50,11 +54,11 @@ class ContentScore:
 class _Replay(AdaptiveDetector):
     """The detector with its frame score looked up: scenedetect 0.7.2 has no public way to hand stored scores in."""
 
-    def __init__(self, scores: np.ndarray, settings: SceneSettings, fps: float) -> None:
+    def __init__(self, scores: np.ndarray, settings: SceneSettings) -> None:
         super().__init__(
             adaptive_threshold=settings.adaptive_threshold,
             min_content_val=settings.min_content,
-            min_scene_len=max(1, round(settings.min_scene_s * fps)),
+            min_scene_len=1,
         )
         self._scores = scores
 
@@ -63,13 +67,54 @@ class _Replay(AdaptiveDetector):
         return float(self._scores[timecode.frame_num])
 
 
-def cut_frames(scores: np.ndarray, fps: float, settings: SceneSettings) -> list[int]:
-    """Frames at which a new scene begins, from content scores float [N]; frame 0 is not among them."""
-    detector = _Replay(scores, settings, fps)
+def explained(before: np.ndarray, after: np.ndarray, flow: np.ndarray) -> float:
+    """How well the frame before, moved by the flow from `after` to it, matches the frame after: 1 wholly, 0 not at all.
+
+    Frames uint8 [H, W, 3], flow float32 [H, W, 2]. Local correlation, so a flash matches; over what changed, so a HUD does
+    not count.
+    """
+    height, width = flow.shape[:2]
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    moved = cv2.remap(before, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    a, b = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in (moved, after))
+    covariance = _box(a * b) - _box(a) * _box(b)
+    spread = np.sqrt(np.maximum(_box(a * a) - _box(a) ** 2, 0) * np.maximum(_box(b * b) - _box(b) ** 2, 0))
+    changed = _changed(before, after)
+    # One grey level squared of noise a pixel: where nothing has structure, nothing speaks for a match.
+    return float((covariance * changed).sum() / (spread[changed].sum() + 1e-3 * a.size))
+
+
+def _box(image: np.ndarray) -> np.ndarray:
+    return cv2.boxFilter(image, -1, (15, 15))
+
+
+def _changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Where two frames differ, in patches rather than pixels: bool [H, W]."""
+    grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after)]
+    differs = (cv2.absdiff(*grays) > 8).astype(np.uint8)
+    return cv2.erode(cv2.dilate(differs, np.ones((9, 9))), np.ones((5, 5))) > 0
+
+
+def cut_frames(scores: np.ndarray, explained_N: np.ndarray, fps: float, settings: SceneSettings) -> list[int]:
+    """Frames at which a new scene begins, from content scores [N] and how far flow explains each frame [N]; never frame 0.
+
+    A frame that flow explains is dropped after the detector, not before: zeroed scores would make its neighbours stand out.
+    """
+    detector = _Replay(scores, settings)
     nothing = np.empty((0, 0, 3), np.uint8)
-    cuts = [cut for i in range(len(scores)) for cut in detector.process_frame(FrameTimecode(i, fps), nothing)]
-    cuts += detector.post_process(FrameTimecode(len(scores), fps))
-    return sorted({cut.frame_num for cut in cuts if 0 < cut.frame_num < len(scores)})
+    found = [cut for i in range(len(scores)) for cut in detector.process_frame(FrameTimecode(i, fps), nothing)]
+    found += detector.post_process(FrameTimecode(len(scores), fps))
+    unexplained = [f for f in {cut.frame_num for cut in found} if explained_N[f] <= settings.max_explained]
+    return _apart(sorted(unexplained, key=lambda f: float(explained_N[f])), settings.min_scene_s * fps)
+
+
+def _apart(frames: list[int], least: float) -> list[int]:
+    """Frames at least so far from the start and from each other, sorted; those that come first in the list win."""
+    chosen = [0]
+    for frame in frames:
+        if all(abs(frame - other) >= max(least, 1) for other in chosen):
+            chosen.append(frame)
+    return sorted(chosen[1:])
 
 
 def divide(

@@ -18,8 +18,11 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 VIDEO_SUFFIXES = frozenset(
-    (".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".hevc", ".ivf", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg")
-    + (".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m")
+    f".{name}"
+    for name in (
+        *("3gp", "asf", "avi", "flv", "gif", "h264", "hevc", "ivf", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg"),
+        *("mts", "mxf", "nut", "ogv", "ts", "vob", "webm", "wmv", "y4m"),
+    )
 )
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 _ID_BLOCKS, _ID_BLOCK_BYTES, _ID_EDGE_BYTES = 16, 64 << 10, 1 << 20

@@ -17,7 +17,8 @@ _BLACK = 24
 _BAR_SHARE = (0.01, 0.40)
 _CHANGE = 8
 _STEP_CHANGED_SHARE = 0.15
-_STATIC_STEPS_SHARE = 0.05
+# A fifth of the steps may change a HUD: a hit or a pickup tints the whole screen.
+_STATIC_STEPS_SHARE = 0.2
 _MIN_STEPS = 12
 # A strip is a panel where this share of its row or column is static; 0.85 lets digits and faces in a status bar change.
 _PANEL_SHARE = 0.85

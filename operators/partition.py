@@ -39,7 +39,7 @@ def _clips(row: Row, signals: Signals, scene: SceneSettings, settings_digest: st
 
 def scene_bounds(signals: Signals, scene: SceneSettings) -> list[tuple[float, float]]:
     """Start and end of each scene in seconds; together they are the source."""
-    cuts = signals.times_s[scenes.cut_frames(signals.content, signals.fps, scene)].tolist()
+    cuts = signals.times_s[scenes.cut_frames(signals.content, signals.explained, signals.fps, scene)].tolist()
     return list(zip([float(signals.times_s[0]), *cuts], [*cuts, signals.end_s], strict=True))
 
 
