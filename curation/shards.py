@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from curation import storage
 from curation.schema import SCHEMA_VERSION
 
-PLAN = pa.schema([("shard", pa.string()), ("clip_id", pa.string()), ("video_id", pa.string()), ("unit_id", pa.string())])
+PLAN = pa.schema([("shard", pa.string()), ("clip_id", pa.string())])
 
 INDEX = pa.schema(
     [

@@ -156,9 +156,13 @@ def _signals(row: Row, signals: scan.Signals) -> dict[str, Any]:
     }
 
 
+def _read_upstream(phase: Phase, unit: Unit) -> list[Row]:
+    return [row for name in unit.upstream for row in ledger.read_unit(phase.out, "partition", name)]
+
+
 def _load_part(phase: Phase, unit: Unit) -> list[Row]:
     """The undecided clips of one part of a partition unit."""
-    rows = [r for r in ledger.read_unit(phase.out, "partition", unit.upstream) if not (r["reject"] or r["error"])]
+    rows = [r for r in _read_upstream(phase, unit) if not (r["reject"] or r["error"])]
     part = Name.parse(unit.name).part
     return rows[part * PART_CLIPS : (part + 1) * PART_CLIPS]
 
@@ -170,7 +174,7 @@ def _commit_part(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> N
 def _load_shard(phase: Phase, unit: Unit) -> list[Row]:
     """The planned clips' rows, in the plan's order."""
     plan = [row for row in shards.read_plan(phase.out).to_pylist() if row["shard"] == unit.name]
-    rows = {r["clip_id"]: r for name in {p["unit_id"] for p in plan} for r in ledger.read_unit(phase.out, "partition", name)}
+    rows = {row["clip_id"]: row for row in _read_upstream(phase, unit)}
     return [rows[p["clip_id"]] for p in plan]
 
 

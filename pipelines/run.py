@@ -118,7 +118,7 @@ def _score_units(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[
     with ThreadPoolExecutor(_READERS) as pool:
         rows = list(pool.map(lambda item: ledger.read_unit(out, "partition", item[0]), open_))
     todo = [
-        Unit("score", str(name), upstream=unit)
+        Unit("score", str(name), upstream=(unit,))
         for (unit, have), clips in zip(open_, rows, strict=True)
         for name in units.part_names(unit, sum(not (r["reject"] or r["error"]) for r in clips), digest)
         if name.part not in have
@@ -127,30 +127,33 @@ def _score_units(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[
 
 
 def _shard_units(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    _plan(out, recipe)
-    finished = set(shards.committed(out))
-    names = sorted(set(shards.read_plan(out)["shard"].to_pylist()))
-    return [Unit("shard", name) for name in names if name not in finished], len(finished)
+    clips = ledger.clips(out).select(["clip_id", "unit_id", "reject", "error"])
+    _plan(out, recipe, clips)
+    finished, units_of = set(shards.committed(out)), dict(zip(*clips.select([0, 1]).to_pydict().values(), strict=True))
+    upstream: dict[str, set[str]] = {}
+    for row in shards.read_plan(out).to_pylist():
+        upstream.setdefault(row["shard"], set()).add(units_of[row["clip_id"]])
+    todo = [Unit("shard", name, upstream=tuple(sorted(of))) for name, of in sorted(upstream.items()) if name not in finished]
+    return todo, len(finished)
 
 
-def _plan(out: str, recipe: Recipe) -> None:
+def _plan(out: str, recipe: Recipe, clips: pa.Table) -> None:
     """Cut the kept clips that no plan has yet into shards, in order of content, and commit that as the next plan."""
     planned = shards.read_plan(out)
     known = set(planned["clip_id"].to_pylist())
-    new = [row for row in _kept_rows(out, recipe) if row["clip_id"] not in known]
+    new = [row for row in _kept_rows(out, recipe, clips) if row["clip_id"] not in known]
     if not new:
         return
     first = 1 + max((int(name) for name in planned["shard"].to_pylist()), default=-1)
     size = recipe.shard.clips_per_shard
-    rows = [{**row, "shard": f"{first + i // size:06d}"} for i, row in enumerate(new)]
+    rows = [{"shard": f"{first + i // size:06d}", "clip_id": row["clip_id"]} for i, row in enumerate(new)]
     shards.put_plan(out, len(shards.plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
 
 
-def _kept_rows(out: str, recipe: Recipe) -> list[dict[str, Any]]:
+def _kept_rows(out: str, recipe: Recipe, clips: pa.Table) -> list[dict[str, Any]]:
     """Kept clips of the sources whose verdicts are all in."""
     open_ = {name for name, _ in _unscored(out, recipe)}
-    kept = ledger.kept(ledger.clips(out)).select(["clip_id", "video_id", "unit_id"])
-    return [row for row in kept.to_pylist() if row["unit_id"] not in open_]
+    return [row for row in ledger.kept(clips).to_pylist() if row["unit_id"] not in open_]
 
 
 def _unscored(out: str, recipe: Recipe) -> list[tuple[str, set[int]]]:

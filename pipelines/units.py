@@ -37,21 +37,22 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` names the unit whose clips these are."""
+    """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` names the units whose clips these are."""
 
     phase: str
     name: str
     uri: str = ""
     token: str = ""
     duplicate_of: str | None = None
-    upstream: str = ""
+    upstream: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Unit":
-        return cls(**json.loads(text))
+        fields = json.loads(text)
+        return cls(**{**fields, "upstream": tuple(fields["upstream"])})
 
 
 def done(out: str, phase: str) -> list[Name]:

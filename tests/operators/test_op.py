@@ -1,0 +1,159 @@
+import pytest
+
+from curation import video
+from operators.op import WHOLE_UNIT, Op, Step, check, each, run_local, steps
+
+
+def rows(count):
+    return [{"clip_id": f"c{i}", "video_id": "v", "index": i} for i in range(count)]
+
+
+@each
+def measure(row):
+    return {**row, "luma_mean": float(row["index"])}
+
+
+@each
+def fail_on_three(row):
+    if row["index"] == 3:
+        raise RuntimeError("three\nis bad")
+    return {**row, "luma_min": 1.0}
+
+
+def op(fn, **kwargs):
+    return Op(fn, reads=("index",), writes=("luma_mean",), **kwargs)
+
+
+def test_a_chain_that_reads_what_nobody_wrote_is_refused():
+    chain = [Op(measure, reads=("luma_max",), writes=())]
+    with pytest.raises(ValueError, match=r"measure reads \['luma_max'\], which nothing before it writes"):
+        check(chain, {"clip_id"})
+    check(chain, {"luma_max"})
+
+
+def test_neighbours_of_equal_resources_share_a_step():
+    chain = [op(measure), op(fail_on_three), op(measure, num_cpus=2), op(measure, num_cpus=2), op(measure)]
+    assert [len(step) for step in steps(chain)] == [2, 2, 1]
+
+
+def test_each_row_goes_through_the_whole_step_before_the_next():
+    seen = []
+
+    def tell(name):
+        def fn(rows):
+            seen.extend(f"{name}{row['index']}" for row in rows)
+            return rows
+
+        return fn
+
+    run_local([op(tell("a")), op(tell("b"))], rows(3))
+    assert seen == ["a0", "b0", "a1", "b1", "a2", "b2"]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_a_failing_row_is_marked_and_the_others_go_on_in_order(batch):
+    done = run_local([op(fail_on_three, batch=batch)], rows(6))
+    assert [row["index"] for row in done] == list(range(6))
+    errors = {row["index"]: row["error"] for row in done if row.get("error")}
+    assert list(errors) == [3]
+    assert errors[3].startswith("fail_on_three: RuntimeError: three\nis bad (test_op.py:")
+    assert all(row["luma_min"] == 1.0 for row in done if row["index"] != 3)
+
+
+def test_a_failing_batch_is_halved_not_redone_row_by_row():
+    calls = []
+
+    def count(rows):
+        calls.append(len(rows))
+        return fail_on_three(rows)
+
+    run_local([op(count, batch=8)], rows(8))
+    assert calls == [8, 4, 2, 2, 1, 1, 4]
+
+
+def test_an_operator_on_a_whole_unit_fails_as_a_whole():
+    done = run_local([op(fail_on_three, batch=WHOLE_UNIT)], rows(6))
+    assert all("three" in row["error"] for row in done)
+
+
+def test_rows_already_out_pass_by_in_their_place():
+    seen = []
+
+    def look(rows):
+        seen.append([row["index"] for row in rows])
+        return rows
+
+    mixed = rows(5)
+    mixed[1]["reject"], mixed[3]["error"] = "dark", "broken"
+    assert run_local([op(look, batch=5)], mixed) == mixed
+    assert seen == [[0], [2], [4]]
+
+
+def test_what_a_failed_try_changed_is_gone():
+    def spoil(rows):
+        rows[0]["luma_mean"] = 99.0
+        raise ValueError("no")
+
+    done = run_local([op(spoil)], rows(1))
+    assert "luma_mean" not in done[0]
+
+
+def test_an_operator_is_never_called_with_nothing():
+    def refuse(rows):
+        assert rows
+        return rows
+
+    assert run_local([op(refuse, batch=4)], []) == []
+    out = [{**row, "reject": "x"} for row in rows(2)]
+    assert run_local([op(refuse, batch=4)], out) == out
+
+
+def test_a_class_is_built_once_and_time_is_counted():
+    class Model:
+        built = 0
+
+        def __init__(self):
+            Model.built += 1
+
+        def __call__(self, rows):
+            return rows
+
+    step = Step([op(Model), op(measure)])
+    step(rows(3))
+    step(rows(3))
+    assert Model.built == 1
+    assert set(step.cpu_s) == {"Model", "measure"}
+
+
+def test_an_operator_may_make_many_rows_of_one():
+    def split(rows):
+        return [{**row, "index": row["index"] * 10 + i} for row in rows for i in range(2)]
+
+    done = run_local([op(split), op(measure)], rows(2))
+    assert [row["luma_mean"] for row in done] == [0.0, 1.0, 10.0, 11.0]
+
+
+def test_admit_is_asked_row_by_row_and_its_reason_rejects():
+    asked = []
+
+    def admit(row):
+        asked.append(row["index"])
+        return "quarantined: killed its worker 2 times" if row["index"] == 1 else None
+
+    done = Step([op(measure, batch=8)])(rows(3), admit)
+    assert asked == [0, 1, 2]
+    assert [row.get("reject") for row in done] == [None, "quarantined: killed its worker 2 times", None]
+    assert "luma_mean" not in done[1]
+
+
+def test_a_step_keeps_codecs_to_its_cores(monkeypatch):
+    given = []
+    monkeypatch.setattr(video, "set_threads", given.append)
+    Step([op(measure, num_cpus=3)])
+    Step([op(measure, num_cpus=0.25)])
+    assert given == [3, 1]
+
+
+def test_a_ray_only_stage_says_so_locally():
+    with pytest.raises(ValueError, match="exists only as a Ray Data stage"):
+        run_local([op(measure, dataset=lambda ds: ds)], rows(1))

@@ -1,0 +1,42 @@
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+
+def world(seed, height, width):
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def write_video(path, seconds=8.0, fps=15, size=(160, 120), cuts=(), seed=0, darken=None):
+    """A texture that scrolls, replaced at each cut (seconds); `darken` (start, end) makes a part of it black."""
+    width, height = size
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "23"})
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", fps * 2
+        for index in range(round(seconds * fps)):
+            time_s = index / fps
+            scene = sum(time_s >= cut for cut in cuts)
+            view = np.roll(world(seed * 100 + scene, height, width * 2), -3 * index, axis=1)[:, :width]
+            if darken and darken[0] <= time_s < darken[1]:
+                view = view // 64
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(view), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, fps)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def footage(tmp_path_factory):
+    """A folder with two videos (one with a cut and a dark end), a broken file, and a copy of the first."""
+    folder = tmp_path_factory.mktemp("footage")
+    write_video(folder / "a.mp4", seconds=16, cuts=[9.0], darken=(9.0, 16.0), seed=1)
+    write_video(folder / "b.mp4", seconds=7, seed=2)
+    (folder / "broken.mp4").write_bytes(b"not a video" * 100)
+    (folder / "copy of a.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (folder / "notes.md").write_text("not a video")
+    return folder

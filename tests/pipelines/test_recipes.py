@@ -1,0 +1,69 @@
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from pipelines import recipes
+from pipelines.recipes import Recipe
+
+
+@pytest.mark.parametrize("name", sorted(recipes.BUILT_IN))
+def test_a_recipe_survives_yaml(name, tmp_path):
+    recipe = recipes.load(name)
+    assert recipe.name == name
+    (tmp_path / "r.yaml").write_text(recipes.to_yaml(recipe))
+    assert recipes.load(str(tmp_path / "r.yaml")) == recipe
+
+
+def test_a_file_need_only_say_what_differs(tmp_path):
+    (tmp_path / "mine.yaml").write_text("partition:\n  scenes:\n    clip_s: 8\n")
+    recipe = recipes.load(str(tmp_path / "mine.yaml"))
+    assert (recipe.name, recipe.partition.scenes.clip_s) == ("mine", 8.0)
+    assert recipe.shard == Recipe().shard
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("partition: {scenes: {clip_secs: 5}}", r"unknown key partition\.scenes\.clip_secs; did you mean clip_s\?"),
+        ("colour: red", "unknown key colour; known are name, partition, score, shard"),
+        ("partition: {scenes: {clip_s: long}}", r"partition\.scenes\.clip_s must be float, not 'long'"),
+        ("shard: {clips_per_shard: 2.5}", r"shard\.clips_per_shard must be int, not 2\.5"),
+        ("shard: {encoding: {fps: yes}}", r"shard\.encoding\.fps must be float or null, not True"),
+        ("shard: {clips_per_shard: 0}", "clips_per_shard must be at least 1, not 0"),
+        ("shard: {encoding: {codec: libx999}}", r"codec 'libx999' is not an encoder of this build"),
+        ("partition: 5", "partition must be a mapping of settings, not 5"),
+        ("- a", "a recipe must be a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_with_the_file(tmp_path, text, words):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        recipes.load(str(tmp_path / "bad.yaml"))
+    assert str(caught.value).startswith(str(tmp_path / "bad.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_neither_file_nor_name():
+    with pytest.raises(ValueError, match="smok: neither a recipe file nor one of gamecraft2, laptop, smoke"):
+        recipes.load("smok")
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        recipes.laptop().name = "x"
+
+
+def test_a_phase_is_named_by_its_settings_and_those_before_it():
+    ours = recipes.laptop()
+    limits = replace(ours, score=replace(ours.score, luminance=replace(ours.score.luminance, min_mean=30.0)))
+    assert limits.digest("partition") == ours.digest("partition")
+    assert limits.digest("score") != ours.digest("score")
+    assert limits.digest("shard") != ours.digest("shard")
+    assert replace(ours, name="other").digest("shard") == ours.digest("shard")
+
+
+def test_differences_name_the_settings():
+    a, b = recipes.settings_of(recipes.laptop()), recipes.settings_of(recipes.smoke())
+    assert "shard.encoding.max_width: 864, now 432" in recipes.differences(a, b)
+    assert recipes.differences(a, a) == []

@@ -1,0 +1,270 @@
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from curation import shards, storage, video
+from pipelines import ledger, phases, recipes, run, units
+from pipelines.phases import Phase
+
+
+def tree(folder):
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(Path(folder).rglob("*")) if f.is_file()}
+
+
+def in_process(monkeypatch):
+    """The local runner's work in this process, so that calls can be counted; the child process has its own tests."""
+    monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
+
+
+@pytest.fixture(scope="module")
+def curated(footage, tmp_path_factory):
+    out = str(tmp_path_factory.mktemp("out") / "o")
+    return run.curate([str(footage)], out, recipes.smoke())
+
+
+def test_every_source_is_in_the_ledger_with_its_reason(curated):
+    videos = {Path(v["uri"]).name: v for v in ledger.videos(curated.out).to_pylist()}
+    assert {name: v["status"] for name, v in videos.items()} == {
+        "a.mp4": "ok", "b.mp4": "ok", "broken.mp4": "unreadable", "copy of a.mp4": "duplicate",
+    }  # fmt: skip
+    assert videos["broken.mp4"]["reason"] == "cannot be opened: Invalid data found when processing input"
+    assert videos["copy of a.mp4"]["duplicate_of"].endswith("a.mp4")
+    assert videos["a.mp4"]["cuts_s"] == [9.0]
+    assert videos["a.mp4"]["duration_s"] == pytest.approx(16)
+
+
+def test_every_second_of_a_source_is_in_exactly_one_clip(curated):
+    rows = ledger.clips(curated.out).to_pylist()
+    for video_id in {row["video_id"] for row in rows}:
+        mine = [row for row in rows if row["video_id"] == video_id]
+        assert [row["index"] for row in mine] == list(range(len(mine)))
+        assert mine[0]["start_s"] == 0
+        assert all(a["end_s"] == b["start_s"] and a["end_frame"] == b["start_frame"] for a, b in pairwise(mine))
+
+
+def test_dark_clips_are_rejected_with_both_numbers(curated):
+    rows = ledger.clips(curated.out).to_pylist()
+    dark = [row for row in rows if row["reject"]]
+    assert dark
+    assert all(
+        row["start_s"] >= 9 and row["reject"].startswith("too dark: mean luma") and row["reject"].endswith("< 16")
+        for row in dark
+    )
+    assert all(row["luma_mean"] > 50 for row in rows if not row["reject"])
+
+
+def test_shards_hold_the_kept_clips_and_nothing_else(curated):
+    kept = {row["clip_id"]: row for row in ledger.kept(ledger.clips(curated.out)).to_pylist()}
+    stored = [sample for name in shards.committed(curated.out) for sample in shards.read_samples(curated.out, name)]
+    assert [s.clip_id for s in stored] == sorted(kept, key=lambda c: (kept[c]["video_id"], kept[c]["index"]))
+    for sample in stored:
+        row = kept[sample.clip_id]
+        assert sample.meta["start_s"] == row["start_s"]
+        assert sample.meta["stored_frames"] == row["end_frame"] - row["start_frame"]
+        assert sample.meta["action_spans"] == row["action_spans"]
+        assert not {"source_uri", "reject"} & set(sample.meta)
+
+
+def test_a_stored_clip_plays_and_has_the_planned_size(curated, tmp_path):
+    sample = next(shards.read_samples(curated.out, "000000"))
+    (tmp_path / "c.mp4").write_bytes(sample.members["mp4"])
+    source = video.probe(str(tmp_path / "c.mp4"))
+    assert (source.width, source.height) == (sample.meta["stored_width"], sample.meta["stored_height"]) == (160, 120)
+    assert sum(1 for _ in video.decode(str(tmp_path / "c.mp4"))) == sample.meta["stored_frames"]
+
+
+def test_dataset_json_lists_what_is_committed(curated):
+    dataset = shards.read_dataset(curated.out)
+    assert [s["name"] for s in dataset["shards"]] == shards.committed(curated.out)
+    assert dataset["counts"]["kept"] == curated.kept == sum(s["clips"] for s in dataset["shards"])
+    assert dataset["recipe"] == json.loads(json.dumps(recipes.settings_of(recipes.smoke())))
+    assert "libavcodec" in dataset["build"]
+
+
+def test_each_clip_is_decoded_once_in_partition_and_once_in_shard(curated):
+    decodes = {}
+    for record in ledger.records(curated.out):
+        for name, count in record.decodes.items():
+            decodes[name] = decodes.get(name, 0) + count
+    assert decodes == {"scan": 2, "encode": curated.kept}
+
+
+def test_every_operator_reports_its_cpu_seconds(curated):
+    seen = {name for record in curated.records for name in record.cpu_s}
+    assert seen == {"split_scenes", "locate_viewport", "measure_motion", "measure_luminance", "judge_luminance", "encode_clip"}
+
+
+def test_thumbnails_and_signals_rest_beside_the_ledger(curated):
+    thumbs, signals = ledger.thumbs(curated.out), ledger.signals(curated.out)
+    assert set(thumbs) == set(ledger.clips(curated.out)["clip_id"].to_pylist())
+    assert all(jpeg.startswith(b"\xff\xd8") for row in thumbs.values() for jpeg in row["jpegs"])
+    assert all(len(row["times_s"]) == len(row["motion_camera"]) > 10 for row in signals.values())
+
+
+def test_two_folders_get_the_same_shards_byte_for_byte(curated, footage, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "elsewhere" / name).write_bytes((footage / name).read_bytes())
+    run.curate([str(tmp_path / "elsewhere")], str(tmp_path / "o"), recipes.smoke())
+    assert tree(tmp_path / "o" / "shards") == tree(Path(curated.out) / "shards")
+
+
+def test_a_second_run_reads_and_does_nothing(curated, footage, monkeypatch):
+    in_process(monkeypatch)
+    before, read = tree(curated.out), []
+    monkeypatch.setattr(storage, "content_id", lambda entry: read.append(entry) or "x")
+    monkeypatch.setattr(video, "decode", lambda *a, **k: read.append(a) or iter(()))
+    again = run.curate([str(footage)], curated.out, recipes.smoke())
+    assert (read, again.records) == ([], [])
+    assert again.before == {"partition": 4, "score": 4, "shard": len(shards.committed(curated.out))}
+    assert tree(curated.out) == before
+
+
+def test_more_input_makes_new_shards_and_touches_no_old_one(footage, tmp_path, monkeypatch):
+    in_process(monkeypatch)
+    out = tmp_path / "o"
+    run.curate([str(footage / "b.mp4")], str(out), recipes.smoke())
+    before = tree(out / "shards")
+    done = run.curate([str(footage)], str(out), recipes.smoke())
+    after = tree(out / "shards")
+    assert {name: after[name] for name in before} == before
+    assert "plan-001.parquet" in after
+    ids = [s.clip_id for name in shards.committed(str(out)) for s in shards.read_samples(str(out), name)]
+    assert len(ids) == len(set(ids)) == done.kept
+
+
+def test_a_touched_file_is_not_done_again(footage, tmp_path, monkeypatch):
+    in_process(monkeypatch)
+    copy, out = tmp_path / "b.mp4", str(tmp_path / "o")
+    copy.write_bytes((footage / "b.mp4").read_bytes())
+    run.curate([str(copy)], out, recipes.smoke())
+    os.utime(copy, (1, 1))
+    assert run.curate([str(copy)], out, recipes.smoke()).records == []
+
+
+def test_phases_can_run_one_by_one(footage, tmp_path, monkeypatch):
+    in_process(monkeypatch)
+    out = str(tmp_path / "o")
+    for phase in recipes.PHASES:
+        done = run.curate([str(footage)], out, recipes.smoke(), phases=[phase])
+    assert done.stored == done.kept > 0
+
+
+def test_limits_may_change_until_shards_are_planned(footage, tmp_path, monkeypatch):
+    in_process(monkeypatch)
+    out, smoke = str(tmp_path / "o"), recipes.smoke()
+    strict = replace(smoke, score=replace(smoke.score, luminance=replace(smoke.score.luminance, max_mean=1.0)))
+    run.curate([str(footage)], out, smoke, phases=["partition", "score"])
+    redone = run.curate([str(footage)], out, strict, phases=["partition", "score"])
+    assert {record.phase for record in redone.records} == {"score"}
+    assert redone.kept == 0
+    kept = run.curate([str(footage)], out, smoke).kept
+    assert kept > 0
+    with pytest.raises(
+        ValueError, match=r"another recipe \(score\.luminance\.max_mean: 235\.0, now 1\.0\).*may be copied there"
+    ):
+        run.curate([str(footage)], out, strict)
+
+
+def test_an_output_of_another_recipe_is_refused_and_left_alone(curated, footage):
+    before = tree(curated.out)
+    with pytest.raises(
+        ValueError, match=r"was made with another recipe \(partition\.flow.*Use that recipe again, or another --out"
+    ):
+        run.curate([str(footage)], curated.out, recipes.laptop())
+    assert tree(curated.out) == before
+
+
+def test_nothing_kept_is_an_output_too(footage, tmp_path):
+    done = run.curate([str(footage / "broken.mp4")], str(tmp_path / "o"), recipes.smoke())
+    assert (done.sources, done.unreadable, done.clips, done.shards) == (1, 1, 0, 0)
+    assert shards.read_dataset(done.out)["shards"] == []
+
+
+def test_the_output_inside_the_input_is_not_input(footage, tmp_path, monkeypatch):
+    in_process(monkeypatch)
+    (tmp_path / "b.mp4").write_bytes((footage / "b.mp4").read_bytes())
+    run.curate([str(tmp_path)], str(tmp_path / "out"), recipes.smoke())
+    (tmp_path / "out" / "preview").mkdir()
+    (tmp_path / "out" / "preview" / "x.mp4").write_bytes((footage / "a.mp4").read_bytes())
+    assert run.curate([str(tmp_path)], str(tmp_path / "out"), recipes.smoke()).sources == 1
+
+
+def test_a_unit_that_cannot_be_committed_is_a_failure_and_the_rest_goes_on(footage, tmp_path, monkeypatch):
+    in_process(monkeypatch)
+    commit = ledger.write_video
+
+    def full(out, unit, row):
+        if row["uri"].endswith("b.mp4"):
+            raise OSError("No space left on device")
+        commit(out, unit, row)
+
+    monkeypatch.setattr(ledger, "write_video", full)
+    out = str(tmp_path / "o")
+    done = run.curate([str(footage)], out, recipes.smoke())
+    assert [record.failure for record in done.failures] == ["OSError: No space left on device"]
+    assert done.stored > 0
+    monkeypatch.setattr(ledger, "write_video", commit)
+    assert run.curate([str(footage)], out, recipes.smoke()).failures == []
+    assert {Path(v["uri"]).name for v in ledger.videos(out).to_pylist()} >= {"a.mp4", "b.mp4"}
+
+
+DRIVER = """
+import sys
+from pipelines import run, recipes
+
+if __name__ == "__main__":
+    run.curate([sys.argv[1]], sys.argv[2], recipes.smoke())
+"""
+
+
+def start_driver(footage, out):
+    """The driver as a process of its own, in a group of its own, once its first unit is committed."""
+    script = Path(out).parent / "driver.py"
+    script.write_text(DRIVER)
+    driver = subprocess.Popen(
+        [sys.executable, str(script), str(footage), str(out)], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not units.done(str(out), "partition") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return driver
+
+
+def test_a_killed_run_goes_on_where_it_was(curated, footage, tmp_path):
+    out = tmp_path / "o"
+    driver = start_driver(footage, out)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    finished = units.done(str(out), "partition")
+    assert finished
+    again = run.curate([str(footage)], str(out), recipes.smoke())
+    assert again.before["partition"] == len(finished)
+    assert len([r for r in again.records if r.phase == "partition"]) == 4 - len(finished)
+    assert tree(out / "shards") == tree(Path(curated.out) / "shards")
+    assert not list(out.rglob(".*"))
+
+
+def test_a_worker_is_not_outlived_by_its_driver(footage, tmp_path):
+    driver = start_driver(footage, tmp_path / "o")
+    workers = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+    driver.kill()
+    driver.wait()
+    assert workers
+    time.sleep(3)
+    states = [Path(f"/proc/{pid}/status").read_text() for pid in workers if Path(f"/proc/{pid}/status").exists()]
+    assert all("zombie" in state for state in states)
+
+
+def test_a_phase_is_what_a_worker_needs(curated):
+    phase = Phase("partition", recipes.smoke(), curated.out)
+    assert pickle.loads(pickle.dumps(phase)) == phase
