@@ -131,6 +131,7 @@ def start_ray() -> None:
 
     import ray
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if not ray.is_initialized():
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
 

@@ -1,0 +1,126 @@
+"""The one file that starts Ray: one cluster, the same chain, the same rows."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from curation.schema import CLIP, columns, conform  # noqa: E402
+from operators.op import Op, run_local, run_ray  # noqa: E402
+from pipelines import ledger, recipes, run, runners  # noqa: E402
+from pipelines.phases import Phase  # noqa: E402
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A cluster of four slots; its workers see the poison of test_quarantine's kind only where a test sets it."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    folder = str(tmp_path_factory.mktemp("r"))
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder, object_store_memory=200 << 20)
+    yield
+    ray.shutdown()
+
+
+def rows_of(out):
+    return ledger.clips(out).drop_columns(["source_uri"]).to_pylist()
+
+
+def shards_of(out):
+    return {f.name: f.read_bytes() for f in sorted((Path(out) / "shards").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def local(footage, tmp_path_factory):
+    return run.curate([str(footage)], str(tmp_path_factory.mktemp("local") / "o"), recipes.smoke())
+
+
+def test_local_and_ray_give_the_same_rows_and_shards(cluster, local, footage, tmp_path):
+    done = run.curate([str(footage)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
+    assert rows_of(done.out) == rows_of(local.out)
+    assert shards_of(done.out) == shards_of(local.out)
+    assert {r.phase for r in done.records} == set(recipes.PHASES)
+    again = run.curate([str(footage)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
+    assert again.records == []
+
+
+def test_one_worker_and_four_give_the_same_rows(cluster, local, footage, tmp_path, monkeypatch):
+    joined = runners.steps
+    monkeypatch.setattr(runners, "steps", lambda chain: joined([replace(op, num_cpus=4) for op in chain]))
+    done = run.curate([str(footage)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
+    assert rows_of(done.out) == rows_of(local.out)
+    assert shards_of(done.out) == shards_of(local.out)
+
+
+def brighten(rows):
+    return [{**row, "luma_mean": row["index"] * 2.0} for row in rows]
+
+
+def stumble(rows):
+    if any(row["index"] == 3 for row in rows):
+        raise ValueError("three")
+    return rows
+
+
+class Model:
+    def __call__(self, rows):
+        return [{**row, "luma_max": row["luma_mean"] + 1} for row in rows]
+
+
+def test_a_chain_of_several_steps_gives_the_same_rows_on_both_runners(cluster):
+    chain = [
+        Op(brighten, reads=("index",), writes=("luma_mean",), batch=4),
+        Op(stumble, reads=("index",), writes=(), batch=4),
+        Op(Model, reads=("luma_mean",), writes=("luma_max",), num_cpus=2),
+    ]
+    blocks = [[{"clip_id": f"{u}{i}", "video_id": u, "index": i} for i in range(6)] for u in "abc"]
+    schema = columns(CLIP, ["clip_id", "video_id", "index"])
+    dataset = ray.data.from_arrow([conform(block, schema) for block in blocks])
+    remote = sorted(run_ray(chain, dataset).to_pandas().to_dict("records"), key=lambda row: row["clip_id"])
+    local = sorted((row for block in blocks for row in run_local(chain, block)), key=lambda row: row["clip_id"])
+    assert [row["clip_id"] for row in remote] == [row["clip_id"] for row in local]
+    for theirs, ours in zip(remote, local, strict=True):
+        assert theirs["luma_mean"] == ours["luma_mean"]
+        assert (theirs["error"] or None) == ours.get("error")
+
+
+def test_what_no_node_can_give_is_refused_before_the_first_task(cluster, tmp_path, monkeypatch):
+    greedy = [Op(brighten, reads=(), writes=(), num_gpus=1)]
+    monkeypatch.setattr(Phase, "chain", property(lambda self: greedy))
+    with pytest.raises(
+        ValueError, match=r"phase score: brighten needs 1 CPU, 1 GPU, 0\.0 GiB on one node, the cluster has 4 CPU, 0 GPU"
+    ):
+        runners.preflight(Phase("score", recipes.smoke(), str(tmp_path)))
+
+
+@dataclass(frozen=True)
+class PoisonedPhase(Phase):
+    """The real phase with one clip that kills whoever encodes it."""
+
+    victim: str = ""
+
+    @property
+    def chain(self):
+        ops = super().chain
+        killer = Op(kill_over, reads=(), writes=(), args={"victim": self.victim}, memory=ops[0].memory)
+        return [killer, *ops] if self.name == "shard" else ops
+
+
+def kill_over(rows, victim):
+    if any(row["clip_id"] == victim for row in rows):
+        os._exit(11)
+    return rows
+
+
+def test_ray_outlives_a_clip_that_kills_its_worker(cluster, local, footage, tmp_path, monkeypatch):
+    victim = rows_of(local.out)[0]["clip_id"]
+    monkeypatch.setattr(run, "Phase", lambda name, recipe, out: PoisonedPhase(name, recipe, out, victim))
+    done = run.curate([str(footage)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
+    rejected = {row["clip_id"]: row["reject"] for row in rows_of(done.out) if row["reject"]}
+    assert rejected[victim] == "quarantined: killed its worker 2 times"
+    assert done.kept == local.kept - 1 == done.stored
+    assert done.failures == []
