@@ -1,0 +1,53 @@
+# Everything runs in .venv; `make setup` makes it and does nothing where it is current.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+DEMO := demo-out
+FOOTAGE := footage
+export RAY_AUTH_MODE ?= disabled
+
+.PHONY: setup demo test test-fast check format bench clean
+
+setup: $(VENV)/done
+
+$(VENV)/done: pyproject.toml constraints-cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,dev]'
+	touch $@
+
+# A minute of gameplay, recorded here from a real game engine, becomes shards and a report.
+demo: setup $(FOOTAGE)/explore.mp4 $(FOOTAGE)/camera.mp4 $(FOOTAGE)/fight.mp4
+	$(RUN)/gamecraft curate $(FOOTAGE) --out $(DEMO)
+	$(RUN)/gamecraft inspect $(DEMO)
+
+$(FOOTAGE)/explore.mp4:
+	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP01:16 --map freedoom1:E1M1:14 --style explore --seed 7
+$(FOOTAGE)/camera.mp4:
+	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP04:15 --style camera --seed 8 --no-hud
+$(FOOTAGE)/fight.mp4:
+	$(RUN)/python -m synth.doom $@ --map freedoom1:E1M3:15 --style fight --seed 9
+
+test: setup
+	$(RUN)/python -m pytest
+
+# Without Ray, the browser and the shared footage: for the edit loop.
+test-fast: setup
+	$(RUN)/python -m pytest -m "not ray and not browser and not footage"
+
+check: setup
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+format: setup
+	$(RUN)/ruff format .
+	$(RUN)/ruff check --fix .
+
+bench: setup
+	$(RUN)/python bench/stages.py
+	$(RUN)/python bench/memory.py
+
+clean:
+	rm -rf $(DEMO) $(FOOTAGE) $(VENV) build *.egg-info
