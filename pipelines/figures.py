@@ -1,7 +1,7 @@
 """Geometry of the report's figures: numbers in, SVG path data and percentages out.
 
-The template draws and escapes; here is only arithmetic. Figures stretch to the width they are given, so their x runs over
-fixed units (`BINS`, `SPAN`) and their text stands beside them in HTML.
+The template draws and escapes; here is only arithmetic. Figures stretch to the width they are given, so their x runs
+over fixed units (`BINS`, `SPAN`) and their text stands beside them in HTML.
 """
 
 import re
@@ -69,7 +69,7 @@ def clock(seconds: float) -> str:
 
 
 def histogram(kept: np.ndarray, taken: np.ndarray, unit: str, limits: Sequence[tuple[str, float]]) -> Histogram:
-    """Stack two samples; limits are (name, value). A unit that is a range ("0-255") is the axis, else zero to the data."""
+    """Stack two samples; limits are (name, value). A unit that is a range ("0-255") is the axis."""
     everything = np.concatenate([kept, taken])
     high = _high(everything, unit, [value for _, value in limits])
     edges = np.linspace(0, high, BINS + 1)
@@ -89,7 +89,7 @@ def histogram(kept: np.ndarray, taken: np.ndarray, unit: str, limits: Sequence[t
 
 
 def _high(values: np.ndarray, unit: str, limits: Sequence[float]) -> float:
-    """Where the axis ends. One clip in a hundred may lie beyond, in the last bin, lest it squeeze the others into the first."""
+    """Where the axis ends. One clip in a hundred may lie beyond it, in the last bin, lest it squeeze all others."""
     if declared := re.fullmatch(r"0-(\d+)", unit):
         return float(declared[1])
     most = float(np.percentile(values, 99)) if len(values) else 0.0
@@ -114,7 +114,7 @@ def _bin_label(edges: np.ndarray, i: int, kept: int, taken: int) -> str:
 def ticks(total_s: float) -> list[Mark]:
     """A handful of round times from 0 on."""
     step = next((s for s in _TICK_STEPS_S if total_s / s <= _MOST_TICKS), _TICK_STEPS_S[-1])
-    times = np.arange(0, total_s + 1e-6, step)
+    times = [step * i for i in range(int(total_s / step + 1e-6) + 1)]
     return [Mark(round(100 * t / total_s, 3), f"{number(t)} s" if total_s <= 60 else clock(t)) for t in times]
 
 
@@ -127,6 +127,11 @@ def place(start_s: float, end_s: float, total_s: float) -> tuple[int, int]:
     """Start and width of a span, in `SPAN` units; never nothing."""
     x = round(SPAN * start_s / total_s)
     return x, max(1, round(SPAN * min(end_s, total_s) / total_s) - x)
+
+
+def top(values: Sequence[float | None], least: float) -> float:
+    """Where a lane's axis ends: the greatest value, at least `least`."""
+    return max([least, *(v for v in values if v is not None and np.isfinite(v))])
 
 
 def curve(times_s: Sequence[float], values: Sequence[float], total_s: float, high: float) -> str:
@@ -147,19 +152,20 @@ def _thinned(t: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def regimes(spans: Sequence[Row], total_s: float) -> dict[str, str]:
-    """One path a name over `SPAN` x 100 units: regimes fill the lane's foot, interactions stand above them."""
+    """One path a name over `SPAN` x 100 units: regimes fill the lane, or its foot where interactions stand above."""
     paths: dict[str, list[str]] = {}
+    roof = 36 if any(span["kind"] == "interaction" for span in spans) else 0
     for span in spans:
         x, width = place(span["start_s"], span["end_s"], total_s)
         interaction = span["kind"] == "interaction"
-        top, foot = (0, 30) if interaction else (36, _HEIGHT)
+        above, foot = (0, 30) if interaction else (roof, _HEIGHT)
         name = "interaction" if interaction else span["name"] or "unnamed"
-        paths.setdefault(name, []).append(f"M{x} {foot}V{top}h{width}V{foot}Z")
+        paths.setdefault(name, []).append(f"M{x} {foot}V{above}h{width}V{foot}Z")
     return {name: "".join(parts) for name, parts in sorted(paths.items())}
 
 
 def spread(sizes: Sequence[int], most: int) -> list[list[int]]:
-    """Which items to show of groups of these sizes, `most` in all: as many of each as is fair, evenly spaced within it."""
+    """Which items to show of groups of these sizes, `most` in all: fair shares, evenly spaced within each group."""
     shown = [0] * len(sizes)
     left = min(most, sum(sizes))
     while left:

@@ -1,7 +1,7 @@
 """The report of a curation run: one HTML page that shows what went in, what came out, and why the rest did not.
 
-    OUT/report.html              self-contained: styles, script, drawings and thumbnails are in it; equal outputs give equal pages
-    OUT/preview/<clip_id>.mp4    the clips of its contact sheet, copied out of their shards so that a browser can play them
+    OUT/report.html             self-contained: styles, script, drawings, thumbnails; equal outputs give equal pages
+    OUT/preview/<clip_id>.mp4   the clips of its contact sheet, out of their shards, so that a browser can play them
 
 Only what is shown is read in full (rows, thumbnails, signals); everything else is counted in columns.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -48,6 +49,14 @@ _PHASE_TITLES = {
 _REGIMES = ("forward", "back", "turn_left", "turn_right", "look_up", "look_down", "strafe_left", "strafe_right")
 # Counted with the decodes, though it is none.
 _DAMAGE = "damaged packets"
+_LOST = {
+    "error": "failed",
+    "unreadable": "unreadable",
+    "quarantined": "quarantined",
+    "duplicate": "the same as another",
+}
+# A luma lane ends at its own maximum, but not below: noise in a black video is no signal.
+_LEAST_LUMA = 64.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,8 @@ class Output:
 
     @cached_property
     def seconds(self) -> np.ndarray:
-        return column(self.clips, "end_s") - column(self.clips, "start_s")
+        lengths: np.ndarray = column(self.clips, "end_s") - column(self.clips, "start_s")
+        return lengths
 
     @cached_property
     def failed(self) -> np.ndarray:
@@ -71,11 +81,17 @@ class Output:
 
     @cached_property
     def rejected(self) -> np.ndarray:
-        return np.asarray(pc.is_valid(self.clips["reject"]), bool) & ~self.failed
+        mask: np.ndarray = np.asarray(pc.is_valid(self.clips["reject"]), bool) & ~self.failed
+        return mask
 
     @cached_property
     def kept(self) -> np.ndarray:
-        return ~(self.failed | self.rejected)
+        mask: np.ndarray = ~(self.failed | self.rejected)
+        return mask
+
+    @cached_property
+    def uris(self) -> list[str]:
+        return [uri or "" for uri in self.clips["source_uri"].to_pylist()]
 
     @cached_property
     def sources(self) -> dict[str, Row]:
@@ -91,11 +107,11 @@ class Output:
         value: Any = self.dataset.get("recipe", {})
         for key in path:
             value = (value or {}).get(key)
-        return value
+        return None if value is None else float(value)
 
 
 def write_report(out: str) -> str:
-    """Write OUT/report.html and the previews it links to; returns its uri. OUT needs no clip, sidecar or dataset.json."""
+    """Write OUT/report.html and the previews it links to; returns its uri. An empty OUT gives an empty page."""
     output = read_output(storage.normal(out))
     page = _template().render(_page(output))
     uri = storage.join(output.out, "report.html")
@@ -129,7 +145,13 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"clock": clock, "number": number, "duration": duration, "plural": plural, "name": short_name}
+    environment.filters |= {
+        "clock": clock,
+        "number": number,
+        "duration": duration,
+        "plural": plural,
+        "name": short_name,
+    }
     return environment.get_template("report.html.j2")
 
 
@@ -150,7 +172,7 @@ def short_name(uri: str) -> str:
 
 
 def _page(output: Output) -> dict[str, Any]:
-    sheet = _sheet_rows(output)
+    sheet = output.rows(_spread(output, np.flatnonzero(output.kept), MAX_SHEET_CLIPS))
     linked = _write_previews(output, sheet)
     return {
         "recipe": output.dataset.get("recipe_name", "unknown recipe"),
@@ -191,12 +213,24 @@ def _funnel(output: Output) -> list[dict[str, Any]]:
     """Steps from sources to stored clips; bars compare minutes, which sources and clips have in common."""
     status = Counter(row["status"] for row in output.videos)
     source_s, lost = _source_seconds(output), len(output.videos) - len(output.sources)
-    gone = ", ".join(f"{count:,} {name}" for name, count in sorted(status.items()) if name != "ok")
+    gone = ", ".join(f"{count:,} {_LOST.get(name, name)}" for name, count in sorted(status.items()) if name != "ok")
     note = f"length of {plural(lost, 'source')} unknown" if lost else ""
     steps = [
         {"title": "Sources", "noun": "source", "count": len(output.videos), "seconds": source_s, "lost": note},
-        {"title": "Readable, each once", "noun": "source", "count": len(output.sources), "seconds": source_s, "lost": gone},
-        {"title": "Cut into clips", "noun": "clip", "count": len(output.clips), "seconds": output.seconds.sum(), "lost": ""},
+        {
+            "title": "Readable, each once",
+            "noun": "source",
+            "count": len(output.sources),
+            "seconds": source_s,
+            "lost": gone,
+        },
+        {
+            "title": "Cut into clips",
+            "noun": "clip",
+            "count": len(output.clips),
+            "seconds": output.seconds.sum(),
+            "lost": "",
+        },
         *_clip_steps(output),
     ]
     longest = max(step["seconds"] for step in steps) or 1.0
@@ -211,7 +245,9 @@ def _clip_steps(output: Output) -> Iterable[dict[str, Any]]:
         seen, lost = _among(output, table) & passed, _among(output, out) & passed
         waiting, passed = int((passed & ~seen).sum()), seen & ~lost
         kinds = Counter(_kind(reason) for reason in _why(output, lost))
-        notes = [f"{count:,} {kind}" for kind, count in kinds.most_common(4)] + [f"{waiting:,} not judged yet"] * bool(waiting)
+        notes = [f"{count:,} {kind}" for kind, count in kinds.most_common(4)] + [f"{waiting:,} not judged yet"] * bool(
+            waiting
+        )
         title = _PHASE_TITLES.get(phase, phase)
         seconds = float(output.seconds[passed].sum())
         yield {"title": title, "noun": "clip", "count": int(passed.sum()), "seconds": seconds, "lost": ", ".join(notes)}
@@ -223,7 +259,9 @@ def _among(output: Output, table: pa.Table) -> np.ndarray:
 
 def _why(output: Output, mask: np.ndarray) -> list[str]:
     rows = output.clips.select(["reject", "error"]).filter(pa.array(mask))
-    return [error or reject for reject, error in zip(*(rows[name].to_pylist() for name in ("reject", "error")), strict=True)]
+    return [
+        error or reject for reject, error in zip(*(rows[name].to_pylist() for name in ("reject", "error")), strict=True)
+    ]
 
 
 def _kind(reason: str) -> str:
@@ -239,7 +277,7 @@ def _reasons(output: Output, mask: np.ndarray, name: str) -> dict[str, Any]:
     for i in np.flatnonzero(mask):
         groups[_kind(reasons[i])].append(int(i))
     ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-    chosen = [[where[i] for i in figures.spread([len(where)], MAX_EXAMPLES)[0]] for _, where in ranked[:MAX_REASONS]]
+    chosen = [_spread(output, where, MAX_EXAMPLES) for _, where in ranked[:MAX_REASONS]]
     rows = {row["clip_id"]: row for where in chosen for row in output.rows(where)}
     pictures = _thumbs(output, list(rows.values()))
     ids = output.clips["clip_id"].to_pylist()
@@ -325,7 +363,11 @@ def _timelines(output: Output, linked: set[str]) -> dict[str, Any]:
     sources = [row for row in output.sources.values() if row["video_id"] in clips_of]
     sources.sort(key=lambda row: (kept_of[row["video_id"]] == 0, row["uri"]))
     shown = sources[:MAX_TIMELINES]
-    signals = {row["video_id"]: row for table in _sidecars(output, "signals", (s["unit_id"] for s in shown)) for row in table.to_pylist()}
+    signals = {
+        row["video_id"]: row
+        for table in _sidecars(output, "signals", (s["unit_id"] for s in shown))
+        for row in table.to_pylist()
+    }
     drawn = [_timeline(output, row, clips_of[row["video_id"]], signals.get(row["video_id"]), linked) for row in shown]
     return {
         "with_kept": [t for t in drawn if kept_of[t["video_id"]]],
@@ -349,7 +391,7 @@ def _timeline(output: Output, source: Row, indices: list[int], signals: Row | No
         "counts": Counter(states),
         "least_px": figures.least_width_px(total_s),
         "ticks": figures.ticks(total_s),
-        "scenes": [figures.place(a, b, total_s) for a, b in zip(bounds, bounds[1:], strict=False)],
+        "scenes": [figures.place(a, b, total_s) for a, b in pairwise(bounds)],
         "regimes": figures.regimes([span for row in rows for span in row["action_spans"] or []], total_s),
         "clips": [_block(row, state, total_s, linked) for row, state in zip(rows, states, strict=False)],
         **_curves(signals, total_s),
@@ -362,25 +404,25 @@ def _block(row: Row, state: str, total_s: float, linked: set[str]) -> dict[str, 
 
 
 def _curves(signals: Row | None, total_s: float) -> dict[str, Any]:
-    if signals is None:
-        return {"motion": "", "motion_high": 0.0, "luma": ""}
-    high = max((v for v in signals["motion_camera"] or [] if v is not None and np.isfinite(v)), default=0.0) or 1.0
+    found = signals or {}
+    motion, luma = found.get("motion_camera") or [], found.get("luma") or []
+    motion_high, luma_high = figures.top(motion, 0.1), figures.top(luma, _LEAST_LUMA)
     return {
-        "motion": figures.curve(signals["times_s"] or [], signals["motion_camera"] or [], total_s, high),
-        "motion_high": high,
-        "luma": figures.curve(signals["luma_times_s"] or [], signals["luma"] or [], total_s, 255.0),
+        "motion": figures.curve(found.get("times_s") or [], motion, total_s, motion_high),
+        "motion_high": motion_high,
+        "luma": figures.curve(found.get("luma_times_s") or [], luma, total_s, luma_high),
+        "luma_high": luma_high,
     }
 
 
-def _sheet_rows(output: Output) -> list[Row]:
-    """The kept clips of the contact sheet, evenly spread over the videos and within each."""
+def _spread(output: Output, indices: Iterable[int], most: int) -> list[int]:
+    """At most so many of these clips, evenly over their videos (by uri) and within each."""
     groups = defaultdict(list)
-    videos = output.clips["video_id"].to_pylist()
-    for i in np.flatnonzero(output.kept):
-        groups[videos[i]].append(int(i))
-    where = sorted(groups.values(), key=lambda group: group[0])
-    chosen = figures.spread([len(group) for group in where], MAX_SHEET_CLIPS)
-    return output.rows([group[i] for group, some in zip(where, chosen, strict=True) for i in some])
+    for i in indices:
+        groups[output.uris[i]].append(int(i))
+    ordered = [groups[uri] for uri in sorted(groups)]
+    chosen = figures.spread([len(group) for group in ordered], most)
+    return [group[k] for group, some in zip(ordered, chosen, strict=True) for k in some]
 
 
 def _sheet(output: Output, rows: list[Row], linked: set[str]) -> dict[str, Any]:
@@ -390,6 +432,7 @@ def _sheet(output: Output, rows: list[Row], linked: set[str]) -> dict[str, Any]:
             "row": row,
             "pictures": pictures.get(row["clip_id"], []),
             "linked": row["clip_id"] in linked,
+            "shape": _shape(row),
             "regimes": sorted({span["name"] for span in row["action_spans"] or [] if span["name"]}),
         }
         for row in rows
@@ -397,8 +440,13 @@ def _sheet(output: Output, rows: list[Row], linked: set[str]) -> dict[str, Any]:
     return {"cards": cards, "videos": len({row["video_id"] for row in rows}), "most": MAX_SHEET_CLIPS}
 
 
+def _shape(row: Row) -> float:
+    """Width over height of a card's pictures: the video's, but a portrait must not tower over its neighbours."""
+    return round(max((row["width"] or 4) / (row["height"] or 3), 1.2), 4)
+
+
 def _write_previews(output: Output, rows: Sequence[Row]) -> set[str]:
-    """Copy these clips out of their shards, remove previews no longer linked to; returns the ids of those that are there."""
+    """Copy these clips out of their shards, remove other previews; returns the ids of those that are there."""
     folder, linked = storage.join(output.out, "preview"), set()
     present = set(storage.names(folder))
     for name in present - {f"{row['clip_id']}.mp4" for row in rows}:
