@@ -4,6 +4,7 @@ The template draws and escapes; here is only arithmetic. Figures stretch to the 
 over fixed units (`BINS`, `SPAN`) and their text stands beside them in HTML.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,8 +131,10 @@ def place(start_s: float, end_s: float, total_s: float) -> tuple[int, int]:
 
 
 def top(values: Sequence[float | None], least: float) -> float:
-    """Where a lane's axis ends: the greatest value, at least `least`."""
-    return max([least, *(v for v in values if v is not None and np.isfinite(v))])
+    """Where a lane's axis ends: a little over the greatest value or `least`, in two digits that fit beside the lane."""
+    most = 1.05 * max([least, *(v for v in values if v is not None and np.isfinite(v))])
+    unit = 10.0 ** (math.floor(math.log10(most)) - 1)
+    return float(f"{math.ceil(most / unit) * unit:.6g}")
 
 
 def curve(times_s: Sequence[float], values: Sequence[float], total_s: float, high: float) -> str:
