@@ -1,6 +1,6 @@
-"""Geometry of the report's figures: numbers in, SVG path data and percentages out.
+"""Geometry and labels of the report's figures: numbers in, SVG path data, percentages and words out.
 
-The template draws and escapes; here is only arithmetic. Figures stretch to the width they are given, so their x runs
+The template draws and escapes. Figures stretch to the width they are given, so their x runs
 over fixed units (`BINS`, `SPAN`) and their text stands beside them in HTML.
 """
 
@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -22,8 +23,10 @@ _LEAST_BAR = 2.0
 _BUCKETS = 500
 _TICK_STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800)
 _MOST_TICKS = 9
+# A luma lane ends at its own maximum, but not below: noise in a black video is no signal.
+_LEAST_LUMA = 64.0
 # Under this a six-second clip is too narrow to point at; over that a page becomes hard to scroll.
-_PX_PER_S, _WIDEST_PX = 3.0, 8000
+_PX_PER_S, _WIDEST_PX = 1.5, 4000
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,22 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(tenths, 600)
     text = f"{rest // 10:02d}" + (f".{rest % 10}" if rest % 10 else "")
     return f"{minutes // 60}:{minutes % 60:02d}:{text}" if minutes >= 60 else f"{minutes}:{text}"
+
+
+def duration(seconds: float) -> str:
+    """How much video: seconds under a minute, hours from ten hours on, else minutes."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 or not seconds else f"{seconds:.1f} s"
+    return f"{seconds / 60:,.1f} min" if seconds < 36_000 else f"{seconds / 3600:,.1f} h"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def short_name(uri: str) -> str:
+    """A uri's file name, by which people know a video."""
+    return PurePosixPath(uri).name
 
 
 def histogram(kept: np.ndarray, taken: np.ndarray, unit: str, limits: Sequence[tuple[str, float]]) -> Histogram:
@@ -128,6 +147,19 @@ def place(start_s: float, end_s: float, total_s: float) -> tuple[int, int]:
     """Start and width of a span, in `SPAN` units; never nothing."""
     x = round(SPAN * start_s / total_s)
     return x, max(1, round(SPAN * min(end_s, total_s) / total_s) - x)
+
+
+def curves(signals: Row | None, total_s: float) -> dict[str, str | float]:
+    """The lines of a video's stored signals and where their lanes end; empty lines where nothing is stored."""
+    found = signals or {}
+    motion, luma = found.get("motion_camera") or [], found.get("luma") or []
+    motion_high, luma_high = top(motion, 0.1), top(luma, _LEAST_LUMA)
+    return {
+        "motion": curve(found.get("times_s") or [], motion, total_s, motion_high),
+        "motion_high": motion_high,
+        "luma": curve(found.get("luma_times_s") or [], luma, total_s, luma_high),
+        "luma_high": luma_high,
+    }
 
 
 def top(values: Sequence[float | None], least: float) -> float:

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import PurePosixPath
 from typing import Any
 
 import jinja2
@@ -28,7 +27,7 @@ from curation import shards, storage
 from curation.quality import RULES, Luminance
 from curation.schema import CLIP, Row
 from pipelines import figures, ledger
-from pipelines.figures import clock, number
+from pipelines.figures import clock, duration, number, plural, short_name
 from pipelines.ledger import Record
 from pipelines.recipes import PHASES
 
@@ -39,6 +38,8 @@ MAX_REASONS = 24
 MAX_SOURCES = 200
 # Forty minutes: what a timeline can show with its clips told apart, and what keeps thirty of them to a few megabytes.
 MAX_TIMELINE_CLIPS = 400
+# Kinds of reason beside a step of the funnel; all of them stand in the section below it.
+_MOST_KINDS = 4
 _READERS = 16
 
 _PHASE_TITLES = {
@@ -55,8 +56,6 @@ _LOST = {
     "quarantined": "quarantined",
     "duplicate": "the same as another",
 }
-# A luma lane ends at its own maximum, but not below: noise in a black video is no signal.
-_LEAST_LUMA = 64.0
 
 
 @dataclass(frozen=True)
@@ -155,22 +154,6 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def duration(seconds: float) -> str:
-    """How much video: seconds under a minute, hours from ten hours on, else minutes."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 or not seconds else f"{seconds:.1f} s"
-    return f"{seconds / 60:,.1f} min" if seconds < 36_000 else f"{seconds / 3600:,.1f} h"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def short_name(uri: str) -> str:
-    """A uri's file name, by which people know a video."""
-    return PurePosixPath(uri).name
-
-
 def _page(output: Output) -> dict[str, Any]:
     sheet = output.rows(_spread(output, np.flatnonzero(output.kept), MAX_SHEET_CLIPS))
     linked = _write_previews(output, sheet)
@@ -234,7 +217,7 @@ def _funnel(output: Output) -> list[dict[str, Any]]:
         *_clip_steps(output),
     ]
     longest = max(step["seconds"] for step in steps) or 1.0
-    return [{**step, "percent": round(100 * step["seconds"] / longest, 2)} for step in steps]
+    return [{"waiting": 0, **step, "percent": round(100 * step["seconds"] / longest, 2)} for step in steps]
 
 
 def _clip_steps(output: Output) -> Iterable[dict[str, Any]]:
@@ -244,13 +227,15 @@ def _clip_steps(output: Output) -> Iterable[dict[str, Any]]:
         out = table.filter(pc.or_(pc.is_valid(table["reject"]), pc.is_valid(table["error"])))
         seen, lost = _among(output, table) & passed, _among(output, out) & passed
         waiting, passed = int((passed & ~seen).sum()), seen & ~lost
-        kinds = Counter(_kind(reason) for reason in _why(output, lost))
-        notes = [f"{count:,} {kind}" for kind, count in kinds.most_common(4)] + [f"{waiting:,} not judged yet"] * bool(
-            waiting
-        )
-        title = _PHASE_TITLES.get(phase, phase)
-        seconds = float(output.seconds[passed].sum())
-        yield {"title": title, "noun": "clip", "count": int(passed.sum()), "seconds": seconds, "lost": ", ".join(notes)}
+        kinds = Counter(_kind(reason) for reason in _why(output, lost)).most_common(_MOST_KINDS)
+        yield {
+            "title": _PHASE_TITLES.get(phase, phase),
+            "noun": "clip",
+            "count": int(passed.sum()),
+            "seconds": float(output.seconds[passed].sum()),
+            "lost": ", ".join(f"{count:,} {kind}" for kind, count in kinds),
+            "waiting": waiting,
+        }
 
 
 def _among(output: Output, table: pa.Table) -> np.ndarray:
@@ -331,12 +316,16 @@ def _lost_sources(output: Output) -> dict[str, Any]:
     return {"rows": rows[:MAX_SOURCES], "left_out": len(rows[MAX_SOURCES:])}
 
 
-def _histograms(output: Output) -> list[dict[str, Any]]:
+def _histograms(output: Output) -> dict[str, Any]:
     """Each score, with the recipe's limits on it."""
     drawn = [_histogram(output, name) for name in (*Luminance._fields, "motion_camera", "motion_object")]
     shortest = output.limit("partition", "scenes", "min_clip_s")
     limits = [("at least", shortest)] if shortest else []
-    return [*drawn, _drawn(output, output.seconds, "length", "length of the clip", "s", limits)]
+    drawn.append(_drawn(output, output.seconds, "length", "length of the clip", "s", limits))
+    return {
+        "drawn": [item for item in drawn if item["figure"].measured],
+        "unmeasured": [item["name"] for item in drawn if not item["figure"].measured],
+    }
 
 
 def _histogram(output: Output, name: str) -> dict[str, Any]:
@@ -394,25 +383,13 @@ def _timeline(output: Output, source: Row, indices: list[int], signals: Row | No
         "scenes": [figures.place(a, b, total_s) for a, b in pairwise(bounds)],
         "regimes": figures.regimes([span for row in rows for span in row["action_spans"] or []], total_s),
         "clips": [_block(row, state, total_s, linked) for row, state in zip(rows, states, strict=False)],
-        **_curves(signals, total_s),
+        **figures.curves(signals, total_s),
     }
 
 
 def _block(row: Row, state: str, total_s: float, linked: set[str]) -> dict[str, Any]:
     x, width = figures.place(row["start_s"], row["end_s"], total_s)
     return {"x": x, "width": width, "state": state, "row": row, "linked": row["clip_id"] in linked}
-
-
-def _curves(signals: Row | None, total_s: float) -> dict[str, Any]:
-    found = signals or {}
-    motion, luma = found.get("motion_camera") or [], found.get("luma") or []
-    motion_high, luma_high = figures.top(motion, 0.1), figures.top(luma, _LEAST_LUMA)
-    return {
-        "motion": figures.curve(found.get("times_s") or [], motion, total_s, motion_high),
-        "motion_high": motion_high,
-        "luma": figures.curve(found.get("luma_times_s") or [], luma, total_s, luma_high),
-        "luma_high": luma_high,
-    }
 
 
 def _spread(output: Output, indices: Iterable[int], most: int) -> list[int]:
