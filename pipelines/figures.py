@@ -1,7 +1,7 @@
 """Geometry and labels of the report's figures: numbers in, SVG path data, percentages and words out.
 
-The template draws and escapes. Figures stretch to the width they are given, so their x runs
-over fixed units (`BINS`, `SPAN`) and their text stands beside them in HTML.
+The template draws and escapes. Figures stretch to the width they are given, so their x runs over fixed units (`BINS`,
+`SPAN`) and their text stands beside them in HTML.
 """
 
 import math

@@ -31,7 +31,7 @@ def _film(path: Path) -> None:
     random = np.random.default_rng(5)
     views = [np.kron(random.integers(30, 220, (30, 120, 3)), np.ones((6, 8, 1))).astype(np.uint8) for _ in range(2)]
     dark = np.full((SIZE[1], SIZE[0], 3), 4, np.uint8)
-    frames = [np.roll(views[0], -4 * i, 1)[: SIZE[1], : SIZE[0]] for i in range(7 * FPS)]
+    frames = [np.roll(views[0], -10 * i, 1)[: SIZE[1], : SIZE[0]] for i in range(7 * FPS)]
     frames += [dark] * 7 * FPS + [255 - views[1][: SIZE[1], : SIZE[0]]] * FPS
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "ultrafast"})
