@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WIDTH = 320
 CELL_PX = 20
 _IRLS_STEPS = 5
+_PAIRS_AT_ONCE = 512  # the fit's floats are twenty times what is kept of a pair: all at once would be the peak
 
 
 @dataclass(frozen=True)
@@ -172,10 +173,17 @@ class CameraMotion:
 
 def camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> CameraMotion:
     """Fit an affine map to each pair's cells by reweighted least squares; cells of weight 0 (HUD, bars) have no say."""
+    starts = range(0, max(len(cells_PRC2), 1), _PAIRS_AT_ONCE)
+    parts = [_camera_motion(cells_PRC2[i : i + _PAIRS_AT_ONCE].astype(np.float64), weight_RC) for i in starts]
+    return CameraMotion(*(np.concatenate(of_all) for of_all in zip(*parts, strict=True)))
+
+
+def _camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The fields of `CameraMotion` for pairs few enough to hold as floats."""
     pairs, rows, columns = cells_PRC2.shape[:3]
     y, x = np.mgrid[0:rows, 0:columns] + 0.5
     design = np.stack([np.ones(rows * columns), x.ravel() / columns * 2 - 1, (y.ravel() - rows / 2) / columns * 2], 1)
-    flow = cells_PRC2.reshape(pairs, -1, 2).astype(np.float64)
+    flow = cells_PRC2.reshape(pairs, rows * columns, 2)
     prior = np.broadcast_to(weight_RC.ravel() + 1e-6, flow.shape[:2])
     weight, affine = prior, np.zeros((pairs, 3, 2))
     for _ in range(_IRLS_STEPS):
@@ -185,17 +193,19 @@ def camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> CameraMotion
     share = prior / prior.sum(1, keepdims=True)
     explained = np.linalg.norm(design @ affine, axis=2)
     left = np.linalg.norm(flow - design @ affine, axis=2)
-    pan, parallax = _pan_and_parallax(cells_PRC2[..., 0].astype(np.float64), weight_RC)
-    return CameraMotion(affine.transpose(0, 2, 1), pan, parallax, (explained * share).sum(1), (left * share).sum(1))
+    pan, parallax = _pan_and_parallax(cells_PRC2[..., 0], weight_RC)
+    return affine.transpose(0, 2, 1), pan, parallax, (explained * share).sum(1), (left * share).sum(1)
 
 
 def _pan_and_parallax(u_PRC: np.ndarray, weight_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sideways motion of what is far, by its place in the picture, and what the median cell adds to the slowest fifth."""
-    rows = np.flatnonzero(weight_RC.any(1)) if weight_RC.any() else np.arange(len(weight_RC))
+    if not weight_RC.any():
+        weight_RC = np.ones_like(weight_RC)
+    rows = np.flatnonzero(weight_RC.any(1))
     middle = np.array_split(rows, 3)[1] if len(rows) >= 3 else rows
     weight = weight_RC[middle] + 1e-6
     pan = (u_PRC[:, middle] * weight).sum((1, 2)) / weight.sum()
-    cells = u_PRC.reshape(len(u_PRC), -1)[:, weight_RC.ravel() > 0] if weight_RC.any() else u_PRC.reshape(len(u_PRC), -1)
+    cells = u_PRC[:, weight_RC > 0]
     median = np.median(cells, axis=1)
     slowest = np.quantile(cells * np.sign(median)[:, None], 0.2, axis=1)
     return pan, np.sign(median) * (np.abs(median) - np.maximum(slowest, 0))

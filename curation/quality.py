@@ -3,7 +3,7 @@
 Scores first: `luminance` only measures. `Luminance.reasons` decides, by thresholds that can change without another decode.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -147,11 +147,16 @@ def verdict(scores: dict[str, float | None], limits: LuminanceLimits) -> str | N
     return None
 
 
-@dataclass
 class LumaLog:
-    """Gathers one luma histogram a frame; 256 bytes each."""
+    """Gathers one luma histogram a frame, 128 bytes each: shares of the frame in steps of 1 / 65535."""
 
-    histograms: list[np.ndarray] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._shares = bytearray()
 
     def add(self, luma_HW: np.ndarray) -> None:
-        self.histograms.append(histogram(luma_HW))
+        shares = histogram(luma_HW) * (65535 / luma_HW.size)
+        self._shares += np.rint(shares).astype(np.uint16).tobytes()
+
+    def result(self) -> np.ndarray:
+        """All of them: uint16 [N, 64]."""
+        return np.frombuffer(self._shares, np.uint16).reshape(-1, BINS)

@@ -1,10 +1,11 @@
 """The one pass over a source: every measurement that needs all of its pixels drinks from a single decode.
 
-What is kept grows with the source by about 12 kB a second (half of it thumbnails) and never holds a picture: a content score
-and a luma histogram a frame, flow in cells of 20 px ten times a second, one small JPEG a second, and running sums for the
-viewport.
+What is kept grows with the source by about 20 kB a second and never holds a picture: a content score and a luma histogram a
+frame, flow in cells of 20 px ten times a second, one small JPEG every two seconds, and running sums for the viewport.
 """
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -21,8 +22,8 @@ from curation.viewport import Viewport, ViewportWatch
 # Frames closer than this make one pair of flow skip to the next: 60 fps captures often show each game frame twice.
 _MIN_PAIR_GAP_S = 1 / 37
 _VIEWPORT_EVERY_S = 0.5
-_THUMBNAIL_EVERY_S = 1.0
-_JPEG_QUALITY = 80
+_THUMBNAIL_EVERY_S = 2.0
+_JPEG_QUALITY = 75
 _MAX_HEIGHT = 720
 # Content score from which on a frame may be a cut and flow is asked to explain it; a few frames in a hundred reach it.
 _MAYBE_CUT = 15.0
@@ -74,8 +75,7 @@ class _CutSignals:
     def __init__(self) -> None:
         self._score, self._dis = ContentScore(), DisFlow()
         self._before: np.ndarray | None = None
-        self.content: list[float] = []
-        self.explained: list[float] = []
+        self.content, self.explained = array("d"), array("d")
 
     def add(self, rgb: np.ndarray) -> None:
         score, before = self._score(rgb), self._before
@@ -91,19 +91,26 @@ class _PairedFlow:
         self._flow, self._every_s = flow, 1 / pairs_per_s
         self._first: tuple[int, float, np.ndarray] | None = None
         self._due_s = 0.0
-        self.frames: list[int] = []
-        self.cells: list[np.ndarray] = []
+        self._shape = (1, 1, 2)
+        self._cells = bytearray()
+        self.frames = array("l")
 
     def add(self, index: int, time_s: float, rgb: np.ndarray) -> None:
         if self._first is not None and time_s - self._first[1] >= _MIN_PAIR_GAP_S:
             before, _, picture = self._first
             field = self._flow(picture, rgb) * (WIDTH / rgb.shape[1] / (index - before))
-            self.cells.append(cell_means(field).astype(np.float16))
+            cells = cell_means(field).astype(np.float16)
+            self._shape = cells.shape
+            self._cells += cells.tobytes()
             self.frames.append(index)
             self._first = None
         if self._first is None and time_s >= self._due_s:
             self._first = (index, time_s, rgb)
             self._due_s = max(self._due_s + self._every_s, time_s)
+
+    def cells(self) -> np.ndarray:
+        """All pairs: float16 [P, R, C, 2]."""
+        return np.frombuffer(self._cells, np.float16).reshape(-1, *self._shape)
 
 
 @lru_cache(maxsize=1)
@@ -116,7 +123,7 @@ def scan(uri: str, flow: FlowSettings) -> Signals:
     size = analysis_size(source)
     painter, cuts, lumas = Painter(source, size), _CutSignals(), LumaLog()
     paired, watch = _PairedFlow(_flow(flow), flow.pairs_per_s), ViewportWatch()
-    times: list[float] = []
+    times = array("d")
     thumbnails = []
     damaged = video.decodes["damaged packets"]
     for index, (time_s, frame) in enumerate(video.decode(uri, purpose="scan")):
@@ -138,9 +145,9 @@ def scan(uri: str, flow: FlowSettings) -> Signals:
         times_s=np.asarray(times),
         content=np.asarray(cuts.content),
         explained=np.asarray(cuts.explained),
-        luma_bins=np.asarray(lumas.histograms),
+        luma_bins=lumas.result(),
         pair_frame=np.asarray(paired.frames, np.int64),
-        cells=np.asarray(paired.cells) if paired.cells else np.zeros((0, 1, 1, 2), np.float16),
+        cells=paired.cells(),
         viewport=watch.result(),
         thumbnails=tuple(thumbnails),
         flow=_flow(flow).name,
@@ -160,7 +167,7 @@ def analysis_size(source: Source) -> tuple[int, int]:
     return WIDTH, int(np.clip(round(source.height * WIDTH / source.width / 2) * 2, 16, _MAX_HEIGHT))
 
 
-def _due(times_s: list[float], every_s: float) -> bool:
+def _due(times_s: Sequence[float], every_s: float) -> bool:
     """Whether the newest frame is the first of its period."""
     return len(times_s) == 1 or int(times_s[-1] / every_s) > int(times_s[-2] / every_s)
 

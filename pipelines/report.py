@@ -244,9 +244,7 @@ def _among(output: Output, table: pa.Table) -> np.ndarray:
 
 def _why(output: Output, mask: np.ndarray) -> list[str]:
     rows = output.clips.select(["reject", "error"]).filter(pa.array(mask))
-    return [
-        error or reject for reject, error in zip(*(rows[name].to_pylist() for name in ("reject", "error")), strict=True)
-    ]
+    return [error or reject for reject, error in zip(*(rows[name].to_pylist() for name in ("reject", "error")), strict=True)]
 
 
 def _kind(reason: str) -> str:

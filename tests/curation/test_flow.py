@@ -132,6 +132,12 @@ def test_rates_tell_turning_from_walking():
     assert abs(turn) < 0.2
 
 
+def test_no_pairs_and_no_open_cell_are_no_error():
+    assert camera_motion(np.zeros((0, 12, 16, 2), np.float16), np.ones((12, 16))).rates().shape == (0, 4)
+    covered = camera_motion(synthetic(u0=-5.0), np.zeros((12, 16)))
+    assert covered.rates()[0, 0] == pytest.approx(5, abs=0.1)
+
+
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="backend must be auto, raft or dis, not 'farneback'"):
         FlowSettings(backend="farneback")

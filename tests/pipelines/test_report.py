@@ -297,9 +297,7 @@ def test_spread_is_fair_and_never_repeats(sizes: list[int], most: int, shown: li
     chosen = figures.spread(sizes, most)
     assert sum(map(len, chosen)) == sum(shown)
     assert sorted(map(len, chosen)) == sorted(shown)
-    assert all(
-        len(set(some)) == len(some) and all(0 <= i < n for i in some) for n, some in zip(sizes, chosen, strict=True)
-    )
+    assert all(len(set(some)) == len(some) and all(0 <= i < n for i in some) for n, some in zip(sizes, chosen, strict=True))
 
 
 def test_a_histogram_holds_every_clip_and_keeps_outliers_in_its_last_bin() -> None:
