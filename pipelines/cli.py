@@ -181,22 +181,24 @@ def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
 def main() -> None:
     """Run the command; what a user got wrong is one line on stderr and exit status 2."""
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = app(standalone_mode=False)
     except (ValueError, OSError) as error:
-        sys.exit(_fail(str(error), 2))
-    except KeyboardInterrupt:
-        sys.exit(_fail("stopped; the same command goes on from here", 130))
+        status = _fail(str(error), 2)
     except Exception as error:
-        if not hasattr(error, "format_message"):
+        if not hasattr(error, "format_message"):  # typer's own way of saying what was wrong with the words
             raise
-        sys.exit(_fail(error.format_message(), 2))
+        status = _fail(error.format_message(), 2)
+    if status == _INTERRUPTED:
+        _fail("stopped; the same command goes on from here", status)
+    sys.exit(status)
 
 
 def _fail(message: str, status: int) -> int:

@@ -1,0 +1,164 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import typer.main
+
+from curation import shards
+from pipelines import cli, recipes, run
+
+
+@pytest.fixture
+def gamecraft(monkeypatch, capsys):
+    """Run the command in this process: its exit status, standard output and standard error."""
+
+    def command(*words):
+        monkeypatch.setattr(sys, "argv", ["gamecraft", *map(str, words)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        return status, *capsys.readouterr()
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def out(footage, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "o"
+    run.curate([str(footage)], str(folder), recipes.smoke())
+    return folder
+
+
+def test_the_command_line_stays_small():
+    group = typer.main.get_command(cli.app)
+    flags = {
+        name: sorted(o for p in command.params for o in p.opts if o.startswith("--"))
+        for name, command in group.commands.items()
+    }
+    assert flags == {
+        "curate": ["--out", "--phase", "--recipe", "--runner"],
+        "report": [],
+        "inspect": [],
+        "recipe": [],
+    }
+
+
+def test_curate_says_what_came_out_and_where_to_look(gamecraft, footage, tmp_path):
+    status, said, _ = gamecraft("curate", footage, "--out", tmp_path / "o", "--recipe", "smoke")
+    assert status == 0
+    assert "4 sources, 1 unreadable, 1 duplicate; 4 clips: kept 3 (0.3 of 0.4 min), rejected 1, failed 0; 3 in 1 shards" in said
+    assert f"look at {tmp_path / 'o' / 'report.html'}" in said
+    assert "decodes: 3 encode, 2 scan" in said
+    for operator in ("split_scenes", "measure_motion", "measure_luminance", "encode_clip"):
+        assert operator in said
+    assert (tmp_path / "o" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["curate", "nope.mp4", "--out", "o"], "nope.mp4: no such file or folder"),
+        (["curate", ".", "--out", "o"], ".: the folder holds no video (0 other files)"),
+        (["curate", "*.mkv", "--out", "o"], "*.mkv: no video found there"),
+        (["curate", "a.mp4"], "Missing option '--out'."),
+        (["curate", "a.mp4", "--out", "o", "--runner", "spark"], "--runner must be one of local, ray, not 'spark'"),
+        (
+            ["curate", "a.mp4", "--out", "o", "--phase", "scores"],
+            "--phase must be one of partition, score, shard, not 'scores'",
+        ),
+        (
+            ["curate", "a.mp4", "--out", "o", "--recipe", "fast"],
+            "fast: neither a recipe file nor one of gamecraft2, laptop, smoke",
+        ),
+        (["recipe", "show", "fast"], "fast: neither a recipe file nor one of gamecraft2, laptop, smoke"),
+        (["inspect", "nowhere"], "nowhere: no dataset.json there; is it an output of `gamecraft curate`?"),
+        (["report", "nowhere"], "nowhere: no dataset.json there; is it an output of `gamecraft curate`?"),
+        (["frobnicate"], "No such command 'frobnicate'."),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_two(gamecraft, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert gamecraft(*words) == (2, "", f"gamecraft: {message}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_said_before_any_work(gamecraft, footage, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    status, _, error = gamecraft("curate", footage, "--out", tmp_path / "file" / "o")
+    assert (status, error) == (2, f"gamecraft: {tmp_path}/file/o: cannot be written (Not a directory)\n")
+
+
+def test_an_output_of_another_schema_or_recipe_is_refused(gamecraft, footage, out, tmp_path):
+    status, _, error = gamecraft("curate", footage, "--out", out, "--recipe", "laptop")
+    assert status == 2
+    assert "was made with another recipe (partition.flow.backend: dis, now auto; " in error
+    (tmp_path / "dataset.json").write_text(json.dumps({"schema_version": 99}))
+    status, _, error = gamecraft("curate", footage, "--out", tmp_path)
+    assert status == 2
+    assert "was made with schema version 99" in error
+
+
+def test_inspect_lists_sources_and_reasons(gamecraft, out):
+    status, said, _ = gamecraft("inspect", out)
+    assert status == 0
+    assert "recipe smoke, schema 1, 1 shards" in said
+    assert "4 sources, 4 clips: 3 kept, 3 in shards" in said
+    assert "broken.mp4" in said
+    assert "cannot be opened" in said
+    assert "1 clips: too dark" in said
+
+
+def test_inspect_shows_a_clip_by_the_start_of_its_id(gamecraft, out):
+    clip = next(shards.read_samples(str(out), "000000")).clip_id
+    status, said, _ = gamecraft("inspect", out, clip[:6])
+    assert status == 0
+    assert clip in said
+    assert "luma_mean" in said
+    assert f"{clip}.mp4: " in said
+    assert " of shards/000000.tar" in said
+    status, _, error = gamecraft("inspect", out, "zz")
+    assert (status, error) == (2, f"gamecraft: zz: no clip of that id in {out}\n")
+
+
+def test_recipes_are_listed_and_shown(gamecraft, tmp_path):
+    status, said, _ = gamecraft("recipe", "list")
+    assert status == 0
+    assert [line.split()[0] for line in said.splitlines()] == sorted(recipes.BUILT_IN)
+    _, said, _ = gamecraft("recipe", "show", "smoke")
+    (tmp_path / "mine.yaml").write_text(said)
+    assert recipes.load(str(tmp_path / "mine.yaml")) == recipes.smoke()
+
+
+def test_help_without_words(gamecraft):
+    status, said, _ = gamecraft()
+    assert status == 0
+    assert "curate" in said
+
+
+def test_a_failed_unit_is_status_one(gamecraft, footage, tmp_path, monkeypatch):
+    record = run.Record("partition", "u", failure="OSError: No space left on device")
+    monkeypatch.setattr(run, "_watched", lambda *_: iter([record]))
+    status, said, _ = gamecraft("curate", footage, "--out", tmp_path / "o")
+    assert status == 1
+    assert "3 units could not be finished; the same command tries them again" in said
+
+
+def test_ctrl_c_says_how_to_go_on(gamecraft, footage, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_watched", stop)
+    status, _, error = gamecraft("curate", footage, "--out", tmp_path / "o")
+    assert (status, error) == (130, "gamecraft: stopped; the same command goes on from here\n")
+    assert not (tmp_path / "o" / "lock.json").exists()
+
+
+def test_the_installed_command_runs():
+    command = os.path.join(os.path.dirname(sys.executable), "gamecraft")
+    done = subprocess.run([command, "recipe", "list"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "laptop" in done.stdout
