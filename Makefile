@@ -47,6 +47,7 @@ format: setup
 
 bench: setup
 	$(RUN)/python bench/stages.py
+	$(RUN)/python bench/partition.py
 	$(RUN)/python bench/memory.py
 
 clean:
