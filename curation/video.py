@@ -195,8 +195,9 @@ def _at_rate(uri: str, span: Span, fps: float | None, purpose: str = "read") -> 
     held: av.VideoFrame | None = None
     inside, due_s, ticks = False, span.start_s, 0
     for time_s, frame in _run_up(uri, span, purpose):
-        while held is not None and due_s < time_s - _SAME_S:
-            yield due_s, held
+        while due_s < time_s - _SAME_S:
+            if held is not None:
+                yield due_s, held
             ticks += 1
             due_s = span.start_s + ticks / fps
         held, inside = frame, inside or time_s >= span.start_s
@@ -284,14 +285,14 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
 
 
 def _pictures(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """What the decoder gives; a packet that it refuses is passed over. Both that and what it had to conceal are damage."""
+    """What the decoder gives; a packet that it refuses is passed over. That, holes and what was concealed are damage."""
     for packet in _packets(container, stream):
         try:
             frames = stream.decode(packet)
         except _DAMAGE:
             decodes["damaged packets"] += 1
             continue
-        decodes["damaged packets"] += sum(frame.is_corrupt for frame in frames)
+        decodes["damaged packets"] += (packet is not None and packet.is_corrupt) or any(frame.is_corrupt for frame in frames)
         yield from frames
 
 
@@ -416,7 +417,11 @@ def encode(uri: str, span: Span, crop: tuple[int, int, int, int] | None, how: En
 def stored_size(width: float, height: float, how: Encoding) -> tuple[int, int]:
     """The largest even size with this aspect inside the bounds, never larger than the picture."""
     scale = min(1.0, how.max_width / width, how.max_height / height)
-    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+    return _even(width * scale, min(width, how.max_width)), _even(height * scale, min(height, how.max_height))
+
+
+def _even(length: float, bound: float) -> int:
+    return max(2, min(round(length / 2) * 2, int(bound) // 2 * 2))
 
 
 def _output_stream(output: Any, size: tuple[int, int], source: Source, how: Encoding) -> Any:
