@@ -37,6 +37,9 @@ _NOT_VIDEO = {
 # How far to step back, in seconds, when a seek lands after its target or on a frame that is no key frame.
 _STEPS_BACK_S = (0.0, 5.0, 20.0)
 _CLOCK = 90_000
+# A whole decode that leaves out more frames than this for each kept one has lost part of a recording, which must be said:
+# MPEG-TS parts that are put one behind the other start their clocks anew.
+_MAX_STALLED = 0.1
 # Times closer than this are equal: sums of seconds such as 0.7 + 0.1 miss a frame's own time by less, clocks tick slower.
 _SAME_S = 1e-6
 
@@ -132,6 +135,7 @@ def decode(uri: str, span: Span | None = None, purpose: str = "read") -> Iterato
     """Time and picture of every frame of a span (or of the whole source), in order of strictly increasing time.
 
     Pictures are as coded: not upright yet. A damaged packet is left out; frames that do not advance in time are too.
+    Raises `UnreadableVideo` at the end of a whole source of which a good part does not advance.
     """
     for time_s, frame in _run_up(uri, span, purpose):
         if not span or time_s >= span.start_s:
@@ -142,7 +146,7 @@ def _run_up(uri: str, span: Span | None, purpose: str) -> Iterator[tuple[float, 
     """As `decode`, from the frame that is on screen when the span starts, or from before it."""
     source = probe(uri)
     decodes[purpose] += 1
-    last = -1.0
+    last, kept, stalled = -1.0, 0, 0
     with _opened(uri) as (container, stream):
         for frame in _enter(container, stream, source, span.start_s) if span else _decoded(container, stream):
             time_s = source.time_s(cast(int, frame.pts))
@@ -150,11 +154,14 @@ def _run_up(uri: str, span: Span | None, purpose: str) -> Iterator[tuple[float, 
                 return
             if time_s <= last:
                 decodes["frames not advancing"] += 1
+                stalled += 1
                 continue
-            last = time_s
+            last, kept = time_s, kept + 1
             if on_decode and not span and source.duration_s:
                 on_decode(min(1.0, time_s / source.duration_s))
             yield time_s, frame
+    if not span and stalled > _MAX_STALLED * kept:
+        raise UnreadableVideo(f"{stalled} of {stalled + kept} frames go back in time: its clock restarts; join its parts anew")
 
 
 def read_frames(uri: str, span: Span, fps: float | None = None, size: tuple[int, int] | None = None) -> Frames:

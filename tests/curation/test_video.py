@@ -3,6 +3,7 @@
 import io
 import itertools
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -66,9 +67,16 @@ def test_time_starts_at_the_first_frame_and_advances(tmp_path, moving, write):
 
 def test_frames_that_do_not_advance_are_left_out_and_counted(clip, monkeypatch):
     real = video._decoded
-    monkeypatch.setattr(video, "_decoded", lambda *a: itertools.chain.from_iterable((f, f) for f in real(*a)))
+    monkeypatch.setattr(video, "_decoded", lambda *a: (f for k, f in enumerate(real(*a)) for _ in range(1 + (k in (7, 30)))))
     assert len(list(video.decode(clip))) == 40
-    assert video.decodes["frames not advancing"] == 40
+    assert video.decodes["frames not advancing"] == 2
+
+
+def test_a_clock_that_restarts_is_not_passed_over(tmp_path, moving, write):
+    part = Path(write(tmp_path / "part.ts", moving(30, 96, 64), every(10, 30))).read_bytes()
+    (tmp_path / "both.ts").write_bytes(part + part)
+    with pytest.raises(video.UnreadableVideo, match="30 of 60 frames go back in time: its clock restarts"):
+        list(video.decode(str(tmp_path / "both.ts")))
 
 
 @pytest.mark.parametrize(
