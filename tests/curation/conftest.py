@@ -81,10 +81,19 @@ def digest() -> Callable[[av.VideoFrame], str]:
     return lambda frame: hashlib.md5(frame.to_ndarray().tobytes()).hexdigest()
 
 
+@pytest.fixture(scope="session")
+def _clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    _write(path, _moving(40, 160, 96), (k / 10 for k in range(40)), options={"g": "12"})
+    return path.read_bytes()
+
+
 @pytest.fixture
-def clip(tmp_path: Path) -> str:
-    """Four seconds at 10 fps, with B-frames, 160 x 96."""
-    return _write(tmp_path / "clip.mp4", _moving(40, 160, 96), (k / 10 for k in range(40)), options={"g": "12"})
+def clip(_clip: bytes, tmp_path: Path) -> str:
+    """Four seconds at 10 fps, with B-frames, 160 x 96; each test has its own copy."""
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(_clip)
+    return str(path)
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +107,7 @@ def _moto() -> Iterator[str]:
 
 @pytest.fixture
 def s3(_moto: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
-    """An empty bucket of its own: `uri`, the client, and a Counter-like list of the bytes that each read fetched."""
+    """An empty bucket of its own: `uri`, the client, and how many bytes each read fetched."""
     for name, value in {
         "AWS_ENDPOINT_URL": _moto,
         "AWS_ACCESS_KEY_ID": "test",

@@ -110,13 +110,13 @@ def test_a_video_is_the_same_here_and_there(remote):
 
 
 def test_a_span_fetches_a_part_of_the_object(s3, tmp_path, moving, write, monkeypatch):
-    monkeypatch.setattr(storage, "_RANGE_BYTES", 64 << 10)
-    uri = write(tmp_path / "a.mp4", moving(300, 320, 240), (k / 10 for k in range(300)), options={"g": "20", "crf": "10"})
+    monkeypatch.setattr(storage, "_RANGE_BYTES", 32 << 10)
+    uri = write(tmp_path / "a.mp4", moving(300, 160, 120), (k / 10 for k in range(300)), options={"g": "20", "crf": "4"})
     storage.put(f"{s3.uri}/a.mp4", Path(uri).read_bytes())
     probe(f"{s3.uri}/a.mp4")
     s3.fetched.clear()
     assert len(read_frames(f"{s3.uri}/a.mp4", Span(25, 26)).rgb) == 10
-    assert sum(s3.fetched) < Path(uri).stat().st_size / 5
+    assert sum(s3.fetched) < Path(uri).stat().st_size / 3
 
 
 def test_what_is_absent_is_named(s3):
@@ -139,3 +139,21 @@ def test_a_store_that_does_not_answer_is_an_error_of_the_system(s3, monkeypatch)
     monkeypatch.setattr("botocore.config.Config", lambda **_: None)
     with pytest.raises(OSError, match=f'{s3.uri}/a: Could not connect to the endpoint URL: "http://127.0.0.1:9'):
         storage.read(f"{s3.uri}/a")
+
+
+@pytest.mark.parametrize("reads", [0, 1, 2])
+def test_a_store_that_fails_while_a_video_is_read_is_not_a_short_video(reads, remote, monkeypatch):
+    _, there = remote
+    probe(there)
+    left, real = [None] * reads, storage._s3_read
+
+    def failing(*arguments):
+        if not left:
+            raise OSError(f"{there}: SlowDown")
+        left.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(storage, "_RANGE_BYTES", 16 << 10)
+    monkeypatch.setattr(storage, "_s3_read", failing)
+    with pytest.raises(OSError, match="SlowDown"):
+        list(video.decode(there))

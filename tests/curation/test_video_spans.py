@@ -8,7 +8,7 @@ import pytest
 from curation import video
 from curation.video import Span
 
-COUNT, FPS = 320, 20
+COUNT, FPS = 270, 20
 _SLOW = Fraction(1, FPS)
 _OPEN_GOP = {"x264-params": "open-gop=1:bframes=3:keyint=40:scenecut=0"}
 _REFRESH = {"x264-params": "intra-refresh=1:keyint=60"}
@@ -89,7 +89,6 @@ def test_a_span_is_the_slice_of_the_whole(name, tmp_path, moving, write, digest)
         "odd_media/no_duration.webm",
         "odd_media/sample-with-large-length.avi",
         "odd_media/sample.flv",
-        "odd_media/sample_vvc.mp4",
         "odd_media/test_non_zero_start.mp4",
         "odd_media/unordered.mov",
         "gameplay_real/cubeforjake.mp4",
@@ -116,5 +115,5 @@ def test_a_seek_does_not_decode_what_lies_long_before(tmp_path, moving, write, m
     video.probe(uri)
     passed, real = [], video._decoded
     monkeypatch.setattr(video, "_decoded", lambda *a: (passed.append(frame.pts) or frame for frame in real(*a)))
-    assert len(list(video.decode(uri, Span(12.0, 13.0)))) == 20
+    assert len(list(video.decode(uri, Span(11.0, 12.0)))) == 20
     assert len(passed) <= 20 + 30 + 1
