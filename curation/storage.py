@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -93,7 +94,8 @@ def delete(uri: str) -> None:
     """Remove an object; one that is not there is no error."""
     if is_s3(uri):
         bucket, key = _bucket_key(uri)
-        _s3().delete_object(Bucket=bucket, Key=key)
+        with _s3_errors(uri):
+            _s3().delete_object(Bucket=bucket, Key=key)
     else:
         Path(uri).unlink(missing_ok=True)
 
@@ -101,13 +103,20 @@ def delete(uri: str) -> None:
 def exists(uri: str) -> bool:
     if not is_s3(uri):
         return os.path.isfile(uri)
-    return any(entry.uri == uri for entry in list_files(uri))
+    try:
+        return _s3_size(uri) >= 0
+    except FileNotFoundError:
+        return False
 
 
 def list_files(prefix: str) -> list[Entry]:
-    """Every file under a folder or s3 prefix (or the one file so named), sorted by uri; hidden names are left out."""
+    """Every file under a folder or s3 prefix (or the one file so named), sorted by uri.
+
+    What is hidden below it, file or folder, is left out. PermissionError where a folder cannot be listed: what it holds
+    would be missing in silence.
+    """
     found = _s3_list(prefix) if is_s3(prefix) else _local_list(prefix)
-    return sorted(entry for entry in found if not PurePosixPath(entry.uri).name.startswith("."))
+    return sorted(entry for entry in found if "/." not in entry.uri[len(prefix.rstrip("/")) :])
 
 
 def names(prefix: str) -> list[str]:
@@ -123,9 +132,10 @@ def find_sources(inputs: Iterable[str], exclude: str | None = None) -> list[Entr
     """
     found = {}
     for item in inputs:
-        entries = [e for e in _expand(item) if not (exclude and e.uri.startswith(exclude.rstrip("/") + "/"))]
+        named = _expand(item)
+        entries = [e for e in named if not (exclude and e.uri.startswith(exclude.rstrip("/") + "/"))]
         if not entries:
-            raise ValueError(_nothing_at(item))
+            raise ValueError(f"{item}: all {len(named)} videos lie in the output {exclude}" if named else _nothing_at(item))
         found.update({entry.uri: entry for entry in entries})
     return sorted(found.values())
 
@@ -133,10 +143,8 @@ def find_sources(inputs: Iterable[str], exclude: str | None = None) -> list[Entr
 def content_id(entry: Entry) -> str:
     """Name a source by its bytes: SHA-256 over size, first and last MiB and sixteen blocks between (16 hex digits)."""
     sha = hashlib.sha256(str(entry.size).encode())
-    with open_binary(entry.uri) as file:
-        for start, length in _sampled_ranges(entry.size):
-            file.seek(start)
-            sha.update(file.read(length))
+    for start, length in _sampled_ranges(entry.size):
+        sha.update(read(entry.uri, start, length))
     return sha.hexdigest()[:16]
 
 
@@ -157,7 +165,7 @@ def _expand(item: str) -> list[Entry]:
         return [e for e in list_files(path) if _is_video(e.uri)]
     if not os.path.exists(path) and glob.has_magic(path):
         return [e for match in sorted(glob.glob(path, recursive=True)) for e in _expand_match(match)]
-    if Path(path).suffix.lower() in LIST_SUFFIXES and os.path.isfile(path):
+    if _is_list(path):
         return _read_list(path)
     return _local_list(path)
 
@@ -168,19 +176,32 @@ def _expand_match(path: str) -> list[Entry]:
 
 
 def _read_list(path: str) -> list[Entry]:
-    """One input a line, relative to the list's own folder; blank lines and lines from # on are left out."""
+    """One input a line, relative to the list's own folder; blank lines and lines that begin with # are left out."""
     entries = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(_lines(path), 1):
         item = line.strip()
         if not item or item.startswith("#"):
             continue
         if "://" not in item:
             item = os.path.join(os.path.dirname(path), os.path.expanduser(item))
+        if _is_list(item):
+            raise ValueError(f"{path}, line {number}: {item} is a list itself; name its videos here")
         here = _expand(item)
         if not here:
-            raise ValueError(f"{path} lists {line.strip()!r}: {_nothing_at(item)}")
+            raise ValueError(f"{path}, line {number}: {_nothing_at(item)}")
         entries += here
     return entries
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: a list of inputs must be UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _is_list(item: str) -> bool:
+    return not is_s3(item) and Path(normal(item)).suffix.lower() in LIST_SUFFIXES and os.path.isfile(normal(item))
 
 
 def _is_video(uri: str) -> bool:
@@ -188,24 +209,40 @@ def _is_video(uri: str) -> bool:
 
 
 def _nothing_at(item: str) -> str:
-    if is_s3(item) or glob.has_magic(item):
-        return f"{item}: no video found there"
+    if is_s3(item):
+        advice = "; name a prefix, patterns are not matched on s3://" if glob.has_magic(item) else ""
+        return f"{item}: no video found there{advice}"
     path = normal(item)
     if os.path.isdir(path):
         return f"{item}: the folder holds no video ({len(list_files(path))} other files)"
-    return f"{item}: no such file or folder" if not os.path.exists(path) else f"{item}: the list names no video"
+    if os.path.exists(path):
+        return f"{item}: the list names no video" if _is_list(path) else f"{item}: is neither a file nor a folder"
+    return f"{item}: no video matches" if glob.has_magic(path) else f"{item}: no such file or folder"
 
 
 def _local_list(prefix: str) -> list[Entry]:
     if os.path.isfile(prefix):
         return [_local_entry(prefix)]
-    walk = os.walk(prefix, followlinks=True)
-    return [_local_entry(os.path.join(folder, name)) for folder, _, files in walk for name in files if _steady(folder, name)]
+    paths = (os.path.join(folder, name) for folder, names in _walk(prefix) for name in names)
+    return [_local_entry(path) for path in paths if os.path.isfile(path)]
 
 
-def _steady(folder: str, name: str) -> bool:
-    """Not hidden (our own temporary files are), and no dangling link."""
-    return not name.startswith(".") and os.path.isfile(os.path.join(folder, name))
+def _walk(top: str) -> Iterator[tuple[str, list[str]]]:
+    """Folders below `top` and their file names. Links are followed, but none to a folder that holds it: that has no end."""
+    for folder, folders, files in os.walk(top, followlinks=True, onerror=_unlisted):
+        here = os.path.realpath(folder)
+        folders[:] = [name for name in folders if not _leads_up(os.path.join(folder, name), here)]
+        yield folder, files
+
+
+def _leads_up(folder: str, here: str) -> bool:
+    return os.path.islink(folder) and f"{here}/".startswith(os.path.realpath(folder).rstrip("/") + "/")
+
+
+def _unlisted(error: OSError) -> None:
+    """What is gone, or never was, holds nothing; what may not be listed may hold anything."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _local_entry(path: str) -> Entry:
@@ -245,15 +282,24 @@ def _bucket_key(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _s3_list(prefix: str) -> list[Entry]:
-    from botocore.exceptions import ClientError
+@contextmanager
+def _s3_errors(uri: str) -> Iterator[None]:
+    """S3's refusals, and a store that cannot be reached, as the errors that a local file gives: callers handle one kind."""
+    from botocore.exceptions import BotoCoreError, ClientError
 
-    bucket, key = _bucket_key(prefix)
-    pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
     try:
-        listed = [item for page in pages for item in page.get("Contents", [])]
+        yield
     except ClientError as error:
-        raise _as_os_error(prefix, error) from error
+        raise _as_os_error(uri, error) from error
+    except BotoCoreError as error:
+        raise OSError(f"{uri}: {error}") from error
+
+
+def _s3_list(prefix: str) -> list[Entry]:
+    bucket, key = _bucket_key(prefix)
+    with _s3_errors(prefix):
+        pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+        listed = [item for page in pages for item in page.get("Contents", [])]
     inside = [i for i in listed if not key or i["Key"] == key or i["Key"].startswith(key.rstrip("/") + "/")]
     return [
         Entry(f"s3://{bucket}/{i['Key']}", i["Size"], f"{i['Size']}-{i['ETag'].strip(chr(34))}")
@@ -262,17 +308,27 @@ def _s3_list(prefix: str) -> list[Entry]:
     ]
 
 
+def _s3_size(uri: str) -> int:
+    bucket, key = _bucket_key(uri)
+    with _s3_errors(uri):
+        size: int = _s3().head_object(Bucket=bucket, Key=key)["ContentLength"]
+    return size
+
+
 def _s3_read(uri: str, start: int, length: int | None) -> bytes:
     from botocore.exceptions import ClientError
 
+    if length == 0:
+        return b""  # a range names at least one byte
     bucket, key = _bucket_key(uri)
     wanted = {} if start == 0 and length is None else {"Range": f"bytes={start}-{'' if length is None else start + length - 1}"}
-    try:
-        data: bytes = _s3().get_object(Bucket=bucket, Key=key, **wanted)["Body"].read()
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "InvalidRange":
+    with _s3_errors(uri):
+        try:
+            data: bytes = _s3().get_object(Bucket=bucket, Key=key, **wanted)["Body"].read()
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "InvalidRange":
+                raise
             return b""
-        raise _as_os_error(uri, error) from error
     return data
 
 
@@ -281,18 +337,18 @@ def _s3_put(uri: str, data: bytes | BinaryIO, if_absent: bool) -> bool:
 
     bucket, key = _bucket_key(uri)
     condition = {"IfNoneMatch": "*"} if if_absent else {}
-    try:
-        _s3().put_object(Bucket=bucket, Key=key, Body=data, **condition)
-    except ClientError as error:
-        # 409 is S3's answer to two conditional puts at once: the other one is on its way.
-        if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict"):
+    with _s3_errors(uri):
+        try:
+            _s3().put_object(Bucket=bucket, Key=key, Body=data, **condition)
+        except ClientError as error:
+            # 409 is S3's answer to two conditional puts at once: the other one is on its way.
+            if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
+                raise
             return False
-        raise _as_os_error(uri, error) from error
     return True
 
 
 def _as_os_error(uri: str, error: Any) -> OSError:
-    """S3's refusals as the errors that a local file gives, so that callers handle one kind."""
     code = error.response["Error"]["Code"]
     if code in ("NoSuchKey", "NoSuchBucket", "404"):
         return FileNotFoundError(f"{uri}: {code}")
@@ -305,10 +361,7 @@ class _RangeFile(io.RawIOBase):
     """A read-only S3 object as a raw file: each `readinto` is one range request."""
 
     def __init__(self, uri: str) -> None:
-        entry = next((e for e in _s3_list(uri) if e.uri == uri), None)
-        if entry is None:
-            raise FileNotFoundError(f"{uri}: no such object")
-        self._uri, self._size, self._at = uri, entry.size, 0
+        self._uri, self._size, self._at = uri, _s3_size(uri), 0
 
     def readable(self) -> bool:
         return True

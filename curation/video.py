@@ -6,17 +6,18 @@ seeking gives exactly the frames that a decode from the start gives: see `_enter
 """
 
 import io
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from curation import storage
@@ -25,21 +26,40 @@ av.logging.set_level(av.logging.PANIC)
 
 # Containers whose seeks were checked against a decode from the start; others (AVI stores no time stamps) are read in order.
 _SEEKABLE = frozenset({"mov", "mp4", "matroska", "webm", "mpegts", "flv"})
+# Containers that stamp packets in order of decoding, or not at all: a frame's time is that of the packet that let it out.
+_UNSTAMPED = frozenset({"avi", "h264", "hevc", "vvc", "obu", "m4v", "mpegvideo", "vc1"})
+# What FFmpeg would paint or follow although it is no video of its own; pictures end in "_pipe" when read from a stream.
+_NOT_VIDEO = {
+    **dict.fromkeys(("tty", "bin", "adf", "idf", "xbin"), "text, not a video"),
+    **dict.fromkeys(("image2", "image2pipe", "ico"), "a picture, not a video"),
+    **dict.fromkeys(("hls", "dash", "concat", "imf", "sdp", "rtsp"), "a playlist, not a video; name the files that it lists"),
+}
 # How far to step back, in seconds, when a seek lands after its target or on a frame that is no key frame.
 _STEPS_BACK_S = (0.0, 5.0, 20.0)
 _CLOCK = 90_000
+# A whole decode that leaves out more frames than this for each kept one has lost part of a recording, which must be said:
+# MPEG-TS parts that are put one behind the other start their clocks anew.
+_MAX_STALLED = 0.1
+# Times closer than this are equal: sums of seconds such as 0.7 + 0.1 miss a frame's own time by less, clocks tick slower.
+_SAME_S = 1e-6
 
 decodes: Counter[str] = Counter()
-"""Decode passes of this process by what they were for; a test and every unit's record count them."""
+"""Decode passes of this process by what they were for; a test and every unit's record count them.
+
+Also "damaged packets" (left out, or concealed by the decoder) and "frames not advancing" (left out).
+"""
 
 on_decode: Callable[[float], None] | None = None
 """Called during a decode of a whole source with the part done, 0 to 1, where its duration is declared."""
 
 _threads = 1
 
+# What a decoder answers to bytes that make no sense to it; anything else (no memory) is not the source's fault.
+_DAMAGE = (av.InvalidDataError, av.PatchWelcomeError, av.ExternalError, av.UnknownError, av.BugError, av.ArgumentError)
+
 
 def set_threads(count: int) -> None:
-    """How many threads a decoder may use; encoders always use one, since x264's pixels depend on the number."""
+    """How many threads a decoder may use; scalers and encoders use one: x264's pixels depend on it."""
     global _threads
     _threads = count
 
@@ -115,23 +135,33 @@ def decode(uri: str, span: Span | None = None, purpose: str = "read") -> Iterato
     """Time and picture of every frame of a span (or of the whole source), in order of strictly increasing time.
 
     Pictures are as coded: not upright yet. A damaged packet is left out; frames that do not advance in time are too.
+    Raises `UnreadableVideo` at the end of a whole source of which a good part does not advance.
     """
+    for time_s, frame in _run_up(uri, span, purpose):
+        if not span or time_s >= span.start_s:
+            yield time_s, frame
+
+
+def _run_up(uri: str, span: Span | None, purpose: str) -> Iterator[tuple[float, av.VideoFrame]]:
+    """As `decode`, from the frame that is on screen when the span starts, or from before it."""
     source = probe(uri)
     decodes[purpose] += 1
-    last = -1.0
+    last, kept, stalled = -1.0, 0, 0
     with _opened(uri) as (container, stream):
-        for frame in _enter(container, stream, source, span.start_s if span else 0.0):
-            if frame.pts is None:
-                continue
-            time_s = source.time_s(frame.pts)
+        for frame in _enter(container, stream, source, span.start_s) if span else _decoded(container, stream):
+            time_s = source.time_s(cast(int, frame.pts))
             if span and time_s >= span.end_s:
                 return
-            if time_s > last:
-                last = time_s
-                if on_decode and not span and source.duration_s:
-                    on_decode(min(1.0, time_s / source.duration_s))
-                if not span or time_s >= span.start_s:
-                    yield time_s, frame
+            if time_s <= last:
+                decodes["frames not advancing"] += 1
+                stalled += 1
+                continue
+            last, kept = time_s, kept + 1
+            if on_decode and not span and source.duration_s:
+                on_decode(min(1.0, time_s / source.duration_s))
+            yield time_s, frame
+    if not span and stalled > _MAX_STALLED * kept:
+        raise UnreadableVideo(f"{stalled} of {stalled + kept} frames go back in time: its clock restarts; join its parts anew")
 
 
 def read_frames(uri: str, span: Span, fps: float | None = None, size: tuple[int, int] | None = None) -> Frames:
@@ -146,7 +176,7 @@ def read_frames(uri: str, span: Span, fps: float | None = None, size: tuple[int,
 def _read_frames(uri: str, span: Span, fps: float | None, size: tuple[int, int] | None) -> Frames:
     source, painter = probe(uri), Painter(probe(uri), size)
     times, pictures = [], []
-    for time_s, frame in _at_rate(decode(uri, span), span, fps):
+    for time_s, frame in _at_rate(uri, span, fps):
         times.append(time_s)
         pictures.append(painter(frame))
     width, height = size or (source.width, source.height)
@@ -155,23 +185,33 @@ def _read_frames(uri: str, span: Span, fps: float | None, size: tuple[int, int] 
     return Frames(np.asarray(times), rgb)
 
 
-def _at_rate(
-    frames: Iterator[tuple[float, av.VideoFrame]], span: Span, fps: float | None
-) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Hold frames on the ticks span.start_s + k / fps; the frames themselves where no rate is asked for."""
+def forget() -> None:
+    """Drop what is kept of sources: they may have changed."""
+    probe.cache_clear()
+    _read_frames.cache_clear()
+
+
+def _at_rate(uri: str, span: Span, fps: float | None, purpose: str = "read") -> Iterator[tuple[float, av.VideoFrame]]:
+    """Frames held on the ticks span.start_s + k / fps; the frames themselves where no rate is asked for.
+
+    A tick shows the latest frame at or before it, which may lie before the span. A span that holds no frame has no ticks.
+    """
     if fps is None:
-        yield from frames
+        yield from decode(uri, span, purpose)
         return
     held: av.VideoFrame | None = None
-    tick = 0
-    for time_s, frame in frames:
-        while held is not None and span.start_s + tick / fps < time_s:
-            yield span.start_s + tick / fps, held
-            tick += 1
-        held = frame
-    while held is not None and span.start_s + tick / fps < span.end_s:
-        yield span.start_s + tick / fps, held
-        tick += 1
+    inside, due_s, ticks = False, span.start_s, 0
+    for time_s, frame in _run_up(uri, span, purpose):
+        while due_s < time_s - _SAME_S:
+            if held is not None:
+                yield due_s, held
+            ticks += 1
+            due_s = span.start_s + ticks / fps
+        held, inside = frame, inside or time_s >= span.start_s
+    while held is not None and inside and due_s < span.end_s - _SAME_S:
+        yield due_s, held
+        ticks += 1
+        due_s = span.start_s + ticks / fps
 
 
 class Painter:
@@ -183,7 +223,7 @@ class Painter:
         self._coded = (height, width) if source.quarter_turns % 2 else (width, height)
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        scaled = self._scaler.reformat(frame, *self._coded, format="rgb24", interpolation=Interpolation.AREA)
+        scaled = self._scaler.reformat(frame, *self._coded, format="rgb24", interpolation=Interpolation.AREA, threads=1)
         rgb = scaled.to_ndarray()
         if self._source.mirrored:
             rgb = rgb[:, ::-1]
@@ -193,30 +233,74 @@ class Painter:
 @contextmanager
 def _opened(uri: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """A container and its first video stream; both are closed on the way out, whatever happens."""
-    file = storage.open_binary(uri) if storage.is_s3(uri) else None
+    with _bytes_of(uri) as file, _container(file) as container:
+        yield container, _video_stream(container)
+
+
+@contextmanager
+def _bytes_of(uri: str) -> Iterator[Any]:
+    """What FFmpeg opens: a file of ours for S3; else a name that it takes for no other protocol, whatever is in it."""
+    if not storage.is_s3(uri):
+        yield f"file:{storage.normal(uri)}"
+        return
     try:
-        with av.open(file or uri, metadata_errors="ignore") as container:
-            if not container.streams.video:
-                raise UnreadableVideo("holds no video stream")
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise UnreadableVideo("its codec is not known to this decoder")
-            stream.codec_context.thread_count = _threads
-            yield cast(av.container.InputContainer, container), stream
+        file = storage.open_binary(uri)
+    except (FileNotFoundError, PermissionError) as error:
+        raise UnreadableVideo(f"cannot be opened: {error}") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _container(file: Any) -> Iterator[av.container.InputContainer]:
+    """The opened container. Only local files are followed, so that a playlist reaches no network before it is refused."""
+    doing = "opened"
+    try:
+        with av.open(file, metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
+            doing = "read"
+            yield cast(av.container.InputContainer, container)
+    except av.InvalidDataError as error:
+        raise UnreadableVideo(f"cannot be {doing}: no known container, or its header is missing or damaged") from error
     except av.FFmpegError as error:
-        raise UnreadableVideo(f"cannot be opened: {error.strerror}") from error
-    finally:
-        if file is not None:
-            file.close()
+        raise UnreadableVideo(f"cannot be {doing}: {error.strerror}") from error
+
+
+def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    name = container.format.name
+    if reason := "a picture, not a video" if name.endswith("_pipe") else _NOT_VIDEO.get(name):
+        raise UnreadableVideo(f"is {reason}")
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise UnreadableVideo("holds no video stream")
+    if streams[0].codec_context is None:
+        raise UnreadableVideo("its codec is not known to this decoder")
+    streams[0].codec_context.thread_count = _threads
+    return streams[0]
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames in order of presentation; a packet that the decoder refuses is passed over and counted as damage."""
+    """Frames in order of presentation, each with its stamp; one that has none follows the frame before by one step."""
+    in_order = container.format.name in _UNSTAMPED
+    step = max(1, round(1 / ((stream.average_rate or 25) * cast(Fraction, stream.time_base))))
+    last: int | None = None
+    for frame in _pictures(container, stream):
+        stamp = frame.dts if in_order else frame.pts
+        if stamp is None or (in_order and last is not None and stamp <= last):
+            stamp = 0 if last is None else last + step
+        frame.pts = last = stamp
+        yield frame
+
+
+def _pictures(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """What the decoder gives; a packet that it refuses is passed over. That, holes and what was concealed are damage."""
     for packet in _packets(container, stream):
         try:
-            yield from packet.decode()
-        except (av.InvalidDataError, av.PatchWelcomeError):
+            frames = stream.decode(packet)
+        except _DAMAGE:
             decodes["damaged packets"] += 1
+            continue
+        decodes["damaged packets"] += (packet is not None and packet.is_corrupt) or any(frame.is_corrupt for frame in frames)
+        yield from frames
 
 
 def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[Any]:
@@ -225,6 +309,7 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
         yield from container.demux(stream)
     except av.InvalidDataError:
         decodes["damaged packets"] += 1
+        yield None
 
 
 def _enter(
@@ -235,20 +320,28 @@ def _enter(
     A seek is trusted only if the first frame out is a key frame at or before the target. MPEG-TS lands after it and
     intra-refresh streams on a picture without its references; for those the steps back end at the start of the source.
     """
-    target = source.origin + round(start_s / source.time_base)
+    target = source.origin + math.floor(start_s / source.time_base)
     for back_s in _STEPS_BACK_S if source.seekable and start_s > 0 else ():
         point = target - round(back_s / source.time_base)
-        if point <= source.origin:
+        if point <= source.origin or not _sought(container, stream, point):
             break
-        container.seek(point, stream=stream, backward=True)
         frames = _decoded(container, stream)
         first = next(frames, None)
-        if first is not None and first.key_frame and first.pts is not None and first.pts <= target:
+        if first is not None and first.key_frame and cast(int, first.pts) <= target:
             yield first
             yield from frames
             return
     with _opened(source.uri) as (again, anew):
         yield from _decoded(again, anew)
+
+
+def _sought(container: av.container.InputContainer, stream: av.VideoStream, point: int) -> bool:
+    """Whether the container could seek at all: one without an index may refuse."""
+    try:
+        container.seek(point, stream=stream, backward=True)
+    except av.FFmpegError:
+        return False
+    return True
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
@@ -312,15 +405,12 @@ def encode(uri: str, span: Span, crop: tuple[int, int, int, int] | None, how: En
     Raises `UnreadableVideo` where the span holds no frame.
     """
     source = probe(uri)
-    crop = crop or (0, 0, source.width, source.height)
-    size = stored_size(crop[2], crop[3] / source.pixel_aspect, how)
+    fit = _Fitter(source, crop or (0, 0, source.width, source.height), how)
     buffer, count = io.BytesIO(), 0
-    graph = _filter_graph(source, crop, size)
     with av.open(buffer, "w", format="mp4") as output:
-        stream = _output_stream(output, size, source, how)
-        for time_s, frame in _at_rate(decode(uri, span, "encode"), span, how.fps):
-            graph.vpush(frame)
-            picture = graph.vpull()
+        stream = _output_stream(output, fit.size, source, how)
+        for time_s, frame in _at_rate(uri, span, how.fps, "encode"):
+            picture = fit(frame)
             picture.pts, picture.time_base = round((time_s - span.start_s) * _CLOCK), Fraction(1, _CLOCK)
             picture.pict_type = av.video.frame.PictureType.NONE
             output.mux(stream.encode(picture))
@@ -328,17 +418,22 @@ def encode(uri: str, span: Span, crop: tuple[int, int, int, int] | None, how: En
         if not count:
             raise UnreadableVideo(f"no frame between {span.start_s:.3f} s and {span.end_s:.3f} s")
         output.mux(stream.encode())
-    return Clip(buffer.getvalue(), *size, count)
+    return Clip(buffer.getvalue(), *fit.size, count)
 
 
 def stored_size(width: float, height: float, how: Encoding) -> tuple[int, int]:
     """The largest even size with this aspect inside the bounds, never larger than the picture."""
     scale = min(1.0, how.max_width / width, how.max_height / height)
-    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+    return _even(width * scale, min(width, how.max_width)), _even(height * scale, min(height, how.max_height))
+
+
+def _even(length: float, bound: float) -> int:
+    return max(2, min(round(length / 2) * 2, int(bound) // 2 * 2))
 
 
 def _output_stream(output: Any, size: tuple[int, int], source: Source, how: Encoding) -> Any:
-    rate = Fraction(how.fps or source.fps or 30).limit_denominator(1001)
+    # One frame in 1001 s is the slowest rate that such a fraction holds; the frames' own stamps are what counts.
+    rate = Fraction(max(how.fps or source.fps or 30, 1 / 1001)).limit_denominator(1001)
     options = {"preset": how.preset, "crf": str(how.crf)}
     if how.codec == "libx264":
         options["x264-params"] = "cpu-independent=1:threads=1:lookahead-threads=1"
@@ -351,16 +446,40 @@ def _output_stream(output: Any, size: tuple[int, int], source: Source, how: Enco
     return stream
 
 
-def _filter_graph(source: Source, crop: tuple[int, int, int, int], size: tuple[int, int]) -> av.filter.Graph:
-    """Upright, crop, scale to BT.709 limited range; `bitexact` keeps the scaler's result equal on every CPU."""
-    turns = [("hflip", "")] if source.mirrored else []
-    turns += [("transpose", "cclock")] * source.quarter_turns
-    scale = f"{size[0]}:{size[1]}:flags=bicubic+accurate_rnd+bitexact+full_chroma_int:out_color_matrix=bt709:out_range=tv"
-    steps = [*turns, ("crop", "{2}:{3}:{0}:{1}:exact=1".format(*crop)), ("scale", scale), ("format", "yuv420p")]
-    with _opened(source.uri) as (_, stream):
+class _Fitter:
+    """Decoded pictures upright, cut and scaled to the stored size; its graph is built anew where a stream changes its."""
+
+    def __init__(self, source: Source, crop: tuple[int, int, int, int], how: Encoding) -> None:
+        self._source, self._crop = source, crop
+        # Pixels that are not square lose on their long side: the other would have to be scaled up.
+        self.size = stored_size(crop[2] * min(1, source.pixel_aspect), crop[3] / max(1, source.pixel_aspect), how)
+        self._shape: tuple[Any, ...] = ()
+        self._graph: av.filter.Graph | None = None
+
+    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
+        shape = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
+        if self._graph is None or shape != self._shape:
+            self._graph, self._shape = self._built(frame), shape
+        self._graph.vpush(frame)
+        return self._graph.vpull()
+
+    def _built(self, frame: av.VideoFrame) -> av.filter.Graph:
         graph = av.filter.Graph()
-        chain = [graph.add_buffer(template=stream), *(graph.add(*step) for step in steps), graph.add("buffersink")]
-    for here, there in pairwise(chain):
-        here.link_to(there)
-    graph.configure()
-    return graph
+        graph.threads = 1
+        buffer = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=self._source.time_base)
+        graph.link_nodes(buffer, *(graph.add(*step) for step in self._steps(frame)), graph.add("buffersink"))
+        graph.configure()
+        return graph
+
+    def _steps(self, frame: av.VideoFrame) -> Iterator[tuple[str, str]]:
+        """Upright, crop, scale to BT.709 limited range; `bitexact` keeps the scaler's result equal on every CPU."""
+        flags = "flags=bicubic+accurate_rnd+bitexact+full_chroma_int"
+        turned = self._source.quarter_turns % 2 == 1
+        shown = (frame.height, frame.width) if turned else (frame.width, frame.height)
+        yield from [("hflip", "")] * self._source.mirrored
+        yield from [("transpose", "cclock")] * self._source.quarter_turns
+        if shown != (self._source.width, self._source.height):
+            yield "scale", f"{self._source.width}:{self._source.height}:{flags}"
+        yield "crop", "{2}:{3}:{0}:{1}:exact=1".format(*self._crop)
+        yield "scale", f"{self.size[0]}:{self.size[1]}:{flags}:out_color_matrix=bt709:out_range=tv"
+        yield "format", "yuv420p"
