@@ -42,7 +42,8 @@ class Signals:
     """What one pass measured. N frames, P pairs of flow, R x C cells of 20 px at 320 wide, B luma bins.
 
     times_s [N]; content [N]; explained [N] (`scenes.explained`, 0 where it was not asked); luma_bins [N, B]; pair_frame [P],
-    the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; end_s, the end of the last frame; fps, the median rate.
+    the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; end_s, the end of the last frame; fps, the median rate;
+    damage, as `video.damage` counts it.
     """
 
     source: Source
@@ -57,7 +58,7 @@ class Signals:
     flow: str
     fps: float
     end_s: float
-    damaged: int
+    damage: dict[str, int]
 
     @property
     def pair_times_s(self) -> np.ndarray:
@@ -125,7 +126,7 @@ def scan(uri: str, flow: FlowSettings) -> Signals:
     paired, watch = _PairedFlow(_flow(flow), flow.pairs_per_s), ViewportWatch()
     times = array("d")
     thumbnails = []
-    damaged = video.decodes["damaged packets"]
+    damage = video.damage.copy()
     for index, (time_s, frame) in enumerate(video.decode(uri, purpose="scan")):
         rgb = painter(frame)
         gray = luma(rgb)
@@ -153,7 +154,7 @@ def scan(uri: str, flow: FlowSettings) -> Signals:
         flow=_flow(flow).name,
         fps=1 / step_s,
         end_s=times[-1] + step_s,
-        damaged=video.decodes["damaged packets"] - damaged,
+        damage=dict(video.damage - damage),
     )
 
 
@@ -191,4 +192,4 @@ def static_weight(viewport: Viewport, rows: int, columns: int) -> np.ndarray:
 def forget() -> None:
     """Drop the kept pass (its memory, and a source that changed on disk)."""
     scan.cache_clear()
-    video.probe.cache_clear()
+    video.forget()

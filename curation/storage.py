@@ -100,6 +100,12 @@ def delete(uri: str) -> None:
         Path(uri).unlink(missing_ok=True)
 
 
+def sweep(folder: str) -> None:
+    """Remove what puts that were killed half-way left in a local folder; S3 keeps no half objects."""
+    for path in [] if is_s3(folder) else Path(folder).rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def exists(uri: str) -> bool:
     if not is_s3(uri):
         return os.path.isfile(uri)

@@ -7,9 +7,10 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from curation import video
+from curation import encode
+from curation.encode import Encoding
 from curation.schema import Row
-from curation.video import Encoding, Span
+from curation.video import Span
 from operators.op import each
 
 
@@ -21,7 +22,7 @@ def encode_clip(row: Row, how: Encoding) -> Row:
     """
     crop = row["picture"]
     span = Span(row["start_s"], row["end_s"])
-    clip = video.encode(row["source_uri"], span, (crop["x"], crop["y"], crop["w"], crop["h"]), how)
+    clip = encode.encode(row["source_uri"], span, (crop["x"], crop["y"], crop["w"], crop["h"]), how)
     scratch_file(row["clip_id"]).write_bytes(clip.mp4)
     return {**row, "stored_width": clip.width, "stored_height": clip.height, "stored_frames": clip.frames}
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from curation import shards, storage
 from curation.schema import CLIP
 from pipelines import recipes
+from pipelines.figures import plural
 from pipelines.recipes import PHASES
 
 app = typer.Typer(
@@ -100,8 +101,11 @@ def _among(option: str, value: str, known: tuple[str, ...]) -> None:
 
 def _print_overview(dataset: dict[str, Any], clips: Any, videos: Any) -> None:
     counts = dataset["counts"]
-    _say(f"recipe {dataset['recipe_name']}, schema {dataset['schema_version']}, {len(dataset['shards'])} shards")
-    _say(f"{len(videos)} sources, {len(clips)} clips: {counts.get('kept', 0)} kept, {counts.get('stored', 0)} in shards\n")
+    held = plural(len(dataset["shards"]), "shard")
+    _say(f"recipe {dataset['recipe_name']}, schema {dataset['schema_version']}, {held}")
+    _say(
+        f"{plural(len(videos), 'source')}, {plural(len(clips), 'clip')}: {counts.get('kept', 0)} kept, {counts.get('stored', 0)} in shards\n"
+    )
     sources = Table("source", "status", "seconds", "clips", "kept", "why", box=None, header_style="bold")
     for video in videos.to_pylist():
         rows = [r for r in clips.select(["video_id", "reject", "error", "source_uri"]).to_pylist()
@@ -122,7 +126,7 @@ def _print_reasons(clips: Any) -> None:
             kind = (reject or error).partition(":")[0]
             reasons[kind] = reasons.get(kind, 0) + 1
     for kind, count in sorted(reasons.items(), key=lambda item: -item[1]):
-        _say(f"{count:6} clips: {kind}")
+        _say(f"{plural(count, 'clip'):>9}: {kind}")
 
 
 def _print_clip(out: str, clips: Any, clip: str) -> None:
@@ -160,16 +164,16 @@ def _print_summary(summary: Any, report: str) -> None:
         _say(f"  {name:20} {seconds:9.2f} CPU-s")
     if decodes:
         _say("  decodes: " + ", ".join(f"{count} {name}" for name, count in sorted(decodes.items())))
-    before = sum(summary.before.values())
-    _say(f"  {len(summary.records)} units done in {summary.wall_s:.1f} s, {before} were done before")
-    gone = f", {summary.unreadable} unreadable" * bool(summary.unreadable) + f", {summary.duplicates} duplicate" * bool(
-        summary.duplicates
+    done, before = len(summary.records) - len(summary.failures), sum(summary.before.values())
+    _say(f"  {plural(done, 'unit')} done in {summary.wall_s:.1f} s, {before} were done before")
+    gone = [f"{n} {what}" for n, what in ((summary.unreadable, "unreadable"), (summary.duplicates, "duplicate")) if n]
+    _say(
+        f"{', '.join([plural(summary.sources, 'source'), *gone])}; {plural(summary.clips, 'clip')}: "
+        f"kept {summary.kept} ({summary.kept_s / 60:.1f} of {summary.total_s / 60:.1f} min), rejected {summary.rejected}, "
+        f"failed {summary.errors}; {summary.stored} in {plural(summary.shards, 'shard')}"
     )
-    _say(f"{summary.sources} sources{gone}; {summary.clips} clips: kept {summary.kept} ({summary.kept_s / 60:.1f} of "
-         f"{summary.total_s / 60:.1f} min), rejected {summary.rejected}, failed {summary.errors}; "
-         f"{summary.stored} in {summary.shards} shards")  # fmt: skip
     if summary.failures:
-        _say(f"{len(summary.failures)} units could not be finished; the same command tries them again")
+        _say(f"{plural(len(summary.failures), 'unit')} could not be finished; the same command tries again")
     _say(f"look at {report}")
 
 

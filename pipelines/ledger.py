@@ -133,16 +133,12 @@ def records(out: str) -> list[Record]:
     return [record for phase in PHASES for record in read_all(storage.join(out, "clips", phase), CLIP)[1]]
 
 
-def thumbs(out: str) -> dict[str, Row]:
-    """Thumbnails by clip_id."""
-    table, _ = read_all(storage.join(out, "sidecar", "thumbs"), THUMBS)
-    return {row["clip_id"]: row for row in table.to_pylist()}
-
-
-def signals(out: str) -> dict[str, Row]:
-    """Signals over time by video_id."""
-    table, _ = read_all(storage.join(out, "sidecar", "signals"), SIGNALS)
-    return {row["video_id"]: row for row in table.to_pylist()}
+def sidecars(out: str, kind: str, units: Iterable[str]) -> list[pa.Table]:
+    """The sidecar files ("thumbs" or "signals") of these units, those that are there."""
+    folder = storage.join(out, "sidecar", kind)
+    present = sorted({f"{unit}.parquet" for unit in units} & set(storage.names(folder)))
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(lambda name: from_parquet(storage.read(storage.join(folder, name))), present))
 
 
 def write_sidecar(out: str, kind: str, unit: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:

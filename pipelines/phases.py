@@ -116,7 +116,6 @@ def _facts(signals: scan.Signals, phase: Phase) -> Row:
 
     source = signals.source
     bounds = scene_bounds(signals, phase.recipe.partition.scenes)
-    damage = f"{signals.damaged} damaged packets left out" if signals.damaged else None
     return {
         "duration_s": signals.end_s - float(signals.times_s[0]),
         "frames": len(signals.times_s),
@@ -126,7 +125,7 @@ def _facts(signals: scan.Signals, phase: Phase) -> Row:
         "codec": source.codec,
         "container": source.container,
         "cuts_s": [start for start, _ in bounds[1:]],
-        "note": damage,
+        "note": ", ".join(f"{count} {what}" for what, count in signals.damage.items()) or None,
     }
 
 

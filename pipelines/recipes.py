@@ -15,11 +15,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from curation.action import RegimeSettings
+from curation.encode import Encoding
 from curation.flow import FlowSettings
 from curation.quality import LuminanceLimits
 from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
-from curation.video import Encoding
 
 PHASES = ("partition", "score", "shard")
 

@@ -11,7 +11,6 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -48,8 +47,6 @@ _PHASE_TITLES = {
     "shard": "Stored in shards",
 }
 _REGIMES = ("forward", "back", "turn_left", "turn_right", "look_up", "look_down", "strafe_left", "strafe_right")
-# Counted with the decodes, though it is none.
-_DAMAGE = "damaged packets"
 _LOST = {
     "error": "failed",
     "unreadable": "unreadable",
@@ -294,18 +291,10 @@ def _thumbs(output: Output, rows: Sequence[Row]) -> dict[str, list[str]]:
     """Thumbnails as data URIs by clip_id, of these clips only."""
     wanted = pa.array([row["clip_id"] for row in rows], pa.string())
     found = {}
-    for table in _sidecars(output, "thumbs", (row["unit_id"] for row in rows)):
+    for table in ledger.sidecars(output.out, "thumbs", (row["unit_id"] for row in rows)):
         for row in table.filter(pc.is_in(table["clip_id"], wanted)).to_pylist():
             found[row["clip_id"]] = [f"data:image/jpeg;base64,{base64.b64encode(j).decode()}" for j in row["jpegs"]]
     return found
-
-
-def _sidecars(output: Output, kind: str, units: Iterable[str]) -> list[pa.Table]:
-    """The sidecar files of these units, those that are there."""
-    folder = storage.join(output.out, "sidecar", kind)
-    present = sorted({f"{unit}.parquet" for unit in units} & set(storage.names(folder)))
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(lambda name: shards.from_parquet(storage.read(storage.join(folder, name))), present))
 
 
 def _lost_sources(output: Output) -> dict[str, Any]:
@@ -352,7 +341,7 @@ def _timelines(output: Output, linked: set[str]) -> dict[str, Any]:
     shown = sources[:MAX_TIMELINES]
     signals = {
         row["video_id"]: row
-        for table in _sidecars(output, "signals", (s["unit_id"] for s in shown))
+        for table in ledger.sidecars(output.out, "signals", (s["unit_id"] for s in shown))
         for row in table.to_pylist()
     }
     drawn = [_timeline(output, row, clips_of[row["video_id"]], signals.get(row["video_id"]), linked) for row in shown]
@@ -453,12 +442,10 @@ def _cost(output: Output) -> dict[str, Any]:
         decodes.update(record.decodes)
         for operator, seconds in record.cpu_s.items():
             cpu_s[record.phase][operator] += seconds
-    damaged = decodes.pop(_DAMAGE, 0)
     most = max((seconds for operators in cpu_s.values() for seconds in operators.values()), default=0.0) or 1.0
     return {
         "phases": [_phase_cost(phase, units[phase], cpu_s[phase], most) for phase in PHASES if units[phase]],
         "decodes": sorted(decodes.items()),
-        "damaged": damaged,
         "minutes": _source_seconds(output) / 60,
     }
 

@@ -62,6 +62,7 @@ def curate(inputs: Sequence[str], out: str, recipe: Recipe, runner: str = "local
     entries = storage.find_sources(inputs, exclude=out) if "partition" in phases else []
     _claim(out)
     with locked(out):
+        storage.sweep(out)
         _check_recipe(out, recipe)
         if runner == "ray":
             runners.start_ray()

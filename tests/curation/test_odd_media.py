@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from curation import video
-from curation.video import Encoding, Span, UnreadableVideo, encode, probe, read_frames
+from curation.encode import Encoding, encode
+from curation.video import Span, UnreadableVideo, probe, read_frames
 
 NO_HEADER = "cannot be opened: no known container, or its header is missing or damaged"
 SECOND = [k / 10 for k in range(10)]
@@ -144,7 +145,7 @@ def test_damage_in_the_middle_is_counted_and_what_follows_is_kept(suffix, tmp_pa
     times_s = [time_s for time_s, _ in video.decode(str(named(tmp_path / f"b.{suffix}", bytes(data))))]
     assert times_s[-1] == pytest.approx(7.9, abs=1e-6)
     assert len(times_s) > 60
-    assert video.decodes["damaged packets"] > 0
+    assert video.damage["damaged packets"] > 0
 
 
 def test_a_container_that_breaks_off_gives_up_what_the_decoder_held(clip, monkeypatch):

@@ -12,7 +12,8 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
 from curation import storage, video
-from curation.video import Encoding, Span, UnreadableVideo, encode, probe, read_frames
+from curation.encode import Encoding, encode
+from curation.video import Span, UnreadableVideo, probe, read_frames
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from curation import video
-from curation.video import Encoding, Span, encode, read_frames
+from curation.encode import Encoding, encode
+from curation.video import Span, read_frames
 
 RED, GREEN, BLUE, WHITE = (200, 30, 40), (30, 180, 60), (40, 50, 210), (230, 230, 230)
 QUADRANTS = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8)
@@ -69,7 +70,7 @@ def test_frames_that_do_not_advance_are_left_out_and_counted(clip, monkeypatch):
     real = video._decoded
     monkeypatch.setattr(video, "_decoded", lambda *a: (f for k, f in enumerate(real(*a)) for _ in range(1 + (k in (7, 30)))))
     assert len(list(video.decode(clip))) == 40
-    assert video.decodes["frames not advancing"] == 2
+    assert video.damage["frames not advancing"] == 2
 
 
 def test_a_clock_that_restarts_is_not_passed_over(tmp_path, moving, write):
@@ -205,7 +206,7 @@ def test_a_crop_is_the_part_of_the_picture(clip, tmp_path):
 def test_colour_tags_are_written(clip, tmp_path):
     with av.open(stored(tmp_path, clip)) as container:
         context = next(container.decode(video=0)), container.streams.video[0].codec_context
-        assert [(c.color_range, c.colorspace, c.color_primaries, c.color_trc) for c in context] == [(1, 1, 1, 1)] * 2
+        assert [(c.color_range, c.colorspace, c.color_primaries, c.color_trc) for c in context] == [(1, 6, 1, 1)] * 2
         assert context[1].pix_fmt == "yuv420p"
 
 

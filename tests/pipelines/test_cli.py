@@ -50,7 +50,7 @@ def test_the_command_line_stays_small():
 def test_curate_says_what_came_out_and_where_to_look(gamecraft, footage, tmp_path):
     status, said, _ = gamecraft("curate", footage, "--out", tmp_path / "o", "--recipe", "smoke")
     assert status == 0
-    assert "4 sources, 1 unreadable, 1 duplicate; 4 clips: kept 3 (0.3 of 0.4 min), rejected 1, failed 0; 3 in 1 shards" in said
+    assert "4 sources, 1 unreadable, 1 duplicate; 4 clips: kept 3 (0.3 of 0.4 min), rejected 1, failed 0; 3 in 1 shard" in said
     assert f"look at {tmp_path / 'o' / 'report.html'}" in said
     assert "decodes: 3 encode, 2 scan" in said
     for operator in ("split_scenes", "measure_motion", "measure_luminance", "encode_clip"):
@@ -63,7 +63,7 @@ def test_curate_says_what_came_out_and_where_to_look(gamecraft, footage, tmp_pat
     [
         (["curate", "nope.mp4", "--out", "o"], "nope.mp4: no such file or folder"),
         (["curate", ".", "--out", "o"], ".: the folder holds no video (0 other files)"),
-        (["curate", "*.mkv", "--out", "o"], "*.mkv: no video found there"),
+        (["curate", "*.mkv", "--out", "o"], "*.mkv: no video matches"),
         (["curate", "a.mp4"], "Missing option '--out'."),
         (["curate", "a.mp4", "--out", "o", "--runner", "spark"], "--runner must be one of local, ray, not 'spark'"),
         (
@@ -105,11 +105,11 @@ def test_an_output_of_another_schema_or_recipe_is_refused(gamecraft, footage, ou
 def test_inspect_lists_sources_and_reasons(gamecraft, out):
     status, said, _ = gamecraft("inspect", out)
     assert status == 0
-    assert "recipe smoke, schema 1, 1 shards" in said
+    assert "recipe smoke, schema 1, 1 shard" in said
     assert "4 sources, 4 clips: 3 kept, 3 in shards" in said
     assert "broken.mp4" in said
     assert "cannot be opened" in said
-    assert "1 clips: too dark" in said
+    assert "1 clip: too dark" in said
 
 
 def test_inspect_shows_a_clip_by_the_start_of_its_id(gamecraft, out):
@@ -144,7 +144,7 @@ def test_a_failed_unit_is_status_one(gamecraft, footage, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "_watched", lambda *_: iter([record]))
     status, said, _ = gamecraft("curate", footage, "--out", tmp_path / "o")
     assert status == 1
-    assert "3 units could not be finished; the same command tries them again" in said
+    assert "3 units could not be finished; the same command tries again" in said
 
 
 def test_ctrl_c_says_how_to_go_on(gamecraft, footage, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import importlib.abc, importlib.machinery, os, sys
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "curation.video":
+        if name != "curation.MODULE":
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)
@@ -30,12 +30,12 @@ if "--multiprocessing-fork" in sys.argv:
 
 @pytest.fixture
 def child(tmp_path, monkeypatch):
-    """Patch `curation.video` in the worker process only."""
+    """Patch a module of `curation` in the worker process only."""
 
-    def patch(code):
+    def patch(module, code):
         folder = tmp_path / "site"
         folder.mkdir()
-        (folder / "sitecustomize.py").write_text(KILLER.format(patch=code))
+        (folder / "sitecustomize.py").write_text(KILLER.replace("MODULE", module).format(patch=code))
         monkeypatch.setenv("PYTHONPATH", str(folder))
 
     return patch
@@ -48,7 +48,7 @@ def notes(out):
 def test_a_clip_that_kills_its_worker_is_quarantined_and_the_job_ends_well(child, footage, tmp_path):
     out = str(tmp_path / "o")
     doomed = "s.start_s == 0 and u.endswith('b.mp4')"
-    child(f"real = module.encode; module.encode = lambda u, s, *a: os._exit(11) if {doomed} else real(u, s, *a)")
+    child("encode", f"real = module.encode; module.encode = lambda u, s, *a: os._exit(11) if {doomed} else real(u, s, *a)")
     done = run.curate([str(footage)], out, recipes.smoke())
     rows = ledger.clips(out).to_pylist()
     dead = [row for row in rows if (row["reject"] or "").startswith("quarantined")]
@@ -61,7 +61,10 @@ def test_a_clip_that_kills_its_worker_is_quarantined_and_the_job_ends_well(child
 
 def test_a_source_that_kills_its_worker_is_quarantined(child, footage, tmp_path):
     out = str(tmp_path / "o")
-    child("real = module.decode; module.decode = lambda u, *a, **k: os._exit(11) if u.endswith('b.mp4') else real(u, *a, **k)")
+    child(
+        "video",
+        "real = module.decode; module.decode = lambda u, *a, **k: os._exit(11) if u.endswith('b.mp4') else real(u, *a, **k)",
+    )
     done = run.curate([str(footage)], out, recipes.smoke())
     status = {Path(v["uri"]).name: (v["status"], v["reason"]) for v in ledger.videos(out).to_pylist()}
     assert status["b.mp4"] == ("quarantined", "quarantined: killed its worker 2 times")

@@ -36,7 +36,7 @@ def test_every_source_is_in_the_ledger_with_its_reason(curated):
     assert {name: v["status"] for name, v in videos.items()} == {
         "a.mp4": "ok", "b.mp4": "ok", "broken.mp4": "unreadable", "copy of a.mp4": "duplicate",
     }  # fmt: skip
-    assert videos["broken.mp4"]["reason"] == "cannot be opened: Invalid data found when processing input"
+    assert videos["broken.mp4"]["reason"] == "cannot be opened: no known container, or its header is missing or damaged"
     assert videos["copy of a.mp4"]["duplicate_of"].endswith("a.mp4")
     assert videos["a.mp4"]["cuts_s"] == [9.0]
     assert videos["a.mp4"]["duration_s"] == pytest.approx(16)
@@ -104,10 +104,15 @@ def test_every_operator_reports_its_cpu_seconds(curated):
 
 
 def test_thumbnails_and_signals_rest_beside_the_ledger(curated):
-    thumbs, signals = ledger.thumbs(curated.out), ledger.signals(curated.out)
-    assert set(thumbs) == set(ledger.clips(curated.out)["clip_id"].to_pylist())
-    assert all(jpeg.startswith(b"\xff\xd8") for row in thumbs.values() for jpeg in row["jpegs"])
-    assert all(len(row["times_s"]) == len(row["motion_camera"]) > 10 for row in signals.values())
+    clips = ledger.clips(curated.out)
+    thumbs, signals = (
+        [row for table in ledger.sidecars(curated.out, kind, clips["unit_id"].to_pylist()) for row in table.to_pylist()]
+        for kind in ("thumbs", "signals")
+    )
+    assert {row["clip_id"] for row in thumbs} == set(clips["clip_id"].to_pylist())
+    assert all(jpeg.startswith(b"\xff\xd8") for row in thumbs for jpeg in row["jpegs"])
+    assert {row["video_id"] for row in signals} == set(clips["video_id"].to_pylist())
+    assert all(len(row["times_s"]) == len(row["motion_camera"]) > 10 for row in signals)
 
 
 def test_two_folders_get_the_same_shards_byte_for_byte(curated, footage, tmp_path):
@@ -247,6 +252,8 @@ def test_a_killed_run_goes_on_where_it_was(curated, footage, tmp_path):
     driver.wait()
     finished = units.done(str(out), "partition")
     assert finished
+    (out / "shards").mkdir(exist_ok=True)
+    (out / "shards" / ".000000.tar.0.tmp").write_bytes(b"half")
     again = run.curate([str(footage)], str(out), recipes.smoke())
     assert again.before["partition"] == len(finished)
     assert len([r for r in again.records if r.phase == "partition"]) == 4 - len(finished)
