@@ -103,9 +103,8 @@ def _print_overview(dataset: dict[str, Any], clips: Any, videos: Any) -> None:
     counts = dataset["counts"]
     held = plural(len(dataset["shards"]), "shard")
     _say(f"recipe {dataset['recipe_name']}, schema {dataset['schema_version']}, {held}")
-    _say(
-        f"{plural(len(videos), 'source')}, {plural(len(clips), 'clip')}: {counts.get('kept', 0)} kept, {counts.get('stored', 0)} in shards\n"
-    )
+    kept, stored = counts.get("kept", 0), counts.get("stored", 0)
+    _say(f"{plural(len(videos), 'source')}, {plural(len(clips), 'clip')}: {kept} kept, {stored} in shards\n")
     sources = Table("source", "status", "seconds", "clips", "kept", "why", box=None, header_style="bold")
     for video in videos.to_pylist():
         rows = [r for r in clips.select(["video_id", "reject", "error", "source_uri"]).to_pylist()

@@ -20,6 +20,7 @@ CLOCK = Fraction(1, 90_000)
 def nothing_kept() -> None:
     video.forget()
     video.decodes.clear()
+    video.damage.clear()
 
 
 def _moving(count: int, width: int, height: int) -> Iterator[np.ndarray]:
