@@ -158,6 +158,11 @@ def scan(uri: str, flow: FlowSettings) -> Signals:
     )
 
 
+def prepare(flow: FlowSettings) -> None:
+    """Load what a pass needs, before any source is opened: weights that are missing are nobody's footage's fault."""
+    _flow(flow)
+
+
 @lru_cache(maxsize=1)
 def _flow(settings: FlowSettings) -> Flow:
     return load_flow(settings)

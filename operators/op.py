@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
+from av import FFmpegError
 
 from curation import video
 from curation.schema import CLIP, Row, columns, conform
@@ -128,7 +129,8 @@ def guarded(work: Callable[[list[Row]], list[Row]], rows: list[Row], op: Op) -> 
     """Rows through one operator, in order: those already out pass by, those that fail are marked.
 
     A failing batch is halved until the rows at fault are found; work gets copies, so that what a failed try changed is gone.
-    An operator on a whole unit is not tried on parts, since a part would give wrong neighbours without an error.
+    An operator on a whole unit is not tried on parts, since a part would give wrong neighbours without an error. A full disk
+    or a lost connection is no row's fault: an OSError that is not the codec's is raised, and the unit is tried again later.
     """
     done: list[Row] = []
     for out, group in groupby(rows, _out):
@@ -141,6 +143,8 @@ def _attempt(work: Callable[[list[Row]], list[Row]], rows: list[Row], op: Op) ->
     try:
         return list(work(copy.deepcopy(rows)))
     except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, FFmpegError):
+            raise
         if len(rows) == 1 or op.batch == WHOLE_UNIT:
             return [{**row, "error": _reason(op, error)} for row in rows]
         half = len(rows) // 2

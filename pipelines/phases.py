@@ -71,10 +71,11 @@ def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Co
     record.decodes = dict(decodes)
 
 
-def _load_source(_: Phase, unit: Unit) -> list[Row]:
+def _load_source(phase: Phase, unit: Unit) -> list[Row]:
     """The source's row; none for one that is there already under another name."""
     if unit.duplicate_of:
         return []
+    scan.prepare(phase.recipe.partition.flow)
     scan.forget()
     return [{"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri}]
 

@@ -169,16 +169,18 @@ _UNITS: dict[str, Callable[[str, Recipe, Sequence[storage.Entry]], tuple[list[Un
 
 
 def _watched(phase: Phase, todo: Sequence[Unit], runner: str) -> Iterator[Record]:
-    """Run a phase's units and show progress with a rate and the time left; failures are said as they come."""
+    """Run a phase's units and show progress with a rate and the time left; each kind of failure is said once, as it comes."""
     if not todo:
         return
+    said: set[str] = set()
     with _progress() as progress:
         task = progress.add_task(f"{phase.name:9}", total=len(todo))
         show = partial(_advance, progress, task)
         run = runners.run_ray(phase, todo) if runner == "ray" else runners.run_local(phase, todo, show)
         for finished, record in enumerate(run, start=1):
             show(finished)
-            if record.failure:
+            if record.failure and record.failure not in said:
+                said.add(record.failure)
                 progress.console.print(f"{phase.name} {record.unit}: {record.failure}", style="red", markup=False)
             yield record
 

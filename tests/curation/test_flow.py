@@ -34,6 +34,7 @@ def test_dis_finds_a_known_shift():
 @pytest.mark.skipif(not OFFICIAL.is_file(), reason=f"no official RAFT-small weights at {OFFICIAL}")
 @pytest.mark.parametrize("size", [(240, 320), (181, 322)])
 def test_raft_with_official_weights_finds_a_known_shift(size):
+    pytest.importorskip("torch", reason="the raft extra is not installed")
     flow = RaftFlow(OFFICIAL, updates=8)(texture(*size), moved(texture(*size), 6, -3))
     assert flow.shape == (*size, 2)
     assert np.median(inner(flow), axis=0) == pytest.approx([6, -3], abs=0.3)

@@ -1,3 +1,4 @@
+import av
 import pytest
 
 from curation import video
@@ -123,6 +124,21 @@ def test_a_class_is_built_once_and_time_is_counted():
     step(rows(3))
     assert Model.built == 1
     assert set(step.cpu_s) == {"Model", "measure"}
+
+
+def test_a_full_disk_is_no_rows_fault():
+    def write(rows):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        run_local([op(write)], rows(2))
+
+
+def test_what_the_codec_cannot_read_is_the_rows_own():
+    def read(rows):
+        raise av.error.FFmpegError(5, "Input/output error")
+
+    assert "Input/output error" in run_local([op(read)], rows(1))[0]["error"]
 
 
 def test_an_operator_may_make_many_rows_of_one():

@@ -204,6 +204,16 @@ def test_the_output_inside_the_input_is_not_input(footage, tmp_path, monkeypatch
     assert run.curate([str(tmp_path)], str(tmp_path / "out"), recipes.smoke()).sources == 1
 
 
+def test_missing_weights_are_said_once_and_nothing_is_blamed_on_the_footage(footage, tmp_path, monkeypatch, capfd):
+    in_process(monkeypatch)
+    smoke, out = recipes.smoke(), str(tmp_path / "o")
+    flow = replace(smoke.partition.flow, backend="raft", weights=str(tmp_path / "nowhere.pth"))
+    done = run.curate([str(footage)], out, replace(smoke, partition=replace(smoke.partition, flow=flow)))
+    assert {r.failure for r in done.failures} == {f"FileNotFoundError: RAFT-small: no file at {tmp_path}/nowhere.pth"}
+    assert capfd.readouterr().err.count("no file at") == 1
+    assert [v["status"] for v in ledger.videos(out).to_pylist()] == ["duplicate"]
+
+
 def test_a_unit_that_cannot_be_committed_is_a_failure_and_the_rest_goes_on(footage, tmp_path, monkeypatch):
     in_process(monkeypatch)
     commit = ledger.write_video
