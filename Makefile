@@ -22,7 +22,8 @@ demo: setup $(FOOTAGE)/explore.mp4 $(FOOTAGE)/camera.mp4 $(FOOTAGE)/fight.mp4
 	$(RUN)/gamecraft inspect $(DEMO)
 
 $(FOOTAGE)/explore.mp4:
-	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP01:16 --map freedoom1:E1M1:14 --style explore --seed 7
+	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP01:16 --map freedoom2:MAP13:2 --map freedoom1:E1M1:12 \
+		--style explore --seed 7
 $(FOOTAGE)/camera.mp4:
 	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP04:15 --style camera --seed 8 --no-hud
 $(FOOTAGE)/fight.mp4:

@@ -67,9 +67,11 @@ class RaftFlow:
     name = "raft"
 
     def __init__(self, checkpoint: Path, updates: int) -> None:
-        import torch
-        from torchvision.models.optical_flow import raft_small
-
+        try:
+            import torch
+            from torchvision.models.optical_flow import raft_small
+        except ImportError as error:
+            raise ImportError('RAFT flow needs torch: pip install torch==2.13.0, then "gamecraft[raft]"') from error
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = raft_small(weights=None, progress=False)
         self._model.load_state_dict(torchvision_keys(torch.load(checkpoint, map_location="cpu", weights_only=True)))

@@ -1,7 +1,7 @@
 """The one pass over a source: every measurement that needs all of its pixels drinks from a single decode.
 
 What is kept grows with the source by about 20 kB a second and never holds a picture: a content score and a luma histogram a
-frame, flow in cells of 20 px ten times a second, one small JPEG every two seconds, and running sums for the viewport.
+frame, flow in cells of 20 px ten times a second, one small JPEG a second, and running sums for the viewport.
 """
 
 from array import array
@@ -22,8 +22,8 @@ from curation.viewport import Viewport, ViewportWatch
 # Frames closer than this make one pair of flow skip to the next: 60 fps captures often show each game frame twice.
 _MIN_PAIR_GAP_S = 1 / 37
 _VIEWPORT_EVERY_S = 0.5
-_THUMBNAIL_EVERY_S = 2.0
-_JPEG_QUALITY = 75
+_THUMBNAIL_EVERY_S = 1.0
+_JPEG_QUALITY = 70
 _MAX_HEIGHT = 720
 # Content score from which on a frame may be a cut and flow is asked to explain it; a few frames in a hundred reach it.
 _MAYBE_CUT = 15.0

@@ -1,6 +1,7 @@
 """The command line: `gamecraft curate | report | recipe | inspect`. It picks a recipe, inputs, an output, and little else."""
 
 import sys
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from rich.table import Table
 from curation import shards, storage
 from curation.schema import CLIP
 from pipelines import recipes
-from pipelines.figures import plural
+from pipelines.figures import plural, short_name
 from pipelines.recipes import PHASES
 
 app = typer.Typer(
@@ -106,26 +107,22 @@ def _print_overview(dataset: dict[str, Any], clips: Any, videos: Any) -> None:
     kept, stored = counts.get("kept", 0), counts.get("stored", 0)
     _say(f"{plural(len(videos), 'source')}, {plural(len(clips), 'clip')}: {kept} kept, {stored} in shards\n")
     sources = Table("source", "status", "seconds", "clips", "kept", "why", box=None, header_style="bold")
+    rows = clips.select(["video_id", "reject", "error", "source_uri"]).to_pylist()
     for video in videos.to_pylist():
-        rows = [r for r in clips.select(["video_id", "reject", "error", "source_uri"]).to_pylist()
-                if r["source_uri"] == video["uri"] and r["video_id"] == video["video_id"]]  # fmt: skip
-        kept = sum(not (r["reject"] or r["error"]) for r in rows)
+        mine = [r for r in rows if (r["source_uri"], r["video_id"]) == (video["uri"], video["video_id"])]
+        out = Counter(_kind(r) for r in mine if r["reject"] or r["error"])
         seconds = f"{video['duration_s']:.1f}" if video["duration_s"] else ""
-        why = video["reason"] or video["note"] or ""
-        name = video["uri"].rsplit("/", 1)[-1]
-        sources.add_row(name, video["status"], seconds, str(len(rows)), str(kept), why)
+        why = [video["reason"], video["note"], *(f"{count} {kind}" for kind, count in out.most_common())]
+        counts = str(len(mine)), str(len(mine) - out.total())
+        sources.add_row(short_name(video["uri"]), video["status"], seconds, *counts, ", ".join(filter(None, why)))
     _console().print(sources)
-    _print_reasons(clips)
-
-
-def _print_reasons(clips: Any) -> None:
-    reasons: dict[str, int] = {}
-    for reject, error in zip(clips["reject"].to_pylist(), clips["error"].to_pylist(), strict=True):
-        if reject or error:
-            kind = (reject or error).partition(":")[0]
-            reasons[kind] = reasons.get(kind, 0) + 1
-    for kind, count in sorted(reasons.items(), key=lambda item: -item[1]):
+    for kind, count in Counter(_kind(r) for r in rows if r["reject"] or r["error"]).most_common():
         _say(f"{plural(count, 'clip'):>9}: {kind}")
+
+
+def _kind(row: dict[str, Any]) -> str:
+    """A reason without its numbers."""
+    return str(row["reject"] or row["error"]).partition(":")[0]
 
 
 def _print_clip(out: str, clips: Any, clip: str) -> None:
