@@ -1,7 +1,7 @@
 """The command line: `gamecraft curate | report | recipe | inspect`. It picks a recipe, inputs, an output, and little else."""
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Annotated, Any
 
 import typer
@@ -107,9 +107,12 @@ def _print_overview(dataset: dict[str, Any], clips: Any, videos: Any) -> None:
     kept, stored = counts.get("kept", 0), counts.get("stored", 0)
     _say(f"{plural(len(videos), 'source')}, {plural(len(clips), 'clip')}: {kept} kept, {stored} in shards\n")
     sources = Table("source", "status", "seconds", "clips", "kept", "why", box=None, header_style="bold")
-    rows = clips.select(["video_id", "reject", "error", "source_uri"]).to_pylist()
+    rows = clips.select(["reject", "error", "unit_id"]).to_pylist()
+    rows_of = defaultdict(list)
+    for row in rows:
+        rows_of[row["unit_id"]].append(row)
     for video in videos.to_pylist():
-        mine = [r for r in rows if (r["source_uri"], r["video_id"]) == (video["uri"], video["video_id"])]
+        mine = rows_of[video["unit_id"]]
         out = Counter(_kind(r) for r in mine if r["reject"] or r["error"])
         seconds = f"{video['duration_s']:.1f}" if video["duration_s"] else ""
         why = [video["reason"], video["note"], *(f"{count} {kind}" for kind, count in out.most_common())]

@@ -1,17 +1,16 @@
-"""Videos made on the spot, of textured moving pictures so that a wrong pixel or a wrong frame shows; an S3 store."""
+"""Videos made on the spot, of textured moving pictures so that a wrong pixel or a wrong frame shows."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import cv2
 import numpy as np
 import pytest
 
-from curation import storage, video
+from curation import video
 
 CLOCK = Fraction(1, 90_000)
 
@@ -95,33 +94,3 @@ def clip(_clip: bytes, tmp_path: Path) -> str:
     path = tmp_path / "clip.mp4"
     path.write_bytes(_clip)
     return str(path)
-
-
-@pytest.fixture(scope="session")
-def _moto() -> Iterator[str]:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(_moto: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
-    """An empty bucket of its own: `uri`, the client, and how many bytes each read fetched."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": _moto,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    storage._s3.cache_clear()
-    client = storage._s3()
-    bucket = f"b{abs(hash(request.node.nodeid)):x}"
-    client.create_bucket(Bucket=bucket)
-    fetched: list[int] = []
-    client.meta.events.register("after-call.s3.GetObject", lambda parsed, **_: fetched.append(parsed.get("ContentLength", 0)))
-    yield SimpleNamespace(uri=f"s3://{bucket}", bucket=bucket, client=client, fetched=fetched)
-    client.close()
-    storage._s3.cache_clear()

@@ -31,9 +31,9 @@ def write_video(path, seconds=8.0, fps=15, size=(160, 120), cuts=(), seed=0, dar
 
 
 @pytest.fixture(scope="session")
-def footage(tmp_path_factory):
+def raw(tmp_path_factory):
     """A folder with two videos (one with a cut and a dark end), a broken file, and a copy of the first."""
-    folder = tmp_path_factory.mktemp("footage")
+    folder = tmp_path_factory.mktemp("raw")
     write_video(folder / "a.mp4", seconds=16, cuts=[9.0], darken=(9.0, 16.0), seed=1)
     write_video(folder / "b.mp4", seconds=7, seed=2)
     (folder / "broken.mp4").write_bytes(b"not a video" * 100)

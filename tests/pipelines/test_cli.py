@@ -27,9 +27,9 @@ def gamecraft(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def out(footage, tmp_path_factory):
+def out(raw, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "o"
-    run.curate([str(footage)], str(folder), recipes.smoke())
+    run.curate([str(raw)], str(folder), recipes.smoke())
     return folder
 
 
@@ -47,8 +47,8 @@ def test_the_command_line_stays_small():
     }
 
 
-def test_curate_says_what_came_out_and_where_to_look(gamecraft, footage, tmp_path):
-    status, said, _ = gamecraft("curate", footage, "--out", tmp_path / "o", "--recipe", "smoke")
+def test_curate_says_what_came_out_and_where_to_look(gamecraft, raw, tmp_path):
+    status, said, _ = gamecraft("curate", raw, "--out", tmp_path / "o", "--recipe", "smoke")
     assert status == 0
     assert "4 sources, 1 unreadable, 1 duplicate; 4 clips: kept 3 (0.3 of 0.4 min), rejected 1, failed 0; 3 in 1 shard" in said
     assert f"look at {tmp_path / 'o' / 'report.html'}" in said
@@ -86,18 +86,18 @@ def test_a_mistake_is_one_line_and_status_two(gamecraft, tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_cannot_be_written_is_said_before_any_work(gamecraft, footage, tmp_path):
+def test_an_output_that_cannot_be_written_is_said_before_any_work(gamecraft, raw, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    status, _, error = gamecraft("curate", footage, "--out", tmp_path / "file" / "o")
+    status, _, error = gamecraft("curate", raw, "--out", tmp_path / "file" / "o")
     assert (status, error) == (2, f"gamecraft: {tmp_path}/file/o: cannot be written (Not a directory)\n")
 
 
-def test_an_output_of_another_schema_or_recipe_is_refused(gamecraft, footage, out, tmp_path):
-    status, _, error = gamecraft("curate", footage, "--out", out, "--recipe", "laptop")
+def test_an_output_of_another_schema_or_recipe_is_refused(gamecraft, raw, out, tmp_path):
+    status, _, error = gamecraft("curate", raw, "--out", out, "--recipe", "laptop")
     assert status == 2
     assert "was made with another recipe (partition.flow.backend: dis, now auto; " in error
     (tmp_path / "dataset.json").write_text(json.dumps({"schema_version": 99}))
-    status, _, error = gamecraft("curate", footage, "--out", tmp_path)
+    status, _, error = gamecraft("curate", raw, "--out", tmp_path)
     assert status == 2
     assert "was made with schema version 99" in error
 
@@ -139,20 +139,20 @@ def test_help_without_words(gamecraft):
     assert "curate" in said
 
 
-def test_a_failed_unit_is_status_one(gamecraft, footage, tmp_path, monkeypatch):
+def test_a_failed_unit_is_status_one(gamecraft, raw, tmp_path, monkeypatch):
     record = run.Record("partition", "u", failure="OSError: No space left on device")
     monkeypatch.setattr(run, "_watched", lambda *_: iter([record]))
-    status, said, _ = gamecraft("curate", footage, "--out", tmp_path / "o")
+    status, said, _ = gamecraft("curate", raw, "--out", tmp_path / "o")
     assert status == 1
     assert "3 units could not be finished; the same command tries again" in said
 
 
-def test_ctrl_c_says_how_to_go_on(gamecraft, footage, tmp_path, monkeypatch):
+def test_ctrl_c_says_how_to_go_on(gamecraft, raw, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "_watched", stop)
-    status, _, error = gamecraft("curate", footage, "--out", tmp_path / "o")
+    status, _, error = gamecraft("curate", raw, "--out", tmp_path / "o")
     assert (status, error) == (130, "gamecraft: stopped; the same command goes on from here\n")
     assert not (tmp_path / "o" / "lock.json").exists()
 

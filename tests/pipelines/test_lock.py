@@ -15,10 +15,10 @@ def hold(folder, pid, host=None, beat=None):
     (folder / "lock.json").write_text(json.dumps(note))
 
 
-def test_two_drivers_on_one_output_are_refused(tmp_path, footage):
+def test_two_drivers_on_one_output_are_refused(tmp_path, raw):
     words = rf"another run \(process {os.getpid()} on .*\) is writing there\. Wait for it"
     with locked(str(tmp_path / "o")), pytest.raises(ValueError, match=words):
-        run.curate([str(footage)], str(tmp_path / "o"), recipes.smoke())
+        run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke())
     assert not (tmp_path / "o" / "lock.json").exists()
 
 

@@ -45,11 +45,11 @@ def notes(out):
     return [f.name for f in Path(out, "attempts").rglob("*.json")]
 
 
-def test_a_clip_that_kills_its_worker_is_quarantined_and_the_job_ends_well(child, footage, tmp_path):
+def test_a_clip_that_kills_its_worker_is_quarantined_and_the_job_ends_well(child, raw, tmp_path):
     out = str(tmp_path / "o")
     doomed = "s.start_s == 0 and u.endswith('b.mp4')"
     child("encode", f"real = module.encode; module.encode = lambda u, s, *a: os._exit(11) if {doomed} else real(u, s, *a)")
-    done = run.curate([str(footage)], out, recipes.smoke())
+    done = run.curate([str(raw)], out, recipes.smoke())
     rows = ledger.clips(out).to_pylist()
     dead = [row for row in rows if (row["reject"] or "").startswith("quarantined")]
     assert [row["reject"] for row in dead] == ["quarantined: killed its worker 2 times"]
@@ -59,13 +59,13 @@ def test_a_clip_that_kills_its_worker_is_quarantined_and_the_job_ends_well(child
     assert len(notes(out)) == 3
 
 
-def test_a_source_that_kills_its_worker_is_quarantined(child, footage, tmp_path):
+def test_a_source_that_kills_its_worker_is_quarantined(child, raw, tmp_path):
     out = str(tmp_path / "o")
     child(
         "video",
         "real = module.decode; module.decode = lambda u, *a, **k: os._exit(11) if u.endswith('b.mp4') else real(u, *a, **k)",
     )
-    done = run.curate([str(footage)], out, recipes.smoke())
+    done = run.curate([str(raw)], out, recipes.smoke())
     status = {Path(v["uri"]).name: (v["status"], v["reason"]) for v in ledger.videos(out).to_pylist()}
     assert status["b.mp4"] == ("quarantined", "quarantined: killed its worker 2 times")
     assert status["a.mp4"][0] == "ok"

@@ -35,23 +35,23 @@ def shards_of(out):
 
 
 @pytest.fixture(scope="module")
-def local(footage, tmp_path_factory):
-    return run.curate([str(footage)], str(tmp_path_factory.mktemp("local") / "o"), recipes.smoke())
+def local(raw, tmp_path_factory):
+    return run.curate([str(raw)], str(tmp_path_factory.mktemp("local") / "o"), recipes.smoke())
 
 
-def test_local_and_ray_give_the_same_rows_and_shards(cluster, local, footage, tmp_path):
-    done = run.curate([str(footage)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
+def test_local_and_ray_give_the_same_rows_and_shards(cluster, local, raw, tmp_path):
+    done = run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
     assert rows_of(done.out) == rows_of(local.out)
     assert shards_of(done.out) == shards_of(local.out)
     assert {r.phase for r in done.records} == set(recipes.PHASES)
-    again = run.curate([str(footage)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
+    again = run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
     assert again.records == []
 
 
-def test_one_worker_and_four_give_the_same_rows(cluster, local, footage, tmp_path, monkeypatch):
+def test_one_worker_and_four_give_the_same_rows(cluster, local, raw, tmp_path, monkeypatch):
     joined = runners.steps
     monkeypatch.setattr(runners, "steps", lambda chain: joined([replace(op, num_cpus=4) for op in chain]))
-    done = run.curate([str(footage)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
+    done = run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
     assert rows_of(done.out) == rows_of(local.out)
     assert shards_of(done.out) == shards_of(local.out)
 
@@ -116,10 +116,10 @@ def kill_over(rows, victim):
     return rows
 
 
-def test_ray_outlives_a_clip_that_kills_its_worker(cluster, local, footage, tmp_path, monkeypatch):
+def test_ray_outlives_a_clip_that_kills_its_worker(cluster, local, raw, tmp_path, monkeypatch):
     victim = rows_of(local.out)[0]["clip_id"]
     monkeypatch.setattr(run, "Phase", lambda name, recipe, out: PoisonedPhase(name, recipe, out, victim))
-    done = run.curate([str(footage)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
+    done = run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
     rejected = {row["clip_id"]: row["reject"] for row in rows_of(done.out) if row["reject"]}
     assert rejected[victim] == "quarantined: killed its worker 2 times"
     assert done.kept == local.kept - 1 == done.stored

@@ -26,9 +26,9 @@ def in_process(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def curated(footage, tmp_path_factory):
+def curated(raw, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("out") / "o")
-    return run.curate([str(footage)], out, recipes.smoke())
+    return run.curate([str(raw)], out, recipes.smoke())
 
 
 def test_every_source_is_in_the_ledger_with_its_reason(curated):
@@ -115,31 +115,31 @@ def test_thumbnails_and_signals_rest_beside_the_ledger(curated):
     assert all(len(row["times_s"]) == len(row["motion_camera"]) > 10 for row in signals)
 
 
-def test_two_folders_get_the_same_shards_byte_for_byte(curated, footage, tmp_path):
+def test_two_folders_get_the_same_shards_byte_for_byte(curated, raw, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     for name in ("a.mp4", "b.mp4"):
-        (tmp_path / "elsewhere" / name).write_bytes((footage / name).read_bytes())
+        (tmp_path / "elsewhere" / name).write_bytes((raw / name).read_bytes())
     run.curate([str(tmp_path / "elsewhere")], str(tmp_path / "o"), recipes.smoke())
     assert tree(tmp_path / "o" / "shards") == tree(Path(curated.out) / "shards")
 
 
-def test_a_second_run_reads_and_does_nothing(curated, footage, monkeypatch):
+def test_a_second_run_reads_and_does_nothing(curated, raw, monkeypatch):
     in_process(monkeypatch)
     before, read = tree(curated.out), []
     monkeypatch.setattr(storage, "content_id", lambda entry: read.append(entry) or "x")
     monkeypatch.setattr(video, "decode", lambda *a, **k: read.append(a) or iter(()))
-    again = run.curate([str(footage)], curated.out, recipes.smoke())
+    again = run.curate([str(raw)], curated.out, recipes.smoke())
     assert (read, again.records) == ([], [])
     assert again.before == {"partition": 4, "score": 4, "shard": len(shards.committed(curated.out))}
     assert tree(curated.out) == before
 
 
-def test_more_input_makes_new_shards_and_touches_no_old_one(footage, tmp_path, monkeypatch):
+def test_more_input_makes_new_shards_and_touches_no_old_one(raw, tmp_path, monkeypatch):
     in_process(monkeypatch)
     out = tmp_path / "o"
-    run.curate([str(footage / "b.mp4")], str(out), recipes.smoke())
+    run.curate([str(raw / "b.mp4")], str(out), recipes.smoke())
     before = tree(out / "shards")
-    done = run.curate([str(footage)], str(out), recipes.smoke())
+    done = run.curate([str(raw)], str(out), recipes.smoke())
     after = tree(out / "shards")
     assert {name: after[name] for name in before} == before
     assert "plan-001.parquet" in after
@@ -147,74 +147,74 @@ def test_more_input_makes_new_shards_and_touches_no_old_one(footage, tmp_path, m
     assert len(ids) == len(set(ids)) == done.kept
 
 
-def test_a_touched_file_is_not_done_again(footage, tmp_path, monkeypatch):
+def test_a_touched_file_is_not_done_again(raw, tmp_path, monkeypatch):
     in_process(monkeypatch)
     copy, out = tmp_path / "b.mp4", str(tmp_path / "o")
-    copy.write_bytes((footage / "b.mp4").read_bytes())
+    copy.write_bytes((raw / "b.mp4").read_bytes())
     run.curate([str(copy)], out, recipes.smoke())
     os.utime(copy, (1, 1))
     assert run.curate([str(copy)], out, recipes.smoke()).records == []
 
 
-def test_phases_can_run_one_by_one(footage, tmp_path, monkeypatch):
+def test_phases_can_run_one_by_one(raw, tmp_path, monkeypatch):
     in_process(monkeypatch)
     out = str(tmp_path / "o")
     for phase in recipes.PHASES:
-        done = run.curate([str(footage)], out, recipes.smoke(), phases=[phase])
+        done = run.curate([str(raw)], out, recipes.smoke(), phases=[phase])
     assert done.stored == done.kept > 0
 
 
-def test_limits_may_change_until_shards_are_planned(footage, tmp_path, monkeypatch):
+def test_limits_may_change_until_shards_are_planned(raw, tmp_path, monkeypatch):
     in_process(monkeypatch)
     out, smoke = str(tmp_path / "o"), recipes.smoke()
     strict = replace(smoke, score=replace(smoke.score, luminance=replace(smoke.score.luminance, max_mean=1.0)))
-    run.curate([str(footage)], out, smoke, phases=["partition", "score"])
-    redone = run.curate([str(footage)], out, strict, phases=["partition", "score"])
+    run.curate([str(raw)], out, smoke, phases=["partition", "score"])
+    redone = run.curate([str(raw)], out, strict, phases=["partition", "score"])
     assert {record.phase for record in redone.records} == {"score"}
     assert redone.kept == 0
-    kept = run.curate([str(footage)], out, smoke).kept
+    kept = run.curate([str(raw)], out, smoke).kept
     assert kept > 0
     with pytest.raises(
         ValueError, match=r"another recipe \(score\.luminance\.max_mean: 235\.0, now 1\.0\).*may be copied there"
     ):
-        run.curate([str(footage)], out, strict)
+        run.curate([str(raw)], out, strict)
 
 
-def test_an_output_of_another_recipe_is_refused_and_left_alone(curated, footage):
+def test_an_output_of_another_recipe_is_refused_and_left_alone(curated, raw):
     before = tree(curated.out)
     with pytest.raises(
         ValueError, match=r"was made with another recipe \(partition\.flow.*Use that recipe again, or another --out"
     ):
-        run.curate([str(footage)], curated.out, recipes.laptop())
+        run.curate([str(raw)], curated.out, recipes.laptop())
     assert tree(curated.out) == before
 
 
-def test_nothing_kept_is_an_output_too(footage, tmp_path):
-    done = run.curate([str(footage / "broken.mp4")], str(tmp_path / "o"), recipes.smoke())
+def test_nothing_kept_is_an_output_too(raw, tmp_path):
+    done = run.curate([str(raw / "broken.mp4")], str(tmp_path / "o"), recipes.smoke())
     assert (done.sources, done.unreadable, done.clips, done.shards) == (1, 1, 0, 0)
     assert shards.read_dataset(done.out)["shards"] == []
 
 
-def test_the_output_inside_the_input_is_not_input(footage, tmp_path, monkeypatch):
+def test_the_output_inside_the_input_is_not_input(raw, tmp_path, monkeypatch):
     in_process(monkeypatch)
-    (tmp_path / "b.mp4").write_bytes((footage / "b.mp4").read_bytes())
+    (tmp_path / "b.mp4").write_bytes((raw / "b.mp4").read_bytes())
     run.curate([str(tmp_path)], str(tmp_path / "out"), recipes.smoke())
     (tmp_path / "out" / "preview").mkdir()
-    (tmp_path / "out" / "preview" / "x.mp4").write_bytes((footage / "a.mp4").read_bytes())
+    (tmp_path / "out" / "preview" / "x.mp4").write_bytes((raw / "a.mp4").read_bytes())
     assert run.curate([str(tmp_path)], str(tmp_path / "out"), recipes.smoke()).sources == 1
 
 
-def test_missing_weights_are_said_once_and_nothing_is_blamed_on_the_footage(footage, tmp_path, monkeypatch, capfd):
+def test_missing_weights_are_said_once_and_nothing_is_blamed_on_the_footage(raw, tmp_path, monkeypatch, capfd):
     in_process(monkeypatch)
     smoke, out = recipes.smoke(), str(tmp_path / "o")
     flow = replace(smoke.partition.flow, backend="raft", weights=str(tmp_path / "nowhere.pth"))
-    done = run.curate([str(footage)], out, replace(smoke, partition=replace(smoke.partition, flow=flow)))
+    done = run.curate([str(raw)], out, replace(smoke, partition=replace(smoke.partition, flow=flow)))
     assert {r.failure for r in done.failures} == {f"FileNotFoundError: RAFT-small: no file at {tmp_path}/nowhere.pth"}
     assert capfd.readouterr().err.count("no file at") == 1
     assert [v["status"] for v in ledger.videos(out).to_pylist()] == ["duplicate"]
 
 
-def test_a_unit_that_cannot_be_committed_is_a_failure_and_the_rest_goes_on(footage, tmp_path, monkeypatch):
+def test_a_unit_that_cannot_be_committed_is_a_failure_and_the_rest_goes_on(raw, tmp_path, monkeypatch):
     in_process(monkeypatch)
     commit = ledger.write_video
 
@@ -225,11 +225,11 @@ def test_a_unit_that_cannot_be_committed_is_a_failure_and_the_rest_goes_on(foota
 
     monkeypatch.setattr(ledger, "write_video", full)
     out = str(tmp_path / "o")
-    done = run.curate([str(footage)], out, recipes.smoke())
+    done = run.curate([str(raw)], out, recipes.smoke())
     assert [record.failure for record in done.failures] == ["OSError: No space left on device"]
     assert done.stored > 0
     monkeypatch.setattr(ledger, "write_video", commit)
-    assert run.curate([str(footage)], out, recipes.smoke()).failures == []
+    assert run.curate([str(raw)], out, recipes.smoke()).failures == []
     assert {Path(v["uri"]).name for v in ledger.videos(out).to_pylist()} >= {"a.mp4", "b.mp4"}
 
 
@@ -242,12 +242,12 @@ if __name__ == "__main__":
 """
 
 
-def start_driver(footage, out):
+def start_driver(raw, out):
     """The driver as a process of its own, in a group of its own, once its first unit is committed."""
     script = Path(out).parent / "driver.py"
     script.write_text(DRIVER)
     driver = subprocess.Popen(
-        [sys.executable, str(script), str(footage), str(out)], stderr=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, str(script), str(raw), str(out)], stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 60
     while not units.done(str(out), "partition") and time.monotonic() < deadline:
@@ -255,24 +255,24 @@ def start_driver(footage, out):
     return driver
 
 
-def test_a_killed_run_goes_on_where_it_was(curated, footage, tmp_path):
+def test_a_killed_run_goes_on_where_it_was(curated, raw, tmp_path):
     out = tmp_path / "o"
-    driver = start_driver(footage, out)
+    driver = start_driver(raw, out)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     finished = units.done(str(out), "partition")
     assert finished
     (out / "shards").mkdir(exist_ok=True)
     (out / "shards" / ".000000.tar.0.tmp").write_bytes(b"half")
-    again = run.curate([str(footage)], str(out), recipes.smoke())
+    again = run.curate([str(raw)], str(out), recipes.smoke())
     assert again.before["partition"] == len(finished)
     assert len([r for r in again.records if r.phase == "partition"]) == 4 - len(finished)
     assert tree(out / "shards") == tree(Path(curated.out) / "shards")
     assert not list(out.rglob(".*"))
 
 
-def test_a_worker_is_not_outlived_by_its_driver(footage, tmp_path):
-    driver = start_driver(footage, tmp_path / "o")
+def test_a_worker_is_not_outlived_by_its_driver(raw, tmp_path):
+    driver = start_driver(raw, tmp_path / "o")
     workers = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
     driver.kill()
     driver.wait()
