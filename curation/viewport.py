@@ -42,6 +42,12 @@ class Rect(NamedTuple):
         )
         return Rect(left, top, right - left, bottom - top)
 
+    def within(self, frame: "Rect") -> "Rect":
+        """The part of it inside a frame; rounding may have put it one over."""
+        x, y = max(self.x, frame.x), max(self.y, frame.y)
+        right, bottom = min(self.x + self.w, frame.x + frame.w), min(self.y + self.h, frame.y + frame.h)
+        return Rect(x, y, right - x, bottom - y)
+
 
 @dataclass(frozen=True)
 class Viewport:

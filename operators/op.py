@@ -83,21 +83,25 @@ class Step:
     of the rows is done.
     """
 
-    def __init__(self, ops: Sequence[Op], tell: Callable[[float], None] | None = None) -> None:
+    def __init__(self, ops: Sequence[Op]) -> None:
         self.cpu_s: dict[str, float] = defaultdict(float)
-        self._tell = tell
         self._runs = [(batch, list(run)) for batch, run in groupby(ops, lambda op: op.batch)]
         self._started: dict[int, Callable[[list[Row]], list[Row]]] = {}
         _share_cores(max(1, int(ops[0].num_cpus)))
 
-    def __call__(self, rows: list[Row], admit: Callable[[Row], str | None] | None = None) -> list[Row]:
+    def __call__(
+        self,
+        rows: list[Row],
+        admit: Callable[[Row], str | None] | None = None,
+        tell: Callable[[float], None] | None = None,
+    ) -> list[Row]:
         for batch, ops in self._runs:
             size = 1 if admit and batch != WHOLE_UNIT else batch or len(rows) or 1
             done: list[Row] = []
             for i in range(0, len(rows), size):
                 done += self._through(ops, _admitted(rows[i : i + size], admit))
-                if self._tell:
-                    self._tell(min(1.0, (i + size) / len(rows)))
+                if tell:
+                    tell(min(1.0, (i + size) / len(rows)))
             rows = done
         return rows
 

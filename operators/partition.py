@@ -96,12 +96,13 @@ def locate_viewport(row: Row, flow: FlowSettings) -> Row:
     height, width = viewport.static.shape
     scale = row["width"] / width, row["height"] / height
     whole = viewport.picture == (0, 0, width, height)
-    picture = Rect(0, 0, row["width"], row["height"]) if whole else viewport.picture.scaled(*scale, even=True)
+    frame = Rect(0, 0, row["width"], row["height"])
+    picture = frame if whole else viewport.picture.scaled(*scale, even=True).within(frame)
     x, y, w, h = viewport.view
     return {
         **row,
         "picture": picture._asdict(),
-        "viewport": viewport.view.scaled(*scale)._asdict(),
+        "viewport": viewport.view.scaled(*scale).within(frame)._asdict(),
         "static_share": float(viewport.static[y : y + h, x : x + w].mean()),
     }
 

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -52,15 +53,27 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
     before = video.decodes.copy()
     try:
         with Attempt(phase.out, phase.name, unit.name) as attempt:
-            step = Step(phase.chain, tell)
+            step = _step(phase)
             video.on_decode = tell if phase.name == "partition" else None
-            rows = step(phase.load(unit), attempt.admit if attempt.careful else None)
+            rows = step(phase.load(unit), attempt.admit if attempt.careful else None, tell)
             _count(record, rows, step.cpu_s, video.decodes - before)
             record.wall_s = round(time.monotonic() - began, 3)
             phase.commit(unit, rows, record)
     except Exception as error:
         record.failure = f"{type(error).__name__}: {error}"
     return record
+
+
+@lru_cache(maxsize=4)
+def _built(phase: Phase) -> Step:
+    return Step(phase.chain)
+
+
+def _step(phase: Phase) -> Step:
+    """The phase's operators, started once a process, their clocks at zero."""
+    step = _built(phase)
+    step.cpu_s.clear()
+    return step
 
 
 def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Counter[str]) -> None:

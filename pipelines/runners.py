@@ -53,6 +53,13 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(theirs, self._part), daemon=True, name="gamecraft worker")
         self._process.start()
         theirs.close()
+        try:
+            self._pipe.recv()
+        except EOFError:
+            raise ChildProcessError(
+                "the worker process could not start (its message is above); a script that calls this must do so under "
+                "if __name__ == '__main__'"
+            ) from None
 
     def do(self, phase: Phase, unit: Unit, show: Callable[[float], None]) -> Record | None:
         """The unit's record; None if the child died over it. `show` is told now and then what part is done."""
@@ -79,6 +86,7 @@ def _serve(pipe: Connection, part: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, lambda *_: _leave())
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    pipe.send("ready")
     while True:
         try:
             phase, unit = pipe.recv()

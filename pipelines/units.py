@@ -6,6 +6,7 @@ listing of names tells what is done; no row is read for it. `score` units say in
 
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from curation.storage import Entry
 from pipelines.recipes import Recipe
 
 PART_CLIPS = 64
+_READERS = 16
 
 
 class Name(NamedTuple):
@@ -74,17 +76,17 @@ def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Uni
     finished = done(out, "partition")
     seen = {name.digest for name in finished}
     owners = {name.video_id: name for name in finished}
+    new = [entry for entry in sorted(entries) if source_digest(entry, recipe) not in seen]
+    with ThreadPoolExecutor(_READERS) as pool:
+        video_ids = list(pool.map(storage.content_id, new))
     first: dict[str, str] = {}
     units = []
-    for entry in sorted(entries):
-        key = source_digest(entry, recipe)
-        if key in seen:
-            continue
-        video_id = storage.content_id(entry)
+    for entry, video_id in zip(new, video_ids, strict=True):
         owner = _owner_uri(out, owners[video_id]) if video_id in owners else first.get(video_id)
         first.setdefault(video_id, entry.uri)
         if owner != entry.uri:  # equal: the same file with a new date, and its clips are there
-            units.append(Unit("partition", str(Name(video_id, key)), entry.uri, entry.token, owner))
+            name = Name(video_id, source_digest(entry, recipe))
+            units.append(Unit("partition", str(name), entry.uri, entry.token, owner))
     return units
 
 

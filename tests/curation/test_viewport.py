@@ -84,4 +84,6 @@ def test_one_frame_and_no_frame():
 
 def test_rectangles_scale_to_the_source():
     assert Rect(0, 22, 320, 136).scaled(4, 4) == (0, 88, 1280, 544)
+    assert Rect(0, 20, 320, 140).scaled(323 / 320, 1, even=True) == (0, 20, 324, 140)
+    assert Rect(0, 20, 324, 140).within(Rect(0, 0, 323, 180)) == (0, 20, 323, 140)
     assert Rect(1, 1, 3, 3).scaled(1.5, 1.5, even=True) == (2, 2, 4, 4)

@@ -285,3 +285,14 @@ def test_a_worker_is_not_outlived_by_its_driver(raw, tmp_path):
 def test_a_phase_is_what_a_worker_needs(curated):
     phase = Phase("partition", recipes.smoke(), curated.out)
     assert pickle.loads(pickle.dumps(phase)) == phase
+
+
+def test_a_script_without_a_guard_is_told_so(raw, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"from pipelines import run, recipes\nrun.curate([{str(raw)!r}], {str(tmp_path / 'o')!r}, recipes.smoke())\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "ChildProcessError: the worker process could not start" in done.stderr
+    assert "under if __name__ == '__main__'" in done.stderr
