@@ -17,17 +17,19 @@ $(VENV)/done: pyproject.toml constraints-cpu.txt
 	touch $@
 
 # A minute of gameplay, recorded here from a real game engine, becomes shards and a report.
-demo: setup $(FOOTAGE)/explore.mp4 $(FOOTAGE)/camera.mp4 $(FOOTAGE)/fight.mp4
+demo: setup $(FOOTAGE)/explore.mp4 $(FOOTAGE)/camera.mp4 $(FOOTAGE)/fight.mp4 $(FOOTAGE)/stray.mp4
 	$(RUN)/gamecraft curate $(FOOTAGE) --out $(DEMO)
 	$(RUN)/gamecraft inspect $(DEMO)
 
 $(FOOTAGE)/explore.mp4:
-	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP01:16 --map freedoom2:MAP13:2 --map freedoom1:E1M1:12 \
-		--style explore --seed 7
+	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP01:16 --map freedoom1:E1M1:14 --style explore --seed 7
 $(FOOTAGE)/camera.mp4:
 	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP04:15 --style camera --seed 8 --no-hud
 $(FOOTAGE)/fight.mp4:
 	$(RUN)/python -m synth.doom $@ --map freedoom1:E1M3:15 --style fight --seed 9
+# Two seconds: too short for a clip, to show what a rejection looks like.
+$(FOOTAGE)/stray.mp4:
+	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP13:2 --style explore --seed 10
 
 test: setup
 	$(RUN)/python -m pytest
