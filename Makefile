@@ -32,11 +32,11 @@ $(FOOTAGE)/stray.mp4:
 	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP13:2 --style explore --seed 10
 
 test: setup
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -n auto --dist loadfile
 
 # Without Ray, the browser and the shared footage: for the edit loop.
 test-fast: setup
-	$(RUN)/python -m pytest -m "not ray and not browser and not footage"
+	$(RUN)/python -m pytest -n auto --dist loadfile -m "not ray and not browser and not footage"
 
 check: setup
 	$(RUN)/ruff format --check .

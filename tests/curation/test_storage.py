@@ -125,7 +125,7 @@ def test_links_are_followed_but_not_in_circles(tree):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to read as somebody else")
 def test_a_folder_that_may_not_be_listed_is_no_empty_folder(tree):
-    folders = (tree, *tree.parents[:2])
+    folders = [tree, *(parent for parent in tree.parents if parent.name.startswith(("pytest-", "popen-")))]
     modes = [folder.stat().st_mode for folder in folders]
     for folder in folders:
         folder.chmod(0o755)
