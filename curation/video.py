@@ -5,6 +5,7 @@ rates, edit lists and late starts need no special case. A span [a, b) holds the 
 seeking gives exactly the frames that a decode from the start gives: see `_enter`.
 """
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -129,7 +130,11 @@ def probe(uri: str) -> Source:
         )
 
 
-def decode(uri: str, span: Span | None = None, purpose: str = "read") -> Iterator[tuple[float, av.VideoFrame]]:
+Shown = tuple[float, av.VideoFrame]
+"""A decoded picture and the second at which it is shown."""
+
+
+def decode(uri: str, span: Span | None = None, purpose: str = "read") -> Iterator[Shown]:
     """Time and picture of every frame of a span (or of the whole source), in order of strictly increasing time.
 
     Pictures are as coded: not upright yet. A damaged packet is left out; frames that do not advance in time are too.
@@ -140,26 +145,79 @@ def decode(uri: str, span: Span | None = None, purpose: str = "read") -> Iterato
             yield time_s, frame
 
 
-def _run_up(uri: str, span: Span | None, purpose: str) -> Iterator[tuple[float, av.VideoFrame]]:
+def _run_up(uri: str, span: Span | None, purpose: str) -> Iterator[Shown]:
     """As `decode`, from the frame that is on screen when the span starts, or from before it."""
     source = probe(uri)
     decodes[purpose] += 1
-    last, kept, stalled = -1.0, 0, 0
-    with _opened(uri) as (container, stream):
-        for frame in _enter(container, stream, source, span.start_s) if span else _decoded(container, stream):
-            time_s = source.time_s(cast(int, frame.pts))
-            if span and time_s >= span.end_s:
-                return
-            if time_s <= last:
-                damage["frames not advancing"] += 1
-                stalled += 1
-                continue
-            last, kept = time_s, kept + 1
-            if on_decode and not span and source.duration_s:
-                on_decode(min(1.0, time_s / source.duration_s))
-            yield time_s, frame
-    if not span and stalled > _MAX_STALLED * kept:
+    if span is None:
+        yield from _whole(source)
+    elif source.seekable:
+        with _opened(uri) as (container, stream):
+            frames = _advancing(source, _enter(container, stream, source, span.start_s))
+            yield from itertools.takewhile(lambda shown: shown[0] < span.end_s, frames)
+    else:
+        yield from _in_order(source, span)
+
+
+def _whole(source: Source) -> Iterator[Shown]:
+    """Every frame; `UnreadableVideo` at the end if a good part of them went back in time."""
+    stalled, kept = damage["frames not advancing"], 0
+    for time_s, frame in _from_start(source):
+        if on_decode and source.duration_s:
+            on_decode(min(1.0, time_s / source.duration_s))
+        kept += 1
+        yield time_s, frame
+    stalled = damage["frames not advancing"] - stalled
+    if stalled > _MAX_STALLED * kept:
         raise UnreadableVideo(f"{stalled} of {stalled + kept} frames go back in time: its clock restarts; join its parts anew")
+
+
+def _from_start(source: Source) -> Iterator[Shown]:
+    with _opened(source.uri) as (container, stream):
+        yield from _advancing(source, _decoded(container, stream))
+
+
+def _advancing(source: Source, frames: Iterator[av.VideoFrame]) -> Iterator[Shown]:
+    """Frames with their times, those left out that do not advance."""
+    last = -1.0
+    for frame in frames:
+        time_s = source.time_s(cast(int, frame.pts))
+        if time_s <= last:
+            damage["frames not advancing"] += 1
+            continue
+        last = time_s
+        yield time_s, frame
+
+
+@dataclass
+class _Reading:
+    """A decode from the start, left open behind a span; `behind` is the last frame given, `ahead` the next one."""
+
+    uri: str
+    frames: Iterator[Shown]
+    behind: Shown | None = None
+    ahead: Shown | None = None
+
+    def leads_to(self, uri: str, span: Span) -> bool:
+        return self.uri == uri and self.behind is not None and self.behind[0] <= span.start_s
+
+
+_reading: _Reading | None = None
+
+
+def _in_order(source: Source, span: Span) -> Iterator[Shown]:
+    """A span of a source that cannot be sought in. The decode stays open: spans in order cost one decode, not one each."""
+    global _reading
+    here, _reading = _reading, None
+    if here is None or not here.leads_to(source.uri, span):
+        here = _Reading(source.uri, _from_start(source))
+    again = [shown for shown in (here.behind, here.ahead) if shown is not None]
+    for shown in itertools.chain(again, here.frames):
+        if shown[0] >= span.end_s:
+            here.ahead, _reading = shown, here
+            return
+        here.behind = shown
+        yield shown
 
 
 def read_frames(uri: str, span: Span, fps: float | None = None, size: tuple[int, int] | None = None) -> Frames:
@@ -185,11 +243,13 @@ def _read_frames(uri: str, span: Span, fps: float | None, size: tuple[int, int] 
 
 def forget() -> None:
     """Drop what is kept of sources: they may have changed."""
+    global _reading
+    _reading = None
     probe.cache_clear()
     _read_frames.cache_clear()
 
 
-def at_rate(uri: str, span: Span, fps: float | None, purpose: str = "read") -> Iterator[tuple[float, av.VideoFrame]]:
+def at_rate(uri: str, span: Span, fps: float | None, purpose: str = "read") -> Iterator[Shown]:
     """Frames held on the ticks span.start_s + k / fps; the frames themselves where no rate is asked for.
 
     A tick shows the latest frame at or before it, which may lie before the span. A span that holds no frame has no ticks.

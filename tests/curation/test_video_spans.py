@@ -1,12 +1,14 @@
 """A span equals the slice of the sequential decode, in times and pixels, in every container and way of coding."""
 
+import itertools
 import random
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from curation import video
-from curation.video import Span
+from curation.video import Span, read_frames
 
 COUNT, FPS = 270, 20
 _SLOW = Fraction(1, FPS)
@@ -117,3 +119,25 @@ def test_a_seek_does_not_decode_what_lies_long_before(tmp_path, moving, write, m
     monkeypatch.setattr(video, "_decoded", lambda *a: (passed.append(frame.pts) or frame for frame in real(*a)))
     assert len(list(video.decode(uri, Span(11.0, 12.0)))) == 20
     assert len(passed) <= 20 + 30 + 1
+
+
+@pytest.mark.parametrize("fps", [None, 7.0])
+def test_spans_in_order_of_what_cannot_be_sought_in_cost_one_decode(tmp_path, write, moving, monkeypatch, fps):
+    uri = write(tmp_path / "long.avi", moving(60, 96, 64), [k / 15 for k in range(60)])
+    bounds = [0.0, 0.9, 1.0, 2.2, 3.0, 9.0]
+    spans = [Span(a, b) for a, b in itertools.pairwise(bounds)]
+    apart = []
+    for span in spans:
+        video.forget()
+        apart.append(read_frames(uri, span, fps))
+    video.forget()
+    opened = []
+    real = video._from_start
+    monkeypatch.setattr(video, "_from_start", lambda source: opened.append(source) or real(source))
+    for span, alone in zip(spans, apart, strict=True):
+        together = read_frames(uri, span, fps)
+        assert np.array_equal(together.times_s, alone.times_s)
+        assert np.array_equal(together.rgb, alone.rgb)
+    assert len(opened) == 1
+    read_frames(uri, Span(0.5, 0.9), fps)
+    assert len(opened) == 2, "a span before the last one starts anew"
