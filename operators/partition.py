@@ -1,7 +1,7 @@
 """Partition and everything else that one pass over the source can tell (paper section 3.4, first stage).
 
-The first operator turns a source's row into the rows of its clips; the others add columns. All of them ask `scan` for the
-same pass, which is made once.
+The first operator makes the pass, the second turns the source's row into the rows of its clips, the others add columns. All of
+them ask `scan` for the same pass, which is made once.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,13 @@ from operators.op import each
 
 # Under this side flow and cuts measure noise; the smallest format that was ever sold as video is about twice as large.
 MIN_SIDE_PX = 64
+
+
+@each
+def scan_source(row: Row, flow: FlowSettings) -> Row:
+    """Make the pass over a source that the operators behind this one drink from; its cost stands under this name."""
+    signals = scan(row["source_uri"], flow)
+    return {**row, "fps": signals.fps, "width": signals.source.width, "height": signals.source.height}
 
 
 def split_scenes(rows: list[Row], flow: FlowSettings, scene: SceneSettings, settings_digest: str) -> list[Row]:
@@ -65,12 +72,10 @@ def _clip(
     start_s: float,
     end_s: float,
 ) -> Row:
-    source = signals.source
     start, end = np.searchsorted(signals.times_s, [start_s, end_s])
     clip = {
+        **row,
         "clip_id": clip_id(row["video_id"], start_s, end_s, settings_digest),
-        "video_id": row["video_id"],
-        "source_uri": row["source_uri"],
         "source": "curated",
         "index": index,
         "scene_index": scene_index,
@@ -78,12 +83,9 @@ def _clip(
         "end_s": end_s,
         "start_frame": int(start),
         "end_frame": int(end),
-        "fps": signals.fps,
-        "width": source.width,
-        "height": source.height,
     }
-    if min(source.width, source.height) < MIN_SIDE_PX:
-        clip["reject"] = f"too small: {source.width}x{source.height} px has a side under {MIN_SIDE_PX}"
+    if min(row["width"], row["height"]) < MIN_SIDE_PX:
+        clip["reject"] = f"too small: {row['width']}x{row['height']} px has a side under {MIN_SIDE_PX}"
     elif end_s - start_s < scene.min_clip_s - 1e-6:
         clip["reject"] = f"too short: {end_s - start_s:.2f} s < {scene.min_clip_s:g} s"
     return clip

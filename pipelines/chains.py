@@ -6,7 +6,7 @@ Resources stand beside each operator. Neighbours of equal resources become one s
 from curation.quality import Luminance
 from operators.filters import judge_luminance
 from operators.op import Op, check
-from operators.partition import locate_viewport, measure_luminance, measure_motion, split_scenes
+from operators.partition import locate_viewport, measure_luminance, measure_motion, scan_source, split_scenes
 from operators.shards import encode_clip
 from pipelines.recipes import Recipe
 
@@ -24,9 +24,16 @@ def partition(recipe: Recipe) -> list[Op]:
     flow = settings.flow
     return [
         Op(
+            scan_source,
+            reads=("source_uri",),
+            writes=("fps", "width", "height"),
+            args={"flow": flow},
+            memory=_DECODE_MEMORY,
+        ),
+        Op(
             split_scenes,
-            reads=SOURCE_COLUMNS,
-            writes=(*_SPAN_COLUMNS, "fps", "width", "height", "reject"),
+            reads=(*SOURCE_COLUMNS, "width", "height"),
+            writes=(*_SPAN_COLUMNS, "reject"),
             args={"flow": flow, "scene": settings.scenes, "settings_digest": recipe.digest("partition")},
             memory=_DECODE_MEMORY,
         ),

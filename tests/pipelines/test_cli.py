@@ -53,7 +53,7 @@ def test_curate_says_what_came_out_and_where_to_look(gamecraft, raw, tmp_path):
     assert "4 sources, 1 unreadable, 1 duplicate; 4 clips: kept 3 (0.3 of 0.4 min), rejected 1, failed 0; 3 in 1 shard" in said
     assert f"look at {tmp_path / 'o' / 'report.html'}" in said
     assert "decodes: 3 encode, 2 scan" in said
-    for operator in ("split_scenes", "measure_motion", "measure_luminance", "encode_clip"):
+    for operator in ("scan_source", "measure_motion", "measure_luminance", "encode_clip"):
         assert operator in said
     assert (tmp_path / "o" / "report.html").stat().st_size > 10_000
 
