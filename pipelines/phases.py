@@ -186,9 +186,8 @@ def _commit_part(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> N
 
 def _load_shard(phase: Phase, unit: Unit) -> list[Row]:
     """The planned clips' rows, in the plan's order."""
-    plan = [row for row in shards.read_plan(phase.out).to_pylist() if row["shard"] == unit.name]
     rows = {row["clip_id"]: row for row in _read_upstream(phase, unit)}
-    return [rows[p["clip_id"]] for p in plan]
+    return [rows[clip_id] for clip_id in unit.clips]
 
 
 def _commit_shard(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:

@@ -130,11 +130,16 @@ def _score_units(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[
 def _shard_units(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
     clips = ledger.clips(out).select(["clip_id", "unit_id", "reject", "error"])
     _plan(out, recipe, clips)
-    finished, units_of = set(shards.committed(out)), dict(zip(*clips.select([0, 1]).to_pydict().values(), strict=True))
-    upstream: dict[str, set[str]] = {}
+    finished = set(shards.committed(out))
+    planned: dict[str, list[str]] = {}
     for row in shards.read_plan(out).to_pylist():
-        upstream.setdefault(row["shard"], set()).add(units_of[row["clip_id"]])
-    todo = [Unit("shard", name, upstream=tuple(sorted(of))) for name, of in sorted(upstream.items()) if name not in finished]
+        planned.setdefault(row["shard"], []).append(row["clip_id"])
+    unit_of = dict(zip(clips["clip_id"].to_pylist(), clips["unit_id"].to_pylist(), strict=True))
+    todo = [
+        Unit("shard", name, upstream=tuple(sorted({unit_of[clip] for clip in ids})), clips=tuple(ids))
+        for name, ids in sorted(planned.items())
+        if name not in finished
+    ]
     return todo, len(finished)
 
 

@@ -39,7 +39,9 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` names the units whose clips these are."""
+    """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` names the partition units whose clips
+    these are, and `clips` those that a shard takes of them, in order.
+    """
 
     phase: str
     name: str
@@ -47,6 +49,7 @@ class Unit:
     token: str = ""
     duplicate_of: str | None = None
     upstream: tuple[str, ...] = ()
+    clips: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -54,7 +57,7 @@ class Unit:
     @classmethod
     def from_json(cls, text: str) -> "Unit":
         fields = json.loads(text)
-        return cls(**{**fields, "upstream": tuple(fields["upstream"])})
+        return cls(**{**fields, "upstream": tuple(fields["upstream"]), "clips": tuple(fields["clips"])})
 
 
 def done(out: str, phase: str) -> list[Name]:
