@@ -49,7 +49,9 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
 
     `tell` is called with the part done (0 to 1): of the decode where the unit is a source, of its rows elsewhere.
     """
-    record, began = Record(phase.name, unit.name), time.monotonic()
+    record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
+    if unit.problem:
+        return record
     before = video.decodes.copy()
     try:
         with Attempt(phase.out, phase.name, unit.name) as attempt:

@@ -40,7 +40,7 @@ class Name(NamedTuple):
 @dataclass(frozen=True)
 class Unit:
     """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` names the partition units whose clips
-    these are, and `clips` those that a shard takes of them, in order.
+    these are, and `clips` those that a shard takes of them, in order. `problem`: why its source cannot even be named.
     """
 
     phase: str
@@ -50,6 +50,7 @@ class Unit:
     duplicate_of: str | None = None
     upstream: tuple[str, ...] = ()
     clips: tuple[str, ...] = ()
+    problem: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -81,16 +82,24 @@ def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Uni
     owners = {name.video_id: name for name in finished}
     new = [entry for entry in sorted(entries) if source_digest(entry, recipe) not in seen]
     with ThreadPoolExecutor(_READERS) as pool:
-        video_ids = list(pool.map(storage.content_id, new))
+        identified = list(pool.map(_identify, new))
     first: dict[str, str] = {}
     units = []
-    for entry, video_id in zip(new, video_ids, strict=True):
+    for entry, (video_id, problem) in zip(new, identified, strict=True):
         owner = _owner_uri(out, owners[video_id]) if video_id in owners else first.get(video_id)
         first.setdefault(video_id, entry.uri)
         if owner != entry.uri:  # equal: the same file with a new date, and its clips are there
             name = Name(video_id, source_digest(entry, recipe))
-            units.append(Unit("partition", str(name), entry.uri, entry.token, owner))
+            units.append(Unit("partition", str(name), entry.uri, entry.token, owner, problem=problem))
     return units
+
+
+def _identify(entry: Entry) -> tuple[str, str | None]:
+    """The source's id, or a stand-in and why its bytes cannot be read now: no right to, or a store that does not answer."""
+    try:
+        return storage.content_id(entry), None
+    except OSError as error:
+        return digest(entry.uri, entry.token), f"{entry.uri}: {error.strerror or error}"
 
 
 def _owner_uri(out: str, name: Name) -> str:

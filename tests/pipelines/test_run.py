@@ -205,6 +205,25 @@ def test_the_output_inside_the_input_is_not_input(raw, tmp_path, monkeypatch):
     assert run.curate([str(tmp_path)], str(tmp_path / "out"), recipes.smoke()).sources == 1
 
 
+def test_a_source_that_may_not_be_read_now_is_tried_again_later(raw, tmp_path, monkeypatch):
+    in_process(monkeypatch)
+    real, out = storage.content_id, str(tmp_path / "o")
+
+    def refuse(entry):
+        if entry.uri.endswith("b.mp4"):
+            raise PermissionError(13, "Permission denied")
+        return real(entry)
+
+    monkeypatch.setattr(storage, "content_id", refuse)
+    done = run.curate([str(raw)], out, recipes.smoke())
+    assert [r.failure for r in done.failures] == [f"{raw}/b.mp4: Permission denied"]
+    assert done.stored > 0
+    monkeypatch.setattr(storage, "content_id", real)
+    again = run.curate([str(raw)], out, recipes.smoke())
+    assert again.failures == []
+    assert {Path(v["uri"]).name for v in ledger.videos(out).to_pylist()} == {"a.mp4", "b.mp4", "broken.mp4", "copy of a.mp4"}
+
+
 def test_missing_weights_are_said_once_and_nothing_is_blamed_on_the_footage(raw, tmp_path, monkeypatch, capfd):
     in_process(monkeypatch)
     smoke, out = recipes.smoke(), str(tmp_path / "o")
