@@ -11,8 +11,10 @@ def world(seed, height, width):
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def write_video(path, seconds=8.0, fps=15, size=(160, 120), cuts=(), seed=0, darken=None):
-    """A texture that scrolls, replaced at each cut (seconds); `darken` (start, end) makes a part of it black."""
+def write_video(path, seconds=8.0, fps=15, size=(160, 120), cuts=(), seed=0, darken=None, bars=0):
+    """A texture that scrolls, replaced at each cut (seconds); `darken` (start, end) makes a part of it
+    black, `bars` px above and below the picture are black.
+    """
     width, height = size
     with av.open(str(path), "w") as output:
         stream = output.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "23"})
@@ -23,11 +25,18 @@ def write_video(path, seconds=8.0, fps=15, size=(160, 120), cuts=(), seed=0, dar
             view = np.roll(world(seed * 100 + scene, height, width * 2), -3 * index, axis=1)[:, :width]
             if darken and darken[0] <= time_s < darken[1]:
                 view = view // 64
+            if bars:
+                view = cv2.copyMakeBorder(view[bars:-bars], bars, bars, 0, 0, cv2.BORDER_CONSTANT)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(view), format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, fps)
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def make_video():
+    return write_video
 
 
 @pytest.fixture(scope="session")

@@ -190,6 +190,16 @@ def test_an_output_of_another_recipe_is_refused_and_left_alone(curated, raw):
     assert tree(curated.out) == before
 
 
+def test_letterbox_bars_are_cut_away(make_video, tmp_path, monkeypatch):
+    in_process(monkeypatch)
+    path = make_video(tmp_path / "wide.mp4", size=(320, 240), bars=30)
+    done = run.curate([path], str(tmp_path / "o"), recipes.smoke())
+    row = ledger.clips(done.out).to_pylist()[0]
+    assert row["picture"] == row["viewport"] == {"x": 0, "y": 30, "w": 320, "h": 180}
+    assert (row["stored_width"], row["stored_height"]) == (320, 180)
+    assert row["black_share"] < 0.05
+
+
 def test_nothing_kept_is_an_output_too(raw, tmp_path):
     done = run.curate([str(raw / "broken.mp4")], str(tmp_path / "o"), recipes.smoke())
     assert (done.sources, done.unreadable, done.clips, done.shards) == (1, 1, 0, 0)
