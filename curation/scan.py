@@ -5,6 +5,7 @@ frame, flow in cells of 20 px ten times a second, one small JPEG a second, and r
 """
 
 from array import array
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -13,9 +14,9 @@ import cv2
 import numpy as np
 
 from curation import video
-from curation.flow import WIDTH, CameraMotion, DisFlow, Flow, FlowSettings, camera_motion, cell_means, load_flow
+from curation.flow import WIDTH, CameraMotion, Flow, FlowSettings, camera_motion, cell_means, load_flow
 from curation.quality import LumaLog, luma
-from curation.scenes import ContentScore, explained
+from curation.scenes import EXPLAINED, ContentScore, Matcher, small
 from curation.video import Painter, Source
 from curation.viewport import Viewport, ViewportWatch
 
@@ -25,8 +26,9 @@ _VIEWPORT_EVERY_S = 0.5
 _THUMBNAIL_EVERY_S = 1.0
 _JPEG_QUALITY = 70
 _MAX_HEIGHT = 720
-# Content score from which on a frame may be a cut and flow is asked to explain it; a few frames in a hundred reach it.
+# Content score from which on a frame may be a cut and is matched with those before; in games one frame in three reaches it.
 _MAYBE_CUT = 15.0
+_FLASH_FRAMES = 3  # a picture that is back after so many frames was a flash, a blast or a hit, not a cut
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Thumbnail:
 class Signals:
     """What one pass measured. N frames, P pairs of flow, R x C cells of 20 px at 320 wide, B luma bins.
 
-    times_s [N]; content [N]; explained [N] (`scenes.explained`, 0 where it was not asked); luma_bins [N, B]; pair_frame [P],
+    times_s [N]; content [N]; explained [N] (by `scenes.Matcher`, 1 where it was not asked); luma_bins [N, B]; pair_frame [P],
     the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; end_s, the end of the last frame; fps, the median rate;
     damage, as `video.damage` counts it.
     """
@@ -71,18 +73,34 @@ class Signals:
 
 
 class _CutSignals:
-    """Content score of every frame, and how far flow explains the frames that score high."""
+    """Content score of every frame, and for frames that score high how far those before explain them.
+
+    The best of three matches: with the frame before; with the one before a flash that may have ended here; and, once it is
+    seen, of the frame after a flash that may have begun here with the one before it. A cut parts all three.
+    """
 
     def __init__(self) -> None:
-        self._score, self._dis = ContentScore(), DisFlow()
-        self._before: np.ndarray | None = None
+        self._score, self._match = ContentScore(), Matcher()
+        self._last: deque[np.ndarray] = deque(maxlen=_FLASH_FRAMES + 2)
         self.content, self.explained = array("d"), array("d")
 
     def add(self, rgb: np.ndarray) -> None:
-        score, before = self._score(rgb), self._before
-        self.content.append(score)
-        self.explained.append(0.0 if before is None or score < _MAYBE_CUT else explained(before, rgb, self._dis(rgb, before)))
-        self._before = rgb
+        self.content.append(self._score(rgb))
+        self.explained.append(0.0 if self._asked(-1) else 1.0)
+        self._last.append(small(rgb))
+        if self._asked(-1):
+            self._try(-1, before=-2, after=-1)
+            self._try(-1, before=0, after=-1)
+        if self._asked(-1 - _FLASH_FRAMES):
+            self._try(-1 - _FLASH_FRAMES, before=0, after=-1)
+
+    def _asked(self, frame: int) -> bool:
+        return len(self.content) > -frame and self.content[frame] >= _MAYBE_CUT
+
+    def _try(self, frame: int, before: int, after: int) -> None:
+        """Match two of the frames at hand on behalf of a third, unless that one is explained well enough."""
+        if self.explained[frame] < EXPLAINED:
+            self.explained[frame] = max(self.explained[frame], self._match(self._last[before], self._last[after]))
 
 
 class _PairedFlow:
