@@ -1,8 +1,8 @@
 """Where a source is cut, and how its scenes become clips of about six seconds (paper section 3.4, partition).
 
-PySceneDetect's content score is computed while the source streams by. Games flash, jolt and turn fast, which content scores take
-for cuts; so a frame that scores high is a cut only if no flow, however large, leads to it from the frames before, while flow does
-lead to the frames around it. The decision is a pure function of two arrays, so that a later chunked run can give the same cuts.
+PySceneDetect's content score is computed while the source streams by. Games flash, jolt and turn fast, which content scores
+take for cuts; so a frame that scores high is a cut only if no flow, however large, leads to it from the frames before, while
+flow does lead to the frames around it. The decision is a pure function of two arrays: a later chunked run can give the same.
 """
 
 from collections.abc import Callable

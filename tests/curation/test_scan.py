@@ -7,7 +7,8 @@ import pytest
 
 from curation import video
 from curation.flow import FlowSettings
-from curation.scan import analysis_size, forget, scan
+from curation.scan import _CutSignals, analysis_size, forget, scan
+from curation.scenes import SceneSettings, cut_frames
 from curation.video import UnreadableVideo
 
 DIS = FlowSettings(backend="dis")
@@ -27,7 +28,7 @@ def write(path, frames, fps=30):
 
 
 def texture(seed, height=240, width=320):
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 5, width // 5, 3), np.uint8)
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
@@ -54,14 +55,42 @@ def test_frames_shown_twice_do_not_halve_the_motion(tmp_path):
     assert np.median(scan(path, DIS).motion.camera) == pytest.approx(3, abs=0.4)
 
 
-def test_a_cut_is_seen_and_a_flash_is_not(tmp_path):
-    from curation.scenes import SceneSettings, cut_frames
+def cuts_in(frames):
+    signals = _CutSignals()
+    for frame in frames:
+        signals.add(np.ascontiguousarray(frame))
+    return cut_frames(np.asarray(signals.content), np.asarray(signals.explained), 30.0, SceneSettings())
 
+
+def test_a_cut_is_seen_and_a_flash_is_not(tmp_path):
     frames = (
         [texture(3)] * 30 + [cv2.convertScaleAbs(texture(3), alpha=0.4, beta=150)] * 2 + [texture(3)] * 30 + [texture(4)] * 30
     )
     signals = scan(write(tmp_path / "cut.mp4", frames), DIS)
     assert cut_frames(signals.content, signals.explained, signals.fps, SceneSettings()) == [62]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_picture_that_comes_back_after_a_few_frames_was_not_cut(frames):
+    white = np.full_like(texture(3), 255)
+    assert cuts_in([texture(3)] * 20 + [white] * frames + [texture(3)] * 20 + [texture(4)] * 20) == [40 + frames]
+
+
+def pan(seed, count, step):
+    world = texture(seed, width=320 + step * count)
+    return [world[:, step * i : step * i + 320] for i in range(count)]
+
+
+@pytest.mark.parametrize("step", [4, 30, 60])
+def test_a_cut_is_seen_in_a_pan_and_the_pan_is_none(step):
+    assert cuts_in([*pan(5, 30, step), *pan(6, 30, step)]) == [30]
+
+
+def test_bars_and_a_hud_that_stay_hide_no_cut():
+    frames = [frame.copy() for frame in [*pan(7, 25, 6), *pan(8, 25, 6)]]
+    for frame in frames:
+        frame[:30], frame[180:] = 0, texture(9)[180:]
+    assert cuts_in(frames) == [25]
 
 
 def test_one_pass_serves_all_who_ask(tmp_path):

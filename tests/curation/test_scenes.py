@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 from scenedetect import FrameTimecode
-from scenedetect.detectors import AdaptiveDetector, ContentDetector
+from scenedetect.detectors import ContentDetector
 
-from curation.scenes import ContentScore, SceneSettings, cut_frames, divide, explained
+from curation.scenes import ContentScore, Matcher, SceneSettings, cut_frames, divide, small
 
 
 def texture(seed, shape=(180, 320, 3)):
@@ -27,47 +27,95 @@ def test_the_content_score_is_pyscenedetects():
         assert ours(frame) == pytest.approx(theirs._frame_score or 0.0, abs=1e-9)
 
 
-def test_cuts_replayed_from_scores_are_the_detectors_own():
-    scores = np.abs(np.random.default_rng(0).normal(5, 2, 300))
-    scores[[40, 41, 120, 200, 290]] = [60, 8, 45, 30, 80]
-    settings = SceneSettings(adaptive_threshold=3.0, min_content=15.0, min_scene_s=0.0)
-
-    class Told(AdaptiveDetector):
-        def _calculate_frame_score(self, timecode, frame_img):
-            return float(scores[timecode.frame_num])
-
-    theirs = Told(adaptive_threshold=3.0, min_content_val=15.0, min_scene_len=1)
-    blank = np.zeros((2, 2, 3), np.uint8)
-    cuts = [c.frame_num for i in range(300) for c in theirs.process_frame(FrameTimecode(i, 30.0), blank)]
-    assert cut_frames(scores, np.zeros(300), 30.0, settings) == cuts == [40, 120, 200, 290]
+def signals(count, **frames):
+    """Content scores and matches of `count` quiet frames, but for f7=(score, match)."""
+    scores, known = np.full(count, 2.0), np.ones(count)
+    for name, told in frames.items():
+        scores[int(name[1:])], known[int(name[1:])] = told
+    return scores, known
 
 
-def test_a_change_that_flow_explains_is_no_cut_and_hides_none():
-    scores, known = np.full(100, 2.0), np.zeros(100)
-    scores[[30, 40]], known[30] = 60.0, 0.9
-    assert cut_frames(scores, known, 30.0, SceneSettings()) == [40]
+def test_a_change_that_flow_explains_is_no_cut():
+    assert cut_frames(*signals(100, f30=(60.0, 0.6), f60=(60.0, 0.2)), 30.0, SceneSettings()) == [60]
+
+
+def test_a_change_too_small_to_tell_is_no_cut():
+    assert cut_frames(*signals(100, f30=(17.0, 0.1)), 30.0, SceneSettings()) == []
+
+
+def test_a_cut_is_found_however_high_the_frames_around_it_score():
+    turn = {f"f{i}": (45.0, 0.7) for i in range(25, 40)}
+    assert cut_frames(*signals(100, **turn | {"f30": (40.0, 0.2)}), 30.0, SceneSettings()) == [30]
+
+
+def test_where_flow_has_lost_track_nothing_is_a_cut():
+    blast = {f"f{i}": (50.0, 0.4) for i in range(28, 34)}
+    assert cut_frames(*signals(100, **blast | {"f30": (60.0, 0.25)}), 30.0, SceneSettings()) == []
 
 
 def test_of_two_cuts_too_near_the_less_explained_stands():
-    scores, known = np.full(100, 2.0), np.zeros(100)
-    scores[[30, 36]], known[30], known[36] = 60.0, 0.5, 0.1
-    assert cut_frames(scores, known, 30.0, SceneSettings(min_scene_s=0.5)) == [36]
+    known = signals(100, f30=(60.0, 0.3), f36=(60.0, 0.1))
+    assert cut_frames(*known, 30.0, SceneSettings(min_scene_s=0.5)) == [36]
+    assert cut_frames(*known, 30.0, SceneSettings(min_scene_s=0.0)) == [30, 36]
 
 
-def test_flow_explains_a_pan_and_a_flash_but_not_a_cut():
-    before = texture(1)
-    panned, flow = np.roll(before, 12, axis=1), np.zeros((180, 320, 2), np.float32)
-    flow[..., 0] = -12
-    assert explained(before, panned, flow) > 0.8
-    flash = cv2.convertScaleAbs(before, alpha=0.5, beta=120)
-    assert explained(before, flash, np.zeros_like(flow)) > 0.9
-    assert explained(before, texture(2), np.zeros_like(flow)) < 0.3
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_hardly_any_frames_have_no_cut(count):
+    assert cut_frames(np.zeros(count), np.ones(count), 30.0, SceneSettings()) == []
+
+
+def match(before, after):
+    return Matcher()(small(before), small(after))
+
+
+@pytest.mark.parametrize("step", [(0, 12), (0, 60), (0, -60), (0, 110), (50, 0), (-40, 40)])
+def test_a_pan_is_explained_even_a_very_fast_one(step):
+    world = texture(1, (480, 640, 3))
+    before, after = (world[150 + y : 330 + y, 160 + x : 480 + x] for y, x in ((0, 0), step))
+    assert match(before, after) > 0.6
+
+
+@pytest.mark.parametrize("flash", [{"alpha": 0.5, "beta": 120}, {"alpha": 0.3, "beta": 0}])
+def test_a_flash_is_explained(flash):
+    assert match(texture(1), cv2.convertScaleAbs(texture(1), **flash)) > 0.7
+
+
+def test_a_red_flash_is_explained():
+    tinted = (texture(1) * [0.4, 0.4, 0.4] + [140, 0, 0]).astype(np.uint8)
+    assert match(texture(1), tinted) > 0.7
+
+
+@pytest.mark.parametrize("seed", range(2, 8))
+def test_a_cut_is_not_explained_though_both_sides_look_alike(seed):
+    assert match(texture(1), texture(seed)) < 0.34
 
 
 def test_a_still_hud_does_not_explain_a_cut():
     before, after = texture(1), texture(2)
-    before[90:] = after[90:] = texture(3)[90:]
-    assert explained(before, after, np.zeros((180, 320, 2), np.float32)) < 0.3
+    before[100:] = after[100:] = texture(3)[100:]
+    assert match(before, after) < 0.34
+
+
+def test_noise_in_the_dark_is_explained():
+    noise = np.random.default_rng(0).integers(0, 6, (2, 180, 320, 3), np.uint8)
+    assert match(*noise) == 1.0
+
+
+def test_flat_pictures_explain_nothing():
+    assert match(np.full((180, 320, 3), 20, np.uint8), np.full((180, 320, 3), 200, np.uint8)) == 0.0
+
+
+def test_a_match_does_not_depend_on_those_before_it():
+    matcher, world = Matcher(), texture(1, (180, 640, 3))
+    pair = small(texture(4)), small(texture(5))
+    first = matcher(*pair)
+    matcher(small(world[:, :320]), small(world[:, 80:400]))
+    assert matcher(*pair) == first
+
+
+@pytest.mark.parametrize("shape", [(16, 320, 3), (720, 320, 3), (320, 320, 3), (134, 320, 3)])
+def test_any_shape_of_frame_can_be_matched(shape):
+    assert match(texture(1, shape), texture(2, shape)) < 0.5
 
 
 @pytest.mark.parametrize("length_s", [0.4, 2.9, 3.0, 6.0, 6.99, 7.0, 7.01, 8.0, 9.0, 12.5, 13.9, 60.0, 61.3])
