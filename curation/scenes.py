@@ -25,8 +25,8 @@ class SceneSettings:
     """How cuts are found and scenes divided: the content score from which a frame may be a cut; how far flow may explain a cut,
     as a share of how far it explains the two frames on either side; and seconds.
 
-    The share parts the 68 cuts of the tuning set (0.31 at most) from its 4300 other high-scoring frames (0.39 at
-    least). The content score only keeps out frames that changed too little to tell.
+    The share parts the 67 cuts of the tuning set (0.31 at most) from its 4600 other high-scoring frames (0.39 at least).
+    The content score only keeps out frames that changed too little to tell.
     """
 
     min_content: float = 18.0
