@@ -12,6 +12,7 @@ import numpy as np
 
 BINS = 64
 _BIN = 256 / BINS
+_CENTRES = (np.arange(BINS) + 0.5) * _BIN - 0.5
 # Rec. 709 weights of R, G and B.
 _REC709 = np.array([[0.2126, 0.7152, 0.0722]], np.float32)
 # A jump of mean luma that a viewer sees as a flash, and how soon it must come back (WCAG 2.2 counts 10 % of the range).
@@ -66,12 +67,20 @@ def without_bars(histograms_NB: np.ndarray, share: float) -> np.ndarray:
     return left
 
 
+def mean_luma(histograms_NB: np.ndarray) -> np.ndarray:
+    """Mean luma of each frame [N], from histograms [N, 64] in any unit."""
+    return _shares(histograms_NB) @ _CENTRES
+
+
+def _shares(histograms_NB: np.ndarray) -> np.ndarray:
+    return histograms_NB / np.maximum(histograms_NB.sum(1, keepdims=True), 1)
+
+
 def luminance(times_s: np.ndarray, histograms_NB: np.ndarray) -> Luminance:
     """Measure a clip from its frames' times [N] and luma histograms [N, 64], N >= 1."""
-    shares = histograms_NB / np.maximum(histograms_NB.sum(1, keepdims=True), 1)
-    centres = (np.arange(BINS) + 0.5) * _BIN - 0.5
-    means, whole = shares @ centres, shares.mean(0)
-    spread = np.sqrt(np.maximum(shares @ centres**2 - means**2, 0))
+    shares = _shares(histograms_NB)
+    means, whole = shares @ _CENTRES, shares.mean(0)
+    spread = np.sqrt(np.maximum(shares @ _CENTRES**2 - means**2, 0))
     cumulative = np.cumsum(whole)
     low, high = (int(np.searchsorted(cumulative, q)) for q in (0.01, 0.99))
     duration_s = max(float(times_s[-1] - times_s[0]), 1e-3)

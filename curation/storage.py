@@ -10,12 +10,13 @@ import io
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 VIDEO_SUFFIXES = frozenset(
@@ -26,6 +27,10 @@ VIDEO_SUFFIXES = frozenset(
     )
 )
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
+T = TypeVar("T")
+U = TypeVar("U")
+
+_WAITING = 16  # requests under way at once
 _ID_BLOCKS, _ID_BLOCK_BYTES, _ID_EDGE_BYTES = 16, 64 << 10, 1 << 20
 # One range request each: smaller makes a sequential decode wait on round trips, larger wastes a seek.
 _RANGE_BYTES = 4 << 20
@@ -100,6 +105,17 @@ def delete(uri: str) -> None:
         Path(uri).unlink(missing_ok=True)
 
 
+def process_lives(pid: int) -> bool:
+    """Whether the process that left a lock or a scratch folder on this machine still runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def sweep(folder: str) -> None:
     """Remove what puts that were killed half-way left in a local folder; S3 keeps no half objects."""
     for path in [] if is_s3(folder) else Path(folder).rglob(".*.tmp"):
@@ -128,6 +144,12 @@ def list_files(prefix: str) -> list[Entry]:
 def names(prefix: str) -> list[str]:
     """The base names of the files under a folder or prefix, sorted: what a commit needs to know, and no more."""
     return sorted(PurePosixPath(entry.uri).name for entry in list_files(prefix.rstrip("/") + "/"))
+
+
+def at_once(fn: Callable[[T], U], items: Iterable[T]) -> list[U]:
+    """`fn` of every item, in order, several at a time: each waits on the store, not on this machine."""
+    with ThreadPoolExecutor(_WAITING) as pool:
+        return list(pool.map(fn, items))
 
 
 def find_sources(inputs: Iterable[str], exclude: str | None = None) -> list[Entry]:

@@ -7,7 +7,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from curation import encode
+from curation import encode, storage
 from curation.encode import Encoding
 from curation.schema import Row
 from curation.video import Span
@@ -36,19 +36,10 @@ def scratch_file(clip_id: str) -> Path:
 def _scratch(pid: int) -> Path:
     """The folder of this process; removed at exit, and by the next process if this one is killed."""
     for folder in Path(tempfile.gettempdir()).glob("gamecraft-scratch-*"):
-        if not _alive(folder.name.rsplit("-", 1)[-1]):
+        owner = folder.name.rpartition("-")[2]
+        if owner.isdigit() and not storage.process_lives(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)
     folder = Path(tempfile.gettempdir()) / f"gamecraft-scratch-{pid}"
     folder.mkdir(exist_ok=True)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True

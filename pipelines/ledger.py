@@ -8,7 +8,6 @@ OUT/sidecar/signals/<unit>.parquet  motion and luma over time, and the static ma
 
 import json
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,7 +33,6 @@ SIGNALS = pa.schema(
     ]
 )
 _RECORD_KEY = b"gamecraft.record"
-_READERS = 16
 
 
 @dataclass
@@ -83,14 +81,13 @@ def write_video(out: str, unit: str, row: Row) -> None:
 
 def read_unit(out: str, phase: str, unit: str) -> list[Row]:
     """A committed unit's rows."""
-    return from_parquet(storage.read(clips_uri(out, phase, unit))).to_pylist()
+    return _read_table(clips_uri(out, phase, unit)).to_pylist()
 
 
 def read_all(folder: str, schema: pa.Schema) -> tuple[pa.Table, list[Record]]:
     """Every file of a folder as one table of this schema (columns a file lacks are null), and the records in them."""
     uris = [storage.join(folder, name) for name in storage.names(folder)]
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda uri: from_parquet(storage.read(uri)), uris))
+    tables = storage.at_once(_read_table, uris)
     records = [Record.from_json(meta[_RECORD_KEY]) for t in tables if (meta := t.schema.metadata or {}).get(_RECORD_KEY)]
     return pa.concat_tables([_fit(table, schema) for table in tables] or [schema.empty_table()]), records
 
@@ -137,8 +134,11 @@ def sidecars(out: str, kind: str, units: Iterable[str]) -> list[pa.Table]:
     """The sidecar files ("thumbs" or "signals") of these units, those that are there."""
     folder = storage.join(out, "sidecar", kind)
     present = sorted({f"{unit}.parquet" for unit in units} & set(storage.names(folder)))
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(lambda name: from_parquet(storage.read(storage.join(folder, name))), present))
+    return storage.at_once(_read_table, (storage.join(folder, name) for name in present))
+
+
+def _read_table(uri: str) -> pa.Table:
+    return from_parquet(storage.read(uri))
 
 
 def write_sidecar(out: str, kind: str, unit: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:

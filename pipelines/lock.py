@@ -49,19 +49,9 @@ def _take(uri: str, token: str) -> None:
 
 def _lives(holder: dict[str, Any]) -> bool:
     """Whether the holder still beats; on its own machine a process that is gone is known to be."""
-    if holder.get("host") == socket.gethostname() and not _is_process(int(holder.get("pid", 0))):
+    if holder.get("host") == socket.gethostname() and not storage.process_lives(int(holder.get("pid", 0))):
         return False
     return time.time() - float(holder.get("beat", 0)) < _STALE_S
-
-
-def _is_process(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _keep(uri: str, token: str, stop: threading.Event) -> None:

@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import cv2
 import numpy as np
 
 from curation import scan, shards, video
+from curation.quality import mean_luma
 from curation.schema import CLIP, Row, columns
 from curation.shards import Sample
 from operators.op import Op, Step
@@ -114,7 +116,7 @@ def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
     if left is not None:
         return {**row, **_why_out(left)}
     signals = scan.scan(unit.uri, phase.recipe.partition.flow)
-    return {**row, "status": "ok", **_facts(signals, phase)}
+    return {**row, "status": "ok", **_facts(signals, rows)}
 
 
 def _why_out(row: Row) -> Row:
@@ -127,11 +129,8 @@ def _why_out(row: Row) -> Row:
     return {"status": "error", "reason": row["error"]}
 
 
-def _facts(signals: scan.Signals, phase: Phase) -> Row:
-    from operators.partition import scene_bounds
-
+def _facts(signals: scan.Signals, clips: list[Row]) -> Row:
     source = signals.source
-    bounds = scene_bounds(signals, phase.recipe.partition.scenes)
     return {
         "duration_s": signals.end_s - float(signals.times_s[0]),
         "frames": len(signals.times_s),
@@ -140,7 +139,7 @@ def _facts(signals: scan.Signals, phase: Phase) -> Row:
         "height": source.height,
         "codec": source.codec,
         "container": source.container,
-        "cuts_s": [start for start, _ in bounds[1:]],
+        "cuts_s": [clip["start_s"] for before, clip in pairwise(clips) if clip["scene_index"] != before["scene_index"]],
         "note": ", ".join(f"{count} {what}" for what, count in signals.damage.items()) or None,
     }
 
@@ -156,8 +155,6 @@ def _thumbs(row: Row, signals: scan.Signals) -> dict[str, Any]:
 def _signals(row: Row, signals: scan.Signals) -> dict[str, Any]:
     every = max(1, round(len(signals.pair_frame) / _MAX_SIGNAL_POINTS))
     step = max(1, round(_LUMA_EVERY_S * signals.fps), round(len(signals.times_s) / _MAX_SIGNAL_POINTS))
-    bins = signals.luma_bins[::step]
-    centres = (np.arange(bins.shape[1]) + 0.5) * 256 / bins.shape[1] - 0.5
     ok, png = cv2.imencode(".png", signals.viewport.static.astype(np.uint8) * 255)
     assert ok, signals.viewport.static.shape
     return {
@@ -166,7 +163,7 @@ def _signals(row: Row, signals: scan.Signals) -> dict[str, Any]:
         "motion_camera": signals.motion.camera[::every].tolist(),
         "motion_object": signals.motion.object[::every].tolist(),
         "luma_times_s": signals.times_s[::step].tolist(),
-        "luma": (bins @ centres / np.maximum(bins.sum(1), 1)).tolist(),
+        "luma": mean_luma(signals.luma_bins[::step]).tolist(),
         "static_png": bytes(png),
     }
 

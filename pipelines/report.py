@@ -39,7 +39,6 @@ MAX_SOURCES = 200
 MAX_TIMELINE_CLIPS = 400
 # Kinds of reason beside a step of the funnel; all of them stand in the section below it.
 _MOST_KINDS = 4
-_READERS = 16
 
 _PHASE_TITLES = {
     "partition": "Long and large enough",

@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -26,8 +25,6 @@ from pipelines.lock import locked
 from pipelines.phases import Phase
 from pipelines.recipes import PHASES, Recipe
 from pipelines.units import Unit
-
-_READERS = 16
 
 
 @dataclass
@@ -115,9 +112,8 @@ def _score_units(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[
     digest, upstream, finished = recipe.digest("score"), units.done(out, "partition"), units.done(out, "score")
     for name in units.stale(upstream, finished, digest):
         storage.delete(ledger.clips_uri(out, "score", str(name)))
-    open_ = _unscored(out, recipe)
-    with ThreadPoolExecutor(_READERS) as pool:
-        rows = list(pool.map(lambda item: ledger.read_unit(out, "partition", item[0]), open_))
+    open_ = units.incomplete(upstream, finished, digest)
+    rows = storage.at_once(lambda item: ledger.read_unit(out, "partition", item[0]), open_)
     todo = [
         Unit("score", str(name), upstream=(unit,))
         for (unit, have), clips in zip(open_, rows, strict=True)
@@ -158,12 +154,9 @@ def _plan(out: str, recipe: Recipe, clips: pa.Table) -> None:
 
 def _kept_rows(out: str, recipe: Recipe, clips: pa.Table) -> list[dict[str, Any]]:
     """Kept clips of the sources whose verdicts are all in."""
-    open_ = {name for name, _ in _unscored(out, recipe)}
+    parts = units.incomplete(units.done(out, "partition"), units.done(out, "score"), recipe.digest("score"))
+    open_ = {name for name, _ in parts}
     return [row for row in ledger.kept(clips).to_pylist() if row["unit_id"] not in open_]
-
-
-def _unscored(out: str, recipe: Recipe) -> list[tuple[str, set[int]]]:
-    return units.incomplete(units.done(out, "partition"), units.done(out, "score"), recipe.digest("score"))
 
 
 _UNITS: dict[str, Callable[[str, Recipe, Sequence[storage.Entry]], tuple[list[Unit], int]]] = {
@@ -221,8 +214,7 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     summary.kept_s, summary.total_s = _seconds(kept), _seconds(clips)
     names = shards.committed(out)
     summary.shards = len(names)
-    with ThreadPoolExecutor(_READERS) as pool:
-        indexes = list(pool.map(lambda name: shards.read_index(out, name), names))
+    indexes = storage.at_once(partial(shards.read_index, out), names)
     listed = [_listed(name, index) for name, index in zip(names, indexes, strict=True)]
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
     _write_dataset(out, recipe, listed, counts)

@@ -1,7 +1,9 @@
 """Two ways to run a phase's units: a supervised process on this machine, or Ray Data. Both call `phases.work`."""
 
+import logging
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,8 +83,6 @@ class _Worker:
 
 def _serve(pipe: Connection, part: Any) -> None:
     """The child: do units until the pipe closes."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, lambda *_: _leave())
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
@@ -135,8 +135,6 @@ def _block_work(phase: Phase):  # type: ignore[no-untyped-def]
 
 def start_ray() -> None:
     """Connect to the cluster that RAY_ADDRESS or the job names, else start one on this machine's cores."""
-    import logging
-
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)

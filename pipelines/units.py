@@ -6,17 +6,16 @@ listing of names tells what is done; no row is read for it. `score` units say in
 
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from curation import storage
 from curation.schema import digest
+from curation.shards import from_parquet
 from curation.storage import Entry
 from pipelines.recipes import Recipe
 
 PART_CLIPS = 64
-_READERS = 16
 
 
 class Name(NamedTuple):
@@ -81,8 +80,7 @@ def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Uni
     seen = {name.digest for name in finished}
     owners = {name.video_id: name for name in finished}
     new = [entry for entry in sorted(entries) if source_digest(entry, recipe) not in seen]
-    with ThreadPoolExecutor(_READERS) as pool:
-        identified = list(pool.map(_identify, new))
+    identified = storage.at_once(_identify, new)
     first: dict[str, str] = {}
     units = []
     for entry, (video_id, problem) in zip(new, identified, strict=True):
@@ -103,8 +101,6 @@ def _identify(entry: Entry) -> tuple[str, str | None]:
 
 
 def _owner_uri(out: str, name: Name) -> str:
-    from curation.shards import from_parquet
-
     row = from_parquet(storage.read(storage.join(out, "videos", f"{name}.parquet"))).to_pylist()[0]
     return str(row["duplicate_of"] or row["uri"])
 
