@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from synth.doom.navigate import BODY_HEIGHT, bearing_deg
+from synth.doom.sight import Sight
 from synth.doom.wad import Level, Line, Point
 from synth.doom.walk import Monster, View
 
 Event = str | dict[str, Any]
+Moving = dict[str, Any]
 
 IN_VIEW_DISTANCE = 400.0  # map units; farther doors are a few pixels high
 SMALLEST_MONSTER_PX = 100  # box area from which a monster can be recognised
@@ -40,6 +42,7 @@ class EventWatch:
 
     def __init__(self, level: Level) -> None:
         self._borders = _sector_borders(level)
+        self._sight = Sight(level)
         self._before: Observation | None = None
         self._moving: dict[int, str] = {}
         self._seen: set[int] = set()
@@ -54,6 +57,25 @@ class EventWatch:
         if before is not None:
             events += _player_events(before.state, now.state)
         return events
+
+    def moving(self) -> list[Moving]:
+        """Doors, lifts and floors that are on the move in the observation last given, and whether they are on screen."""
+        now = self._before
+        if now is None:
+            return []
+        eye, yaw = _place(now.state), now.state["ANGLE"]
+        return [
+            {
+                "sector": sector,
+                "motion": motion,
+                "dist": round(self._distance(sector, eye), 1),
+                "visible": self._sight.sees(sector, eye, yaw, now.heights),
+            }
+            for sector, motion in self._moving.items()
+        ]
+
+    def _distance(self, sector: int, eye: Point) -> float:
+        return min(math.dist(middle, eye) for middle in self._borders[sector])
 
     def _sector_events(self, before: Observation, now: Observation) -> list[Event]:
         moving = {
@@ -71,7 +93,7 @@ class EventWatch:
     def _sector_start(self, sector: int, motion: str, state: dict[str, float]) -> Event:
         x, y = state["POSITION_X"], state["POSITION_Y"]
         middles = self._borders[sector]
-        distance = min(math.dist(middle, (x, y)) for middle in middles)
+        distance = self._distance(sector, (x, y))
         centre = (sum(m[0] for m in middles) / len(middles), sum(m[1] for m in middles) / len(middles))
         bearing = abs(bearing_deg(x, y, state["ANGLE"], centre))
         return {

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synth.doom.engine import BUTTONS, VERSION, Screen, resolutions, running, wads
-from synth.doom.events import Event, EventWatch, Observation
+from synth.doom.events import Event, EventWatch, Moving, Observation
 from synth.doom.player import STYLES, Action, Player
 from synth.doom.truth import Truth, read_truth
 from synth.doom.wad import map_names, read_level
@@ -159,7 +159,7 @@ def _play_map(recording: Recording, index: int, wad: Path, name: str, frames: ra
             seen = game.observe()
             events = [*cut, *watch.update(seen)]
             action = player.act(seen.view())
-            line = _line(number, game.tic, f"{wad.stem}:{name}", player.behaviour, action, seen, events)
+            line = _line(number, game.tic, f"{wad.stem}:{name}", player.behaviour, action, seen, events, watch.moving())
             wants_depth = recording.depth_every and number % recording.depth_every == 0
             note = f"the map starts again: the player {ended}" if ended else None
             yield Frame(line, game.picture, game.depth.copy() if wants_depth else None, note)
@@ -167,7 +167,14 @@ def _play_map(recording: Recording, index: int, wad: Path, name: str, frames: ra
 
 
 def _line(
-    number: int, tic: int, place: str, behaviour: str, action: Action, seen: Observation, events: list[Event]
+    number: int,
+    tic: int,
+    place: str,
+    behaviour: str,
+    action: Action,
+    seen: Observation,
+    events: list[Event],
+    moving: list[Moving],
 ) -> dict[str, Any]:
     return {
         "frame": number,
@@ -181,6 +188,7 @@ def _line(
         "enemies": [{"name": m.name, "id": m.id, "x": m.x, "y": m.y, "w": m.width, "h": m.height} for m in seen.monsters],
         "n_objects": seen.objects,
         "events": events,
+        "moving": moving,
     }
 
 

@@ -21,6 +21,10 @@ from numpy.typing import NDArray
 TURN_DEG_S = 30.0
 MOVE_UNITS_S = 40.0
 
+# A door farther away than this is a few pixels high (`events.IN_VIEW_DISTANCE`, which needs no engine to be read here).
+IN_VIEW_DISTANCE = 400.0
+_MOTIONS = ("door_opening", "door_closing", "floor_up", "floor_down")
+
 REGIMES = ("still", "forward", "back", "turn_left", "turn_right", "strafe_left", "strafe_right")
 JUMPS = frozenset({"level_change", "respawn_cut", "teleport"})
 
@@ -42,6 +46,7 @@ class Truth:
 
     `cuts` are the frames whose picture does not follow from the one before. `position` [n, 3] is the eye in map units,
     `yaw_deg` [n] the view direction, `mouse_dx_deg` [n] the mouse turn of the action, positive to the right.
+    `moving_in_view` [n]: a door, lift or floor moves on screen; `weapon_busy` [n]: the weapon fires, sinks or rises.
     """
 
     header: dict[str, Any]
@@ -54,6 +59,8 @@ class Truth:
     mouse_dx_deg: Floats
     behaviours: list[str]
     events: tuple[Event, ...]
+    moving_in_view: NDArray[np.bool_]
+    weapon_busy: NDArray[np.bool_]
 
     def __len__(self) -> int:
         """The number of frames."""
@@ -111,6 +118,21 @@ def regimes(truth: Truth) -> list[str]:
     return [str(label) for label in labels]
 
 
+def interactions(truth: Truth) -> NDArray[np.bool_]:
+    """Whether something happens on screen that the player did: [n].
+
+    A door, lift or floor within 400 units moves in view; the weapon is fired, lowered or raised (fist and saw as well).
+    """
+    drawn = "--no-weapon" not in truth.header.get("argv", ())
+    return truth.moving_in_view | truth.weapon_busy if drawn else truth.moving_in_view
+
+
+def runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Index ranges [start, end) in which flags [n] are set."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+
+
 def discontinuities(truth: Truth) -> list[int]:
     """The frames whose pose does not follow from the one before: true cuts and teleports."""
     return sorted(set(truth.cuts) | {event.frame for event in truth.events if event.name in JUMPS} - {0})
@@ -137,6 +159,7 @@ def _per_frame(truth: Truth, steps: Floats) -> Floats:
 
 def _truth(header: dict[str, Any], frames: list[dict[str, Any]], cuts: Iterable[int]) -> Truth:
     states = [frame["state"] for frame in frames]
+    events = [_event(frame["frame"], event) for frame in frames for event in frame["events"]]
     eyes = [[state[f"CAMERA_POSITION_{axis}"] for axis in "XYZ"] for state in states]
     return Truth(
         header=header,
@@ -148,8 +171,25 @@ def _truth(header: dict[str, Any], frames: list[dict[str, Any]], cuts: Iterable[
         keys=[frozenset(frame["keys"]) for frame in frames],
         mouse_dx_deg=np.array([frame["mouse_dx"] for frame in frames], dtype=np.float64),
         behaviours=[frame["mode"] for frame in frames],
-        events=tuple(_event(frame["frame"], event) for frame in frames for event in frame["events"]),
+        events=tuple(events),
+        moving_in_view=_moving_in_view(frames, events),
+        weapon_busy=np.array([state["ATTACK_READY"] == 0 for state in states], dtype=bool),
     )
+
+
+def _moving_in_view(frames: list[dict[str, Any]], events: list[Event]) -> NDArray[np.bool_]:
+    """By the frame's own list where the recording has one, else from each start that says "in view" to its end."""
+    found = np.zeros(len(frames), bool)
+    if frames and "moving" in frames[0]:
+        near = [[m for m in f["moving"] if m["visible"] and m["dist"] < IN_VIEW_DISTANCE] for f in frames]
+        return np.array([bool(moving) for moving in near], bool)
+    for event in events:
+        motion, _, what = event.name.rpartition("_")
+        if motion in _MOTIONS and what == "start" and event.details["in_view"]:
+            sector = event.details["sector"]
+            ends = (e.frame for e in events if e.frame > event.frame and e.details.get("sector") == sector)
+            found[event.frame : next(ends, len(frames))] = True
+    return found
 
 
 def _event(frame: int, event: str | dict[str, Any]) -> Event:
