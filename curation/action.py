@@ -1,9 +1,10 @@
 """What the player does with the camera, from its motion (paper section 3.4: action boundaries): signal in, spans out; all pure.
 
 A regime is a stretch of one kind of camera motion: still, turning, looking up or down, walking, strafing. Its start and end
-are action boundaries. Clips are best cut where the picture is quiet, which `quiet_instant` finds near a wanted time.
+are action boundaries. An interaction is a stretch in which something happens on screen: a door, a shot, a tool in hand.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,8 +14,6 @@ import numpy as np
 from curation.flow import CameraMotion
 
 _SMOOTH_S = 0.3
-# Preference for the wanted time over a quieter one a second away, px/frame: settles ties, does not outvote a turn.
-_PULL = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def regime_names(motion: CameraMotion, times_s: np.ndarray, fps: float, settings
         return []
     rates = smooth(motion.rates() * fps, times_s)
     limits = np.array([settings.turn_px_s, settings.look_px_s, settings.walk_px_s, settings.strafe_px_s])
-    return _without_short([_name(rate, rate / limits) for rate in rates], times_s, settings.min_s)
+    return settled([_name(rate, rate / limits) for rate in rates], times_s, settings.min_s)
 
 
 def _name(rate: np.ndarray, ratio: np.ndarray) -> str:
@@ -68,15 +67,15 @@ def _name(rate: np.ndarray, ratio: np.ndarray) -> str:
     return _KINDS[kind][int(rate[kind] > 0)] if over[kind] >= 1 else "still"
 
 
-def _without_short(names: list[str], times_s: np.ndarray, min_s: float) -> list[str]:
+def settled(names: list[str], times_s: np.ndarray, min_s: float) -> list[str]:
     """Give a run shorter than `min_s` to the run before it (the first to the one after)."""
-    settled = list(names)
-    for start, end in _runs(settled):
+    left = list(names)
+    for start, end in _runs(left):
         last = times_s[min(end, len(times_s) - 1)]
         if last - times_s[start] < min_s:
-            heir = settled[start - 1] if start else (settled[end] if end < len(settled) else settled[start])
-            settled[start:end] = [heir] * (end - start)
-    return settled
+            heir = left[start - 1] if start else (left[end] if end < len(left) else left[start])
+            left[start:end] = [heir] * (end - start)
+    return left
 
 
 def _runs(names: list[str]) -> list[tuple[int, int]]:
@@ -106,10 +105,65 @@ def clip_spans(spans: list[ActionSpan], start_s: float, end_s: float) -> list[Ac
     ]
 
 
-def quiet_instant(times_s: np.ndarray, energy: np.ndarray, low_s: float, high_s: float, nominal_s: float) -> float:
-    """The time in [low, high] at which the smoothed energy [P] is least; the wanted time where nothing was measured."""
-    near = np.flatnonzero((times_s >= low_s) & (times_s <= high_s))
-    if not len(near):
-        return nominal_s
-    cost = smooth(energy, times_s)[near] + _PULL * np.abs(times_s[near] - nominal_s)
-    return float(times_s[near[int(np.argmin(cost))]])
+@dataclass(frozen=True)
+class InteractionSettings:
+    """When something counts as happening. A span begins where the probability exceeds `start`, reaches as far as it exceeds
+    `edge`, takes in gaps shorter than `bridge_s`; a shorter one than `min_s` is none. `max_distance`: how far a source may be
+    from what the detector was trained on (1: the farthest 1 % of that) before the plain rule judges it instead.
+    """
+
+    start: float = 0.5
+    edge: float = 0.3
+    bridge_s: float = 0.3
+    min_s: float = 0.15
+    max_distance: float = 1.0
+
+
+def interaction_spans(times_s: np.ndarray, event: np.ndarray, settings: InteractionSettings, end_s: float) -> list[ActionSpan]:
+    """Stretches in which something happens, from its probability [T] at times [T]; energy is its mean over the span."""
+    spans: list[ActionSpan] = []
+    names = ["event" if probability > settings.edge else "" for probability in event]
+    for start, end in _runs(names):
+        if names[start] and event[start:end].max() > settings.start:
+            until = float(times_s[end]) if end < len(times_s) else end_s
+            peak = start + int(np.argmax(event[start:end]))
+            found = ActionSpan(
+                float(times_s[start]), float(times_s[peak]), until, float(event[start:end].mean()), "interaction", "event"
+            )
+            near = spans and found.start_s - spans[-1].end_s < settings.bridge_s
+            spans[-1:] = [_joined(spans[-1], found)] if near else [*spans[-1:], found]
+    return [span for span in spans if span.end_s - span.start_s >= settings.min_s]
+
+
+def _joined(one: ActionSpan, other: ActionSpan) -> ActionSpan:
+    lengths = one.end_s - one.start_s, other.end_s - other.start_s
+    energy = float(np.average([one.energy, other.energy], weights=lengths))
+    peak = max(one, other, key=lambda span: span.energy).peak_s
+    return one._replace(end_s=other.end_s, energy=energy, peak_s=peak)
+
+
+def unusual(motion: CameraMotion, times_s: np.ndarray) -> np.ndarray:
+    """The plain rule, 0-1 [P]: how far motion beside the camera's, for what moves at all, exceeds what the source usually has.
+
+    It knows of no game; on first-person games it is little better than chance (`bench/partition.py` measures it).
+    """
+    if not len(times_s):
+        return np.zeros(0)
+    ratio = smooth(motion.object / (motion.camera + 0.5), times_s)
+    usual, most = np.quantile(ratio, [0.8, 0.99])
+    return np.clip((ratio - usual) / max(most - usual, 1e-6), 0, 1)
+
+
+def likeliest(regime_TK: np.ndarray, names: Sequence[str], switch: float = 1.0) -> list[str]:
+    """The likeliest course of regimes, of T ticks with K probabilities each, if each change costs `switch` (in nats)."""
+    logs = np.log(regime_TK + 1e-4)
+    best, came_from = np.zeros(logs.shape[1]), np.zeros(logs.shape, np.int64)
+    for tick, log in enumerate(logs):
+        other = int(np.argmax(best))
+        changes = best[other] - switch > best
+        came_from[tick] = np.where(changes, other, np.arange(len(best)))
+        best = np.maximum(best, best[other] - switch) + log
+    path = [int(np.argmax(best))]
+    for tick in range(len(logs) - 1, 0, -1):
+        path.append(int(came_from[tick][path[-1]]))
+    return [names[k] for k in path[::-1]][: len(logs)]

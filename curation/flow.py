@@ -7,6 +7,7 @@ source and the HUD masked out once it is known.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,8 +58,7 @@ class DisFlow:
         self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def __call__(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after)]
-        return self._dis.calc(grays[0], grays[1], None)
+        return self._dis.calc(gray(before), gray(after), None)
 
 
 class RaftFlow:
@@ -141,10 +141,21 @@ def _cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def gray(rgb: np.ndarray) -> np.ndarray:
+    """A frame uint8 [H, W, 3] -> uint8 [H, W]."""
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+
+
 def cell_means(field: np.ndarray) -> np.ndarray:
     """Mean of a flow field [H, W, C] over cells of 20 px: float32 [H // 20, W // 20, C] (at least one each way)."""
     rows, columns = max(1, field.shape[0] // CELL_PX), max(1, field.shape[1] // CELL_PX)
     return cv2.resize(field, (columns, rows), interpolation=cv2.INTER_AREA).reshape(rows, columns, -1)
+
+
+@lru_cache(maxsize=4)
+def grid(height: int, width: int) -> np.ndarray:
+    """Where each pixel is, float32 [H, W, 2]: x and y, to fetch pictures along a flow."""
+    return np.stack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), axis=-1)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from curation import video
-from curation.flow import WIDTH, CameraMotion, Flow, FlowSettings, camera_motion, cell_means, load_flow
+from curation import detector, video
+from curation.flow import WIDTH, CameraMotion, Flow, FlowSettings, camera_motion, cell_means, gray, load_flow
+from curation.looks import CHANNELS, looks
 from curation.quality import LumaLog, luma
 from curation.scenes import EXPLAINED, ContentScore, Matcher, small
 from curation.video import Painter, Source
@@ -44,8 +46,8 @@ class Signals:
     """What one pass measured. N frames, P pairs of flow, R x C cells of 20 px at 320 wide, B luma bins.
 
     times_s [N]; content [N]; explained [N] (by `scenes.Matcher`, 1 where it was not asked); luma_bins [N, B]; pair_frame [P],
-    the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; end_s, the end of the last frame; fps, the median rate;
-    damage, as `video.damage` counts it.
+    the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; looks [P, R, C, 4] as `looks` gives them; end_s, the end
+    of the last frame; fps, the median rate; damage, as `video.damage` counts it.
     """
 
     source: Source
@@ -55,6 +57,7 @@ class Signals:
     luma_bins: np.ndarray
     pair_frame: np.ndarray
     cells: np.ndarray
+    looks: np.ndarray
     viewport: Viewport
     thumbnails: tuple[Thumbnail, ...]
     flow: str
@@ -65,6 +68,11 @@ class Signals:
     @property
     def pair_times_s(self) -> np.ndarray:
         return self.times_s[self.pair_frame]
+
+    @cached_property
+    def reading(self) -> detector.Reading:
+        """What the learned detector says."""
+        return detector.read(self.pair_times_s, self.cells, self.looks, self.fps)
 
     @cached_property
     def motion(self) -> CameraMotion:
@@ -103,33 +111,52 @@ class _CutSignals:
             self.explained[frame] = max(self.explained[frame], self._match(self._last[before], self._last[after]))
 
 
+class _First(NamedTuple):
+    """The first frame of a pair."""
+
+    frame: int
+    time_s: float
+    rgb: np.ndarray
+    gray: np.ndarray
+
+
 class _PairedFlow:
-    """Takes flow between a frame and the next one that is not too close to it, `pairs_per_s` times a second."""
+    """Takes flow between the first frame of each tick and the next one that is not too close to it, `pairs_per_s` a second."""
 
     def __init__(self, flow: Flow, pairs_per_s: float) -> None:
         self._flow, self._every_s = flow, 1 / pairs_per_s
-        self._first: tuple[int, float, np.ndarray] | None = None
-        self._due_s = 0.0
-        self._shape = (1, 1, 2)
-        self._cells = bytearray()
+        self._first: _First | None = None
+        self._earlier: np.ndarray | None = None
+        self._tick = -1
+        self._shape = (1, 1)
+        self._cells, self._looks = bytearray(), bytearray()
         self.frames = array("l")
 
     def add(self, index: int, time_s: float, rgb: np.ndarray) -> None:
-        if self._first is not None and time_s - self._first[1] >= _MIN_PAIR_GAP_S:
-            before, _, picture = self._first
-            field = self._flow(picture, rgb) * (WIDTH / rgb.shape[1] / (index - before))
-            cells = cell_means(field).astype(np.float16)
-            self._shape = cells.shape
-            self._cells += cells.tobytes()
-            self.frames.append(index)
-            self._first = None
-        if self._first is None and time_s >= self._due_s:
-            self._first = (index, time_s, rgb)
-            self._due_s = max(self._due_s + self._every_s, time_s)
+        first = self._first
+        if first is not None and time_s - first.time_s >= _MIN_PAIR_GAP_S:
+            self._pair(first, index, rgb)
+            self._first, self._earlier = None, first.gray
+        tick = int(time_s / self._every_s)
+        if self._first is None and tick > self._tick:
+            self._first, self._tick = _First(index, time_s, rgb, gray(rgb)), tick
+
+    def _pair(self, first: _First, index: int, rgb: np.ndarray) -> None:
+        field = self._flow(first.rgb, rgb)
+        earlier = first.gray if self._earlier is None else self._earlier
+        self._looks += looks(earlier, first.gray, gray(rgb), field).tobytes()
+        cells = cell_means(field * (WIDTH / rgb.shape[1] / (index - first.frame))).astype(np.float16)
+        self._shape = cells.shape[:2]
+        self._cells += cells.tobytes()
+        self.frames.append(index)
 
     def cells(self) -> np.ndarray:
-        """All pairs: float16 [P, R, C, 2]."""
-        return np.frombuffer(self._cells, np.float16).reshape(-1, *self._shape)
+        """Flow of all pairs: float16 [P, R, C, 2]."""
+        return np.frombuffer(self._cells, np.float16).reshape(-1, *self._shape, 2)
+
+    def looks(self) -> np.ndarray:
+        """Change of all pairs: uint8 [P, R, C, 4]."""
+        return np.frombuffer(self._looks, np.uint8).reshape(-1, *self._shape, CHANNELS)
 
 
 @lru_cache(maxsize=1)
@@ -167,6 +194,7 @@ def scan(uri: str, flow: FlowSettings) -> Signals:
         luma_bins=lumas.result(),
         pair_frame=np.asarray(paired.frames, np.int64),
         cells=paired.cells(),
+        looks=paired.looks(),
         viewport=watch.result(),
         thumbnails=tuple(thumbnails),
         flow=_flow(flow).name,

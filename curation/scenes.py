@@ -1,16 +1,16 @@
-"""Where a source is cut, and how its scenes become clips of about six seconds (paper section 3.4, partition).
+"""Where a source is cut (paper section 3.4, partition).
 
 PySceneDetect's content score is computed while the source streams by. Games flash, jolt and turn fast, which content scores
 take for cuts; so a frame that scores high is a cut only if no flow, however large, leads to it from the frames before, while
 flow does lead to the frames around it. The decision is a pure function of two arrays: a later chunked run can give the same.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
+
+from curation.flow import grid
 
 # In the dark a grey level of coding noise turns the hue about, and the content score with it; no cut changes so little.
 _LEAST_CHANGED = 0.05
@@ -102,7 +102,7 @@ def _correlation(before: np.ndarray, after: np.ndarray, flow: np.ndarray, change
 
     Over what changed and was in view before: after a fast turn half the picture is new, the other half decides.
     """
-    at = _grid(*before.shape) + flow
+    at = grid(*before.shape) + flow
     a, b = cv2.remap(before, at, None, cv2.INTER_LINEAR).astype(np.float32), after.astype(np.float32)
     mean_a, mean_b = _box(a), _box(b)
     spread_a, spread_b = (np.maximum(_box(image * image) - mean**2, 0) for image, mean in ((a, mean_a), (b, mean_b)))
@@ -110,11 +110,6 @@ def _correlation(before: np.ndarray, after: np.ndarray, flow: np.ndarray, change
     speaks = changed & (np.maximum(spread_a, spread_b) > _FLAT)
     speaks &= (at >= 0).all(2) & (at[..., 0] <= before.shape[1] - 1) & (at[..., 1] <= before.shape[0] - 1)
     return float(np.clip(correlation[speaks], 0, 1).mean()) if speaks.any() else 0.0
-
-
-@lru_cache(maxsize=2)
-def _grid(height: int, width: int) -> np.ndarray:
-    return np.stack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), axis=-1)
 
 
 def _box(image: np.ndarray) -> np.ndarray:
@@ -167,20 +162,3 @@ def _apart(frames: list[int], least: float) -> list[int]:
         if all(abs(frame - other) >= max(least, 1) for other in chosen):
             chosen.append(frame)
     return sorted(chosen[1:])
-
-
-def divide(
-    start_s: float, end_s: float, settings: SceneSettings, quiet: Callable[[float, float, float], float]
-) -> list[tuple[float, float]]:
-    """Divide a scene [start_s, end_s) into touching spans of about `clip_s`; together they are the scene.
-
-    Each boundary may move by `slack_s` to where `quiet(low, high, nominal)` puts it. The policy for rests: no boundary leaves
-    less than `min_clip_s` behind it, it moves further forward instead. So only a whole scene can be too short to keep.
-    """
-    bounds = [start_s]
-    while end_s - bounds[-1] > settings.clip_s + settings.slack_s:
-        nominal = bounds[-1] + settings.clip_s
-        high = min(nominal + settings.slack_s, end_s - settings.min_clip_s)
-        low = max(bounds[-1] + settings.min_clip_s, min(nominal, high) - settings.slack_s)
-        bounds.append(quiet(low, high, min(nominal, high)))
-    return list(zip(bounds, [*bounds[1:], end_s], strict=True))

@@ -4,18 +4,18 @@ The first operator makes the pass, the second turns the source's row into the ro
 them ask `scan` for the same pass, which is made once.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from curation import action, scenes
-from curation.action import ActionSpan, RegimeSettings
 from curation.flow import FlowSettings
+from curation.happenings import ActionSettings, Happenings, boundary_costs, happenings
 from curation.quality import luminance, without_bars
 from curation.scan import Signals, scan
 from curation.scenes import SceneSettings
 from curation.schema import Row, clip_id
+from curation.spans import divide
 from curation.viewport import Rect
 from operators.op import each
 
@@ -30,36 +30,34 @@ def scan_source(row: Row, flow: FlowSettings) -> Row:
     return {**row, "fps": signals.fps, "width": signals.source.width, "height": signals.source.height}
 
 
-def split_scenes(rows: list[Row], flow: FlowSettings, scene: SceneSettings, settings_digest: str) -> list[Row]:
-    """Sources to clips: cuts, then touching spans of about six seconds whose boundaries sit at quiet instants."""
-    return [clip for row in rows for clip in _clips(row, scan(row["source_uri"], flow), scene, settings_digest)]
+def split_scenes(
+    rows: list[Row], flow: FlowSettings, scene: SceneSettings, actions: ActionSettings, settings_digest: str
+) -> list[Row]:
+    """Sources to clips: cuts, then touching spans of about six seconds whose boundaries sit where little happens."""
+    return [clip for row in rows for clip in _clips(row, scan(row["source_uri"], flow), scene, actions, settings_digest)]
 
 
-def _clips(row: Row, signals: Signals, scene: SceneSettings, settings_digest: str) -> list[Row]:
-    spans = [
+def _clips(row: Row, signals: Signals, scene: SceneSettings, actions: ActionSettings, settings_digest: str) -> list[Row]:
+    return [
+        _clip(row, signals, scene, settings_digest, index, *span)
+        for index, span in enumerate(clip_spans(signals, scene, actions))
+    ]
+
+
+def clip_spans(signals: Signals, scene: SceneSettings, actions: ActionSettings) -> list[tuple[int, float, float]]:
+    """Scene number, start and end in seconds of every clip."""
+    times_s, cost = boundary_costs(signals, happenings(signals, actions))
+    return [
         (number, *span)
         for number, (start_s, end_s) in enumerate(scene_bounds(signals, scene))
-        for span in scenes.divide(start_s, end_s, scene, _quiet(signals))
+        for span in divide(start_s, end_s, scene, times_s, cost)
     ]
-    return [_clip(row, signals, scene, settings_digest, index, *span) for index, span in enumerate(spans)]
 
 
 def scene_bounds(signals: Signals, scene: SceneSettings) -> list[tuple[float, float]]:
     """Start and end of each scene in seconds; together they are the source."""
     cuts = signals.times_s[scenes.cut_frames(signals.content, signals.explained, signals.fps, scene)].tolist()
     return list(zip([float(signals.times_s[0]), *cuts], [*cuts, signals.end_s], strict=True))
-
-
-def _quiet(signals: Signals) -> Callable[[float, float, float], float]:
-    """Where a boundary may go: the quietest frame near the wanted time."""
-    motion, times_s = signals.motion, signals.pair_times_s
-
-    def at(low_s: float, high_s: float, nominal_s: float) -> float:
-        wanted = action.quiet_instant(times_s, motion.camera + motion.object, low_s, high_s, nominal_s)
-        near = signals.times_s[(signals.times_s >= low_s) & (signals.times_s <= high_s)]
-        return float(near[np.abs(near - wanted).argmin()]) if len(near) else wanted
-
-    return at
 
 
 def _clip(
@@ -109,30 +107,26 @@ def locate_viewport(row: Row, flow: FlowSettings) -> Row:
     }
 
 
-def measure_motion(rows: list[Row], flow: FlowSettings, regimes: RegimeSettings) -> list[Row]:
-    """How much the camera and how much else moves, and what the player does with the camera."""
+def measure_motion(rows: list[Row], flow: FlowSettings, actions: ActionSettings) -> list[Row]:
+    """How much the camera and how much else moves, what the player does with the camera, and what happens."""
     passes = {uri: scan(uri, flow) for uri in {row["source_uri"] for row in rows}}
-    spans = {uri: regime_spans(signals, regimes) for uri, signals in passes.items()}
-    return [_with_motion(row, passes[row["source_uri"]], spans[row["source_uri"]]) for row in rows]
+    found = {uri: happenings(signals, actions) for uri, signals in passes.items()}
+    return [_with_motion(row, passes[row["source_uri"]], found[row["source_uri"]]) for row in rows]
 
 
-def _with_motion(row: Row, signals: Signals, spans: list[ActionSpan]) -> Row:
+def _with_motion(row: Row, signals: Signals, found: Happenings) -> Row:
     motion, times_s = signals.motion, signals.pair_times_s
     inside = (times_s >= row["start_s"]) & (times_s < row["end_s"])
+    spans = action.clip_spans(found.spans, row["start_s"], row["end_s"])
     return {
         **row,
         "flow_backend": signals.flow,
         "motion_camera": float(motion.camera[inside].mean()) if inside.any() else None,
         "motion_object": float(motion.object[inside].mean()) if inside.any() else None,
-        "action_spans": [span._asdict() for span in action.clip_spans(spans, row["start_s"], row["end_s"])],
+        "action_detector": found.detector,
+        "action_distance": found.distance if np.isfinite(found.distance) else None,
+        "action_spans": [span._asdict() for span in spans],
     }
-
-
-def regime_spans(signals: Signals, settings: RegimeSettings) -> list[ActionSpan]:
-    """What the player does with the camera over a whole source."""
-    motion, times_s = signals.motion, signals.pair_times_s
-    names = action.regime_names(motion, times_s, signals.fps, settings)
-    return action.regime_spans(names, times_s, motion.camera, signals.end_s)
 
 
 @each

@@ -34,7 +34,12 @@ def partition(recipe: Recipe) -> list[Op]:
             split_scenes,
             reads=(*SOURCE_COLUMNS, "width", "height"),
             writes=(*_SPAN_COLUMNS, "reject"),
-            args={"flow": flow, "scene": settings.scenes, "settings_digest": recipe.digest("partition")},
+            args={
+                "flow": flow,
+                "scene": settings.scenes,
+                "actions": settings.actions,
+                "settings_digest": recipe.digest("partition"),
+            },
             memory=_DECODE_MEMORY,
         ),
         Op(
@@ -47,8 +52,8 @@ def partition(recipe: Recipe) -> list[Op]:
         Op(
             measure_motion,
             reads=("source_uri", "start_s", "end_s"),
-            writes=("flow_backend", "motion_camera", "motion_object", "action_spans"),
-            args={"flow": flow, "regimes": settings.regimes},
+            writes=("flow_backend", "motion_camera", "motion_object", "action_detector", "action_distance", "action_spans"),
+            args={"flow": flow, "actions": settings.actions},
             memory=_DECODE_MEMORY,
         ),
         Op(

@@ -14,9 +14,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from curation.action import RegimeSettings
 from curation.encode import Encoding
 from curation.flow import FlowSettings
+from curation.happenings import ActionSettings
 from curation.quality import LuminanceLimits
 from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
@@ -26,11 +26,11 @@ PHASES = ("partition", "score", "shard")
 
 @dataclass(frozen=True)
 class Partition:
-    """One pass over each source: scenes, flow, regimes."""
+    """One pass over each source: scenes, flow, actions."""
 
     scenes: SceneSettings = field(default_factory=SceneSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
-    regimes: RegimeSettings = field(default_factory=RegimeSettings)
+    actions: ActionSettings = field(default_factory=ActionSettings)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""What happens in a source and what the player does with the camera: the learned detector where it may be trusted, else a rule.
+
+A source that looks nothing like what the detector was trained on (its median distance exceeds the limit: a 2-D game, a menu, a
+film) is judged by the flow alone: regimes by thresholds on the camera's motion, interactions by unusual motion beside it.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from curation import action, detector
+from curation.action import ActionSpan, InteractionSettings, RegimeSettings
+from curation.scan import Signals
+from curation.spans import unrest
+
+DETECTORS = ("auto", "learned", "flow")
+
+
+@dataclass(frozen=True)
+class ActionSettings:
+    """How actions are found: `auto` takes the learned detector where a source is like its training set, else flow alone."""
+
+    detector: str = "auto"
+    regimes: RegimeSettings = field(default_factory=RegimeSettings)
+    interactions: InteractionSettings = field(default_factory=InteractionSettings)
+
+    def __post_init__(self) -> None:
+        if self.detector not in DETECTORS:
+            raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, not {self.detector!r}")
+
+
+@dataclass(frozen=True)
+class Happenings:
+    """event [T]: how likely something happens at times_s [T]; spans: regimes and interactions in order of their start;
+    detector: learned | flow; distance: how far the source is from the training set, 1 at its farthest 1 %.
+    """
+
+    times_s: np.ndarray
+    event: np.ndarray
+    spans: list[ActionSpan]
+    detector: str
+    distance: float
+
+
+def happenings(signals: Signals, settings: ActionSettings) -> Happenings:
+    """All actions of a source."""
+    reading = signals.reading
+    distance = float(np.median(reading.distance)) if len(reading.distance) else float("inf")
+    known = distance <= settings.interactions.max_distance
+    if settings.detector == "learned" or (settings.detector == "auto" and known):
+        times_s, event, names = reading.times_s, reading.event, _learned_regimes(signals, settings.regimes)
+        which = "learned"
+    else:
+        times_s, event = signals.pair_times_s, action.unusual(signals.motion, signals.pair_times_s)
+        names = action.regime_names(signals.motion, times_s, signals.fps, settings.regimes)
+        which = "flow"
+    energy = np.interp(times_s, signals.pair_times_s, signals.motion.camera) if len(times_s) else times_s
+    spans = action.regime_spans(names, times_s, energy, signals.end_s)
+    spans += action.interaction_spans(times_s, event, settings.interactions, signals.end_s)
+    return Happenings(times_s, event, sorted(spans), which, distance)
+
+
+def _learned_regimes(signals: Signals, settings: RegimeSettings) -> list[str]:
+    """The likeliest course; looking up and down, which no recording of the training set shows, by the camera's motion."""
+    reading = signals.reading
+    names = action.likeliest(reading.regime, detector.REGIMES)
+    plain = action.regime_names(signals.motion, signals.pair_times_s, signals.fps, settings)
+    at = np.searchsorted(signals.pair_times_s, reading.times_s - 1e-6).clip(0, max(len(plain) - 1, 0))
+    names = [plain[k] if plain[k].startswith("look") else name for k, name in zip(at, names, strict=True)]
+    return action.settled(names, reading.times_s, settings.min_s)
+
+
+def boundary_costs(signals: Signals, found: Happenings) -> tuple[np.ndarray, np.ndarray]:
+    """Times of the frames at which a clip may begin, ten a second, and how bad each is; see `spans.unrest`."""
+    if not len(found.times_s):
+        return found.times_s, found.event
+    motion = signals.motion
+    moves = action.smooth(motion.camera + motion.object, signals.pair_times_s)
+    at = np.unique(np.searchsorted(signals.times_s, found.times_s - 1e-6).clip(0, len(signals.times_s) - 1))
+    times_s = signals.times_s[at]
+    return times_s, unrest(np.interp(times_s, signals.pair_times_s, moves), np.interp(times_s, found.times_s, found.event))
