@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 import av
-from machine import describe
 
+from bench.machine import describe
 from synth.doom.record import Recording, record
 
 

@@ -10,8 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from machine import describe
-
+from bench.machine import describe
 from curation import storage, video
 from pipelines import ledger, recipes, run
 from synth.doom.record import Recording, record

@@ -7,8 +7,8 @@ import numpy as np
 from curation.scenes import SceneSettings
 
 # What a clip costs a second away from the wanted length, in px/frame of motion at its boundary: settles ties, does not outvote
-# a turn. Beyond the slack it costs about what an interaction at the boundary does, so that little else is worth it.
-_PULL, _STRETCH = 0.05, 8.0
+# a turn. Beyond the slack a second costs as much as a walk, so that little but an interaction is worth it.
+_PULL, _STRETCH = 0.05, 3.0
 _INTERACTION = 10.0  # px/frame that a certain interaction counts for: more than any walk or turn of a playable game
 
 

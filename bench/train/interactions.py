@@ -79,9 +79,12 @@ def lesson(path: Path) -> Lesson:
             event=truth.interactions(told)[frames],
             regime=np.array([detector.REGIMES.index(name) for name in regimes]),
             known=~hidden[frames],
-            content=signals.content, explained=signals.explained, cuts=np.array(told.cuts), hist=np.abs(np.diff(signals.luma_bins.astype(np.float32), axis=0, prepend=signals.luma_bins[:1])).sum(1) / 131070,
+            content=signals.content,
+            explained=signals.explained,
+            cuts=np.array(told.cuts),
+            hist=np.abs(np.diff(signals.luma_bins.astype(np.float32), axis=0, prepend=signals.luma_bins[:1])).sum(1) / 131070,
         )
-    return Lesson(**{k: v for k, v in np.load(kept).items() if k in ('planes', 'event', 'regime', 'known')})
+    return Lesson(**{k: v for k, v in np.load(kept).items() if k in ("planes", "event", "regime", "known")})
 
 
 def settled(told: truth.Truth) -> list[str]:

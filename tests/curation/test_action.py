@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from curation.action import ActionSpan, RegimeSettings, clip_spans, quiet_instant, regime_names, regime_spans
+from curation.action import (
+    ActionSpan,
+    InteractionSettings,
+    RegimeSettings,
+    clip_spans,
+    interaction_spans,
+    likeliest,
+    regime_names,
+    regime_spans,
+    unusual,
+)
 from curation.flow import CameraMotion
 
 FPS = 30.0
@@ -70,12 +80,67 @@ def test_spans_are_cut_to_the_clip():
     assert clip_spans(spans, 3, 6) == [ActionSpan(3, 3, 5, 0.5, "regime", "forward")]
 
 
-def test_the_quietest_instant_wins_near_the_wanted_time():
-    energy = np.full(100, 5.0)
-    energy[52:57] = 0.1
-    assert quiet_instant(TIMES, energy, 5.0, 7.0, 6.0) == pytest.approx(5.4, abs=0.1)
+def event(**probabilities):
+    """Probability 0.05 at each of 100 ticks, but for t20_25=0.9 from tick 20 to before 25."""
+    found = np.full(100, 0.05)
+    for name, probability in probabilities.items():
+        start, end = (int(number) for number in name[1:].split("_"))
+        found[start:end] = probability
+    return found
 
 
-def test_where_all_is_alike_the_wanted_time_stays():
-    assert quiet_instant(TIMES, np.full(100, 5.0), 5.0, 7.0, 6.0) == 6.0
-    assert quiet_instant(np.zeros(0), np.zeros(0), 5.0, 7.0, 6.0) == 6.0
+def found(**probabilities):
+    return [(s.start_s, s.end_s) for s in interaction_spans(TIMES, event(**probabilities), InteractionSettings(), 10.0)]
+
+
+def test_a_span_reaches_as_far_as_the_edge_threshold():
+    assert found(t20_25=0.9, t18_20=0.4, t25_27=0.4) == [(1.8, 2.7)]
+
+
+def test_what_never_exceeds_the_start_threshold_is_no_span():
+    assert found(t20_25=0.45) == []
+
+
+def test_a_short_gap_is_bridged_and_a_long_one_is_not():
+    assert found(t20_25=0.9, t27_30=0.9) == [(2.0, 3.0)]
+    assert found(t20_25=0.9, t35_40=0.9) == [(2.0, 2.5), (3.5, 4.0)]
+
+
+def test_a_single_tick_is_too_short():
+    assert found(t20_21=0.9) == []
+
+
+def test_an_interaction_at_the_end_ends_with_the_source():
+    assert found(t95_100=0.9) == [(9.5, 10.0)]
+
+
+def test_peak_and_energy_are_those_of_the_probability():
+    (span,) = interaction_spans(TIMES, event(t20_25=0.6, t22_23=0.9), InteractionSettings(), 10.0)
+    assert (span.peak_s, span.kind, span.name) == (2.2, "interaction", "event")
+    assert span.energy == pytest.approx(0.66)
+
+
+def test_nothing_measured_nothing_found():
+    assert interaction_spans(np.zeros(0), np.zeros(0), InteractionSettings(), 1.0) == []
+    assert unusual(motion(), np.zeros(0)).shape == (0,)
+
+
+def test_motion_beside_the_cameras_is_unusual_where_it_is_rare():
+    moves = motion()
+    moves.object[40:45] = 3.0
+    likely = unusual(moves, TIMES)
+    assert likely[42] == 1.0
+    assert likely[:35].max() == 0.0
+
+
+def test_the_likeliest_course_ignores_a_doubtful_tick():
+    regime = np.tile([0.9, 0.1], (20, 1))
+    regime[10] = [0.4, 0.6]
+    assert likeliest(regime, ("still", "forward")) == ["still"] * 20
+
+
+def test_the_likeliest_course_follows_a_lasting_change():
+    regime = np.tile([0.9, 0.1], (20, 1))
+    regime[10:] = [0.1, 0.9]
+    assert likeliest(regime, ("still", "forward")) == ["still"] * 10 + ["forward"] * 10
+    assert likeliest(regime[:0], ("still", "forward")) == []

@@ -1,22 +1,15 @@
-from itertools import pairwise
-
 import cv2
 import numpy as np
 import pytest
 from scenedetect import FrameTimecode
 from scenedetect.detectors import ContentDetector
 
-from curation.scenes import ContentScore, Matcher, SceneSettings, cut_frames, divide, small
+from curation.scenes import ContentScore, Matcher, SceneSettings, cut_frames, small
 
 
 def texture(seed, shape=(180, 320, 3)):
     noise = np.random.default_rng(seed).integers(0, 256, (shape[0] // 6, shape[1] // 6, 3), np.uint8)
     return cv2.resize(noise, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
-
-
-def nominal(low_s, high_s, nominal_s):
-    assert low_s <= nominal_s <= high_s
-    return nominal_s
 
 
 def test_the_content_score_is_pyscenedetects():
@@ -116,24 +109,6 @@ def test_a_match_does_not_depend_on_those_before_it():
 @pytest.mark.parametrize("shape", [(16, 320, 3), (720, 320, 3), (320, 320, 3), (134, 320, 3)])
 def test_any_shape_of_frame_can_be_matched(shape):
     assert match(texture(1, shape), texture(2, shape)) < 0.5
-
-
-@pytest.mark.parametrize("length_s", [0.4, 2.9, 3.0, 6.0, 6.99, 7.0, 7.01, 8.0, 9.0, 12.5, 13.9, 60.0, 61.3])
-def test_spans_cover_the_scene_and_only_a_short_scene_is_too_short(length_s):
-    settings = SceneSettings()
-    spans = divide(10.0, 10.0 + length_s, settings, nominal)
-    assert spans[0][0] == 10.0
-    assert spans[-1][1] == 10.0 + length_s
-    assert all(a[1] == b[0] for a, b in pairwise(spans))
-    lengths = [b - a for a, b in spans]
-    assert max(lengths) <= settings.clip_s + settings.slack_s
-    assert min(lengths) >= min(length_s, settings.min_clip_s) - 1e-9
-
-
-@pytest.mark.parametrize("end", ["low", "high"])
-def test_boundaries_may_sit_anywhere_in_their_window(end):
-    spans = divide(0.0, 100.0, SceneSettings(), lambda low, high, _: low if end == "low" else high)
-    assert all(3.0 - 1e-9 <= b - a <= 7.0 + 1e-9 for a, b in spans)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,13 @@ def write_truth(path: Path, poses: list[tuple[float, float, float]], events: dic
     """A truth file for poses (x, y, yaw in degrees), one a frame."""
     lines: list[dict[str, Any]] = [{"header": True, "fps": FPS}]
     for frame, (x, y, yaw) in enumerate(poses):
-        state = {"CAMERA_POSITION_X": x, "CAMERA_POSITION_Y": y, "CAMERA_POSITION_Z": 41.0, "CAMERA_ANGLE": yaw % 360, "ATTACK_READY": 1.0}
+        state = {
+            "CAMERA_POSITION_X": x,
+            "CAMERA_POSITION_Y": y,
+            "CAMERA_POSITION_Z": 41.0,
+            "CAMERA_ANGLE": yaw % 360,
+            "ATTACK_READY": 1.0,
+        }
         line = {"frame": frame, "mode": "nav", "keys": ["W"], "mouse_dx": 0, "state": state}
         lines.append(line | {"events": events.get(frame, [])})
     lines.append({"footer": True, "frames": len(poses), "true_cuts": list(cuts), "event_counts": {}})
