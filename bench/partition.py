@@ -169,7 +169,7 @@ def all_cuts(file: Path, signals: Signals) -> dict[str, list[int]]:
     from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
     return {
-        "ours": scenes.cut_frames(signals.content, signals.explained, signals.fps, SceneSettings()),
+        "ours": scenes.cut_frames(signals.content, signals.explained, signals.layout, signals.fps, SceneSettings()),
         "PySceneDetect Adaptive": _theirs(AdaptiveDetector(), file),
         "PySceneDetect Content": _theirs(ContentDetector(), file),
     }

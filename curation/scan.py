@@ -1,36 +1,23 @@
 """The one pass over a source: every measurement that needs all of its pixels drinks from a single decode.
 
 What is kept grows with the source by about 20 kB a second and never holds a picture: a content score and a luma histogram a
-frame, flow in cells of 20 px ten times a second, one small JPEG a second, and running sums for the viewport.
+frame, flow in cells of 20 px ten times a second, one small JPEG a second, and running sums for the viewport (`curation.logs`).
+A long source may be measured in chunks instead (`curation.chunks`), which join to the same, bit for bit.
 """
 
-from array import array
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import NamedTuple
+from functools import cached_property, reduce
+from operator import add
 
 import cv2
 import numpy as np
 
 from curation import detector, video
-from curation.flow import WIDTH, CameraMotion, Flow, FlowSettings, camera_motion, cell_means, gray, load_flow
-from curation.looks import CHANNELS, looks
-from curation.quality import LumaLog, luma
-from curation.scenes import EXPLAINED, ContentScore, Matcher, small
-from curation.video import Painter, Source
-from curation.viewport import Viewport, ViewportWatch
-
-# Frames closer than this make one pair of flow skip to the next: 60 fps captures often show each game frame twice.
-_MIN_PAIR_GAP_S = 1 / 37
-_VIEWPORT_EVERY_S = 0.5
-_THUMBNAIL_EVERY_S = 1.0
-_JPEG_QUALITY = 70
-_MAX_HEIGHT = 720
-# Content score from which on a frame may be a cut and is matched with those before; in games one frame in three reaches it.
-_MAYBE_CUT = 15.0
-_FLASH_FRAMES = 3  # a picture that is back after so many frames was a flash, a blast or a hit, not a cut
+from curation.chunks import Chunk, check_seams, concatenated, loaded_flow, measure, scan_chunk
+from curation.flow import CameraMotion, FlowSettings, camera_motion
+from curation.video import Source
+from curation.viewport import Viewport, viewport
 
 
 @dataclass(frozen=True)
@@ -45,15 +32,16 @@ class Thumbnail:
 class Signals:
     """What one pass measured. N frames, P pairs of flow, R x C cells of 20 px at 320 wide, B luma bins.
 
-    times_s [N]; content [N]; explained [N] (by `scenes.Matcher`, 1 where it was not asked); luma_bins [N, B]; pair_frame [P],
-    the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; looks [P, R, C, 4] as `looks` gives them; end_s, the end
-    of the last frame; fps, the median rate; damage, as `video.damage` counts it.
+    times_s [N]; content [N]; explained [N] (by `scenes.Matcher`, 1 where it was not asked); layout [N] (`scenes.Layout`);
+    luma_bins [N, B]; pair_frame [P], the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; looks [P, R, C, 4] as
+    `looks` gives them; end_s, the end of the last frame; fps, the median rate; damage, as `video.damage` counts it.
     """
 
     source: Source
     times_s: np.ndarray
     content: np.ndarray
     explained: np.ndarray
+    layout: np.ndarray
     luma_bins: np.ndarray
     pair_frame: np.ndarray
     cells: np.ndarray
@@ -80,154 +68,56 @@ class Signals:
         return camera_motion(self.cells, static_weight(self.viewport, *self.cells.shape[1:3]))
 
 
-class _CutSignals:
-    """Content score of every frame, and for frames that score high how far those before explain them.
-
-    The best of three matches: with the frame before; with the one before a flash that may have ended here; and, once it is
-    seen, of the frame after a flash that may have begun here with the one before it. A cut parts all three.
-    """
-
-    def __init__(self) -> None:
-        self._score, self._match = ContentScore(), Matcher()
-        self._last: deque[np.ndarray] = deque(maxlen=_FLASH_FRAMES + 2)
-        self.content, self.explained = array("d"), array("d")
-
-    def add(self, rgb: np.ndarray) -> None:
-        self.content.append(self._score(rgb))
-        self.explained.append(0.0 if self._asked(-1) else 1.0)
-        self._last.append(small(rgb))
-        if self._asked(-1):
-            self._try(-1, before=-2, after=-1)
-            self._try(-1, before=0, after=-1)
-        if self._asked(-1 - _FLASH_FRAMES):
-            self._try(-1 - _FLASH_FRAMES, before=0, after=-1)
-
-    def _asked(self, frame: int) -> bool:
-        return len(self.content) > -frame and self.content[frame] >= _MAYBE_CUT
-
-    def _try(self, frame: int, before: int, after: int) -> None:
-        """Match two of the frames at hand on behalf of a third, unless that one is explained well enough."""
-        if self.explained[frame] < EXPLAINED:
-            self.explained[frame] = max(self.explained[frame], self._match(self._last[before], self._last[after]))
+_kept: tuple[str, FlowSettings, Signals] | None = None
 
 
-class _First(NamedTuple):
-    """The first frame of a pair."""
-
-    frame: int
-    time_s: float
-    rgb: np.ndarray
-    gray: np.ndarray
-
-
-class _PairedFlow:
-    """Takes flow between the first frame of each tick and the next one that is not too close to it, `pairs_per_s` a second."""
-
-    def __init__(self, flow: Flow, pairs_per_s: float) -> None:
-        self._flow, self._every_s = flow, 1 / pairs_per_s
-        self._first: _First | None = None
-        self._earlier: np.ndarray | None = None
-        self._tick = -1
-        self._shape = (1, 1)
-        self._cells, self._looks = bytearray(), bytearray()
-        self.frames = array("l")
-
-    def add(self, index: int, time_s: float, rgb: np.ndarray) -> None:
-        first = self._first
-        if first is not None and time_s - first.time_s >= _MIN_PAIR_GAP_S:
-            self._pair(first, index, rgb)
-            self._first, self._earlier = None, first.gray
-        tick = int(time_s / self._every_s)
-        if self._first is None and tick > self._tick:
-            self._first, self._tick = _First(index, time_s, rgb, gray(rgb)), tick
-
-    def _pair(self, first: _First, index: int, rgb: np.ndarray) -> None:
-        field = self._flow(first.rgb, rgb)
-        earlier = first.gray if self._earlier is None else self._earlier
-        self._looks += looks(earlier, first.gray, gray(rgb), field).tobytes()
-        cells = cell_means(field * (WIDTH / rgb.shape[1] / (index - first.frame))).astype(np.float16)
-        self._shape = cells.shape[:2]
-        self._cells += cells.tobytes()
-        self.frames.append(index)
-
-    def cells(self) -> np.ndarray:
-        """Flow of all pairs: float16 [P, R, C, 2]."""
-        return np.frombuffer(self._cells, np.float16).reshape(-1, *self._shape, 2)
-
-    def looks(self) -> np.ndarray:
-        """Change of all pairs: uint8 [P, R, C, 4]."""
-        return np.frombuffer(self._looks, np.uint8).reshape(-1, *self._shape, CHANNELS)
-
-
-@lru_cache(maxsize=1)
 def scan(uri: str, flow: FlowSettings) -> Signals:
     """Decode a source once and measure it. The last result is kept, so that operators in a row share one pass.
 
     Raises `video.UnreadableVideo` where no frame can be had.
     """
-    source = video.probe(uri)
-    size = analysis_size(source)
-    painter, cuts, lumas = Painter(source, size), _CutSignals(), LumaLog()
-    paired, watch = _PairedFlow(_flow(flow), flow.pairs_per_s), ViewportWatch()
-    times = array("d")
-    thumbnails = []
-    damage = video.damage.copy()
-    for index, (time_s, frame) in enumerate(video.decode(uri, purpose="scan")):
-        rgb = painter(frame)
-        gray = luma(rgb)
-        times.append(time_s)
-        cuts.add(rgb)
-        lumas.add(gray)
-        paired.add(index, time_s, rgb)
-        if _due(times, _VIEWPORT_EVERY_S):
-            watch.add(gray)
-        if _due(times, _THUMBNAIL_EVERY_S):
-            thumbnails.append(Thumbnail(time_s, _jpeg(rgb)))
-    if not times:
-        raise video.UnreadableVideo("no frame could be decoded")
-    step_s = float(np.median(np.diff(times))) if len(times) > 1 else 1 / (source.fps or 30)
+    global _kept
+    if _kept is None or _kept[:2] != (uri, flow):
+        _kept = None  # two passes at once would be the peak of memory
+        _kept = uri, flow, join(video.probe(uri), [measure(uri, flow)])
+    return _kept[2]
+
+
+def adopt(uri: str, flow: FlowSettings, chunks: Sequence[Chunk]) -> None:
+    """Let chunks of the source stand for the pass that `scan` would make. `chunks.NotExact` where they may not be the same."""
+    global _kept
+    _kept = uri, flow, join(video.probe(uri), chunks)
+
+
+def join(source: Source, chunks: Sequence[Chunk]) -> Signals:
+    """What one pass measures, from chunks that follow each other; `chunks.NotExact` where they may not be the same."""
+    check_seams(chunks)
+    notes = concatenated(chunks)
+    times_s = notes["times_s"]
+    step_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1 / (source.fps or 30)
+    thumbnail_times_s = times_s[notes["thumbnail_frame"]].tolist()
     return Signals(
         source=source,
-        times_s=np.asarray(times),
-        content=np.asarray(cuts.content),
-        explained=np.asarray(cuts.explained),
-        luma_bins=lumas.result(),
-        pair_frame=np.asarray(paired.frames, np.int64),
-        cells=paired.cells(),
-        looks=paired.looks(),
-        viewport=watch.result(),
-        thumbnails=tuple(thumbnails),
-        flow=_flow(flow).name,
+        times_s=times_s,
+        content=notes["content"],
+        explained=notes["explained"],
+        layout=notes["layout"],
+        luma_bins=notes["luma_bins"],
+        pair_frame=notes["pair_frame"],
+        cells=notes["cells"],
+        looks=notes["looks"],
+        viewport=viewport(reduce(add, (chunk.evidence for chunk in chunks))),
+        thumbnails=tuple(map(Thumbnail, thumbnail_times_s, notes["jpegs"].tolist())),
+        flow=chunks[0].flow,
         fps=1 / step_s,
-        end_s=times[-1] + step_s,
-        damage=dict(video.damage - damage),
+        end_s=float(times_s[-1]) + step_s,
+        damage=chunks[0].damage,
     )
 
 
 def prepare(flow: FlowSettings) -> None:
     """Load what a pass needs, before any source is opened: weights that are missing are nobody's footage's fault."""
-    _flow(flow)
-
-
-@lru_cache(maxsize=1)
-def _flow(settings: FlowSettings) -> Flow:
-    return load_flow(settings)
-
-
-def analysis_size(source: Source) -> tuple[int, int]:
-    """320 wide, as high as the aspect asks, within reason: a strip of 1 x 5000 must not become a wall."""
-    return WIDTH, int(np.clip(round(source.height * WIDTH / source.width / 2) * 2, 16, _MAX_HEIGHT))
-
-
-def _due(times_s: Sequence[float], every_s: float) -> bool:
-    """Whether the newest frame is the first of its period."""
-    return len(times_s) == 1 or int(times_s[-1] / every_s) > int(times_s[-2] / every_s)
-
-
-def _jpeg(rgb: np.ndarray) -> bytes:
-    ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    assert ok, rgb.shape
-    return bytes(data)
+    loaded_flow(flow)
 
 
 def static_weight(viewport: Viewport, rows: int, columns: int) -> np.ndarray:
@@ -242,5 +132,7 @@ def static_weight(viewport: Viewport, rows: int, columns: int) -> np.ndarray:
 
 def forget() -> None:
     """Drop the kept pass (its memory, and a source that changed on disk)."""
-    scan.cache_clear()
+    global _kept
+    _kept = None
+    scan_chunk.cache_clear()
     video.forget()

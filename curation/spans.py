@@ -9,12 +9,12 @@ from curation.scenes import SceneSettings
 # What a clip costs a second away from the wanted length, in px/frame of motion at its boundary: settles ties, does not outvote
 # a turn. Beyond the slack a second costs as much as a walk, so that little but an interaction is worth it.
 _PULL, _STRETCH = 0.05, 3.0
-_INTERACTION = 10.0  # px/frame that a certain interaction counts for: more than any walk or turn of a playable game
+_MOST_MOTION, _INTERACTION = 10.0, 20.0  # px/frame: what the fastest turn may count for, and what a certain interaction does
 
 
 def unrest(motion: np.ndarray, event: np.ndarray) -> np.ndarray:
     """How bad a boundary is at each time [K], from smoothed motion px/frame and the probability that something happens."""
-    return np.minimum(motion, _INTERACTION) + _INTERACTION * event
+    return np.minimum(motion, _MOST_MOTION) + _INTERACTION * event
 
 
 def divide(

@@ -36,6 +36,8 @@ _NOT_VIDEO = {
 }
 # How far to step back, in seconds, when a seek lands after its target or on a frame that is no key frame.
 _STEPS_BACK_S = (0.0, 5.0, 20.0)
+# How far before a time a decode may begin to be near it: some recordings have key frames minutes apart, or one, at the start.
+_NEAR_S = 30.0
 # A whole decode that leaves out more frames than this for each kept one has lost part of a recording, which must be said:
 # MPEG-TS parts that are put one behind the other start their clocks anew.
 _MAX_STALLED = 0.1
@@ -370,27 +372,46 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
         yield None
 
 
+def can_enter(uri: str, time_s: float) -> bool:
+    """Whether a decode can begin, exactly, at most half a minute before a time: a few seeks, a frame each."""
+    source = probe(uri)
+    if not source.seekable or time_s <= _NEAR_S:
+        return source.seekable
+    with _opened(uri) as (container, stream):
+        first = next(_landed(container, stream, source, time_s) or iter(()), None)
+        return first is not None and source.time_s(cast(int, first.pts)) >= time_s - _NEAR_S
+
+
 def _enter(
     container: av.container.InputContainer, stream: av.VideoStream, source: Source, start_s: float
 ) -> Iterator[av.VideoFrame]:
-    """Frames from a point at or before `start_s` on.
+    """Frames from a point at or before `start_s` on, the start of the source if there is no better one."""
+    landed = _landed(container, stream, source, start_s) if source.seekable and start_s > 0 else None
+    if landed is not None:
+        yield from landed
+        return
+    with _opened(source.uri) as (again, anew):
+        yield from _decoded(again, anew)
 
-    A seek is trusted only if the first frame out is a key frame at or before the target. MPEG-TS lands after it and
-    intra-refresh streams on a picture without its references; for those the steps back end at the start of the source.
+
+def _landed(
+    container: av.container.InputContainer, stream: av.VideoStream, source: Source, start_s: float
+) -> Iterator[av.VideoFrame] | None:
+    """Frames from where a seek lands that can be trusted: the first frame out is a key frame at or before the target.
+
+    MPEG-TS lands after it and intra-refresh streams on a picture without its references; for those it steps back. None
+    where the steps lead to the start of the source.
     """
     target = source.origin + math.floor(start_s / source.time_base)
-    for back_s in _STEPS_BACK_S if source.seekable and start_s > 0 else ():
+    for back_s in _STEPS_BACK_S:
         point = target - round(back_s / source.time_base)
         if point <= source.origin or not _sought(container, stream, point):
-            break
+            return None
         frames = _decoded(container, stream)
         first = next(frames, None)
         if first is not None and first.key_frame and cast(int, first.pts) <= target:
-            yield first
-            yield from frames
-            return
-    with _opened(source.uri) as (again, anew):
-        yield from _decoded(again, anew)
+            return itertools.chain([first], frames)
+    return None
 
 
 def _sought(container: av.container.InputContainer, stream: av.VideoStream, point: int) -> bool:

@@ -62,42 +62,71 @@ class Viewport:
     steps: int
 
 
+@dataclass
+class Evidence:
+    """Sums over the lumas that were watched, whole numbers so that those of a video's parts add up to those of the whole.
+
+    brightest uint8 [H, W]; total [H, W], of luma over `frames`; changed [H, W], how often each pixel did in `steps`.
+    """
+
+    brightest: np.ndarray
+    total: np.ndarray
+    changed: np.ndarray
+    frames: int = 0
+    steps: int = 0
+
+    @classmethod
+    def none(cls, shape: tuple[int, ...]) -> "Evidence":
+        return cls(np.zeros(shape, np.uint8), np.zeros(shape, np.uint32), np.zeros(shape, np.uint32))
+
+    def __add__(self, other: "Evidence") -> "Evidence":
+        return Evidence(
+            np.maximum(self.brightest, other.brightest),
+            self.total + other.total,
+            self.changed + other.changed,
+            self.frames + other.frames,
+            self.steps + other.steps,
+        )
+
+
 class ViewportWatch:
     """Gathers evidence from lumas uint8 [H, W], a few a second; memory does not grow."""
 
     def __init__(self) -> None:
         self._before: np.ndarray | None = None
-        self._brightest: np.ndarray | None = None
-        self._mean = self._changed = np.zeros(0, np.float32)
-        self._frames = self._steps = 0
+        self.evidence = Evidence.none((1, 1))
 
-    def add(self, luma: np.ndarray) -> None:
-        if self._before is None or self._brightest is None:
-            self._brightest, self._mean = luma.copy(), np.zeros(luma.shape, np.float32)
-            self._changed = np.zeros(luma.shape, np.float32)
-        else:
-            changed = cv2.absdiff(luma, self._before) > _CHANGE
+    def add(self, luma: np.ndarray, counts: bool = True) -> None:
+        """The next sample; one that does not count is only what the one behind it is compared with."""
+        before, self._before = self._before, luma
+        if not counts:
+            return
+        if not self.evidence.frames:
+            self.evidence = Evidence.none(luma.shape)
+        found = self.evidence
+        if before is not None:
+            changed = cv2.absdiff(luma, before) > _CHANGE
             if changed.mean() > _STEP_CHANGED_SHARE:
-                self._changed += changed
-                self._steps += 1
-            np.maximum(self._brightest, luma, out=self._brightest)
-        self._mean += luma
-        self._frames += 1
-        self._before = luma
+                found.changed += changed
+                found.steps += 1
+        np.maximum(found.brightest, luma, out=found.brightest)
+        found.total += luma
+        found.frames += 1
 
-    def result(self) -> Viewport:
-        """What was found over all frames; the whole picture where nothing was seen."""
-        if self._brightest is None:
-            return Viewport(Rect(0, 0, 1, 1), Rect(0, 0, 1, 1), np.zeros((1, 1), bool), 0)
-        picture = inside_bars(self._brightest)
-        if self._steps < _MIN_STEPS:
-            return Viewport(picture, picture, np.zeros(self._brightest.shape, bool), self._steps)
-        still = self._changed <= _STATIC_STEPS_SHARE * self._steps
-        static = still & _near_edges(self._mean / self._frames)
-        view = inside_panels(still, static, picture)
-        outside = np.ones_like(static)
-        outside[view.y : view.y + view.h, view.x : view.x + view.w] = False
-        return Viewport(picture, view, static & ~outside, self._steps)
+
+def viewport(evidence: Evidence) -> Viewport:
+    """What was found over all frames; the whole picture where nothing was seen."""
+    if not evidence.frames:
+        return Viewport(Rect(0, 0, 1, 1), Rect(0, 0, 1, 1), np.zeros((1, 1), bool), 0)
+    picture = inside_bars(evidence.brightest)
+    if evidence.steps < _MIN_STEPS:
+        return Viewport(picture, picture, np.zeros(evidence.brightest.shape, bool), evidence.steps)
+    still = evidence.changed <= _STATIC_STEPS_SHARE * evidence.steps
+    static = still & _near_edges((evidence.total / evidence.frames).astype(np.float32))
+    view = inside_panels(still, static, picture)
+    outside = np.ones_like(static)
+    outside[view.y : view.y + view.h, view.x : view.x + view.w] = False
+    return Viewport(picture, view, static & ~outside, evidence.steps)
 
 
 def inside_bars(brightest: np.ndarray) -> Rect:

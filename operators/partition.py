@@ -56,7 +56,7 @@ def clip_spans(signals: Signals, scene: SceneSettings, actions: ActionSettings) 
 
 def scene_bounds(signals: Signals, scene: SceneSettings) -> list[tuple[float, float]]:
     """Start and end of each scene in seconds; together they are the source."""
-    cuts = signals.times_s[scenes.cut_frames(signals.content, signals.explained, signals.fps, scene)].tolist()
+    cuts = signals.times_s[scenes.cut_frames(signals.content, signals.explained, signals.layout, signals.fps, scene)].tolist()
     return list(zip([float(signals.times_s[0]), *cuts], [*cuts, signals.end_s], strict=True))
 
 

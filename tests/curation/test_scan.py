@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from curation import video
+from curation.chunks import analysis_size
 from curation.flow import FlowSettings
-from curation.scan import _CutSignals, analysis_size, forget, scan
+from curation.logs import CutLog, Look
+from curation.scan import forget, scan
 from curation.scenes import SceneSettings, cut_frames
 from curation.video import UnreadableVideo
 
@@ -56,10 +58,10 @@ def test_frames_shown_twice_do_not_halve_the_motion(tmp_path):
 
 
 def cuts_in(frames):
-    signals = _CutSignals()
-    for frame in frames:
-        signals.add(np.ascontiguousarray(frame))
-    return cut_frames(np.asarray(signals.content), np.asarray(signals.explained), 30.0, SceneSettings())
+    log = CutLog()
+    for number, frame in enumerate(frames):
+        log.add(Look(number, number / 30, None, np.ascontiguousarray(frame), frame[..., 0], None, True))
+    return cut_frames(*log.arrays().values(), 30.0, SceneSettings())
 
 
 def test_a_cut_is_seen_and_a_flash_is_not(tmp_path):

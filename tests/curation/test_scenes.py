@@ -4,7 +4,7 @@ import pytest
 from scenedetect import FrameTimecode
 from scenedetect.detectors import ContentDetector
 
-from curation.scenes import ContentScore, Matcher, SceneSettings, cut_frames, small
+from curation.scenes import ContentScore, Layout, Matcher, SceneSettings, cut_frames, small
 
 
 def texture(seed, shape=(180, 320, 3)):
@@ -21,11 +21,12 @@ def test_the_content_score_is_pyscenedetects():
 
 
 def signals(count, **frames):
-    """Content scores and matches of `count` quiet frames, but for f7=(score, match)."""
-    scores, known = np.full(count, 2.0), np.ones(count)
+    """Content scores, matches and layouts of `count` quiet frames, but for f7=(score, match) of another layout."""
+    scores, known, layout = np.full(count, 2.0), np.ones(count), np.ones(count)
     for name, told in frames.items():
-        scores[int(name[1:])], known[int(name[1:])] = told
-    return scores, known
+        frame = int(name[1:])
+        scores[frame], known[frame], layout[frame] = *told, 0.0
+    return scores, known, layout
 
 
 def test_a_change_that_flow_explains_is_no_cut():
@@ -109,6 +110,20 @@ def test_a_match_does_not_depend_on_those_before_it():
 @pytest.mark.parametrize("shape", [(16, 320, 3), (720, 320, 3), (320, 320, 3), (134, 320, 3)])
 def test_any_shape_of_frame_can_be_matched(shape):
     assert match(texture(1, shape), texture(2, shape)) < 0.5
+
+
+def test_where_the_layout_stays_a_cut_must_be_less_explained():
+    scores, known, layout = signals(100, f30=(60.0, 0.36))
+    assert cut_frames(scores, known, layout, 30.0, SceneSettings()) == [30]
+    assert cut_frames(scores, known, np.ones(100), 30.0, SceneSettings()) == []
+
+
+def test_layouts_of_moved_and_of_other_pictures():
+    alike, world = Layout(), texture(1, (180, 640, 3))
+    assert alike(world[:, :320]) == 1.0
+    assert alike(world[:, 4:324]) > 0.9
+    assert alike(texture(2)) < 0.5
+    assert alike(np.full((180, 320, 3), 7, np.uint8)) == 0.0
 
 
 @pytest.mark.parametrize(

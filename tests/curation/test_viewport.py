@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.viewport import Rect, ViewportWatch, inside_bars
+from curation.viewport import Rect, ViewportWatch, inside_bars, viewport
 
 
 def game(steps=30, bars=0, panel=0, mark=False, moving=True, height=180, width=320):
@@ -26,7 +26,7 @@ def watched(**kwargs):
     watch = ViewportWatch()
     for frame in game(**kwargs):
         watch.add(frame)
-    return watch.result()
+    return viewport(watch.evidence)
 
 
 def test_a_plain_game_is_all_view():
@@ -65,7 +65,7 @@ def test_a_few_tinted_steps_do_not_hide_the_hud():
     watch = ViewportWatch()
     for step, frame in enumerate(game(panel=30)):
         watch.add(cv2.convertScaleAbs(frame, alpha=0.6, beta=90) if step % 12 == 5 else frame)
-    assert watch.result().view.h == pytest.approx(150, abs=1)
+    assert viewport(watch.evidence).view.h == pytest.approx(150, abs=1)
 
 
 def test_a_dark_game_is_not_all_bar():
@@ -77,9 +77,9 @@ def test_a_dark_game_is_not_all_bar():
 
 def test_one_frame_and_no_frame():
     watch = ViewportWatch()
-    assert watch.result().picture == (0, 0, 1, 1)
+    assert viewport(watch.evidence).picture == (0, 0, 1, 1)
     watch.add(np.full((18, 32), 99, np.uint8))
-    assert watch.result().view == (0, 0, 32, 18)
+    assert viewport(watch.evidence).view == (0, 0, 32, 18)
 
 
 def test_rectangles_scale_to_the_source():
@@ -87,3 +87,18 @@ def test_rectangles_scale_to_the_source():
     assert Rect(0, 20, 320, 140).scaled(323 / 320, 1, even=True) == (0, 20, 324, 140)
     assert Rect(0, 20, 324, 140).within(Rect(0, 0, 323, 180)) == (0, 20, 323, 140)
     assert Rect(1, 1, 3, 3).scaled(1.5, 1.5, even=True) == (2, 2, 4, 4)
+
+
+def test_evidence_of_parts_adds_up_to_that_of_the_whole():
+    frames = list(game(panel=30))
+    whole, first, second = ViewportWatch(), ViewportWatch(), ViewportWatch()
+    for number, frame in enumerate(frames):
+        whole.add(frame)
+        if number < 13:
+            first.add(frame)
+        if number >= 12:
+            second.add(frame, counts=number >= 13)
+    joined = first.evidence + second.evidence
+    assert (joined.frames, joined.steps) == (len(frames), len(frames) - 1)
+    for name in ("brightest", "total", "changed"):
+        assert np.array_equal(getattr(joined, name), getattr(whole.evidence, name))
