@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from curation import action, scenes
+from curation import action, chunks, scenes
 from curation.flow import FlowSettings
 from curation.happenings import ActionSettings, Happenings, boundary_costs, happenings
 from curation.quality import luminance, without_bars
@@ -21,6 +21,13 @@ from operators.op import each
 
 # Under this side flow and cuts measure noise; the smallest format that was ever sold as video is about twice as large.
 MIN_SIDE_PX = 64
+
+
+@each
+def scan_chunk(row: Row, flow: FlowSettings) -> Row:
+    """Measure a part of a source; what was found is kept until it is stored (`curation.chunks`)."""
+    chunks.scan_chunk(row["source_uri"], flow, row["start_s"], row["end_s"])
+    return row
 
 
 @each

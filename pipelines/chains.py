@@ -6,7 +6,7 @@ Resources stand beside each operator. Neighbours of equal resources become one s
 from curation.quality import Luminance
 from operators.filters import judge_luminance
 from operators.op import Op, check
-from operators.partition import locate_viewport, measure_luminance, measure_motion, scan_source, split_scenes
+from operators.partition import locate_viewport, measure_luminance, measure_motion, scan_chunk, scan_source, split_scenes
 from operators.shards import encode_clip
 from pipelines.recipes import Recipe
 
@@ -14,8 +14,15 @@ from pipelines.recipes import Recipe
 _DECODE_MEMORY = 1 << 30
 
 SOURCE_COLUMNS = ("video_id", "source_uri")
+CHUNK_COLUMNS = (*SOURCE_COLUMNS, "start_s", "end_s")
 _SPAN_COLUMNS = ("clip_id", "source", "index", "scene_index", "start_s", "end_s", "start_frame", "end_frame")
 _LUMA_COLUMNS = Luminance._fields
+
+
+def scan(recipe: Recipe) -> list[Op]:
+    """The measuring half of `partition`, of a part of a long source; its rows are chunks, and leave no rows."""
+    flow = recipe.partition.flow
+    return [Op(scan_chunk, reads=CHUNK_COLUMNS, writes=(), args={"flow": flow}, memory=_DECODE_MEMORY)]
 
 
 def partition(recipe: Recipe) -> list[Op]:
@@ -88,4 +95,6 @@ def curate(recipe: Recipe) -> dict[str, list[Op]]:
     """All phases by name, checked: every column that an operator reads has been written before it."""
     phases = {"partition": partition(recipe), "score": score(recipe), "shard": shard(recipe)}
     check([op for chain in phases.values() for op in chain], SOURCE_COLUMNS)
-    return phases
+    before = {"scan": scan(recipe)}
+    check(before["scan"], CHUNK_COLUMNS)
+    return before | phases

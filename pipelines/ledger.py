@@ -18,7 +18,7 @@ from curation import storage
 from curation.schema import CLIP, VIDEO, Row, columns, conform
 from curation.shards import from_parquet, to_parquet
 from operators.op import Op
-from pipelines.recipes import PHASES
+from pipelines.recipes import CLIP_PHASES, PHASES
 
 THUMBS = pa.schema([("clip_id", pa.string()), ("times_s", pa.list_(pa.float64())), ("jpegs", pa.list_(pa.binary()))])
 SIGNALS = pa.schema(
@@ -37,7 +37,7 @@ _RECORD_KEY = b"gamecraft.record"
 
 @dataclass
 class Record:
-    """What one unit did and cost. `failure` is set where the unit could not be committed."""
+    """What one unit did and cost. `failure` is set where the unit could not be committed, `note` where there is more to say."""
 
     phase: str
     unit: str
@@ -48,6 +48,7 @@ class Record:
     cpu_s: dict[str, float] = field(default_factory=dict)
     decodes: dict[str, int] = field(default_factory=dict)
     failure: str | None = None
+    note: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -99,8 +100,8 @@ def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def clips(out: str) -> pa.Table:
     """One row a clip, all phases joined: a later phase's value stands where it has one, a first reject or error stays."""
-    ledger, _ = read_all(storage.join(out, "clips", PHASES[0]), CLIP)
-    for phase in PHASES[1:]:
+    ledger, _ = read_all(storage.join(out, "clips", CLIP_PHASES[0]), CLIP)
+    for phase in CLIP_PHASES[1:]:
         later, _ = read_all(storage.join(out, "clips", phase), CLIP)
         ledger = _joined(ledger, later)
     return ledger.sort_by([("video_id", "ascending"), ("index", "ascending")])

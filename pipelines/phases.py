@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -11,13 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation import scan, shards, video
+from curation import chunks, scan, shards, video
 from curation.quality import mean_luma
 from curation.schema import CLIP, Row, columns
 from curation.shards import Sample
 from operators.op import Op, Step
 from operators.shards import scratch_file
-from pipelines import chains, ledger
+from pipelines import chains, chunked, ledger
 from pipelines.attempts import Attempt
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
@@ -88,13 +89,42 @@ def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Co
     record.decodes = dict(decodes)
 
 
+def _load_chunk(phase: Phase, unit: Unit) -> list[Row]:
+    start_s, end_s = chunked.span(unit, phase.recipe)
+    return [{**_fresh_source(phase, unit), "start_s": start_s, "end_s": end_s}]
+
+
+def _commit_chunk(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
+    """What was measured, then the record, which is the commit; only the record where one pass might find something else."""
+    (row,) = rows
+    if reason := row.get("reject") or row.get("error"):
+        record.note = f"{unit.uri} is measured in one pass: {reason}"
+    else:
+        found = chunks.scan_chunk(unit.uri, phase.recipe.partition.flow, row["start_s"], row["end_s"])
+        chunked.put(phase.out, unit.name, found)
+    ledger.write_clips(phase.out, phase.name, unit.name, [], ledger.phase_columns(phase.chain), record)
+
+
 def _load_source(phase: Phase, unit: Unit) -> list[Row]:
     """The source's row; none for one that is there already under another name."""
     if unit.duplicate_of:
         return []
+    row = _fresh_source(phase, unit)
+    if unit.chunks:
+        _join_chunks(phase, unit)
+    return [row]
+
+
+def _fresh_source(phase: Phase, unit: Unit) -> Row:
     scan.prepare(phase.recipe.partition.flow)
     scan.forget()
-    return [{"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri}]
+    return {"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri}
+
+
+def _join_chunks(phase: Phase, unit: Unit) -> None:
+    """Spare the source its pass. Where that fails the pass is made, and says better than a chunk what is wrong, if anything."""
+    with suppress(OSError, chunks.NotExact, video.UnreadableVideo):
+        scan.adopt(unit.uri, phase.recipe.partition.flow, chunked.read(phase.out, unit.chunks))
 
 
 def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
@@ -106,6 +136,7 @@ def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) ->
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(clips[0], signals)], ledger.SIGNALS)
     schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri"})
     ledger.write_clips(phase.out, phase.name, unit.name, clips, schema, record)
+    chunked.drop(phase.out, unit.chunks)
 
 
 def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
@@ -210,11 +241,13 @@ def _samples(rows: list[Row], recipe: Recipe) -> Iterator[Sample]:
 
 
 _LOAD: dict[str, Callable[[Phase, Unit], list[Row]]] = {
+    "scan": _load_chunk,
     "partition": _load_source,
     "score": _load_part,
     "shard": _load_shard,
 }
 _COMMIT: dict[str, Callable[[Phase, Unit, list[Row], Record], None]] = {
+    "scan": _commit_chunk,
     "partition": _commit_source,
     "score": _commit_part,
     "shard": _commit_shard,

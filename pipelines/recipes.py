@@ -6,9 +6,10 @@ that equal settings find each other's work and unequal ones never mix.
 
 import difflib
 import json
+import math
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -21,16 +22,26 @@ from curation.quality import LuminanceLimits
 from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
 
-PHASES = ("partition", "score", "shard")
+CLIP_PHASES = ("partition", "score", "shard")  # those with settings of their own, which leave rows of clips
+PHASES = ("scan", *CLIP_PHASES)
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One pass over each source: scenes, flow, actions."""
+    """One pass over each source: scenes, flow, actions.
+
+    chunk_s: how long the chunks are in which several workers measure a long source; null: never in chunks. It changes no
+    result, only how long one video takes.
+    """
 
     scenes: SceneSettings = field(default_factory=SceneSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
     actions: ActionSettings = field(default_factory=ActionSettings)
+    chunk_s: float | None = 300.0
+
+    def __post_init__(self) -> None:
+        if self.chunk_s is not None and not 1 <= self.chunk_s < math.inf:
+            raise ValueError(f"chunk_s must be null or at least 1, not {self.chunk_s:g}")
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,9 @@ class Recipe:
 
     def digest(self, phase: str) -> str:
         """Names the results of a phase: its own settings, those of the phases before it, and the schema version."""
-        upstream = PHASES[: PHASES.index(phase) + 1]
-        settings = {name: asdict(getattr(self, name)) for name in upstream}
-        return digest(str(SCHEMA_VERSION), json.dumps(settings, sort_keys=True))
+        settings = settings_of(self)
+        upstream = {name: settings[name] for name in CLIP_PHASES[: CLIP_PHASES.index(phase) + 1]}
+        return digest(str(SCHEMA_VERSION), json.dumps(upstream, sort_keys=True))
 
 
 def gamecraft2() -> Recipe:
@@ -158,5 +169,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str =
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data without its name, which decides nothing."""
-    return {f.name: asdict(getattr(recipe, f.name)) for f in fields(recipe) if f.name != "name"}
+    """The recipe as plain data without what decides no result: its name, and how long a chunk is."""
+    settings = asdict(recipe)
+    del settings["name"], settings["partition"]["chunk_s"]
+    return settings

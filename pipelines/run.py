@@ -19,11 +19,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from curation import shards, storage
-from pipelines import ledger, recipes, runners, units
+from pipelines import chunked, ledger, recipes, runners, units
 from pipelines.ledger import Record
 from pipelines.lock import locked
 from pipelines.phases import Phase
-from pipelines.recipes import PHASES, Recipe
+from pipelines.recipes import CLIP_PHASES, PHASES, Recipe
 from pipelines.units import Unit
 
 
@@ -49,14 +49,21 @@ class Summary:
 
     @property
     def failures(self) -> list[Record]:
-        return [record for record in self.records if record.failure]
+        """Units that are still to do; a chunk that failed is none: its source was, or will be, measured in one pass."""
+        return [record for record in self.records if record.failure and record.phase != "scan"]
 
 
-def curate(inputs: Sequence[str], out: str, recipe: Recipe, runner: str = "local", phases: Sequence[str] = PHASES) -> Summary:
-    """Turn sources into shards under `out`. ValueError for what the user got wrong; bad media end up in the ledger."""
+def curate(
+    inputs: Sequence[str], out: str, recipe: Recipe, runner: str = "local", phases: Sequence[str] | None = None
+) -> Summary:
+    """Turn sources into shards under `out`. ValueError for what the user got wrong; bad media end up in the ledger.
+
+    Without `phases` all run that help: one process gains nothing from chunks, so the local runner has no `scan`.
+    """
     began = time.monotonic()
     out = storage.normal(out)
-    entries = storage.find_sources(inputs, exclude=out) if "partition" in phases else []
+    phases = phases or (PHASES if runner == "ray" else CLIP_PHASES)
+    entries = storage.find_sources(inputs, exclude=out) if {"scan", "partition"} & set(phases) else []
     _claim(out)
     with locked(out):
         storage.sweep(out)
@@ -68,6 +75,7 @@ def curate(inputs: Sequence[str], out: str, recipe: Recipe, runner: str = "local
             todo, before = _UNITS[name](out, recipe, entries)
             summary.before[name] = before
             summary.records += list(_watched(Phase(name, recipe, out), todo, runner))
+        chunked.sweep(out)
         _conclude(summary, recipe)
     summary.wall_s = time.monotonic() - began
     return summary
@@ -103,8 +111,12 @@ def _check_recipe(out: str, recipe: Recipe) -> None:
     )
 
 
+def _chunk_units(out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    return chunked.chunk_units(entries, out, recipe), len(units.done(out, "scan"))
+
+
 def _source_units(out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    todo = units.source_units(entries, out, recipe)
+    todo = chunked.with_chunks(units.source_units(entries, out, recipe), out, recipe)
     return todo, len(entries) - len(todo)
 
 
@@ -160,6 +172,7 @@ def _kept_rows(out: str, recipe: Recipe, clips: pa.Table) -> list[dict[str, Any]
 
 
 _UNITS: dict[str, Callable[[str, Recipe, Sequence[storage.Entry]], tuple[list[Unit], int]]] = {
+    "scan": _chunk_units,
     "partition": _source_units,
     "score": _score_units,
     "shard": _shard_units,
@@ -177,9 +190,10 @@ def _watched(phase: Phase, todo: Sequence[Unit], runner: str) -> Iterator[Record
         run = runners.run_ray(phase, todo) if runner == "ray" else runners.run_local(phase, todo, show)
         for finished, record in enumerate(run, start=1):
             show(finished)
-            if record.failure and record.failure not in said:
-                said.add(record.failure)
-                progress.console.print(f"{phase.name} {record.unit}: {record.failure}", style="red", markup=False)
+            for words, style in ((record.failure, "red"), (record.note, "yellow")):
+                if words and words not in said:
+                    said.add(words)
+                    progress.console.print(f"{phase.name} {record.unit}: {words}", style=style, markup=False)
             yield record
 
 

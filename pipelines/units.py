@@ -1,13 +1,15 @@
-"""Units: what commits at once. A source in `partition`, at most 64 clips of one video in `score`, one shard in `shard`.
+"""Units: what commits at once. A chunk of a long source in `scan`, a source in `partition`, at most 64 clips of one video in
+`score`, one shard in `shard`.
 
 A unit's name is a hash of what goes in and of the recipe, and its file `clips/<phase>/<name>.parquet` is its commit. So one
-listing of names tells what is done; no row is read for it. `score` units say in their name how many parts their video has.
+listing of names tells what is done; no row is read for it. Units of `scan` and `score` say in their name how many parts their
+video has.
 """
 
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from curation import storage
 from curation.schema import digest
@@ -39,7 +41,8 @@ class Name(NamedTuple):
 @dataclass(frozen=True)
 class Unit:
     """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` names the partition units whose clips
-    these are, and `clips` those that a shard takes of them, in order. `problem`: why its source cannot even be named.
+    these are, and `clips` those that a shard takes of them, in order. `chunks`: those that a source was measured in.
+    `problem`: why its source cannot even be named.
     """
 
     phase: str
@@ -49,6 +52,7 @@ class Unit:
     duplicate_of: str | None = None
     upstream: tuple[str, ...] = ()
     clips: tuple[str, ...] = ()
+    chunks: tuple[str, ...] = ()
     problem: str | None = None
 
     def to_json(self) -> str:
@@ -56,8 +60,9 @@ class Unit:
 
     @classmethod
     def from_json(cls, text: str) -> "Unit":
-        fields = json.loads(text)
-        return cls(**{**fields, "upstream": tuple(fields["upstream"]), "clips": tuple(fields["clips"])})
+        fields: dict[str, Any] = json.loads(text)
+        fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return cls(**fields)
 
 
 def done(out: str, phase: str) -> list[Name]:

@@ -110,7 +110,7 @@ def test_chunks_join_to_one_pass(name, tmp_path, scenes, write):
 def test_the_place_of_a_seam_does_not_matter(tmp_path, scenes, write):
     uri = write(tmp_path / "a.mp4", scenes(COUNT), frame_times(), options={"g": "30"})
     whole = scan.scan(uri, DIS)
-    assert len(cut_frames(whole.content, whole.explained, whole.fps, SceneSettings())) > 1
+    assert len(cut_frames(whole.content, whole.explained, whole.layout, whole.fps, SceneSettings())) > 1
     for seam_s in (3.501, 3.55, 3.65, 4.5):  # before, in and behind the flash; on a cut
         assert_same(scan.join(whole.source, chunked(uri, seam_s)), whole)
 

@@ -1,10 +1,11 @@
 """A clip or a source that kills its worker, under the local runner: the killer is put into the child by sitecustomize."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipelines import attempts, ledger, recipes, run
+from pipelines import attempts, chunked, ledger, recipes, run
 from pipelines.attempts import Attempt, Poisoned
 
 KILLER = """
@@ -71,6 +72,22 @@ def test_a_source_that_kills_its_worker_is_quarantined(child, raw, tmp_path):
     assert status["a.mp4"][0] == "ok"
     assert done.stored == done.kept > 0
     assert done.failures == []
+
+
+def test_a_chunk_that_kills_its_worker_is_left_out_and_its_source_is_not(child, raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunked, "_LEAN_BYTES_PER_S", 1)
+    smoke, source = recipes.smoke(), str(raw / "b.mp4")
+    tiny = replace(smoke, partition=replace(smoke.partition, chunk_s=2.0))
+    child(
+        "chunks", "real = module.measure; module.measure = lambda u, f, *a: os._exit(11) if a[:1] == (2.0,) else real(u, f, *a)"
+    )
+    done = run.curate([source], str(tmp_path / "o"), tiny, phases=recipes.PHASES)
+    notes_ = [record.note for record in done.records if record.note]
+    assert notes_ == [f"{source} is measured in one pass: quarantined: killed its worker 2 times"]
+    assert [record.decodes for record in done.records if record.phase == "partition"] == [{"scan": 1}]
+    assert done.failures == []
+    assert done.stored == done.kept > 0
+    assert chunked._stored(done.out) == []
 
 
 def test_an_attempt_that_ends_leaves_no_note(tmp_path):

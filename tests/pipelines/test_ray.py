@@ -1,6 +1,7 @@
 """The one file that starts Ray: one cluster, the same chain, the same rows."""
 
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ ray = pytest.importorskip("ray")
 
 from curation.schema import CLIP, columns, conform  # noqa: E402
 from operators.op import Op, run_local, run_ray  # noqa: E402
-from pipelines import ledger, recipes, run, runners  # noqa: E402
+from pipelines import chunked, ledger, recipes, run, runners  # noqa: E402
 from pipelines.phases import Phase  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -43,7 +44,7 @@ def test_local_and_ray_give_the_same_rows_and_shards(cluster, local, raw, tmp_pa
     done = run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
     assert rows_of(done.out) == rows_of(local.out)
     assert shards_of(done.out) == shards_of(local.out)
-    assert {r.phase for r in done.records} == set(recipes.PHASES)
+    assert {r.phase for r in done.records} == set(recipes.CLIP_PHASES)
     again = run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
     assert again.records == []
 
@@ -54,6 +55,25 @@ def test_one_worker_and_four_give_the_same_rows(cluster, local, raw, tmp_path, m
     done = run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
     assert rows_of(done.out) == rows_of(local.out)
     assert shards_of(done.out) == shards_of(local.out)
+
+
+def in_chunks(monkeypatch):
+    """A recipe that measures every source in chunks of two seconds."""
+    monkeypatch.setattr(chunked, "_LEAN_BYTES_PER_S", 1)
+    smoke = recipes.smoke()
+    return replace(smoke, partition=replace(smoke.partition, chunk_s=2.0))
+
+
+def decodes(done, phase):
+    return sum((Counter(record.decodes) for record in done.records if record.phase == phase), Counter())
+
+
+def test_several_workers_measure_one_video_and_give_the_same(cluster, local, raw, tmp_path, monkeypatch):
+    done = run.curate([str(raw)], str(tmp_path / "o"), in_chunks(monkeypatch), runner="ray")
+    assert rows_of(done.out) == rows_of(local.out)
+    assert shards_of(done.out) == shards_of(local.out)
+    assert (decodes(done, "scan"), decodes(done, "partition")) == ({"scan chunk": 11}, {})
+    assert not any((tmp_path / "o" / "sidecar" / "chunks").iterdir())
 
 
 def brighten(rows):
@@ -108,6 +128,32 @@ class PoisonedPhase(Phase):
         ops = super().chain
         killer = Op(kill_over, reads=(), writes=(), args={"victim": self.victim}, memory=ops[0].memory)
         return [killer, *ops] if self.name == "shard" else ops
+
+
+@dataclass(frozen=True)
+class PoisonedScan(Phase):
+    """The real phase with a second that kills whoever measures it in a chunk."""
+
+    @property
+    def chain(self):
+        ops = super().chain
+        killer = Op(kill_at, reads=(), writes=(), memory=ops[0].memory)
+        return [killer, *ops] if self.name == "scan" else ops
+
+
+def kill_at(rows):
+    if any(row["start_s"] == 4 for row in rows):
+        os._exit(11)
+    return rows
+
+
+def test_ray_outlives_a_chunk_that_kills_its_worker_and_keeps_its_source(cluster, local, raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "Phase", PoisonedScan)
+    done = run.curate([str(raw)], str(tmp_path / "o"), in_chunks(monkeypatch), runner="ray")
+    assert rows_of(done.out) == rows_of(local.out)
+    assert shards_of(done.out) == shards_of(local.out)
+    assert (decodes(done, "scan"), decodes(done, "partition")) == ({"scan chunk": 9}, {"scan": 2})
+    assert done.failures == []
 
 
 def kill_over(rows, victim):

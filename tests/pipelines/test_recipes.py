@@ -67,3 +67,13 @@ def test_differences_name_the_settings():
     a, b = recipes.settings_of(recipes.laptop()), recipes.settings_of(recipes.smoke())
     assert "shard.encoding.max_width: 864, now 432" in recipes.differences(a, b)
     assert recipes.differences(a, a) == []
+
+
+def test_the_length_of_chunks_names_nothing():
+    ours = recipes.laptop()
+    other = replace(ours, partition=replace(ours.partition, chunk_s=60.0))
+    assert [other.digest(phase) for phase in recipes.CLIP_PHASES] == [ours.digest(phase) for phase in recipes.CLIP_PHASES]
+    assert recipes.settings_of(other) == recipes.settings_of(ours)
+    assert recipes.from_mapping(Recipe, {"partition": {"chunk_s": None}}).partition.chunk_s is None
+    with pytest.raises(ValueError, match=r"chunk_s must be null or at least 1, not 0\.5"):
+        recipes.from_mapping(Recipe, {"partition": {"chunk_s": 0.5}})
