@@ -28,8 +28,8 @@ _UNIT = np.array([20.0, 20.0, 4.0, 2.0, 4.0, 20.0], np.float32)
 class Reading:
     """What the network says of T ticks at times_s [T].
 
-    event [T]: the probability that something happens; regime [T, 7]: of each of `REGIMES`; distance [T]: how far the tick is
-    from what the network was trained on, 1 at the farthest 1 % of that.
+    event [T]: the probability that something happens; regime [T, 7]: of each of `REGIMES`; distance [T]: how far the ten
+    seconds around are from what the network was trained on, 1 at the farthest 1 % of that.
     """
 
     times_s: np.ndarray
@@ -45,8 +45,8 @@ def read(times_s: np.ndarray, cells: np.ndarray, looks: np.ndarray, fps: float) 
     ticks = np.arange(times_s[0], times_s[-1] + 1e-6, 1 / RATE_HZ)
     nearest = np.abs(np.searchsorted((times_s[1:] + times_s[:-1]) / 2, ticks))
     parts = [nearest[first : first + _TICKS_AT_ONCE] for first in range(0, len(nearest), _TICKS_AT_ONCE)]
-    seen = np.concatenate([trained().look(inputs(cells[part], looks[part], fps)) for part in parts])
-    return trained().judge(ticks, seen)
+    seen = [trained().look(inputs(cells[part], looks[part], fps)) for part in parts]
+    return trained().judge(ticks, *(np.concatenate(of_all) for of_all in zip(*seen, strict=True)))
 
 
 def inputs(cells: np.ndarray, looks: np.ndarray, fps: float) -> np.ndarray:
@@ -64,20 +64,21 @@ class Detector:
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self._w = {name: value.astype(np.float32) for name, value in weights.items()}
 
-    def look(self, planes: np.ndarray) -> np.ndarray:
-        """Each tick by itself: float32 [T, 6, 12, 16] -> [T, D]."""
+    def look(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each tick by itself: float32 [T, 6, 12, 16] -> what the network sees in it [T, D], and its `habits` [T, 48]."""
         x = planes
         for layer, stride in enumerate((1, 2, 2)):
             x = _relu(_conv(x, self._w[f"space{layer}.weight"], self._w[f"space{layer}.bias"], stride))
-        return _relu(x.reshape(len(x), -1) @ self._w["look.weight"].T + self._w["look.bias"])
+        return _relu(x.reshape(len(x), -1) @ self._w["look.weight"].T + self._w["look.bias"]), habits(planes)
 
-    def judge(self, times_s: np.ndarray, seen_TD: np.ndarray) -> Reading:
+    def judge(self, times_s: np.ndarray, seen_TD: np.ndarray, habits_TH: np.ndarray) -> Reading:
         """Ticks a tenth of a second apart, as `look` gives them, in their course."""
         x = seen_TD
         for layer, dilation in enumerate(_DILATIONS):
             x = x + _relu(self._in_time(x, f"time{layer}", dilation))
         heads = x @ self._w["head.weight"].T + self._w["head.bias"]
-        return Reading(times_s, 1 / (1 + np.exp(-heads[:, 0])), _softmax(heads[:, 1:]), self._distance(seen_TD))
+        distance = self._distance(over_ten_seconds(habits_TH))
+        return Reading(times_s, 1 / (1 + np.exp(-heads[:, 0])), _softmax(heads[:, 1:]), distance)
 
     def _in_time(self, x_TD: np.ndarray, name: str, dilation: int) -> np.ndarray:
         """Convolution over time with five taps, the ends held at zero."""
@@ -87,9 +88,29 @@ class Detector:
         taps = (padded[tap * dilation : tap * dilation + len(x_TD)] @ weight[:, :, tap].T for tap in range(weight.shape[2]))
         return np.add.reduce([*taps], axis=0) + self._w[f"{name}.bias"]
 
-    def _distance(self, seen_TD: np.ndarray) -> np.ndarray:
-        away = (seen_TD - self._w["known.mean"]) @ self._w["known.whiten"]
+    def _distance(self, habits_TH: np.ndarray) -> np.ndarray:
+        away = (habits_TH - self._w["known.mean"]) @ self._w["known.whiten"]
         return np.sqrt((away * away).mean(1)) / self._w["known.limit"]
+
+
+def habits(planes: np.ndarray) -> np.ndarray:
+    """How a game moves, whatever happens in it: [T, 6, 12, 16] -> [T, 48].
+
+    Mean size of each plane in the middle and at the sides of the upper, middle and lower third, its mean size over all, and
+    how much it varies over the picture.
+    """
+    size = np.abs(planes)
+    thirds = size.reshape(len(size), len(_UNIT), 3, ROWS // 3, COLUMNS)
+    middle, sides = thirds[..., 4:12].mean((3, 4)), (thirds[..., :4].mean((3, 4)) + thirds[..., 12:].mean((3, 4))) / 2
+    return np.concatenate([*middle.transpose(2, 0, 1), *sides.transpose(2, 0, 1), size.mean((2, 3)), planes.std((2, 3))], 1)
+
+
+def over_ten_seconds(habits_TH: np.ndarray) -> np.ndarray:
+    """Running mean over ten seconds, or what there is of them: one moment says little about a game."""
+    total = np.concatenate([np.zeros((1, habits_TH.shape[1])), np.cumsum(habits_TH, axis=0, dtype=np.float64)])
+    ticks, half = np.arange(len(habits_TH)), round(5 * RATE_HZ)
+    low, high = np.maximum(ticks - half, 0), np.minimum(ticks + half, len(habits_TH))
+    return ((total[high] - total[low]) / (high - low)[:, None]).astype(np.float32)
 
 
 def _conv(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int) -> np.ndarray:

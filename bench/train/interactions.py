@@ -185,16 +185,16 @@ def auc(score: np.ndarray, flags: np.ndarray) -> float:
 
 
 def export(net: Net, lessons: list[Lesson], target: Path) -> None:
-    """Weights as half floats, and where in the network's own view the training set lies."""
-    net.eval()
-    with torch.inference_mode():
-        seen = torch.cat([net.seen(torch.from_numpy(x.planes).float()) for x in lessons]).double().numpy()
-    values, vectors = np.linalg.eigh(np.cov(seen.T) + 1e-3 * np.eye(WIDTH))
-    whiten = vectors / np.sqrt(values)
-    away = np.sqrt((((seen - seen.mean(0)) @ whiten) ** 2).mean(1))
+    """Weights as half floats, and where the training set lies in the network's own measure of a game's habits."""
+    known = np.concatenate([detector.over_ten_seconds(detector.habits(x.planes.astype(np.float32)))[::20] for x in lessons])
+    # Shrunk towards unrelated habits: eighty minutes are fewer windows than they seem.
+    spread = known.std(0) + 1e-3
+    together = 0.8 * np.corrcoef(known.T) + 0.2 * np.eye(known.shape[1])
+    whiten = np.linalg.inv(np.linalg.cholesky(together)).T / spread[:, None]
+    away = np.sqrt((((known - known.mean(0)) @ whiten) ** 2).mean(1))
     weights = {name: value.numpy().astype(np.float16) for name, value in net.state_dict().items()}
-    known = {"known.mean": seen.mean(0), "known.whiten": whiten, "known.limit": np.quantile(away, 0.99)}
-    np.savez_compressed(target, **weights, **{name: np.float32(value) for name, value in known.items()})
+    where = {"known.mean": known.mean(0), "known.whiten": whiten, "known.limit": np.quantile(away, 0.99)}
+    np.savez_compressed(target, **weights, **{name: np.float32(value) for name, value in where.items()})
 
 
 def main() -> None:

@@ -22,12 +22,12 @@ def test_numpy_and_torch_agree():
     torch.manual_seed(0)
     net = Net().eval()
     weights = {name: value.numpy() for name, value in net.state_dict().items()}
-    known = {"known.mean": np.zeros(64), "known.whiten": np.eye(64), "known.limit": np.ones(1)}
+    known = {"known.mean": np.zeros(48), "known.whiten": np.eye(48), "known.limit": np.ones(1)}
     ours = detector.Detector({**weights, **known})
     planes = inputs(*signals(50), fps=35.0)
     with torch.inference_mode():
         logits = net(torch.from_numpy(planes)[None])[0].numpy()
-    reading = ours.judge(np.arange(50) / 10, ours.look(planes))
+    reading = ours.judge(np.arange(50) / 10, *ours.look(planes))
     np.testing.assert_allclose(reading.event, 1 / (1 + np.exp(-logits[:, 0])), rtol=1e-4)
     np.testing.assert_allclose(np.log(reading.regime[:, 1:] / reading.regime[:, :1]), logits[:, 2:] - logits[:, 1:2], atol=1e-3)
 
