@@ -27,19 +27,19 @@ from pipelines.units import Name, Unit
 _LEAN_BYTES_PER_S = 50_000
 
 
-def chunk_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Unit]:
+def chunk_units(entries: Sequence[Entry], out: str, recipe: Recipe) -> list[Unit]:
     """The chunks, not yet measured, of long sources that have no unit in `partition` yet."""
     chunk_s = recipe.partition.chunk_s
     if chunk_s is None:
         return []
-    large = {entry.uri: entry.size for entry in entries if entry.size >= 2 * chunk_s * _LEAN_BYTES_PER_S}
-    new = units.source_units((entry for entry in entries if entry.uri in large), out, recipe)
-    sources = [unit for unit in new if not (unit.duplicate_of or unit.problem)]
+    large = [entry for entry in entries if entry.size >= 2 * chunk_s * _LEAN_BYTES_PER_S]
+    size = {entry.uri: entry.size for entry in large}
+    sources = [unit for unit in units.source_units(large, out, recipe) if not (unit.duplicate_of or unit.problem)]
     finished = {str(name) for name in units.done(out, "scan")}
     return [
         Unit("scan", str(name), unit.uri, unit.token)
         for unit, duration_s in zip(sources, _durations([unit.uri for unit in sources]), strict=True)
-        for name in _names(unit, recipe, int(min(duration_s, large[unit.uri] / _LEAN_BYTES_PER_S) // chunk_s))
+        for name in _names(unit, recipe, int(min(duration_s, size[unit.uri] / _LEAN_BYTES_PER_S) // chunk_s))
         if str(name) not in finished
     ]
 

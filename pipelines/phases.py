@@ -98,7 +98,7 @@ def _commit_chunk(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> 
     """What was measured, then the record, which is the commit; only the record where one pass might find something else."""
     (row,) = rows
     if reason := row.get("reject") or row.get("error"):
-        record.note = f"{unit.uri} is measured in one pass: {reason}"
+        record.note = f"{unit.uri} is measured in one pass: {_words(reason)}"
     else:
         found = chunks.scan_chunk(unit.uri, phase.recipe.partition.flow, row["start_s"], row["end_s"])
         chunked.put(phase.out, unit.name, found)
@@ -151,13 +151,18 @@ def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
 
 
 def _why_out(row: Row) -> Row:
-    """Status and reason of a source that gave no clips; the words of a reader's error stand without its class name."""
+    """Status and reason of a source that gave no clips."""
     if row.get("reject"):
         return {"status": "quarantined", "reason": row["reject"]}
-    _, kind, reason = row["error"].split(": ", 2)
-    if kind == video.UnreadableVideo.__name__:
-        return {"status": "unreadable", "reason": reason.rpartition(" (")[0]}
-    return {"status": "error", "reason": row["error"]}
+    unreadable = row["error"].split(": ", 2)[1] == video.UnreadableVideo.__name__
+    return {"status": "unreadable" if unreadable else "error", "reason": _words(row["error"])}
+
+
+def _words(reason: str) -> str:
+    """A row's error as people read it: what our own exceptions say stands without operator, class and line."""
+    parts = reason.split(": ", 2)
+    ours = len(parts) == 3 and parts[1] in (video.UnreadableVideo.__name__, chunks.NotExact.__name__)
+    return parts[2].rpartition(" (")[0] if ours else reason
 
 
 def _facts(signals: scan.Signals, clips: list[Row]) -> Row:

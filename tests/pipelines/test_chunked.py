@@ -143,7 +143,7 @@ def test_a_source_that_cannot_be_chunked_is_said_so_once(here, raw, tmp_path, mo
     done = run.curate([str(raw / "b.mp4")], str(tmp_path / "o"), TINY, phases=recipes.PHASES)
     assert decodes(done) == {"scan": 1, "encode": done.kept}
     said = " ".join(capfd.readouterr().err.split())
-    assert said.count("is measured in one pass: scan_chunk: NotExact: cannot be entered but at its start") == 1
+    assert said.count("is measured in one pass: cannot be entered but at its start") == 1
     assert len(units.done(done.out, "scan")) == 3
     assert run.curate([str(raw / "b.mp4")], str(tmp_path / "o"), TINY, phases=recipes.PHASES).records == []
 
