@@ -1,5 +1,6 @@
-"""The command line: `gamecraft curate | report | recipe | inspect`. It picks a recipe, inputs, an output, and little else."""
+"""The command line: `gamecraft curate | report | recipe | inspect | bench`. It picks a recipe, inputs, an output, and little else."""
 
+import importlib
 import sys
 from collections import Counter, defaultdict
 from typing import Annotated, Any
@@ -20,6 +21,8 @@ app = typer.Typer(
 )  # fmt: skip
 recipe_app = typer.Typer(help="Show or list recipes.", rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
+
+BENCHMARKS = ("partition", "quality", "curate")
 
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
 
@@ -86,6 +89,19 @@ def inspect(
         _print_clip(out, clips, clip)
     else:
         _print_overview(dataset, clips, ledger.videos(out))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}.")],
+) -> None:
+    """Measure: partition, quality and curate, each with options of its own (`gamecraft bench NAME --help`)."""
+    _among("NAME", name, BENCHMARKS)
+    try:
+        importlib.import_module(f"bench.{name}").main(context.args)
+    except ModuleNotFoundError as error:
+        raise ValueError(f'the benchmark needs {error.name}; install it with: pip install "gamecraft[bench]"') from error
 
 
 def _require_dataset(out: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.machine import describe
+from bench.measures import auc
 from curation import action, detector
 from curation.flow import FlowSettings
 from curation.scan import scan
@@ -79,10 +80,6 @@ def lesson(path: Path) -> Lesson:
             event=truth.interactions(told)[frames],
             regime=np.array([detector.REGIMES.index(name) for name in regimes]),
             known=~hidden[frames],
-            content=signals.content,
-            explained=signals.explained,
-            cuts=np.array(told.cuts),
-            hist=np.abs(np.diff(signals.luma_bins.astype(np.float32), axis=0, prepend=signals.luma_bins[:1])).sum(1) / 131070,
         )
     return Lesson(**{k: v for k, v in np.load(kept).items() if k in ("planes", "event", "regime", "known")})
 
@@ -173,15 +170,6 @@ def figures(net: Net, lessons: list[Lesson]) -> str:
     right = torch.cat([out[:, 1:].argmax(1) for out in logits]).numpy() == regime
     each = " ".join(f"{auc(out[:, 0].numpy(), x.event):.2f}" for out, x in zip(logits, lessons, strict=True))
     return f"AUC {auc(score[known], event[known]):.3f} ({each}), regimes right {right.mean():.3f}"
-
-
-def auc(score: np.ndarray, flags: np.ndarray) -> float:
-    """How often a positive scores above a negative; ties count half."""
-    order = np.argsort(np.argsort(score, kind="stable"))
-    positive = int(flags.sum())
-    if positive in (0, len(flags)):
-        return float("nan")
-    return float((order[flags].mean() - (positive - 1) / 2) / (len(flags) - positive))
 
 
 def export(net: Net, lessons: list[Lesson], target: Path) -> None:
