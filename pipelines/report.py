@@ -28,7 +28,7 @@ from curation.schema import CLIP, Row
 from pipelines import figures, ledger
 from pipelines.figures import clock, duration, number, plural, short_name
 from pipelines.ledger import Record
-from pipelines.recipes import PHASES
+from pipelines.recipes import CLIP_PHASES, PHASES
 
 MAX_TIMELINES = 30
 MAX_SHEET_CLIPS = 60
@@ -122,7 +122,7 @@ def read_output(out: str) -> Output:
         dataset=shards.read_dataset(out) or {},
         videos=ledger.videos(out).to_pylist(),
         clips=ledger.clips(out),
-        phases={phase: table for phase, (table, _) in phases.items()},
+        phases={phase: table for phase, (table, _) in phases.items() if phase in CLIP_PHASES},
         records=[record for _, records in phases.values() for record in records],
     )
 
