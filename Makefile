@@ -49,9 +49,10 @@ format: setup
 	$(RUN)/ruff check --fix .
 
 bench: setup
-	$(RUN)/python bench/stages.py
-	$(RUN)/python bench/partition.py
-	$(RUN)/python bench/memory.py
+	$(RUN)/gamecraft bench partition
+	$(RUN)/gamecraft bench quality
+	$(RUN)/gamecraft bench curate
+	$(RUN)/python -m bench.memory
 
 clean:
 	rm -rf $(DEMO) $(FOOTAGE) $(VENV) build *.egg-info

@@ -1,7 +1,7 @@
 """CPU-seconds a video-minute of each stage of curation beside the floor: one decode of the source, one encode of kept clips.
 
 In the same run, on the same input, also PySceneDetect's own command that finds scenes and stores them (`scenedetect
-detect-adaptive split-video`). Without camera and VLM, flow by DIS. Records 720p play from the game engine unless given a folder.
+detect-adaptive split-video`). Without camera and VLM, flow by DIS. Records 720p play from the game engine unless given footage.
 """
 
 import argparse
@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out = f"{folder}/out"
         summary = run.curate([source], out, recipe)
         minutes = summary.total_s / 60
-        print(f"{summary.sources} sources, {minutes:.2f} minutes, {summary.kept} clips kept ({summary.kept_s / 60:.2f} minutes)")
+        print(
+            f"{summary.sources} sources, {minutes:.2f} minutes, {summary.kept} clips kept ({summary.kept_s / 60:.2f} minutes)"
+        )
         _print_table(_stages(out), _floor(source, out, recipe.shard.encoding), _scenedetect(source, folder), minutes)
 
 
@@ -83,7 +85,7 @@ def _encode_s(row: dict[str, object], how: Encoding) -> float:
         with av.open(file.name) as container:
             pictures = list(container.decode(video=0))
         began = time.process_time()
-        encode.store(pictures, video.probe(str(row["source_uri"])), how)
+        encode.store(pictures, (clip.width, clip.height), video.probe(str(row["source_uri"])), how)
         return time.process_time() - began
 
 

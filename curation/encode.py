@@ -5,7 +5,7 @@ footage of up to 576 lines is stored without a conversion.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -60,19 +60,30 @@ def encode(uri: str, span: Span, crop: tuple[int, int, int, int] | None, how: En
     """
     source = probe(uri)
     fit = _Fitter(source, crop or (0, 0, source.width, source.height), how)
+    pictures = (_stamped(fit(frame), time_s - span.start_s) for time_s, frame in at_rate(uri, span, how.fps, "encode"))
+    mp4, count = store(pictures, fit.size, source, how)
+    if not count:
+        raise UnreadableVideo(f"no frame between {span.start_s:.3f} s and {span.end_s:.3f} s")
+    return Clip(mp4, *fit.size, count)
+
+
+def store(pictures: Iterable[av.VideoFrame], size: tuple[int, int], source: Source, how: Encoding) -> tuple[bytes, int]:
+    """Pictures of one size, stamped in 1 / 90000 s, as the bytes of an mp4, and how many they were."""
     buffer, count = io.BytesIO(), 0
     with av.open(buffer, "w", format="mp4") as output:
-        stream = _output_stream(output, fit.size, source, how)
-        for time_s, frame in at_rate(uri, span, how.fps, "encode"):
-            picture = fit(frame)
-            picture.pts, picture.time_base = round((time_s - span.start_s) * _CLOCK), Fraction(1, _CLOCK)
+        stream = _output_stream(output, size, source, how)
+        for picture in pictures:
             picture.pict_type = av.video.frame.PictureType.NONE
             output.mux(stream.encode(picture))
             count += 1
-        if not count:
-            raise UnreadableVideo(f"no frame between {span.start_s:.3f} s and {span.end_s:.3f} s")
-        output.mux(stream.encode())
-    return Clip(buffer.getvalue(), *fit.size, count)
+        if count:
+            output.mux(stream.encode())
+    return buffer.getvalue(), count
+
+
+def _stamped(picture: av.VideoFrame, time_s: float) -> av.VideoFrame:
+    picture.pts, picture.time_base = round(time_s * _CLOCK), Fraction(1, _CLOCK)
+    return picture
 
 
 def stored_size(width: float, height: float, how: Encoding) -> tuple[int, int]:
