@@ -57,7 +57,7 @@ def takes(seed: int) -> Iterator[tuple[str, Recording]]:
         places = [(*place, 6.0) for place in rng.sample(maps, 11)]
         yield f"cuts{number}", Recording(places, seed=seed + number, style=style, crf=rng.choice((23, 28, 34)))
     for number, (style, hud) in enumerate((("explore", True), ("explore", False), ("fight", True)), start=3):
-        places = [(*place, 25.0) for place in rng.sample(maps, 2)]
+        places = [(*place, 45.0) for place in rng.sample(maps, 2)]
         yield f"take{number}", Recording(places, seed=seed + number, style=style, hud=hud, height=(480, 360)[number % 2])
 
 
@@ -82,8 +82,9 @@ class Tables:
         told = truth.read_truth(file.with_suffix(".jsonl"))
         learned, plain = (happenings(signals, ActionSettings(detector=which)) for which in ("learned", "flow"))
         self._minutes += signals.end_s / 60
+        # A teleport is as much a cut of the picture as a change of map.
         for name, cuts in all_cuts(file, signals).items():
-            self._cuts[name] = self._cuts[name].plus(matched(cuts, told.cuts, _CUT_WITHIN))
+            self._cuts[name] = self._cuts[name].plus(matched(cuts, truth.discontinuities(told), _CUT_WITHIN))
         for name, found in (("learned", learned), ("flow", plain)):
             self._bounds[name] = self._bounds[name].plus(matched(changes(found), true_changes(told), _WITHIN_S))
             self._spans[name] += span_figures(found.spans, told)
@@ -99,7 +100,7 @@ class Tables:
     def _add_boundaries(self, signals: Signals, told: Truth) -> None:
         inside = truth.interactions(told) & np.roll(truth.interactions(told), 1)
         ours = [start for _, start, _ in clip_spans(signals, SceneSettings(), ActionSettings())]
-        cuts = {round(cut / told.fps, 3) for cut in [0, *told.cuts]}
+        cuts = {round(cut / told.fps, 3) for cut in [0, *truth.discontinuities(told)]}
         chosen = [t for t in ours if not any(abs(t - cut) < _CUT_WITHIN / told.fps + 1e-6 for cut in cuts)]
         for name, times in (("ours", chosen), ("every 6 s", np.arange(6.0, signals.end_s - 1, 6.0))):
             self._inside[name] += [bool(inside[min(round(t * told.fps), len(told) - 1)]) for t in times]

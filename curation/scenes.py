@@ -35,7 +35,7 @@ class SceneSettings:
     min_content: float = 21.0
     max_explained: float = 0.41
     less_if_alike: float = 0.10
-    min_scene_s: float = 0.5
+    min_scene_s: float = 0.3
     clip_s: float = 6.0
     min_clip_s: float = 3.0
     slack_s: float = 1.0

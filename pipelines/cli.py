@@ -1,4 +1,4 @@
-"""The command line: `gamecraft curate | report | recipe | inspect | bench`. It picks a recipe, inputs, an output, little else."""
+"""The command line: `gamecraft curate | report | recipe | inspect | bench`. It picks recipe, input, output, and little else."""
 
 import importlib
 import sys

@@ -55,7 +55,7 @@ def test_of_two_cuts_too_near_the_less_explained_stands():
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_hardly_any_frames_have_no_cut(count):
-    assert cut_frames(np.zeros(count), np.ones(count), 30.0, SceneSettings()) == []
+    assert cut_frames(np.zeros(count), np.ones(count), np.ones(count), 30.0, SceneSettings()) == []
 
 
 def match(before, after):
