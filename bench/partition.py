@@ -18,8 +18,7 @@ from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from curation import action, scenes, video
 from curation.action import RegimeSettings
-from curation.flow import FlowSettings
-from curation.scan import Signals, scan
+from curation.scan import ScanSettings, Signals, scan
 from curation.scenes import SceneSettings
 from synth.doom import truth
 from synth.doom.record import Recording, record
@@ -35,7 +34,7 @@ def main() -> None:
         cuts: dict[str, Counter[str]] = {name: Counter() for name in ("ours", "AdaptiveDetector", "ContentDetector")}
         minutes = 0.0
         for file in files:
-            signals, told = scan(str(file), FlowSettings()), truth.read_truth(file.with_suffix(".jsonl"))
+            signals, told = scan(str(file), ScanSettings()), truth.read_truth(file.with_suffix(".jsonl"))
             minutes += signals.end_s / 60
             for name, found in _all_cuts(file, signals).items():
                 cuts[name] += _matched(found, told.cuts)

@@ -7,7 +7,7 @@ frame, flow in cells of 20 px ten times a second, one small JPEG a second, and r
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import cv2
@@ -15,6 +15,7 @@ import numpy as np
 
 from curation import video
 from curation.flow import WIDTH, CameraMotion, Flow, FlowSettings, camera_motion, cell_means, load_flow
+from curation.iqa import Iqa, IqaLog, IqaSettings, load_iqa
 from curation.quality import LumaLog, luma
 from curation.scenes import EXPLAINED, ContentScore, Matcher, small
 from curation.video import Painter, Source
@@ -32,6 +33,14 @@ _FLASH_FRAMES = 3  # a picture that is back after so many frames was a flash, a 
 
 
 @dataclass(frozen=True)
+class ScanSettings:
+    """What a pass does that costs: which flow, and which look at the picture's quality."""
+
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    iqa: IqaSettings = field(default_factory=IqaSettings)
+
+
+@dataclass(frozen=True)
 class Thumbnail:
     """A small JPEG of the frame at `time_s`."""
 
@@ -41,11 +50,11 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Signals:
-    """What one pass measured. N frames, P pairs of flow, R x C cells of 20 px at 320 wide, B luma bins.
+    """What one pass measured. N frames, P pairs of flow, R x C cells of 20 px at 320 wide, B luma bins, S quality samples.
 
     times_s [N]; content [N]; explained [N] (by `scenes.Matcher`, 1 where it was not asked); luma_bins [N, B]; pair_frame [P],
-    the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; end_s, the end of the last frame; fps, the median rate;
-    damage, as `video.damage` counts it.
+    the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; iqa_times_s [S] and iqa_rows [S, 1 + FAULTS] (by an
+    `iqa.Iqa`); end_s, the end of the last frame; fps, the median rate; damage, as `video.damage` counts it.
     """
 
     source: Source
@@ -56,8 +65,11 @@ class Signals:
     pair_frame: np.ndarray
     cells: np.ndarray
     viewport: Viewport
+    iqa_times_s: np.ndarray
+    iqa_rows: np.ndarray
     thumbnails: tuple[Thumbnail, ...]
     flow: str
+    iqa: str
     fps: float
     end_s: float
     damage: dict[str, int]
@@ -133,7 +145,7 @@ class _PairedFlow:
 
 
 @lru_cache(maxsize=1)
-def scan(uri: str, flow: FlowSettings) -> Signals:
+def scan(uri: str, how: ScanSettings) -> Signals:
     """Decode a source once and measure it. The last result is kept, so that operators in a row share one pass.
 
     Raises `video.UnreadableVideo` where no frame can be had.
@@ -141,7 +153,8 @@ def scan(uri: str, flow: FlowSettings) -> Signals:
     source = video.probe(uri)
     size = analysis_size(source)
     painter, cuts, lumas = Painter(source, size), _CutSignals(), LumaLog()
-    paired, watch = _PairedFlow(_flow(flow), flow.pairs_per_s), ViewportWatch()
+    paired, watch = _PairedFlow(_flow(how.flow), how.flow.pairs_per_s), ViewportWatch()
+    looks = IqaLog(_iqa(how.iqa))
     times = array("d")
     thumbnails = []
     damage = video.damage.copy()
@@ -154,6 +167,8 @@ def scan(uri: str, flow: FlowSettings) -> Signals:
         paired.add(index, time_s, rgb)
         if _due(times, _VIEWPORT_EVERY_S):
             watch.add(gray)
+        if _due(times, how.iqa.every_s):
+            looks.add(time_s, frame)
         if _due(times, _THUMBNAIL_EVERY_S):
             thumbnails.append(Thumbnail(time_s, _jpeg(rgb)))
     if not times:
@@ -168,22 +183,31 @@ def scan(uri: str, flow: FlowSettings) -> Signals:
         pair_frame=np.asarray(paired.frames, np.int64),
         cells=paired.cells(),
         viewport=watch.result(),
+        iqa_times_s=looks.times_s(),
+        iqa_rows=looks.rows(),
         thumbnails=tuple(thumbnails),
-        flow=_flow(flow).name,
+        flow=_flow(how.flow).name,
+        iqa=_iqa(how.iqa).name,
         fps=1 / step_s,
         end_s=times[-1] + step_s,
         damage=dict(video.damage - damage),
     )
 
 
-def prepare(flow: FlowSettings) -> None:
+def prepare(how: ScanSettings) -> None:
     """Load what a pass needs, before any source is opened: weights that are missing are nobody's footage's fault."""
-    _flow(flow)
+    _flow(how.flow)
+    _iqa(how.iqa)
 
 
 @lru_cache(maxsize=1)
 def _flow(settings: FlowSettings) -> Flow:
     return load_flow(settings)
+
+
+@lru_cache(maxsize=1)
+def _iqa(settings: IqaSettings) -> Iqa:
+    return load_iqa(settings)
 
 
 def analysis_size(source: Source) -> tuple[int, int]:

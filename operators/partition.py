@@ -11,9 +11,9 @@ import numpy as np
 
 from curation import action, scenes
 from curation.action import ActionSpan, RegimeSettings
-from curation.flow import FlowSettings
+from curation.iqa import fold, frozen_share
 from curation.quality import luminance, without_bars
-from curation.scan import Signals, scan
+from curation.scan import ScanSettings, Signals, scan
 from curation.scenes import SceneSettings
 from curation.schema import Row, clip_id
 from curation.viewport import Rect
@@ -24,15 +24,15 @@ MIN_SIDE_PX = 64
 
 
 @each
-def scan_source(row: Row, flow: FlowSettings) -> Row:
+def scan_source(row: Row, how: ScanSettings) -> Row:
     """Make the pass over a source that the operators behind this one drink from; its cost stands under this name."""
-    signals = scan(row["source_uri"], flow)
+    signals = scan(row["source_uri"], how)
     return {**row, "fps": signals.fps, "width": signals.source.width, "height": signals.source.height}
 
 
-def split_scenes(rows: list[Row], flow: FlowSettings, scene: SceneSettings, settings_digest: str) -> list[Row]:
+def split_scenes(rows: list[Row], how: ScanSettings, scene: SceneSettings, settings_digest: str) -> list[Row]:
     """Sources to clips: cuts, then touching spans of about six seconds whose boundaries sit at quiet instants."""
-    return [clip for row in rows for clip in _clips(row, scan(row["source_uri"], flow), scene, settings_digest)]
+    return [clip for row in rows for clip in _clips(row, scan(row["source_uri"], how), scene, settings_digest)]
 
 
 def _clips(row: Row, signals: Signals, scene: SceneSettings, settings_digest: str) -> list[Row]:
@@ -92,9 +92,9 @@ def _clip(
 
 
 @each
-def locate_viewport(row: Row, flow: FlowSettings) -> Row:
+def locate_viewport(row: Row, how: ScanSettings) -> Row:
     """Where the picture (without bars) and the 3-D view (without panels) are, in px of the source."""
-    viewport = scan(row["source_uri"], flow).viewport
+    viewport = scan(row["source_uri"], how).viewport
     height, width = viewport.static.shape
     scale = row["width"] / width, row["height"] / height
     whole = viewport.picture == (0, 0, width, height)
@@ -109,9 +109,9 @@ def locate_viewport(row: Row, flow: FlowSettings) -> Row:
     }
 
 
-def measure_motion(rows: list[Row], flow: FlowSettings, regimes: RegimeSettings) -> list[Row]:
+def measure_motion(rows: list[Row], how: ScanSettings, regimes: RegimeSettings) -> list[Row]:
     """How much the camera and how much else moves, and what the player does with the camera."""
-    passes = {uri: scan(uri, flow) for uri in {row["source_uri"] for row in rows}}
+    passes = {uri: scan(uri, how) for uri in {row["source_uri"] for row in rows}}
     spans = {uri: regime_spans(signals, regimes) for uri, signals in passes.items()}
     return [_with_motion(row, passes[row["source_uri"]], spans[row["source_uri"]]) for row in rows]
 
@@ -136,11 +136,21 @@ def regime_spans(signals: Signals, settings: RegimeSettings) -> list[ActionSpan]
 
 
 @each
-def measure_luminance(row: Row, flow: FlowSettings) -> Row:
+def measure_luminance(row: Row, how: ScanSettings) -> Row:
     """Brightness over the clip's frames, letterbox bars left out."""
-    signals = scan(row["source_uri"], flow)
+    signals = scan(row["source_uri"], how)
     frames = slice(row["start_frame"], row["end_frame"])
     height, width = signals.viewport.static.shape
     bars = 1 - signals.viewport.picture.w * signals.viewport.picture.h / (width * height)
     scores: dict[str, Any] = luminance(signals.times_s[frames], without_bars(signals.luma_bins[frames], bars))._asdict()
     return {**row, **scores}
+
+
+@each
+def measure_quality(row: Row, how: ScanSettings) -> Row:
+    """How clean the picture looks over the clip's samples, and how much of its time it stands still."""
+    signals = scan(row["source_uri"], how)
+    frames = slice(row["start_frame"], row["end_frame"])
+    frozen = frozen_share(signals.times_s[frames], signals.content[frames], row["end_s"])
+    inside = (signals.iqa_times_s >= row["start_s"]) & (signals.iqa_times_s < row["end_s"])
+    return {**row, **fold(signals.iqa_rows[inside], frozen)._asdict(), "iqa_backend": signals.iqa}

@@ -92,7 +92,7 @@ def _load_source(phase: Phase, unit: Unit) -> list[Row]:
     """The source's row; none for one that is there already under another name."""
     if unit.duplicate_of:
         return []
-    scan.prepare(phase.recipe.partition.flow)
+    scan.prepare(phase.recipe.partition.scan)
     scan.forget()
     return [{"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri}]
 
@@ -101,7 +101,7 @@ def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) ->
     clips = [row for row in rows if row.get("clip_id")]
     ledger.write_video(phase.out, unit.name, _video_row(phase, unit, rows))
     if clips:
-        signals = scan.scan(unit.uri, phase.recipe.partition.flow)
+        signals = scan.scan(unit.uri, phase.recipe.partition.scan)
         ledger.write_sidecar(phase.out, "thumbs", unit.name, [_thumbs(row, signals) for row in clips], ledger.THUMBS)
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(clips[0], signals)], ledger.SIGNALS)
     schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri"})
@@ -115,7 +115,7 @@ def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
     left = next((r for r in rows if not r.get("clip_id")), None)
     if left is not None:
         return {**row, **_why_out(left)}
-    signals = scan.scan(unit.uri, phase.recipe.partition.flow)
+    signals = scan.scan(unit.uri, phase.recipe.partition.scan)
     return {**row, "status": "ok", **_facts(signals, rows)}
 
 

@@ -17,7 +17,9 @@ import yaml
 from curation.action import RegimeSettings
 from curation.encode import Encoding
 from curation.flow import FlowSettings
-from curation.quality import LuminanceLimits
+from curation.iqa import IqaSettings
+from curation.quality import LuminanceLimits, QualityLimits
+from curation.scan import ScanSettings
 from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
 
@@ -26,11 +28,17 @@ PHASES = ("partition", "score", "shard")
 
 @dataclass(frozen=True)
 class Partition:
-    """One pass over each source: scenes, flow, regimes."""
+    """One pass over each source: scenes, flow, regimes, a look at the picture's quality."""
 
     scenes: SceneSettings = field(default_factory=SceneSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
     regimes: RegimeSettings = field(default_factory=RegimeSettings)
+    iqa: IqaSettings = field(default_factory=IqaSettings)
+
+    @property
+    def scan(self) -> ScanSettings:
+        """What the pass itself is asked for."""
+        return ScanSettings(self.flow, self.iqa)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Score:
     """Verdicts over scores; may change until shards are planned."""
 
     luminance: LuminanceLimits = field(default_factory=LuminanceLimits)
+    quality: QualityLimits = field(default_factory=QualityLimits)
 
 
 @dataclass(frozen=True)

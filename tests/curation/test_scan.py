@@ -7,11 +7,11 @@ import pytest
 
 from curation import video
 from curation.flow import FlowSettings
-from curation.scan import _CutSignals, analysis_size, forget, scan
+from curation.scan import ScanSettings, _CutSignals, analysis_size, forget, scan
 from curation.scenes import SceneSettings, cut_frames
 from curation.video import UnreadableVideo
 
-DIS = FlowSettings(backend="dis")
+DIS = ScanSettings(FlowSettings(backend="dis"))
 
 
 def write(path, frames, fps=30):
