@@ -68,9 +68,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--backend", default=IqaSettings.backend, help="as a recipe's partition.iqa.backend")
     parser.add_argument("--weights", default=None, help="as a recipe's partition.iqa.weights")
+    parser.add_argument("--without-niqe", action="store_true", help="it takes a second and more a frame")
     options = parser.parse_args(argv)
     print(describe())
-    measures = _measures(IqaSettings(options.backend, weights=options.weights))
+    measures = _measures(IqaSettings(options.backend, weights=options.weights), not options.without_niqe)
     with tempfile.TemporaryDirectory() as folder:
         scores, faults = _score_all(options.folders or _default(Path(folder)), measures)
     for name, found in scores.items():
@@ -103,18 +104,26 @@ def stretches(file: Path) -> Iterator[Stretch]:
             yield Stretch(f"{file.stem}/{number}", np.stack([luma_plane(f) for f in frames]), rgb, fps)
 
 
-def _measures(settings: IqaSettings) -> dict[str, Measure]:
+def _measures(settings: IqaSettings, with_niqe: bool) -> dict[str, Measure]:
     measures: dict[str, Measure] = {
         f"iqa ({settings.backend})": _folded(load_iqa(settings)),
         "variance of Laplacian": _laplacian,
     }
+    if not with_niqe:
+        return measures
     try:
-        niqe = load_iqa(IqaSettings("pyiqa:niqe"))
-    except (FileNotFoundError, ModuleNotFoundError) as error:
+        niqe = load_iqa(IqaSettings("pyiqa:niqe", weights=_niqe_file()))
+    except FileNotFoundError as error:
         print(f"without NIQE: {error}")
     else:
-        measures["NIQE"] = lambda clip, _: float(np.nanmean(niqe(_frames(clip))[:, 0]))
+        measures["NIQE"] = lambda clip, _: float(np.nanmean(niqe(_frames(clip[:1]))[:, 0]))
     return measures
+
+
+def _niqe_file() -> str | None:
+    """NIQE's parameters among the shared weights, if they are there."""
+    file = Path(os.environ.get("GAMECRAFT_SHARED", "")) / "weights" / "iqa-params" / "frames_modelparameters.mat"
+    return str(file) if file.is_file() else None
 
 
 def _folded(rate: Iqa) -> Measure:

@@ -70,7 +70,7 @@ class Quality(NamedTuple):
 
 
 def load_iqa(settings: IqaSettings) -> Iqa:
-    """The backend of these settings, ready. FileNotFoundError or ModuleNotFoundError says what is missing and the remedies."""
+    """The backend of these settings, ready. FileNotFoundError says what is missing on this machine, and the remedies."""
     if settings.backend == "embedded":
         from curation.iqa_net import Embedded
 

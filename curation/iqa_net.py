@@ -1,25 +1,23 @@
-"""The embedded quality network: a few patches of a frame through three small convolutions, in numpy.
+"""The embedded quality backend: numbers of a few patches of a frame (`curation.iqa_features`) through a small network, in numpy.
 
 Each patch gives a level of damage, how much it counts, and which fault it looks like; a frame's are their weighted means, after
-Bosse et al., "Deep neural networks for no-reference and full-reference image quality assessment", IEEE TIP 2018, of which this
-is a small relative. `bench/train/quality.py` trains it and writes `iqa_net.npz` beside this file; `docs/models/quality.md` says
-on what.
+Bosse et al., "Deep neural networks for no-reference and full-reference image quality assessment", IEEE TIP 2018.
+`bench/train/quality.py` trains it and writes `iqa_net.npz` beside this file; `docs/models/quality.md` says on what.
 """
 
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import av
 import numpy as np
 
-from curation.iqa import FAULTS, PATCH, luma_plane, patches
+from curation.iqa import FAULTS, luma_plane, patches
+from curation.iqa_features import features
 
 WEIGHTS = os.path.join(os.path.dirname(__file__), "iqa_net.npz")
-SCALE = 1 / 32  # luma to what the network was trained on, after a patch's mean is taken off
-CONVOLUTIONS = ((5, 2), (3, 2), (3, 2))
-"""Side and stride of each; no padding: the edge of a patch is no edge of the picture."""
+FAR = 5.0
+"""Numbers further from their mean over the training pictures than this many deviations count as this far."""
 
 
 class Embedded:
@@ -28,15 +26,16 @@ class Embedded:
     name, batch = "embedded", 1
 
     def __init__(self) -> None:
-        self._weights = _load()
+        self._weights = load(WEIGHTS)
 
     def __call__(self, frames: Sequence[av.VideoFrame]) -> np.ndarray:
         return np.stack([rate(luma_plane(frame), self._weights) for frame in frames])
 
 
 @lru_cache(maxsize=1)
-def _load() -> dict[str, np.ndarray]:
-    with np.load(WEIGHTS) as stored:
+def load(path: str) -> dict[str, np.ndarray]:
+    """The arrays of `bench.train.network.exported`."""
+    with np.load(path) as stored:
         return {name: stored[name].astype(np.float32) for name in stored}
 
 
@@ -45,33 +44,22 @@ def rate(luma_HW: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
     found = patches(luma_HW)
     if not len(found):
         return np.full(1 + len(FAULTS), np.nan, np.float32)
-    counts, level, faults = forward(found, weights)
-    share = np.exp(counts - counts.max())
-    share /= share.sum()
+    counts, level, faults = forward(features(found), weights)
+    share = _softmax(counts)
     damage = float(np.clip(share @ level, 0, 1))
-    likely = np.exp(faults - faults.max(1, keepdims=True))
-    likely /= likely.sum(1, keepdims=True)
-    return np.concatenate([[1 - damage], damage * (share @ likely)]).astype(np.float32)
+    return np.concatenate([[1 - damage], damage * (share @ _softmax(faults))]).astype(np.float32)
 
 
-def forward(patches_PHW: np.ndarray, weights: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Patches uint8 [P, 64, 64] -> how much each counts (log) [P], its level of damage [P], its faults (logits) [P, FAULTS]."""
-    x = patches_PHW.reshape(-1, PATCH, PATCH, 1).astype(np.float32)
-    x = (x - x.mean((1, 2), keepdims=True)) * SCALE
-    for number, (side, stride) in enumerate(CONVOLUTIONS):
-        x = np.maximum(_convolve(x, weights[f"conv{number}"], side, stride) + weights[f"bias{number}"], 0)
-    pooled = np.concatenate([x.mean((1, 2)), x.max((1, 2))], 1)
-    hidden = np.maximum(pooled @ weights["hidden"] + weights["hidden_bias"], 0)
-    out = hidden @ weights["out"] + weights["out_bias"]
+def forward(features_PF: np.ndarray, weights: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How much each patch counts (log) [P], its level of damage [P], its faults (logits) [P, FAULTS]."""
+    x = np.clip((features_PF - weights["mean"]) / weights["spread"], -FAR, FAR)
+    for layer in ("first", "second"):
+        x = np.maximum(x @ weights[layer] + weights[f"{layer}_bias"], 0)
+    out = x @ weights["out"] + weights["out_bias"]
     return out[:, 0], out[:, 1], out[:, 2:]
 
 
-def _convolve(x: np.ndarray, kernel: np.ndarray, side: int, stride: int) -> np.ndarray:
-    """Pictures [P, H, W, C] with kernel [side * side * C, D] -> [P, H', W', D], no padding.
-
-    One small product a row of pixels: a large one makes BLAS start a thread on every core, which wait for each other.
-    """
-    view: Any = np.lib.stride_tricks.sliding_window_view
-    windows = view(x, (side, side), (1, 2))[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
-    p, h, w = windows.shape[:3]
-    return (windows.reshape(p * h, w, -1) @ kernel).reshape(p, h, w, -1)
+def _softmax(x: np.ndarray) -> np.ndarray:
+    """Shares that add up to one along the last axis."""
+    shares = np.exp(x - x.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)

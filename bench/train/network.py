@@ -1,138 +1,120 @@
 """The embedded quality network in torch, to train it; `exported` turns it into the arrays that `curation.iqa_net` reads."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
+from bench.quality import spearman
 from curation.iqa import FAULTS
-from curation.iqa_net import CONVOLUTIONS, SCALE
+from curation.iqa_features import features
+from curation.iqa_net import FAR
 
-_CHANNELS = (1, 24, 48, 64)
-_HIDDEN = 64
-_BATCH, _PATCHES, _RATE, _DECAY = 32, 8, 2e-3, 1e-4
+_HIDDEN = (96, 48)
+_BATCH, _RATE, _DECAY, _DROPPED, _PATCHES_OUT = 64, 3e-3, 1e-2, 0.1, 0.3
 # Frames under this level look clean: which fault they have is not asked.
 _TOLD = 0.08
+_FAULT_WEIGHT = 0.05
+
+
+@dataclass(frozen=True)
+class Frames:
+    """N frames: numbers float32 [N, P, F] of their patches, which of those are there [N, P], level [N], fault [N] (-1 clean)."""
+
+    features: torch.Tensor
+    there: torch.Tensor
+    level: torch.Tensor
+    fault: torch.Tensor
+
+
+def measured(data: dict[str, np.ndarray]) -> Frames:
+    """The training pictures as the network sees them; absent patches are zeros."""
+    most = data["patches"].shape[1]
+    rows = [features(patches[:count]) for patches, count in zip(data["patches"], data["count"], strict=True)]
+    padded = np.stack([np.pad(row, ((0, most - len(row)), (0, 0))) for row in rows])
+    there = np.arange(most) < data["count"][:, None]
+    return Frames(
+        torch.from_numpy(padded),
+        torch.from_numpy(there),
+        torch.from_numpy(data["level"].astype(np.float32)),
+        torch.from_numpy(data["fault"].astype(np.int64)),
+    )
 
 
 class Net(nn.Module):
-    """As `curation.iqa_net.forward`, with batch normalisation that `exported` folds into the convolutions."""
+    """As `curation.iqa_net.forward`."""
 
-    def __init__(self) -> None:
+    def __init__(self, mean: torch.Tensor, spread: torch.Tensor) -> None:
         super().__init__()
-        pairs = zip(_CHANNELS, _CHANNELS[1:], CONVOLUTIONS, strict=False)
-        self.convolutions = nn.ModuleList([nn.Conv2d(a, b, side, stride) for a, b, (side, stride) in pairs])
-        self.norms = nn.ModuleList([nn.BatchNorm2d(width) for width in _CHANNELS[1:]])
-        self.hidden = nn.Linear(2 * _CHANNELS[-1], _HIDDEN)
-        self.out = nn.Linear(_HIDDEN, 2 + len(FAULTS))
+        self.register_buffer("mean", mean)
+        self.register_buffer("spread", spread)
+        self.first, self.second = nn.Linear(len(mean), _HIDDEN[0]), nn.Linear(*_HIDDEN)
+        self.out, self.drop = nn.Linear(_HIDDEN[1], 2 + len(FAULTS)), nn.Dropout(_DROPPED)
 
-    def forward(self, patches: torch.Tensor, there: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patches [N, P, 64, 64] and which of them are there [N, P] -> damage [N], log of the faults' shares [N, F]."""
-        x = patches.flatten(0, 1)[:, None].float()
-        x = (x - x.mean((2, 3), keepdim=True)) * SCALE
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = functional.relu(norm(convolution(x)))
-        x = functional.relu(self.hidden(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)))
-        out = self.out(x).unflatten(0, there.shape)
+    def forward(self, numbers: torch.Tensor, there: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Level of damage [N] and the log of each fault's share [N, FAULTS]."""
+        x = ((numbers - self.mean) / self.spread).clamp(-FAR, FAR)
+        for layer in (self.first, self.second):
+            x = self.drop(functional.relu(layer(x)))
+        out = self.out(x)
         share = out[..., 0].masked_fill(~there, -torch.inf).softmax(1)
         faults = (share[..., None] * out[..., 2:].softmax(2)).sum(1)
         return (share * out[..., 1]).sum(1), torch.log(faults + 1e-6)
 
 
-def train(data: dict[str, np.ndarray], held: dict[str, np.ndarray], epochs: int, seed: int) -> Net:
-    """Fit the network; prints the loss and the rank correlation on held-out material after each epoch."""
+def train(data: Frames, held: Frames, epochs: int, seed: int) -> Net:
+    """Fit the network; prints the loss and figures on held-out material every ten epochs."""
     torch.manual_seed(seed)
-    rng, net = np.random.default_rng(seed), Net()
-    steps = epochs * (len(data["level"]) // _BATCH)
+    known = data.features[data.there]
+    net = Net(known.mean(0), known.std(0) + 1e-6)
+    steps = epochs * (len(data.level) // _BATCH)
     optimiser = torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
     for epoch in range(epochs):
         net.train()
         losses = []
-        order = rng.permutation(len(data["level"]))
-        for where in order[: len(order) // _BATCH * _BATCH].reshape(-1, _BATCH):
-            loss = _loss(net, *_batch(data, np.sort(where), rng))
+        for where in torch.randperm(len(data.level))[: len(data.level) // _BATCH * _BATCH].reshape(-1, _BATCH):
+            loss = _loss(net, data, where)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
             losses.append(loss.item())
-        told = predict(net, held)
-        print(f"epoch {epoch + 1:2}: loss {np.mean(losses):.4f}, held out: {report(told, held)}", flush=True)
+        if epoch % 10 == 9:
+            print(f"epoch {epoch + 1:3}: loss {np.mean(losses):.4f}, held out: {report(net, held)}", flush=True)
     return net
 
 
-def _batch(data: dict[str, np.ndarray], where: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
-    """Some patches of each frame, turned over at random; a codec's grid of 8 px stays where it is."""
-    chosen = rng.random((len(where), data["patches"].shape[1]))
-    chosen += np.arange(chosen.shape[1]) >= data["count"][where][:, None]
-    chosen = np.argsort(chosen, 1)[:, :_PATCHES]
-    picked = data["patches"][where][np.arange(len(where))[:, None], chosen]
-    picked = picked[:, :, :: int(rng.choice([1, -1])), :: int(rng.choice([1, -1]))]
-    picked = picked.swapaxes(2, 3) if rng.random() < 0.5 else picked
-    there = chosen < data["count"][where][:, None]
-    return (
-        torch.from_numpy(np.ascontiguousarray(picked)),
-        torch.from_numpy(there),
-        torch.from_numpy(data["level"][where].astype(np.float32)),
-        torch.from_numpy(data["fault"][where].astype(np.int64)),
-    )
-
-
-def _loss(net: Net, patches: torch.Tensor, there: torch.Tensor, level: torch.Tensor, fault: torch.Tensor) -> torch.Tensor:
-    found, log_faults = net(patches, there)
-    told = level > _TOLD
-    wrong = functional.nll_loss(log_faults[told], fault[told]) if told.any() else 0.0
-    return functional.smooth_l1_loss(found, level, beta=0.1) + 0.05 * wrong
+def _loss(net: Net, data: Frames, where: torch.Tensor) -> torch.Tensor:
+    """Of some frames, with some of their patches left out."""
+    there = data.there[where] & (torch.rand(data.there[where].shape) > _PATCHES_OUT)
+    there[:, 0] = True
+    level, log_faults = net(data.features[where], there)
+    told = data.level[where] > _TOLD
+    wrong = functional.nll_loss(log_faults[told], data.fault[where][told])
+    return functional.smooth_l1_loss(level, data.level[where], beta=0.1) + _FAULT_WEIGHT * wrong
 
 
 @torch.no_grad()
-def predict(net: Net, data: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Level [N] and most likely fault [N] of each frame, from all of its patches."""
+def report(net: Net, held: Frames) -> str:
+    """Rank correlation with the level, over all and by fault; mean error; how often the fault is named; clean pictures' level."""
     net.eval()
-    levels, faults = [], []
-    for at in range(0, len(data["level"]), 64):
-        patches = torch.from_numpy(data["patches"][at : at + 64])
-        there = torch.from_numpy(np.arange(patches.shape[1]) < data["count"][at : at + 64, None])
-        level, log_faults = net(patches, there)
-        levels.append(level.numpy())
-        faults.append(log_faults.argmax(1).numpy())
-    return np.concatenate(levels), np.concatenate(faults)
-
-
-def report(told: tuple[np.ndarray, np.ndarray], data: dict[str, np.ndarray]) -> str:
-    """Rank correlation with the level, over all and by fault; mean error; how often the fault is the right one."""
-    level, fault = told
-    told_well = data["level"] > 2 * _TOLD
-    by = [
-        spearman(level[of], data["level"][of])
-        for k in range(len(FAULTS))
-        if (of := (data["fault"] == k) | (data["fault"] < 0)).any()
-    ]
+    found, log_faults = net(held.features, held.there)
+    level, truth, fault = found.numpy(), held.level.numpy(), held.fault.numpy()
+    by = [spearman(level[of], truth[of]) for k in range(len(FAULTS)) if (of := fault == k).any()]
+    named = (log_faults.argmax(1).numpy() == fault)[truth > 2 * _TOLD].mean()
     return (
-        f"rho {spearman(level, data['level']):.3f} ({' '.join(f'{rho:.2f}' for rho in by)}), "
-        f"error {np.abs(level - data['level']).mean():.3f}, fault right {(fault == data['fault'])[told_well].mean():.2f}"
+        f"rho {spearman(level, truth):.3f} ({' '.join(f'{rho:.2f}' for rho in by)}), error {np.abs(level - truth).mean():.3f}, "
+        f"fault named {named:.2f}, clean ones score {1 - level[fault < 0].mean():.2f}"
     )
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation; ties share their mean rank."""
-    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[where]
-
-
 def exported(net: Net) -> dict[str, np.ndarray]:
-    """The arrays of `curation.iqa_net`, normalisation folded in, in half precision."""
-    arrays: dict[str, torch.Tensor] = {}
-    for number, (convolution, norm) in enumerate(zip(net.convolutions, net.norms, strict=True)):
-        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        kernel = convolution.weight * gain[:, None, None, None]
-        arrays[f"conv{number}"] = kernel.permute(2, 3, 1, 0).flatten(0, 2)
-        arrays[f"bias{number}"] = (convolution.bias - norm.running_mean) * gain + norm.bias
-    arrays |= {"hidden": net.hidden.weight.T, "hidden_bias": net.hidden.bias, "out": net.out.weight.T, "out_bias": net.out.bias}
-    return {name: array.detach().numpy().astype(np.float16) for name, array in arrays.items()}
+    """The arrays of `curation.iqa_net`."""
+    arrays = {"mean": net.mean, "spread": net.spread}
+    for name in ("first", "second", "out"):
+        layer = getattr(net, name)
+        arrays |= {name: layer.weight.T, f"{name}_bias": layer.bias}
+    return {name: array.detach().numpy().astype(np.float32) for name, array in arrays.items()}

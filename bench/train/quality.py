@@ -47,18 +47,30 @@ def _material(folders: tuple[Path, ...]) -> Material:
 
 
 def _of_snippet(folders: tuple[Path, ...], seed: int, number: int) -> list[tuple[np.ndarray, int, float, int, int]]:
-    """One snippet, clean and damaged in every way; its own storage may be a good encoding, as a real recording's is."""
+    """One snippet as it was stored, and damaged in every way on top of that: real recordings went through a codec before."""
     rng = np.random.default_rng([seed, number])
-    clip = _material(folders).draw(rng)
-    if rng.random() < 0.6:
-        clip = _stored(clip, rng.uniform(14, 25), rng)
-    rows = [_row(frame, 0.0, _CLEAN, number) for frame in clip[[2, 5]]]
+    clip, base = _as_recorded(_material(folders).draw(rng), rng)
+    rows = [_row(frame, base, FAULTS.index("compressed") if base else _CLEAN, number) for frame in clip[[2, 5]]]
     for kind in KINDS.values():
-        worst = degrade.level_of(kind, kind.worst)
-        level = float(rng.uniform(0.03, worst))
+        level = float(rng.uniform(0.03, degrade.level_of(kind, kind.worst)))
+        fault = kind.fault if level > base else "compressed"
+        # A second codec finds little left to take; other kinds take their share of what the first has left.
+        total = max(level, base) if kind.fault == "compressed" else 1 - (1 - level) * (1 - base)
         for frame in _damaged(clip, kind, level, rng):
-            rows.append(_row(frame, level, FAULTS.index(kind.fault), number))
+            rows.append(_row(frame, total, FAULTS.index(fault), number))
     return [row for row in rows if row[1]]
+
+
+def _as_recorded(clip: Clip, rng: Rng) -> tuple[Clip, float]:
+    """A clip as a file would hold it, and the level of that: untouched, well coded, or as the web has it."""
+    how = rng.random()
+    if how < 0.15:
+        return clip, 0.0
+    if how < 0.4:
+        return _stored(clip, rng.uniform(14, 24), rng), 0.0
+    kind = KINDS[str(rng.choice(["x264", "x264", "vp9", "mpeg4"]))]
+    level = float(rng.uniform(0.05, 0.45))
+    return _damaged(clip, kind, level, rng, whole=True), level
 
 
 def _row(frame: np.ndarray, level: float, fault: int, snippet: int) -> tuple[np.ndarray, int, float, int, int]:
@@ -72,11 +84,12 @@ def _stored(clip: Clip, crf: float, rng: Rng) -> Clip:
     return degrade.coded(clip, "libx264", {"crf": f"{crf:.1f}", "preset": str(rng.choice(_PRESETS))})
 
 
-def _damaged(clip: Clip, kind: Kind, level: float, rng: Rng) -> Clip:
+def _damaged(clip: Clip, kind: Kind, level: float, rng: Rng, whole: bool = False) -> Clip:
     """Frames of the clip at a level, in a variant that the benchmark does not use; a third is stored well afterwards."""
     amount = degrade.amount_of(kind, level)
     if kind.fault == "compressed":
-        return (_stored(clip, amount, rng) if kind.name == "x264" else kind.apply(clip, amount, rng))[[3, 6]]
+        coded = _stored(clip, amount, rng) if kind.name == "x264" else kind.apply(clip, amount, rng)
+        return coded if whole else coded[[3, 6]]
     stored = rng.random() < 0.35
     worse = _VARIANTS[kind.name](clip if stored else clip[4:5], amount, rng)
     return _stored(worse, rng.uniform(10, 20), rng)[5:6] if stored else worse
@@ -136,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     training.add_argument("data", nargs="+")
     training.add_argument("--held", required=True)
     training.add_argument("--out", default=WEIGHTS)
-    training.add_argument("--epochs", type=int, default=12)
+    training.add_argument("--epochs", type=int, default=40)
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--threads", type=int, default=2)
     options = vars(parser.parse_args(argv))
@@ -155,7 +168,7 @@ def _train(data: list[str], held: str, out: str, epochs: int, seed: int, threads
     from bench.train import network
 
     torch.set_num_threads(threads)
-    net = network.train(_loaded(data), _loaded([held]), epochs, seed)
+    net = network.train(network.measured(_loaded(data)), network.measured(_loaded([held])), epochs, seed)
     np.savez(out, **network.exported(net))
     print(f"{out}: {os.path.getsize(out) / 1024:.0f} KiB")
 
