@@ -25,7 +25,7 @@ from bench.degrade import KINDS, Clip, Kind, damaged, gmsd
 from bench.machine import describe
 from curation import scenes, video
 from curation.flow import WIDTH
-from curation.iqa import FAULTS, Iqa, IqaSettings, fold, frozen_share, load_iqa, luma_plane
+from curation.iqa import Iqa, IqaSettings, fold, frozen_share, load_iqa, luma_plane
 
 LEVELS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.95)
 _CLIP_S, _CLIPS = 4.0, 3

@@ -31,7 +31,7 @@ _REPEATED = 0.05
 
 @dataclass(frozen=True)
 class IqaSettings:
-    """Which backend looks ("embedded" or "pyiqa:METRIC"), how often, and the file of a metric's weights if it is not in a cache.
+    """Which backend looks ("embedded" or "pyiqa:METRIC"), how often, and the file of a metric's weights if not in a cache.
 
     pyiqa and MUSIQ's weights are licensed for non-commercial use only (PolyForm Noncommercial, NTU S-Lab): see docs/quality.md.
     """

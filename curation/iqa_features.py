@@ -1,7 +1,7 @@
 """What the embedded quality network looks at: numbers that a patch's damage moves, in numpy.
 
 Each is a log, a share or a ratio, so that dark and bright, flat and busy pictures compare. Sources: natural scene statistics of
-normalised luma (Mittal, Moorthy, Bovik, BRISQUE, IEEE TIP 2012), blockiness on the grid of 8 px (Wang, Sheikh, Bovik, ICIP 2002),
+normalised luma (Mittal, Moorthy, Bovik, BRISQUE, IEEE TIP 2012), blockiness on a grid of 8 px (Wang, Sheikh, Bovik, ICIP 2002),
 noise in flat blocks (Immerkaer, CVIU 1996), how the spectrum falls, and how many luma levels are in use.
 """
 
@@ -79,7 +79,9 @@ def _spectrum(x: np.ndarray) -> np.ndarray:
     ring = np.minimum((frequency * _RINGS).astype(int), _RINGS - 1).ravel()
     member = np.eye(_RINGS, dtype=np.float32)[ring]
     energy = _log(power.reshape(len(x), -1).astype(np.float32) @ (member / member.sum(0)))
-    along = [_log(power[:, :2, band].mean((1, 2))) - _log(power[:, band, :2].mean((1, 2))) for band in (slice(8, 16), slice(20, 32))]
+    along = [
+        _log(power[:, :2, band].mean((1, 2))) - _log(power[:, band, :2].mean((1, 2))) for band in (slice(8, 16), slice(20, 32))
+    ]
     return np.concatenate([energy, np.diff(energy, 1, 1), np.stack(along, 1)], 1)
 
 
@@ -150,4 +152,4 @@ def _cosines() -> np.ndarray:
 
 _COSINES = _cosines()
 _ORDER = np.add.outer(np.arange(_BLOCK), np.arange(_BLOCK)).ravel()
-_BANDS = tuple(np.flatnonzero((_ORDER >= low) & (_ORDER < high)) for low, high in ((1, 3), (3, 6), (6, 9), (9, 15)))
+_BANDS = tuple(np.flatnonzero(np.isin(_ORDER, np.arange(*orders))) for orders in ((1, 3), (3, 6), (6, 9), (9, 15)))

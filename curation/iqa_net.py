@@ -1,4 +1,4 @@
-"""The embedded quality backend: numbers of a few patches of a frame (`curation.iqa_features`) through a small network, in numpy.
+"""The embedded quality backend: numbers of a few patches of a frame (`curation.iqa_features`) through a small network.
 
 Each patch gives a level of damage, how much it counts, and which fault it looks like; a frame's are their weighted means, after
 Bosse et al., "Deep neural networks for no-reference and full-reference image quality assessment", IEEE TIP 2018.

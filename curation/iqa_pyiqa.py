@@ -64,7 +64,7 @@ class Pyiqa:
 
 
 def _pyiqa() -> Any:
-    """The package's table of metrics. FileNotFoundError where it is not installed: what is missing is on this machine's side."""
+    """The package's table of metrics. FileNotFoundError where it is not installed: that is this machine's fault."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

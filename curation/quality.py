@@ -136,7 +136,7 @@ def fade_share(times_s: np.ndarray, means: np.ndarray, spread: np.ndarray) -> fl
 
 
 @dataclass(frozen=True)
-class _Rule:
+class Rule:
     """One threshold: which score, which limit of which settings of `score`, and the words a person reads when it fails."""
 
     score: str
@@ -151,14 +151,14 @@ class _Rule:
 
 
 RULES = (
-    _Rule("luma_mean", "luminance", "min_mean", True, "too dark: mean luma"),
-    _Rule("luma_mean", "luminance", "max_mean", False, "too bright: mean luma"),
-    _Rule("luma_range", "luminance", "min_range", True, "flat picture: luma range"),
-    _Rule("black_share", "luminance", "max_black_share", False, "mostly black: share"),
-    _Rule("white_share", "luminance", "max_white_share", False, "mostly white: share"),
-    _Rule("flashes_hz", "luminance", "max_flashes_hz", False, "flashing: per second"),
-    _Rule("fade_share", "luminance", "max_fade_share", False, "fading: share of the time"),
-    _Rule("iqa", "quality", "min_iqa", True, "{fault}: quality"),
+    Rule("luma_mean", "luminance", "min_mean", True, "too dark: mean luma"),
+    Rule("luma_mean", "luminance", "max_mean", False, "too bright: mean luma"),
+    Rule("luma_range", "luminance", "min_range", True, "flat picture: luma range"),
+    Rule("black_share", "luminance", "max_black_share", False, "mostly black: share"),
+    Rule("white_share", "luminance", "max_white_share", False, "mostly white: share"),
+    Rule("flashes_hz", "luminance", "max_flashes_hz", False, "flashing: per second"),
+    Rule("fade_share", "luminance", "max_fade_share", False, "fading: share of the time"),
+    Rule("iqa", "quality", "min_iqa", True, "{fault}: quality"),
 )
 
 

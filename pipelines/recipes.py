@@ -78,7 +78,11 @@ class Recipe:
 
 
 def gamecraft2() -> Recipe:
-    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), shards for a cluster."""
+    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), shards for a cluster.
+
+    The paper rates pictures with MUSIQ; pyiqa and its weights are for non-commercial use, so that is asked for by name:
+    `partition.iqa.backend: pyiqa:musiq`, with a `score.quality.min_iqa` of its own scale.
+    """
     laptop_ = laptop()
     flow = replace(laptop_.partition.flow, backend="raft")
     return replace(laptop_, name="gamecraft2", partition=replace(laptop_.partition, flow=flow))

@@ -21,7 +21,7 @@ _FAULT_WEIGHT = 0.05
 
 @dataclass(frozen=True)
 class Frames:
-    """N frames: numbers float32 [N, P, F] of their patches, which of those are there [N, P], level [N], fault [N] (-1 clean)."""
+    """N frames: numbers [N, P, F] of their patches, which of those are there [N, P], level [N], fault [N] (-1 clean)."""
 
     features: torch.Tensor
     there: torch.Tensor
@@ -99,7 +99,7 @@ def _loss(net: Net, data: Frames, where: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def report(net: Net, held: Frames) -> str:
-    """Rank correlation with the level, over all and by fault; mean error; how often the fault is named; clean pictures' level."""
+    """Rank correlation with the level, over all and by fault; mean error; how often the fault is named; clean pictures."""
     net.eval()
     found, log_faults = net(held.features, held.there)
     level, truth, fault = found.numpy(), held.level.numpy(), held.fault.numpy()
