@@ -138,7 +138,7 @@ KINDS = {
     )
 }
 
-_KNOTS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+KNOTS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 # Amounts at these levels; vp9 and mpeg4 end at their worst before level 0.6.
 AMOUNTS = {
     "x264": (16.0, 24.5, 29.0, 34.9, 39.1, 43.1, 47.6),
@@ -154,13 +154,13 @@ AMOUNTS = {
 
 def amount_of(kind: Kind, level: float) -> float:
     """The amount that costs a level, in the kind's unit; NaN beyond the worst that the kind can do."""
-    amount = float(np.interp(level, _KNOTS[: len(AMOUNTS[kind.name])], AMOUNTS[kind.name], right=np.nan))
+    amount = float(np.interp(level, KNOTS[: len(AMOUNTS[kind.name])], AMOUNTS[kind.name], right=np.nan))
     return amount if amount <= kind.worst else float("nan")
 
 
 def level_of(kind: Kind, amount: float) -> float:
     """The level that an amount costs."""
-    return float(np.interp(amount, AMOUNTS[kind.name], _KNOTS[: len(AMOUNTS[kind.name])]))
+    return float(np.interp(amount, AMOUNTS[kind.name], KNOTS[: len(AMOUNTS[kind.name])]))
 
 
 def damaged(clip: Clip, kind: Kind, level: float, seed: int) -> Clip:

@@ -3,9 +3,11 @@
     python -m bench.quality [FOLDER ...]
 
 Without folders: the shared gameplay and camera footage if $GAMECRAFT_SHARED is set, else Doom, recorded here on maps that
-nothing was trained on. A level means the same damage for every kind, by a full-reference measure (see `bench.degrade`). Printed
-are Spearman's rank correlations of score and level: per kind over all clips, the mean within a clip, and over all kinds and
-clips at once; beside two measures that know nothing of games: the variance of the Laplacian, and NIQE where pyiqa is there.
+nothing was trained on. Real files went through a codec before, and have a level of damage already that nobody knows; so
+footage of 360 lines and more is made half its size first, which leaves little of that (`--as-is` does not). A level means the
+same damage for every kind, by a full-reference measure (see `bench.degrade`). Printed are Spearman's rank correlations of score
+and level: per kind over all clips, the mean within a clip, and over all kinds and clips at once; beside two measures that know
+nothing of games: the variance of the Laplacian, and NIQE where pyiqa is there.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from curation.iqa import Iqa, IqaSettings, fold, frozen_share, load_iqa, luma_pl
 LEVELS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.95)
 _CLIP_S, _CLIPS = 4.0, 3
 _EVERY_S = 1.0
+_HIGH = 360  # px from which footage is made smaller
 # A clip that stands still by itself for longer than this cannot be made to stand still, and says nothing else about a score.
 _STILL = 0.5
 _STALLS_S = (0.3, 1.0)
@@ -68,12 +71,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--backend", default=IqaSettings.backend, help="as a recipe's partition.iqa.backend")
     parser.add_argument("--weights", default=None, help="as a recipe's partition.iqa.weights")
+    parser.add_argument("--as-is", action="store_true", help="footage at its own size, with the damage that it has")
     parser.add_argument("--without-niqe", action="store_true", help="it takes a second and more a frame")
     options = parser.parse_args(argv)
     print(describe())
     measures = _measures(IqaSettings(options.backend, weights=options.weights), not options.without_niqe)
     with tempfile.TemporaryDirectory() as folder:
-        scores, faults = _score_all(options.folders or _default(Path(folder)), measures)
+        scores, faults = _score_all(options.folders or _default(Path(folder)), measures, 1 if options.as_is else 2)
     for name, found in scores.items():
         _print(name, found)
     print(f"fault named rightly from level {LEVELS[2]} on: {np.mean(faults):.2f} of {len(faults)}")
@@ -90,9 +94,10 @@ def _default(folder: Path) -> list[Path]:
     return [folder]
 
 
-def stretches(file: Path) -> Iterator[Stretch]:
-    """Up to three stretches of four seconds, spread over a file."""
+def stretches(file: Path, smaller: int = 1) -> Iterator[Stretch]:
+    """Up to three stretches of four seconds, spread over a file; made so many times smaller if they are high enough."""
     source = video.probe(str(file))
+    smaller = smaller if source.height >= _HIGH else 1
     fps, length = source.fps or 25.0, source.duration_s or _CLIP_S
     count = max(1, min(_CLIPS, int(length / _CLIP_S)))
     for number in range(count):
@@ -101,7 +106,12 @@ def stretches(file: Path) -> Iterator[Stretch]:
         if len(frames) > fps:
             small = (WIDTH, round(source.height * WIDTH / source.width / 2) * 2)
             rgb = np.stack([f.reformat(*small, format="rgb24").to_ndarray() for f in frames])
-            yield Stretch(f"{file.stem}/{number}", np.stack([luma_plane(f) for f in frames]), rgb, fps)
+            yield Stretch(f"{file.stem}/{number}", np.stack([_shrunk(luma_plane(f), smaller) for f in frames]), rgb, fps)
+
+
+def _shrunk(luma_HW: np.ndarray, times: int) -> np.ndarray:
+    size = luma_HW.shape[1] // times, luma_HW.shape[0] // times
+    return cv2.resize(luma_HW, size, interpolation=cv2.INTER_AREA) if times > 1 else luma_HW.copy()
 
 
 def _measures(settings: IqaSettings, with_niqe: bool) -> dict[str, Measure]:
@@ -138,12 +148,12 @@ def _laplacian(clip: Clip, _: float) -> float:
     return float(np.mean([cv2.Laplacian(luma, cv2.CV_32F).var() for luma in clip]))
 
 
-def _score_all(folders: list[Path], measures: dict[str, Measure]) -> tuple[dict[str, Scores], list[bool]]:
+def _score_all(folders: list[Path], measures: dict[str, Measure], smaller: int) -> tuple[dict[str, Scores], list[bool]]:
     """Every clip at every level of every kind; and whether the embedded network named the kind, where damage is plain."""
     scores, right, left_out = {name: Scores() for name in measures}, [], []
     network = load_iqa(IqaSettings())
     for file in sorted(file for folder in folders for file in folder.iterdir() if file.suffix in (".mp4", ".webm", ".mkv")):
-        for stretch in stretches(file):
+        for stretch in stretches(file, smaller):
             frozen = _frozen(stretch, np.arange(len(stretch.small)))
             if frozen > _STILL:
                 left_out.append(stretch.name)

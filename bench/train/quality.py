@@ -19,6 +19,7 @@ import numpy as np
 
 from bench import degrade
 from bench.degrade import KINDS, Clip, Kind
+from bench.quality import stretches
 from bench.train.material import Material
 from curation.iqa import FAULTS, PATCH, patches
 from curation.iqa_net import WEIGHTS
@@ -152,8 +153,9 @@ def main(argv: list[str] | None = None) -> None:
     training.add_argument("--epochs", type=int, default=40)
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--threads", type=int, default=2)
+    jobs.add_parser("levels").add_argument("footage", nargs="+", type=Path)
     options = vars(parser.parse_args(argv))
-    {"collect": _collect, "train": _train}[options.pop("job")](**options)
+    {"collect": _collect, "train": _train, "levels": _levels}[options.pop("job")](**options)
 
 
 def _collect(out: str, **options: Any) -> None:
@@ -171,6 +173,23 @@ def _train(data: list[str], held: str, out: str, epochs: int, seed: int, threads
     net = network.train(network.measured(_loaded(data)), network.measured(_loaded([held])), epochs, seed)
     np.savez(out, **network.exported(net))
     print(f"{out}: {os.path.getsize(out) / 1024:.0f} KiB")
+
+
+def _levels(footage: list[Path]) -> None:
+    """The amounts of each kind that cost each level on average over clips of six frames."""
+    clips = [stretch.luma[:6] for file in footage for stretch in stretches(file)]
+    for kind in KINDS.values():
+        spaced = np.linspace if kind.fault in ("compressed", "blocky") else np.geomspace
+        amounts = spaced(kind.mildest, kind.worst, 16)
+        costs = np.maximum.accumulate([_cost(clips, kind, amount) for amount in amounts])
+        wanted = [knot * degrade.WORST for knot in degrade.KNOTS[1:] if knot * degrade.WORST <= costs[-1]]
+        print(f"{kind.name:8}", " ".join(f"{amount:.2f}" for amount in np.interp(wanted, costs, amounts)))
+
+
+def _cost(clips: list[Clip], kind: Kind, amount: float) -> float:
+    """Mean GMSD over two frames of each clip."""
+    worse = [(clip, kind.apply(clip, float(amount), np.random.default_rng(0))) for clip in clips]
+    return float(np.mean([degrade.gmsd(clean[at], bad[at]) for clean, bad in worse for at in (2, 5)]))
 
 
 def _loaded(files: list[str]) -> dict[str, np.ndarray]:
