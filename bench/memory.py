@@ -47,10 +47,11 @@ def repeat(source: Path, target: Path, times: int) -> None:
 
 def scan_once(path: str) -> None:
     """In a process of its own: one pass, then this process's peak in KiB."""
+    from curation.chunks import ScanSettings
     from curation.flow import FlowSettings
     from curation.scan import scan
 
-    scan(path, FlowSettings(backend="dis"))
+    scan(path, ScanSettings(FlowSettings(backend="dis")))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

@@ -18,6 +18,7 @@ from bench.measures import Hits, auc, contained, matched
 from bench.train.footage import HELD_OUT
 from curation import action, scenes, video
 from curation.action import ActionSpan
+from curation.chunks import ScanSettings
 from curation.flow import FlowSettings
 from curation.happenings import ActionSettings, Happenings, happenings
 from curation.scan import Signals, scan
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         files = options.recordings or [_made(Path(folder), *take) for take in takes(options.seed)]
         table = Tables()
         for file in files:
-            print(table.add(file, scan(str(file), FlowSettings(backend=options.flow))), flush=True)
+            print(table.add(file, scan(str(file), ScanSettings(FlowSettings(backend=options.flow)))), flush=True)
         print(table)
 
 

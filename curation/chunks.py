@@ -12,7 +12,7 @@ import zlib
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from itertools import pairwise
 
@@ -20,17 +20,26 @@ import numpy as np
 
 from curation import video
 from curation.flow import WIDTH, Flow, FlowSettings, load_flow
+from curation.iqa import Iqa, IqaSettings, load_iqa
 from curation.logs import FRAMES_AFTER, FRAMES_BEFORE, SECONDS_BEFORE, Log, Look, logs
 from curation.quality import luma
 from curation.video import Painter, Source, Span
 from curation.viewport import Evidence, ViewportWatch
 
 # Part of every chunk file's name: a new number where what a log notes changes, so that no run joins old notes to new ones.
-FORMAT = 1
+FORMAT = 2
 # Enough for what the logs look back at in all footage but stills; a hundredth of a chunk's time.
 _RUN_UP_S = 3.0
 _VIEWPORT_EVERY_S = 0.5
 _MAX_HEIGHT = 720
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """What a pass does that costs: which flow, and which look at the picture's quality."""
+
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    iqa: IqaSettings = field(default_factory=IqaSettings)
 
 
 class NotExact(ValueError):
@@ -41,7 +50,7 @@ class NotExact(ValueError):
 class Chunk:
     """What was measured in [start_s, end_s) of a source.
 
-    arrays: the entries of all logs that belong to it, by name, indices counted from its first frame; flow: the backend's name;
+    arrays: the entries of all logs that belong to it, by name, indices counted from its first frame; flow, iqa: the backends;
     before, after float64 [K, 2]: time and CRC-32 of the frames on both sides of its start and end, empty at those of the
     source; damage: as `video.damage` counts it, of a whole source only.
     """
@@ -49,6 +58,7 @@ class Chunk:
     start_s: float
     end_s: float
     flow: str
+    iqa: str
     arrays: dict[str, np.ndarray]
     evidence: Evidence
     before: np.ndarray
@@ -98,17 +108,24 @@ def loaded_flow(settings: FlowSettings) -> Flow:
 
 
 @lru_cache(maxsize=1)
-def scan_chunk(uri: str, flow: FlowSettings, start_s: float, end_s: float) -> Chunk:
+def loaded_iqa(settings: IqaSettings) -> Iqa:
+    """The backend that looks at pictures, loaded once."""
+    return load_iqa(settings)
+
+
+@lru_cache(maxsize=1)
+def scan_chunk(uri: str, how: ScanSettings, start_s: float, end_s: float) -> Chunk:
     """Measure a part of a source; the last result is kept. `NotExact` where one pass might find something else."""
     for bound_s in (start_s, end_s):
         if not (math.isinf(bound_s) or video.can_enter(uri, max(0.0, bound_s - _RUN_UP_S))):
             raise NotExact("cannot be entered but at its start")
-    return measure(uri, flow, start_s, end_s)
+    return measure(uri, how, start_s, end_s)
 
 
-def measure(uri: str, flow: FlowSettings, start_s: float = 0.0, end_s: float = math.inf) -> Chunk:
+def measure(uri: str, how: ScanSettings, start_s: float = 0.0, end_s: float = math.inf) -> Chunk:
     """One pass over a source or a part of it. Raises `video.UnreadableVideo` where no frame can be had, `NotExact` as above."""
-    notes, watch, seams = logs(loaded_flow(flow), flow.pairs_per_s), ViewportWatch(), _Seams()
+    flow, iqa = loaded_flow(how.flow), loaded_iqa(how.iqa)
+    notes, watch, seams = logs(flow, how.flow.pairs_per_s, iqa, how.iqa.every_s), ViewportWatch(), _Seams()
     damage = video.damage.copy()
     for look in _looks(uri, start_s, end_s):
         if look.number == 0 and start_s > _RUN_UP_S:
@@ -122,7 +139,8 @@ def measure(uri: str, flow: FlowSettings, start_s: float = 0.0, end_s: float = m
     chunk = Chunk(
         start_s=start_s,
         end_s=end_s,
-        flow=loaded_flow(flow).name,
+        flow=flow.name,
+        iqa=iqa.name,
         arrays={name: values for log in notes for name, values in _own(log, seams.lead, seams.own).items()},
         evidence=watch.evidence,
         before=seams.before,
@@ -179,7 +197,7 @@ def check_seams(chunks: Sequence[Chunk]) -> None:
     for one, other in pairwise(chunks):
         if one.end_s != other.start_s or not np.array_equal(one.after, other.before):
             raise NotExact("does not look the same to two neighbouring chunks")
-        if one.flow != other.flow or one.arrays.keys() != other.arrays.keys():
+        if (one.flow, one.iqa) != (other.flow, other.iqa) or one.arrays.keys() != other.arrays.keys():
             raise NotExact("was measured in different ways")
 
 
@@ -200,7 +218,7 @@ def _concatenated(name: str, parts: list[np.ndarray], firsts: np.ndarray) -> np.
 
 def to_bytes(chunk: Chunk) -> bytes:
     """A chunk as a compressed npz."""
-    about = {"start_s": chunk.start_s, "end_s": chunk.end_s, "flow": chunk.flow}
+    about = {"start_s": chunk.start_s, "end_s": chunk.end_s, "flow": chunk.flow, "iqa": chunk.iqa}
     sums = {f"viewport.{name}": np.asarray(value) for name, value in vars(chunk.evidence).items()}
     # Bytes of different lengths are padded with zeros, which a JPEG does not end in.
     arrays = {name: values.astype("S") if values.dtype == object else values for name, values in chunk.arrays.items()}
@@ -215,7 +233,7 @@ def from_bytes(data: bytes) -> Chunk:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
-        *sums, frames, steps = (arrays.pop(f"viewport.{field.name}") for field in fields(Evidence))
+        *sums, frames, steps = (arrays.pop(f"viewport.{part.name}") for part in fields(Evidence))
         evidence = Evidence(sums[0], sums[1], sums[2], int(frames), int(steps))
         before, after = arrays.pop("before"), arrays.pop("after")
     except (EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from curation.flow import WIDTH, Flow, cell_means, gray
+from curation.iqa import FAULTS, Iqa
 from curation.looks import CHANNELS, looks
 from curation.quality import LumaLog
 from curation.scenes import EXPLAINED, ContentScore, Layout, Matcher, small
@@ -70,9 +71,9 @@ class Log(Protocol):
     def arrays(self) -> dict[str, np.ndarray]: ...
 
 
-def logs(flow: Flow, pairs_per_s: float) -> list[Log]:
+def logs(flow: Flow, pairs_per_s: float, iqa: Iqa, iqa_every_s: float) -> list[Log]:
     """Fresh logs of everything that a pass measures, save the viewport, whose evidence is sums and not entries."""
-    return [FrameLog(), CutLog(), PairLog(flow, pairs_per_s), ThumbnailLog()]
+    return [FrameLog(), CutLog(), PairLog(flow, pairs_per_s), QualityLog(iqa, iqa_every_s), ThumbnailLog()]
 
 
 class FrameLog:
@@ -175,6 +176,36 @@ class PairLog:
         cells = np.frombuffer(self._cells, np.float16).reshape(-1, *self._shape, 2)
         change = np.frombuffer(self._looks, np.uint8).reshape(-1, *self._shape, CHANNELS)
         return {"pair_frame": np.asarray(self.frames, np.int64), "cells": cells, "looks": change}
+
+
+class QualityLog:
+    """What a backend says of the first frame of each period, as decoded: iqa_frame int64 [S], iqa_rows float32 [S, 1 + FAULTS].
+
+    A backend that likes batches gets them; until then the frames wait.
+    """
+
+    def __init__(self, rate: Iqa, every_s: float) -> None:
+        self._rate, self._every_s = rate, every_s
+        self._waiting: list[av.VideoFrame] = []
+        self._rows = bytearray()
+        self.frames = array("l")
+
+    def add(self, look: Look) -> None:
+        if look.first_in(self._every_s):
+            self.frames.append(look.number)
+            self._waiting.append(look.frame)
+            if len(self._waiting) >= self._rate.batch:
+                self._look()
+
+    def _look(self) -> None:
+        if self._waiting:
+            self._rows += self._rate(self._waiting).astype(np.float32).tobytes()
+            self._waiting.clear()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        self._look()
+        rows = np.frombuffer(self._rows, np.float32).reshape(-1, 1 + len(FAULTS))
+        return {"iqa_frame": np.asarray(self.frames, np.int64), "iqa_rows": rows}
 
 
 class ThumbnailLog:

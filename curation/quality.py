@@ -1,11 +1,13 @@
-"""Luminance over time (paper section 3.4, filtering): how bright a clip is, how much of it is black or white, flashes, fades.
+"""Luminance over time (paper section 3.4, filtering), and the rules by which luminance and picture quality are judged.
 
-Scores first: `luminance` only measures. `Luminance.reasons` decides, by thresholds that can change without another decode.
+Scores first: `luminance` here and `curation.iqa` only measure. `verdict` decides, by limits that can change without another
+decode.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -32,6 +34,13 @@ class LuminanceLimits:
     max_white_share: float | None = 0.60
     max_flashes_hz: float | None = 3.0
     max_fade_share: float | None = 0.5
+
+
+@dataclass(frozen=True)
+class QualityLimits:
+    """How far from clean a kept clip may be; null switches the rule off. `docs/quality.md` says what the default costs."""
+
+    min_iqa: float | None = 0.45
 
 
 class Luminance(NamedTuple):
@@ -127,32 +136,39 @@ def fade_share(times_s: np.ndarray, means: np.ndarray, spread: np.ndarray) -> fl
 
 
 @dataclass(frozen=True)
-class _Rule:
-    """One threshold: which score, which limit, and the words a person reads when it fails."""
+class Rule:
+    """One threshold: which score, which limit of which settings of `score`, and the words a person reads when it fails."""
 
     score: str
+    settings: str
     limit: str
     least: bool
     reason: str
 
+    def breaks(self, score: float | None, limit: float | None) -> bool:
+        """Whether a score is beyond a limit; where either is null, there is nothing to say."""
+        return score is not None and limit is not None and (score < limit if self.least else score > limit)
+
 
 RULES = (
-    _Rule("luma_mean", "min_mean", True, "too dark: mean luma"),
-    _Rule("luma_mean", "max_mean", False, "too bright: mean luma"),
-    _Rule("luma_range", "min_range", True, "flat picture: luma range"),
-    _Rule("black_share", "max_black_share", False, "mostly black: share"),
-    _Rule("white_share", "max_white_share", False, "mostly white: share"),
-    _Rule("flashes_hz", "max_flashes_hz", False, "flashing: per second"),
-    _Rule("fade_share", "max_fade_share", False, "fading: share of the time"),
+    Rule("luma_mean", "luminance", "min_mean", True, "too dark: mean luma"),
+    Rule("luma_mean", "luminance", "max_mean", False, "too bright: mean luma"),
+    Rule("luma_range", "luminance", "min_range", True, "flat picture: luma range"),
+    Rule("black_share", "luminance", "max_black_share", False, "mostly black: share"),
+    Rule("white_share", "luminance", "max_white_share", False, "mostly white: share"),
+    Rule("flashes_hz", "luminance", "max_flashes_hz", False, "flashing: per second"),
+    Rule("fade_share", "luminance", "max_fade_share", False, "fading: share of the time"),
+    Rule("iqa", "quality", "min_iqa", True, "{fault}: quality"),
 )
 
 
-def verdict(scores: dict[str, float | None], limits: LuminanceLimits) -> str | None:
-    """The first rule that a clip breaks, in words with both numbers; null if it breaks none."""
+def verdict(scores: Mapping[str, Any], limits: LuminanceLimits | QualityLimits) -> str | None:
+    """The first rule of these limits that a clip breaks, in words with both numbers; null if it breaks none."""
     for rule in RULES:
-        score, limit = scores.get(rule.score), getattr(limits, rule.limit)
-        if score is not None and limit is not None and (score < limit if rule.least else score > limit):
-            return f"{rule.reason} {score:.3g} {'<' if rule.least else '>'} {limit:g}"
+        score, limit = scores.get(rule.score), getattr(limits, rule.limit, None)
+        if rule.breaks(score, limit):
+            words = rule.reason.format(fault=scores.get("iqa_fault") or "poor picture")
+            return f"{words} {score:.3g} {'<' if rule.least else '>'} {limit:g}"
     return None
 
 

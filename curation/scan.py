@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from curation import detector, video
-from curation.chunks import Chunk, check_seams, concatenated, loaded_flow, measure, scan_chunk
-from curation.flow import CameraMotion, FlowSettings, camera_motion
+from curation.chunks import Chunk, ScanSettings, check_seams, concatenated, loaded_flow, loaded_iqa, measure, scan_chunk
+from curation.flow import CameraMotion, camera_motion
 from curation.video import Source
 from curation.viewport import Viewport, viewport
 
@@ -30,11 +30,12 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Signals:
-    """What one pass measured. N frames, P pairs of flow, R x C cells of 20 px at 320 wide, B luma bins.
+    """What one pass measured. N frames, P pairs of flow, R x C cells of 20 px at 320 wide, B luma bins, S quality samples.
 
     times_s [N]; content [N]; explained [N] (by `scenes.Matcher`, 1 where it was not asked); layout [N] (`scenes.Layout`);
     luma_bins [N, B]; pair_frame [P], the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; looks [P, R, C, 4] as
-    `looks` gives them; end_s, the end of the last frame; fps, the median rate; damage, as `video.damage` counts it.
+    `looks` gives them; iqa_frame [S], the frames looked at, and iqa_rows [S, 1 + FAULTS] by an `iqa.Iqa`; end_s, the end of the
+    last frame; fps, the median rate; damage, as `video.damage` counts it.
     """
 
     source: Source
@@ -47,8 +48,11 @@ class Signals:
     cells: np.ndarray
     looks: np.ndarray
     viewport: Viewport
+    iqa_frame: np.ndarray
+    iqa_rows: np.ndarray
     thumbnails: tuple[Thumbnail, ...]
     flow: str
+    iqa: str
     fps: float
     end_s: float
     damage: dict[str, int]
@@ -68,25 +72,25 @@ class Signals:
         return camera_motion(self.cells, static_weight(self.viewport, *self.cells.shape[1:3]))
 
 
-_kept: tuple[str, FlowSettings, Signals] | None = None
+_kept: tuple[str, ScanSettings, Signals] | None = None
 
 
-def scan(uri: str, flow: FlowSettings) -> Signals:
+def scan(uri: str, how: ScanSettings) -> Signals:
     """Decode a source once and measure it. The last result is kept, so that operators in a row share one pass.
 
     Raises `video.UnreadableVideo` where no frame can be had.
     """
     global _kept
-    if _kept is None or _kept[:2] != (uri, flow):
+    if _kept is None or _kept[:2] != (uri, how):
         _kept = None  # two passes at once would be the peak of memory
-        _kept = uri, flow, join(video.probe(uri), [measure(uri, flow)])
+        _kept = uri, how, join(video.probe(uri), [measure(uri, how)])
     return _kept[2]
 
 
-def adopt(uri: str, flow: FlowSettings, chunks: Sequence[Chunk]) -> None:
+def adopt(uri: str, how: ScanSettings, chunks: Sequence[Chunk]) -> None:
     """Let chunks of the source stand for the pass that `scan` would make. `chunks.NotExact` where they may not be the same."""
     global _kept
-    _kept = uri, flow, join(video.probe(uri), chunks)
+    _kept = uri, how, join(video.probe(uri), chunks)
 
 
 def join(source: Source, chunks: Sequence[Chunk]) -> Signals:
@@ -107,17 +111,21 @@ def join(source: Source, chunks: Sequence[Chunk]) -> Signals:
         cells=notes["cells"],
         looks=notes["looks"],
         viewport=viewport(reduce(add, (chunk.evidence for chunk in chunks))),
+        iqa_frame=notes["iqa_frame"],
+        iqa_rows=notes["iqa_rows"],
         thumbnails=tuple(map(Thumbnail, thumbnail_times_s, notes["jpegs"].tolist())),
         flow=chunks[0].flow,
+        iqa=chunks[0].iqa,
         fps=1 / step_s,
         end_s=float(times_s[-1]) + step_s,
         damage=chunks[0].damage,
     )
 
 
-def prepare(flow: FlowSettings) -> None:
+def prepare(how: ScanSettings) -> None:
     """Load what a pass needs, before any source is opened: weights that are missing are nobody's footage's fault."""
-    loaded_flow(flow)
+    loaded_flow(how.flow)
+    loaded_iqa(how.iqa)
 
 
 def static_weight(viewport: Viewport, rows: int, columns: int) -> np.ndarray:

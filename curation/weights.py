@@ -1,18 +1,26 @@
 """Where a model's weights come from: one order for all of them (an explicit path, $GAMECRAFT_WEIGHTS, the hub's cache)."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint: its file under $GAMECRAFT_WEIGHTS, its file in torch's hub cache, and where the hub has it."""
+    """A checkpoint: its file under $GAMECRAFT_WEIGHTS, its file in a folder of torch's hub cache, and where the hub has it."""
 
     name: str
     file: str
     hub_file: str
     hub_url: str
+    hub_folder: str = "checkpoints"
+
+    @property
+    def hash_prefix(self) -> str | None:
+        """The first digits of its SHA-256, where its name carries them: "musiq-e95806b9.pth"."""
+        named = re.search(r"-([0-9a-f]{8})\.\w+$", self.hub_file)
+        return named[1] if named else None
 
 
 RAFT_SMALL = Weights(
@@ -39,10 +47,10 @@ def find(wanted: Weights, path: str | None = None) -> Path:
         return found
     import torch
 
-    target = Path(torch.hub.get_dir()) / "checkpoints" / wanted.hub_file
+    target = Path(torch.hub.get_dir()) / wanted.hub_folder / wanted.hub_file
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(wanted.hub_url, str(target), hash_prefix=wanted.hub_file[-12:-4], progress=False)
+        torch.hub.download_url_to_file(wanted.hub_url, str(target), hash_prefix=wanted.hash_prefix, progress=False)
     except OSError as error:
         raise FileNotFoundError(
             f"{wanted.name}: not on this machine, and the hub cannot be reached ({error}). Give its path in the recipe, "
@@ -54,4 +62,4 @@ def find(wanted: Weights, path: str | None = None) -> Path:
 def _places(wanted: Weights) -> list[Path]:
     places = [Path(os.environ["GAMECRAFT_WEIGHTS"]) / wanted.file] if os.environ.get("GAMECRAFT_WEIGHTS") else []
     hub = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return [*places, Path(hub).expanduser() / "hub" / "checkpoints" / wanted.hub_file]
+    return [*places, Path(hub).expanduser() / "hub" / wanted.hub_folder / wanted.hub_file]

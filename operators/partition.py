@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from curation import action, chunks, scenes
-from curation.flow import FlowSettings
+from curation.chunks import ScanSettings
 from curation.happenings import ActionSettings, Happenings, boundary_costs, happenings
+from curation.iqa import fold, frozen_share
 from curation.quality import luminance, without_bars
 from curation.scan import Signals, scan
 from curation.scenes import SceneSettings
@@ -24,24 +25,24 @@ MIN_SIDE_PX = 64
 
 
 @each
-def scan_chunk(row: Row, flow: FlowSettings) -> Row:
+def scan_chunk(row: Row, how: ScanSettings) -> Row:
     """Measure a part of a source; what was found is kept until it is stored (`curation.chunks`)."""
-    chunks.scan_chunk(row["source_uri"], flow, row["start_s"], row["end_s"])
+    chunks.scan_chunk(row["source_uri"], how, row["start_s"], row["end_s"])
     return row
 
 
 @each
-def scan_source(row: Row, flow: FlowSettings) -> Row:
+def scan_source(row: Row, how: ScanSettings) -> Row:
     """Make the pass over a source that the operators behind this one drink from; its cost stands under this name."""
-    signals = scan(row["source_uri"], flow)
+    signals = scan(row["source_uri"], how)
     return {**row, "fps": signals.fps, "width": signals.source.width, "height": signals.source.height}
 
 
 def split_scenes(
-    rows: list[Row], flow: FlowSettings, scene: SceneSettings, actions: ActionSettings, settings_digest: str
+    rows: list[Row], how: ScanSettings, scene: SceneSettings, actions: ActionSettings, settings_digest: str
 ) -> list[Row]:
     """Sources to clips: cuts, then touching spans of about six seconds whose boundaries sit where little happens."""
-    return [clip for row in rows for clip in _clips(row, scan(row["source_uri"], flow), scene, actions, settings_digest)]
+    return [clip for row in rows for clip in _clips(row, scan(row["source_uri"], how), scene, actions, settings_digest)]
 
 
 def _clips(row: Row, signals: Signals, scene: SceneSettings, actions: ActionSettings, settings_digest: str) -> list[Row]:
@@ -97,9 +98,9 @@ def _clip(
 
 
 @each
-def locate_viewport(row: Row, flow: FlowSettings) -> Row:
+def locate_viewport(row: Row, how: ScanSettings) -> Row:
     """Where the picture (without bars) and the 3-D view (without panels) are, in px of the source."""
-    viewport = scan(row["source_uri"], flow).viewport
+    viewport = scan(row["source_uri"], how).viewport
     height, width = viewport.static.shape
     scale = row["width"] / width, row["height"] / height
     whole = viewport.picture == (0, 0, width, height)
@@ -114,9 +115,9 @@ def locate_viewport(row: Row, flow: FlowSettings) -> Row:
     }
 
 
-def measure_motion(rows: list[Row], flow: FlowSettings, actions: ActionSettings) -> list[Row]:
+def measure_motion(rows: list[Row], how: ScanSettings, actions: ActionSettings) -> list[Row]:
     """How much the camera and how much else moves, what the player does with the camera, and what happens."""
-    passes = {uri: scan(uri, flow) for uri in {row["source_uri"] for row in rows}}
+    passes = {uri: scan(uri, how) for uri in {row["source_uri"] for row in rows}}
     found = {uri: happenings(signals, actions) for uri, signals in passes.items()}
     return [_with_motion(row, passes[row["source_uri"]], found[row["source_uri"]]) for row in rows]
 
@@ -137,11 +138,22 @@ def _with_motion(row: Row, signals: Signals, found: Happenings) -> Row:
 
 
 @each
-def measure_luminance(row: Row, flow: FlowSettings) -> Row:
+def measure_luminance(row: Row, how: ScanSettings) -> Row:
     """Brightness over the clip's frames, letterbox bars left out."""
-    signals = scan(row["source_uri"], flow)
+    signals = scan(row["source_uri"], how)
     frames = slice(row["start_frame"], row["end_frame"])
     height, width = signals.viewport.static.shape
     bars = 1 - signals.viewport.picture.w * signals.viewport.picture.h / (width * height)
     scores: dict[str, Any] = luminance(signals.times_s[frames], without_bars(signals.luma_bins[frames], bars))._asdict()
     return {**row, **scores}
+
+
+@each
+def measure_quality(row: Row, how: ScanSettings) -> Row:
+    """How clean the picture looks over the clip's samples, and how much of its time it stands still."""
+    signals = scan(row["source_uri"], how)
+    frames = slice(row["start_frame"], row["end_frame"])
+    frozen = frozen_share(signals.times_s[frames], signals.content[frames], row["end_s"])
+    samples_s = signals.times_s[signals.iqa_frame]
+    inside = (samples_s >= row["start_s"]) & (samples_s < row["end_s"])
+    return {**row, **fold(signals.iqa_rows[inside], frozen)._asdict(), "iqa_backend": signals.iqa}

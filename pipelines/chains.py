@@ -3,10 +3,19 @@
 Resources stand beside each operator. Neighbours of equal resources become one step, which decodes a clip once.
 """
 
+from curation.iqa import Quality
 from curation.quality import Luminance
-from operators.filters import judge_luminance
+from operators.filters import judge_luminance, judge_quality
 from operators.op import Op, check
-from operators.partition import locate_viewport, measure_luminance, measure_motion, scan_chunk, scan_source, split_scenes
+from operators.partition import (
+    locate_viewport,
+    measure_luminance,
+    measure_motion,
+    measure_quality,
+    scan_chunk,
+    scan_source,
+    split_scenes,
+)
 from operators.shards import encode_clip
 from pipelines.recipes import Recipe
 
@@ -17,24 +26,25 @@ SOURCE_COLUMNS = ("video_id", "source_uri")
 CHUNK_COLUMNS = (*SOURCE_COLUMNS, "start_s", "end_s")
 _SPAN_COLUMNS = ("clip_id", "source", "index", "scene_index", "start_s", "end_s", "start_frame", "end_frame")
 _LUMA_COLUMNS = Luminance._fields
+_IQA_COLUMNS = Quality._fields
 
 
 def scan(recipe: Recipe) -> list[Op]:
     """The measuring half of `partition`, of a part of a long source; its rows are chunks, and leave no rows."""
-    flow = recipe.partition.flow
-    return [Op(scan_chunk, reads=CHUNK_COLUMNS, writes=(), args={"flow": flow}, memory=_DECODE_MEMORY)]
+    how = recipe.partition.scan
+    return [Op(scan_chunk, reads=CHUNK_COLUMNS, writes=(), args={"how": how}, memory=_DECODE_MEMORY)]
 
 
 def partition(recipe: Recipe) -> list[Op]:
     """Section 3.4, partition, and every score that needs the whole source: a source in, its clips out, one decode."""
     settings = recipe.partition
-    flow = settings.flow
+    how = settings.scan
     return [
         Op(
             scan_source,
             reads=("source_uri",),
             writes=("fps", "width", "height"),
-            args={"flow": flow},
+            args={"how": how},
             memory=_DECODE_MEMORY,
         ),
         Op(
@@ -42,7 +52,7 @@ def partition(recipe: Recipe) -> list[Op]:
             reads=(*SOURCE_COLUMNS, "width", "height"),
             writes=(*_SPAN_COLUMNS, "reject"),
             args={
-                "flow": flow,
+                "how": how,
                 "scene": settings.scenes,
                 "actions": settings.actions,
                 "settings_digest": recipe.digest("partition"),
@@ -53,21 +63,28 @@ def partition(recipe: Recipe) -> list[Op]:
             locate_viewport,
             reads=("source_uri", "width", "height"),
             writes=("picture", "viewport", "static_share"),
-            args={"flow": flow},
+            args={"how": how},
             memory=_DECODE_MEMORY,
         ),
         Op(
             measure_motion,
             reads=("source_uri", "start_s", "end_s"),
             writes=("flow_backend", "motion_camera", "motion_object", "action_detector", "action_distance", "action_spans"),
-            args={"flow": flow, "actions": settings.actions},
+            args={"how": how, "actions": settings.actions},
             memory=_DECODE_MEMORY,
         ),
         Op(
             measure_luminance,
             reads=("source_uri", "start_frame", "end_frame"),
             writes=_LUMA_COLUMNS,
-            args={"flow": flow},
+            args={"how": how},
+            memory=_DECODE_MEMORY,
+        ),
+        Op(
+            measure_quality,
+            reads=("source_uri", "start_s", "end_s", "start_frame", "end_frame"),
+            writes=(*_IQA_COLUMNS, "iqa_backend"),
+            args={"how": how},
             memory=_DECODE_MEMORY,
         ),
     ]
@@ -75,7 +92,10 @@ def partition(recipe: Recipe) -> list[Op]:
 
 def score(recipe: Recipe) -> list[Op]:
     """Section 3.4, filtering: verdicts over the scores."""
-    return [Op(judge_luminance, reads=_LUMA_COLUMNS, writes=("reject",), args={"limits": recipe.score.luminance})]
+    return [
+        Op(judge_luminance, reads=_LUMA_COLUMNS, writes=("reject",), args={"limits": recipe.score.luminance}),
+        Op(judge_quality, reads=("iqa", "iqa_fault"), writes=("reject",), args={"limits": recipe.score.quality}),
+    ]
 
 
 def shard(recipe: Recipe) -> list[Op]:

@@ -65,7 +65,7 @@ def report(out: Out) -> None:
 def recipe_list() -> None:
     """Name the built-in recipes."""
     for name, build in sorted(recipes.BUILT_IN.items()):
-        _say(f"{name:12} {(build.__doc__ or '').strip()}")
+        _say(f"{name:12} {(build.__doc__ or '').strip().splitlines()[0]}")
 
 
 @recipe_app.command("show")
@@ -78,12 +78,16 @@ def recipe_show(name: Annotated[str, typer.Argument(help="A built-in recipe or a
 def inspect(
     out: Out,
     clip: Annotated[str, typer.Argument(metavar="[CLIP]", help="A clip's id, or the first digits of it.")] = "",
+    thresholds: Annotated[bool, typer.Option("--thresholds", help="What other limits of the score phase would keep.")] = False,
 ) -> None:
     """Say what an output holds: its sources and why clips were taken out, or everything about one clip."""
     from pipelines import ledger
 
     dataset = _require_dataset(out)
     out = storage.normal(out)
+    if thresholds:
+        _print_thresholds(out, dataset)
+        return
     clips = ledger.clips(out)
     if clip:
         _print_clip(out, clips, clip)
@@ -142,6 +146,24 @@ def _print_overview(dataset: dict[str, Any], clips: Any, videos: Any) -> None:
 def _kind(row: dict[str, Any]) -> str:
     """A reason without its numbers."""
     return str(row["reject"] or row["error"]).partition(":")[0]
+
+
+def _print_thresholds(out: str, dataset: dict[str, Any]) -> None:
+    """A table a rule; the limit in use is marked."""
+    from pipelines.thresholds import trials
+
+    tables: dict[str, Table] = {}
+    for trial in trials(out, dataset):
+        rule = trial.rule
+        title = f"{rule.score}: {rule.settings}.{rule.limit}, at {'least' if rule.least else 'most'}"
+        if title not in tables:
+            tables[title] = Table("limit", "", "kept", "min", "rejected", "min", box=None, header_style="bold")
+        limit = "off" if trial.limit is None else f"{trial.limit:g}"
+        kept, rejected = (str(trial.kept), f"{trial.kept_s / 60:.1f}"), (str(trial.rejected), f"{trial.rejected_s / 60:.1f}")
+        tables[title].add_row(limit, "now" if trial.current else "", *kept, *rejected)
+    for title, table in tables.items():
+        _say(f"\n{title}")
+        _console().print(table)
 
 
 def _print_clip(out: str, clips: Any, clip: str) -> None:

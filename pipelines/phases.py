@@ -100,7 +100,7 @@ def _commit_chunk(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> 
     if reason := row.get("reject") or row.get("error"):
         record.note = f"{unit.uri} is measured in one pass: {_words(reason)}"
     else:
-        found = chunks.scan_chunk(unit.uri, phase.recipe.partition.flow, row["start_s"], row["end_s"])
+        found = chunks.scan_chunk(unit.uri, phase.recipe.partition.scan, row["start_s"], row["end_s"])
         chunked.put(phase.out, unit.name, found)
     ledger.write_clips(phase.out, phase.name, unit.name, [], ledger.phase_columns(phase.chain), record)
 
@@ -116,7 +116,7 @@ def _load_source(phase: Phase, unit: Unit) -> list[Row]:
 
 
 def _fresh_source(phase: Phase, unit: Unit) -> Row:
-    scan.prepare(phase.recipe.partition.flow)
+    scan.prepare(phase.recipe.partition.scan)
     scan.forget()
     return {"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri}
 
@@ -124,14 +124,14 @@ def _fresh_source(phase: Phase, unit: Unit) -> Row:
 def _join_chunks(phase: Phase, unit: Unit) -> None:
     """Spare the source its pass. Where that fails the pass is made, and says better than a chunk what is wrong, if anything."""
     with suppress(OSError, chunks.NotExact, video.UnreadableVideo):
-        scan.adopt(unit.uri, phase.recipe.partition.flow, chunked.read(phase.out, unit.chunks))
+        scan.adopt(unit.uri, phase.recipe.partition.scan, chunked.read(phase.out, unit.chunks))
 
 
 def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
     clips = [row for row in rows if row.get("clip_id")]
     ledger.write_video(phase.out, unit.name, _video_row(phase, unit, rows))
     if clips:
-        signals = scan.scan(unit.uri, phase.recipe.partition.flow)
+        signals = scan.scan(unit.uri, phase.recipe.partition.scan)
         ledger.write_sidecar(phase.out, "thumbs", unit.name, [_thumbs(row, signals) for row in clips], ledger.THUMBS)
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(clips[0], signals)], ledger.SIGNALS)
     schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri"})
@@ -146,7 +146,7 @@ def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
     left = next((r for r in rows if not r.get("clip_id")), None)
     if left is not None:
         return {**row, **_why_out(left)}
-    signals = scan.scan(unit.uri, phase.recipe.partition.flow)
+    signals = scan.scan(unit.uri, phase.recipe.partition.scan)
     return {**row, "status": "ok", **_facts(signals, rows)}
 
 

@@ -15,10 +15,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from curation.chunks import ScanSettings
 from curation.encode import Encoding
 from curation.flow import FlowSettings
 from curation.happenings import ActionSettings
-from curation.quality import LuminanceLimits
+from curation.iqa import IqaSettings
+from curation.quality import LuminanceLimits, QualityLimits
 from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
 
@@ -28,7 +30,7 @@ PHASES = ("scan", *CLIP_PHASES)
 
 @dataclass(frozen=True)
 class Partition:
-    """One pass over each source: scenes, flow, actions.
+    """One pass over each source: scenes, flow, actions, a look at the picture's quality.
 
     chunk_s: how long the chunks are in which several workers measure a long source; null: never in chunks. It changes no
     result, only how long one video takes.
@@ -37,11 +39,17 @@ class Partition:
     scenes: SceneSettings = field(default_factory=SceneSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
     actions: ActionSettings = field(default_factory=ActionSettings)
+    iqa: IqaSettings = field(default_factory=IqaSettings)
     chunk_s: float | None = 300.0
 
     def __post_init__(self) -> None:
         if self.chunk_s is not None and not 1 <= self.chunk_s < math.inf:
             raise ValueError(f"chunk_s must be null or at least 1, not {self.chunk_s:g}")
+
+    @property
+    def scan(self) -> ScanSettings:
+        """What the pass itself is asked for."""
+        return ScanSettings(self.flow, self.iqa)
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Score:
     """Verdicts over scores; may change until shards are planned."""
 
     luminance: LuminanceLimits = field(default_factory=LuminanceLimits)
+    quality: QualityLimits = field(default_factory=QualityLimits)
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,11 @@ class Recipe:
 
 
 def gamecraft2() -> Recipe:
-    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), shards for a cluster."""
+    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), shards for a cluster.
+
+    The paper rates pictures with MUSIQ; pyiqa and its weights are for non-commercial use, so that is asked for by name:
+    `partition.iqa.backend: pyiqa:musiq`, with a `score.quality.min_iqa` of its own scale.
+    """
     laptop_ = laptop()
     flow = replace(laptop_.partition.flow, backend="raft")
     return replace(laptop_, name="gamecraft2", partition=replace(laptop_.partition, flow=flow))

@@ -42,7 +42,7 @@ _MOST_KINDS = 4
 
 _PHASE_TITLES = {
     "partition": "Long and large enough",
-    "score": "Luminance within limits",
+    "score": "Picture and luminance within limits",
     "shard": "Stored in shards",
 }
 _REGIMES = ("forward", "back", "turn_left", "turn_right", "look_up", "look_down", "strafe_left", "strafe_right")
@@ -304,7 +304,7 @@ def _lost_sources(output: Output) -> dict[str, Any]:
 
 def _histograms(output: Output) -> dict[str, Any]:
     """Each score, with the recipe's limits on it."""
-    drawn = [_histogram(output, name) for name in (*Luminance._fields, "motion_camera", "motion_object")]
+    drawn = [_histogram(output, name) for name in ("iqa", "iqa_frozen", *Luminance._fields, "motion_camera", "motion_object")]
     shortest = output.limit("partition", "scenes", "min_clip_s")
     limits = [("at least", shortest)] if shortest else []
     drawn.append(_drawn(output, output.seconds, "length", "length of the clip", "s", limits))
@@ -316,7 +316,7 @@ def _histograms(output: Output) -> dict[str, Any]:
 
 def _histogram(output: Output, name: str) -> dict[str, Any]:
     about = {key.decode(): value.decode() for key, value in CLIP.field(name).metadata.items()}
-    rules = [(rule, output.limit("score", "luminance", rule.limit)) for rule in RULES if rule.score == name]
+    rules = [(rule, output.limit("score", rule.settings, rule.limit)) for rule in RULES if rule.score == name]
     limits = [("at least" if rule.least else "at most", value) for rule, value in rules if value is not None]
     return _drawn(output, column(output.clips, name), name, about["meaning"], about["unit"], limits)
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from bench.machine import describe
 from bench.measures import auc
 from curation import action, detector
+from curation.chunks import ScanSettings
 from curation.flow import FlowSettings
 from curation.scan import scan
 from synth.doom import truth
@@ -70,7 +71,7 @@ def lesson(path: Path) -> Lesson:
     """Measure a recording, or read what was measured before."""
     kept = path.with_suffix(".npz")
     if not kept.exists():
-        signals, told = scan(str(path), FlowSettings(backend="dis")), truth.read_truth(path.with_suffix(".jsonl"))
+        signals, told = scan(str(path), ScanSettings(FlowSettings(backend="dis"))), truth.read_truth(path.with_suffix(".jsonl"))
         frames = np.minimum(signals.pair_frame, len(told) - 1)
         regimes = np.array(settled(told))[np.maximum(frames - 1, 0)]
         hidden = told.weapon_busy & ~truth.interactions(told)  # a weapon that is not drawn, but lights the room

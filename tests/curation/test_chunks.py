@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from curation import chunks, scan, video
-from curation.chunks import NotExact, scan_chunk
+from curation.chunks import NotExact, ScanSettings, scan_chunk
 from curation.flow import FlowSettings
 from curation.scenes import SceneSettings, cut_frames
 from curation.video import UnreadableVideo
 
-DIS = FlowSettings(backend="dis")
+DIS = ScanSettings(FlowSettings(backend="dis"))
 COUNT, FPS = 180, 20
 OPEN_GOP = {"x264-params": "open-gop=1:bframes=3:keyint=40:scenecut=0"}
 REFRESH = {"x264-params": "intra-refresh=1:keyint=60"}
@@ -118,7 +118,7 @@ def test_the_place_of_a_seam_does_not_matter(tmp_path, scenes, write):
 def test_pairs_come_on_a_grid_of_the_source(tmp_path, moving, write):
     uri = write(tmp_path / "a.mp4", moving(60, 64, 64), (k / 30 for k in range(60)))
     for pairs_per_s, gap in ((10.0, 3), (240.0, 1)):
-        signals = scan.scan(uri, FlowSettings(backend="dis", pairs_per_s=pairs_per_s))
+        signals = scan.scan(uri, ScanSettings(FlowSettings(backend="dis", pairs_per_s=pairs_per_s)))
         assert signals.pair_frame.tolist() == list(range(1, 60, gap))
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from curation import video
-from curation.chunks import analysis_size
+from curation.chunks import ScanSettings, analysis_size
 from curation.flow import FlowSettings
 from curation.logs import CutLog, Look
 from curation.scan import forget, scan
 from curation.scenes import SceneSettings, cut_frames
 from curation.video import UnreadableVideo
 
-DIS = FlowSettings(backend="dis")
+DIS = ScanSettings(FlowSettings(backend="dis"))
 
 
 def write(path, frames, fps=30):

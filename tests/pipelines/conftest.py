@@ -7,8 +7,15 @@ import pytest
 
 
 def world(seed, height, width):
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    """Boxes of all sizes over soft ground: sharp enough to be taken for a clean picture."""
+    rng = np.random.default_rng(seed)
+    ground = cv2.resize(
+        rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    for _ in range(300):
+        x, y, w, h = rng.integers((width, height, 40, 30))
+        cv2.rectangle(ground, (x, y), (x + w, y + h), rng.integers(0, 256, 3).tolist(), -1)
+    return ground
 
 
 def write_video(path, seconds=8.0, fps=15, size=(160, 120), cuts=(), seed=0, darken=None, bars=0):

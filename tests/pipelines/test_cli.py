@@ -7,6 +7,7 @@ import pytest
 import typer.main
 
 from curation import shards
+from curation.quality import RULES
 from pipelines import cli, recipes, run
 
 
@@ -42,7 +43,7 @@ def test_the_command_line_stays_small():
     assert flags == {
         "curate": ["--out", "--phase", "--recipe", "--runner"],
         "report": [],
-        "inspect": [],
+        "inspect": ["--thresholds"],
         "recipe": [],
     }
 
@@ -53,7 +54,7 @@ def test_curate_says_what_came_out_and_where_to_look(gamecraft, raw, tmp_path):
     assert "4 sources, 1 unreadable, 1 duplicate; 4 clips: kept 3 (0.3 of 0.4 min), rejected 1, failed 0; 3 in 1 shard" in said
     assert f"look at {tmp_path / 'o' / 'report.html'}" in said
     assert "decodes: 3 encode, 2 scan" in said
-    for operator in ("scan_source", "measure_motion", "measure_luminance", "encode_clip"):
+    for operator in ("scan_source", "measure_motion", "measure_luminance", "measure_quality", "encode_clip"):
         assert operator in said
     assert (tmp_path / "o" / "report.html").stat().st_size > 10_000
 
@@ -122,6 +123,14 @@ def test_inspect_shows_a_clip_by_the_start_of_its_id(gamecraft, out):
     assert " of shards/000000.tar" in said
     status, _, error = gamecraft("inspect", out, "zz")
     assert (status, error) == (2, f"gamecraft: zz: no clip of that id in {out}\n")
+
+
+def test_inspect_tries_every_rule_at_other_limits(gamecraft, out):
+    status, said, _ = gamecraft("inspect", out, "--thresholds")
+    assert status == 0
+    for rule in RULES:
+        assert f"{rule.score}: {rule.settings}.{rule.limit}, at {'least' if rule.least else 'most'}" in said
+    assert said.count("now") == len(RULES)
 
 
 def test_recipes_are_listed_and_shown(gamecraft, tmp_path):

@@ -100,8 +100,8 @@ def test_each_clip_is_decoded_once_in_partition_and_once_in_shard(curated):
 
 def test_every_operator_reports_its_cpu_seconds(curated):
     seen = {name for record in curated.records for name in record.cpu_s}
-    partition = {"scan_source", "split_scenes", "locate_viewport", "measure_motion", "measure_luminance"}
-    assert seen == partition | {"judge_luminance", "encode_clip"}
+    partition = {"scan_source", "split_scenes", "locate_viewport", "measure_motion", "measure_luminance", "measure_quality"}
+    assert seen == partition | {"judge_luminance", "judge_quality", "encode_clip"}
 
 
 def test_thumbnails_and_signals_rest_beside_the_ledger(curated):

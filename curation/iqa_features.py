@@ -1,0 +1,155 @@
+"""What the embedded quality network looks at: numbers that a patch's damage moves, in numpy.
+
+Each is a log, a share or a ratio, so that dark and bright, flat and busy pictures compare. Sources: natural scene statistics of
+normalised luma (Mittal, Moorthy, Bovik, BRISQUE, IEEE TIP 2012), blockiness on a grid of 8 px (Wang, Sheikh, Bovik, ICIP 2002),
+noise in flat blocks (Immerkaer, CVIU 1996), how the spectrum falls, and how many luma levels are in use.
+"""
+
+import cv2
+import numpy as np
+
+_BLOCK = 8
+_TINY = 1e-3
+_RINGS = 12  # of equal width in frequency, from 0 to the corner
+
+
+def features(patches_PHW: np.ndarray) -> np.ndarray:
+    """Patches uint8 [P, 64, 64] on the codec's grid of 8 px -> float32 [P, F]."""
+    x = patches_PHW.astype(np.float32)
+    groups = (_gradients(x), _flats(x), _grid(x), _spectrum(x), _scene(x), _levels(patches_PHW), _blocks(x))
+    return np.concatenate(groups, 1).astype(np.float32)
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    return np.log(values + _TINY)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    return values.mean((1, 2))
+
+
+def _gradients(x: np.ndarray) -> np.ndarray:
+    """How strong differences are, how they grow with distance and shrink with order, how heavy their tails, along x and y."""
+    found = []
+    for axis in (1, 2):
+        first, second, third = (np.diff(x, order, axis) for order in (1, 2, 3))
+        sizes = [_mean(np.abs(d)) for d in (first, second, third)]
+        far = [_mean(np.abs(_apart(x, axis, step))) for step in (2, 4, 8)]
+        found += [_log(sizes[0]), _log(sizes[1]) - _log(sizes[0]), _log(sizes[2]) - _log(sizes[1])]
+        found += [_log(size) - _log(sizes[0]) for size in far]
+        found += [_log(np.sqrt(_mean(d * d))) - _log(size) for d, size in zip((first, second), sizes, strict=False)]
+    return np.stack(found, 1)
+
+
+def _apart(x: np.ndarray, axis: int, step: int) -> np.ndarray:
+    return x[:, step:] - x[:, :-step] if axis == 1 else x[:, :, step:] - x[:, :, :-step]
+
+
+def _flats(x: np.ndarray) -> np.ndarray:
+    """Shares of neighbours that are equal or nearly so; banding and coarse coding make them many, noise none."""
+    found = []
+    for axis in (1, 2):
+        step = np.abs(np.diff(x, 1, axis))
+        found += [_mean(step < limit) for limit in (0.5, 1.5, 3.5)]
+        found += [_mean(np.abs(np.diff(x, 2, axis)) < 0.5)]
+        found += [_log(np.sort(step[:, ::4, ::4].reshape(len(x), -1), 1)[:, -8])]
+    return np.stack(found, 1)
+
+
+def _grid(x: np.ndarray) -> np.ndarray:
+    """How much stronger steps are across the grid of 8 px (and of 4) than elsewhere, and how uneven over its phases."""
+    found = []
+    for axis in (1, 2):
+        for order in (1, 2):
+            steps = np.abs(np.diff(x, order, axis))
+            profile = steps.mean(3 - axis)[:, : _BLOCK * 7].reshape(len(x), 7, _BLOCK).mean(1)
+            mean, edge = _log(profile.mean(1)), profile[:, _BLOCK - order : _BLOCK].mean(1)
+            half = profile[:, _BLOCK // 2 - order : _BLOCK // 2].mean(1)
+            found += [_log(edge) - mean, _log(half) - mean, _log(profile.max(1)) - mean, _log(profile.min(1)) - mean]
+    return np.stack(found, 1)
+
+
+def _spectrum(x: np.ndarray) -> np.ndarray:
+    """Share of the energy in rings of frequency; blur and upscaling empty the outer ones, noise and blocks fill them."""
+    size = x.shape[1]
+    window = np.hanning(size).astype(np.float32)
+    centred = (x - x.mean((1, 2), keepdims=True)) * window * window[:, None]
+    power = np.abs(np.fft.rfft2(centred)) ** 2 / size**2
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) / 0.5**0.5
+    ring = np.minimum((frequency * _RINGS).astype(int), _RINGS - 1).ravel()
+    member = np.eye(_RINGS, dtype=np.float32)[ring]
+    energy = _log(power.reshape(len(x), -1).astype(np.float32) @ (member / member.sum(0)))
+    along = [
+        _log(power[:, :2, band].mean((1, 2))) - _log(power[:, band, :2].mean((1, 2))) for band in (slice(8, 16), slice(20, 32))
+    ]
+    return np.concatenate([energy, np.diff(energy, 1, 1), np.stack(along, 1)], 1)
+
+
+def _scene(x: np.ndarray) -> np.ndarray:
+    """Moments of luma normalised by its surroundings, and of its products with its neighbours."""
+    tall = x.reshape(-1, x.shape[2])
+    mean = cv2.GaussianBlur(tall, (7, 7), 7 / 6)
+    spread = np.sqrt(np.maximum(cv2.GaussianBlur(tall * tall, (7, 7), 7 / 6) - mean * mean, 0))
+    normal, spread = ((tall - mean) / (spread + 1)).reshape(x.shape), spread.reshape(x.shape)
+    square = _mean(normal * normal)
+    found = [_log(square), _log(_mean(normal**4)) - 2 * _log(square), _log(_mean(np.abs(normal))) - _log(square) / 2]
+    found += [_mean(a * b) / (square + _TINY) for a, b in _neighbours(normal)]
+    # Every 16th place will do for a quantile.
+    ordered = np.sort(spread[:, ::4, ::4].reshape(len(x), -1), 1)
+    found += [_log(ordered[:, int(q * ordered.shape[1])]) for q in (0.02, 0.1, 0.5, 0.9)]
+    return np.stack(found, 1)
+
+
+def _neighbours(n: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pairs beside, below, aslant, and two apart."""
+    return [
+        (n[:, :, 1:], n[:, :, :-1]),
+        (n[:, 1:], n[:, :-1]),
+        (n[:, 1:, 1:], n[:, :-1, :-1]),
+        (n[:, :, 2:], n[:, :, :-2]),
+        (n[:, 2:], n[:, :-2]),
+    ]
+
+
+def _levels(patches_PHW: np.ndarray) -> np.ndarray:
+    """How many luma levels are in use, of one patch and of all together, and how rough their histogram is."""
+    count = len(patches_PHW)
+    flat = patches_PHW.reshape(count, -1).astype(np.int64) + 256 * np.arange(count)[:, None]
+    own = np.bincount(flat.ravel(), minlength=256 * count).reshape(count, 256).astype(np.float32)
+    found = [*_histogram(own), *(np.repeat(value, count) for value in _histogram(own.sum(0, keepdims=True)))]
+    return np.stack(found, 1)
+
+
+def _histogram(counts_P256: np.ndarray) -> list[np.ndarray]:
+    share = counts_P256 / counts_P256.sum(1, keepdims=True)
+    used = counts_P256 > 0
+    reach = 256 - used.argmax(1) - used[:, ::-1].argmax(1)
+    rough = np.abs(np.diff(share, 2, 1)).sum(1)
+    smooth = np.abs(share[:, 4:] - share[:, :-4]).sum(1)
+    return [used.sum(1) / reach, _log(reach / 256), _log(rough), _log(rough) - _log(smooth), _log((share**2).sum(1))]
+
+
+def _blocks(x: np.ndarray) -> np.ndarray:
+    """Cosine coefficients of 8 x 8 blocks on the grid: energy in bands, share that is about nothing; noise in flat blocks."""
+    count = len(x)
+    blocks = x.reshape(count, 8, _BLOCK, 8, _BLOCK).transpose(0, 1, 3, 2, 4).reshape(count, 64, _BLOCK, _BLOCK)
+    coefficients = np.abs(_COSINES @ blocks @ _COSINES.T).reshape(count, 64, 64)
+    found = []
+    for band in _BANDS:
+        inside = coefficients[:, :, band]
+        found += [_log(inside.mean((1, 2))), (inside < 0.7).mean((1, 2)), (inside < 2).mean((1, 2))]
+    quiet = np.sort(coefficients[:, :, _BANDS[-1]].mean(2), 1)
+    found += [_log(quiet[:, at]) for at in (3, 16, 48)]
+    return np.stack(found, 1)
+
+
+def _cosines() -> np.ndarray:
+    k, n = np.mgrid[:_BLOCK, :_BLOCK]
+    basis = np.cos(np.pi * (2 * n + 1) * k / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
+    basis[0] /= np.sqrt(2)
+    return basis.astype(np.float32)
+
+
+_COSINES = _cosines()
+_ORDER = np.add.outer(np.arange(_BLOCK), np.arange(_BLOCK)).ravel()
+_BANDS = tuple(np.flatnonzero(np.isin(_ORDER, np.arange(*orders))) for orders in ((1, 3), (3, 6), (6, 9), (9, 15)))
