@@ -59,12 +59,21 @@ def encode(uri: str, span: Span, crop: tuple[int, int, int, int] | None, how: En
     Raises `UnreadableVideo` where the span holds no frame.
     """
     source = probe(uri)
-    fit = _Fitter(source, crop or (0, 0, source.width, source.height), how)
-    pictures = (_stamped(fit(frame), time_s - span.start_s) for time_s, frame in at_rate(uri, span, how.fps, "encode"))
-    mp4, count = store(pictures, fit.size, source, how)
+    size, shown = pictures(uri, span, crop, how)
+    mp4, count = store(shown, size, source, how)
     if not count:
         raise UnreadableVideo(f"no frame between {span.start_s:.3f} s and {span.end_s:.3f} s")
-    return Clip(mp4, *fit.size, count)
+    return Clip(mp4, *size, count)
+
+
+def pictures(
+    uri: str, span: Span, crop: tuple[int, int, int, int] | None, how: Encoding
+) -> tuple[tuple[int, int], Iterator[av.VideoFrame]]:
+    """The size that a span is stored at, and its frames as they are handed to the codec, decoded as they are asked for."""
+    source = probe(uri)
+    fit = _Fitter(source, crop or (0, 0, source.width, source.height), how)
+    shown = at_rate(uri, span, how.fps, "encode")
+    return fit.size, (_stamped(fit(frame), time_s - span.start_s) for time_s, frame in shown)
 
 
 def store(pictures: Iterable[av.VideoFrame], size: tuple[int, int], source: Source, how: Encoding) -> tuple[bytes, int]:

@@ -61,7 +61,8 @@ def cuts_in(frames):
     log = CutLog()
     for number, frame in enumerate(frames):
         log.add(Look(number, number / 30, None, np.ascontiguousarray(frame), frame[..., 0], None, True))
-    return cut_frames(*log.arrays().values(), 30.0, SceneSettings())
+    noted = log.arrays()
+    return cut_frames(noted["content"], noted["explained"], noted["layout"], 30.0, SceneSettings())
 
 
 def test_a_cut_is_seen_and_a_flash_is_not(tmp_path):
@@ -69,7 +70,7 @@ def test_a_cut_is_seen_and_a_flash_is_not(tmp_path):
         [texture(3)] * 30 + [cv2.convertScaleAbs(texture(3), alpha=0.4, beta=150)] * 2 + [texture(3)] * 30 + [texture(4)] * 30
     )
     signals = scan(write(tmp_path / "cut.mp4", frames), DIS)
-    assert cut_frames(signals.content, signals.explained, signals.fps, SceneSettings()) == [62]
+    assert cut_frames(signals.content, signals.explained, signals.layout, signals.fps, SceneSettings()) == [62]
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])

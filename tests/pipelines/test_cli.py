@@ -45,6 +45,7 @@ def test_the_command_line_stays_small():
         "report": [],
         "inspect": ["--thresholds"],
         "recipe": [],
+        "bench": [],
     }
 
 
