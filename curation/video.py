@@ -41,6 +41,8 @@ _NEAR_S = 30.0
 # A whole decode that leaves out more frames than this for each kept one has lost part of a recording, which must be said:
 # MPEG-TS parts that are put one behind the other start their clocks anew.
 _MAX_STALLED = 0.1
+# A clip that begins this soon behind the one before is reached by decoding on; key frames are a few seconds apart.
+_SOON_S = 2.0
 # Times closer than this are equal: sums of seconds such as 0.7 + 0.1 miss a frame's own time by less, clocks tick slower.
 _SAME_S = 1e-6
 
@@ -153,12 +155,8 @@ def _run_up(uri: str, span: Span | None, purpose: str) -> Iterator[Shown]:
     decodes[purpose] += 1
     if span is None:
         yield from _whole(source)
-    elif source.seekable:
-        with _opened(uri) as (container, stream):
-            frames = _advancing(source, _enter(container, stream, source, span.start_s))
-            yield from itertools.takewhile(lambda shown: shown[0] < span.end_s, frames)
     else:
-        yield from _in_order(source, span)
+        yield from _span(source, span)
 
 
 def _whole(source: Source) -> Iterator[Shown]:
@@ -191,28 +189,39 @@ def _advancing(source: Source, frames: Iterator[av.VideoFrame]) -> Iterator[Show
         yield time_s, frame
 
 
+def _entered(source: Source, start_s: float) -> Iterator[Shown]:
+    """Frames from a point at or before `start_s` on."""
+    with _opened(source.uri) as (container, stream):
+        yield from _advancing(source, _enter(container, stream, source, start_s))
+
+
 @dataclass
 class _Reading:
-    """A decode from the start, left open behind a span; `behind` is the last frame given, `ahead` the next one."""
+    """A decode left open behind a span; `behind` is the last frame given, `ahead` the next one."""
 
     uri: str
     frames: Iterator[Shown]
     behind: Shown | None = None
     ahead: Shown | None = None
 
-    def leads_to(self, uri: str, span: Span) -> bool:
-        return self.uri == uri and self.behind is not None and self.behind[0] <= span.start_s
+    def leads_to(self, source: Source, span: Span) -> bool:
+        """Whether the span lies ahead: soon, where a seek would take a shorter way to what lies further on."""
+        if self.uri != source.uri or self.behind is None:
+            return False
+        return 0 <= span.start_s - self.behind[0] <= (_SOON_S if source.seekable else math.inf)
 
 
 _reading: _Reading | None = None
 
 
-def _in_order(source: Source, span: Span) -> Iterator[Shown]:
-    """A span of a source that cannot be sought in. The decode stays open: spans in order cost one decode, not one each."""
+def _span(source: Source, span: Span) -> Iterator[Shown]:
+    """A span, from the frame on screen at its start or from before it. The decode stays open behind it: a clip that touches
+    the one before needs no run-up, and spans in order of a source that cannot be sought in cost one decode, not one each.
+    """
     global _reading
     here, _reading = _reading, None
-    if here is None or not here.leads_to(source.uri, span):
-        here = _Reading(source.uri, _from_start(source))
+    if here is None or not here.leads_to(source, span):
+        here = _Reading(source.uri, _entered(source, span.start_s))
     again = [shown for shown in (here.behind, here.ahead) if shown is not None]
     for shown in itertools.chain(again, here.frames):
         if shown[0] >= span.end_s:

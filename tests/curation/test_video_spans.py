@@ -121,19 +121,20 @@ def test_a_seek_does_not_decode_what_lies_long_before(tmp_path, moving, write, m
     assert len(passed) <= 20 + 30 + 1
 
 
+@pytest.mark.parametrize("name", ["long.avi", "long.mp4", "refresh.ts"])
 @pytest.mark.parametrize("fps", [None, 7.0])
-def test_spans_in_order_of_what_cannot_be_sought_in_cost_one_decode(tmp_path, write, moving, monkeypatch, fps):
-    uri = write(tmp_path / "long.avi", moving(60, 96, 64), [k / 15 for k in range(60)])
-    bounds = [0.0, 0.9, 1.0, 2.2, 3.0, 9.0]
-    spans = [Span(a, b) for a, b in itertools.pairwise(bounds)]
+def test_spans_in_order_cost_one_decode_and_are_the_same_as_alone(tmp_path, write, moving, monkeypatch, fps, name):
+    options = _REFRESH if name == "refresh.ts" else {"g": "20"}
+    uri = write(tmp_path / name, moving(60, 96, 64), [k / 15 for k in range(60)], options=options)
+    spans = [Span(a, b) for a, b in itertools.pairwise([0.0, 0.9, 1.0, 2.2, 3.0, 9.0])]
     apart = []
     for span in spans:
         video.forget()
         apart.append(read_frames(uri, span, fps))
     video.forget()
     opened = []
-    real = video._from_start
-    monkeypatch.setattr(video, "_from_start", lambda source: opened.append(source) or real(source))
+    real = video._entered
+    monkeypatch.setattr(video, "_entered", lambda *where: opened.append(where) or real(*where))
     for span, alone in zip(spans, apart, strict=True):
         together = read_frames(uri, span, fps)
         assert np.array_equal(together.times_s, alone.times_s)
@@ -141,3 +142,13 @@ def test_spans_in_order_of_what_cannot_be_sought_in_cost_one_decode(tmp_path, wr
     assert len(opened) == 1
     read_frames(uri, Span(0.5, 0.9), fps)
     assert len(opened) == 2, "a span before the last one starts anew"
+
+
+def test_a_span_far_ahead_is_sought(tmp_path, write, moving, monkeypatch):
+    uri = write(tmp_path / "a.mp4", moving(90, 64, 64), [k / 15 for k in range(90)], options={"g": "15"})
+    opened = []
+    real = video._entered
+    monkeypatch.setattr(video, "_entered", lambda *where: opened.append(where[1]) or real(*where))
+    for start_s in (0.0, 1.0, 4.0):
+        read_frames(uri, Span(start_s, start_s + 0.5))
+    assert opened == [0.0, 4.0]
