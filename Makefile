@@ -49,6 +49,7 @@ format: setup
 	$(RUN)/ruff check --fix .
 
 bench: setup
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[bench]'
 	$(RUN)/gamecraft bench partition
 	$(RUN)/gamecraft bench quality
 	$(RUN)/gamecraft bench curate

@@ -49,7 +49,7 @@ CLIP = pa.schema(
         _column("picture", _RECT, "px", "the source without letterbox bars: what a shard stores"),
         _column("viewport", _RECT, "px", "where the 3-D view is: the picture without bars that never change"),
         _column("static_share", pa.float32(), "0-1", "share of the viewport that never changes (HUD, weapon, overlay)"),
-        _column("action_spans", pa.list_(_SPAN), "s", "regime: what the player's camera does; interaction: what happens"),
+        _column("action_spans", pa.list_(_SPAN), "s", "regime: what the player does; interaction: what happens", version=2),
         _column("action_detector", pa.string(), "", "learned | flow: by what the action spans were found"),
         _column("action_distance", pa.float32(), "1", "how far the source is from the detector's training set; over 1: far"),
         _column("flow_backend", pa.string(), "", "raft | dis: which flow the motion columns were computed from"),

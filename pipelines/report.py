@@ -42,7 +42,7 @@ _MOST_KINDS = 4
 
 _PHASE_TITLES = {
     "partition": "Long and large enough",
-    "score": "Picture and luminance within limits",
+    "score": "Clean and well lit",
     "shard": "Stored in shards",
 }
 _REGIMES = ("forward", "back", "turn_left", "turn_right", "look_up", "look_down", "strafe_left", "strafe_right")
