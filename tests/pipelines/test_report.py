@@ -209,7 +209,7 @@ def test_clips_not_judged_yet_are_said_to_wait(made: str, tmp_path: Path) -> Non
     for folder in ("clips/score", "clips/shard", "shards", "preview"):
         shutil.rmtree(tmp_path / "out" / folder, ignore_errors=True)
     funnel = _Text(storage.read(write_report(str(tmp_path / "out"))).decode()).sections["funnel"]
-    assert "Picture and luminance within limits 0 clips" in funnel
+    assert "Clean and well lit 0 clips" in funnel
     assert "not through this step yet" in funnel
 
 
