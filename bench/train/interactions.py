@@ -21,7 +21,7 @@ from curation.flow import FlowSettings
 from curation.scan import scan
 from synth.doom import truth
 
-WIDTH, EPOCHS, BATCH, TICKS = 64, 40, 32, 64
+WIDTH, EPOCHS, BATCH, TICKS = 64, 80, 32, 64
 # Mirrored left to right: which plane changes sign, which regimes trade names.
 _MIRROR = torch.tensor([-1.0, 1, 1, 1, 1, 1])[:, None, None]
 _SWAP = torch.tensor([0, 1, 2, 4, 3, 6, 5])
