@@ -12,8 +12,10 @@ from synth.doom.truth import (
     REGIMES,
     discontinuities,
     forward_speed,
+    interactions,
     read_truth,
     regimes,
+    runs,
     strafe_speed,
     yaw_rate_deg_s,
 )
@@ -150,3 +152,49 @@ def assert_mouse_turns_the_view(truth):
     only_mouse[:7] = False  # the engine ignores the first seven tics of a map; these recordings did not wait
     difference = yaw_rate_deg_s(truth) / truth.fps + truth.mouse_dx_deg
     assert np.abs(difference[only_mouse]).max() < 0.02
+
+
+def timed(tmp_path, frames, argv=()):
+    """The truth of frames given as (events, moving, attack_ready)."""
+    lines = [{"header": True, "fps": FPS, "argv": list(argv)}]
+    for number, (events, moving, ready) in enumerate(frames):
+        state = {
+            "CAMERA_POSITION_X": 0,
+            "CAMERA_POSITION_Y": 0,
+            "CAMERA_POSITION_Z": 41,
+            "CAMERA_ANGLE": 0,
+            "ATTACK_READY": ready,
+        }
+        line = {"frame": number, "mode": "nav", "keys": [], "mouse_dx": 0, "state": state, "events": events}
+        lines.append(line if moving is None else line | {"moving": moving})
+    lines.append({"footer": True, "frames": len(frames), "true_cuts": [], "event_counts": {}})
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return read_truth(path)
+
+
+DOOR = {"sector": 3, "motion": "door_opening", "dist": 100.0, "visible": True}
+
+
+def test_a_door_counts_while_it_moves_in_view_and_near(tmp_path):
+    doors = [DOOR, DOOR | {"visible": False}, DOOR | {"dist": 500.0}]
+    told = timed(tmp_path, [([], [door], 1.0) for door in doors] + [([], [], 1.0)])
+    assert interactions(told).tolist() == [True, False, False, False]
+
+
+def test_older_recordings_tell_doors_by_their_events(tmp_path):
+    start = {"e": "door_opening_start", "sector": 3, "dist": 100.0, "bearing": 5.0, "in_view": True}
+    frames = [[], [start], [], [{"e": "door_opening_end", "sector": 3}], [start | {"in_view": False}], []]
+    told = timed(tmp_path, [(events, None, 1.0) for events in frames])
+    assert interactions(told).tolist() == [False, True, True, False, False, False]
+
+
+def test_a_busy_weapon_counts_where_it_is_drawn(tmp_path):
+    frames = [([], [], ready) for ready in (1.0, 0.0, 0.0, 1.0)]
+    assert interactions(timed(tmp_path, frames)).tolist() == [False, True, True, False]
+    assert not interactions(timed(tmp_path, frames, argv=["--no-weapon"])).any()
+
+
+def test_runs_of_flags():
+    assert runs(np.array([True, False, True, True])) == [(0, 1), (2, 4)]
+    assert runs(np.zeros(3, bool)) == []
