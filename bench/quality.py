@@ -88,7 +88,7 @@ def _default(folder: Path) -> list[Path]:
         return [Path(shared) / "data" / name for name in ("gameplay_real", "real_clips")]
     from synth.doom.record import Recording, record
 
-    for seed, (style, size) in enumerate([("fight", (1280, 720)), ("explore", (640, 480)), ("camera", (854, 480))], start=990):
+    for seed, (style, size) in enumerate([("fight", (1280, 720)), ("explore", (640, 480)), ("camera", (800, 450))], start=990):
         maps = [("freedoom2", f"MAP{number}", 4.0) for number in (26, 28, 29)]
         record(folder / f"{style}.mp4", Recording(maps, seed=seed, style=style, width=size[0], height=size[1], crf=10))
     return [folder]
