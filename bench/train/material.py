@@ -13,8 +13,6 @@ import numpy as np
 
 FRAMES = 8
 SIZES = ((320, 180), (426, 240), (640, 360), (640, 360), (640, 480), (854, 480), (1280, 720), (1280, 720), (1920, 1080))
-_SEEN = (512, 320)  # at most so much of a snippet is used, at the scale of its size: larger pictures only take longer
-_PIXEL_ART = (2, 3, 4, 8)  # px that a pixel of pixel art is wide
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".tga"}
 _LEAST_PX = 600  # a picture smaller than this on its short side is a texture
 _FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_COMPLEX)
@@ -34,12 +32,10 @@ class Material:
         self.recordings = [file for file in files if file.suffix == ".mp4"]
 
     def draw(self, rng: Rng) -> Snippet:
-        """A snippet at one of `SIZES`, an eighth of them pixel art, half of them with a HUD; a part of it that is `_SEEN`."""
+        """A snippet at one of `SIZES`, half of them with a HUD on it."""
         width, height = SIZES[rng.integers(len(SIZES))]
-        times = int(rng.choice(_PIXEL_ART)) if rng.random() < 0.125 else 1
         sources: tuple[Callable[[Rng, int, int], Snippet], ...] = (self._pan, self._play, self._room)
-        snippet = sources[rng.choice(3, p=[0.4, 0.3, 0.3])](rng, width // times, height // times)
-        snippet = _part(_magnified(_exposed(snippet, rng), times, rng), rng)
+        snippet = _exposed(sources[rng.choice(3, p=[0.4, 0.3, 0.3])](rng, width, height), rng)
         return _with_hud(snippet, rng) if rng.random() < 0.5 else snippet
 
     def _pan(self, rng: Rng, width: int, height: int) -> Snippet:
@@ -130,21 +126,6 @@ def _corridor(walls: list[np.ndarray], size: tuple[int, int], centre: np.ndarray
         mask = cv2.fillConvexPoly(np.zeros_like(frame), np.rint(quad).astype(np.int32), 1)
         frame = np.where(mask > 0, plane, frame)
     return frame
-
-
-def _magnified(snippet: Snippet, times: int, rng: Rng) -> Snippet:
-    """Each pixel a hard-edged square, as pixel art is shown; half of them on the codec's grid, the others anywhere."""
-    if times == 1:
-        return snippet
-    y, x = rng.integers(times, size=2) * (rng.random() < 0.5)
-    return snippet.repeat(times, 1).repeat(times, 2)[:, y:, x:]
-
-
-def _part(snippet: Snippet, rng: Rng) -> Snippet:
-    """What is seen of a snippet: a window of at most `_SEEN`, anywhere in it."""
-    width, height = (min(most, side) for most, side in zip(_SEEN, snippet.shape[:0:-1], strict=True))
-    y, x = (int(rng.integers(side - seen + 1)) for side, seen in zip(snippet.shape[1:], (height, width), strict=True))
-    return np.ascontiguousarray(snippet[:, y : y + height, x : x + width])
 
 
 def _exposed(snippet: Snippet, rng: Rng) -> Snippet:
