@@ -186,7 +186,8 @@ def _versions(stretch: Stretch, frozen: float) -> Iterator[tuple[str, float, Cli
     for level in LEVELS:
         shown = _stalled(stretch, level)
         damage = np.mean([gmsd(a, b) for a, b in zip(stretch.luma[::5], stretch.luma[shown][::5], strict=True)])
-        yield "freeze", _really_still(stretch, shown), stretch.luma[shown][stretch.looked_at], _frozen(stretch, shown), float(damage)
+        pictures = stretch.luma[shown][stretch.looked_at]
+        yield "freeze", _really_still(stretch, shown), pictures, _frozen(stretch, shown), float(damage)
 
 
 def _pictures(stretch: Stretch, kind: Kind, level: float, seed: int) -> Clip:
