@@ -5,9 +5,10 @@
 Without folders: the shared gameplay and camera footage if $GAMECRAFT_SHARED is set, else Doom, recorded here on maps that
 nothing was trained on. Real files went through a codec before, and have a level of damage already that nobody knows; so
 footage of 360 lines and more is made half its size first, which leaves little of that (`--as-is` does not). A level means the
-same damage for every kind, by a full-reference measure (see `bench.degrade`). Printed are Spearman's rank correlations of score
-and level: per kind over all clips, the mean within a clip, and over all kinds and clips at once; beside two measures that know
-nothing of games: the variance of the Laplacian, and NIQE where pyiqa is there.
+same damage for every kind, by a full-reference measure (see `bench.degrade`); of freezes it is the share that really stands
+still, the footage's own stills included. Printed are Spearman's rank correlations of score and level: per kind over all clips,
+the mean within a clip, and over all kinds and clips at once; beside two measures that know nothing of games: the variance of
+the Laplacian, and NIQE where pyiqa is there.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def _default(folder: Path) -> list[Path]:
         return [Path(shared) / "data" / name for name in ("gameplay_real", "real_clips")]
     from synth.doom.record import Recording, record
 
-    for seed, (style, size) in enumerate([("fight", (1280, 720)), ("explore", (640, 480)), ("camera", (854, 480))], start=990):
+    for seed, (style, size) in enumerate([("fight", (1280, 720)), ("explore", (640, 480)), ("camera", (800, 450))], start=990):
         maps = [("freedoom2", f"MAP{number}", 4.0) for number in (26, 28, 29)]
         record(folder / f"{style}.mp4", Recording(maps, seed=seed, style=style, width=size[0], height=size[1], crf=10))
     return [folder]
@@ -185,7 +186,8 @@ def _versions(stretch: Stretch, frozen: float) -> Iterator[tuple[str, float, Cli
     for level in LEVELS:
         shown = _stalled(stretch, level)
         damage = np.mean([gmsd(a, b) for a, b in zip(stretch.luma[::5], stretch.luma[shown][::5], strict=True)])
-        yield "freeze", level, stretch.luma[shown][stretch.looked_at], _frozen(stretch, shown), float(damage)
+        pictures = stretch.luma[shown][stretch.looked_at]
+        yield "freeze", _really_still(stretch, shown), pictures, _frozen(stretch, shown), float(damage)
 
 
 def _pictures(stretch: Stretch, kind: Kind, level: float, seed: int) -> Clip:
@@ -211,12 +213,20 @@ def _still(shown: np.ndarray, fps: float) -> np.ndarray:
     return (counts >= _STALLS_S[0] * fps / 2)[where]
 
 
+def _really_still(stretch: Stretch, shown: np.ndarray) -> float:
+    """The share that stands still with these frames shown: what was made to, and what the footage had of its own."""
+    return _still_share(stretch.small[shown], stretch.fps)
+
+
 def _frozen(stretch: Stretch, shown: np.ndarray) -> float:
     """The frozen share that a pass finds after these frames went through an ordinary encoding."""
-    rgb = degrade.coded(stretch.small[shown], "libx264", {"crf": "23", "preset": "veryfast"})
+    return _still_share(degrade.coded(stretch.small[shown], "libx264", {"crf": "23", "preset": "veryfast"}), stretch.fps)
+
+
+def _still_share(rgb: np.ndarray, fps: float) -> float:
     score = scenes.ContentScore()
     content = np.array([score(np.ascontiguousarray(picture)) for picture in rgb])
-    return frozen_share(np.arange(len(rgb)) / stretch.fps, content, len(rgb) / stretch.fps)
+    return frozen_share(np.arange(len(rgb)) / fps, content, len(rgb) / fps)
 
 
 def _print(name: str, found: Scores) -> None:
