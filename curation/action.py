@@ -108,15 +108,17 @@ def clip_spans(spans: list[ActionSpan], start_s: float, end_s: float) -> list[Ac
 @dataclass(frozen=True)
 class InteractionSettings:
     """When something counts as happening. A span begins where the probability exceeds `start`, reaches as far as it exceeds
-    `edge`, takes in gaps shorter than `bridge_s`; a shorter one than `min_s` is none. `max_distance`: how far a source may be
+    `edge`, takes in gaps shorter than `bridge_s`; a shorter one than `min_s` is none; both
+    ends are put `pad_s` further out, since a tick tells them no better. `max_distance`: how far a source may be
     from what the detector was trained on (1: the farthest 1 % of that) before the plain rule judges it instead. Other
     maps of the same game have 0.4 to 0.7, films about 1, another game 0.8 to 1.4.
     """
 
-    start: float = 0.5
-    edge: float = 0.1
+    start: float = 0.3
+    edge: float = 0.05
     bridge_s: float = 0.3
     min_s: float = 0.15
+    pad_s: float = 0.1
     max_distance: float = 1.0
 
 
@@ -133,7 +135,14 @@ def interaction_spans(times_s: np.ndarray, event: np.ndarray, settings: Interact
             )
             near = spans and found.start_s - spans[-1].end_s < settings.bridge_s
             spans[-1:] = [_joined(spans[-1], found)] if near else [*spans[-1:], found]
-    return [span for span in spans if span.end_s - span.start_s >= settings.min_s]
+    return _padded([span for span in spans if span.end_s - span.start_s >= settings.min_s], settings.pad_s, times_s, end_s)
+
+
+def _padded(spans: list[ActionSpan], pad_s: float, times_s: np.ndarray, end_s: float) -> list[ActionSpan]:
+    """Spans made longer at both ends, inside the source and not into each other."""
+    starts = [max(span.start_s - pad_s, float(times_s[0])) for span in spans]
+    ends = [min(span.end_s + pad_s, following) for span, following in zip(spans, [*starts[1:], end_s], strict=False)]
+    return [span._replace(start_s=a, end_s=b) for span, a, b in zip(spans, starts, ends, strict=True)]
 
 
 def _joined(one: ActionSpan, other: ActionSpan) -> ActionSpan:

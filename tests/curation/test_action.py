@@ -90,7 +90,8 @@ def event(**probabilities):
 
 
 def found(**probabilities):
-    return [(s.start_s, s.end_s) for s in interaction_spans(TIMES, event(**probabilities), InteractionSettings(), 10.0)]
+    settings = InteractionSettings(start=0.5, edge=0.1, pad_s=0.0)
+    return [(s.start_s, s.end_s) for s in interaction_spans(TIMES, event(**probabilities), settings, 10.0)]
 
 
 def test_a_span_reaches_as_far_as_the_edge_threshold():
@@ -118,6 +119,12 @@ def test_peak_and_energy_are_those_of_the_probability():
     (span,) = interaction_spans(TIMES, event(t20_25=0.6, t22_23=0.9), InteractionSettings(), 10.0)
     assert (span.peak_s, span.kind, span.name) == (2.2, "interaction", "event")
     assert span.energy == pytest.approx(0.66)
+
+
+def test_padding_stays_inside_the_source_and_between_spans():
+    settings = InteractionSettings(pad_s=0.3)
+    spans = interaction_spans(TIMES, event(t0_5=0.9, t10_15=0.9, t97_100=0.9), settings, 10.0)
+    assert [(round(s.start_s, 6), round(s.end_s, 6)) for s in spans] == [(0.0, 0.7), (0.7, 1.8), (9.4, 10.0)]
 
 
 def test_nothing_measured_nothing_found():
