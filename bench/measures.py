@@ -1,9 +1,17 @@
-"""The figures that benchmarks share: ranking, matching of instants and of intervals."""
+"""What benchmarks and training share: ranking, matching of instants and of intervals, regimes that last."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from curation import action
+from synth.doom import truth
+
+
+def lasting_regimes(told: truth.Truth) -> list[str]:
+    """The engine's regime at each frame, those shorter than the least that we name given to the one before."""
+    return action.settled(truth.regimes(told), told.time_s, action.RegimeSettings().min_s)
 
 
 def auc(score: np.ndarray, flags: np.ndarray) -> float:

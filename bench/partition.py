@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.machine import describe
-from bench.measures import Hits, auc, contained, matched
+from bench.measures import Hits, auc, contained, lasting_regimes, matched
 from bench.train.footage import HELD_OUT
-from curation import action, scenes, video
+from curation import scenes, video
 from curation.action import ActionSpan
 from curation.chunks import ScanSettings
 from curation.flow import FlowSettings
@@ -162,7 +162,7 @@ def changes(found: Happenings) -> list[float]:
 
 def true_changes(told: Truth) -> list[float]:
     """Where the engine's motion changes from one regime to another that lasts."""
-    names = action.settled(truth.regimes(told), told.time_s, action.RegimeSettings().min_s)
+    names = lasting_regimes(told)
     return [float(told.time_s[k]) for k in range(1, len(names)) if names[k] != names[k - 1]]
 
 

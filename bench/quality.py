@@ -26,6 +26,7 @@ import numpy as np
 from bench import degrade
 from bench.degrade import KINDS, Clip, Kind, damaged, gmsd
 from bench.machine import describe
+from bench.measures import spearman
 from curation import scenes, video
 from curation.flow import WIDTH
 from curation.iqa import Iqa, IqaSettings, fold, frozen_share, load_iqa, luma_plane
@@ -241,19 +242,8 @@ def _print(name: str, found: Scores) -> None:
 
 
 def _rho(rows: list[tuple[str, str, float, float, float]], against: int = 2) -> float:
-    """Rank correlation of the score with the lack of damage."""
-    return spearman(np.array([-row[against] for row in rows]), np.array([row[4] for row in rows]))
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation of two samples; ties share their mean rank. Nothing varies: 0."""
-    a, b = _ranks(a), _ranks(b)
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 0.0
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[where]
+    """Rank correlation of the score with the lack of damage; 0 where one does not vary."""
+    return float(np.nan_to_num(spearman(np.array([-row[against] for row in rows]), np.array([row[4] for row in rows]))))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def read(times_s: np.ndarray, cells: np.ndarray, looks: np.ndarray, fps: float) 
     if not len(times_s):
         return Reading(times_s, np.zeros(0), np.zeros((0, len(REGIMES))), np.zeros(0))
     ticks = np.arange(times_s[0], times_s[-1] + 1e-6, 1 / RATE_HZ)
-    nearest = np.abs(np.searchsorted((times_s[1:] + times_s[:-1]) / 2, ticks))
+    nearest = np.searchsorted((times_s[1:] + times_s[:-1]) / 2, ticks)
     parts = [nearest[first : first + _TICKS_AT_ONCE] for first in range(0, len(nearest), _TICKS_AT_ONCE)]
     seen = [trained().look(inputs(cells[part], looks[part], fps)) for part in parts]
     return trained().judge(ticks, *(np.concatenate(of_all) for of_all in zip(*seen, strict=True)))

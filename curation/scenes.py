@@ -40,6 +40,11 @@ class SceneSettings:
     min_clip_s: float = 3.0
     slack_s: float = 1.0
 
+    @property
+    def longest_s(self) -> float:
+        """How long a clip may be, to leave an interaction whole."""
+        return self.clip_s + 2 * self.slack_s
+
     def __post_init__(self) -> None:
         if self.slack_s < 0 or self.min_scene_s < 0:
             raise ValueError(f"slack_s and min_scene_s must not be negative, not {self.slack_s:g}, {self.min_scene_s:g}")

@@ -23,11 +23,10 @@ def divide(
     """Divide a scene [start_s, end_s) into touching spans of about `clip_s`; together they are the scene.
 
     Of all divisions whose boundaries are among times_s [K, increasing] it takes the one with the least sum of unrest [K] at
-    boundaries and of clips' odd lengths, by dynamic programming. No clip is longer than `clip_s + 2 slack_s`; none shorter than
+    boundaries and of clips' odd lengths, by dynamic programming. No clip is longer than `longest_s`; none shorter than
     `min_clip_s`, but a scene that is itself. Where times lie too far apart for that, boundaries are put between them.
     """
-    longest = settings.clip_s + 2 * settings.slack_s
-    if end_s - start_s <= longest:
+    if end_s - start_s <= settings.longest_s:
         return [(start_s, end_s)]
     inside = (times_s > start_s) & (times_s < end_s)
     times = np.concatenate([[start_s], times_s[inside], [end_s]])
@@ -44,7 +43,7 @@ def divide(
 
 def _least_cost(times: np.ndarray, cost: np.ndarray, settings: SceneSettings) -> np.ndarray | None:
     """For each time the boundary before it in the best division up to there, int [K]; none if the end cannot be reached."""
-    shortest, longest = settings.min_clip_s - 1e-9, settings.clip_s + 2 * settings.slack_s + 1e-9
+    shortest, longest = settings.min_clip_s - 1e-9, settings.longest_s + 1e-9
     low, high = np.searchsorted(times, times - longest), np.searchsorted(times, times - shortest, side="right")
     best, back = np.full(len(times), np.inf), np.zeros(len(times), np.int64)
     best[0] = 0.0

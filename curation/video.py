@@ -162,7 +162,7 @@ def _run_up(uri: str, span: Span | None, purpose: str) -> Iterator[Shown]:
 def _whole(source: Source) -> Iterator[Shown]:
     """Every frame; `UnreadableVideo` at the end if a good part of them went back in time."""
     stalled, kept = damage["frames not advancing"], 0
-    for time_s, frame in _from_start(source):
+    for time_s, frame in _entered(source, 0.0):
         if on_decode and source.duration_s:
             on_decode(min(1.0, time_s / source.duration_s))
         kept += 1
@@ -170,11 +170,6 @@ def _whole(source: Source) -> Iterator[Shown]:
     stalled = damage["frames not advancing"] - stalled
     if stalled > _MAX_STALLED * kept:
         raise UnreadableVideo(f"{stalled} of {stalled + kept} frames go back in time: its clock restarts; join its parts anew")
-
-
-def _from_start(source: Source) -> Iterator[Shown]:
-    with _opened(source.uri) as (container, stream):
-        yield from _advancing(source, _decoded(container, stream))
 
 
 def _advancing(source: Source, frames: Iterator[av.VideoFrame]) -> Iterator[Shown]:
@@ -395,7 +390,7 @@ def _enter(
     container: av.container.InputContainer, stream: av.VideoStream, source: Source, start_s: float
 ) -> Iterator[av.VideoFrame]:
     """Frames from a point at or before `start_s` on, the start of the source if there is no better one."""
-    landed = _landed(container, stream, source, start_s) if source.seekable and start_s > 0 else None
+    landed = _landed(container, stream, source, start_s) if source.seekable and start_s > 0 else _decoded(container, stream)
     if landed is not None:
         yield from landed
         return

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.machine import describe
-from bench.measures import auc
-from curation import action, detector
+from bench.measures import auc, lasting_regimes
+from curation import detector
 from curation.chunks import ScanSettings
 from curation.flow import FlowSettings
 from curation.scan import scan
@@ -73,7 +73,7 @@ def lesson(path: Path) -> Lesson:
     if not kept.exists():
         signals, told = scan(str(path), ScanSettings(FlowSettings(backend="dis"))), truth.read_truth(path.with_suffix(".jsonl"))
         frames = np.minimum(signals.pair_frame, len(told) - 1)
-        regimes = np.array(settled(told))[np.maximum(frames - 1, 0)]
+        regimes = np.array(lasting_regimes(told))[np.maximum(frames - 1, 0)]
         hidden = told.weapon_busy & ~truth.interactions(told)  # a weapon that is not drawn, but lights the room
         np.savez_compressed(
             kept,
@@ -82,12 +82,7 @@ def lesson(path: Path) -> Lesson:
             regime=np.array([detector.REGIMES.index(name) for name in regimes]),
             known=~hidden[frames],
         )
-    return Lesson(**{k: v for k, v in np.load(kept).items() if k in ("planes", "event", "regime", "known")})
-
-
-def settled(told: truth.Truth) -> list[str]:
-    """The engine's regimes, those shorter than the least regime given to the one before."""
-    return action.settled(truth.regimes(told), told.time_s, action.RegimeSettings().min_s)
+    return Lesson(**dict(np.load(kept)))
 
 
 def augmented(planes: Tensor, event: Tensor, regime: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bench.quality import spearman
+from bench.measures import spearman
 from curation.iqa import FAULTS
 from curation.iqa_features import features
 from curation.iqa_net import FAR

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synth.doom.navigate import BODY_HEIGHT, bearing_deg
-from synth.doom.sight import Sight
+from synth.doom.sight import HALF_VIEW_DEG, Sight
 from synth.doom.wad import Level, Line, Point
 from synth.doom.walk import Monster, View
 
@@ -101,7 +101,7 @@ class EventWatch:
             "sector": sector,
             "dist": round(distance, 1),
             "bearing": round(bearing, 1),
-            "in_view": distance < IN_VIEW_DISTANCE and bearing < 45,
+            "in_view": distance < IN_VIEW_DISTANCE and bearing < HALF_VIEW_DEG,
         }
 
     def _new_monsters(self, now: Observation) -> list[Event]:

@@ -3,9 +3,10 @@
 import numpy as np
 
 from synth.doom.navigate import bearing_deg
+from synth.doom.player import VIEW_DEG
 from synth.doom.wad import Level, Point
 
-HALF_VIEW_DEG = 45.0
+HALF_VIEW_DEG = VIEW_DEG / 2
 _ALONG = (0.1, 0.5, 0.9)  # where on a border the eye looks: a corner that shows is a door that shows
 _SHORT_OF = 0.999  # a ray ends before the border it looks at, which must not hide itself
 

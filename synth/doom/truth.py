@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from synth.doom.events import IN_VIEW_DISTANCE
+
 # Rates below which the player counts as not turning and not moving. Walking is 290 units/s and a key turn 60 deg/s or
 # more; a walk along a straight corridor is steered with less than 30 deg/s, and a stop glides out below 40 units/s.
 TURN_DEG_S = 30.0
 MOVE_UNITS_S = 40.0
 
-# A door farther away than this is a few pixels high (`events.IN_VIEW_DISTANCE`, which needs no engine to be read here).
-IN_VIEW_DISTANCE = 400.0
 _MOTIONS = ("door_opening", "door_closing", "floor_up", "floor_down")
 
 REGIMES = ("still", "forward", "back", "turn_left", "turn_right", "strafe_left", "strafe_right")
