@@ -1,5 +1,6 @@
 """The front door: clips in, a camera and the facts behind it out, whichever backend looks (paper section 3.4)."""
 
+import importlib.util
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,12 +41,17 @@ def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts
         from curation.cameras import vipe
 
         return [vipe.annotate(clip, how) for clip in clips]
-    from curation.cameras import klt_glomap
+    from curation.cameras import klt
 
-    return klt_glomap.annotate(clips, how)
+    return klt.annotate(clips, how)
 
 
 def _backend(how: CameraSettings) -> str:
+    """`auto` takes ViPE where it can run: its package is there and so is CUDA."""
     if how.backend != "auto":
         return how.backend
-    return "klt_glomap"
+    if importlib.util.find_spec("vipe") is None or importlib.util.find_spec("torch") is None:
+        return "klt"
+    import torch
+
+    return "vipe" if torch.cuda.is_available() else "klt"

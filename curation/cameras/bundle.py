@@ -87,6 +87,16 @@ def adjust(problem: Problem, steps: int, focal_held: bool) -> Problem:
     return problem
 
 
+def focal_error(problem: Problem) -> float:
+    """The standard error of the focal length as a share of it, for errors of a corner of one px; infinite where it is free."""
+    system = _System.of(problem, _Pairs.of(problem), False)
+    inverse = np.linalg.inv(_damped(system.v, _LEAST_DAMPING))
+    matrix, _ = system._reduced(problem, inverse, system.w @ inverse[problem.of_point], _LEAST_DAMPING)
+    free = np.append(np.repeat(~problem.held, 6), True)
+    variance = np.linalg.inv(matrix[np.ix_(free, free)])[-1, -1]
+    return float(np.sqrt(variance)) if variance > 0 else float("inf")
+
+
 @dataclass(frozen=True)
 class _System:
     """The normal equations at a point: blocks of cameras, points, both, and of the focal length with each."""

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from curation.cameras import rotation
-from curation.cameras.bundle import Problem, adjust
+from curation.cameras.bundle import Problem, adjust, focal_error
 from curation.cameras.resection import Sight, resect
 
 _PARALLAX_PX = 12.0  # of the first pair, after the best rotation: more costs shared tracks and gains no depth
@@ -20,7 +20,7 @@ _PARALLAX_LEAST_PX = 2.0
 _SHARED = 120  # tracks of the first pair; more is no better
 _REACH = (3, 5, 8, 12, 17, 24, 34, 48)  # frames apart, of the first pair
 _MOVED_PX, _LASTING_S, _KEPT = 18.0, 0.35, 0.6  # from keyframe to keyframe: motion, time, share of tracks
-_LEAST_INLIERS = 12  # a pose on fewer points is a guess
+LEAST_INLIERS = 12  # a pose on fewer points is a guess
 _SURE_SHARE = 0.75  # of the mapped points in sight; under it the start may have been too far off
 _WINDOW, _HELD = 10, 3  # keyframes adjusted together while growing, of which the oldest stay
 _LOOK_BACK = 24  # keyframes a point is triangulated from
@@ -40,7 +40,8 @@ class Map(NamedTuple):
     track: np.ndarray
     point: np.ndarray
     focal_px: float
-    lost: float
+    focal_error: float
+    reached: float
 
     @property
     def pose(self) -> np.ndarray:
@@ -126,7 +127,7 @@ class _Growth:
                 return False
         self.keyframes = sorted({pair.first, *between[len(between) // 3 :: max(1, len(between) // 3)], pair.second})
         self._map(both)
-        return bool(np.isfinite(self.point[:, 0]).sum() >= _LEAST_INLIERS)
+        return bool(np.isfinite(self.point[:, 0]).sum() >= LEAST_INLIERS)
 
     def _place(self, frame: int, turn: np.ndarray, shift: np.ndarray) -> None:
         # Each prediction multiplies three of these: what is not orthonormal grows 2.4-fold a frame.
@@ -150,7 +151,7 @@ class _Growth:
     def _reach(self, frame: int, before: int, further: int | None = None) -> bool:
         """The pose of a frame from the points in it, beginning where the motion so far leads."""
         which = np.flatnonzero(self.seen[frame] & np.isfinite(self.point[:, 0]))
-        if len(which) < _LEAST_INLIERS:
+        if len(which) < LEAST_INLIERS:
             return False
         best, share = self._resected(frame, which, *self._starts(before, further))
         if share < _SURE_SHARE:
@@ -158,7 +159,7 @@ class _Growth:
             again, then = self._resected(frame, which, *searched) if searched else (best, share)
             best, share = (again, then) if then > share else (best, share)
         self._place(frame, *best)
-        return share * len(which) >= _LEAST_INLIERS
+        return share * len(which) >= LEAST_INLIERS
 
     def _starts(self, before: int, further: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Poses to begin at: that of the frame before, and one as far on as it is from the one before it."""
@@ -233,8 +234,9 @@ class _Growth:
         problem = adjust(problem, 15, focal_held)
         problem = adjust(_cleaned(problem), 15, focal_held)
         used = np.bincount(problem.of_point, minlength=len(tracks)) >= 3
-        lost = float((~self.known).mean())
-        return Map(frames, problem.turn, problem.shift, tracks[used], problem.point[used], problem.focal, lost)
+        error = 0.0 if focal_held else focal_error(problem)
+        reached = float(self.known.mean())
+        return Map(frames, problem.turn, problem.shift, tracks[used], problem.point[used], problem.focal, error, reached)
 
 
 def _cleaned(problem: Problem) -> Problem:

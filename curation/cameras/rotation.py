@@ -13,6 +13,7 @@ _POINTS = 120  # a pair; more do not move the median
 _LEAST_POINTS = 15
 _SCALE_PX = 0.7  # of the robust loss: the noise of a corner on a codec's picture
 _MOST_STEPS = 25
+_SETTLED = 1e-6
 
 
 class Pairs(NamedTuple):
@@ -66,26 +67,38 @@ def _left_px(found: Pairs, there: np.ndarray, focal: float) -> np.ndarray:
     return np.where(found.used, np.minimum(left, 1e4), np.nan)
 
 
-def refine(found: Pairs, pose_N33: np.ndarray, focal: float, fixed: bool) -> tuple[np.ndarray, float, float]:
-    """Camera-to-world rotations [N, 3, 3] and focal length that explain all pairs at once (Gauss-Newton, robust).
-
-    The first frame stays as it is. Also gives the median px that is left. Sources of error that a pair cannot see, such as
-    the focal length, add up over a turn; together they are determined by its whole length.
+class Refined(NamedTuple):
+    """pose f8 [N, 3, 3] camera-to-world; focal px, and its standard error as a share of it for points good to a pixel (0 where it
+    was held); left px [P, K] at each point of each pair, NaN where unused.
     """
-    pose, median = pose_N33.copy(), np.inf
+
+    pose: np.ndarray
+    focal_px: float
+    focal_error: float
+    left: np.ndarray
+
+
+def refine(found: Pairs, pose_N33: np.ndarray, focal: float, held: bool) -> Refined:
+    """Camera-to-world rotations and focal length that explain all pairs at once (Gauss-Newton, robust), from those given on.
+
+    The first frame stays as it is. What a pair cannot see, such as an error of the focal length, adds up over a turn: together
+    they determine it by the whole turn.
+    """
+    pose, left, error = pose_N33.copy(), found.a[..., 0], 0.0
     for _ in range(_MOST_STEPS):
         normal, gradient, left = _equations(found, pose, focal)
-        if fixed:
+        if held:
             normal[0, :], normal[:, 0], gradient[0] = 0, 0, 0
             normal[0, 0] = 1
-        step = np.linalg.solve(normal + 1e-9 * np.trace(normal) / len(normal) * np.eye(len(normal)), -gradient)
+        normal += 1e-9 * np.trace(normal) / len(normal) * np.eye(len(normal))
+        step = np.linalg.solve(normal, -gradient)
         focal *= float(np.exp(np.clip(step[0], -0.2, 0.2)))
-        pose[1:] = pose[1:] @ exponential(step[1:].reshape(-1, 3))
-        settled = abs(step).max() < 1e-7
-        median = float(np.nanmedian(left))
-        if settled:
+        pose[1:] = nearest(pose[1:] @ exponential(step[1:].reshape(-1, 3)))
+        if abs(step).max() < _SETTLED:
             break
-    return pose, focal, median
+    if not held:
+        error = float(np.sqrt(np.linalg.inv(normal)[0, 0]))
+    return Refined(pose, focal, error, left)
 
 
 def _equations(found: Pairs, pose: np.ndarray, focal: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

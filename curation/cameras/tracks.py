@@ -58,6 +58,13 @@ class Tracks:
         found[np.repeat(self.start, self.length) + offset, which] = self.xy
         return found
 
+    def a_frame(self) -> np.ndarray:
+        """int [N], how many tracks each frame holds."""
+        count = len(self.times_s)
+        begun = np.bincount(self.start, minlength=count + 1)
+        ended = np.bincount(self.start + self.length, minlength=count + 1)
+        return np.cumsum(begun - ended)[:count]
+
     def keep(self, which: np.ndarray) -> "Tracks":
         """Only the tracks flagged in bool [M]."""
         return Tracks(self.times_s, self.xy[np.repeat(which, self.length)], self.start[which], self.length[which])
