@@ -1,7 +1,8 @@
-"""Footage for the camera benchmark: one kind of motion a take, with the engine's pose of every frame, stored as shards store it.
+"""Footage for the camera benchmark: one kind of motion a take, with the engine's pose of every frame, stored as in a shard.
 
-The engine draws pixels 1.2 times as high as wide. Its maps have one vertical axis and a view that only yaws, so a world whose z is
-multiplied by 1.2 gives the very pictures of square pixels: that world is the truth here, in map units.
+The engine draws pixels 1.2 times as high as wide. Its view only yaws about the one vertical axis, so a world whose z is
+multiplied by 1.2 gives the very pictures of square pixels: that world is the truth here, in map units. The sky is no pinhole's:
+it turns with the yaw, but its rows stay where they are.
 """
 
 import math
@@ -31,6 +32,7 @@ BAR_ROWS = 77  # of 480: the status bar; the view is re-centred in the rest
 _WALK = 8.3  # map units a tic, W held
 _STILL_TICS = 70  # friction lets a player glide for so long
 _TRIES = 12
+_WALL_DEPTH = 20  # of the depth buffer, about 165 map units
 # A take shows what it is named after: least path in map units and least turn in degrees.
 _LEAST = {"mix": (400, 90), "play": (400, 90), "forward": (250, 0), "strafe": (250, 0), "rotation": (0, 45), "static": (0, 0)}
 
@@ -111,7 +113,9 @@ def _played(place: Place, kind: str, seed: int) -> tuple[list[np.ndarray], np.nd
     least_path, least_turn = _LEAST[kind]
     for attempt in range(_TRIES):
         rng = random.Random(f"{seed}/{place.wad}/{place.level}/{kind}/{attempt}")
-        with running(path, place.level, rng.randrange(10**6), 2, False, Screen(WIDTH, HEIGHT, place.hud, place.hud, True)) as game:
+        with running(
+            path, place.level, rng.randrange(10**6), 2, False, Screen(WIDTH, HEIGHT, place.hud, place.hud, True)
+        ) as game:
             _wander(game, Player(rng, level, "camera"), rng.randint(40, 240))
             pictures, states = _recorded(game, _script(kind, game, level, rng))
         turned = np.abs((np.diff(states[:, 3]) + 180) % 360 - 180).sum()
@@ -146,16 +150,16 @@ Script = Callable[[int], Action]
 
 def _script(kind: str, game: Game, level: Level, rng: random.Random) -> Script:
     if kind == "static":
-        return lambda tic: Action()
+        return lambda _: Action()
     if kind == "rotation":
         speed, period = rng.uniform(1.0, 2.5), rng.uniform(120, 300)
         return lambda tic: Action(turn_deg=speed * math.sin(2 * math.pi * tic / period))
     if kind == "play":
         player = Player(rng, level, "camera")
         player.start("nav")
-        return lambda tic: player.act(game.observe().view())
+        return lambda _: player.act(game.observe().view())
     _face_the_open(game)
-    return {"forward": _forward, "strafe": _strafe, "mix": _mix}[kind](game, rng)
+    return _forward(rng) if kind == "forward" else _strafe(game, rng) if kind == "strafe" else _mix(game, rng)
 
 
 def _face_the_open(game: Game, steps: int = 24) -> None:
@@ -180,7 +184,7 @@ def _pressed(tic: int, share: float) -> bool:
     return math.floor((tic + 1) * share) > math.floor(tic * share)
 
 
-def _forward(game: Game, rng: random.Random) -> Script:
+def _forward(rng: random.Random) -> Script:
     share = rng.uniform(0.25, 0.45)
     return lambda tic: Action(frozenset({"W"} if _pressed(tic, share) else ()))
 
@@ -203,19 +207,19 @@ def _strafe(game: Game, rng: random.Random) -> Script:
 
 
 def _mix(game: Game, rng: random.Random) -> Script:
-    """Forward with swinging steps aside and turns; away from walls."""
-    share, phase, amplitude, away = rng.uniform(0.6, 0.9), rng.uniform(0, 6.28), rng.uniform(1.5, 2.5), 0
+    """A walk with swinging steps aside and turns, that turns away before it meets a wall."""
+    share, phase, amplitude, away = rng.uniform(0.5, 0.75), rng.uniform(0, 6.28), rng.uniform(1.5, 2.5), 0
 
     def script(tic: int) -> Action:
         nonlocal away
         turn = amplitude * math.sin(2 * math.pi * tic / 70 + phase)
-        if _depth(game, 0.5) < 14:
+        if min(_depth(game, across) for across in (0.35, 0.5, 0.65)) < _WALL_DEPTH:
             away = away or (1 if _depth(game, 0.8) > _depth(game, 0.2) else -1)
-            turn = 3.0 * away
+            turn = 3.5 * away
         else:
             away = 0
-        aside = math.sin(2 * math.pi * tic / 90)
-        keys = {"W": _pressed(tic, share), "D": aside > 0 and _pressed(tic, 0.4), "A": aside < 0 and _pressed(tic, 0.4)}
+        aside, walks = math.sin(2 * math.pi * tic / 90), share if not away else share / 2
+        keys = {"W": _pressed(tic, walks), "D": aside > 0 and _pressed(tic, 0.3), "A": aside < 0 and _pressed(tic, 0.3)}
         return Action(frozenset(key for key, down in keys.items() if down), turn)
 
     return script

@@ -12,7 +12,7 @@ from curation.cameras.rotation import cross, exponential
 
 _SCALE_PX = 1.0  # of the Cauchy weight; a corner on a codec's picture is good to half a pixel
 _WORSE, _BETTER, _LEAST_DAMPING = 8.0, 0.2, 1e-7
-_SETTLED = 1e-5  # relative decrease of the cost at which it stops
+_SETTLED = 1e-3  # relative decrease of the cost at which it stops
 _NEAR = 1e-6
 
 
@@ -46,7 +46,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Which observations share a point: one, other [Q], sorted by the block of cameras they fill; row, column and first of each."""
+    """Which observations share a point: one, other [Q], sorted by the block of cameras that they fill; of each block the row,
+    the column and the first pair.
+    """
 
     one: np.ndarray
     other: np.ndarray
@@ -160,9 +162,7 @@ class _System:
             focal=problem.focal * float(np.exp(np.clip(focal, -0.2, 0.2))),
         )
 
-    def _reduced(
-        self, problem: Problem, inverse: np.ndarray, y: np.ndarray, damping: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _reduced(self, problem: Problem, inverse: np.ndarray, y: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
         """The camera system, points eliminated: matrix [6 K + 1, 6 K + 1] and slope; the focal length comes last."""
         count, pairs = len(problem.turn), self.pairs
         product = y[pairs.one] @ self.w[pairs.other].transpose(0, 2, 1)
@@ -191,7 +191,9 @@ def _damped(blocks: np.ndarray, damping: float) -> np.ndarray:
 
 
 def _jacobians(problem: Problem) -> tuple[np.ndarray, ...]:
-    """By camera [O, 2, 6] (rotation vector on the left, shift), by point [O, 2, 3], by log focal [O, 2]; errors; weights [O]."""
+    """By camera [O, 2, 6] (rotation vector on the left, shift), by point [O, 2, 3], by log focal [O, 2]; errors [O, 2]; weights
+    [O].
+    """
     local, left = problem._local(), problem.left()
     behind = local[:, 2] <= _NEAR
     ahead = np.where(behind, 1.0, local[:, 2])

@@ -1,7 +1,7 @@
 """The embedded estimator, on a CPU: tracks, the kind of motion, structure from motion, checks; one focal length a source.
 
-Two passes. Every clip is decoded once and only its tracks are kept. Clips that turn find the focal length on their own, the median
-of what they say is the source's; the others, of which none can tell a focal length from a depth, are solved with that.
+Two passes. Every clip is decoded once and only its tracks are kept. Clips that turn find the focal length on their own, and the
+median of what they say is the source's; the others, none of which can tell a focal length from a depth, are solved with that.
 """
 
 import math
@@ -73,8 +73,13 @@ class Solved(NamedTuple):
 
 def annotate(clips: Sequence["ClipView"], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
     """See `annotate.annotate`."""
-    looks = [_looked(clip, how) for clip in clips]
-    hints = [_hint(clip, how) for clip in clips]
+    return annotated([_looked(clip, how) for clip in clips], [_hint(clip, how) for clip in clips], how)
+
+
+def annotated(
+    looks: Sequence[Look | Facts], hints: Sequence[float | None], how: CameraSettings
+) -> list[tuple[Facts, Camera | None]]:
+    """The second pass, on what was kept of each clip. hints: focal lengths that were told, as shares of the width."""
     found: dict[int, Solved] = {}
     shares: dict[int, float] = {}
     for k in _turning(looks, hints, how):
@@ -99,7 +104,7 @@ def _turning(looks: Sequence[Look | Facts], hints: Sequence[float | None], how: 
 
 def _hint(clip: "ClipView", how: CameraSettings) -> float | None:
     """The focal length that a field of view of the 3-D view means, as a share of the source's width."""
-    if how.fov_deg is None or not isinstance(clip.viewport.w, (int, float)):
+    if how.fov_deg is None:
         return None
     try:
         width = video.probe(clip.uri).width
@@ -131,7 +136,13 @@ def _looked(clip: "ClipView", how: CameraSettings) -> Look | Facts:
         found = tracks.follow(clip.uri, clip.span, watched)
     except video.UnreadableVideo as error:
         return Facts(f"failed:{error}", backend=NAME)
-    facts = Facts("", backend=NAME, static_share=watched.static_share, **_counts(found))
+    scale = source.width / watched.size[0], source.height / watched.size[1]
+    return looked(clip, watched, scale, found, how)
+
+
+def looked(clip: "ClipView", watched: Watched, scale: tuple[float, float], found: Tracks, how: CameraSettings) -> Look | Facts:
+    """What its tracks say of a clip; the facts alone where they say that nothing can be had."""
+    facts = _counted(Facts("", backend=NAME, static_share=watched.static_share), found)
     count, lasts = len(found.times_s), float(np.ptp(found.times_s)) if len(found.times_s) else 0.0
     if count < _LEAST_FRAMES or lasts < _LEAST_S:
         return facts._replace(status=f"failed:{count} frames in {lasts:.2f} s are too few")
@@ -140,16 +151,15 @@ def _looked(clip: "ClipView", how: CameraSettings) -> Look | Facts:
     cut = _cut(found, how.checks.carried)
     if cut is not None:
         return facts._replace(status=f"failed:a cut {found.times_s[cut]:.2f} s in")
-    scale = source.width / watched.size[0], source.height / watched.size[1]
     return _measured(Look(clip, watched, scale, found, motion.Motion(0, 0, 0), 0.0, facts), how)
 
 
-def _counts(found: Tracks) -> dict[str, float | int | None]:
+def _counted(facts: Facts, found: Tracks) -> Facts:
     if not len(found.times_s):
-        return {}
+        return facts
     a_frame = found.a_frame()
     length = float(found.length.mean()) if len(found.length) else 0.0
-    return {"tracks": float(a_frame.mean()), "tracks_min": int(a_frame.min()), "track_length": length}
+    return facts._replace(tracks=float(a_frame.mean()), tracks_min=int(a_frame.min()), track_length=length)
 
 
 def _cut(found: Tracks, carried: float) -> int | None:
@@ -194,24 +204,24 @@ def solved(look: Look, share: float | None, source: str, how: CameraSettings) ->
         focal_px=found.focal * look.scale[0],
         focal_share=found.focal / look.watched.view.w,
         focal_source=known,
-        **_motions(look, found.pose),
     )
+    facts = _moved(facts, look, found.pose)
     if known == "clip" and (facts.turn_deg or 0) < how.checks.focal_turn_deg:
         facts = facts._replace(focal_source="none")
     return found._replace(facts=judged(facts, how.checks))
 
 
-def _motions(look: Look, pose: np.ndarray) -> dict[str, float]:
+def _moved(facts: Facts, look: Look, pose: np.ndarray) -> Facts:
     """How far the view turns in all and at most from frame to frame; the largest step to the tenth largest in a hundred."""
     gap = motion.frame_gaps(look.tracks.times_s, [_TURN_S])[0]
     coarse, fine = (rotation.angle_deg(pose[:-g:g, :3, :3].transpose(0, 2, 1) @ pose[g::g, :3, :3]) for g in (gap, 1))
     step = np.linalg.norm(np.diff(pose[:, :3, 3], axis=0), axis=1)
     usual = float(np.quantile(step, 0.9))
     ratio = float(step.max() / usual) if usual > 0 else 1.0
-    return {"turn_deg": float(coarse.sum()), "max_turn_deg": float(fine.max()), "step_ratio": ratio}
+    return facts._replace(turn_deg=float(coarse.sum()), max_turn_deg=float(fine.max()), step_ratio=ratio)
 
 
-def _static(look: Look, start: float, held: bool) -> Solved:
+def _static(look: Look, start: float, _: bool) -> Solved:
     count = len(look.tracks.times_s)
     pose = np.tile(np.eye(4), (count, 1, 1))
     unseen = np.full(count, np.nan)
@@ -262,7 +272,7 @@ def _general(look: Look, start: float, held: bool) -> Solved:
 
 
 def _camera(look: Look, found: Solved) -> Camera:
-    (across, down), view, size = look.scale, look.watched.view, look.watched.size
+    (across, down), view, size, port = look.scale, look.watched.view, look.watched.size, look.clip.viewport
     middle = (view.x + view.w / 2) * across, (view.y + view.h / 2) * down
     intrinsics = np.tile([found.focal * across, found.focal * down, *middle], (len(found.pose), 1))
     return Camera(
@@ -270,7 +280,7 @@ def _camera(look: Look, found: Solved) -> Camera:
         intrinsics=intrinsics,
         times_s=look.tracks.times_s,
         size=(round(size[0] * across), round(size[1] * down)),
-        viewport=tuple(look.clip.viewport),
+        viewport=(port.x, port.y, port.w, port.h),
         valid=found.valid,
         residual_px=found.residual_px.astype(np.float32),
         keyframes=found.keyframes,

@@ -4,7 +4,6 @@ A clip is a chain: each frame's pose is a few steps from the one before, so it i
 already; at keyframes new points are triangulated and the last ones adjusted, at the end everything together.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -19,14 +18,14 @@ _PARALLAX_PX = 12.0  # of the first pair, after the best rotation: more costs sh
 _PARALLAX_LEAST_PX = 2.0
 _SHARED = 120  # tracks of the first pair; more is no better
 _REACH = (3, 5, 8, 12, 17, 24, 34, 48)  # frames apart, of the first pair
-_MOVED_PX, _LASTING_S, _KEPT = 18.0, 0.35, 0.6  # from keyframe to keyframe: motion, time, share of tracks
+_MOVED_PX, _LASTING_S, _KEPT = 22.0, 0.35, 0.6  # from keyframe to keyframe: motion, time, share of tracks
 LEAST_INLIERS = 12  # a pose on fewer points is a guess
 _SURE_SHARE = 0.75  # of the mapped points in sight; under it the start may have been too far off
-_WINDOW, _HELD = 10, 3  # keyframes adjusted together while growing, of which the oldest stay
+_WINDOW, _HELD = 8, 3  # keyframes adjusted together while growing, of which the oldest stay
 _LOOK_BACK = 24  # keyframes a point is triangulated from
 _LEAST_ANGLE_DEG = 1.0
 _FIT_PX, _WRONG_PX = 2.5, 3.0
-_VIEWS = 14  # of a point that the last adjustment uses: a point seen by all keyframes costs their number squared
+_VIEWS = 12  # of a point that the last adjustment uses: a point seen by all keyframes costs their number squared
 
 
 class Map(NamedTuple):
@@ -186,7 +185,18 @@ class _Growth:
         camera = np.diag([self.focal, self.focal, 1.0])
         cv2.setRNGSeed(1)
         found, vector, shift, _ = cv2.solvePnPRansac(
-            self.point[which], self.xy[frame, which], camera, None, None, None, False, 200, _FIT_PX, 0.999, None, cv2.SOLVEPNP_SQPNP
+            self.point[which],
+            self.xy[frame, which],
+            camera,
+            None,
+            None,
+            None,
+            False,
+            200,
+            _FIT_PX,
+            0.999,
+            None,
+            cv2.SOLVEPNP_SQPNP,
         )
         return (rotation.exponential(vector[None, :, 0]), shift[None, :, 0]) if found else None
 
@@ -201,7 +211,11 @@ class _Growth:
         """Triangulate tracks anew from the last keyframes."""
         frames = np.array(self.keyframes[-_LOOK_BACK:])
         point = triangulated(
-            self.xy[np.ix_(frames, tracks)], self.seen[np.ix_(frames, tracks)], self.turn[frames], self.shift[frames], self.focal
+            self.xy[np.ix_(frames, tracks)],
+            self.seen[np.ix_(frames, tracks)],
+            self.turn[frames],
+            self.shift[frames],
+            self.focal,
         )
         self.point[tracks] = np.where(np.isfinite(point), point, self.point[tracks])
 

@@ -1,7 +1,7 @@
 """Which kind of motion a clip shows, told from its tracks before anything is reconstructed: static, rotation, general.
 
-A global mapper given a pure rotation invents a path and reports a good fit, so the choice comes first: a rotation leaves next to
-nothing of every frame pair, also of pairs far apart, whatever the depth of the scene.
+Structure from motion on a pure rotation invents a path and reports a good fit, so the choice comes first: a rotation leaves
+next to nothing of every frame pair, also of pairs far apart, whatever the depth of the scene.
 """
 
 from collections.abc import Sequence

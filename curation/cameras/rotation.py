@@ -17,7 +17,7 @@ _SETTLED = 1e-6
 
 
 class Pairs(NamedTuple):
-    """Frame pairs that share tracks: first, second int [P]; a, b f8 [P, K, 2], where the shared points lie; used bool [P, K]."""
+    """Frame pairs that share tracks: first, second int [P]; where the points lie, a, b f8 [P, K, 2]; used bool [P, K]."""
 
     first: np.ndarray
     second: np.ndarray
@@ -68,8 +68,8 @@ def _left_px(found: Pairs, there: np.ndarray, focal: float) -> np.ndarray:
 
 
 class Refined(NamedTuple):
-    """pose f8 [N, 3, 3] camera-to-world; focal px, and its standard error as a share of it for points good to a pixel (0 where it
-    was held); left px [P, K] at each point of each pair, NaN where unused.
+    """pose f8 [N, 3, 3] camera-to-world; focal px, and its standard error as a share of it for points good to a pixel (0 where
+    it was held); left px [P, K] at each point of each pair, NaN where unused.
     """
 
     pose: np.ndarray

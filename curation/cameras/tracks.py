@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -59,7 +59,7 @@ class Tracks:
         return found
 
     def a_frame(self) -> np.ndarray:
-        """int [N], how many tracks each frame holds."""
+        """Int [N], how many tracks each frame holds."""
         count = len(self.times_s)
         begun = np.bincount(self.start, minlength=count + 1)
         ended = np.bincount(self.start + self.length, minlength=count + 1)
@@ -125,7 +125,7 @@ class _Follower:
         self._before = luma
 
     def _follow(self, before: np.ndarray, luma: np.ndarray) -> None:
-        how = {"winSize": _WINDOW, "maxLevel": _LEVELS, "criteria": _STOP}
+        how: Any = {"winSize": _WINDOW, "maxLevel": _LEVELS, "criteria": _STOP}
         there, found, _ = cv2.calcOpticalFlowPyrLK(before, luma, self._points, None, **how)
         back, again, _ = cv2.calcOpticalFlowPyrLK(luma, before, there, None, **how)
         lost = np.abs(back - self._points).reshape(-1, 2).max(1)
