@@ -1,6 +1,7 @@
 """The front door: clips in, a camera and the facts behind it out, whichever backend looks (paper section 3.4)."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts
     """
     backend = _backend(how)
     if backend == "none":
-        return [(Facts("failed:not asked for"), None) for _ in clips]
+        return [(Facts("skipped:not asked for"), None) for _ in clips]
     if backend == "vipe":
         from curation.cameras import vipe
 
@@ -43,6 +44,14 @@ def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts
     from curation.cameras import klt_glomap
 
     return klt_glomap.annotate(clips, how)
+
+
+def missing(how: CameraSettings) -> str | None:
+    """What this machine lacks for the backend that would run, None where nothing."""
+    needs = {"klt_glomap": "pycolmap", "vipe": "vipe"}.get(_backend(how))
+    if needs is None or find_spec(needs) is not None:
+        return None
+    return f"{needs} is not installed (pip install 'gamecraft[camera]')"
 
 
 def _backend(how: CameraSettings) -> str:

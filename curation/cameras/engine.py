@@ -29,6 +29,14 @@ def log(source_uri: str) -> Camera | None:
         return None
 
 
+def is_logged(source_uri: str) -> bool:
+    """Whether there is a log, even one that cannot be read."""
+    try:
+        return log(source_uri) is not None
+    except ValueError:
+        return True
+
+
 def annotate(source_uri: str, size: tuple[int, int], span: Span, times_s: np.ndarray) -> tuple[Facts, Camera | None]:
     """A clip's camera out of its recording's log: px of a source of `size`, frames at `times_s` from the source's start."""
     try:
