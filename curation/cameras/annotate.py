@@ -1,8 +1,8 @@
 """The front door: clips in, a camera and the facts behind it out, whichever backend looks (paper section 3.4)."""
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -55,7 +55,7 @@ def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts
 def _looked_at(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
     backend = _backend(how)
     if backend == "none":
-        return [(Facts("failed:not asked for"), None) for _ in clips]
+        return [(Facts("skipped:not asked for"), None) for _ in clips]
     if backend == "vipe":
         from curation.cameras import vipe
 
@@ -65,11 +65,19 @@ def _looked_at(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Fac
     return klt.annotate(clips, how)
 
 
+def missing(how: CameraSettings) -> str | None:
+    """What this machine lacks for the backend that would run, None where nothing."""
+    needs = {"vipe": "vipe"}.get(_backend(how))
+    if needs is None or find_spec(needs) is not None:
+        return None
+    return f"{needs} is not installed (docs/cameras.md says how; klt needs nothing)"
+
+
 def _backend(how: CameraSettings) -> str:
     """`auto` takes ViPE where it can run: its package is there and so is CUDA."""
     if how.backend != "auto":
         return how.backend
-    if importlib.util.find_spec("vipe") is None or importlib.util.find_spec("torch") is None:
+    if find_spec("vipe") is None or find_spec("torch") is None:
         return "klt"
     import torch
 

@@ -5,6 +5,8 @@ picture of `size`, corner-origin: the centre of the top left pixel is (0.5, 0.5)
 """
 
 import io
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,8 +19,9 @@ class Facts(NamedTuple):
     """The verdict on a clip's camera and every number behind it; the ledger's `camera_*` columns.
 
     focal_px is in px of the source, other px are of a picture 640 wide. A number that was not looked at is None.
-    status: ok | ok_rotation | ok_static | suspect | low_texture | failed:<why>. why: which checks a suspect one missed.
-    model: static | rotation | general. focal_source: clip | pooled | hint | engine | none (a guess, it cannot be observed).
+    status: ok | ok_rotation | ok_static | suspect | low_texture | failed:<reason> | skipped:<reason>.
+    why: which checks a suspect one missed. model: static | rotation | general.
+    focal_source: clip | pooled | hint | engine | none (a guess, it cannot be observed).
     """
 
     status: str
@@ -131,8 +134,11 @@ def to_npz(camera: Camera) -> bytes:
 
 def from_npz(data: bytes) -> Camera:
     """The camera in a `camera.npz`. ValueError for another version or for what is no camera."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        found = {name: file[name] for name in file.files}
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:  # a lone array has no `files`
+        raise ValueError(f"not a camera.npz: {error}") from error
     if missing := {"version", *_STORED} - set(found):
         raise ValueError(f"not a camera.npz: it lacks {sorted(missing)}")
     if found["version"] != VERSION:
