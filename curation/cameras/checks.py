@@ -44,10 +44,8 @@ def _focal(facts: Facts, limits: CheckSettings) -> list[str]:
     if facts.focal_source == "none":
         return ["focal length not observable"]
     missed = []
-    if facts.focal_source == "clip" and not _within(
-        math.nan if facts.focal_error is None else facts.focal_error, None, limits.focal_error
-    ):
-        missed.append(f"focal error {facts.focal_error:.3g}")
+    if facts.focal_source == "clip" and not (facts.focal_error is not None and facts.focal_error <= limits.focal_error):
+        missed.append("focal error unknown" if facts.focal_error is None else f"focal error {facts.focal_error:.3g}")
     low, high = limits.focal_range
     if facts.focal_share is not None and not low <= facts.focal_share <= high:
         missed.append(f"focal length {facts.focal_share:.2f} of the width")
