@@ -5,7 +5,8 @@ from curation.cameras.checks import judged
 from curation.cameras.settings import CameraSettings, CheckSettings
 
 GOOD = Facts(
-    "", model="general", focal_px=320.0, focal_source="clip", focal_error=0.001, focal_share=0.5, turn_deg=120.0, max_turn_deg=3.0,
+    "", model="general", focal_px=320.0, focal_source="clip", focal_error=0.001, focal_share=0.5, turn_deg=120.0,
+    max_turn_deg=3.0,
     step_ratio=1.2, tracks=350.0, tracks_min=200, track_length=20.0, static_share=0.02, registered=1.0, points=900,
     inliers_min=90, residual_px=0.4, residual_p95_px=0.7,
 )  # fmt: skip
