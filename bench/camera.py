@@ -23,6 +23,7 @@ from bench.camera_takes import KINDS, Take
 from bench.machine import describe
 from bench.trajectory import Errors, errors
 from curation import video
+from curation.cameras import klt
 from curation.cameras.annotate import CameraSettings, ClipView, annotate
 from curation.cameras.camera import Camera, Facts
 from curation.cameras.scale import scales
@@ -44,12 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one map, 35 frames a second")
     parser.add_argument("--tuning", action="store_true", help="the maps that limits were set on, not those that are reported")
     parser.add_argument("--keep", type=Path, help="a folder for the takes; what lies there is not recorded again")
+    parser.add_argument("--beside", action="store_true", help="also COLMAP's global mapper on the tracks of the mix takes")
     options = parser.parse_args(arguments)
     print(describe())
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         rows = list(_measured(options.keep or Path(folder), options))
-    print("\n".join([*_error_lines(rows), *_status_lines(rows), *_scale_lines(rows, options.seed), *_cost_lines(rows)]))
+        beside = list(_beside(rows)) if options.beside else []
+    print(
+        "\n".join([*_error_lines(rows), *_status_lines(rows), *_scale_lines(rows, options.seed), *_cost_lines(rows), *beside])
+    )
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,23 @@ def _top_speed(take: Take) -> float:
         take.pose, np.zeros((count, 4)), take.time_s, (1, 1), (0, 0, 1, 1), nothing > 0, nothing, nothing[:0].astype(int)
     )
     return 1 / scales([true], [])[0][0]
+
+
+def _beside(rows: Sequence[Row]) -> Iterator[str]:
+    """The global mapper on the tracks of the mix takes, overlays voted out as for ours."""
+    from bench import glomap
+
+    yield "\nCOLMAP's global mapper on the same tracks, focal length unknown (ours)"
+    for row in rows:
+        if row.take.kind != "mix" or row.alone or row.errors is None:
+            continue
+        look = klt.looked_at(source_views([row.take])[0], CameraSettings(backend="klt"))
+        before = time.process_time()
+        found = glomap.poses(look.points(), (look.watched.view.w, look.watched.view.h)) if isinstance(look, klt.Look) else None
+        cpu_s = (time.process_time() - before) / len(row.take.pose)
+        off = None if found is None else errors(found, row.take.pose)
+        theirs, ours = ("no model" if e is None else f"ATE {e.ate:7.3%} RPE-rot {e.rpe_rot_deg:.3f} deg" for e in (off, row.errors))
+        yield f"{row.take.name:40} {theirs}, {cpu_s:.3f} CPU-s a frame ({ours})"
 
 
 def _cost_lines(rows: Sequence[Row]) -> Iterator[str]:

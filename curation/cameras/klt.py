@@ -73,7 +73,7 @@ class Solved(NamedTuple):
 
 def annotate(clips: Sequence["ClipView"], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
     """See `annotate.annotate`."""
-    return annotated([_looked(clip, how) for clip in clips], [_hint(clip, how) for clip in clips], how)
+    return annotated([looked_at(clip, how) for clip in clips], [_hint(clip, how) for clip in clips], how)
 
 
 def annotated(
@@ -128,7 +128,7 @@ def _annotated(
     return found.facts, None if found.facts.status.startswith("failed") else _camera(look, found)
 
 
-def _looked(clip: "ClipView", how: CameraSettings) -> Look | Facts:
+def looked_at(clip: "ClipView", how: CameraSettings) -> Look | Facts:
     """One decode: the tracks and which model they ask for; the facts alone where there is nothing to go on."""
     try:
         source = video.probe(clip.uri)
