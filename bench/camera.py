@@ -242,7 +242,9 @@ def _beside(rows: Sequence[Row]) -> Iterator[str]:
         found = glomap.poses(look.points(), (look.watched.view.w, look.watched.view.h)) if isinstance(look, klt.Look) else None
         cpu_s = (time.process_time() - before) / len(row.take.pose)
         off = None if found is None else errors(found, row.take.pose)
-        theirs, ours = ("no model" if e is None else f"ATE {e.ate:7.3%} RPE-rot {e.rpe_rot_deg:.3f} deg" for e in (off, row.errors))
+        theirs, ours = (
+            "no model" if e is None else f"ATE {e.ate:7.3%} RPE-rot {e.rpe_rot_deg:.3f} deg" for e in (off, row.errors)
+        )
         yield f"{row.take.name:40} {theirs}, {cpu_s:.3f} CPU-s a frame ({ours})"
 
 
