@@ -104,6 +104,7 @@ CLIP = pa.schema(
         _column("camera_registered", pa.float32(), "0-1", "share of the frames with a pose of their own"),
         _column("camera_points", pa.int32(), "1", "points of the map"),
         _column("camera_inliers_min", pa.int32(), "1/frame", "points that agree with the pose, in the worst frame"),
+        _column("camera_inlier_share", pa.float32(), "0-1", "their share of the mapped points in sight, in the worst frame"),
         _column("camera_residual_px", pa.float32(), "px at 640 wide", "reprojection error, median over the frames' medians"),
         _column("camera_residual_p95_px", pa.float32(), "px at 640 wide", "the same, 95th percentile over the frames"),
         _column("camera_scale_to_unit", pa.float64(), "1", "times the poses' translation gives the unit of dataset.json"),

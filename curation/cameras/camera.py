@@ -43,6 +43,7 @@ class Facts(NamedTuple):
     registered: float | None = None
     points: int | None = None
     inliers_min: int | None = None
+    inlier_share: float | None = None
     residual_px: float | None = None
     residual_p95_px: float | None = None
 

@@ -27,6 +27,7 @@ def _general(facts: Facts, limits: CheckSettings) -> list[str]:
         ("reached", facts.registered, limits.reached, None),
         ("points", facts.points, limits.points, None),
         ("inliers", facts.inliers_min, limits.inliers, None),
+        ("inlier share", facts.inlier_share, limits.inlier_share, None),
         ("residual px", facts.residual_px, None, limits.rotation_left_px if facts.model == "rotation" else limits.residual_px),
         ("residual p95 px", facts.residual_p95_px, None, limits.residual_p95_px if facts.model == "general" else math.inf),
         ("step ratio", facts.step_ratio, None, limits.step_ratio),

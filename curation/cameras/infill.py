@@ -16,23 +16,25 @@ INLIER_PX = 2.5
 
 
 class Infill(NamedTuple):
-    """pose f8 [N, 4, 4] camera-to-world; inliers int [N], points within 2.5 px; residual_px f8 [N], median over points seen in
-    each frame, NaN where none is.
+    """pose f8 [N, 4, 4] camera-to-world; inliers int [N], mapped points that are seen within 2.5 px of where they should be, and
+    share f8 [N], of those that are seen at all; residual_px f8 [N], their median, NaN where there is none.
     """
 
     pose: np.ndarray
     inliers: np.ndarray
+    share: np.ndarray
     residual_px: np.ndarray
 
 
 def infill(points_NM2: np.ndarray, found: Map) -> Infill:
     """Poses of all frames; points in px from the principal point, NaN where unseen."""
     start = np.linalg.inv(interpolated(found.frames, found.pose, len(points_NM2)))
-    there = resect(_sight(points_NM2, found), start[:, :3, :3], start[:, :3, 3], found.focal_px)
+    sight = _sight(points_NM2, found)
+    there = resect(sight, start[:, :3, :3], start[:, :3, 3], found.focal_px)
     pose = np.tile(np.eye(4), (len(start), 1, 1))
     pose[:, :3, :3], pose[:, :3, 3] = there.turn, there.shift
     inliers = (np.nan_to_num(there.distance, nan=np.inf) < INLIER_PX).sum(1)
-    return Infill(np.linalg.inv(pose), inliers, _median(there.distance))
+    return Infill(np.linalg.inv(pose), inliers, inliers / np.maximum(sight.used.sum(1), 1), _median(there.distance))
 
 
 def _median(distance: np.ndarray) -> np.ndarray:

@@ -265,6 +265,7 @@ def _general(look: Look, start: float, held: bool) -> Solved:
         registered=found.reached,
         points=len(found.track),
         inliers_min=int(filled.inliers.min()),
+        inlier_share=float(filled.share.min()),
         residual_px=float(np.nanmedian(residual)),
         residual_p95_px=float(np.nanpercentile(residual, 95)),
     )

@@ -20,7 +20,8 @@ class CheckSettings:
     focal_apart: float = 0.05  # from the other clips of the source
     reached: float = 1.0  # share of frames with a pose of their own
     points: int = 100
-    inliers: int = 30  # of the mapped points in every frame: a pose on fewer can be off by a degree
+    inliers: int = 40  # mapped points in every frame: a pose on fewer can be off by a degree
+    inlier_share: float = 0.75  # of the mapped points in sight, in every frame: with fewer, a part of them slides along
     residual_px: float = 1.0  # median over frames; 0.3 to 0.6 in a trajectory that is right
     residual_p95_px: float = 1.5
     step_ratio: float = 4.0  # the largest step to the tenth largest in a hundred: a jump in the map

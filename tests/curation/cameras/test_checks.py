@@ -8,7 +8,7 @@ GOOD = Facts(
     "", model="general", focal_px=320.0, focal_source="clip", focal_error=0.001, focal_share=0.5, turn_deg=120.0,
     max_turn_deg=3.0,
     step_ratio=1.2, tracks=350.0, tracks_min=200, track_length=20.0, static_share=0.02, registered=1.0, points=900,
-    inliers_min=90, residual_px=0.4, residual_p95_px=0.7,
+    inliers_min=90, inlier_share=0.9, residual_px=0.4, residual_p95_px=0.7,
 )  # fmt: skip
 LIMITS = CheckSettings()
 
@@ -24,6 +24,7 @@ def test_a_good_clip_is_ok_by_its_model(model: str, status: str) -> None:
         ({"registered": 0.9}, "reached 0.9"),
         ({"points": 50}, "points 50"),
         ({"inliers_min": 5}, "inliers 5"),
+        ({"inlier_share": 0.5}, "inlier share 0.5"),
         ({"residual_px": 2.0}, "residual px 2"),
         ({"residual_p95_px": 3.0}, "residual p95 px 3"),
         ({"residual_px": float("nan")}, "residual px nan"),
