@@ -39,6 +39,10 @@ def guess(points_NM2: np.ndarray, times_s: np.ndarray, width: float) -> float | 
     return float(_GRID[np.argmin(unequal.mean(1))] * width)
 
 
-def pooled(found: Sequence[float]) -> float | None:
-    """The median of what clips that turn say, each on its own; None where none does."""
-    return float(np.median(found)) if len(found) else None
+def pooled(found: Sequence[float], apart: float) -> float | None:
+    """The median of what clips say, each on its own; None where none does, or most are further from it than `apart`, a share."""
+    if not len(found):
+        return None
+    middle = float(np.median(found))
+    near = np.abs(np.asarray(found) / middle - 1) <= apart
+    return middle if near.mean() >= 0.5 else None

@@ -16,8 +16,8 @@ INLIER_PX = 2.5
 
 
 class Infill(NamedTuple):
-    """pose f8 [N, 4, 4] camera-to-world; inliers int [N], mapped points that are seen within 2.5 px of where they should be, and
-    share f8 [N], of those that are seen at all; residual_px f8 [N], their median, NaN where there is none.
+    """pose f8 [N, 4, 4] camera-to-world; inliers int [N], mapped points seen within 2.5 px of where they should be, and share
+    f8 [N], of those that are seen at all; residual_px f8 [N], their median, NaN where there is none.
     """
 
     pose: np.ndarray

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 
 from curation import video
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 NAME = "klt"
 _UNIT_WIDTH = 640  # px of facts and limits are of a picture so wide
-_LEAST_FRAMES, _LEAST_S = 8, 0.25
+_LEAST_FRAMES, _LEAST_S, _LEAST_PX = 8, 0.25, 64
 _VOTE_S = 0.15  # between frames whose epipolar geometry tracks are held against
 _AGREES = 0.6  # share of them that a track of the world goes along with
 _TURN_S = 0.3  # turning is summed over steps so long: a frame's jitter is no turn
@@ -85,10 +86,10 @@ def annotated(
     for k in _turning(looks, hints, how):
         look = looks[k]
         assert isinstance(look, Look), "only what was looked at turns"
-        found[k] = solved(look, focal.pooled(list(shares.values())), "clip", how)
+        found[k] = solved(look, focal.pooled(list(shares.values()), how.checks.focal_apart), "clip", how)
         if found[k].facts.ok:
             shares[k] = found[k].focal / look.watched.size[0]
-    pool = focal.pooled(list(shares.values()))
+    pool = focal.pooled(list(shares.values()), how.checks.focal_apart)
     return [_annotated(look, hints[k], pool, found.get(k), how) for k, look in enumerate(looks)]
 
 
@@ -133,6 +134,8 @@ def looked_at(clip: "ClipView", how: CameraSettings) -> Look | Facts:
     try:
         source = video.probe(clip.uri)
         watched = tracks.watched(clip.uri, clip.viewport, clip.static, how.max_width)
+        if min(watched.view.w, watched.view.h) < _LEAST_PX:
+            return Facts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=NAME)
         found = tracks.follow(clip.uri, clip.span, watched)
     except video.UnreadableVideo as error:
         return Facts(f"failed:{error}", backend=NAME)
@@ -199,7 +202,11 @@ def solved(look: Look, share: float | None, source: str, how: CameraSettings) ->
     held = source in ("hint", "pooled")
     known = source if held or source == "clip" else "none"
     solve = {"static": _static, "rotation": _rotation, "general": _general}[look.model or "general"]
-    found = solve(look, start if math.isfinite(start) else _GUESS * width, held)
+    start = start if math.isfinite(start) else _GUESS * width
+    try:
+        found = solve(look, start, held)
+    except (np.linalg.LinAlgError, cv2.error) as error:
+        found = _unsolved(look, start, f"no solution: {error}")
     facts = found.facts._replace(
         focal_px=found.focal * look.scale[0],
         focal_share=found.focal / look.watched.view.w,
@@ -250,14 +257,17 @@ def _rotation(look: Look, start: float, held: bool) -> Solved:
     return Solved(pose, refined.focal_px, residual, told, np.array([0]), facts)
 
 
+def _unsolved(look: Look, start: float, why: str) -> Solved:
+    count = len(look.tracks.times_s)
+    facts = look.facts._replace(status=f"failed:{why}", registered=0.0)
+    return Solved(np.tile(np.eye(4), (count, 1, 1)), start, np.full(count, np.nan), np.zeros(count, bool), np.array([0]), facts)
+
+
 def _general(look: Look, start: float, held: bool) -> Solved:
     points, times_s = look.points(), look.tracks.times_s
     found = mapping.reconstruct(points, times_s, start, held)
     if found is None or not len(found.track):
-        count = len(times_s)
-        pose, unseen = np.tile(np.eye(4), (count, 1, 1)), np.full(count, np.nan)
-        facts = look.facts._replace(status="failed:no two frames with parallax to begin a map", registered=0.0)
-        return Solved(pose, start, unseen, np.zeros(count, bool), np.array([0]), facts)
+        return _unsolved(look, start, "no two frames with parallax to begin a map")
     filled = infill(points, found)
     residual = filled.residual_px / look.unit
     facts = look.facts._replace(

@@ -17,7 +17,7 @@ class CheckSettings:
     focal_error: float = 0.02  # standard error of a focal length found: 0.001 in a clip that turns, 0.1 in one that does not
     focal_turn_deg: float = 25.0  # a clip that turns less says nothing of the focal length
     focal_range: tuple[float, float] = (0.35, 2.0)  # of the width of the view: 110 to 28 degrees
-    focal_apart: float = 0.05  # from the other clips of the source
+    focal_apart: float = 0.05  # from the pool: if most clips are further apart, the source has no one focal length
     reached: float = 1.0  # share of frames with a pose of their own
     points: int = 100
     inliers: int = 40  # mapped points in every frame: a pose on fewer can be off by a degree
