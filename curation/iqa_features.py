@@ -10,13 +10,18 @@ import numpy as np
 
 _BLOCK = 8
 _TINY = 1e-3
+_ALIKE = 170.0  # of GMSD (Xue, Zhang, Mou, Bovik, IEEE TIP 2014), for luma 0 to 255
+_PREWITT = np.array([[1, 0, -1]] * 3, np.float32) / 3
 _RINGS = 12  # of equal width in frequency, from 0 to the corner
 
 
 def features(patches_PHW: np.ndarray) -> np.ndarray:
     """Patches uint8 [P, 64, 64] on the codec's grid of 8 px -> float32 [P, F]."""
     x = patches_PHW.astype(np.float32)
-    groups = (_gradients(x), _flats(x), _grid(x), _spectrum(x), _scene(x), _levels(patches_PHW), _blocks(x))
+    groups = (
+        *(_gradients(x), _flats(x), _grid(x), _spectrum(x), _scene(x), _levels(patches_PHW), _blocks(x)),
+        _under_damage(patches_PHW),
+    )
     return np.concatenate(groups, 1).astype(np.float32)
 
 
@@ -141,6 +146,58 @@ def _blocks(x: np.ndarray) -> np.ndarray:
     quiet = np.sort(coefficients[:, :, _BANDS[-1]].mean(2), 1)
     found += [_log(quiet[:, at]) for at in (3, 16, 48)]
     return np.stack(found, 1)
+
+
+def _under_damage(patches_PHW: np.ndarray) -> np.ndarray:
+    """How much further damage changes a patch: what has gone through a codec or a blur has little left to lose to another.
+
+    Each damage is done once, to all patches below each other; of what comes out the inner part counts, which no neighbour reaches.
+    """
+    count = len(patches_PHW)
+    tall = patches_PHW.reshape(-1, patches_PHW.shape[2])
+    aside = np.ascontiguousarray(patches_PHW[:, 4:-4, 4:-4]).reshape(-1, patches_PHW.shape[2] - _BLOCK)
+    whole, off = _Looks(tall, count, 4), _Looks(aside, count, 0)
+    pairs = (
+        (whole, _jpeg(tall, 50)),
+        (whole, _jpeg(tall, 20)),
+        (off, _jpeg(aside, 50)),
+        (whole, cv2.GaussianBlur(tall, (7, 7), 1.0)),
+        (whole, cv2.medianBlur(tall, 3)),
+    )
+    found = [before.against(after) for before, after in pairs]
+    return np.concatenate([*found, found[0][:, :1] - found[2][:, :1]], 1)
+
+
+def _jpeg(luma_HW: np.ndarray, quality: int) -> np.ndarray:
+    coded = cv2.imencode(".jpg", luma_HW, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
+
+
+class _Looks:
+    """Patches below each other, uint8 [P * H, W], of each of which all but a margin counts; and how steep they are."""
+
+    def __init__(self, tall: np.ndarray, count: int, margin: int) -> None:
+        self._shape, self._margin = (count, -1, tall.shape[1]), margin
+        self._tall, self._slope = tall, _slope(tall)
+        self._mean_slope = _log(self._of_each(self._slope))
+
+    def against(self, after: np.ndarray) -> np.ndarray:
+        """Of each patch [P, 5]: mean change, that beside its slope, what became of the slope, and how alike slopes are."""
+        change, slope = _log(self._of_each(cv2.absdiff(self._tall, after))), _slope(after)
+        alike = (2 * self._slope * slope + _ALIKE) / (self._slope**2 + slope**2 + _ALIKE)
+        mean = self._of_each(alike)
+        spread = np.sqrt(np.maximum(self._of_each(alike * alike) - mean * mean, 0))
+        became = _log(self._of_each(slope)) - self._mean_slope
+        return np.stack([change, change - self._mean_slope, became, _log(1 - mean), _log(spread)], 1)
+
+    def _of_each(self, values: np.ndarray) -> np.ndarray:
+        m = self._margin
+        return _mean(values.reshape(self._shape)[:, m : -m or None, m : -m or None])
+
+
+def _slope(luma_HW: np.ndarray) -> np.ndarray:
+    """Strength of Prewitt's gradient, float32 [H, W]."""
+    return cv2.magnitude(cv2.filter2D(luma_HW, cv2.CV_32F, _PREWITT), cv2.filter2D(luma_HW, cv2.CV_32F, _PREWITT.T))
 
 
 def _cosines() -> np.ndarray:

@@ -28,6 +28,8 @@ _PER_FRAME = 16
 _PRESETS = ("ultrafast", "superfast", "fast", "medium")
 _UPSCALERS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 _CLEAN = -1
+_LOOKED_AT = [5, 13]  # frames of a snippet: a codec has left its first picture behind
+_UNSEEN = 0.06  # a level under this counts as clean where it is measured
 Rng = np.random.Generator
 
 
@@ -50,9 +52,9 @@ def _material(folders: tuple[Path, ...]) -> Material:
 def _of_snippet(folders: tuple[Path, ...], seed: int, number: int) -> list[tuple[np.ndarray, int, float, int, int]]:
     """One snippet as it was stored, and damaged in every way on top of that: real recordings went through a codec before."""
     rng = np.random.default_rng([seed, number])
-    clip, base = _as_recorded(_material(folders).draw(rng), rng)
-    rows = [_row(frame, base, FAULTS.index("compressed") if base else _CLEAN, number) for frame in clip[[2, 5]]]
-    for kind in KINDS.values():
+    clip, base = _as_recorded(_material(folders), rng)
+    rows = [_row(frame, base, FAULTS.index("compressed") if base else _CLEAN, number) for frame in clip[_LOOKED_AT]]
+    for kind in (*KINDS.values(), *KINDS.values()):
         level = float(rng.uniform(0.03, degrade.level_of(kind, kind.worst)))
         fault = kind.fault if level > base else "compressed"
         # A second codec finds little left to take; other kinds take their share of what the first has left.
@@ -62,16 +64,25 @@ def _of_snippet(folders: tuple[Path, ...], seed: int, number: int) -> list[tuple
     return [row for row in rows if row[1]]
 
 
-def _as_recorded(clip: Clip, rng: Rng) -> tuple[Clip, float]:
-    """A clip as a file would hold it, and the level of that: untouched, well coded, or as the web has it."""
+def _as_recorded(material: Material, rng: Rng) -> tuple[Clip, float]:
+    """A clip as a file would hold it, and the level of that: untouched, well coded, as the web has it, or that made smaller."""
     how = rng.random()
     if how < 0.15:
-        return clip, 0.0
-    if how < 0.4:
-        return _stored(clip, rng.uniform(14, 24), rng), 0.0
-    kind = KINDS[str(rng.choice(["x264", "x264", "vp9", "mpeg4"]))]
+        return material.draw(rng), 0.0
+    if how < 0.35:
+        return _stored(material.draw(rng), rng.uniform(14, 24), rng), 0.0
+    kind = KINDS[str(rng.choice(["x264", "x264", "x264", "vp9", "mpeg4"]))]
     level = float(rng.uniform(0.05, 0.45))
-    return _damaged(clip, kind, level, rng, whole=True), level
+    if how < 0.65:
+        return _damaged(material.draw(rng), kind, level, rng, whole=True), level
+    clean = material.draw(rng, times=2)
+    coded = _halved(_damaged(clean, kind, level, rng, whole=True))
+    lost = float(np.mean([degrade.gmsd(a, b) for a, b in zip(_halved(clean)[_LOOKED_AT], coded[_LOOKED_AT], strict=True)]))
+    return coded, lost / degrade.WORST if lost > _UNSEEN * degrade.WORST else 0.0
+
+
+def _halved(clip: Clip) -> Clip:
+    return np.stack([cv2.resize(luma, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for luma in clip])
 
 
 def _row(frame: np.ndarray, level: float, fault: int, snippet: int) -> tuple[np.ndarray, int, float, int, int]:
@@ -85,15 +96,22 @@ def _stored(clip: Clip, crf: float, rng: Rng) -> Clip:
     return degrade.coded(clip, "libx264", {"crf": f"{crf:.1f}", "preset": str(rng.choice(_PRESETS))})
 
 
+def _vp9(clip: Clip, crf: float, rng: Rng) -> Clip:
+    """From the slow end of what is used live to the fast one."""
+    options = {"crf": f"{crf:.0f}", "b": "0", "deadline": "realtime", "cpu-used": str(rng.integers(5, 9))}
+    return degrade.coded(clip, "libvpx-vp9", options)
+
+
 def _damaged(clip: Clip, kind: Kind, level: float, rng: Rng, whole: bool = False) -> Clip:
     """Frames of the clip at a level, in a variant that the benchmark does not use; a third is stored well afterwards."""
     amount = degrade.amount_of(kind, level)
     if kind.fault == "compressed":
-        coded = _stored(clip, amount, rng) if kind.name == "x264" else kind.apply(clip, amount, rng)
-        return coded if whole else coded[[3, 6]]
-    stored = rng.random() < 0.35
-    worse = _VARIANTS[kind.name](clip if stored else clip[4:5], amount, rng)
-    return _stored(worse, rng.uniform(10, 20), rng)[5:6] if stored else worse
+        coded = _CODECS.get(kind.name, kind.apply)(clip, amount, rng)
+        return coded if whole else coded[_LOOKED_AT]
+    at = _LOOKED_AT[rng.integers(len(_LOOKED_AT))]
+    if rng.random() < 0.65:
+        return _VARIANTS[kind.name](clip[at : at + 1], amount, rng)
+    return _stored(_VARIANTS[kind.name](clip[: at + 1], amount, rng), rng.uniform(10, 20), rng)[at:]
 
 
 def _blurred(clip: Clip, sigma: float, rng: Rng) -> Clip:
@@ -128,6 +146,7 @@ def _upscaled(clip: Clip, factor: float, rng: Rng) -> Clip:
     return degrade.upscaled(clip, factor, int(rng.choice(_UPSCALERS)))
 
 
+_CODECS = {"x264": _stored, "vp9": _vp9}
 _VARIANTS = {
     "blur": _blurred,
     "noise": _noisy,
