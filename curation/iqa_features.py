@@ -96,8 +96,9 @@ def _scene(x: np.ndarray) -> np.ndarray:
     mean = cv2.GaussianBlur(tall, (7, 7), 7 / 6)
     spread = np.sqrt(np.maximum(cv2.GaussianBlur(tall * tall, (7, 7), 7 / 6) - mean * mean, 0))
     normal, spread = ((tall - mean) / (spread + 1)).reshape(x.shape), spread.reshape(x.shape)
-    square = _mean(normal * normal)
-    found = [_log(square), _log(_mean(normal**4)) - 2 * _log(square), _log(_mean(np.abs(normal))) - _log(square) / 2]
+    squares = normal * normal
+    square = _mean(squares)
+    found = [_log(square), _log(_mean(squares * squares)) - 2 * _log(square), _log(_mean(np.abs(normal))) - _log(square) / 2]
     found += [_mean(a * b) / (square + _TINY) for a, b in _neighbours(normal)]
     # Every 16th place will do for a quantile.
     ordered = np.sort(spread[:, ::4, ::4].reshape(len(x), -1), 1)
@@ -151,7 +152,7 @@ def _blocks(x: np.ndarray) -> np.ndarray:
 def _under_damage(patches_PHW: np.ndarray) -> np.ndarray:
     """How much further damage changes a patch: what has gone through a codec or a blur has little left to lose to another.
 
-    Each damage is done once, to all patches below each other; of what comes out the inner part counts, which no neighbour reaches.
+    Each damage is done once, to all patches below each other; of what comes out the part counts that no neighbour reaches.
     """
     count = len(patches_PHW)
     tall = patches_PHW.reshape(-1, patches_PHW.shape[2])

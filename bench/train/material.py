@@ -17,6 +17,7 @@ FRAMES = 16
 SIZES = ((320, 180), (426, 240), (640, 360), (640, 360), (640, 480), (854, 480), (1280, 720), (1280, 720), (1920, 1080))
 SEEN = (512, 320)  # larger windows take longer and show the sixteen patches that are looked at no better
 _PIXEL_ART, _PIXELS = 0.12, (2, 3, 4, 8)  # share of the snippets; px that one of its pixels is wide
+_FLAT, _TRIES = 1.2, 8  # mean step between neighbours: on less there is no damage to be seen
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".tga"}
 _LEAST_PX = 600  # a picture smaller than this on its short side is a texture
 _FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_COMPLEX)
@@ -47,15 +48,21 @@ class Material:
         self.recordings = [file for file in files if file.suffix == ".mp4"]
 
     def draw(self, rng: Rng, times: int = 1) -> Snippet:
-        """A snippet, so many times as large as it will be shown; an eighth of them pixel art, half of them with a HUD."""
+        """A snippet with some detail, so many times as large as it will be shown; an eighth pixel art, half with a HUD."""
+        for _ in range(_TRIES):
+            snippet = self._drawn(rng, times)
+            if np.abs(np.diff(snippet[0].astype(np.float32))).mean() > _FLAT:
+                break
+        return _with_hud(snippet, rng) if rng.random() < 0.5 else snippet
+
+    def _drawn(self, rng: Rng, times: int) -> Snippet:
         pixel = int(rng.choice(_PIXELS)) if rng.random() < _PIXEL_ART else 1
         width, height = (side * times // pixel for side in SIZES[rng.integers(len(SIZES))])
         seen = [min(side, most * times // pixel) for side, most in zip((width, height), SEEN, strict=True)]
         x, y = (int(rng.integers(side - part + 1)) for side, part in zip((width, height), seen, strict=True))
         sources: tuple[Callable[[Rng, View], Snippet], ...] = (self._pan, self._play, self._room)
         snippet = _exposed(sources[rng.choice(3, p=[0.4, 0.3, 0.3])](rng, View(width, height, x, y, *seen)), rng)
-        snippet = _magnified(snippet, pixel, rng)
-        return _with_hud(snippet, rng) if rng.random() < 0.5 else snippet
+        return _magnified(snippet, pixel, rng)
 
     def _pan(self, rng: Rng, view: View) -> Snippet:
         """A slow move over a picture, and into it, a quarter smaller at least, which leaves no trace of how it was stored."""
@@ -78,17 +85,21 @@ class Material:
         scale = min(1.0, max(view.width / frames.shape[2], view.height / frames.shape[1]))
         if scale < 0.9:
             frames = np.stack([cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for f in frames])
-        y, x = (max(0, min(at, side - part)) for at, side, part in zip((view.y, view.x), frames.shape[1:], view[:3:-1], strict=True))
+        y, x = (
+            max(0, min(at, side - part)) for at, side, part in zip((view.y, view.x), frames.shape[1:], view[:3:-1], strict=True)
+        )
         return frames[:, y : y + view.seen_height, x : x + view.seen_width]
 
     def _room(self, rng: Rng, view: View) -> Snippet:
-        """A corridor of textures seen in perspective, under a sky, with fog: what a simple game engine draws."""
+        """A corridor of textures seen in perspective, a picture at its end: what a simple game engine draws."""
         sides = [_gray(self.textures[rng.integers(len(self.textures))]) for _ in range(4)]
         repeats, sharp = rng.integers(2, 9, 4), rng.random() < 0.5
         walls = [_tiled(side, int(n), sharp) for side, n in zip(sides, repeats, strict=True)]
         centre, speed = rng.uniform(0.35, 0.65, 2), rng.uniform(-0.01, 0.01, 2)
         slide, depth = rng.uniform(-0.03, 0.03), rng.uniform(0.05, 0.3)
-        return np.stack([_corridor(walls, view, centre + speed * k, depth, slide * k) for k in range(FRAMES)])
+        picture, size = _gray(self.pictures[rng.integers(len(self.pictures))]), (view.seen_width * 2, view.seen_height * 2)
+        end = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        return np.stack([_corridor(walls, view, centre + speed * k, depth, slide * k, end.copy()) for k in range(FRAMES)])
 
 
 def _short_side(file: Path) -> int:
@@ -107,14 +118,16 @@ def _at(picture: np.ndarray, place: np.ndarray, zoom: float, size: np.ndarray) -
     """The part of a picture at a place, in px as shown, where the picture is so many times as large as shown."""
     twice = np.array([[zoom / 2, 0, place[0] * zoom], [0, zoom / 2, place[1] * zoom]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    large = cv2.warpAffine(picture, twice, tuple(int(side) * 2 for side in size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    large = cv2.warpAffine(
+        picture, twice, tuple(int(side) * 2 for side in size), flags=flags, borderMode=cv2.BORDER_REFLECT_101
+    )
     return cv2.resize(large, tuple(int(side) for side in size), interpolation=cv2.INTER_AREA)
 
 
 def _stretch(file: Path, rng: Rng) -> Snippet:
     with av.open(str(file)) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = 1  # frame threads that log wait for the interpreter, which waits for them
         first = int(rng.integers(max(1, stream.frames - FRAMES)))
         container.seek(int(first / stream.average_rate / stream.time_base), stream=stream)
         frames = []
@@ -133,14 +146,15 @@ def _tiled(texture: np.ndarray, repeats: int, sharp: bool) -> np.ndarray:
     return cv2.resize(tiled, None, fx=scale, fy=scale, interpolation=how)[:2048, :2048]
 
 
-def _corridor(walls: list[np.ndarray], view: View, centre: np.ndarray, depth: float, slide: float) -> np.ndarray:
-    """Floor, ceiling and two walls that meet in a far rectangle around `centre`; drawn twice as large as it is shown."""
-    width, height, size = view.width * 2, view.height * 2, (view.seen_width * 2, view.seen_height * 2)
+def _corridor(
+    walls: list[np.ndarray], view: View, centre: np.ndarray, depth: float, slide: float, frame: np.ndarray
+) -> np.ndarray:
+    """Floor, ceiling and two walls around a rectangle at `centre`, drawn over `frame`, which is twice as large as shown."""
+    width, height, size = view.width * 2, view.height * 2, frame.shape[::-1]
     cx, cy = centre * (width, height)
     w, h = width * depth, height * depth
     near = [(0, 0), (width, 0), (width, height), (0, height)]
     far = [(cx - w, cy - h), (cx + w, cy - h), (cx + w, cy + h), (cx - w, cy + h)]
-    frame = np.full(size[::-1], 90, np.uint8)
     for k, wall in enumerate(walls):
         quad = np.array([near[k], near[(k + 1) % 4], far[(k + 1) % 4], far[k]], np.float32) - (view.x * 2, view.y * 2)
         moved = np.roll(wall, int(slide * wall.shape[0]), 0)
