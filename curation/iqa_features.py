@@ -174,7 +174,7 @@ def _beside(patches_PHW: np.ndarray) -> np.ndarray:
 
 def _jpeg(luma_HW: np.ndarray, quality: int) -> np.ndarray:
     coded = cv2.imencode(".jpg", luma_HW, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE))
 
 
 class _Looks:

@@ -29,7 +29,7 @@ _LEAST_BYTES = 250_000  # of Wesnoth's thousands of pictures, the large ones: pa
 
 
 def _play(style: str, size: tuple[int, int], seed: int, *places: str, hud: bool = True) -> Recording:
-    maps = [(*place.split(":"), _SECONDS) for place in places]
+    maps = [(collection, name, _SECONDS) for collection, _, name in (place.partition(":") for place in places)]
     return Recording(maps, seed=seed, style=style, width=size[0], height=size[1], hud=hud, crf=0)
 
 

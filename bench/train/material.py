@@ -111,7 +111,7 @@ def _short_side(file: Path) -> int:
 
 
 def _gray(file: Path) -> np.ndarray:
-    return cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+    return np.asarray(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE))
 
 
 def _at(picture: np.ndarray, place: np.ndarray, zoom: float, size: np.ndarray) -> np.ndarray:
@@ -129,7 +129,10 @@ def _stretch(file: Path, rng: Rng) -> Snippet:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # frame threads that log wait for the interpreter, which waits for them
         first = int(rng.integers(max(1, stream.frames - FRAMES)))
-        container.seek(int(first / stream.average_rate / stream.time_base), stream=stream)
+        rate, tick = stream.average_rate, stream.time_base
+        assert rate is not None, file
+        assert tick is not None, file
+        container.seek(int(first / rate / tick), stream=stream)
         frames = []
         for frame in container.decode(stream):
             frames.append(frame.to_ndarray(format="gray"))

@@ -1,14 +1,16 @@
 """Train the embedded quality network (`curation/iqa_net.py`) on clean pictures that are damaged here by known amounts.
 
+    python -m bench.train.quality build FOLDER                         all of it: gathers, collects, trains; about an hour
     python -m bench.train.quality collect FOLDER... --out DATA.npz     patches of damaged snippets and their levels
     python -m bench.train.quality train DATA.npz --held HELD.npz       weights to curation/iqa_net.npz, figures to the screen
     python -m bench.train.quality levels FOOTAGE...                    the table of amounts for `bench.degrade`
 
-`docs/models/quality.md` says how to get the folders. Seeds are fixed: equal data give an equal network on equal machines.
+`docs/models/quality.md` says more. Seeds are fixed: equal data give an equal network on equal machines.
 """
 
 import argparse
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,10 +22,14 @@ import numpy as np
 from bench import degrade
 from bench.degrade import KINDS, Clip, Kind
 from bench.quality import stretches
+from bench.train.gather import gather
 from bench.train.material import Material
 from curation.iqa import FAULTS, PATCH, patches
 from curation.iqa_net import WEIGHTS
 
+SETS = {"train": ((31, 250), (32, 250), (33, 250)), "held": ((78, 60),)}
+"""What the shipped weights saw: (seed, snippets) of each set."""
+EPOCHS = 18
 _PER_FRAME = 16
 _PRESETS = ("ultrafast", "superfast", "fast", "medium")
 _UPSCALERS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
@@ -159,6 +165,10 @@ _VARIANTS = {
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench.train.quality", description=__doc__.splitlines()[0])
     jobs = parser.add_subparsers(dest="job", required=True)
+    building = jobs.add_parser("build")
+    building.add_argument("folder", type=Path)
+    building.add_argument("--out", default=WEIGHTS)
+    building.add_argument("--workers", type=int, default=2)
     collecting = jobs.add_parser("collect")
     collecting.add_argument("folders", nargs="+", type=Path)
     collecting.add_argument("--out", required=True)
@@ -169,17 +179,30 @@ def main(argv: list[str] | None = None) -> None:
     training.add_argument("data", nargs="+")
     training.add_argument("--held", required=True)
     training.add_argument("--out", default=WEIGHTS)
-    training.add_argument("--epochs", type=int, default=40)
+    training.add_argument("--epochs", type=int, default=EPOCHS)
     training.add_argument("--seed", type=int, default=0)
-    training.add_argument("--threads", type=int, default=2)
+    training.add_argument("--threads", type=int, default=1)
     jobs.add_parser("levels").add_argument("footage", nargs="+", type=Path)
     options = vars(parser.parse_args(argv))
-    {"collect": _collect, "train": _train, "levels": _levels}[options.pop("job")](**options)
+    run: dict[str, Callable[..., None]] = {"build": _build, "collect": _collect, "train": _train, "levels": _levels}
+    run[options.pop("job")](**options)
+
+
+def _build(folder: Path, out: str, workers: int) -> None:
+    gather(folder)
+    files: dict[str, list[str]] = {"train": [], "held": []}
+    for share, sets in SETS.items():
+        for seed, snippets in sets:
+            file = folder / f"{share}{seed}.npz"
+            if not file.exists():
+                _collect(str(file), folders=[folder / share], snippets=snippets, seed=seed, workers=workers)
+            files[share].append(str(file))
+    _train(files["train"], files["held"][0], out, EPOCHS, seed=0, threads=1)
 
 
 def _collect(out: str, **options: Any) -> None:
     data = collect(**options)
-    np.savez(out, **data)
+    np.savez(out, allow_pickle=False, **data)
     print(f"{out}: {len(data['level'])} frames of {len(np.unique(data['snippet']))} snippets")
 
 
@@ -190,7 +213,7 @@ def _train(data: list[str], held: str, out: str, epochs: int, seed: int, threads
 
     torch.set_num_threads(threads)
     net = network.train(network.measured(_loaded(data)), network.measured(_loaded([held])), epochs, seed)
-    np.savez(out, **network.exported(net))
+    np.savez(out, allow_pickle=False, **network.exported(net))
     print(f"{out}: {os.path.getsize(out) / 1024:.0f} KiB")
 
 
