@@ -152,7 +152,8 @@ def _blocks(x: np.ndarray) -> np.ndarray:
 def _under_damage(patches_PHW: np.ndarray) -> np.ndarray:
     """How much further damage changes a patch: what has gone through a codec or a blur has little left to lose to another.
 
-    Each damage is done once, to all patches beside each other; of what comes out the part counts that no neighbour reaches.
+    Each damage is done once, to all patches beside each other; of what comes out the part counts that no neighbour reaches. Of
+    the third all counts, since its blocks end where patches do; only the slopes at its very edge see a neighbour.
     """
     count, margin = len(patches_PHW), _BLOCK // 2
     wide, aside = _beside(patches_PHW), _beside(patches_PHW[:, margin:-margin, margin:-margin])
