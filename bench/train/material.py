@@ -7,13 +7,13 @@ licences.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import cv2
 import numpy as np
 
-FRAMES = 16
+from bench.train.boxes import FRAMES, Rng, Snippet, View, boxes
+
 SIZES = ((320, 180), (426, 240), (640, 360), (640, 360), (640, 480), (854, 480), (1280, 720), (1280, 720), (1920, 1080))
 SEEN = (512, 320)  # larger windows take longer and show the sixteen patches that are looked at no better
 _PIXEL_ART, _PIXELS = 0.12, (2, 3, 4, 8)  # share of the snippets; px that one of its pixels is wide
@@ -21,19 +21,6 @@ _FLAT, _TRIES = 1.2, 8  # mean step between neighbours: on less there is no dama
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".tga"}
 _LEAST_PX = 600  # a picture smaller than this on its short side is a texture
 _FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_COMPLEX)
-Rng = np.random.Generator
-Snippet = np.ndarray
-
-
-class View(NamedTuple):
-    """A window of a picture that is width x height px: its place and its size."""
-
-    width: int
-    height: int
-    x: int
-    y: int
-    seen_width: int
-    seen_height: int
 
 
 class Material:
@@ -47,22 +34,25 @@ class Material:
         self.textures = [file for file in shown if 16 <= sides[file] < _LEAST_PX]
         self.recordings = [file for file in files if file.suffix == ".mp4"]
 
-    def draw(self, rng: Rng, times: int = 1) -> Snippet:
-        """A snippet with some detail, so many times as large as it will be shown; an eighth pixel art, half with a HUD."""
+    def draw(self, rng: Rng, times: int = 1, plain: bool = False) -> Snippet:
+        """A snippet with some detail, so many times as large as it will be shown; an eighth pixel art, half with a HUD.
+
+        `plain`: of a world of boxes in plain colours, without textures, where there is little to lose.
+        """
         for _ in range(_TRIES):
-            snippet = self._drawn(rng, times)
-            if np.abs(np.diff(snippet[0].astype(np.float32))).mean() > _FLAT:
+            snippet = self._drawn(rng, times, plain)
+            if plain or np.abs(np.diff(snippet[0].astype(np.float32))).mean() > _FLAT:
                 break
         return _with_hud(snippet, rng) if rng.random() < 0.5 else snippet
 
-    def _drawn(self, rng: Rng, times: int) -> Snippet:
+    def _drawn(self, rng: Rng, times: int, plain: bool) -> Snippet:
         pixel = int(rng.choice(_PIXELS)) if rng.random() < _PIXEL_ART else 1
         width, height = (side * times // pixel for side in SIZES[rng.integers(len(SIZES))])
         seen = [min(side, most * times // pixel) for side, most in zip((width, height), SEEN, strict=True)]
         x, y = (int(rng.integers(side - part + 1)) for side, part in zip((width, height), seen, strict=True))
         sources: tuple[Callable[[Rng, View], Snippet], ...] = (self._pan, self._play, self._room)
-        snippet = _exposed(sources[rng.choice(3, p=[0.4, 0.3, 0.3])](rng, View(width, height, x, y, *seen)), rng)
-        return _magnified(snippet, pixel, rng)
+        source = boxes if plain else sources[rng.choice(3, p=[0.4, 0.3, 0.3])]
+        return _magnified(_exposed(source(rng, View(width, height, x, y, *seen)), rng), pixel, rng)
 
     def _pan(self, rng: Rng, view: View) -> Snippet:
         """A slow move over a picture, and into it, a quarter smaller at least, which leaves no trace of how it was stored."""

@@ -27,8 +27,8 @@ from bench.train.material import Material
 from curation.iqa import FAULTS, PATCH, patches
 from curation.iqa_net import WEIGHTS
 
-SETS = {"train": ((31, 250), (32, 250), (33, 250)), "held": ((78, 60),)}
-"""What the shipped weights saw: (seed, snippets) of each set."""
+SETS = {"train": ((31, 250, False), (32, 250, False), (33, 250, False), (34, 180, True)), "held": ((78, 60, False),)}
+"""What the shipped weights saw: seed, snippets, whether of worlds without textures, of each set."""
 EPOCHS = 18
 _PER_FRAME = 16
 _PRESETS = ("ultrafast", "superfast", "fast", "medium")
@@ -39,9 +39,9 @@ _UNSEEN = 0.06  # a level under this counts as clean where it is measured
 Rng = np.random.Generator
 
 
-def collect(folders: list[Path], snippets: int, seed: int, workers: int) -> dict[str, np.ndarray]:
+def collect(folders: list[Path], snippets: int, seed: int, workers: int, plain: bool = False) -> dict[str, np.ndarray]:
     """Damaged frames: patches uint8 [N, 16, 64, 64], of which count [N] are there, level [N], fault [N] (-1 clean), snippet."""
-    job = partial(_of_snippet, tuple(folders), seed)
+    job = partial(_of_snippet, tuple(folders), seed, plain)
     with ProcessPoolExecutor(workers) as pool:
         parts = [part for part in pool.map(job, range(snippets), chunksize=4) if part]
     columns = ("patches", "count", "level", "fault", "snippet")
@@ -55,10 +55,12 @@ def _material(folders: tuple[Path, ...]) -> Material:
     return Material(list(folders))
 
 
-def _of_snippet(folders: tuple[Path, ...], seed: int, number: int) -> list[tuple[np.ndarray, int, float, int, int]]:
+def _of_snippet(
+    folders: tuple[Path, ...], seed: int, plain: bool, number: int
+) -> list[tuple[np.ndarray, int, float, int, int]]:
     """One snippet as it was stored, and damaged in every way on top of that: real recordings went through a codec before."""
     rng = np.random.default_rng([seed, number])
-    clip, base = _as_recorded(_material(folders), rng)
+    clip, base = _as_recorded(partial(_material(folders).draw, rng, plain=plain), rng)
     rows = [_row(frame, base, FAULTS.index("compressed") if base else _CLEAN, number) for frame in clip[_LOOKED_AT]]
     for kind in (*KINDS.values(), *KINDS.values()):
         level = float(rng.uniform(0.03, degrade.level_of(kind, kind.worst)))
@@ -70,18 +72,18 @@ def _of_snippet(folders: tuple[Path, ...], seed: int, number: int) -> list[tuple
     return [row for row in rows if row[1]]
 
 
-def _as_recorded(material: Material, rng: Rng) -> tuple[Clip, float]:
+def _as_recorded(draw: Callable[..., Clip], rng: Rng) -> tuple[Clip, float]:
     """A clip as a file would hold it, and the level of that: untouched, well coded, as the web has it, or that made smaller."""
     how = rng.random()
     if how < 0.15:
-        return material.draw(rng), 0.0
+        return draw(), 0.0
     if how < 0.35:
-        return _stored(material.draw(rng), rng.uniform(14, 24), rng), 0.0
+        return _stored(draw(), rng.uniform(14, 24), rng), 0.0
     kind = KINDS[str(rng.choice(["x264", "x264", "x264", "vp9", "mpeg4"]))]
     level = float(rng.uniform(0.05, 0.45))
     if how < 0.65:
-        return _damaged(material.draw(rng), kind, level, rng, whole=True), level
-    clean = material.draw(rng, times=2)
+        return _damaged(draw(), kind, level, rng, whole=True), level
+    clean = draw(times=2)
     coded = _halved(_damaged(clean, kind, level, rng, whole=True))
     lost = float(np.mean([degrade.gmsd(a, b) for a, b in zip(_halved(clean)[_LOOKED_AT], coded[_LOOKED_AT], strict=True)]))
     return coded, lost / degrade.WORST if lost > _UNSEEN * degrade.WORST else 0.0
@@ -175,6 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     collecting.add_argument("--snippets", type=int, default=700)
     collecting.add_argument("--seed", type=int, default=0)
     collecting.add_argument("--workers", type=int, default=2)
+    collecting.add_argument("--plain", action="store_true", help="worlds without textures only")
     training = jobs.add_parser("train")
     training.add_argument("data", nargs="+")
     training.add_argument("--held", required=True)
@@ -192,10 +195,10 @@ def _build(folder: Path, out: str, workers: int) -> None:
     gather(folder)
     files: dict[str, list[str]] = {"train": [], "held": []}
     for share, sets in SETS.items():
-        for seed, snippets in sets:
+        for seed, snippets, plain in sets:
             file = folder / f"{share}{seed}.npz"
             if not file.exists():
-                _collect(str(file), folders=[folder / share], snippets=snippets, seed=seed, workers=workers)
+                _collect(str(file), folders=[folder / share], snippets=snippets, seed=seed, plain=plain, workers=workers)
             files[share].append(str(file))
     _train(files["train"], files["held"][0], out, EPOCHS, seed=0, threads=1)
 

@@ -6,7 +6,8 @@ import pytest
 
 from bench import degrade
 from bench.train import quality
-from bench.train.material import FRAMES, SEEN, Material
+from bench.train.boxes import FRAMES
+from bench.train.material import SEEN, Material
 from curation.iqa import FAULTS, PATCH
 
 
@@ -40,10 +41,11 @@ def test_pictures_textures_and_recordings_are_told_apart(material):
     assert [len(found) for found in (material.pictures, material.textures, material.recordings)] == [2, 2, 1]
 
 
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_snippet_is_a_window_of_moving_pictures_and_follows_from_its_seed(material, times):
-    for seed in range(12):
-        once, again = (material.draw(np.random.default_rng(seed), times) for _ in range(2))
+def test_a_snippet_is_a_window_of_moving_pictures_and_follows_from_its_seed(material, times, plain):
+    for seed in range(6):
+        once, again = (material.draw(np.random.default_rng(seed), times, plain) for _ in range(2))
         assert np.array_equal(once, again)
         assert (once.dtype, len(once)) == (np.uint8, FRAMES)
         assert all(PATCH <= side <= most * times for side, most in zip(once.shape[:0:-1], SEEN, strict=True))
@@ -61,7 +63,7 @@ def test_damage_on_top_of_what_was_stored_is_never_less(material):
 def _snippet(material, number):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "_material", lambda _: material)
-        return quality._of_snippet((), 3, number)
+        return quality._of_snippet((), 3, False, number)
 
 
 def test_footage_made_smaller_after_coding_counts_for_what_can_still_be_measured():
