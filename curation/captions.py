@@ -1,7 +1,7 @@
 """The standard caption C_t (paper section 3.4): short, long and structured, held against what was measured.
 
-A model is told the measured facts and its caption is checked against them; without a model the caption is composed of the facts alone, and
-says nothing that they do not.
+A model is told the measured facts, and its caption is checked against them; without a model the caption is composed of the
+facts alone, and says nothing that they do not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from curation import questions
 from curation.vlm import Prompt
 
-VERSION = 1
 MEASURED = "measured"  # the source of a caption that no model wrote
 
 # What a measured regime is called in a sentence, and which word contradicts it.
@@ -38,7 +38,7 @@ _MOST_MOTIONS = 6
 
 # Mean luma beyond which a caption of the other extreme is wrong: the terms overlap between.
 _TOO_BRIGHT_FOR_DARK, _TOO_DARK_FOR_BRIGHT = 110.0, 60.0
-# A motion counts as seen from half a second on, as not seen under a fifth; "still" is wrong where more than half the clip moves.
+# A motion counts as seen from half a second on, as unseen under a fifth; "still" is wrong where more than half the clip moves.
 _SEEN_S, _UNSEEN_S, _MOSTLY = 0.5, 0.2, 0.5
 
 
@@ -162,13 +162,8 @@ def _event(facts: Facts) -> str:
 
 def prompt(facts: Facts, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:
     """The question for C_t."""
-    text = (
-        f"(caption {VERSION}) These frames are a clip of video-game play, in order of time. Measured, and to be taken as true: "
-        f"{sentences(facts)}\n\nDescribe the clip for training a video model. short: one sentence. long: three to six sentences on "
-        "scene, subject, what is visible where, style, light, weather, and how the camera moves. Then the same as fields. Describe "
-        "what is visible; do not guess the game's name, and leave out the HUD. camera_motion: the camera's motions in order, as measured."
-    )
-    return Prompt("caption", text, SCHEMA, tuple(frames), tuple(labels))
+    words = questions.text("captions", facts=sentences(facts))
+    return Prompt("caption", words, SCHEMA, tuple(frames), tuple(labels))
 
 
 def from_answer(answer: Mapping[str, Any], source: str) -> Caption:

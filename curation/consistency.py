@@ -1,17 +1,14 @@
-"""The semantic check (paper section 3.4): does a clip show clean, continuous play? Questions that know games, as versioned data.
+"""The semantic check (paper section 3.4): does a clip show clean, continuous play? Questions that know games, as data.
 
-Usual filters ask whether a video is "synthetic" or "a screen recording" and throw games away. These ask what makes a clip of a game
-useless for training: menus, cut-scenes, overlays, jumps. Each is answered with evidence; what an answer means is the recipe's affair.
+Usual filters ask whether a video is "synthetic" or "a screen recording", and throw games away. These ask what makes a clip of a
+game useless for training: menus, cut-scenes, overlays, jumps. Each is answered with evidence; the recipe says what follows.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import yaml
-
+from curation import questions
 from curation.vlm import Prompt
 
 _EVIDENCE_CHARS = 120
@@ -20,7 +17,7 @@ RULES = ("reject", "flag", "ignore")
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What becomes of a clip in which a criterion is met, with evidence: "reject" it, "flag" it in the ledger, or "ignore" that."""
+    """What becomes of a clip that meets a criterion, with evidence: "reject" it, "flag" it in the ledger, or "ignore" that."""
 
     menu: str = "reject"
     loading_screen: str = "reject"
@@ -41,32 +38,15 @@ class Verdicts:
                 raise ValueError(f"{rule.name} must be one of {', '.join(RULES)}, not {getattr(self, rule.name)!r}")
 
 
-@cache
 def criteria() -> dict[str, str]:
     """Name and question of each criterion."""
-    return dict(_data()["criteria"])
-
-
-def version() -> int:
-    return int(_data()["version"])
-
-
-@cache
-def _data() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(files("curation").joinpath("consistency.yaml").read_text(encoding="utf-8"))
-    return loaded
+    return dict(questions.data("consistency")["criteria"])
 
 
 def prompt(facts: str, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:
     """All criteria as one question; `facts` is what was measured, in words."""
-    asked = "\n".join(f"- {name}: {question}" for name, question in criteria().items())
-    text = (
-        f"(check {version()}) These frames are a clip of video-game play, in order of time. Game graphics are expected: judge the "
-        f"recording, not that it is a game. Measured: {facts}\n\nFor each of the following say whether it is present, in which "
-        "frames, and what in them shows it (one short sentence; empty where it is not present). In doubt it is not present.\n"
-        f"{asked}"
-    )
-    return Prompt("check", text, _schema(len(frames)), tuple(frames), tuple(labels))
+    words = questions.text("consistency", facts=facts, criteria=questions.listed(criteria()))
+    return Prompt("consistency", words, _schema(len(frames)), tuple(frames), tuple(labels))
 
 
 def _schema(count: int) -> dict[str, Any]:
@@ -84,7 +64,7 @@ def _schema(count: int) -> dict[str, Any]:
     names = list(criteria())
     return {
         "type": "object",
-        "properties": {name: answer for name in names},
+        "properties": dict.fromkeys(names, answer),
         "required": names,
         "additionalProperties": False,
     }

@@ -72,7 +72,7 @@ def load(settings: EncoderSettings) -> Encoder | None:
 
 
 def _place(model: str) -> str | None:
-    """The model's folder on this machine: as the recipe names it, $GAMECRAFT_WEIGHTS, a package that carries it, the hub's cache."""
+    """The model's folder here: as the recipe names it, $GAMECRAFT_WEIGHTS, a package that carries it, the hub's cache."""
     if (folder := weights.model_folder(model)) != model or Path(folder).is_dir():
         return folder
     package, inside = _PACKAGES.get(model.rpartition("/")[2], ("", ""))

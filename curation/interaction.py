@@ -1,18 +1,15 @@
 """Interactive or not, and what happens (paper section 3.2 and appendix A): properties, categories and negatives are data.
 
-Interactive video has a state before, an event, a state after. Measured signals alone say whether something happens; what it is, and
+Interactive video has a state before, an event, a state after. Measured signals say whether something happens; what it is, and
 whether it is a change of state or only traffic and weather, takes a model. Both together decide, and the reason is kept.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import yaml
-
-from curation.captions import Facts, sentences
+from curation import questions
+from curation.captions import MOTIONS, Facts, sentences
 from curation.vlm import Prompt
 
 # Below this motion (px/frame at 320 wide, camera and objects together) and without flashes the picture stands still.
@@ -32,17 +29,15 @@ class InteractiveSettings:
             raise ValueError(f"min_score must be 0 to 1, not {self.min_score:g}")
 
 
-@cache
 def definition() -> dict[str, Any]:
     """The definition as data: version, properties, categories (each simple and complex), negatives."""
-    loaded: dict[str, Any] = yaml.safe_load(files("curation").joinpath("interaction.yaml").read_text(encoding="utf-8"))
-    return loaded
+    return questions.data("interaction")
 
 
 @dataclass(frozen=True)
 class Interactive:
-    """interactive: None where neither measurement nor model can tell. score: 0-1, measured; None where the detector does not know
-    the footage. negative: which kind of motion it is instead. source: measured, or the model's name.
+    """interactive: None where neither measurement nor model can tell. score: 0-1, measured; None where the detector does not
+    know the footage. negative: which kind of motion it is instead. source: measured, or the model's name.
     """
 
     interactive: bool | None
@@ -60,7 +55,7 @@ def measured(facts: Facts, settings: InteractiveSettings) -> Interactive:
     if _stands_still(facts):
         return Interactive(False, "nothing moves", 0.0)
     if not facts.happenings_known:
-        return Interactive(None, "the detector of interactions does not know footage like this, and no model was asked")
+        return Interactive(None, "the detector does not know footage like this, and no model was asked")
     score = event_score(facts)
     if score >= settings.min_score:
         at_s = facts.strongest.peak_s if facts.strongest else 0.0
@@ -95,7 +90,7 @@ def schema() -> dict[str, Any]:
         **change_schema()["properties"],
         "properties": {
             "type": "object",
-            "properties": {name: prop for name in names},
+            "properties": dict.fromkeys(names, prop),
             "required": names,
             "additionalProperties": False,
         },
@@ -108,7 +103,7 @@ def schema() -> dict[str, Any]:
 def change_schema() -> dict[str, Any]:
     """A change between two states, in the paper's words."""
     fields = {
-        **{name: _TEXT for name in ("initial_state", "trigger", "transition", "final_state", "subject")},
+        **dict.fromkeys(("initial_state", "trigger", "transition", "final_state", "subject"), _TEXT),
         "category": {"enum": [*definition()["categories"], "none"]},
         "level": {"enum": ["simple", "complex", "none"]},
         "caption": {"type": "string", "minLength": 1, "maxLength": 240},
@@ -118,30 +113,15 @@ def change_schema() -> dict[str, Any]:
 
 def clip_prompt(facts: Facts, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:
     """What happens inside a clip, around its strongest action, and whether it is interactive video."""
-    text = (
-        f"(interaction {definition()['version']}) These frames are a clip of video-game play, in order of time. Measured: "
-        f"{sentences(facts)}\n\n{_definition_words()}\n\nDescribe the strongest change in the clip: initial_state before it, trigger, "
-        "transition, final_state after it, the subject that acts or appears, and as caption one sentence that tells the change. Say "
-        "for each property whether it holds and what shows it, which negative fits (or none), and whether the clip is interactive. "
-        "Describe only what is visible; leave a field empty rather than guess."
-    )
-    return Prompt("interaction", text, schema(), tuple(frames), tuple(labels))
-
-
-def _definition_words() -> str:
     data = definition()
-    lines = [f"- {name}: {meaning}" for part in ("properties", "negatives") for name, meaning in data[part].items()]
-    kinds = [
-        f"- {name}: {kind['meaning']} Simple: {kind['simple']}. Complex: {kind['complex']}."
+    kinds = {
+        name: f"{kind['meaning']} Simple: {kind['simple']}. Complex: {kind['complex']}."
         for name, kind in data["categories"].items()
-    ]
-    count = len(data["properties"])
-    return "\n".join(
-        [
-            "A clip is interactive if at least one property holds and none of the negatives describes it better.",
-            *("Properties:", *lines[:count], "Negatives:", *lines[count:], "Categories:", *kinds),
-        ]
-    )
+    }
+    lists = {"properties": data["properties"], "negatives": data["negatives"], "categories": kinds}
+    given = {name: questions.listed(meanings) for name, meanings in lists.items()}
+    words = questions.text("interaction", "inside", facts=sentences(facts), **given)
+    return Prompt("interaction", words, schema(), tuple(frames), tuple(labels))
 
 
 def decided(facts: Facts, answer: Mapping[str, Any], model: str, settings: InteractiveSettings) -> Interactive:
@@ -149,26 +129,32 @@ def decided(facts: Facts, answer: Mapping[str, Any], model: str, settings: Inter
 
     A model's yes needs a property with evidence, no negative, and a picture that moves; its no stands, except against itself.
     """
-    found = measured(facts, settings)
     holding = tuple(n for n, p in answer["properties"].items() if p["holds"] and p["evidence"].strip())
-    negative = None if answer["negative"] == "none" else answer["negative"]
-    parts = {
-        "score": found.score,
-        "properties": holding,
-        "category": _or_none(answer["category"]),
-        "level": _or_none(answer["level"]),
-        "negative": negative,
-        "source": model,
-    }
+    negative = _or_none(answer["negative"])
+    yes, why = _weighed(facts, answer, holding, negative)
+    return Interactive(
+        yes,
+        why,
+        measured(facts, settings).score,
+        holding,
+        _or_none(answer["category"]),
+        _or_none(answer["level"]),
+        negative,
+        model,
+    )
+
+
+def _weighed(facts: Facts, answer: Mapping[str, Any], holding: Sequence[str], negative: str | None) -> tuple[bool, str]:
+    instead = negative and negative.replace("_", " ")
     if not answer["interactive"]:
-        return Interactive(False, f"the model sees {negative.replace('_', ' ') if negative else 'no interaction'}", **parts)
-    if negative:
-        return Interactive(False, f"the model says yes, and also {negative.replace('_', ' ')}", **parts)
+        return False, f"the model sees {instead or 'no interaction'}"
+    if instead:
+        return False, f"the model says yes, and also {instead}"
     if not holding:
-        return Interactive(False, "the model says yes without evidence for a property", **parts)
+        return False, "the model says yes without evidence for a property"
     if _stands_still(facts):
-        return Interactive(False, "the model says yes, but nothing moves", **parts)
-    return Interactive(True, f"{holding[0].replace('_', ' ')}: {answer['properties'][holding[0]]['evidence'].strip()}", **parts)
+        return False, "the model says yes, but nothing moves"
+    return True, f"{holding[0].replace('_', ' ')}: {answer['properties'][holding[0]]['evidence'].strip()}"
 
 
 def _or_none(value: str) -> str | None:
@@ -205,8 +191,6 @@ def measured_change_inside(facts: Facts) -> Change | None:
 
 
 def _camera_at(facts: Facts, time_s: float) -> str:
-    from curation.captions import MOTIONS
-
     return MOTIONS[next((name for name, start, end in facts.motions if start <= time_s < end), "still")]
 
 
@@ -251,12 +235,13 @@ def between_prompt(
     captions: tuple[str, str], facts: tuple[Facts, Facts], frames: Sequence[bytes], labels: Sequence[str], across_cut: bool
 ) -> Prompt:
     """The change from one clip to the next (paper section 3.4: I from t to t+1), from both captions and the frames at the seam."""
-    cut = " A cut lies between them." if across_cut else ""
-    text = (
-        f"(between {definition()['version']}) Two clips of video-game play follow each other without a gap.{cut} The frames are the "
-        f"first and last of each.\nFirst clip: {captions[0]} Measured: {sentences(facts[0])}\nSecond clip: {captions[1]} Measured: "
-        f"{sentences(facts[1])}\n\nDescribe what changes from the first to the second: initial_state, trigger, transition, final_state, "
-        "the subject that acts or appears, category and level of the change (none where nothing changes), and as caption one sentence "
-        "that tells the change. Describe only what is visible; leave a field empty rather than guess."
+    words = questions.text(
+        "interaction",
+        "between",
+        cut=", with a cut between them" if across_cut else "",
+        first_caption=captions[0],
+        first_facts=sentences(facts[0]),
+        second_caption=captions[1],
+        second_facts=sentences(facts[1]),
     )
-    return Prompt("between", text, change_schema(), tuple(frames), tuple(labels))
+    return Prompt("between", words, change_schema(), tuple(frames), tuple(labels))

@@ -68,7 +68,7 @@ def _places(wanted: Weights) -> list[Path]:
 
 
 def model_folder(name: str) -> str:
-    """Where a model of many files is: the folder itself, that of its name under $GAMECRAFT_WEIGHTS, else the name, for the hub."""
+    """Where a model of many files is: the folder itself, its name's under $GAMECRAFT_WEIGHTS, else the name, for the hub."""
     own = os.environ.get("GAMECRAFT_WEIGHTS")
     places = [Path(name).expanduser(), *([Path(own) / name, Path(own) / name.rpartition("/")[2]] if own else [])]
     return next((str(place) for place in places if (place / "config.json").is_file()), name)
@@ -81,8 +81,8 @@ def named_if_missing(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileNotFoundError(
-            f"{name}: not on this machine, and the hub cannot be reached ({' '.join(str(error).split())[:160]}). Name its folder "
-            f"in the recipe, put it at $GAMECRAFT_WEIGHTS/{name.rpartition('/')[2]}, or let this machine reach the hub once"
+            f"{name}: not on this machine, and the hub cannot be reached ({' '.join(str(error).split())[:160]}). Name its "
+            f"folder in the recipe, put it at $GAMECRAFT_WEIGHTS/{name.rpartition('/')[2]}, or let this machine reach the hub once"
         ) from error
 
 

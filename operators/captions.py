@@ -1,7 +1,8 @@
 """Semantic check, standard caption, interactive or not (paper sections 3.2 and 3.4): one question a clip and operator.
 
-Questions of a whole batch go to the model together, so that its batches stay full. A question without a valid answer is that clip's reason in
-a column of its own, and measured facts stand in; a model that cannot be reached at all is an OSError, which leaves the unit to the next run.
+Questions of a whole batch go to the model together, so that its batches stay full. A question without a valid answer is that
+clip's reason in a column of its own, and measured facts stand in; a model that cannot be reached at all is an OSError, which
+leaves the unit to the next run.
 """
 
 import json

@@ -1,7 +1,7 @@
 """From clip to clip (paper section 3.4): the interaction caption I(t -> t+1) and the difference of embeddings behind it.
 
-Works on the slim rows of one video, all at once. Neighbours are: same video, next index, both kept, touching in time. Where there is no
-neighbour, or no encoder, the columns are null and say why.
+Works on the slim rows of one video, all at once. Neighbours are: same video, next index, both kept, touching in time. Where
+there is no neighbour or no encoder the columns are null.
 """
 
 import json

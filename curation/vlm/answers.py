@@ -1,7 +1,7 @@
 """The replies that were given: OUT/sidecar/answers/<key>.json, one small object each, so that nothing is asked twice.
 
-One object a reply, because a run may be killed after any of them and an object store cannot append. A million of them cost about
-as much to put as two hours of one GPU.
+One object a reply, because a run may be killed after any of them and an object store cannot append. To put a million of them
+costs about as much as two hours of one GPU.
 """
 
 import json

@@ -30,7 +30,7 @@ class Answer:
 
 
 class Ahead:
-    """A model whose replies engines elsewhere put into the cache beforehand; `wanted` are the prompts that are not there yet."""
+    """A model whose replies engines elsewhere put into the cache beforehand; `wanted`: the prompts that are not there yet."""
 
     def __init__(self, model: str) -> None:
         self.name, self.wanted = model, list[Prompt]()

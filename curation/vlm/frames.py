@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from av import VideoFrame
 
 from curation import video
 from curation.video import Span
@@ -93,10 +94,10 @@ def grab(uri: str, span: Span, times_s: tuple[float, ...], view: Rect, width_px:
     shots = [_jpeg(painter(frame)[cut.y : cut.y + cut.h, cut.x : cut.x + cut.w]) for frame in _shown(uri, span, times_s)]
     if not shots:
         raise video.UnreadableVideo(f"no frame between {span.start_s:.2f} and {span.end_s:.2f} s")
-    return tuple([*shots, *[shots[-1]] * (len(times_s) - len(shots))])
+    return (*shots, *[shots[-1]] * (len(times_s) - len(shots)))
 
 
-def _shown(uri: str, span: Span, times_s: Sequence[float]) -> Iterator[video.av.VideoFrame]:
+def _shown(uri: str, span: Span, times_s: Sequence[float]) -> Iterator[VideoFrame]:
     """The frame on screen at each of these times, in order."""
     due, held = list(times_s), None
     for time_s, frame in video.decode(uri, span, purpose="vlm"):

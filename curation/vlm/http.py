@@ -134,8 +134,8 @@ def _read(response: urllib3.BaseHTTPResponse) -> Reply:
         text = choice["message"]["content"]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         return Reply(error=f"the server's answer is no chat completion ({type(error).__name__}): {_words(response.data)}")
-    tokens = {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
-    return Reply(text if isinstance(text, str) else "", **tokens)
+    said = text if isinstance(text, str) else ""
+    return Reply(said, None, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
 
 
 def _words(data: bytes) -> str:

@@ -1,6 +1,6 @@
 """A model in this process through transformers: Qwen2.5-VL, Qwen3-VL, SmolVLM and others that turn images and text into text.
 
-One prompt at a time, for a video or two; a server batches. Where `llguidance` is installed the reply is held to the schema while
+One prompt at a time, for a video or two; a server batches. Where `llguidance` is installed the reply is held to the schema as
 it is written, as a server does it; without it the reply is only checked.
 """
 

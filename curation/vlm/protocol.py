@@ -52,7 +52,7 @@ class Vlm(Protocol):
     name: str
 
     def replies(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Reply]]:
-        """The number of a prompt and its reply, as they come in, each once. OSError where the model cannot be reached at all."""
+        """The number of a prompt and its reply, as they come in, each once. OSError where the model cannot be reached."""
         ...
 
 
@@ -61,7 +61,7 @@ class ServerSettings:
     """Where a server is and how it is treated. None of it decides a result, so a run may go on at another address.
 
     url: up to and with /v1. concurrency: requests in flight from one worker. retries: of a request that is refused, cut off, not
-    answered within timeout_s, or answered with 429 or 5xx; pauses of backoff_s, doubled each time. api_key_env: the environment
+    answered within timeout_s, or answered with 429 or 5xx, after pauses of backoff_s that double. api_key_env: the environment
     variable with the key.
     """
 
