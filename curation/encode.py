@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import av
+import numpy as np
 
 from curation.video import Source, Span, UnreadableVideo, at_rate, probe
 
@@ -44,12 +45,12 @@ class Encoding:
 
 
 class Clip(NamedTuple):
-    """An encoded span: the mp4's bytes and what is in it."""
+    """An encoded span: the mp4's bytes and what is in it; times_s f8 [frames] from the start of the span."""
 
     mp4: bytes
     width: int
     height: int
-    frames: int
+    times_s: np.ndarray
 
 
 def encode(uri: str, span: Span, crop: tuple[int, int, int, int] | None, how: Encoding) -> Clip:
@@ -60,10 +61,10 @@ def encode(uri: str, span: Span, crop: tuple[int, int, int, int] | None, how: En
     """
     source = probe(uri)
     size, shown = pictures(uri, span, crop, how)
-    mp4, count = store(shown, size, source, how)
-    if not count:
+    mp4, times_s = store(shown, size, source, how)
+    if not len(times_s):
         raise UnreadableVideo(f"no frame between {span.start_s:.3f} s and {span.end_s:.3f} s")
-    return Clip(mp4, *size, count)
+    return Clip(mp4, *size, times_s)
 
 
 def pictures(
@@ -76,18 +77,18 @@ def pictures(
     return fit.size, (_stamped(fit(frame), time_s - span.start_s) for time_s, frame in shown)
 
 
-def store(pictures: Iterable[av.VideoFrame], size: tuple[int, int], source: Source, how: Encoding) -> tuple[bytes, int]:
-    """Pictures of one size, stamped in 1 / 90000 s, as the bytes of an mp4, and how many they were."""
-    buffer, count = io.BytesIO(), 0
+def store(pictures: Iterable[av.VideoFrame], size: tuple[int, int], source: Source, how: Encoding) -> tuple[bytes, np.ndarray]:
+    """Pictures of one size, stamped in 1 / 90000 s, as the bytes of an mp4, and the times of them in s."""
+    buffer, stamps = io.BytesIO(), []
     with av.open(buffer, "w", format="mp4") as output:
         stream = _output_stream(output, size, source, how)
         for picture in pictures:
             picture.pict_type = av.video.frame.PictureType.NONE
             output.mux(stream.encode(picture))
-            count += 1
-        if count:
+            stamps.append(picture.pts)
+        if stamps:
             output.mux(stream.encode())
-    return buffer.getvalue(), count
+    return buffer.getvalue(), np.array(stamps, float) / _CLOCK
 
 
 def _stamped(picture: av.VideoFrame, time_s: float) -> av.VideoFrame:

@@ -27,8 +27,12 @@ _SPAN = pa.struct(
 _RECT = pa.struct([("x", pa.int32()), ("y", pa.int32()), ("w", pa.int32()), ("h", pa.int32())])
 
 
-def _column(name: str, type_: pa.DataType, unit: str, meaning: str, version: int = 1, null: bool = True) -> pa.Field:
-    return pa.field(name, type_, nullable=null, metadata={"unit": unit, "meaning": meaning, "version": str(version)})
+def _column(
+    name: str, type_: pa.DataType, unit: str, meaning: str, version: int = 1, null: bool = True, rests: bool = True
+) -> pa.Field:
+    """One line of the schema. `rests=False`: rows carry it from operator to operator, and it is stored beside the ledger."""
+    about = {"unit": unit, "meaning": meaning, "version": str(version), "rests": "ledger" if rests else "sidecar"}
+    return pa.field(name, type_, nullable=null, metadata=about)
 
 
 CLIP = pa.schema(
@@ -72,6 +76,33 @@ CLIP = pa.schema(
         ),
         _column("iqa_frozen", pa.float32(), "0-1", "share of the time in which the picture stands still"),
         _column("iqa_backend", pa.string(), "", "embedded | pyiqa:METRIC: what looked at the picture"),
+        _column(
+            "camera_status", pa.string(), "", "ok | ok_rotation | ok_static | suspect | low_texture | failed:why | skipped:why"
+        ),
+        _column("camera_why", pa.string(), "", "which checks a suspect camera missed"),
+        _column("camera_source", pa.string(), "", "engine | vipe | klt_glomap | none: where the poses come from"),
+        _column("camera_model", pa.string(), "", "static | rotation | general: which motion the poses were fitted with"),
+        _column("camera_focal_px", pa.float32(), "px", "horizontal focal length, in px of the source"),
+        _column("camera_focal_source", pa.string(), "", "clip | pooled | hint | engine | none: how the focal length is known"),
+        _column("camera_turn_deg", pa.float32(), "deg", "rotation over the clip, summed"),
+        _column("camera_max_turn_deg", pa.float32(), "deg/frame", "largest rotation from one frame to the next"),
+        _column("camera_step_ratio", pa.float32(), "1", "largest step of the translation over the median one"),
+        _column("camera_tracks", pa.float32(), "1/frame", "corners followed, mean over the frames"),
+        _column("camera_tracks_min", pa.int32(), "1/frame", "corners followed in the frame that has fewest"),
+        _column("camera_track_length", pa.float32(), "frame", "how long a corner is followed, mean"),
+        _column("camera_static_share", pa.float32(), "0-1", "share of the view that was masked as HUD or weapon"),
+        _column("camera_rotation_residual_px", pa.float32(), "px", "what the best pure rotation leaves of the tracks' motion"),
+        _column("camera_registered", pa.float32(), "0-1", "share of the keyframes that the mapper placed"),
+        _column("camera_points", pa.int32(), "1", "points of the map"),
+        _column("camera_inliers_min", pa.int32(), "1/frame", "points that agree with the pose, in the worst frame"),
+        _column("camera_residual_px", pa.float32(), "px", "reprojection error, median over the frames' medians"),
+        _column("camera_residual_p95_px", pa.float32(), "px", "the same, 95th percentile over the frames"),
+        _column("camera_scale_to_unit", pa.float64(), "1", "times the poses' translation gives the unit of dataset.json"),
+        _column("camera_scale_source", pa.string(), "", "engine | metric | speed | linked | none: how that factor is known"),
+        _column("camera_words", pa.list_(pa.string()), "", "what the camera does, most of the time first; or static"),
+        _column("camera_speed", pa.float32(), "unit/s", "mean speed of the camera; null where the scale is not known"),
+        _column("camera_top_speed", pa.float32(), "unit/s", "95th percentile of that speed over the frames"),
+        _column("camera_turn_deg_s", pa.float32(), "deg/s", "mean rate of rotation"),
         _column("stored_width", pa.int32(), "px", "width of the mp4 in the shard"),
         _column("stored_height", pa.int32(), "px", "height of the mp4 in the shard"),
         _column("stored_frames", pa.int32(), "frame", "frames of the mp4 in the shard"),
@@ -79,8 +110,11 @@ CLIP = pa.schema(
         _column("error", pa.string(), "", "the exception that took the clip out; null where none did"),
         _column("shard", pa.string(), "", "the shard that holds the clip"),
         _column("unit_id", pa.string(), "", "the unit that committed this row"),
+        _column("static_png", pa.binary(), "png", "what never changes in the source; rests in sidecar/signals", rests=False),
+        _column("camera_npz", pa.binary(), "npz", "poses and intrinsics; rests in sidecar/camera and the shard", rests=False),
     ]
 )
+SIDECAR_COLUMNS = frozenset(field.name for field in CLIP if field.metadata[b"rests"] == b"sidecar")
 
 VIDEO = pa.schema(
     [

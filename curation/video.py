@@ -279,19 +279,22 @@ def at_rate(uri: str, span: Span, fps: float | None, purpose: str = "read") -> I
 
 
 class Painter:
-    """Decoded pictures as upright RGB arrays uint8 [H, W, 3] of one size; keeps its scaler between frames."""
+    """Decoded pictures as upright arrays of one size; keeps its scaler between frames.
 
-    def __init__(self, source: Source, size: tuple[int, int] | None = None) -> None:
-        self._source, self._scaler = source, VideoReformatter()
+    pixels: "rgb24" for uint8 [H, W, 3], "gray" for the luma uint8 [H, W].
+    """
+
+    def __init__(self, source: Source, size: tuple[int, int] | None = None, pixels: str = "rgb24") -> None:
+        self._source, self._scaler, self._pixels = source, VideoReformatter(), pixels
         width, height = size or (source.width, source.height)
         self._coded = (height, width) if source.quarter_turns % 2 else (width, height)
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        scaled = self._scaler.reformat(frame, *self._coded, format="rgb24", interpolation=Interpolation.AREA, threads=1)
-        rgb = scaled.to_ndarray()
+        scaled = self._scaler.reformat(frame, *self._coded, format=self._pixels, interpolation=Interpolation.AREA, threads=1)
+        picture = scaled.to_ndarray()
         if self._source.mirrored:
-            rgb = rgb[:, ::-1]
-        return np.ascontiguousarray(np.rot90(rgb, self._source.quarter_turns))
+            picture = picture[:, ::-1]
+        return np.ascontiguousarray(np.rot90(picture, self._source.quarter_turns))
 
 
 @contextmanager

@@ -8,9 +8,11 @@ from functools import cache
 from pathlib import Path
 
 from curation import encode, storage
+from curation.cameras.camera import from_npz, to_npz
 from curation.encode import Encoding
 from curation.schema import Row
 from curation.video import Span
+from curation.viewport import Rect
 from operators.op import each
 
 
@@ -18,13 +20,20 @@ from operators.op import each
 def encode_clip(row: Row, how: Encoding) -> Row:
     """Decode the clip's span and store it as mp4, cut to the picture and scaled to the recipe's size.
 
-    The bytes wait in this process's scratch folder (`scratch_file`) until the unit's commit puts them into the shard.
+    The bytes wait in this process's scratch folder (`scratch_file`) until the unit's commit puts them into the shard. The
+    camera, if there is one, becomes that of the stored frames: their times, their px.
     """
-    crop = row["picture"]
-    span = Span(row["start_s"], row["end_s"])
-    clip = encode.encode(row["source_uri"], span, (crop["x"], crop["y"], crop["w"], crop["h"]), how)
+    crop = Rect(**row["picture"])
+    clip = encode.encode(row["source_uri"], Span(row["start_s"], row["end_s"]), crop, how)
     scratch_file(row["clip_id"]).write_bytes(clip.mp4)
-    return {**row, "stored_width": clip.width, "stored_height": clip.height, "stored_frames": clip.frames}
+    stored = {"stored_width": clip.width, "stored_height": clip.height, "stored_frames": len(clip.times_s)}
+    return {**row, **stored, "camera_npz": _stored_camera(row, crop, clip)}
+
+
+def _stored_camera(row: Row, crop: Rect, clip: encode.Clip) -> bytes | None:
+    if not row.get("camera_npz"):
+        return None
+    return to_npz(from_npz(row["camera_npz"]).stored(crop, (clip.width, clip.height)).at(clip.times_s))
 
 
 def scratch_file(clip_id: str) -> Path:

@@ -5,6 +5,7 @@ Resources stand beside each operator. Neighbours of equal resources become one s
 
 from curation.iqa import Quality
 from curation.quality import Luminance
+from operators.cameras import FACT_COLUMNS, MOTION_COLUMNS, SCALE_COLUMNS, annotate_cameras
 from operators.filters import judge_luminance, judge_quality
 from operators.op import Op, check
 from operators.partition import (
@@ -18,12 +19,14 @@ from operators.partition import (
 )
 from operators.shards import encode_clip
 from pipelines.recipes import Recipe
+from pipelines.units import PART_CLIPS
 
 # A decoder's reference frames at 4K and one pass's arrays peak under this; without it Ray packs a node until it swaps.
 _DECODE_MEMORY = 1 << 30
 
 SOURCE_COLUMNS = ("video_id", "source_uri")
 CHUNK_COLUMNS = (*SOURCE_COLUMNS, "start_s", "end_s")
+_MASK_COLUMNS = ("static_png",)  # partition leaves it beside the ledger; a unit's rows are loaded with it
 _SPAN_COLUMNS = ("clip_id", "source", "index", "scene_index", "start_s", "end_s", "start_frame", "end_frame")
 _LUMA_COLUMNS = Luminance._fields
 _IQA_COLUMNS = Quality._fields
@@ -98,13 +101,29 @@ def score(recipe: Recipe) -> list[Op]:
     ]
 
 
+def annotate(recipe: Recipe) -> list[Op]:
+    """Section 3.4, annotation, of the clips that are kept."""
+    settings = recipe.annotate
+    return [
+        Op(
+            annotate_cameras,
+            reads=("source_uri", "start_s", "end_s", "width", "height", "viewport", "picture", *_MASK_COLUMNS),
+            writes=(*FACT_COLUMNS, *SCALE_COLUMNS, *MOTION_COLUMNS, "camera_npz"),
+            args={"how": settings.camera, "words": settings.words},
+            batch=PART_CLIPS,  # a focal length is pooled over what comes in at once
+            num_gpus=1 if settings.camera.backend == "vipe" else 0,
+            memory=_DECODE_MEMORY,
+        )
+    ]
+
+
 def shard(recipe: Recipe) -> list[Op]:
     """Kept clips to mp4, one decode and one encode each."""
     return [
         Op(
             encode_clip,
-            reads=("source_uri", "clip_id", "start_s", "end_s", "picture"),
-            writes=("stored_width", "stored_height", "stored_frames"),
+            reads=("source_uri", "clip_id", "start_s", "end_s", "picture", "camera_npz"),
+            writes=("camera_npz", "stored_width", "stored_height", "stored_frames"),
             args={"how": recipe.shard.encoding},
             memory=_DECODE_MEMORY,
         )
@@ -113,8 +132,13 @@ def shard(recipe: Recipe) -> list[Op]:
 
 def curate(recipe: Recipe) -> dict[str, list[Op]]:
     """All phases by name, checked: every column that an operator reads has been written before it."""
-    phases = {"partition": partition(recipe), "score": score(recipe), "shard": shard(recipe)}
-    check([op for chain in phases.values() for op in chain], SOURCE_COLUMNS)
+    phases = {
+        "partition": partition(recipe),
+        "score": score(recipe),
+        "annotate": annotate(recipe),
+        "shard": shard(recipe),
+    }
+    check([op for chain in phases.values() for op in chain], (*SOURCE_COLUMNS, *_MASK_COLUMNS))
     before = {"scan": scan(recipe)}
     check(before["scan"], CHUNK_COLUMNS)
     return before | phases

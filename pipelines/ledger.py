@@ -4,6 +4,7 @@ OUT/videos/<unit>.parquet           one row a source
 OUT/clips/<phase>/<unit>.parquet    clip_id and the columns that the phase adds; the unit's record in the file's metadata
 OUT/sidecar/thumbs/<unit>.parquet   three small JPEGs a clip
 OUT/sidecar/signals/<unit>.parquet  motion and luma over time, and the static mask, of a source
+OUT/sidecar/camera/<unit>.parquet   a clip's camera.npz, in px of its source
 """
 
 import json
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import storage
-from curation.schema import CLIP, VIDEO, Row, columns, conform
+from curation.schema import CLIP, SIDECAR_COLUMNS, VIDEO, Row, columns, conform
 from curation.shards import from_parquet, to_parquet
 from operators.op import Op
 from pipelines.recipes import CLIP_PHASES, PHASES
@@ -32,6 +33,7 @@ SIGNALS = pa.schema(
         ("static_png", pa.binary()),
     ]
 )
+CAMERAS = pa.schema([("clip_id", pa.string()), ("npz", pa.binary())])
 _RECORD_KEY = b"gamecraft.record"
 
 
@@ -60,7 +62,7 @@ class Record:
 
 def phase_columns(chain: Iterable[Op]) -> pa.Schema:
     """The columns of a phase's files: keys, verdicts, and what its operators write."""
-    written = {name for op in chain for name in op.writes}
+    written = {name for op in chain for name in op.writes} - SIDECAR_COLUMNS
     return columns(CLIP, written | {"clip_id", "video_id", "unit_id", "reject", "error"})
 
 
@@ -132,10 +134,16 @@ def records(out: str) -> list[Record]:
 
 
 def sidecars(out: str, kind: str, units: Iterable[str]) -> list[pa.Table]:
-    """The sidecar files ("thumbs" or "signals") of these units, those that are there."""
+    """The sidecar files ("thumbs", "signals", "camera") of these units, those that are there."""
     folder = storage.join(out, "sidecar", kind)
     present = sorted({f"{unit}.parquet" for unit in units} & set(storage.names(folder)))
     return storage.at_once(_read_table, (storage.join(folder, name) for name in present))
+
+
+def cameras(out: str, units: Iterable[str]) -> dict[str, bytes]:
+    """The camera.npz of every clip of these annotate units that has one, by clip_id."""
+    tables = sidecars(out, "camera", units)
+    return {row["clip_id"]: row["npz"] for table in tables for row in table.to_pylist()}
 
 
 def _read_table(uri: str) -> pa.Table:

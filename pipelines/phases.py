@@ -14,7 +14,7 @@ import numpy as np
 
 from curation import chunks, scan, shards, video
 from curation.quality import mean_luma
-from curation.schema import CLIP, Row, columns
+from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns
 from curation.shards import Sample
 from operators.op import Op, Step
 from operators.shards import scratch_file
@@ -205,14 +205,40 @@ def _signals(row: Row, signals: scan.Signals) -> dict[str, Any]:
 
 
 def _read_upstream(phase: Phase, unit: Unit) -> list[Row]:
-    return [row for name in unit.upstream for row in ledger.read_unit(phase.out, "partition", name)]
+    """The clips' rows, joined over the unit's upstream: a later phase's value stands where it has one."""
+    rows: dict[str, Row] = {}
+    for path in unit.upstream:
+        for row in ledger.read_unit(phase.out, *path.split("/")):
+            known = rows.setdefault(row["clip_id"], {})
+            known |= {name: value for name, value in row.items() if value is not None or name not in known}
+    return list(rows.values())
 
 
 def _load_part(phase: Phase, unit: Unit) -> list[Row]:
-    """The undecided clips of one part of a partition unit."""
-    rows = [r for r in _read_upstream(phase, unit) if not (r["reject"] or r["error"])]
+    """The clips of one part of a partition unit that nothing took out yet."""
+    rows = _kept(_read_upstream(phase, unit))
     part = Name.parse(unit.name).part
     return rows[part * PART_CLIPS : (part + 1) * PART_CLIPS]
+
+
+def _load_annotation(phase: Phase, unit: Unit) -> list[Row]:
+    """The kept clips of one scored part, each with its source's mask."""
+    source, scored = (path.split("/")[1] for path in unit.upstream)
+    judged = {row["clip_id"] for row in _kept(ledger.read_unit(phase.out, "score", scored))}
+    masks = [row["static_png"] for table in ledger.sidecars(phase.out, "signals", [source]) for row in table.to_pylist()]
+    mask = masks[0] if masks else None
+    return [{**row, "static_png": mask} for row in _read_upstream(phase, unit) if row["clip_id"] in judged]
+
+
+def _kept(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if not (row["reject"] or row["error"])]
+
+
+def _commit_annotation(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
+    """Cameras first: rows that speak of one are the commit."""
+    cameras = [{"clip_id": row["clip_id"], "npz": row["camera_npz"]} for row in rows if row.get("camera_npz")]
+    ledger.write_sidecar(phase.out, "camera", unit.name, cameras, ledger.CAMERAS)
+    _commit_part(phase, unit, rows, record)
 
 
 def _commit_part(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
@@ -220,9 +246,11 @@ def _commit_part(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> N
 
 
 def _load_shard(phase: Phase, unit: Unit) -> list[Row]:
-    """The planned clips' rows, in the plan's order."""
+    """The planned clips' rows, in the plan's order, each with its camera."""
     rows = {row["clip_id"]: row for row in _read_upstream(phase, unit)}
-    return [rows[clip_id] for clip_id in unit.clips]
+    annotated = [path.removeprefix("annotate/") for path in unit.upstream if path.startswith("annotate/")]
+    cameras = ledger.cameras(phase.out, annotated)
+    return [{**rows[clip_id], "camera_npz": cameras.get(clip_id)} for clip_id in unit.clips]
 
 
 def _commit_shard(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
@@ -240,20 +268,24 @@ def _commit_shard(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> 
 
 def _samples(rows: list[Row], recipe: Recipe) -> Iterator[Sample]:
     for row in rows:
-        meta = {name: value for name, value in row.items() if name not in shards.NOT_IN_SHARDS and value is not None}
+        left_out = shards.NOT_IN_SHARDS | SIDECAR_COLUMNS
+        meta = {name: value for name, value in row.items() if name not in left_out and value is not None}
         meta["encoding"] = asdict(recipe.shard.encoding)
-        yield Sample(row["clip_id"], meta, {"mp4": scratch_file(row["clip_id"]).read_bytes()})
+        members = {"mp4": scratch_file(row["clip_id"]).read_bytes(), "camera.npz": row.get("camera_npz")}
+        yield Sample(row["clip_id"], meta, {name: data for name, data in members.items() if data is not None})
 
 
 _LOAD: dict[str, Callable[[Phase, Unit], list[Row]]] = {
     "scan": _load_chunk,
     "partition": _load_source,
     "score": _load_part,
+    "annotate": _load_annotation,
     "shard": _load_shard,
 }
 _COMMIT: dict[str, Callable[[Phase, Unit, list[Row], Record], None]] = {
     "scan": _commit_chunk,
     "partition": _commit_source,
     "score": _commit_part,
+    "annotate": _commit_annotation,
     "shard": _commit_shard,
 }

@@ -15,6 +15,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from curation.cameras.annotate import CameraSettings
+from curation.cameras.words import WordSettings
 from curation.chunks import ScanSettings
 from curation.encode import Encoding
 from curation.flow import FlowSettings
@@ -24,8 +26,15 @@ from curation.quality import LuminanceLimits, QualityLimits
 from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
 
-CLIP_PHASES = ("partition", "score", "shard")  # those with settings of their own, which leave rows of clips
+CLIP_PHASES = ("partition", "score", "annotate", "shard")  # those with settings of their own, which leave rows of clips
 PHASES = ("scan", *CLIP_PHASES)
+# Whose settings decide what a phase finds. Limits of `score` only decide which clips `annotate` is given.
+_DECIDE = {
+    "partition": ("partition",),
+    "score": ("partition", "score"),
+    "annotate": ("partition", "annotate"),
+    "shard": CLIP_PHASES,
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,14 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Annotate:
+    """What is said about kept clips; may change until shards are planned."""
+
+    camera: CameraSettings = field(default_factory=CameraSettings)
+    words: WordSettings = field(default_factory=WordSettings)
+
+
+@dataclass(frozen=True)
 class Shard:
     """How kept clips are stored."""
 
@@ -79,24 +96,27 @@ class Recipe:
     name: str = "laptop"
     partition: Partition = field(default_factory=Partition)
     score: Score = field(default_factory=Score)
+    annotate: Annotate = field(default_factory=Annotate)
     shard: Shard = field(default_factory=Shard)
 
     def digest(self, phase: str) -> str:
-        """Names the results of a phase: its own settings, those of the phases before it, and the schema version."""
+        """Names the results of a phase: the settings that decide them, and the schema version."""
         settings = settings_of(self)
-        upstream = {name: settings[name] for name in CLIP_PHASES[: CLIP_PHASES.index(phase) + 1]}
-        return digest(str(SCHEMA_VERSION), json.dumps(upstream, sort_keys=True))
+        deciding = {name: settings[name] for name in _DECIDE[phase]}
+        return digest(str(SCHEMA_VERSION), json.dumps(deciding, sort_keys=True))
 
 
 def gamecraft2() -> Recipe:
-    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), shards for a cluster.
+    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), cameras by ViPE, shards for a cluster.
 
     The paper rates pictures with MUSIQ; pyiqa and its weights are for non-commercial use, so that is asked for by name:
     `partition.iqa.backend: pyiqa:musiq`, with a `score.quality.min_iqa` of its own scale.
     """
     laptop_ = laptop()
     flow = replace(laptop_.partition.flow, backend="raft")
-    return replace(laptop_, name="gamecraft2", partition=replace(laptop_.partition, flow=flow))
+    camera = replace(laptop_.annotate.camera, backend="vipe")
+    partition, annotate = replace(laptop_.partition, flow=flow), replace(laptop_.annotate, camera=camera)
+    return replace(laptop_, name="gamecraft2", partition=partition, annotate=annotate)
 
 
 def laptop() -> Recipe:
@@ -105,10 +125,15 @@ def laptop() -> Recipe:
 
 
 def smoke() -> Recipe:
-    """Small and quick, for trying out a cluster: 240 lines, fastest encoder, four clips a shard."""
+    """Small and quick, for trying out a cluster: 240 lines, fastest encoder, no cameras, four clips a shard."""
     encoding = Encoding(max_width=432, max_height=240, crf=28, preset="ultrafast")
     flow = FlowSettings(backend="dis", pairs_per_s=5)
-    return Recipe(name="smoke", partition=Partition(flow=flow), shard=Shard(clips_per_shard=4, encoding=encoding))
+    return Recipe(
+        name="smoke",
+        partition=Partition(flow=flow),
+        annotate=Annotate(camera=CameraSettings(backend="none")),
+        shard=Shard(clips_per_shard=4, encoding=encoding),
+    )
 
 
 BUILT_IN: Mapping[str, Callable[[], Recipe]] = {"gamecraft2": gamecraft2, "laptop": laptop, "smoke": smoke}
@@ -172,7 +197,7 @@ def _path(where: str, key: object) -> str:
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str = "") -> list[str]:
     """The settings in which two recipes (as plain data) differ: "partition.scenes.clip_s: 6.0, now 5.0"."""
     found = []
-    for item in sorted({*ours, *theirs}):
+    for item in dict.fromkeys([*theirs, *ours]):
         a, b = ours.get(item), theirs.get(item)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += differences(a, b, _path(where, item))

@@ -6,7 +6,7 @@ Every step is resumable: a killed run started again with the same command goes o
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -19,12 +19,14 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from curation import shards, storage
-from pipelines import chunked, ledger, recipes, runners, units
+from pipelines import chunked, ledger, listing, recipes, runners
 from pipelines.ledger import Record
 from pipelines.lock import locked
 from pipelines.phases import Phase
 from pipelines.recipes import CLIP_PHASES, PHASES, Recipe
 from pipelines.units import Unit
+
+_CHANGEABLE = ("score.", "annotate.")  # what may differ from the run before, as long as no clip is planned into a shard
 
 
 @dataclass
@@ -72,7 +74,7 @@ def curate(
             runners.start_ray()
         summary = Summary(out)
         for name in phases:
-            todo, before = _UNITS[name](out, recipe, entries)
+            todo, before = listing.todo(name, out, recipe, entries)
             summary.before[name] = before
             summary.records += list(_watched(Phase(name, recipe, out), todo, runner))
         chunked.sweep(out)
@@ -92,7 +94,7 @@ def _claim(out: str) -> None:
 
 
 def _check_recipe(out: str, recipe: Recipe) -> None:
-    """Refuse an output of another recipe or schema. Limits of `score` may change until shards are planned."""
+    """Refuse an output of another recipe or schema. `score` and what follows it may change until shards are planned."""
     dataset = shards.read_dataset(out)
     settings = recipes.settings_of(recipe)
     if dataset is None:
@@ -101,82 +103,14 @@ def _check_recipe(out: str, recipe: Recipe) -> None:
     changed = recipes.differences(dataset["recipe"], settings)
     if not changed:
         return
-    if all(item.startswith("score.") for item in changed) and not shards.plans(out):
+    if all(item.startswith(_CHANGEABLE) for item in changed) and not shards.plans(out):
         _write_dataset(out, recipe, [], dataset.get("counts", {}))
         return
     keep = " (its videos, clips/partition and sidecar folders may be copied there: that pass is not repeated)"
     raise ValueError(
         f"{out} was made with another recipe ({'; '.join(changed[:3])}). Use that recipe again, or another --out"
-        + (keep if all(item.startswith(("score.", "shard.")) for item in changed) else "")
+        + (keep if all(item.startswith((*_CHANGEABLE, "shard.")) for item in changed) else "")
     )
-
-
-def _chunk_units(out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    return chunked.chunk_units(entries, out, recipe), len(units.done(out, "scan"))
-
-
-def _source_units(out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    todo = chunked.with_chunks(units.source_units(entries, out, recipe), out, recipe)
-    return todo, len(entries) - len(todo)
-
-
-def _score_units(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    digest, upstream, finished = recipe.digest("score"), units.done(out, "partition"), units.done(out, "score")
-    for name in units.stale(upstream, finished, digest):
-        storage.delete(ledger.clips_uri(out, "score", str(name)))
-    open_ = units.incomplete(upstream, finished, digest)
-    rows = storage.at_once(lambda item: ledger.read_unit(out, "partition", item[0]), open_)
-    todo = [
-        Unit("score", str(name), upstream=(unit,))
-        for (unit, have), clips in zip(open_, rows, strict=True)
-        for name in units.part_names(unit, sum(not (r["reject"] or r["error"]) for r in clips), digest)
-        if name.part not in have
-    ]
-    return todo, len(finished)
-
-
-def _shard_units(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    clips = ledger.clips(out).select(["clip_id", "unit_id", "reject", "error"])
-    _plan(out, recipe, clips)
-    finished = set(shards.committed(out))
-    planned: dict[str, list[str]] = {}
-    for row in shards.read_plan(out).to_pylist():
-        planned.setdefault(row["shard"], []).append(row["clip_id"])
-    unit_of = dict(zip(clips["clip_id"].to_pylist(), clips["unit_id"].to_pylist(), strict=True))
-    todo = [
-        Unit("shard", name, upstream=tuple(sorted({unit_of[clip] for clip in ids})), clips=tuple(ids))
-        for name, ids in sorted(planned.items())
-        if name not in finished
-    ]
-    return todo, len(finished)
-
-
-def _plan(out: str, recipe: Recipe, clips: pa.Table) -> None:
-    """Cut the kept clips that no plan has yet into shards, in order of content, and commit that as the next plan."""
-    planned = shards.read_plan(out)
-    known = set(planned["clip_id"].to_pylist())
-    new = [row for row in _kept_rows(out, recipe, clips) if row["clip_id"] not in known]
-    if not new:
-        return
-    first = 1 + max((int(name) for name in planned["shard"].to_pylist()), default=-1)
-    size = recipe.shard.clips_per_shard
-    rows = [{"shard": f"{first + i // size:06d}", "clip_id": row["clip_id"]} for i, row in enumerate(new)]
-    shards.put_plan(out, len(shards.plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
-
-
-def _kept_rows(out: str, recipe: Recipe, clips: pa.Table) -> list[dict[str, Any]]:
-    """Kept clips of the sources whose verdicts are all in."""
-    parts = units.incomplete(units.done(out, "partition"), units.done(out, "score"), recipe.digest("score"))
-    open_ = {name for name, _ in parts}
-    return [row for row in ledger.kept(clips).to_pylist() if row["unit_id"] not in open_]
-
-
-_UNITS: dict[str, Callable[[str, Recipe, Sequence[storage.Entry]], tuple[list[Unit], int]]] = {
-    "scan": _chunk_units,
-    "partition": _source_units,
-    "score": _score_units,
-    "shard": _shard_units,
-}
 
 
 def _watched(phase: Phase, todo: Sequence[Unit], runner: str) -> Iterator[Record]:

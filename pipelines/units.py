@@ -1,5 +1,5 @@
 """Units: what commits at once. A chunk of a long source in `scan`, a source in `partition`, at most 64 clips of one video in
-`score`, one shard in `shard`.
+`score` and `annotate`, one shard in `shard`.
 
 A unit's name is a hash of what goes in and of the recipe, and its file `clips/<phase>/<name>.parquet` is its commit. So one
 listing of names tells what is done; no row is read for it. Units of `scan` and `score` say in their name how many parts their
@@ -40,8 +40,9 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` names the partition units whose clips
-    these are, and `clips` those that a shard takes of them, in order. `chunks`: those that a source was measured in.
+    """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` are the units whose rows go in
+    ("phase/name", in order of phase), `clips` those that a shard takes of them, in order. `chunks`: those that a source was
+    measured in.
     `problem`: why its source cannot even be named.
     """
 

@@ -49,7 +49,7 @@ def test_every_odd_file_gives_frames_or_a_reason(footage):
             continue
         source = probe(str(path))
         clip = encode(str(path), Span(0, 0.3), None, Encoding(max_width=160, max_height=160))
-        assert clip.frames >= 1, path.name
+        assert len(clip.times_s) >= 1, path.name
         assert read_frames(str(path), Span(0, 0.1)).rgb.shape[1:3] == (source.height, source.width), path.name
 
 
@@ -177,7 +177,7 @@ def test_tiny_pictures_and_a_single_frame(shape, tmp_path, moving, write):
     assert frames.rgb.shape == (1, shape[1], shape[0], 3)
     assert frames.times_s.tolist() == [0.0]
     clip = encode(uri, Span(0, 1), None, Encoding())
-    assert (clip.frames, clip.width % 2, clip.height % 2) == (1, 0, 0)
+    assert (len(clip.times_s), clip.width % 2, clip.height % 2) == (1, 0, 0)
     assert probe(str(named(tmp_path / "stored.mp4", clip.mp4))).width == clip.width
 
 

@@ -1,0 +1,150 @@
+"""A clip's camera: per-frame pose and intrinsics, and the npz that a shard stores. NumPy only.
+
+OpenCV axes: x right, y down, z forward. Poses are camera-to-world and `pose[0]` is the identity. Intrinsics are in px of the
+picture of `size`, corner-origin: the centre of the top left pixel is (0.5, 0.5), a centred cx is W / 2.
+"""
+
+import io
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+VERSION = 1
+
+
+class Facts(NamedTuple):
+    """The verdict on a clip's camera and every number behind it; the ledger's `camera_*` columns, in px of the source.
+
+    status: ok | ok_rotation | ok_static | suspect | low_texture | failed:<why> | skipped:<why>. why: which checks a suspect one missed.
+    model: static | rotation | general. focal_source: clip | pooled | hint | engine | none (a guess, it cannot be observed).
+    """
+
+    status: str
+    why: str | None = None
+    backend: str = "none"
+    model: str | None = None
+    focal_px: float | None = None
+    focal_source: str = "none"
+    turn_deg: float | None = None
+    max_turn_deg: float | None = None
+    step_ratio: float | None = None
+    tracks: float | None = None
+    tracks_min: int | None = None
+    track_length: float | None = None
+    static_share: float | None = None
+    rotation_residual_px: float | None = None
+    registered: float | None = None
+    points: int | None = None
+    inliers_min: int | None = None
+    residual_px: float | None = None
+    residual_p95_px: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.status.startswith("ok")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """pose f8 [N, 4, 4], intrinsics f8 [N, 4] (fx, fy, cx, cy), times_s f8 [N] from the start of the clip, one row a frame.
+
+    size: (W, H) px of the picture that the intrinsics speak of. viewport: (x, y, w, h) px of the 3-D view in it. valid bool
+    [N]: whether the pose was measured in that frame, not filled in. residual_px f4 [N]: median reprojection error, NaN where
+    none. keyframes i4 [K]. scale_to_unit: what the translation is to be multiplied by to be in the data set's unit;
+    scale_source: engine | metric | speed | linked | none, and with none the translation's scale is unknown.
+    """
+
+    pose: np.ndarray
+    intrinsics: np.ndarray
+    times_s: np.ndarray
+    size: tuple[int, int]
+    viewport: tuple[int, int, int, int]
+    valid: np.ndarray
+    residual_px: np.ndarray
+    keyframes: np.ndarray
+    scale_to_unit: float = 1.0
+    scale_source: str = "none"
+
+    def __post_init__(self) -> None:
+        count = len(self.times_s)
+        for name, shape in (
+            ("pose", (count, 4, 4)),
+            ("intrinsics", (count, 4)),
+            ("valid", (count,)),
+            ("residual_px", (count,)),
+        ):
+            found = getattr(self, name).shape
+            assert found == shape, f"{name} is {found}, not {shape}"
+
+    def stored(self, picture: tuple[int, int, int, int], size: tuple[int, int]) -> "Camera":
+        """The camera of the same frames cut to `picture` (x, y, w, h px of this size) and scaled to `size`."""
+        x, y, w, h = picture
+        scale = np.array([size[0] / w, size[1] / h] * 2)
+        intrinsics = (self.intrinsics - np.array([0.0, 0.0, x, y])) * scale
+        vx, vy, vw, vh = self.viewport
+        left, top = max(vx, x), max(vy, y)
+        right, bottom = min(vx + vw, x + w), min(vy + vh, y + h)
+        sides = np.round(np.array([left - x, top - y, right - left, bottom - top]) * scale).astype(int)
+        return replace(self, intrinsics=intrinsics, size=size, viewport=tuple(sides.tolist()))
+
+    def at(self, times_s: np.ndarray) -> "Camera":
+        """The camera of other frames of the clip, each the last one at or before its time (to half a millisecond)."""
+        which = np.clip(np.searchsorted(self.times_s, np.asarray(times_s) + 5e-4, side="right") - 1, 0, None)
+        first = np.linalg.inv(self.pose[which[0]])
+        return replace(
+            self,
+            pose=first @ self.pose[which],
+            intrinsics=self.intrinsics[which],
+            times_s=np.asarray(times_s, float),
+            valid=self.valid[which],
+            residual_px=self.residual_px[which],
+            keyframes=np.flatnonzero(np.isin(which, self.keyframes)),
+        )
+
+
+# Types as they are stored: single precision where the estimate's noise is a thousand times its rounding.
+_STORED = {
+    "pose": np.float32,
+    "intrinsics": np.float32,
+    "times_s": np.float64,
+    "size": np.int32,
+    "viewport": np.int32,
+    "valid": np.uint8,
+    "residual_px": np.float32,
+    "keyframes": np.int32,
+    "scale_to_unit": np.float64,
+    "scale_source": np.str_,
+}
+
+
+def to_npz(camera: Camera) -> bytes:
+    """`camera.npz` of a shard: the fields above by name, and `version`. Equal cameras give equal bytes."""
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {name: np.asarray(getattr(camera, name), kind) for name, kind in _STORED.items()}
+    np.savez(buffer, version=np.int32(VERSION), **arrays)
+    return buffer.getvalue()
+
+
+def from_npz(data: bytes) -> Camera:
+    """The camera in a `camera.npz`. ValueError for another version or for what is no camera."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        found = {name: file[name] for name in file.files}
+    if missing := {"version", *_STORED} - set(found):
+        raise ValueError(f"not a camera.npz: it lacks {sorted(missing)}")
+    if found["version"] != VERSION:
+        raise ValueError(
+            f"camera.npz of version {found['version']}; this release reads {VERSION}: install the one that wrote it"
+        )
+    return Camera(
+        pose=found["pose"].astype(float),
+        intrinsics=found["intrinsics"].astype(float),
+        times_s=found["times_s"],
+        size=tuple(found["size"].tolist()),
+        viewport=tuple(found["viewport"].tolist()),
+        valid=found["valid"].astype(bool),
+        residual_px=found["residual_px"],
+        keyframes=found["keyframes"],
+        scale_to_unit=float(found["scale_to_unit"]),
+        scale_source=str(found["scale_source"]),
+    )

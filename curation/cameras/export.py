@@ -1,0 +1,68 @@
+"""A camera in the formats that other tools read."""
+
+import numpy as np
+
+from curation.cameras.camera import Camera, to_npz
+
+
+def to_tum(camera: Camera) -> str:
+    """TUM trajectory, as evo reads it: `timestamp tx ty tz qx qy qz qw` a line, camera-to-world, seconds of the clip."""
+    from scipy.spatial.transform import Rotation
+
+    quaternions = Rotation.from_matrix(camera.pose[:, :3, :3]).as_quat()
+    rows = np.concatenate([camera.times_s[:, None], camera.pose[:, :3, 3], quaternions], axis=1)
+    return "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in rows)
+
+
+def to_realestate10k(camera: Camera, name: str) -> str:
+    """RealEstate10K text, which GameCraft-1 reads too: the clip's name, then a line a frame.
+
+    A line: the time in whole microseconds, fx fy cx cy as shares of width and height, two zeros (no distortion), and the
+    3x4 world-to-camera matrix by rows. Translations are in the data set's unit.
+    """
+    sizes = np.array([*camera.size, *camera.size], float)
+    pose = camera.pose.copy()
+    pose[:, :3, 3] *= camera.scale_to_unit
+    world_to_camera = np.linalg.inv(pose)[:, :3].reshape(-1, 12)
+    lines = [name]
+    for time_s, inner, outer in zip(camera.times_s, camera.intrinsics / sizes, world_to_camera, strict=True):
+        lines.append(" ".join([f"{time_s * 1e6:.0f}", *(f"{v:.9g}" for v in (*inner, 0, 0, *outer))]))
+    return "\n".join(lines) + "\n"
+
+
+def to_rerun(camera: Camera, path: str) -> None:
+    """A recording for the rerun viewer: the camera's frustum moving along its path, over time."""
+    import rerun as rr
+
+    recording = rr.RecordingStream("gamecraft_camera")
+    recording.save(path)
+    recording.log("world", rr.ViewCoordinates.RDF, static=True)
+    recording.log("world/path", rr.LineStrips3D([camera.pose[:, :3, 3]]), static=True)
+    for time_s, pose, (fx, fy, cx, cy) in zip(camera.times_s, camera.pose, camera.intrinsics, strict=True):
+        recording.set_time("clip", duration=float(time_s))
+        recording.log("world/camera", rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
+        pinhole = rr.Pinhole(image_from_camera=[[fx, 0, cx], [0, fy, cy], [0, 0, 1]], resolution=camera.size)
+        recording.log("world/camera", pinhole)
+    recording.flush()
+
+
+FORMATS = (".npz", ".tum", ".txt", ".rrd")
+
+
+def save(camera: Camera, path: str, name: str) -> None:
+    """Write a camera to a local file in the format that its ending names: camera.npz, TUM, RealEstate10K text, rerun."""
+    if path.endswith(".rrd"):
+        to_rerun(camera, path)
+    elif path.endswith(".npz"):
+        _write(path, to_npz(camera))
+    elif path.endswith(".tum"):
+        _write(path, to_tum(camera).encode())
+    elif path.endswith(".txt"):
+        _write(path, to_realestate10k(camera, name).encode())
+    else:
+        raise ValueError(f"{path}: a camera is written as one of {', '.join(FORMATS)} (TUM: .tum, RealEstate10K: .txt)")
+
+
+def _write(path: str, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)

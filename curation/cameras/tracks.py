@@ -1,0 +1,156 @@
+"""Corners followed through every frame of a clip (pyramidal Lucas-Kanade, checked forwards and backwards)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from curation import video
+from curation.video import Span
+from curation.viewport import Rect
+
+_CORNERS = 400
+_REFILL = 0.8  # new corners are looked for when fewer than this share is left: each search costs as much as following
+_QUALITY, _APART_PX, _BLOCK = 0.01, 10, 5
+_WINDOW, _LEVELS = (15, 15), 4  # the coarsest level of a picture 640 wide sees turns of 100 px a frame
+_BACK_PX = 0.7  # a corner that does not come back to within this was lost: Doom's nearest-neighbour textures jitter by 0.5
+_STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)
+_EDGE_PX = 4
+_HUD_MARGIN = 5  # px around what never changes: a window there sees both
+_LEAST = 4  # frames; a shorter track ties nothing together
+
+
+class Watched(NamedTuple):
+    """How a clip is looked at: size (W, H) px of the whole picture as decoded, with square pixels, and the view in it.
+
+    mask uint8 [view.h, view.w]: 255 where corners may lie.
+    """
+
+    size: tuple[int, int]
+    view: Rect
+    mask: np.ndarray
+
+    @property
+    def static_share(self) -> float:
+        return float((self.mask == 0).mean())
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Corners by frame. xy f4 [S, 2], track after track, in px of the view as watched, corner-origin; the i-th begins in
+    frame start[i] and is seen in length[i] frames without a gap.
+
+    times_s f8 [N]: presentation times of the frames, from the first on.
+    """
+
+    times_s: np.ndarray
+    xy: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+
+    def dense(self) -> np.ndarray:
+        """f4 [N, M, 2], NaN where a track is not seen."""
+        found = np.full((len(self.times_s), len(self.start), 2), np.nan, np.float32)
+        which = np.repeat(np.arange(len(self.start)), self.length)
+        offset = np.arange(len(self.xy)) - np.repeat(np.cumsum(self.length) - self.length, self.length)
+        found[np.repeat(self.start, self.length) + offset, which] = self.xy
+        return found
+
+    def keep(self, which: np.ndarray) -> "Tracks":
+        """Only the tracks flagged in bool [M]."""
+        return Tracks(self.times_s, self.xy[np.repeat(which, self.length)], self.start[which], self.length[which])
+
+
+def watched(uri: str, viewport: Rect, static: np.ndarray | None, max_width: int) -> Watched:
+    """How to look at a source: at most `max_width` px wide, pixels made square."""
+    source = video.probe(uri)
+    scale = min(1.0, max_width / (source.width * source.pixel_aspect))
+    size = max(16, round(source.width * source.pixel_aspect * scale)), max(16, round(source.height * scale))
+    across, down = size[0] / source.width, size[1] / source.height
+    view = viewport.scaled(across, down).within(Rect(0, 0, *size))
+    mask = np.full((view.h, view.w), 255, np.uint8)
+    if static is not None and static.any():
+        still = cv2.resize(static.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        still = still[view.y : view.y + view.h, view.x : view.x + view.w]
+        mask[cv2.dilate(still, np.ones((2 * _HUD_MARGIN + 1,) * 2, np.uint8)) > 0] = 0
+    return Watched(size, view, mask)
+
+
+def follow(uri: str, span: Span, how: Watched) -> Tracks:
+    """The tracks of a span, one decode, frames not kept. Raises `UnreadableVideo` where the source cannot be read."""
+    times, follower = [], _Follower(how.mask)
+    for time_s, luma in _lumas(uri, span, how):
+        times.append(time_s)
+        follower.add(luma)
+    times_s = np.asarray(times, float)
+    return follower.tracks(times_s - times_s[0] if times else times_s)
+
+
+def _lumas(uri: str, span: Span, how: Watched) -> Iterator[tuple[float, np.ndarray]]:
+    painter, view = video.Painter(video.probe(uri), how.size, "gray"), how.view
+    for time_s, frame in video.decode(uri, span, "camera"):
+        yield time_s, painter(frame)[view.y : view.y + view.h, view.x : view.x + view.w]
+
+
+@dataclass
+class _Follower:
+    """Takes one luma uint8 [H, W] a frame. `_live` are the numbers of the tracks at `_points`, float32 [P, 1, 2]."""
+
+    mask: np.ndarray
+    _made: int = 0
+    _before: np.ndarray | None = None
+    _points: np.ndarray = field(default_factory=lambda: np.empty((0, 1, 2), np.float32))
+    _live: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    _seen: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._even = cv2.createCLAHE(2.0, (8, 8))  # dark corridors have corners too
+
+    def add(self, luma: np.ndarray) -> None:
+        luma = self._even.apply(np.ascontiguousarray(luma))
+        if self._before is not None and len(self._points):
+            self._follow(self._before, luma)
+        if len(self._points) < _REFILL * _CORNERS:
+            self._search(luma)
+        self._seen.append((self._live, self._points.reshape(-1, 2)))
+        self._before = luma
+
+    def _follow(self, before: np.ndarray, luma: np.ndarray) -> None:
+        how = {"winSize": _WINDOW, "maxLevel": _LEVELS, "criteria": _STOP}
+        there, found, _ = cv2.calcOpticalFlowPyrLK(before, luma, self._points, None, **how)
+        back, again, _ = cv2.calcOpticalFlowPyrLK(luma, before, there, None, **how)
+        lost = np.abs(back - self._points).reshape(-1, 2).max(1)
+        kept = (found.ravel() == 1) & (again.ravel() == 1) & (lost < _BACK_PX) & self._inside(there.reshape(-1, 2))
+        self._points, self._live = there[kept], self._live[kept]
+
+    def _inside(self, xy: np.ndarray) -> np.ndarray:
+        height, width = self.mask.shape
+        x, y = (np.clip(np.nan_to_num(side), -1e6, 1e6) for side in xy.T)
+        inside = (x >= _EDGE_PX) & (y >= _EDGE_PX) & (x < width - _EDGE_PX) & (y < height - _EDGE_PX)
+        column, row = (np.clip(np.rint(side).astype(int), 0, top - 1) for side, top in ((x, width), (y, height)))
+        return inside & (self.mask[row, column] > 0)
+
+    def _search(self, luma: np.ndarray) -> None:
+        free = self.mask.copy()
+        free[:_EDGE_PX], free[-_EDGE_PX:], free[:, :_EDGE_PX], free[:, -_EDGE_PX:] = 0, 0, 0, 0
+        for x, y in self._points.reshape(-1, 2).astype(int).tolist():
+            cv2.circle(free, (x, y), _APART_PX, 0, -1)
+        wanted = _CORNERS - len(self._points)
+        found = cv2.goodFeaturesToTrack(luma, wanted, _QUALITY, _APART_PX, mask=free, blockSize=_BLOCK)
+        if found is None:
+            return
+        self._points = np.concatenate([self._points, found.astype(np.float32)])
+        self._live = np.concatenate([self._live, np.arange(self._made, self._made + len(found))])
+        self._made += len(found)
+
+    def tracks(self, times_s: np.ndarray) -> Tracks:
+        numbers = np.concatenate([live for live, _ in self._seen] or [np.empty(0, np.int64)])
+        points = np.concatenate([xy for _, xy in self._seen] or [np.empty((0, 2), np.float32)])
+        frame = np.repeat(np.arange(len(self._seen)), [len(live) for live, _ in self._seen])
+        order = np.argsort(numbers, kind="stable")
+        length = np.bincount(numbers, minlength=self._made)
+        start = frame[order][np.cumsum(length) - length] if len(order) else np.empty(0, int)
+        found = Tracks(times_s, points[order] + np.float32(0.5), start, length)
+        return found.keep(length >= _LEAST)

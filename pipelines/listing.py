@@ -1,0 +1,145 @@
+"""What is left to do in each phase: list units, leave out the committed ones. Verdicts are read, pixels and scores are not."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from curation import shards, storage
+from curation.schema import digest
+from pipelines import chunked, ledger, units
+from pipelines.recipes import Recipe
+from pipelines.units import Name, Unit
+
+
+def todo(phase: str, out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    """The units of a phase that are still to be done, and how many were done before."""
+    return _TODO[phase](out, recipe, entries)
+
+
+def _chunks(out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    return chunked.chunk_units(entries, out, recipe), len(units.done(out, "scan"))
+
+
+def _sources(out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    left = chunked.with_chunks(units.source_units(entries, out, recipe), out, recipe)
+    return left, len(entries) - len(left)
+
+
+def _scores(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    limits, upstream, finished = recipe.digest("score"), units.done(out, "partition"), units.done(out, "score")
+    _drop(out, "score", units.stale(upstream, finished, limits))
+    open_ = units.incomplete(upstream, finished, limits)
+    rows = storage.at_once(lambda item: ledger.read_unit(out, "partition", item[0]), open_)
+    left = [
+        Unit("score", str(name), upstream=(f"partition/{unit}",))
+        for (unit, have), clips in zip(open_, rows, strict=True)
+        for name in units.part_names(unit, sum(not _out(row) for row in clips), limits)
+        if name.part not in have
+    ]
+    return left, len(finished)
+
+
+def _annotations(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    wanted, finished = _wanted_annotations(out, recipe), units.done(out, "annotate")
+    unscored = {Name.parse(unit).video_id for unit in _unscored(out, recipe)}
+    _drop(out, "annotate", [n for n in finished if str(n) not in wanted and n.video_id not in unscored])
+    done = {str(name) for name in finished}
+    return [unit for name, unit in wanted.items() if name not in done], len(done & set(wanted))
+
+
+def _wanted_annotations(out: str, recipe: Recipe) -> dict[str, Unit]:
+    """One unit a scored part that keeps a clip, by name.
+
+    The name hashes the kept clips, not the limits that kept them: other limits cost only the parts that they change.
+    """
+    limits, settings = recipe.digest("score"), recipe.digest("annotate")
+    source = {digest(str(name), limits): str(name) for name in units.done(out, "partition")}
+    scored = [name for name in units.done(out, "score") if name.digest in source]
+    rows = storage.at_once(lambda name: ledger.read_unit(out, "score", str(name)), scored)
+    wanted = {}
+    for part, clips in zip(scored, rows, strict=True):
+        if kept := [row["clip_id"] for row in clips if not _out(row)]:
+            unit = source[part.digest]
+            name = str(part._replace(digest=digest(unit, settings, *kept)))
+            wanted[name] = Unit("annotate", name, upstream=(f"partition/{unit}", f"score/{part}"))
+    return wanted
+
+
+def _shards(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    clips = ledger.clips(out).select(["clip_id", "unit_id", "reject", "error"])
+    _plan(out, recipe, clips)
+    finished = set(shards.committed(out))
+    planned: dict[str, list[str]] = {}
+    for row in shards.read_plan(out).to_pylist():
+        planned.setdefault(row["shard"], []).append(row["clip_id"])
+    unit_of = dict(zip(clips["clip_id"].to_pylist(), clips["unit_id"].to_pylist(), strict=True))
+    later = _by_video(out, "annotate")
+    left = [
+        Unit("shard", name, upstream=_paths({unit_of[clip] for clip in ids}, later), clips=tuple(ids))
+        for name, ids in sorted(planned.items())
+        if name not in finished
+    ]
+    return left, len(finished)
+
+
+def _by_video(out: str, phase: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in units.done(out, phase):
+        found.setdefault(name.video_id, []).append(f"{phase}/{name}")
+    return found
+
+
+def _paths(partition_units: Iterable[str], later: dict[str, list[str]]) -> tuple[str, ...]:
+    """The units that hold all there is about the clips of these sources, in order of phase."""
+    first = sorted(partition_units)
+    return tuple(f"partition/{unit}" for unit in first) + tuple(
+        path for unit in first for path in later.get(Name.parse(unit).video_id, ())
+    )
+
+
+def _plan(out: str, recipe: Recipe, clips: pa.Table) -> None:
+    """Cut the kept clips that no plan has yet into shards, in order of content, and commit that as the next plan."""
+    planned = shards.read_plan(out)
+    known, open_ = set(planned["clip_id"].to_pylist()), _open(out, recipe)
+    kept = ledger.kept(clips).to_pylist()
+    new = [row for row in kept if row["unit_id"] not in open_ and row["clip_id"] not in known]
+    if not new:
+        return
+    first = 1 + max((int(name) for name in planned["shard"].to_pylist()), default=-1)
+    size = recipe.shard.clips_per_shard
+    rows = [{"shard": f"{first + i // size:06d}", "clip_id": row["clip_id"]} for i, row in enumerate(new)]
+    shards.put_plan(out, len(shards.plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
+
+
+def _open(out: str, recipe: Recipe) -> set[str]:
+    """The partition units about whose clips not everything is known yet."""
+    done = {str(name) for name in units.done(out, "annotate")}
+    waiting = [unit for name, unit in _wanted_annotations(out, recipe).items() if name not in done]
+    return _unscored(out, recipe) | {unit.upstream[0].removeprefix("partition/") for unit in waiting}
+
+
+def _unscored(out: str, recipe: Recipe) -> set[str]:
+    parts = units.incomplete(units.done(out, "partition"), units.done(out, "score"), recipe.digest("score"))
+    return {unit for unit, _ in parts}
+
+
+def _drop(out: str, phase: str, names: Iterable[Name]) -> None:
+    """Take back units whose settings or clips are no longer these; their rows first, which are the commit."""
+    for name in names:
+        storage.delete(ledger.clips_uri(out, phase, str(name)))
+        if phase == "annotate":
+            storage.delete(storage.join(out, "sidecar", "camera", f"{name}.parquet"))
+
+
+def _out(row: dict[str, Any]) -> bool:
+    return bool(row["reject"] or row["error"])
+
+
+_TODO: dict[str, Callable[[str, Recipe, Sequence[storage.Entry]], tuple[list[Unit], int]]] = {
+    "scan": _chunks,
+    "partition": _sources,
+    "score": _scores,
+    "annotate": _annotations,
+    "shard": _shards,
+}

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from curation.cameras.camera import Camera, from_npz, to_npz
+
+
+def _camera(frames=7):
+    rng = np.random.default_rng(3)
+    pose = np.tile(np.eye(4), (frames, 1, 1))
+    pose[:, :3, 3] = np.cumsum(rng.normal(size=(frames, 3)), axis=0)
+    pose[:, :3, 3] -= pose[0, :3, 3]
+    angle = np.linspace(0, 1, frames)
+    pose[:, 0, 0] = pose[:, 2, 2] = np.cos(angle)
+    pose[:, 0, 2], pose[:, 2, 0] = np.sin(angle), -np.sin(angle)
+    return Camera(
+        pose=pose,
+        intrinsics=np.tile([320.0, 320.0, 320.0, 201.5], (frames, 1)),
+        times_s=np.arange(frames) / 35,
+        size=(640, 480),
+        viewport=(0, 0, 640, 403),
+        valid=np.arange(frames) != 2,
+        residual_px=np.linspace(0, 1, frames).astype(np.float32),
+        keyframes=np.array([0, 5]),
+        scale_to_unit=0.25,
+        scale_source="speed",
+    )
+
+
+def test_a_camera_survives_its_file():
+    camera = _camera()
+    back = from_npz(to_npz(camera))
+    np.testing.assert_allclose(back.pose, camera.pose, atol=1e-6)
+    np.testing.assert_allclose(back.intrinsics, camera.intrinsics)
+    np.testing.assert_array_equal(back.times_s, camera.times_s)
+    np.testing.assert_array_equal(back.valid, camera.valid)
+    np.testing.assert_array_equal(back.residual_px, camera.residual_px)
+    np.testing.assert_array_equal(back.keyframes, camera.keyframes)
+    assert (back.size, back.viewport, back.scale_to_unit, back.scale_source) == ((640, 480), (0, 0, 640, 403), 0.25, "speed")
+
+
+def test_equal_cameras_are_equal_bytes():
+    assert to_npz(_camera()) == to_npz(_camera())
+
+
+def test_another_version_is_refused_with_advice(monkeypatch):
+    monkeypatch.setattr("curation.cameras.camera.VERSION", 2)
+    newer = to_npz(_camera())
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"version 2; this release reads 1"):
+        from_npz(newer)
+
+
+def test_what_is_no_camera_is_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", pose=np.eye(4))
+    with pytest.raises(ValueError, match=r"lacks \['intrinsics'"):
+        from_npz((tmp_path / "x.npz").read_bytes())
+
+
+def test_a_point_projects_to_the_same_place_in_the_stored_picture():
+    camera = _camera()
+    stored = camera.stored((0, 40, 640, 400), (320, 200))
+    fx, fy, cx, cy = camera.intrinsics[0]
+    gx, gy, dx, dy = stored.intrinsics[0]
+    point = np.array([0.3, -0.2, 2.0])
+    u, v = fx * point[0] / point[2] + cx, fy * point[1] / point[2] + cy
+    assert gx * point[0] / point[2] + dx == pytest.approx(u / 2)
+    assert gy * point[1] / point[2] + dy == pytest.approx((v - 40) / 2)
+    assert stored.viewport == (0, 0, 320, 182)  # rows 40 to 403 of 480, halved
+
+
+def test_frames_left_out_keep_their_poses_relative_to_the_first_that_is_left():
+    camera = _camera()
+    half = camera.at(camera.times_s[1::2])
+    np.testing.assert_allclose(half.pose[0], np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(half.pose[2], np.linalg.inv(camera.pose[1]) @ camera.pose[5])
+    np.testing.assert_array_equal(half.keyframes, [2])
+    np.testing.assert_array_equal(half.valid, [True, True, True])
