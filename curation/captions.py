@@ -111,9 +111,13 @@ def measured(facts: Facts) -> Caption:
     known: dict[str, Any] = {"camera_motion": [name for name, _ in _course(facts)] or ["still"]}
     if (light := _light(facts)) is not None:
         known["lighting"] = {"evenly lit": "even"}.get(light, light)
-    camera, event = _camera(facts), _event(facts)
-    short = "; ".join(part for part in (camera, event) if part) + "."
-    return Caption(short[0].upper() + short[1:], sentences(facts), {n: known.get(n) for n in _STRUCTURED}, MEASURED)
+    return Caption(short(facts), sentences(facts), {n: known.get(n) for n in _STRUCTURED}, MEASURED)
+
+
+def short(facts: Facts) -> str:
+    """What the camera does and when something happens, in a sentence."""
+    words = "; ".join(part for part in (_camera(facts), _event(facts)) if part)
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def sentences(facts: Facts) -> str:

@@ -44,7 +44,9 @@ class SentenceEncoder:
 
     def __init__(self, name: str, place: str) -> None:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         self.name = name
         with weights.named_if_missing(name):
             self._model = SentenceTransformer(place, local_files_only=Path(place).is_dir())

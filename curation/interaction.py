@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation import questions
-from curation.captions import MOTIONS, Facts, sentences
+from curation.captions import MEASURED, MOTIONS, Facts, sentences, short
 from curation.vlm import Prompt
 
 # Below this motion (px/frame at 320 wide, camera and objects together) and without flashes the picture stands still.
@@ -47,7 +47,7 @@ class Interactive:
     category: str | None = None
     level: str | None = None
     negative: str | None = None
-    source: str = "measured"
+    source: str = MEASURED
 
 
 def measured(facts: Facts, settings: InteractiveSettings) -> Interactive:
@@ -55,7 +55,7 @@ def measured(facts: Facts, settings: InteractiveSettings) -> Interactive:
     if _stands_still(facts):
         return Interactive(False, "nothing moves", 0.0)
     if not facts.happenings_known:
-        return Interactive(None, "the detector does not know footage like this, and no model was asked")
+        return Interactive(None, "the detector does not know such footage, and no model was asked")
     score = event_score(facts)
     if score >= settings.min_score:
         at_s = facts.strongest.peak_s if facts.strongest else 0.0
@@ -184,10 +184,10 @@ def measured_change_inside(facts: Facts) -> Change | None:
     event = facts.strongest
     if event is None:
         return None
-    before, after = _camera_at(facts, event.start_s - 1e-3), _camera_at(facts, event.end_s + 1e-3)
+    before, after = (f"the camera {_camera_at(facts, t)}" for t in (event.start_s - 1e-3, event.end_s + 1e-3))
     transition = f"something happens from {event.start_s:.1f} to {event.end_s:.1f} s"
     parts = _parts(initial_state=before, transition=transition, final_state=after)
-    return Change(f"While the camera {before}, {transition}; then the camera {after}.", parts, "measured")
+    return Change(f"While {before}, {transition}; then {after}.", parts, MEASURED)
 
 
 def _camera_at(facts: Facts, time_s: float) -> str:
@@ -204,12 +204,8 @@ def measured_change_between(here: Facts, there: Facts, across_cut: bool) -> Chan
     camera = f"the camera {first}" if first == last else f"the camera {first}, then {last}"
     parts = ["after a cut" if across_cut else "", camera, _light_change(here, there), _event_change(here, there)]
     transition = "; ".join(part for part in parts if part)
-    words = _parts(initial_state=_state(here), transition=transition, final_state=_state(there))
-    return Change(f"{transition[0].upper()}{transition[1:]}.", words, "measured")
-
-
-def _state(facts: Facts) -> str:
-    return sentences(facts)
+    words = _parts(initial_state=short(here), transition=transition, final_state=short(there))
+    return Change(f"{transition[0].upper()}{transition[1:]}.", words, MEASURED)
 
 
 def _light_change(here: Facts, there: Facts) -> str:
@@ -234,7 +230,7 @@ def _event_change(here: Facts, there: Facts) -> str:
 def between_prompt(
     captions: tuple[str, str], facts: tuple[Facts, Facts], frames: Sequence[bytes], labels: Sequence[str], across_cut: bool
 ) -> Prompt:
-    """The change from one clip to the next (paper section 3.4: I from t to t+1), from both captions and the frames at the seam."""
+    """From one clip to the next (paper section 3.4: I from t to t+1), by both captions and the frames at the seam."""
     words = questions.text(
         "interaction",
         "between",

@@ -103,6 +103,55 @@ CLIP = pa.schema(
         _column("camera_speed", pa.float32(), "unit/s", "mean speed of the camera; null where the scale is not known"),
         _column("camera_top_speed", pa.float32(), "unit/s", "95th percentile of that speed over the frames"),
         _column("camera_turn_deg_s", pa.float32(), "deg/s", "mean rate of rotation"),
+        _column("consistency_status", pa.string(), "", "checked | skipped:why | failed:why: what became of the semantic check"),
+        _column("consistency_flags", pa.list_(pa.string()), "", "criteria that the clip meets (curation/consistency.yaml)"),
+        _column("consistency_json", pa.string(), "json", "every criterion's answer with its evidence"),
+        _column("caption_short", pa.string(), "", "the standard caption in a sentence"),
+        _column("caption_long", pa.string(), "", "the standard caption; what the encoder of deltas reads"),
+        _column(
+            "caption_json",
+            pa.string(),
+            "json",
+            "scene, viewpoint, subject, style, lighting, weather, camera_motion; null: unknown",
+        ),
+        _column("caption_source", pa.string(), "", "measured (composed from measured facts alone) | the model's name"),
+        _column("caption_conflicts", pa.list_(pa.string()), "", "what the caption claims against the measurements"),
+        _column("caption_error", pa.string(), "", "why the model gave no valid caption; null where it did or none was asked"),
+        _column("interactive", pa.bool_(), "", "interactive video by the paper's section 3.2; null where nobody can tell"),
+        _column("interactive_reason", pa.string(), "", "why"),
+        _column(
+            "interactive_score", pa.float32(), "0-1", "how sure the signals are that something happens; null: unknown footage"
+        ),
+        _column(
+            "interactive_source", pa.string(), "", "measured | the model's name, whose answer the measurements may overrule"
+        ),
+        _column("interactive_properties", pa.list_(pa.string()), "", "which properties hold (curation/interaction.yaml)"),
+        _column("interactive_negative", pa.string(), "", "which kind of motion it is instead"),
+        _column("interaction_category", pa.string(), "", "environment | actor | entity; null: unknown"),
+        _column("interaction_level", pa.string(), "", "simple | complex; null: unknown"),
+        _column("action_caption", pa.string(), "", "the change around the clip's strongest action, in a sentence"),
+        _column(
+            "action_json", pa.string(), "json", "the same: initial_state, trigger, transition, final_state, subject, category"
+        ),
+        _column("action_source", pa.string(), "", "measured | the model's name; null where nothing is known to happen"),
+        _column("action_error", pa.string(), "", "why the model gave no valid answer about it"),
+        _column("action_delta", pa.list_(pa.float32()), "1", "embedding of final_state less that of initial_state"),
+        _column("action_delta_norm", pa.float32(), "0-2", "its length"),
+        _column("interaction_next", pa.string(), "", "clip_id of the kept clip that follows at once; null where there is none"),
+        _column("interaction_caption", pa.string(), "", "the change from this clip to that one, in a sentence"),
+        _column(
+            "interaction_json",
+            pa.string(),
+            "json",
+            "the same: initial_state, trigger, transition, final_state, subject, category",
+        ),
+        _column("interaction_source", pa.string(), "", "measured | the model's name"),
+        _column("interaction_error", pa.string(), "", "why the model gave no valid answer about it"),
+        _column(
+            "interaction_delta", pa.list_(pa.float32()), "1", "embedding of that clip's caption_long less that of this one's"
+        ),
+        _column("interaction_delta_norm", pa.float32(), "0-2", "its length"),
+        _column("delta_encoder", pa.string(), "", "the encoder's name | none:why"),
         _column("stored_width", pa.int32(), "px", "width of the mp4 in the shard"),
         _column("stored_height", pa.int32(), "px", "height of the mp4 in the shard"),
         _column("stored_frames", pa.int32(), "frame", "frames of the mp4 in the shard"),

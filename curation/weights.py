@@ -82,7 +82,7 @@ def named_if_missing(name: str) -> Iterator[None]:
     except OSError as error:
         raise FileNotFoundError(
             f"{name}: not on this machine, and the hub cannot be reached ({' '.join(str(error).split())[:160]}). Name its "
-            f"folder in the recipe, put it at $GAMECRAFT_WEIGHTS/{name.rpartition('/')[2]}, or let this machine reach the hub once"
+            f"folder in the recipe, put it at $GAMECRAFT_WEIGHTS/{name.rpartition('/')[2]}, or let the hub be reached once"
         ) from error
 
 

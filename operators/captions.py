@@ -58,7 +58,7 @@ def facts_of(row: Row) -> Facts:
         motion_camera=row.get("motion_camera"),
         motion_object=row.get("motion_object"),
         frozen=row.get("iqa_frozen"),
-        camera_words=row.get("camera_words"),
+        camera_words=" ".join(w.replace("_", " ") + "," for w in row.get("camera_words") or ()).strip(",") or None,
     )
 
 

@@ -18,21 +18,35 @@ import yaml
 from curation.cameras.annotate import CameraSettings
 from curation.cameras.words import WordSettings
 from curation.chunks import ScanSettings
+from curation.consistency import Verdicts
+from curation.embeddings import EncoderSettings
 from curation.encode import Encoding
 from curation.flow import FlowSettings
 from curation.happenings import ActionSettings
+from curation.interaction import InteractiveSettings
 from curation.iqa import IqaSettings
 from curation.quality import LuminanceLimits, QualityLimits
 from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
+from curation.vlm import VlmSettings
+from curation.vlm.frames import FrameSettings
 
-CLIP_PHASES = ("partition", "score", "annotate", "shard")  # those with settings of their own, which leave rows of clips
+CLIP_PHASES = (
+    "partition",
+    "score",
+    "annotate",
+    "caption",
+    "relate",
+    "shard",
+)  # those with settings of their own, which leave rows of clips
 PHASES = ("scan", *CLIP_PHASES)
 # Whose settings decide what a phase finds. Limits of `score` only decide which clips `annotate` is given.
 _DECIDE = {
     "partition": ("partition",),
     "score": ("partition", "score"),
     "annotate": ("partition", "annotate"),
+    "caption": ("partition", "annotate", "caption"),
+    "relate": ("partition", "annotate", "caption", "relate"),
     "shard": CLIP_PHASES,
 }
 
@@ -78,6 +92,23 @@ class Annotate:
 
 
 @dataclass(frozen=True)
+class Caption:
+    """What a model is asked about kept clips, and what is measured where none is; may change until shards are planned."""
+
+    vlm: VlmSettings = field(default_factory=VlmSettings)
+    frames: FrameSettings = field(default_factory=FrameSettings)
+    consistency: Verdicts = field(default_factory=Verdicts)
+    interactive: InteractiveSettings = field(default_factory=InteractiveSettings)
+
+
+@dataclass(frozen=True)
+class Relate:
+    """How neighbouring clips are compared; may change until shards are planned."""
+
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+
+
+@dataclass(frozen=True)
 class Shard:
     """How kept clips are stored."""
 
@@ -97,6 +128,8 @@ class Recipe:
     partition: Partition = field(default_factory=Partition)
     score: Score = field(default_factory=Score)
     annotate: Annotate = field(default_factory=Annotate)
+    caption: Caption = field(default_factory=Caption)
+    relate: Relate = field(default_factory=Relate)
     shard: Shard = field(default_factory=Shard)
 
     def digest(self, phase: str) -> str:
@@ -207,7 +240,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str =
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data without what decides no result: its name, and how long a chunk is."""
+    """The recipe as plain data without what decides no result: its name, how long a chunk is, where a server is."""
     settings = asdict(recipe)
-    del settings["name"], settings["partition"]["chunk_s"]
+    del settings["name"], settings["partition"]["chunk_s"], settings["caption"]["vlm"]["server"]
     return settings

@@ -26,7 +26,12 @@ from pipelines.phases import Phase
 from pipelines.recipes import CLIP_PHASES, PHASES, Recipe
 from pipelines.units import Unit
 
-_CHANGEABLE = ("score.", "annotate.")  # what may differ from the run before, as long as no clip is planned into a shard
+_CHANGEABLE = (
+    "score.",
+    "annotate.",
+    "caption.",
+    "relate.",
+)  # what may differ from the run before, as long as no clip is planned into a shard
 
 
 @dataclass

@@ -22,9 +22,11 @@ class LocalVlm:
         try:
             import torch
             from transformers import AutoModelForImageTextToText, AutoProcessor
+            from transformers.utils import logging
         except ImportError as error:
             # no row's fault, so an OSError: the unit is left for a run that has what it needs
             raise OSError(f'vlm.backend transformers needs {error.name}; pip install "gamecraft[vlm]"') from error
+        logging.disable_progress_bar()
         self.name, self._settings = settings.model, settings
         place = weights.model_folder(settings.model)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
