@@ -24,7 +24,7 @@ demo: setup $(FOOTAGE)/explore.mp4 $(FOOTAGE)/camera.mp4 $(FOOTAGE)/fight.mp4 $(
 $(FOOTAGE)/explore.mp4:
 	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP01:16 --map freedoom1:E1M1:14 --style explore --seed 7
 $(FOOTAGE)/camera.mp4:
-	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP04:15 --style camera --seed 8 --no-hud
+	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP04:15 --style camera --seed 8 --no-hud --camera-log
 $(FOOTAGE)/fight.mp4:
 	$(RUN)/python -m synth.doom $@ --map freedoom1:E1M3:15 --style fight --seed 9
 # Two seconds: too short for a clip, to show what a rejection looks like.

@@ -16,8 +16,9 @@ VERSION = 1
 class Facts(NamedTuple):
     """The verdict on a clip's camera and every number behind it; the ledger's `camera_*` columns, in px of the source.
 
-    status: ok | ok_rotation | ok_static | suspect | low_texture | failed:<why> | skipped:<why>. why: which checks a suspect one missed.
-    model: static | rotation | general. focal_source: clip | pooled | hint | engine | none (a guess, it cannot be observed).
+    status: ok | ok_rotation | ok_static | suspect | low_texture | failed:<reason> | skipped:<reason>.
+    why: which checks a suspect one missed. model: static | rotation | general.
+    focal_source: clip | pooled | hint | engine | none (a guess, it cannot be observed).
     """
 
     status: str

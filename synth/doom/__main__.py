@@ -16,9 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(argv))
     out, (options["width"], options["height"]) = options.pop("out"), options.pop("size")
     try:
+        from synth.doom.cameras import write_log
         from synth.doom.record import Recording, record  # here, so that --help needs neither engine nor codec
 
+        with_log = options.pop("camera_log")
         truth = record(out, Recording(**options | {"maps": tuple(options["maps"])}))
+        if with_log:
+            write_log(out, truth)
     except (ValueError, ModuleNotFoundError) as error:
         print(f"synth.doom: {error}", file=sys.stderr)
         return 2
@@ -44,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--crf", type=int, default=26, help="x264 quality, 0 lossless to 51; default 26")
     parser.add_argument("--skill", type=int, default=2, help="difficulty 1 to 5; default 2")
     parser.add_argument("--depth-every", type=int, default=0, metavar="N", help="store the depth of every Nth frame")
+    parser.add_argument("--camera-log", action="store_true", help="write the engine's poses to OUT.camera.npz, for curation")
     parser.add_argument("--no-hud", dest="hud", action="store_false", help="hide the status bar")
     parser.add_argument("--no-weapon", dest="weapon", action="store_false", help="hide the weapon in hand")
     parser.add_argument("--no-monsters", dest="monsters", action="store_false", help="play without monsters")

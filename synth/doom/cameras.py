@@ -1,0 +1,61 @@
+"""The engine's own camera as a `camera.npz`: what curation takes for the poses of a recording that has one beside it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from curation.cameras.camera import Camera, to_npz
+from synth.doom.truth import Truth
+
+# The renderer draws a 4:3 picture of 90 degrees, pixels 1.2 times as high as wide (measured: 1.18 to 1.22).
+PIXEL_ASPECT = 1.2
+# The status bar takes 32 of 200 rows, and the view is centred in the rest.
+_BAR_SHARE = 32 / 200
+# Eye speed that one moving frame in twenty exceeds: running.
+_TOP_QUANTILE = 95
+
+
+def poses(position: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
+    """Eye positions [N, 3] (x east, y north, z up) and yaws [N] -> camera-to-world [N, 4, 4], OpenCV axes, map units."""
+    yaw, found = np.radians(yaw_deg), np.tile(np.eye(4), (len(position), 1, 1))
+    found[:, :3, :3] = 0
+    found[:, 0, 0], found[:, 1, 0] = np.sin(yaw), -np.cos(yaw)
+    found[:, 2, 1] = -1
+    found[:, 0, 2], found[:, 1, 2] = np.cos(yaw), np.sin(yaw)
+    found[:, :3, 3] = position
+    return found
+
+
+def camera(truth: Truth) -> Camera:
+    """The camera of every frame of a recording, in map units; poses jump at its cuts."""
+    width, height = truth.header["width"], truth.header["height"]
+    bar = 0 if "--no-hud" in truth.header.get("argv", ()) else _BAR_SHARE
+    rows, focal = height * (1 - bar), height * 4 / 3 / 2
+    pose, frames = poses(truth.position, truth.yaw_deg), len(truth)
+    return Camera(
+        pose=np.linalg.inv(pose[0]) @ pose,
+        intrinsics=np.tile([focal, PIXEL_ASPECT * focal, width / 2, rows / 2], (frames, 1)),
+        times_s=truth.time_s,
+        size=(width, height),
+        viewport=(0, 0, width, round(rows)),
+        valid=np.ones(frames, bool),
+        residual_px=np.zeros(frames, np.float32),
+        keyframes=np.arange(0),
+        scale_to_unit=1 / _top_speed(truth),
+        scale_source="engine",
+    )
+
+
+def _top_speed(truth: Truth) -> float:
+    speed = np.linalg.norm(np.diff(truth.position, axis=0), axis=1) * truth.fps
+    jumps = [frame - 1 for frame in (*truth.cuts, *(e.frame for e in truth.events if e.name == "teleport")) if frame]
+    steady = np.delete(speed, jumps)
+    moving = steady[steady > 1]
+    return float(np.percentile(moving, _TOP_QUANTILE)) if len(moving) else 1.0
+
+
+def write_log(video: str | Path, truth: Truth) -> Path:
+    """Put the log beside its video, where `curation.cameras.engine` looks for it."""
+    path = Path(video).with_suffix(".camera.npz")
+    path.write_bytes(to_npz(camera(truth)))
+    return path
