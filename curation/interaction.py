@@ -22,7 +22,7 @@ _EVIDENCE_CHARS = 120
 class InteractiveSettings:
     """min_score: from which measured score on a clip counts as interactive; tuned by `gamecraft bench captions --tune`."""
 
-    min_score: float = 0.3
+    min_score: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:
@@ -66,7 +66,7 @@ def measured(facts: Facts, settings: InteractiveSettings) -> Interactive:
 
 
 def event_score(facts: Facts) -> float:
-    """How sure it is that something happens, 0-1: of the strongest happening, its mean probability over at least half a second."""
+    """How sure it is that something happens, 0-1: of the surest happening, its mean probability over at least half a second."""
     return max((h.energy * min(1.0, (h.end_s - h.start_s) / 0.5) for h in facts.happenings), default=0.0)
 
 

@@ -133,12 +133,25 @@ def caption(recipe: Recipe) -> list[Op]:
     settings = recipe.caption
     asked = {"model": settings.vlm, "frames": settings.frames}
     reads = (*CLIP_FACTS, *FRAME_COLUMNS)
-    ops = [
-        (check_consistency, CHECK_COLUMNS, {"rules": settings.consistency}),
-        (write_captions, CAPTION_COLUMNS, {}),
-        (judge_interactive, INTERACTIVE_COLUMNS, {"limits": settings.interactive}),
+    return [
+        Op(
+            check_consistency,
+            reads=reads,
+            writes=CHECK_COLUMNS,
+            args={**asked, "rules": settings.consistency},
+            batch=PART_CLIPS,
+            memory=_DECODE_MEMORY,
+        ),
+        Op(write_captions, reads=reads, writes=CAPTION_COLUMNS, args=asked, batch=PART_CLIPS, memory=_DECODE_MEMORY),
+        Op(
+            judge_interactive,
+            reads=reads,
+            writes=INTERACTIVE_COLUMNS,
+            args={**asked, "limits": settings.interactive},
+            batch=PART_CLIPS,
+            memory=_DECODE_MEMORY,
+        ),
     ]
-    return [Op(fn, reads, writes, {**asked, **own}, batch=PART_CLIPS, memory=_DECODE_MEMORY) for fn, writes, own in ops]
 
 
 def relate(recipe: Recipe) -> list[Op]:

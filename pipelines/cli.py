@@ -201,6 +201,8 @@ def _print_summary(summary: Any, report: str) -> None:
         _say(f"  {name:20} {seconds:9.2f} CPU-s")
     if decodes:
         _say("  decodes: " + ", ".join(f"{count} {name}" for name, count in sorted(decodes.items())))
+    for title, words in summary.said:
+        _say(f"  {title}: {words}")
     done, before = len(summary.records) - len(summary.failures), sum(summary.before.values())
     _say(f"  {plural(done, 'unit')} done in {summary.wall_s:.1f} s, {before} were done before")
     gone = [f"{n} {what}" for n, what in ((summary.unreadable, "unreadable"), (summary.duplicates, "duplicate")) if n]

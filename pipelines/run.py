@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from curation import shards, storage
-from pipelines import chunked, ledger, listing, recipes, runners
+from pipelines import captioned, chunked, ledger, listing, recipes, runners
 from pipelines.ledger import Record
 from pipelines.lock import locked
 from pipelines.phases import Phase
@@ -50,6 +50,7 @@ class Summary:
     kept_s: float = 0.0
     total_s: float = 0.0
     shards: int = 0
+    said: list[tuple[str, str]] = field(default_factory=list)
     before: dict[str, int] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     wall_s: float = 0.0
@@ -165,6 +166,7 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     summary.rejected = len(clips) - summary.kept - summary.errors
     summary.stored = len(clips) - clips["shard"].null_count
     summary.kept_s, summary.total_s = _seconds(kept), _seconds(clips)
+    summary.said = captioned.lines(kept, summary.records)
     names = shards.committed(out)
     summary.shards = len(names)
     indexes = storage.at_once(partial(shards.read_index, out), names)

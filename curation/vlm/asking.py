@@ -101,6 +101,15 @@ def _judged(prompt: Prompt, reply: Reply) -> Answer:
     return Answer(error=reply.error) if reply.error else validated(reply.text, prompt.schema)
 
 
+def _plain(value: Any) -> Any:
+    """Strings without control characters, blanks joined: captions are lines."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", value).split()) if isinstance(value, str) else value
+
+
 def validated(text: str, schema: Mapping[str, Any]) -> Answer:
     """The text as JSON that fits the schema; a fence of ``` around it is taken off, prose is not."""
     fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", text, re.DOTALL)
@@ -108,7 +117,7 @@ def validated(text: str, schema: Mapping[str, Any]) -> Answer:
     if not body:
         return Answer(error="the reply is empty")
     try:
-        value = json.loads(body)
+        value = _plain(json.loads(body, strict=False))  # models put raw line breaks into strings
     except json.JSONDecodeError as error:
         return Answer(error=f"the reply is not JSON: {error}"[:_ERROR_CHARS])
     wrong = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(value)), None)

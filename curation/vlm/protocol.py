@@ -60,9 +60,9 @@ class Vlm(Protocol):
 class ServerSettings:
     """Where a server is and how it is treated. None of it decides a result, so a run may go on at another address.
 
-    url: up to and with /v1. concurrency: requests in flight from one worker. retries: of a request that is refused, cut off, not
-    answered within timeout_s, or answered with 429 or 5xx, after pauses of backoff_s that double. api_key_env: the environment
-    variable with the key.
+    url: up to and with /v1. concurrency: requests in flight from a worker. retries: of a request that is refused, cut off, not
+    answered within timeout_s, or answered with 429 or 5xx, after pauses of backoff_s that double. api_key_env: the
+    environment variable with the key.
     """
 
     url: str = "http://127.0.0.1:8000/v1"
@@ -89,8 +89,8 @@ class VlmSettings:
 
     backend: none: no model; what needs one is skipped and says so. http: any server that speaks OpenAI's protocol, such as
     `vllm serve`. transformers: in this process, for a video or two. vllm: engines on the Ray cluster, for many videos.
-    model: its name on the server or on the hub, or its folder. max_tokens: of one answer. on_error: what becomes of a clip whose
-    question got no valid answer: "keep" (the reason is in a column of its own) or "reject".
+    model: its name on the server or on the hub, or its folder. max_tokens: of one answer. on_error: what becomes of a clip
+    whose question got no valid answer: "keep" (the reason is in a column of its own) or "reject".
     """
 
     backend: str = "none"
