@@ -60,17 +60,22 @@ class SentenceEncoder:
 
 @lru_cache(maxsize=1)
 def load(settings: EncoderSettings) -> Encoder | None:
-    """The encoder, once a process; None where the recipe wants none, or wants what is present and nothing is."""
+    """The encoder, once a process; None where `missing` says why. OSError where the recipe insists on one."""
+    lacking = missing(settings)
+    if lacking and settings.backend == "sentence-transformers":
+        raise OSError(f'relate.encoder: {lacking}; pip install "gamecraft[vlm]", or let its backend be auto or none')
+    return None if lacking else SentenceEncoder(settings.model, _place(settings.model) or settings.model)
+
+
+def missing(settings: EncoderSettings) -> str | None:
+    """Why there is no encoder; None where there is one. `auto` takes only what is on this machine."""
     if settings.backend == "none":
-        return None
-    place = _place(settings.model)
-    if find_spec("sentence_transformers") is None or (settings.backend == "auto" and place is None):
-        if settings.backend == "auto":
-            return None
-        raise OSError(
-            'the encoder sentence-transformers is not installed; pip install "gamecraft[vlm]", or encoder.backend: none'
-        )
-    return SentenceEncoder(settings.model, place or settings.model)
+        return "the recipe wants none"
+    if find_spec("sentence_transformers") is None:
+        return "sentence-transformers is not installed"
+    if settings.backend == "auto" and _place(settings.model) is None:
+        return f"{settings.model} is not on this machine"
+    return None
 
 
 def _place(model: str) -> str | None:

@@ -35,7 +35,10 @@ def relate_clips(rows: list[Row], model: VlmSettings, frames: FrameSettings, enc
     asked = _asked(list(pairs.values()), model, frames) if model.asked else [Answer()] * len(pairs)
     changes = {clip: _between(pair, answer, model) for (clip, pair), answer in zip(pairs.items(), asked, strict=True)}
     written = [{**row, **changes.get(row["clip_id"], {})} for row in rows]
-    return _with_deltas(written, pairs, embeddings.load(encoder))
+    phi = embeddings.load(encoder)
+    if phi is None:
+        return [{**row, "delta_encoder": f"none: {embeddings.missing(encoder)}"} for row in written]
+    return _with_deltas(written, pairs, phi)
 
 
 def neighbours(a: Row, b: Row) -> bool:
@@ -84,10 +87,8 @@ def _prompt(pair: Pair, frames: FrameSettings) -> Prompt:
     return interaction.between_prompt(captions, (facts_of(pair[0]), facts_of(pair[1])), pictures, labels, cut)
 
 
-def _with_deltas(rows: list[Row], pairs: dict[str, Pair], encoder: Encoder | None) -> list[Row]:
+def _with_deltas(rows: list[Row], pairs: dict[str, Pair], encoder: Encoder) -> list[Row]:
     """Differences of embeddings: of the captions of neighbours, of the states before and after a clip's strongest action."""
-    if encoder is None:
-        return [{**row, "delta_encoder": "none: sentence-transformers or its model is not on this machine"} for row in rows]
     captions = encoder([row["caption_long"] for row in rows]) if rows else np.zeros((0, 1), np.float32)
     where = {row["clip_id"]: number for number, row in enumerate(rows)}
     states = {row["clip_id"]: ends for row in rows if (ends := _states(row))}

@@ -1,7 +1,7 @@
 """What came of captions and interactions, in a few lines for the summary and the report: who wrote them, what is left out."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,34 +14,36 @@ _ERRORS = ("caption_error", "action_error", "interaction_error")
 
 
 def lines(kept: pa.Table, records: Iterable[Record]) -> list[tuple[str, str]]:
-    """Title and words of each line, over the kept clips; none where no clip has a caption."""
-    captioned = kept.filter(pc.is_valid(kept["caption_source"]))
-    if not len(captioned):
-        return []
-    found = [
-        ("semantic check", _counted(status.partition(": ")[0::2] for status in _values(captioned, "consistency_status"))),
-        ("captions", _by_source(captioned, "caption_source") + _conflicts(captioned)),
-        ("interactive", _interactive(captioned)),
-        ("interaction captions", _relations(captioned)),
-    ]
-    errors = [error for name in _ERRORS for error in _values(captioned, name)]
-    if errors:
-        found.append(("no valid answer", _counted((error.partition(":")[0], "") for error in errors)))
+    """Title and words of each line: what the kept clips have, and what a model cost; none where there is neither."""
+    captioned, records = kept.filter(pc.is_valid(kept["caption_source"])), list(records)
+    return [*(_found(captioned) if len(captioned) else ()), *_cost(records)]
+
+
+def _found(captioned: pa.Table) -> Iterator[tuple[str, str]]:
+    yield "semantic check", _counted(status.partition(": ")[0::2] for status in _values(captioned, "consistency_status"))
+    yield "captions", _by_source(captioned, "caption_source") + _conflicts(captioned)
+    yield "interactive", _interactive(captioned)
+    yield "interaction captions", _relations(captioned)
+    if errors := [error for name in _ERRORS for error in _values(captioned, name)]:
+        yield "no valid answer", _counted((error.partition(":")[0], "") for error in errors)
+
+
+def _cost(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+    """Calls, tokens and seconds of a model, if one was asked."""
     spent: Counter[str] = Counter()
     for record in records:
         spent.update(record.vlm)
-    return [*found, *([("VLM", cost(spent, len(captioned)))] if spent["calls"] or spent["cached"] else [])]
-
-
-def cost(spent: Counter[str], clips: int) -> str:
-    """Calls, tokens and seconds of a model."""
+    clips = sum(record.rows for record in records if record.phase == "caption") or 1
+    if not (spent["calls"] or spent["cached"]):
+        return
     tokens = spent["prompt_tokens"] + spent["completion_tokens"]
     trouble = [f"{spent[name]:,} {name}" for name in ("failed", "invalid") if spent[name]]
     calls = plural(spent["calls"], "call") + (f" ({', '.join(trouble)})" if trouble else "")
     seconds = spent["milliseconds"] / 1000
-    return (
-        f"{calls}, {spent['cached']:,} answered before; {tokens:,} tokens, {tokens / clips:,.0f} and {seconds / clips:.2f} s "
-        "a kept clip"
+    yield (
+        "VLM",
+        f"{calls}, {spent['cached']:,} answered before; {tokens:,} tokens; {tokens / clips:,.0f} tokens and "
+        f"{seconds / clips:.2f} s a clip",
     )
 
 

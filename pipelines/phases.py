@@ -17,6 +17,7 @@ from curation.quality import mean_luma
 from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns
 from curation.shards import Sample
 from curation.vlm import answers
+from operators import captions
 from operators.op import Op, Step
 from operators.shards import scratch_file
 from pipelines import chains, chunked, ledger
@@ -69,6 +70,17 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
     except Exception as error:
         record.failure = f"{type(error).__name__}: {error}"
     return record
+
+
+def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
+    """What a unit would ask its model and the cache does not hold; none where the unit fails: its own turn will say why."""
+    answers.use(storage.join(phase.out, "sidecar", "answers"))
+    model = captions.loaded(phase.recipe.caption.vlm)
+    assert isinstance(model, vlm.Ahead), model
+    model.wanted.clear()
+    with suppress(OSError, ValueError):
+        _step(phase)(phase.load(unit))
+    return list(model.wanted)
 
 
 @lru_cache(maxsize=4)

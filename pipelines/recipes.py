@@ -240,7 +240,8 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str =
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data without what decides no result: its name, how long a chunk is, where a server is."""
+    """The recipe as plain data without what decides no result: its name, how long a chunk is, where a model runs."""
     settings = asdict(recipe)
-    del settings["name"], settings["partition"]["chunk_s"], settings["caption"]["vlm"]["server"]
+    del settings["name"], settings["partition"]["chunk_s"]
+    del settings["caption"]["vlm"]["server"], settings["caption"]["vlm"]["engine"]
     return settings

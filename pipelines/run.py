@@ -70,6 +70,10 @@ def curate(
     """
     began = time.monotonic()
     out = storage.normal(out)
+    if recipe.caption.vlm.backend == "vllm" and runner != "ray":
+        raise ValueError(
+            "caption.vlm.backend vllm runs engines on a Ray cluster: use --runner ray, or backend http or transformers"
+        )
     phases = phases or (PHASES if runner == "ray" else CLIP_PHASES)
     entries = storage.find_sources(inputs, exclude=out) if {"scan", "partition"} & set(phases) else []
     _claim(out)

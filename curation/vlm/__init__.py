@@ -5,6 +5,18 @@ that fails is that question's own affair; a model that cannot be reached at all 
 """
 
 from curation.vlm.asking import Ahead, Answer, ask, load, spent
-from curation.vlm.protocol import Prompt, Reply, ServerSettings, Vlm, VlmSettings
+from curation.vlm.protocol import EngineSettings, Prompt, Reply, ServerSettings, Vlm, VlmSettings
 
-__all__ = ["Ahead", "Answer", "Prompt", "Reply", "ServerSettings", "Vlm", "VlmSettings", "ask", "load", "spent"]
+__all__ = [
+    "Ahead",
+    "Answer",
+    "EngineSettings",
+    "Prompt",
+    "Reply",
+    "ServerSettings",
+    "Vlm",
+    "VlmSettings",
+    "ask",
+    "load",
+    "spent",
+]

@@ -5,6 +5,7 @@ costs about as much as two hours of one GPU.
 """
 
 import json
+from dataclasses import asdict
 
 from curation import storage
 from curation.vlm.protocol import Reply
@@ -19,18 +20,18 @@ def use(folder: str | None) -> None:
 
 
 def get(key: str) -> Reply | None:
-    """The stored reply, which costs nothing again; None where there is none, or half of one."""
+    """The stored reply with what it once cost; None where there is none, or half of one."""
     if _folder is None:
         return None
     try:
-        return Reply(json.loads(storage.read(_uri(key)))["text"])
-    except (FileNotFoundError, ValueError, KeyError):
+        return Reply(**json.loads(storage.read(_uri(key))))
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
 def put(key: str, reply: Reply) -> None:
     if _folder is not None:
-        storage.put(_uri(key), json.dumps({"text": reply.text}).encode())
+        storage.put(_uri(key), json.dumps(asdict(reply)).encode())
 
 
 def _uri(key: str) -> str:

@@ -74,7 +74,7 @@ def _replies(vlm: Vlm, prompts: Sequence[Prompt]) -> list[Reply]:
     keys = [prompt.key(vlm.name) for prompt in prompts]
     replies = [answers.get(key) for key in keys]
     open_ = [i for i, reply in enumerate(replies) if reply is None]
-    spent["cached"] += len(prompts) - len(open_)
+    _count_found(vlm, [reply for reply in replies if reply is not None])
     began = time.monotonic()
     for number, reply in vlm.replies([prompts[i] for i in open_]) if open_ else ():
         replies[open_[number]] = reply
@@ -85,6 +85,15 @@ def _replies(vlm: Vlm, prompts: Sequence[Prompt]) -> list[Reply]:
         spent["milliseconds"] += round(1000 * (time.monotonic() - began))
     assert all(replies), [prompt.name for prompt, reply in zip(prompts, replies, strict=True) if reply is None]
     return [reply for reply in replies if reply is not None]
+
+
+def _count_found(vlm: Vlm, found: Sequence[Reply]) -> None:
+    """Replies out of the cache cost nothing, save those that engines gave ahead for this very question."""
+    if isinstance(vlm, Ahead):
+        for reply in found:
+            _count(reply)
+    else:
+        spent["cached"] += len(found)
 
 
 def _count(reply: Reply) -> None:

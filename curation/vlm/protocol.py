@@ -80,6 +80,17 @@ class ServerSettings:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
 
+@dataclass(frozen=True)
+class EngineSettings:
+    """vLLM engines on a Ray cluster: how many, GPUs of each (0: on the processor), and vLLM's arguments of these names."""
+
+    replicas: int = 1
+    gpus: int = 1
+    dtype: str = "auto"
+    max_model_len: int = 16_384
+    max_num_seqs: int = 64
+
+
 BACKENDS = ("none", "http", "transformers", "vllm")
 
 
@@ -99,6 +110,7 @@ class VlmSettings:
     temperature: float = 0.0
     on_error: str = "keep"
     server: ServerSettings = field(default_factory=ServerSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

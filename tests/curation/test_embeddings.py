@@ -38,7 +38,7 @@ def test_equal_texts_differ_by_nothing_and_the_delta_points_from_before_to_after
 def test_without_the_library_auto_has_no_encoder_and_a_named_one_is_an_error(monkeypatch):
     monkeypatch.setattr(embeddings, "find_spec", lambda name: None)
     assert embeddings.load(EncoderSettings()) is None
-    with pytest.raises(OSError, match=r"sentence-transformers is not installed; pip install"):
+    with pytest.raises(OSError, match=r"relate.encoder: sentence-transformers is not installed; pip install"):
         embeddings.load(EncoderSettings("sentence-transformers"))
 
 
@@ -46,6 +46,7 @@ def test_without_the_model_auto_has_no_encoder(monkeypatch):
     pytest.importorskip("sentence_transformers")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert embeddings.load(EncoderSettings(model="no-such-encoder")) is None
+    assert embeddings.missing(EncoderSettings(model="no-such-encoder")) == "no-such-encoder is not on this machine"
 
 
 def test_none_is_none():

@@ -70,7 +70,7 @@ def test_curate_says_what_came_out_and_where_to_look(gamecraft, raw, tmp_path):
         (["curate", "a.mp4", "--out", "o", "--runner", "spark"], "--runner must be one of local, ray, not 'spark'"),
         (
             ["curate", "a.mp4", "--out", "o", "--phase", "scores"],
-            "--phase must be one of scan, partition, score, annotate, shard, not 'scores'",
+            "--phase must be one of scan, partition, score, annotate, caption, relate, shard, not 'scores'",
         ),
         (
             ["curate", "a.mp4", "--out", "o", "--recipe", "fast"],
