@@ -1,7 +1,7 @@
-"""Captions, and interactive or not, against a game engine's truth: doors, shots, weapons, enemies, and clips without any of them.
+"""Captions, and interactive or not, against a game engine's truth: doors, shots, weapons, enemies, and clips without them.
 
-Runs the pipeline of a recipe over recordings on maps on which nothing was trained or tuned, so with `caption.vlm` in the recipe it
-scores that model, and without one the measured captions. --tune prints what each threshold gives on other maps.
+Runs the pipeline of a recipe over recordings on maps on which nothing was trained or tuned: with `caption.vlm` in the recipe it
+scores that model, without one the measured captions. --tune prints what each threshold gives on other maps.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bench.machine import describe
 from bench.train.footage import HELD_OUT, recordings
 from curation.interaction import event_score
 from operators.captions import facts_of
-from pipelines import captioned, ledger, recipes, run
+from pipelines import ledger, recipes, run
 from synth.doom import truth
 from synth.doom.engine import wads
 from synth.doom.record import Recording, record
@@ -42,7 +43,7 @@ WORDS = {
     "weapon": r"\b(draw|switch|swap|rais|lower|equip|holster)\w*\b.{0,40}\b(weapon|gun|pistol|shotgun|fist|saw|knife)",
     "enemy": r"\b(enem(y|ies)|monster|demon|zombie|soldier|creature|imp|foe|opponent)s?\b",
 }
-_SOMETHING = r"something happens|things go on happening"
+_SOMETHING = r"something happens"
 BEFORE, TOLD = ["partition", "score", "annotate"], ["caption", "relate"]
 
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed = options.seed or (_TUNING_SEED if options.tune else SEED)
         files = options.recordings or _recorded(Path(folder) / "footage", seed, options.tune)
         recipe = _without_cameras(recipes.load(options.recipe))
-        runs = [list(_clips(files, out, recipe)) for out in _outputs(files, Path(folder), recipe, options.repeats)]
+        runs = [list(_clips(files, out)) for out in _outputs(files, Path(folder), recipe, options.repeats)]
         print("\n".join(_thresholds(runs[0]) if options.tune else [*_interactive_lines(runs[0]), *_caption_lines(runs)]))
 
 
@@ -91,18 +92,23 @@ def _places(tuning: bool) -> list[tuple[str, str]]:
 def _outputs(files: Sequence[Path], folder: Path, recipe: recipes.Recipe, repeats: int) -> Iterator[str]:
     """Outputs of equal clips, each told about anew."""
     inputs = [str(file) for file in files]
-    run.curate(inputs, str(folder / "before"), recipe, phases=BEFORE)
+    _curated(inputs, str(folder / "before"), recipe, BEFORE)
     for number in range(repeats):
         out = str(folder / f"told{number}")
         shutil.copytree(folder / "before", out)
-        done = run.curate(inputs, out, recipe, phases=TOLD)
-        for record_ in done.failures:
-            raise SystemExit(f"{record_.phase}: {record_.failure}")
-        print("\n".join(f"{title}: {words}" for title, words in captioned.lines(ledger.kept(ledger.clips(out)), done.records)))
+        done = _curated(inputs, out, recipe, TOLD)
+        print("\n".join(f"{title}: {words}" for title, words in done.said))
         yield out
 
 
-def _clips(files: Sequence[Path], out: str, recipe: recipes.Recipe) -> Iterator[dict[str, Any]]:
+def _curated(inputs: Sequence[str], out: str, recipe: recipes.Recipe, phases: Sequence[str]) -> run.Summary:
+    done = run.curate(inputs, out, recipe, phases=phases)
+    for failed in done.failures:
+        raise SystemExit(f"{failed.phase}: {failed.failure}")
+    return done
+
+
+def _clips(files: Sequence[Path], out: str) -> Iterator[dict[str, Any]]:
     """Every clip with a caption, with what truly happened in it."""
     told = {file.name: truth.read_truth(file.with_suffix(".jsonl")) for file in files}
     for row in ledger.clips(out).to_pylist():
@@ -131,7 +137,11 @@ def _scores(true: np.ndarray, said: np.ndarray) -> str:
     precision, recall = hit / max(1, said.sum()), hit / max(1, true.sum())
     f1 = 2 * hit / max(1, true.sum() + said.sum())
     right_no = (~true & ~said).sum() / max(1, (~true).sum())
-    return f"{f1:6.3f} {precision:10.3f} {recall:7.3f} {right_no:12.3f} {int(said.sum()):6}"
+    even = 2 * recall / max(1e-9, 1 + recall + 1 - right_no)  # F1 if there were as many clips without an event as with one
+    return f"{f1:6.3f} {even:8.3f} {precision:10.3f} {recall:7.3f} {right_no:14.3f} {int(said.sum()):5}"
+
+
+_HEADER = "    F1  F1 even  precision  recall  right about no   yes"
 
 
 def _interactive_lines(clips: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -139,7 +149,7 @@ def _interactive_lines(clips: Sequence[dict[str, Any]]) -> Iterator[str]:
     kinds = Counter(kind for clip in clips for kind in clip["happened"])
     shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     yield f"\n{len(clips)} clips, {true.sum()} with an event ({shown}), {(~true).sum()} walking, turning or still"
-    yield f"{'interactive or not':28}     F1  precision  recall  right about no  yes"
+    yield f"{'interactive or not':28}{_HEADER}"
     moving = np.array([clip["motion_object"] or 0.0 for clip in clips])
     ways = {
         "ours": np.array([clip["interactive"] is True for clip in clips]),
@@ -155,7 +165,7 @@ def _interactive_lines(clips: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _thresholds(clips: Sequence[dict[str, Any]]) -> Iterator[str]:
     true = np.array([bool(clip["happened"]) for clip in clips])
     score = np.array([event_score(facts_of(clip)) for clip in clips])
-    yield f"\n{len(clips)} clips, {true.sum()} with an event\n{'min_score':28}     F1  precision  recall  right about no  yes"
+    yield f"\n{len(clips)} clips, {true.sum()} with an event\n{'min_score':28}{_HEADER}"
     for limit in np.arange(0.1, 1.0, 0.05):
         yield f"{limit:<28.2f} {_scores(true, score >= limit)}"
 
@@ -169,6 +179,19 @@ def named(clip: dict[str, Any]) -> set[str]:
     return {name for name, words in WORDS.items() if re.search(words, _text(clip))}
 
 
+def _names(name: str, clip: dict[str, Any]) -> bool:
+    return name in named(clip)
+
+
+def _eventful(clip: dict[str, Any]) -> bool:
+    return bool(named(clip)) or bool(re.search(_SOMETHING, _text(clip)))
+
+
+def _motions(clip: dict[str, Any]) -> list[str]:
+    motions: list[str] = json.loads(clip["caption_json"])["camera_motion"]
+    return motions
+
+
 def _caption_lines(runs: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
     by_writer = defaultdict(list)
     for clip in runs[0]:
@@ -176,12 +199,11 @@ def _caption_lines(runs: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
     for writer, clips in by_writer.items():
         yield f"\ncaptions by {writer} ({len(clips)} clips)"
         for name in WORDS:
-            true = [clip for clip in clips if name in clip["happened"]]
-            false = [clip for clip in clips if name not in clip["happened"]]
-            yield f"  {name:24} named {_share(true, lambda c, n=name: n in named(c))}, falsely {_share(false, lambda c, n=name: n in named(c))}"
+            true, false = ([c for c in clips if (name in c["happened"]) == there] for there in (True, False))
+            speaks = partial(_names, name)
+            yield f"  {name:24} named {_share(true, speaks)}, falsely {_share(false, speaks)}"
         events, quiet = [c for c in clips if c["happened"]], [c for c in clips if not c["happened"]]
-        some = lambda c: bool(named(c)) or bool(re.search(_SOMETHING, _text(c)))  # noqa: E731
-        yield f"  {'that something happens':24} said {_share(events, some)}, falsely {_share(quiet, some)}"
+        yield f"  {'that something happens':24} said {_share(events, _eventful)}, falsely {_share(quiet, _eventful)}"
         yield f"  {'at odds with motion, light':24} {_share(clips, lambda c: bool(c['caption_conflicts']))}"
     errors = ("caption_error", "action_error", "interaction_error")
     asked = [clip for clip in runs[0] if clip["interactive_source"] != "measured" or any(clip[name] for name in errors)]
@@ -200,13 +222,12 @@ def _agreement(runs: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
     """How often the first two tellings say the same of a clip."""
     again = {clip["clip_id"]: clip for clip in runs[1]}
     pairs = [(clip, again[clip["clip_id"]]) for clip in runs[0] if clip["clip_id"] in again]
-    motions = lambda clip: json.loads(clip["caption_json"])["camera_motion"]  # noqa: E731
     yield f"\nagreement over repeats ({len(pairs)} clips told twice)"
     for what, same in (
         ("interactive or not", lambda a, b: a["interactive"] == b["interactive"]),
         ("category", lambda a, b: a["interaction_category"] == b["interaction_category"]),
         ("events named", lambda a, b: named(a) == named(b)),
-        ("camera motion", lambda a, b: motions(a) == motions(b)),
+        ("camera motion", lambda a, b: _motions(a) == _motions(b)),
     ):
         yield f"  {what:24} {_share(pairs, lambda pair, s=same: s(*pair))}"
 

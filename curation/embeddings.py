@@ -20,15 +20,19 @@ _BATCH = 32
 class EncoderSettings:
     """backend: auto (sentence-transformers where it and the model are on this machine, else none), sentence-transformers, none.
 
-    model: a folder, or a name of sentence-transformers. `auto` never downloads.
+    model: a folder, or a name of sentence-transformers. `auto` never downloads. reads: the short caption or the long one.
+    Sentence encoders are made for a sentence; MiniLM cuts after 256 tokens, and a long caption costs three times as much.
     """
 
     backend: str = "auto"
     model: str = "all-MiniLM-L6-v2"
+    reads: str = "short"
 
     def __post_init__(self) -> None:
         if self.backend not in ("auto", "sentence-transformers", "none"):
             raise ValueError(f"backend must be auto, sentence-transformers or none, not {self.backend!r}")
+        if self.reads not in ("short", "long"):
+            raise ValueError(f"reads must be short or long, not {self.reads!r}")
 
 
 class Encoder(Protocol):
@@ -52,6 +56,7 @@ class SentenceEncoder:
             self._model = SentenceTransformer(place, local_files_only=Path(place).is_dir())
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        # Not kept from call to call: the last bits of a vector depend on what is encoded beside it.
         different = sorted(set(texts))
         where = {text: number for number, text in enumerate(different)}
         found = self._model.encode(different, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False)

@@ -22,7 +22,7 @@ _EVIDENCE_CHARS = 120
 class InteractiveSettings:
     """min_score: from which measured score on a clip counts as interactive; tuned by `gamecraft bench captions --tune`."""
 
-    min_score: float = 0.5
+    min_score: float = 0.55
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:

@@ -107,7 +107,7 @@ CLIP = pa.schema(
         _column("consistency_flags", pa.list_(pa.string()), "", "criteria that the clip meets (curation/consistency.yaml)"),
         _column("consistency_json", pa.string(), "json", "every criterion's answer with its evidence"),
         _column("caption_short", pa.string(), "", "the standard caption in a sentence"),
-        _column("caption_long", pa.string(), "", "the standard caption; what the encoder of deltas reads"),
+        _column("caption_long", pa.string(), "", "the standard caption in several sentences"),
         _column(
             "caption_json",
             pa.string(),
@@ -147,9 +147,7 @@ CLIP = pa.schema(
         ),
         _column("interaction_source", pa.string(), "", "measured | the model's name"),
         _column("interaction_error", pa.string(), "", "why the model gave no valid answer about it"),
-        _column(
-            "interaction_delta", pa.list_(pa.float32()), "1", "embedding of that clip's caption_long less that of this one's"
-        ),
+        _column("interaction_delta", pa.list_(pa.float32()), "1", "embedding of that clip's caption less that of this one's"),
         _column("interaction_delta_norm", pa.float32(), "0-2", "its length"),
         _column("delta_encoder", pa.string(), "", "the encoder's name | none:why"),
         _column("stored_width", pa.int32(), "px", "width of the mp4 in the shard"),

@@ -38,7 +38,7 @@ def relate_clips(rows: list[Row], model: VlmSettings, frames: FrameSettings, enc
     phi = embeddings.load(encoder)
     if phi is None:
         return [{**row, "delta_encoder": f"none: {embeddings.missing(encoder)}"} for row in written]
-    return _with_deltas(written, pairs, phi)
+    return _with_deltas(written, pairs, phi, encoder.reads)
 
 
 def neighbours(a: Row, b: Row) -> bool:
@@ -87,23 +87,20 @@ def _prompt(pair: Pair, frames: FrameSettings) -> Prompt:
     return interaction.between_prompt(captions, (facts_of(pair[0]), facts_of(pair[1])), pictures, labels, cut)
 
 
-def _with_deltas(rows: list[Row], pairs: dict[str, Pair], encoder: Encoder) -> list[Row]:
+def _with_deltas(rows: list[Row], pairs: dict[str, Pair], phi: Encoder, reads: str) -> list[Row]:
     """Differences of embeddings: of the captions of neighbours, of the states before and after a clip's strongest action."""
-    captions = encoder([row["caption_long"] for row in rows]) if rows else np.zeros((0, 1), np.float32)
-    where = {row["clip_id"]: number for number, row in enumerate(rows)}
+    said = {row["clip_id"]: row[f"caption_{reads}"] for row in rows}
     states = {row["clip_id"]: ends for row in rows if (ends := _states(row))}
-    before, after = (encoder([ends[side] for ends in states.values()]) if states else captions[:0] for side in (0, 1))
-    inside = {clip: embeddings.difference(*ends) for clip, *ends in zip(states, before, after, strict=True)}
-    between = {
-        clip: embeddings.difference(captions[where[clip]], captions[where[there["clip_id"]]])
-        for clip, (_, there) in pairs.items()
-    }
+    texts = sorted({*said.values(), *(text for ends in states.values() for text in ends)})
+    of = dict(zip(texts, phi(texts) if texts else (), strict=True))
+    between = {clip: (of[said[clip]], of[said[there["clip_id"]]]) for clip, (_, there) in pairs.items()}
+    inside = {clip: (of[before], of[after]) for clip, (before, after) in states.items()}
     return [
         {
             **row,
             **_delta("interaction", between.get(row["clip_id"])),
             **_delta("action", inside.get(row["clip_id"])),
-            "delta_encoder": encoder.name,
+            "delta_encoder": phi.name,
         }
         for row in rows
     ]
@@ -116,5 +113,6 @@ def _states(row: Row) -> tuple[str, str] | None:
     return (before, after) if before and after else None
 
 
-def _delta(prefix: str, found: tuple[np.ndarray, float] | None) -> Row:
-    return {f"{prefix}_delta": found and found[0], f"{prefix}_delta_norm": found and found[1]}
+def _delta(prefix: str, ends: tuple[np.ndarray, np.ndarray] | None) -> Row:
+    delta, norm = embeddings.difference(*ends) if ends else (None, None)
+    return {f"{prefix}_delta": delta, f"{prefix}_delta_norm": norm}

