@@ -22,6 +22,7 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Show or list recipes.", rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
+_EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
 BENCHMARKS = ("partition", "quality", "captions", "curate")
 
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
@@ -79,6 +80,9 @@ def inspect(
     out: Out,
     clip: Annotated[str, typer.Argument(metavar="[CLIP]", help="A clip's id, or the first digits of it.")] = "",
     thresholds: Annotated[bool, typer.Option("--thresholds", help="What other limits of the score phase would keep.")] = False,
+    camera: Annotated[
+        str, typer.Option(metavar="FILE", help="Save CLIP's camera as .npz, .tum, .txt (RealEstate10K) or .rrd (rerun).")
+    ] = "",
 ) -> None:
     """Say what an output holds: its sources and why clips were taken out, or everything about one clip."""
     from pipelines import ledger
@@ -90,7 +94,9 @@ def inspect(
         return
     clips = ledger.clips(out)
     if clip:
-        _print_clip(out, clips, clip)
+        _print_clip(out, _one(out, clips, clip), camera)
+    elif camera:
+        raise ValueError("--camera saves the camera of one clip: name it, as in `gamecraft inspect OUT CLIP --camera FILE`")
     else:
         _print_overview(dataset, clips, ledger.videos(out))
 
@@ -166,19 +172,45 @@ def _print_thresholds(out: str, dataset: dict[str, Any]) -> None:
         _console().print(table)
 
 
-def _print_clip(out: str, clips: Any, clip: str) -> None:
-    found = [row for row in clips.to_pylist() if row["clip_id"].startswith(clip)]
+def _one(out: str, clips: Any, clip: str) -> dict[str, Any]:
+    """The row of the clip whose id begins so."""
+    found: list[dict[str, Any]] = [row for row in clips.to_pylist() if row["clip_id"].startswith(clip)]
     if len(found) != 1:
         matches = ", ".join(row["clip_id"] for row in found[:5])
         raise ValueError(f"{clip}: {f'{len(found)} clips begin so: {matches}' if found else 'no clip of that id'} in {out}")
+    return found[0]
+
+
+def _print_clip(out: str, row: dict[str, Any], camera: str) -> None:
     table = Table("column", "value", "unit", box=None, header_style="bold")
     for field in CLIP:
-        value = found[0][field.name]
+        value = row[field.name]
         if value is not None:
             shown = f"{value:.4g}" if isinstance(value, float) else str(value)
             table.add_row(field.name, shown, field.metadata[b"unit"].decode())
     _console().print(table)
-    _print_members(out, found[0])
+    _print_members(out, row)
+    if camera:
+        _save_camera(out, row, camera)
+
+
+def _save_camera(out: str, row: dict[str, Any], path: str) -> None:
+    """The stored clip's camera where it is in a shard, else that of its source's pixels."""
+    from curation.cameras import export
+    from curation.cameras.camera import from_npz
+    from pipelines import ledger, units
+
+    annotated = [str(name) for name in units.done(out, "annotate") if name.video_id == row["video_id"]]
+    data = ledger.cameras(out, annotated).get(row["clip_id"])
+    if row["shard"] and data:
+        data = shards.read_member(out, shards.read_index(out, row["shard"]), row["clip_id"], "camera.npz")
+    if data is None:
+        raise ValueError(f"{row['clip_id']} has no camera: {row['camera_status'] or 'not annotated'}")
+    try:
+        export.save(from_npz(data), path, row["clip_id"])
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{path} needs the package {error.name}: pip install {_EXPORT_NEEDS[error.name or '']}") from error
+    _say(f"camera saved as {path}")
 
 
 def _print_members(out: str, row: dict[str, Any]) -> None:

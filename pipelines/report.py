@@ -25,7 +25,7 @@ import yaml
 from curation import shards, storage
 from curation.quality import RULES, Luminance
 from curation.schema import CLIP, Row
-from pipelines import captioned, figures, ledger
+from pipelines import captioned, figures, ledger, report_cameras
 from pipelines.figures import clock, duration, number, plural, short_name
 from pipelines.ledger import Record
 from pipelines.recipes import CLIP_PHASES, PHASES
@@ -43,6 +43,7 @@ _MOST_KINDS = 4
 _PHASE_TITLES = {
     "partition": "Long and large enough",
     "score": "Clean and well lit",
+    "annotate": "Annotated",
     "caption": "Plain, continuous play",
     "shard": "Stored in shards",
 }
@@ -165,6 +166,7 @@ def _page(output: Output) -> dict[str, Any]:
         "timelines": _timelines(output, linked),
         "captioned": captioned.lines(output.clips.filter(pa.array(output.kept)), output.records),
         "sheet": _sheet(output, sheet, linked),
+        "cameras": _cameras(output),
         "cost": _cost(output),
         "yaml": yaml.safe_dump(output.dataset.get("recipe", {}), sort_keys=False, allow_unicode=True),
         "build": output.dataset.get("build", {}),
@@ -403,6 +405,14 @@ def _sheet(output: Output, rows: list[Row], linked: set[str]) -> dict[str, Any]:
         for row in rows
     ]
     return {"cards": cards, "videos": len({row["video_id"] for row in rows}), "most": MAX_SHEET_CLIPS}
+
+
+def _cameras(output: Output) -> dict[str, Any]:
+    """Statuses of all kept clips; the trajectories of some."""
+    known = np.asarray(pc.is_valid(output.clips["camera_model"]), bool) | (column(output.clips, "camera_focal_px") > 0)
+    rows = output.rows(_spread(output, np.flatnonzero(output.kept & known), report_cameras.MAX_DRAWN))
+    drawn = report_cameras.trajectories(output.out, rows)
+    return {"statuses": report_cameras.statuses(output.clips, output.kept), "drawn": drawn}
 
 
 def _shape(row: Row) -> float:

@@ -26,12 +26,9 @@ from pipelines.phases import Phase
 from pipelines.recipes import CLIP_PHASES, PHASES, Recipe
 from pipelines.units import Unit
 
-_CHANGEABLE = (
-    "score.",
-    "annotate.",
-    "caption.",
-    "relate.",
-)  # what may differ from the run before, as long as no clip is planned into a shard
+_POSE_UNIT = "translation times a camera's scale_to_unit: what the player moves in a second at top speed is 1"
+# What may differ from the run before, as long as no clip is planned into a shard.
+_CHANGEABLE = ("score.", "annotate.", "caption.", "relate.")
 
 
 @dataclass
@@ -191,7 +188,7 @@ def _listed(name: str, index: pa.Table) -> dict[str, Any]:
 def _write_dataset(out: str, recipe: Recipe, listed: Sequence[dict[str, Any]], counts: dict[str, Any]) -> None:
     codec = {name: ".".join(map(str, numbers)) for name, numbers in sorted(av.library_versions.items())}
     build = {"gamecraft": code_version(), "pyav": av.__version__, **codec}
-    about = {"recipe_name": recipe.name, "recipe": recipes.settings_of(recipe), "build": build}
+    about = {"recipe_name": recipe.name, "recipe": recipes.settings_of(recipe), "build": build, "pose_unit": _POSE_UNIT}
     shards.write_dataset(out, {**about, "counts": counts, "shards": list(listed)})
 
 

@@ -5,6 +5,8 @@ picture of `size`, corner-origin: the centre of the top left pixel is (0.5, 0.5)
 """
 
 import io
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -129,8 +131,11 @@ def to_npz(camera: Camera) -> bytes:
 
 def from_npz(data: bytes) -> Camera:
     """The camera in a `camera.npz`. ValueError for another version or for what is no camera."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        found = {name: file[name] for name in file.files}
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:  # a lone array has no `files`
+        raise ValueError(f"not a camera.npz: {error}") from error
     if missing := {"version", *_STORED} - set(found):
         raise ValueError(f"not a camera.npz: it lacks {sorted(missing)}")
     if found["version"] != VERSION:

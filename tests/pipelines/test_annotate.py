@@ -1,40 +1,22 @@
 """What is kept is annotated, in units that follow the clips and not the limits that kept them."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from curation import shards
 from curation.cameras import annotate as front_door
+from curation.cameras import engine
 from curation.cameras.camera import Camera, from_npz, to_npz
 from pipelines import ledger, phases, recipes, run
+from pipelines.cli import app
+from pipelines.report import write_report
 
 EVERY = ["partition", "score", "annotate"]
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch):
-    """The local runner's work in this process."""
-    monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
-
-
-@pytest.fixture
-def source(make_video, tmp_path):
-    """Sixteen seconds, and the log of an engine that walked ahead and turned right: one unit and nine degrees a second."""
-    (tmp_path / "raw").mkdir()
-    path = make_video(tmp_path / "raw" / "walk.mp4", seconds=16, size=(320, 240), bars=30)
-    frames = 16 * 15
-    turn = np.radians(9 / 15) * np.arange(frames)
-    pose = np.tile(np.eye(4), (frames, 1, 1))
-    pose[:, 0, 0] = pose[:, 2, 2] = np.cos(turn)
-    pose[:, 0, 2], pose[:, 2, 0] = np.sin(turn), -np.sin(turn)
-    pose[1:, :3, 3] = np.cumsum(pose[:-1, :3, 2] / 15, axis=0)
-    inner = np.tile([160.0, 160.0, 160.0, 120.0], (frames, 1))
-    known = np.ones(frames, bool), np.zeros(frames, np.float32), np.arange(0)
-    log = Camera(pose, inner, np.arange(frames) / 15, (320, 240), (0, 30, 320, 180), *known, 1.0, "engine")
-    (tmp_path / "raw" / "walk.camera.npz").write_bytes(to_npz(log))
-    return path
+LATER = ["score", "annotate"]
 
 
 def with_cameras(**settings):
@@ -42,11 +24,63 @@ def with_cameras(**settings):
     return replace(smoke, annotate=replace(smoke.annotate, camera=replace(smoke.annotate.camera, **settings)))
 
 
-def test_an_engines_log_goes_with_the_clip_into_the_shard(source, tmp_path):
-    done = run.curate([source], str(tmp_path / "o"), with_cameras(backend="auto"))
-    rows = {row["clip_id"]: row for row in ledger.clips(done.out).to_pylist()}
-    samples = [sample for name in shards.committed(done.out) for sample in shards.read_samples(done.out, name)]
-    assert len(samples) == done.kept >= 2
+AUTO = with_cameras(backend="auto")
+
+
+def with_brightest(limit):
+    return replace(AUTO, score=replace(AUTO.score, luminance=replace(AUTO.score.luminance, max_mean=limit)))
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    """The local runner's work in this process."""
+    engine.log.cache_clear()
+    monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
+
+
+@pytest.fixture(scope="module")
+def scored(make_video, tmp_path_factory):
+    """Fourteen seconds with the log of an engine that walked ahead, one unit and nine degrees to the right a second; and the
+    output of the phases before annotation.
+    """
+    folder = tmp_path_factory.mktemp("logged")
+    path = make_video(folder / "walk.mp4", seconds=14, size=(320, 240), bars=30)
+    (folder / "walk.camera.npz").write_bytes(to_npz(_log(14 * 15)))
+    run.curate([path], str(folder / "o"), AUTO, phases=["partition", "score"])
+    return folder
+
+
+def _log(frames):
+    turn = np.radians(9 / 15) * np.arange(frames)
+    pose = np.tile(np.eye(4), (frames, 1, 1))
+    pose[:, 0, 0] = pose[:, 2, 2] = np.cos(turn)
+    pose[:, 0, 2], pose[:, 2, 0] = np.sin(turn), -np.sin(turn)
+    pose[1:, :3, 3] = np.cumsum(pose[:-1, :3, 2] / 15, axis=0)
+    inner = np.tile([160.0, 160.0, 160.0, 120.0], (frames, 1))
+    known = np.ones(frames, bool), np.zeros(frames, np.float32), np.arange(0)
+    return Camera(pose, inner, np.arange(frames) / 15, (320, 240), (0, 30, 320, 180), *known, 1.0, "engine")
+
+
+@pytest.fixture
+def source(scored):
+    return str(scored / "walk.mp4")
+
+
+@pytest.fixture
+def out(scored, tmp_path):
+    """A copy of that output."""
+    return shutil.copytree(scored / "o", tmp_path / "o").as_posix()
+
+
+def kept(out):
+    return ledger.kept(ledger.clips(out)).to_pylist()
+
+
+def test_an_engines_log_goes_with_the_clip_into_the_shard(source, out):
+    done = run.curate([source], out, AUTO)
+    rows = {row["clip_id"]: row for row in kept(out)}
+    samples = [sample for name in shards.committed(out) for sample in shards.read_samples(out, name)]
+    assert len(samples) == done.kept == 2
     for sample in samples:
         row, camera = rows[sample.clip_id], from_npz(sample.members["camera.npz"])
         assert (row["camera_status"], row["camera_source"], row["camera_scale_source"]) == ("ok", "engine", "engine")
@@ -59,56 +93,73 @@ def test_an_engines_log_goes_with_the_clip_into_the_shard(source, tmp_path):
         np.testing.assert_allclose(camera.intrinsics[0], [160, 160, 160, 90])  # the bars are cut away
 
 
-def test_a_second_run_asks_nothing_twice_and_limits_that_keep_the_same_clips_cost_nothing(source, tmp_path):
-    out, recipe = str(tmp_path / "o"), with_cameras(backend="auto")
-    first = run.curate([source], out, recipe, phases=EVERY)
-    assert [record.phase for record in first.records] == EVERY
-    assert run.curate([source], out, recipe, phases=EVERY).records == []
-    milder = replace(recipe, score=replace(recipe.score, luminance=replace(recipe.score.luminance, max_mean=254.0)))
-    assert [record.phase for record in run.curate([source], out, milder, phases=EVERY).records] == ["score"]
+def test_a_second_run_asks_nothing_twice_and_limits_that_keep_the_same_clips_cost_nothing(source, out):
+    assert [record.phase for record in run.curate([source], out, AUTO, phases=EVERY).records] == ["annotate"]
+    assert run.curate([source], out, AUTO, phases=EVERY).records == []
+    assert [record.phase for record in run.curate([source], out, with_brightest(254.0), phases=EVERY).records] == ["score"]
 
 
-def test_clips_that_other_limits_take_out_lose_their_annotation(source, tmp_path):
-    out, recipe = str(tmp_path / "o"), with_cameras(backend="auto")
-    run.curate([source], out, recipe, phases=EVERY)
-    strict = replace(recipe, score=replace(recipe.score, luminance=replace(recipe.score.luminance, max_mean=1.0)))
-    done = run.curate([source], out, strict, phases=EVERY)
-    assert done.kept == 0
+def test_clips_that_other_limits_take_out_lose_their_annotation(source, out):
+    run.curate([source], out, AUTO, phases=LATER)
+    assert {row["camera_status"] for row in kept(out)} == {"ok"}
+    assert run.curate([source], out, with_brightest(1.0), phases=LATER).kept == 0
     assert set(ledger.clips(out)["camera_status"].to_pylist()) == {None}
 
 
-def test_nothing_is_planned_before_it_is_annotated(source, tmp_path):
-    out, recipe = str(tmp_path / "o"), with_cameras(backend="auto")
-    early = run.curate([source], out, recipe, phases=["partition", "score", "shard"])
+def test_nothing_is_planned_before_it_is_annotated(source, out):
+    early = run.curate([source], out, AUTO, phases=["shard"])
     assert (early.kept > 0, early.stored, shards.plans(out)) == (True, 0, [])
-    assert run.curate([source], out, recipe).stored == early.kept
+    assert run.curate([source], out, AUTO).stored == early.kept
 
 
 def test_a_backend_that_is_not_installed_is_said_and_the_clips_are_kept(make_video, tmp_path, monkeypatch):
     monkeypatch.setattr(front_door, "find_spec", lambda name: None)
     path = make_video(tmp_path / "plain.mp4", seconds=7)
-    done = run.curate([path], str(tmp_path / "o"), with_cameras(backend="auto"))
-    assert done.stored == done.kept == 1
-    (row,) = ledger.kept(ledger.clips(done.out)).to_pylist()
+    done = run.curate([path], str(tmp_path / "o"), AUTO)
+    (row,) = kept(done.out)
     assert row["camera_status"] == "skipped:pycolmap is not installed (pip install 'gamecraft[camera]')"
     (sample,) = shards.read_samples(done.out, "000000")
     assert set(sample.members) == {"mp4"}
 
 
-def test_a_backend_that_the_recipe_names_and_that_is_not_installed_fails_the_unit(make_video, tmp_path, monkeypatch):
+def test_a_backend_that_the_recipe_names_and_that_is_not_installed_fails_the_unit(source, out, monkeypatch):
     monkeypatch.setattr(front_door, "find_spec", lambda name: None)
-    path = make_video(tmp_path / "plain.mp4", seconds=7)
-    done = run.curate([path], str(tmp_path / "o"), with_cameras(backend="klt_glomap"))
+    done = run.curate([source], out, with_cameras(backend="klt_glomap"))
     assert [record.failure for record in done.failures] == [
         "OSError: camera backend klt_glomap: pycolmap is not installed (pip install 'gamecraft[camera]')"
     ]
-    assert (done.kept, done.stored) == (1, 0)
+    assert (done.kept, done.stored) == (2, 0)
 
 
-def test_a_damaged_log_is_the_clips_reason(source, tmp_path):
-    np.savez(tmp_path / "raw" / "walk.camera.npz", pose=np.eye(4))
-    done = run.curate([source], str(tmp_path / "o"), with_cameras(backend="auto"))
-    statuses = set(ledger.kept(ledger.clips(done.out))["camera_status"].to_pylist())
+def test_a_damaged_log_is_the_clips_reason_and_the_report_says_so(source, out, monkeypatch):
+    monkeypatch.setattr(engine, "from_npz", lambda data: from_npz(data[:-1]))
+    done = run.curate([source], out, AUTO)
+    statuses = {row["camera_status"] for row in kept(out)}
     assert len(statuses) == 1
-    assert statuses.pop().startswith("failed:not a camera.npz: it lacks")
+    assert statuses.pop().startswith("failed:not a camera.npz")
     assert done.stored == done.kept
+    assert "no trajectory" in cameras_of(write_report(out))
+
+
+def test_the_report_draws_trajectories(source, out):
+    done = run.curate([source], out, AUTO)
+    section = cameras_of(write_report(out))
+    assert section.count('class="walked"') == 2 * done.kept
+    assert "90&deg; wide (engine)" in section
+    assert "dolly in" in section
+
+
+def cameras_of(report):
+    with open(report, encoding="utf-8") as file:
+        page = file.read()
+    return page[page.index('id="cameras"') : page.index('id="cost"')]
+
+
+def test_inspect_saves_a_stored_clips_camera(source, out, tmp_path):
+    run.curate([source], out, AUTO)
+    clip = kept(out)[0]["clip_id"]
+    saved = CliRunner().invoke(app, ["inspect", out, clip, "--camera", str(tmp_path / "c.npz")])
+    assert (saved.exit_code, "camera saved as" in saved.output) == (0, True)
+    assert from_npz((tmp_path / "c.npz").read_bytes()).size == (320, 180)
+    refused = CliRunner().invoke(app, ["inspect", out, clip, "--camera", str(tmp_path / "c.csv")])
+    assert "a camera is written as one of" in str(refused.exception)

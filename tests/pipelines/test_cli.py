@@ -43,7 +43,7 @@ def test_the_command_line_stays_small():
     assert flags == {
         "curate": ["--out", "--phase", "--recipe", "--runner"],
         "report": [],
-        "inspect": ["--thresholds"],
+        "inspect": ["--camera", "--thresholds"],
         "recipe": [],
         "bench": [],
     }

@@ -75,3 +75,9 @@ def test_frames_left_out_keep_their_poses_relative_to_the_first_that_is_left():
     np.testing.assert_allclose(half.pose[2], np.linalg.inv(camera.pose[1]) @ camera.pose[5])
     np.testing.assert_array_equal(half.keyframes, [2])
     np.testing.assert_array_equal(half.valid, [True, True, True])
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 cut short", b"text", to_npz(_camera())[:-30]])
+def test_damaged_bytes_are_a_value_error(data):
+    with pytest.raises(ValueError, match=r"^not a camera\.npz|Cannot load|pickle"):
+        from_npz(data)
