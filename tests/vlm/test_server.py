@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -103,6 +104,13 @@ def film(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp("film") / "film.mp4", seconds=13, seed=4)
 
 
+@pytest.fixture
+def ray_folder():
+    """A short path: the sockets in it may have no more than 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="gc-") as folder:
+        yield folder
+
+
 def recipe(url, retries=3, **vlm):
     smoke = recipes.smoke()
     settings = {"backend": "http", "model": MODEL, "max_tokens": 3000, **vlm}
@@ -171,7 +179,7 @@ def test_a_server_killed_and_restarted_in_the_middle_loses_no_row_and_is_asked_n
     assert server.chats() - before == questions_of(rows)
 
 
-def test_engines_in_the_cluster_answer_the_same_questions(model, film, tmp_path):
+def test_engines_in_the_cluster_answer_the_same_questions(model, film, tmp_path, ray_folder):
     """`ray.data.llm` in the Python that has vLLM; the first test's recipe with another backend."""
     out = str(tmp_path / "o")
     engine = EngineSettings(gpus=0, dtype="float32", max_model_len=8192, max_num_seqs=8)
@@ -180,7 +188,7 @@ def test_engines_in_the_cluster_answer_the_same_questions(model, film, tmp_path)
     script = (
         "import ray, sys; from pipelines import recipes, run\n"
         "if __name__ == '__main__':\n"
-        f"    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, _temp_dir={str(tmp_path / 'r')!r})\n"
+        f"    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, _temp_dir={ray_folder!r})\n"
         f"    done = run.curate([{film!r}], {out!r}, recipes.load({str(tmp_path / 'recipe.yaml')!r}), 'ray')\n"
         "    sys.exit(len(done.failures))\n"
     )
