@@ -60,8 +60,9 @@ def measured(facts: Facts, settings: InteractiveSettings) -> Interactive:
     if score >= settings.min_score:
         at_s = facts.strongest.peak_s if facts.strongest else 0.0
         return Interactive(True, f"something happens at {at_s:.1f} s: {score:.2f} >= {settings.min_score:g}", score)
-    negative = "motion_without_subject" if (facts.motion_camera or 0) > (facts.motion_object or 0) else None
-    what = "only the camera moves" if negative else "no event stands out"
+    camera_only = not facts.happenings and (facts.motion_camera or 0) > (facts.motion_object or 0)
+    negative = "motion_without_subject" if camera_only else None
+    what = "only the camera moves" if camera_only else "too little happens" if facts.happenings else "no event stands out"
     return Interactive(False, f"{what}: {score:.2f} < {settings.min_score:g}", score, negative=negative)
 
 

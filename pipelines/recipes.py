@@ -140,7 +140,9 @@ class Recipe:
 
 
 def gamecraft2() -> Recipe:
-    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), cameras by ViPE, shards for a cluster.
+    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), ViPE, Qwen2.5-VL, shards for a cluster.
+
+    Captions come from vLLM engines on the Ray cluster, so it needs one.
 
     The paper rates pictures with MUSIQ; pyiqa and its weights are for non-commercial use, so that is asked for by name:
     `partition.iqa.backend: pyiqa:musiq`, with a `score.quality.min_iqa` of its own scale.
@@ -149,7 +151,9 @@ def gamecraft2() -> Recipe:
     flow = replace(laptop_.partition.flow, backend="raft")
     camera = replace(laptop_.annotate.camera, backend="vipe")
     partition, annotate = replace(laptop_.partition, flow=flow), replace(laptop_.annotate, camera=camera)
-    return replace(laptop_, name="gamecraft2", partition=partition, annotate=annotate)
+    caption = replace(laptop_.caption, vlm=VlmSettings("vllm", "Qwen/Qwen2.5-VL-7B-Instruct"))
+    relate = Relate(EncoderSettings("sentence-transformers"))
+    return replace(laptop_, name="gamecraft2", partition=partition, annotate=annotate, caption=caption, relate=relate)
 
 
 def laptop() -> Recipe:

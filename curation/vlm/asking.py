@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema
 
+from curation import storage
 from curation.vlm import answers
 from curation.vlm.protocol import Prompt, Reply, Vlm, VlmSettings
 
@@ -72,7 +73,7 @@ def ask(vlm: Vlm, prompts: Sequence[Prompt]) -> list[Answer]:
 
 def _replies(vlm: Vlm, prompts: Sequence[Prompt]) -> list[Reply]:
     keys = [prompt.key(vlm.name) for prompt in prompts]
-    replies = [answers.get(key) for key in keys]
+    replies = storage.at_once(answers.get, keys)
     open_ = [i for i, reply in enumerate(replies) if reply is None]
     _count_found(vlm, [reply for reply in replies if reply is not None])
     began = time.monotonic()
@@ -127,7 +128,7 @@ def validated(text: str, schema: Mapping[str, Any]) -> Answer:
         return Answer(error="the reply is empty")
     try:
         value = _plain(json.loads(body, strict=False))  # models put raw line breaks into strings
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         return Answer(error=f"the reply is not JSON: {error}"[:_ERROR_CHARS])
     wrong = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(value)), None)
     if wrong is not None:

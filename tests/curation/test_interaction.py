@@ -10,6 +10,7 @@ DOOR = Facts(6.0, (("forward", 0, 2),), (Happening(2.0, 2.5, 3.0, 0.9),), True, 
 WALK = Facts(6.0, (("forward", 0, 6),), (), True, motion_camera=4.0, motion_object=0.5)
 RAIN = Facts(6.0, (), (), True, motion_camera=0.1, motion_object=3.0)
 STILL = Facts(6.0, (), (), True, motion_camera=0.01, motion_object=0.01)
+GLIMPSE = Facts(6.0, (), (Happening(5.9, 5.9, 6.0, 0.9),), True, motion_camera=4.0, motion_object=0.5)
 FOREIGN = Facts(6.0, (), (Happening(2.0, 2.5, 3.0, 0.9),), False, motion_camera=2.0, motion_object=0.5)
 
 
@@ -29,6 +30,7 @@ def answer(**changed):
         (DOOR, True, "something happens at 2.5 s: 0.90 >= 0.5", None),
         (WALK, False, "only the camera moves: 0.00 < 0.5", "motion_without_subject"),
         (RAIN, False, "no event stands out: 0.00 < 0.5", None),
+        (GLIMPSE, False, "too little happens: 0.18 < 0.5", None),
         (STILL, False, "nothing moves", None),
         (FOREIGN, None, "the detector does not know such footage, and no model was asked", None),
     ],

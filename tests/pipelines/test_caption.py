@@ -241,6 +241,12 @@ def test_a_server_that_is_gone_fails_the_unit_and_the_next_run_asks_only_what_is
     assert len(asked) == len(again.bodies)
 
 
+def test_engines_on_a_cluster_need_the_cluster(film, out):
+    engines = replace(measured(), caption=replace(measured().caption, vlm=VlmSettings("vllm", "a-model")))
+    with pytest.raises(ValueError, match=r"backend vllm runs engines on a Ray cluster: use --runner ray, or backend http"):
+        curate(film, out, engines)
+
+
 def test_a_changed_caption_recipe_is_allowed_until_shards_are_planned(film, out, serve):
     curate(film, out, measured(), [*TOLD, "shard"])
     with pytest.raises(ValueError, match=r"was made with another recipe \(caption.vlm.backend: none, now http"):

@@ -53,6 +53,7 @@ def test_frames_question_schema_and_key_reach_the_server(serve, jpeg, spent, mon
         ("[true]", "the reply breaks the schema: [True] is not of type 'object'"),
         ("The clip should be kept.", "the reply is not JSON: Expecting value"),
         ('Sure! {"keep": true}', "the reply is not JSON"),
+        ("[" * 100_000, "the reply is not JSON"),
         ("", "the reply is empty"),
         (None, "the reply is empty"),
     ],
@@ -66,7 +67,7 @@ def test_a_reply_that_does_not_fit_is_asked_for_once_more_with_the_reason_and_th
     assert answer.error.startswith(reason)
     first, second = server.bodies
     assert len(first["messages"]) == 1
-    assert second["messages"][1] == {"role": "assistant", "content": reply or ""}
+    assert second["messages"][1] == {"role": "assistant", "content": (reply or "")[:2000]}
     assert "That does not fit: the reply" in second["messages"][2]["content"][0]["text"]
     assert (spent["calls"], spent["invalid"]) == (2, 1)
 
