@@ -133,6 +133,8 @@ def sentences(facts: Facts) -> str:
         said.append("Nothing is seen to happen beside the camera's motion.")
     if facts.flashes_hz:
         said.append(f"The picture flashes {facts.flashes_hz:.1f} times a second.")
+    if facts.frozen:
+        said.append(f"The picture stands still for {facts.frozen:.0%} of the time.")
     return " ".join(said)
 
 

@@ -34,6 +34,11 @@ def test_what_is_not_known_is_not_said():
     assert measured(Facts(length_s=4.0)).structured["lighting"] is None
 
 
+def test_flashes_and_freezes_are_told():
+    said = sentences(Facts(4.0, flashes_hz=1.5, frozen=0.25))
+    assert said.endswith("The picture flashes 1.5 times a second. The picture stands still for 25% of the time.")
+
+
 def test_the_estimated_cameras_words_are_told():
     assert "Camera path: dolly in, pan left." in sentences(Facts(4.0, camera_words="dolly in, pan left"))
 
