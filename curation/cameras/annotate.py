@@ -1,15 +1,20 @@
 """The front door: clips in, a camera and the facts behind it out, whichever backend looks (paper section 3.4)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from curation.cameras.camera import Camera, Facts
+from curation.cameras.scale import scales
 from curation.cameras.settings import CameraSettings
 from curation.video import Span
 from curation.viewport import Rect
+
+_SAME_S = 1e-6
 
 __all__ = ["CameraSettings", "ClipView", "annotate"]
 
@@ -18,7 +23,7 @@ class ClipView(NamedTuple):
     """A clip to annotate: where it is, and what is known of its picture.
 
     viewport, picture: the 3-D view and what lies inside the bars, px of the source. static: bool [H, W] of any size, covering
-    the whole frame: what never moves (HUD, weapon); None where nothing is known.
+    the whole frame: what never moves (HUD, weapon); None where nothing is known. scene: clips of different scenes do not touch.
     """
 
     uri: str
@@ -26,6 +31,7 @@ class ClipView(NamedTuple):
     viewport: Rect
     picture: Rect
     static: np.ndarray | None = None
+    scene: int = 0
 
 
 def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
@@ -34,6 +40,19 @@ def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts
     A clip that cannot be annotated has a status that says why, and no camera. Raises OSError where a store fails, and
     ModuleNotFoundError where the backend is not installed.
     """
+    found = _looked_at(clips, how)
+    moving = [camera if facts.status == "ok" and camera and camera.scale_source == "none" else None for facts, camera in found]
+    touching = [
+        a.uri == b.uri and a.scene == b.scene and abs(a.span.end_s - b.span.start_s) < _SAME_S for a, b in pairwise(clips)
+    ]
+    scaled = scales(moving, touching)
+    return [
+        (facts, replace(camera, scale_to_unit=scale, scale_source=source) if moves and camera else camera)
+        for (facts, camera), moves, (scale, source) in zip(found, moving, scaled, strict=True)
+    ]
+
+
+def _looked_at(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
     backend = _backend(how)
     if backend == "none":
         return [(Facts("skipped:not asked for"), None) for _ in clips]
@@ -41,20 +60,25 @@ def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts
         from curation.cameras import vipe
 
         return [vipe.annotate(clip, how) for clip in clips]
-    from curation.cameras import klt_glomap
+    from curation.cameras import klt
 
-    return klt_glomap.annotate(clips, how)
+    return klt.annotate(clips, how)
 
 
 def missing(how: CameraSettings) -> str | None:
     """What this machine lacks for the backend that would run, None where nothing."""
-    needs = {"klt_glomap": "pycolmap", "vipe": "vipe"}.get(_backend(how))
+    needs = {"vipe": "vipe"}.get(_backend(how))
     if needs is None or find_spec(needs) is not None:
         return None
-    return f"{needs} is not installed (pip install 'gamecraft[camera]')"
+    return f"{needs} is not installed (docs/cameras.md says how; klt needs nothing)"
 
 
 def _backend(how: CameraSettings) -> str:
+    """`auto` takes ViPE where it can run: its package is there and so is CUDA."""
     if how.backend != "auto":
         return how.backend
-    return "klt_glomap"
+    if find_spec("vipe") is None or find_spec("torch") is None:
+        return "klt"
+    import torch
+
+    return "vipe" if torch.cuda.is_available() else "klt"

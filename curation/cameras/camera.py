@@ -16,8 +16,9 @@ VERSION = 1
 
 
 class Facts(NamedTuple):
-    """The verdict on a clip's camera and every number behind it; the ledger's `camera_*` columns, in px of the source.
+    """The verdict on a clip's camera and every number behind it; the ledger's `camera_*` columns.
 
+    focal_px is in px of the source, other px are of a picture 640 wide. A number that was not looked at is None.
     status: ok | ok_rotation | ok_static | suspect | low_texture | failed:<reason> | skipped:<reason>.
     why: which checks a suspect one missed. model: static | rotation | general.
     focal_source: clip | pooled | hint | engine | none (a guess, it cannot be observed).
@@ -29,6 +30,8 @@ class Facts(NamedTuple):
     model: str | None = None
     focal_px: float | None = None
     focal_source: str = "none"
+    focal_error: float | None = None
+    focal_share: float | None = None
     turn_deg: float | None = None
     max_turn_deg: float | None = None
     step_ratio: float | None = None
@@ -40,6 +43,7 @@ class Facts(NamedTuple):
     registered: float | None = None
     points: int | None = None
     inliers_min: int | None = None
+    inlier_share: float | None = None
     residual_px: float | None = None
     residual_p95_px: float | None = None
 

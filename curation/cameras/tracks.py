@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -57,6 +57,13 @@ class Tracks:
         offset = np.arange(len(self.xy)) - np.repeat(np.cumsum(self.length) - self.length, self.length)
         found[np.repeat(self.start, self.length) + offset, which] = self.xy
         return found
+
+    def a_frame(self) -> np.ndarray:
+        """Int [N], how many tracks each frame holds."""
+        count = len(self.times_s)
+        begun = np.bincount(self.start, minlength=count + 1)
+        ended = np.bincount(self.start + self.length, minlength=count + 1)
+        return np.cumsum(begun - ended)[:count]
 
     def keep(self, which: np.ndarray) -> "Tracks":
         """Only the tracks flagged in bool [M]."""
@@ -118,7 +125,7 @@ class _Follower:
         self._before = luma
 
     def _follow(self, before: np.ndarray, luma: np.ndarray) -> None:
-        how = {"winSize": _WINDOW, "maxLevel": _LEVELS, "criteria": _STOP}
+        how: Any = {"winSize": _WINDOW, "maxLevel": _LEVELS, "criteria": _STOP}
         there, found, _ = cv2.calcOpticalFlowPyrLK(before, luma, self._points, None, **how)
         back, again, _ = cv2.calcOpticalFlowPyrLK(luma, before, there, None, **how)
         lost = np.abs(back - self._points).reshape(-1, 2).max(1)

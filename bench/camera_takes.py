@@ -1,0 +1,246 @@
+"""Footage for the camera benchmark: one kind of motion a take, with the engine's pose of every frame, stored as in a shard.
+
+The engine draws pixels 1.2 times as high as wide. Its view only yaws about the one vertical axis, so a world whose z is
+multiplied by 1.2 gives the very pictures of square pixels: that world is the truth here, in map units. The sky is no pinhole's:
+it turns with the yaw, but its rows stay where they are.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from bench.train.footage import HELD_OUT
+from curation import encode
+from curation.video import Source
+from synth.doom.engine import Game, Screen, running, wads
+from synth.doom.player import Action, Player
+from synth.doom.wad import Level, map_names, read_level
+
+KINDS = ("mix", "play", "forward", "strafe", "rotation", "static")
+FPS = 35  # the game's own clock
+SECONDS = 6.0
+WIDTH, HEIGHT = 640, 480
+PIXEL_ASPECT = 1.2
+BAR_ROWS = 77  # of 480: the status bar; the view is re-centred in the rest
+_WALK = 8.3  # map units a tic, W held
+_STILL_TICS = 70  # friction lets a player glide for so long
+_TRIES = 12
+_WALL_DEPTH = 20  # of the depth buffer, about 165 map units
+# A take shows what it is named after: least and most path in map units, least turn in degrees. A lift moves who stands still.
+_SHOWS = {
+    "mix": (400, math.inf, 90),
+    "play": (400, math.inf, 90),
+    "forward": (250, math.inf, 0),
+    "strafe": (250, math.inf, 0),
+    "rotation": (0, 4, 45),
+    "static": (0, 4, 0),
+}
+
+
+class Place(NamedTuple):
+    """Where takes are made, and whether HUD and weapon are drawn."""
+
+    wad: str
+    level: str
+    hud: bool
+
+
+@dataclass(frozen=True)
+class Take:
+    """A clip with its truth. pose f8 [N, 4, 4] camera-to-world, OpenCV axes; focal_px of a square-pixel camera; time_s [N]."""
+
+    name: str
+    kind: str
+    place: Place
+    fps: float
+    file: Path
+    pose: np.ndarray
+    time_s: np.ndarray
+    focal_px: float
+
+    @property
+    def path(self) -> float:
+        """Its length in map units."""
+        return float(np.linalg.norm(np.diff(self.pose[:, :3, 3], axis=0), axis=1).sum())
+
+
+def places(seed: int, count: int, tuning: bool) -> list[Place]:
+    """Maps for a seed, each with HUD and weapon off and on; those that nothing was tuned on, or with `tuning` the others."""
+    maps = [(wad, name) for wad, path in wads().items() for name in map_names(path) if (name in HELD_OUT) != tuning]
+    return [Place(*where, hud) for where in random.Random(seed).sample(maps, count) for hud in (False, True)]
+
+
+def take(folder: Path, place: Place, kind: str, seed: int, rates: tuple[float, ...] = (35.0, 16.0)) -> list[Take]:
+    """One take at each frame rate; what lies in the folder already is not recorded again."""
+    stem = f"{place.wad}-{place.level}-{'hud' if place.hud else 'bare'}-{kind}-{seed}"
+    if not (folder / f"{stem}.npz").exists():
+        pictures, states = _played(place, kind, seed)
+        for rate in rates:
+            _store(folder / f"{stem}-{rate:g}.mp4", pictures, _frames(len(pictures), rate), rate)
+        np.savez(folder / f"{stem}.npz", states=states)
+    states = np.load(folder / f"{stem}.npz")["states"]
+    found = []
+    for rate in rates:
+        which = _frames(len(states), rate)
+        times, pose = np.arange(len(which)) / rate, poses(states)[which]
+        focal = WIDTH / 2 / math.tan(math.radians(states[0, 4]) / 2)
+        found.append(Take(f"{stem}-{rate:g}", kind, place, rate, folder / f"{stem}-{rate:g}.mp4", pose, times, focal))
+    return found
+
+
+def poses(states: np.ndarray) -> np.ndarray:
+    """Engine states [N, 5] (x, y, z, yaw in degrees, field of view) -> camera-to-world [N, 4, 4] in the square-pixel world."""
+    yaw = np.radians(states[:, 3])
+    found = np.tile(np.eye(4), (len(states), 1, 1))
+    found[:, :2, 0] = np.stack([np.sin(yaw), -np.cos(yaw)], 1)
+    found[:, :3, 1] = [0, 0, -1]
+    found[:, :2, 2] = np.stack([np.cos(yaw), np.sin(yaw)], 1)
+    found[:, 2, 0] = found[:, 2, 2] = 0
+    found[:, :3, 3] = states[:, :3] * [1, 1, PIXEL_ASPECT]
+    return found
+
+
+def _frames(count: int, rate: float) -> np.ndarray:
+    """The frame on screen at each tick of a rate."""
+    ticks = np.arange(math.floor(count / FPS * rate)) / rate
+    return np.floor(ticks * FPS + 1e-6).astype(int)
+
+
+def _played(place: Place, kind: str, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Pictures and states of the first try that shows what it should."""
+    path = wads()[place.wad]
+    level = read_level(path, place.level)
+    least, most, least_turn = _SHOWS[kind]
+    for attempt in range(_TRIES):
+        rng = random.Random(f"{seed}/{place.wad}/{place.level}/{kind}/{attempt}")
+        with running(
+            path, place.level, rng.randrange(10**6), 2, False, Screen(WIDTH, HEIGHT, place.hud, place.hud, True)
+        ) as game:
+            _wander(game, Player(rng, level, "camera"), rng.randint(40, 240))
+            pictures, states = _recorded(game, _script(kind, game, level, rng))
+        turned = np.abs((np.diff(states[:, 3]) + 180) % 360 - 180).sum()
+        walked = np.linalg.norm(np.diff(states[:, :3], axis=0), axis=1).sum()
+        if least <= walked <= most and turned >= least_turn:
+            return pictures, states
+    raise ValueError(f"{place}: no {kind} take in {_TRIES} tries; take another --seed")
+
+
+def _wander(game: Game, player: Player, tics: int) -> None:
+    player.start("nav", tics)
+    for _ in range(tics):
+        game.restart_if_over()
+        game.step(player.act(game.observe().view()))
+    for _ in range(_STILL_TICS):
+        game.step(Action())
+
+
+def _recorded(game: Game, script: "Script") -> tuple[list[np.ndarray], np.ndarray]:
+    pictures, states = [], []
+    for tic in range(round(SECONDS * FPS)):
+        state = game.observe().state
+        names = ("CAMERA_POSITION_X", "CAMERA_POSITION_Y", "CAMERA_POSITION_Z", "CAMERA_ANGLE", "CAMERA_FOV")
+        states.append([state[name] for name in names])
+        pictures.append(game.picture.copy())
+        game.step(script(tic))
+    return pictures, np.array(states)
+
+
+Script = Callable[[int], Action]
+
+
+def _script(kind: str, game: Game, level: Level, rng: random.Random) -> Script:
+    if kind == "static":
+        return lambda _: Action()
+    if kind == "rotation":
+        speed, period = rng.uniform(1.0, 2.5), rng.uniform(120, 300)
+        return lambda tic: Action(turn_deg=speed * math.sin(2 * math.pi * tic / period))
+    if kind == "play":
+        player = Player(rng, level, "camera")
+        player.start("nav")
+        return lambda _: player.act(game.observe().view())
+    _face_the_open(game)
+    return _forward(rng) if kind == "forward" else _strafe(game, rng) if kind == "strafe" else _mix(game, rng)
+
+
+def _face_the_open(game: Game, steps: int = 24) -> None:
+    """Turn to where the view is deepest."""
+    depths = []
+    for _ in range(steps):
+        depths.append(_depth(game, 0.5))
+        game.step(Action(turn_deg=360 / steps))
+    for _ in range(int(np.argmax(depths))):
+        game.step(Action(turn_deg=360 / steps))
+
+
+def _depth(game: Game, across: float) -> float:
+    """The median of the depth buffer about the middle row and a column."""
+    height, width = game.depth.shape
+    column = int(across * width)
+    return float(np.median(game.depth[int(0.4 * height) : int(0.55 * height), column - width // 16 : column + width // 16]))
+
+
+def _pressed(tic: int, share: float) -> bool:
+    """A key tapped so often that it is down for a share of the time: a slower walk."""
+    return math.floor((tic + 1) * share) > math.floor(tic * share)
+
+
+def _forward(rng: random.Random) -> Script:
+    share = rng.uniform(0.25, 0.45)
+    return lambda tic: Action(frozenset({"W"} if _pressed(tic, share) else ()))
+
+
+def _strafe(game: Game, rng: random.Random) -> Script:
+    """Sideways, back again after two seconds or where a wall is in the way."""
+    share, side, since, before = rng.uniform(0.3, 0.5), rng.choice("AD"), 0, (math.inf, math.inf)
+
+    def script(tic: int) -> Action:
+        nonlocal side, since, before
+        state = game.observe().state
+        here = state["POSITION_X"], state["POSITION_Y"]
+        since += 1
+        if since > 70 or (since > 15 and math.dist(here, before) < 0.3):
+            side, since = ("A" if side == "D" else "D"), 0
+        before = here
+        return Action(frozenset({side} if _pressed(tic, share) else ()))
+
+    return script
+
+
+def _mix(game: Game, rng: random.Random) -> Script:
+    """A walk with swinging steps aside and turns, that turns away before it meets a wall."""
+    share, phase, amplitude, away = rng.uniform(0.5, 0.75), rng.uniform(0, 6.28), rng.uniform(1.5, 2.5), 0
+
+    def script(tic: int) -> Action:
+        nonlocal away
+        turn = amplitude * math.sin(2 * math.pi * tic / 70 + phase)
+        if min(_depth(game, across) for across in (0.35, 0.5, 0.65)) < _WALL_DEPTH:
+            away = away or (1 if _depth(game, 0.8) > _depth(game, 0.2) else -1)
+            turn = 3.5 * away
+        else:
+            away = 0
+        aside, walks = math.sin(2 * math.pi * tic / 90), share if not away else share / 2
+        keys = {"W": _pressed(tic, walks), "D": aside > 0 and _pressed(tic, 0.3), "A": aside < 0 and _pressed(tic, 0.3)}
+        return Action(frozenset(key for key, down in keys.items() if down), turn)
+
+    return script
+
+
+def _store(file: Path, pictures: list[np.ndarray], which: np.ndarray, rate: float) -> None:
+    clock = Fraction(1, 90_000)
+    source = Source(str(file), WIDTH, HEIGHT, rate, None, "rawvideo", "mp4", clock, 0, 0, False, 1.0, True)
+    mp4, _ = encode.store(_coded(pictures, which, rate, clock), (WIDTH, HEIGHT), source, encode.Encoding())
+    file.write_bytes(mp4)
+
+
+def _coded(pictures: list[np.ndarray], which: np.ndarray, rate: float, clock: Fraction) -> Iterator[av.VideoFrame]:
+    for number, index in enumerate(which):
+        frame = av.VideoFrame.from_ndarray(pictures[index], format="rgb24").reformat(format="yuv420p")
+        frame.pts, frame.time_base = round(number / rate / clock), clock
+        yield frame

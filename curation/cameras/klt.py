@@ -1,0 +1,298 @@
+"""The embedded estimator, on a CPU: tracks, the kind of motion, structure from motion, checks; one focal length a source.
+
+Two passes. Every clip is decoded once and only its tracks are kept. Clips that turn find the focal length on their own, and the
+median of what they say is the source's; the others, none of which can tell a focal length from a depth, are solved with that.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from curation import video
+from curation.cameras import epipolar, focal, mapping, motion, rotation, tracks
+from curation.cameras.camera import Camera, Facts
+from curation.cameras.checks import judged
+from curation.cameras.infill import infill
+from curation.cameras.settings import CameraSettings
+from curation.cameras.tracks import Tracks, Watched
+
+if TYPE_CHECKING:
+    from curation.cameras.annotate import ClipView
+
+NAME = "klt"
+_UNIT_WIDTH = 640  # px of facts and limits are of a picture so wide
+_LEAST_FRAMES, _LEAST_S, _LEAST_PX = 8, 0.25, 64
+_VOTE_S = 0.15  # between frames whose epipolar geometry tracks are held against
+_AGREES = 0.6  # share of them that a track of the world goes along with
+_TURN_S = 0.3  # turning is summed over steps so long: a frame's jitter is no turn
+_ROTATION_GAPS_S = (0.0, 0.15, 0.45, 1.0)
+_GUESS = 0.5  # of the width (90 degrees), where nothing says better
+_SAME_FOCAL = 0.01  # a clip that comes so near to the pool keeps its own
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is kept of a clip: its tracks, those of the world alone, and what they say. scale: px of the source a px watched."""
+
+    clip: "ClipView"
+    watched: Watched
+    scale: tuple[float, float]
+    tracks: Tracks
+    motion: motion.Motion
+    turned_deg: float
+    facts: Facts
+
+    def points(self) -> np.ndarray:
+        """f4 [N, M, 2], px from the principal point, which is the middle of the view."""
+        view = self.watched.view
+        return self.tracks.dense() - np.array([view.w / 2, view.h / 2], np.float32)
+
+    @property
+    def unit(self) -> float:
+        """Px watched a px of a picture 640 wide."""
+        return self.watched.size[0] / _UNIT_WIDTH
+
+    @property
+    def model(self) -> str | None:
+        return self.facts.model
+
+
+class Solved(NamedTuple):
+    """pose f8 [N, 4, 4] camera-to-world; focal px watched; residual_px f8 [N], valid bool [N], keyframes int [K]; facts."""
+
+    pose: np.ndarray
+    focal: float
+    residual_px: np.ndarray
+    valid: np.ndarray
+    keyframes: np.ndarray
+    facts: Facts
+
+
+def annotate(clips: Sequence["ClipView"], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
+    """See `annotate.annotate`."""
+    return annotated([looked_at(clip, how) for clip in clips], [_hint(clip, how) for clip in clips], how)
+
+
+def annotated(
+    looks: Sequence[Look | Facts], hints: Sequence[float | None], how: CameraSettings
+) -> list[tuple[Facts, Camera | None]]:
+    """The second pass, on what was kept of each clip. hints: focal lengths that were told, as shares of the width."""
+    found: dict[int, Solved] = {}
+    shares: dict[int, float] = {}
+    for k in _turning(looks, hints, how):
+        look = looks[k]
+        assert isinstance(look, Look), "only what was looked at turns"
+        found[k] = solved(look, focal.pooled(list(shares.values()), how.checks.focal_apart), "clip", how)
+        if found[k].facts.ok:
+            shares[k] = found[k].focal / look.watched.size[0]
+    pool = focal.pooled(list(shares.values()), how.checks.focal_apart)
+    return [_annotated(look, hints[k], pool, found.get(k), how) for k, look in enumerate(looks)]
+
+
+def _turning(looks: Sequence[Look | Facts], hints: Sequence[float | None], how: CameraSettings) -> list[int]:
+    """Clips that may find the focal length on their own, those that turn most first."""
+    turned = {
+        k: look.turned_deg
+        for k, look in enumerate(looks)
+        if isinstance(look, Look) and hints[k] is None and look.model in ("rotation", "general")
+    }
+    return sorted((k for k in turned if turned[k] >= how.checks.focal_turn_deg), key=lambda k: -turned[k])
+
+
+def _hint(clip: "ClipView", how: CameraSettings) -> float | None:
+    """The focal length that a field of view of the 3-D view means, as a share of the source's width."""
+    if how.fov_deg is None:
+        return None
+    try:
+        width = video.probe(clip.uri).width
+    except video.UnreadableVideo:
+        return None
+    return clip.viewport.w / 2 / math.tan(math.radians(how.fov_deg) / 2) / width
+
+
+def _annotated(
+    look: Look | Facts, hint: float | None, pool: float | None, found: Solved | None, how: CameraSettings
+) -> tuple[Facts, Camera | None]:
+    if isinstance(look, Facts):
+        return look, None
+    width = look.watched.size[0]
+    if hint is not None:
+        found = solved(look, hint, "hint", how)
+    elif pool is not None and (found is None or abs(found.focal / width / pool - 1) > _SAME_FOCAL or not found.facts.ok):
+        found = solved(look, pool, "pooled", how)
+    elif found is None:
+        found = solved(look, None, "none", how)
+    return found.facts, None if found.facts.status.startswith("failed") else _camera(look, found)
+
+
+def looked_at(clip: "ClipView", how: CameraSettings) -> Look | Facts:
+    """One decode: the tracks and which model they ask for; the facts alone where there is nothing to go on."""
+    try:
+        source = video.probe(clip.uri)
+        watched = tracks.watched(clip.uri, clip.viewport, clip.static, how.max_width)
+        if min(watched.view.w, watched.view.h) < _LEAST_PX:
+            return Facts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=NAME)
+        found = tracks.follow(clip.uri, clip.span, watched)
+    except video.UnreadableVideo as error:
+        return Facts(f"failed:{error}", backend=NAME)
+    scale = source.width / watched.size[0], source.height / watched.size[1]
+    return looked(clip, watched, scale, found, how)
+
+
+def looked(clip: "ClipView", watched: Watched, scale: tuple[float, float], found: Tracks, how: CameraSettings) -> Look | Facts:
+    """What its tracks say of a clip; the facts alone where they say that nothing can be had."""
+    facts = _counted(Facts("", backend=NAME, static_share=watched.static_share), found)
+    count, lasts = len(found.times_s), float(np.ptp(found.times_s)) if len(found.times_s) else 0.0
+    if count < _LEAST_FRAMES or lasts < _LEAST_S:
+        return facts._replace(status=f"failed:{count} frames in {lasts:.2f} s are too few")
+    if (facts.tracks or 0) < how.checks.tracks:
+        return judged(facts, how.checks)
+    cut = _cut(found, how.checks.carried)
+    if cut is not None:
+        return facts._replace(status=f"failed:a cut {found.times_s[cut]:.2f} s in")
+    return _measured(Look(clip, watched, scale, found, motion.Motion(0, 0, 0), 0.0, facts), how)
+
+
+def _counted(facts: Facts, found: Tracks) -> Facts:
+    if not len(found.times_s):
+        return facts
+    a_frame = found.a_frame()
+    length = float(found.length.mean()) if len(found.length) else 0.0
+    return facts._replace(tracks=float(a_frame.mean()), tracks_min=int(a_frame.min()), track_length=length)
+
+
+def _cut(found: Tracks, carried: float) -> int | None:
+    """The frame at which next to no track goes on although there are some on both sides."""
+    last = found.start + found.length - 1
+    count = len(found.times_s)
+    live = found.a_frame()
+    ended = np.bincount(last, minlength=count)[:-1]
+    gone = (live[:-1] - ended < carried * live[:-1]) & (live[:-1] > 20) & (live[1:] > 20)
+    return int(np.flatnonzero(gone)[0]) + 1 if gone.any() else None
+
+
+def _measured(look: Look, how: CameraSettings) -> Look:
+    """The look with overlays voted out and its model chosen."""
+    points, times_s, width = look.points(), look.tracks.times_s, look.watched.size[0]
+    world = epipolar.agreement(points, motion.frame_gaps(times_s, [_VOTE_S])[0]) >= _AGREES
+    points, kept = points[:, world], look.tracks.keep(world)
+    seen = motion.motion(points, times_s, width, None)
+    if seen.displaced_px / look.unit < how.checks.static_px:
+        model = "static"
+    else:
+        model = "rotation" if seen.rotation_px / look.unit < how.checks.rotation_px else "general"
+    facts = look.facts._replace(model=model, rotation_residual_px=seen.rotation_px / look.unit)
+    gap = motion.frame_gaps(times_s, [_TURN_S])[0]
+    steps = rotation.pairs(points, [gap], gap)
+    start = seen.focal_px if model == "rotation" else (focal.guess(points, times_s, width) or _GUESS * width)
+    turned = float(rotation.angle_deg(rotation.turns(steps, start)[0]).sum()) if len(steps.first) else 0.0
+    return Look(look.clip, look.watched, look.scale, kept, seen._replace(focal_px=start), turned, facts)
+
+
+def solved(look: Look, share: float | None, source: str, how: CameraSettings) -> Solved:
+    """The trajectory of a clip. share: of the width, the focal length that is held, or where the search begins if the source of
+    it is to be the clip; None: nothing is known.
+    """
+    width = look.watched.size[0]
+    start = share * width if share is not None else look.motion.focal_px
+    held = source in ("hint", "pooled")
+    known = source if held or source == "clip" else "none"
+    solve = {"static": _static, "rotation": _rotation, "general": _general}[look.model or "general"]
+    start = start if math.isfinite(start) else _GUESS * width
+    try:
+        found = solve(look, start, held)
+    except (np.linalg.LinAlgError, cv2.error) as error:
+        found = _unsolved(look, start, f"no solution: {error}")
+    facts = found.facts._replace(
+        focal_px=found.focal * look.scale[0],
+        focal_share=found.focal / look.watched.view.w,
+        focal_source=known,
+    )
+    facts = _moved(facts, look, found.pose)
+    if known == "clip" and (facts.turn_deg or 0) < how.checks.focal_turn_deg:
+        facts = facts._replace(focal_source="none")
+    return found._replace(facts=judged(facts, how.checks))
+
+
+def _moved(facts: Facts, look: Look, pose: np.ndarray) -> Facts:
+    """How far the view turns in all and at most from frame to frame; the largest step to the tenth largest in a hundred."""
+    gap = motion.frame_gaps(look.tracks.times_s, [_TURN_S])[0]
+    coarse, fine = (rotation.angle_deg(pose[:-g:g, :3, :3].transpose(0, 2, 1) @ pose[g::g, :3, :3]) for g in (gap, 1))
+    step = np.linalg.norm(np.diff(pose[:, :3, 3], axis=0), axis=1)
+    usual = float(np.quantile(step, 0.9))
+    ratio = float(step.max() / usual) if usual > 0 else 1.0
+    return facts._replace(turn_deg=float(coarse.sum()), max_turn_deg=float(fine.max()), step_ratio=ratio)
+
+
+def _static(look: Look, start: float, _: bool) -> Solved:
+    count = len(look.tracks.times_s)
+    pose = np.tile(np.eye(4), (count, 1, 1))
+    unseen = np.full(count, np.nan)
+    return Solved(pose, start, unseen, np.ones(count, bool), np.array([0]), look.facts)
+
+
+def _rotation(look: Look, start: float, held: bool) -> Solved:
+    points, times_s = look.points(), look.tracks.times_s
+    gaps = motion.frame_gaps(times_s, _ROTATION_GAPS_S)
+    found = rotation.pairs(points, gaps, 1)
+    turn, _ = rotation.turns(found, start)
+    refined = rotation.refine(found, rotation.chained(found, turn, len(times_s)), start, held)
+    pose = np.tile(np.eye(4), (len(times_s), 1, 1))
+    pose[:, :3, :3] = refined.pose
+    each = np.nanmedian(refined.left, 1) / look.unit
+    residual = np.full(len(times_s), np.nan)
+    residual[found.second] = each  # the shortest gap comes first, the longest stays
+    told = np.isin(np.arange(len(times_s)), found.second)
+    told[0] = True
+    facts = look.facts._replace(
+        focal_error=refined.focal_error,
+        registered=float(told.mean()),
+        residual_px=float(np.median(each)),
+        residual_p95_px=float(np.percentile(each, 95)),
+    )
+    return Solved(pose, refined.focal_px, residual, told, np.array([0]), facts)
+
+
+def _unsolved(look: Look, start: float, why: str) -> Solved:
+    count = len(look.tracks.times_s)
+    facts = look.facts._replace(status=f"failed:{why}", registered=0.0)
+    return Solved(np.tile(np.eye(4), (count, 1, 1)), start, np.full(count, np.nan), np.zeros(count, bool), np.array([0]), facts)
+
+
+def _general(look: Look, start: float, held: bool) -> Solved:
+    points, times_s = look.points(), look.tracks.times_s
+    found = mapping.reconstruct(points, times_s, start, held)
+    if found is None or not len(found.track):
+        return _unsolved(look, start, "no two frames with parallax to begin a map")
+    filled = infill(points, found)
+    residual = filled.residual_px / look.unit
+    facts = look.facts._replace(
+        focal_error=found.focal_error,
+        registered=found.reached,
+        points=len(found.track),
+        inliers_min=int(filled.inliers.min()),
+        inlier_share=float(filled.share.min()),
+        residual_px=float(np.nanmedian(residual)),
+        residual_p95_px=float(np.nanpercentile(residual, 95)),
+    )
+    return Solved(filled.pose, found.focal_px, residual, filled.inliers >= mapping.LEAST_INLIERS, found.frames, facts)
+
+
+def _camera(look: Look, found: Solved) -> Camera:
+    (across, down), view, size, port = look.scale, look.watched.view, look.watched.size, look.clip.viewport
+    middle = (view.x + view.w / 2) * across, (view.y + view.h / 2) * down
+    intrinsics = np.tile([found.focal * across, found.focal * down, *middle], (len(found.pose), 1))
+    return Camera(
+        pose=np.linalg.inv(found.pose[0]) @ found.pose,
+        intrinsics=intrinsics,
+        times_s=look.tracks.times_s,
+        size=(round(size[0] * across), round(size[1] * down)),
+        viewport=(port.x, port.y, port.w, port.h),
+        valid=found.valid,
+        residual_px=found.residual_px.astype(np.float32),
+        keyframes=found.keyframes,
+    )

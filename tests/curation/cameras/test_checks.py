@@ -1,0 +1,72 @@
+import pytest
+
+from curation.cameras.camera import Facts
+from curation.cameras.checks import judged
+from curation.cameras.settings import CameraSettings, CheckSettings
+
+GOOD = Facts(
+    "", model="general", focal_px=320.0, focal_source="clip", focal_error=0.001, focal_share=0.5, turn_deg=120.0,
+    max_turn_deg=3.0,
+    step_ratio=1.2, tracks=350.0, tracks_min=200, track_length=20.0, static_share=0.02, registered=1.0, points=900,
+    inliers_min=90, inlier_share=0.9, residual_px=0.4, residual_p95_px=0.7,
+)  # fmt: skip
+LIMITS = CheckSettings()
+
+
+@pytest.mark.parametrize(("model", "status"), [("general", "ok"), ("rotation", "ok_rotation"), ("static", "ok_static")])
+def test_a_good_clip_is_ok_by_its_model(model: str, status: str) -> None:
+    assert judged(GOOD._replace(model=model), LIMITS)[:2] == (status, None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"registered": 0.9}, "reached 0.9"),
+        ({"points": 50}, "points 50"),
+        ({"inliers_min": 5}, "inliers 5"),
+        ({"inlier_share": 0.5}, "inlier share 0.5"),
+        ({"residual_px": 2.0}, "residual px 2"),
+        ({"residual_p95_px": 3.0}, "residual p95 px 3"),
+        ({"residual_px": float("nan")}, "residual px nan"),
+        ({"step_ratio": 9.0}, "step ratio 9"),
+        ({"max_turn_deg": 60.0}, "turn a frame 60"),
+        ({"static_share": 0.8}, "static share 0.8"),
+        ({"focal_error": 0.1}, "focal error 0.1"),
+        ({"focal_error": None}, "focal error unknown"),
+        ({"focal_share": 5.0}, "focal length 5.00 of the width"),
+        ({"focal_source": "none"}, "focal length not observable"),
+    ],
+)
+def test_each_check_makes_a_clip_suspect_and_says_which(wrong: dict[str, object], why: str) -> None:
+    assert judged(GOOD._replace(**wrong), LIMITS)[:2] == ("suspect", why)
+
+
+def test_all_missed_checks_are_told() -> None:
+    assert judged(GOOD._replace(points=50, inliers_min=5), LIMITS).why == "points 50, inliers 5"
+
+
+def test_a_pooled_focal_length_needs_no_error_of_its_own() -> None:
+    assert judged(GOOD._replace(focal_source="pooled", focal_error=0.0), LIMITS).status == "ok"
+
+
+def test_few_tracks_are_low_texture_and_failures_stay() -> None:
+    assert judged(GOOD._replace(tracks=12.0), LIMITS)[:2] == ("low_texture", "12 tracks a frame")
+    assert judged(GOOD._replace(status="failed:a cut 1.00 s in"), LIMITS).status == "failed:a cut 1.00 s in"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"backend": "glomap"}, "backend must be one of auto, vipe, klt, none, not 'glomap'"),
+        ({"max_width": 80}, "max_width must be at least 160 px"),
+        ({"fov_deg": 200.0}, "fov_deg must be between 20 and 150 degrees"),
+    ],
+)
+def test_settings_name_the_value_and_the_remedy(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CameraSettings(**setting)  # type: ignore[arg-type]
+
+
+def test_a_negative_limit_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"checks\.points must not be negative, not -1"):
+        CheckSettings(points=-1)

@@ -1,0 +1,104 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.trajectory import errors
+from curation.cameras import klt
+from curation.cameras.annotate import CameraSettings
+from curation.cameras.tracks import Tracks
+
+HOW = CameraSettings(backend="klt")
+Make = Callable[..., Any]
+
+
+def annotated(*looks: Any, hint: float | None = None) -> list[Any]:
+    return klt.annotated(looks, [hint] * len(looks), HOW)
+
+
+def test_a_walk_that_turns_gives_path_rotation_and_focal_length(path: Make, followed: Make, look: Make) -> None:
+    truth = path(turn_deg=120, ahead=0.2, aside=0.1)
+    [(facts, camera)] = annotated(look(followed(truth)))
+    truth[:, :3, 3] *= 40  # a walk of metres in map units
+    found = errors(camera.pose, truth)
+    assert (facts.status, facts.model, facts.focal_source) == ("ok", "general", "clip")
+    assert found.ate < 0.003
+    assert found.rpe_rot_deg < 0.05
+    assert facts.focal_px == pytest.approx(320, rel=0.01)
+    assert np.allclose(camera.pose[0], np.eye(4))
+    assert camera.intrinsics[0] == pytest.approx([facts.focal_px, facts.focal_px, 320, 240])
+
+
+def test_a_turn_on_the_spot_has_no_translation(path: Make, followed: Make, look: Make) -> None:
+    truth = path(turn_deg=100)
+    [(facts, camera)] = annotated(look(followed(truth)))
+    assert (facts.status, facts.model) == ("ok_rotation", "rotation")
+    assert not camera.pose[:, :3, 3].any()
+    assert errors(camera.pose, truth).absolute_deg < 0.1
+    assert facts.focal_px == pytest.approx(320, rel=0.01)
+
+
+@pytest.mark.parametrize("way", [{"ahead": 0.15}, {"aside": 0.15}])
+def test_a_focal_length_that_cannot_be_seen_is_never_ok(path: Make, followed: Make, look: Make, way: dict[str, float]) -> None:
+    [(facts, _)] = annotated(look(followed(path(**way))))
+    assert facts.status == "suspect"
+    assert "focal length not observable" in facts.why
+
+
+@pytest.mark.parametrize("way", [{"ahead": 0.15}, {"aside": 0.15}])
+def test_clips_that_turn_lend_their_focal_length(path: Make, followed: Make, look: Make, way: dict[str, float]) -> None:
+    truth = path(**way)
+    turning, straight = annotated(look(followed(path(turn_deg=120, ahead=0.2))), look(followed(truth)))
+    assert turning[0].focal_source == "clip"
+    assert (straight[0].status, straight[0].focal_source) == ("ok", "pooled")
+    truth[:, :3, 3] *= 40
+    assert errors(straight[1].pose, truth).ate < 0.005
+
+
+def test_a_focal_length_that_was_told_is_kept(path: Make, followed: Make, look: Make) -> None:
+    [(facts, _)] = annotated(look(followed(path(aside=0.15))), hint=0.5)
+    assert (facts.status, facts.focal_source, facts.focal_px) == ("ok", "hint", 320)
+
+
+def test_nothing_moves(path: Make, followed: Make, look: Make) -> None:
+    [(facts, camera)] = annotated(look(followed(path(), noise=0.05)), hint=0.5)
+    assert (facts.status, facts.model) == ("ok_static", "static")
+    assert np.array_equal(camera.pose, np.tile(np.eye(4), (90, 1, 1)))
+
+
+def test_what_stands_on_the_screen_does_not_hold_the_world(path: Make, followed: Make, look: Make) -> None:
+    truth = path(turn_deg=120, ahead=0.2, aside=0.1)
+    [(facts, camera)] = annotated(look(followed(truth, overlay=60)))
+    truth[:, :3, 3] *= 40
+    assert facts.status == "ok"
+    assert errors(camera.pose, truth).ate < 0.005
+
+
+def test_the_same_tracks_give_the_same_poses(path: Make, followed: Make, look: Make) -> None:
+    tracks = followed(path(turn_deg=120, ahead=0.2))
+    one, other = (annotated(look(tracks))[0][1].pose for _ in range(2))
+    assert np.abs(one - other).max() <= 1e-6
+
+
+def test_a_clip_in_which_half_the_frames_see_nothing_is_not_ok(path: Make, followed: Make, look: Make) -> None:
+    tracks = followed(path(turn_deg=120, ahead=0.2))
+    early = tracks.start + tracks.length < 45
+    [(facts, _)] = annotated(look(tracks.keep(early)), hint=0.5)
+    assert not facts.ok
+
+
+def test_a_cut_is_told(path: Make, followed: Make, look: Make) -> None:
+    before, after = followed(path(count=40, turn_deg=60, ahead=0.2)), followed(path(count=50, turn_deg=60, ahead=0.2))
+    start, length = np.concatenate([before.start, after.start + 40]), np.concatenate([before.length, after.length])
+    facts = look(Tracks(np.arange(90) / 30, np.concatenate([before.xy, after.xy]), start, length))
+    assert facts.status == "failed:a cut 1.33 s in"
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_few_frames_are_too_few(path: Make, followed: Make, look: Make, count: int) -> None:
+    assert look(followed(path(count=count))).status.startswith(f"failed:{count} frames")
+
+
+def test_few_tracks_are_low_texture(path: Make, followed: Make, look: Make) -> None:
+    assert look(followed(path(turn_deg=60), points=60)).status == "low_texture"

@@ -1,0 +1,87 @@
+"""The parts of the estimator on made numbers with a known answer."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from curation.cameras import focal, rotation
+from curation.cameras.bundle import Problem, adjust, focal_error
+from curation.cameras.mapping import triangulated
+from curation.cameras.resection import Sight, resect
+
+
+def problem(turn_deg: float, noise: float = 0.3) -> Problem:
+    """Twelve cameras on a sideways path, turning as they go, before three hundred points."""
+    rng = np.random.default_rng(4)
+    count = 12
+    yaw = np.radians(turn_deg) * np.linspace(-0.5, 0.5, count)
+    turn = rotation.exponential(np.stack([0 * yaw, yaw, 0 * yaw], 1))
+    centre = np.stack([np.linspace(0, 4, count), 0.1 * np.arange(count), 0 * yaw], 1)
+    point = rng.uniform([-8, -4, 6], [12, 4, 20], (300, 3))
+    shift = -np.einsum("kij,kj->ki", turn, centre)
+    local = np.einsum("kij,pj->kpi", turn, point) + shift[:, None]
+    seen = 320 * local[..., :2] / local[..., 2:] + rng.normal(0, noise, (count, 300, 2))
+    camera, of_point = np.divmod(np.arange(count * 300), 300)
+    return Problem(turn, shift, point, 320.0, camera, of_point, seen.reshape(-1, 2), np.arange(count) < 1)
+
+
+def disturbed(true: Problem) -> Problem:
+    rng = np.random.default_rng(5)
+    off = rotation.exponential(rng.normal(0, 0.01, (12, 3)))
+    off[0] = np.eye(3)
+    shift = true.shift + rng.normal(0, 0.05, (12, 3)) * (np.arange(12) > 0)[:, None]
+    return replace(true, turn=off @ true.turn, shift=shift, point=true.point + rng.normal(0, 0.1, (300, 3)), focal=345.0)
+
+
+def test_adjustment_finds_poses_points_and_focal_length() -> None:
+    true = problem(turn_deg=60)
+    found = adjust(disturbed(true), 30, focal_held=False)
+    assert np.median(np.linalg.norm(found.left(), axis=1)) < 0.5
+    assert found.focal == pytest.approx(320, rel=0.005)
+    assert rotation.angle_deg(found.turn @ true.turn.transpose(0, 2, 1)).max() < 0.2
+    assert np.array_equal(found.turn[0], true.turn[0])
+
+
+def test_outliers_do_not_bend_it() -> None:
+    true = problem(turn_deg=60)
+    seen = true.seen.copy()
+    seen[::10] += 30
+    found = adjust(replace(disturbed(true), seen=seen), 30, focal_held=False)
+    assert found.focal == pytest.approx(320, rel=0.01)
+
+
+def test_the_error_of_a_focal_length_tells_whether_it_was_seen() -> None:
+    assert focal_error(problem(turn_deg=60)) < 0.01 < focal_error(problem(turn_deg=0))
+
+
+def test_a_pose_is_found_from_some_way_off() -> None:
+    true = problem(turn_deg=30)
+    sight = Sight(true.point[None], true.seen[true.camera == 5][None], np.ones((1, 300), bool))
+    off = rotation.exponential(np.array([0.03, -0.05, 0.02]))
+    found = resect(sight, (off @ true.turn[5])[None], true.shift[5][None] + 0.3, 320.0)
+    assert rotation.angle_deg(found.turn[0] @ true.turn[5].T) < 0.1
+    assert found.shift[0] == pytest.approx(true.shift[5], abs=0.02)
+
+
+def test_points_need_rays_that_meet_at_an_angle() -> None:
+    true = problem(turn_deg=30, noise=0.1)
+    xy = true.seen.reshape(12, 300, 2)
+    seen = np.ones((12, 300), bool)
+    seen[1:, 0] = False  # one ray
+    xy[6, 1] += 40  # a ray that goes elsewhere
+    found = triangulated(xy, seen, true.turn, true.shift, 320.0)
+    assert np.isnan(found[:2]).all()
+    assert found[2:] == pytest.approx(true.point[2:], abs=0.2)
+    still = triangulated(xy, seen, true.turn[[5] * 12], true.shift[[5] * 12], 320.0)
+    assert np.isnan(still).all()
+
+
+def test_the_angle_of_a_rotation_is_exact_when_small() -> None:
+    assert rotation.angle_deg(rotation.exponential(np.array([0, 1e-9, 0]))) == pytest.approx(np.degrees(1e-9))
+    assert rotation.angle_deg(rotation.exponential(np.array([0, 3.0, 0]))) == pytest.approx(np.degrees(3.0))
+
+
+@pytest.mark.parametrize(("said", "pool"), [([], None), ([0.5], 0.5), ([0.5, 0.51, 0.9], 0.51), ([0.4, 0.5, 0.6, 0.8], None)])
+def test_one_focal_length_for_clips_that_agree(said: list[float], pool: float | None) -> None:
+    assert focal.pooled(said, 0.05) == pool
