@@ -8,7 +8,7 @@ import pytest
 
 from curation import embeddings, shards, storage
 from curation.vlm import ServerSettings, VlmSettings
-from curation.vlm.frames import FrameSettings
+from curation.vlm.frames import FrameSettings, grab
 from operators import captions
 from pipelines import ledger, listing, phases, recipes, run
 from pipelines.phases import Phase
@@ -23,6 +23,7 @@ def here(monkeypatch):
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
     captions.loaded.cache_clear()
     embeddings.load.cache_clear()
+    grab.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def test_the_pictures_are_looked_at(local, jpeg):
 
 
 def test_without_a_grammar_prose_is_the_rows_reason(local, jpeg, monkeypatch):
-    monkeypatch.setattr(type(local), "_vocabulary", None)
+    monkeypatch.setitem(vars(local), "_vocabulary", None)
     (answer,) = ask(local, [Prompt("q", "Well?", SCHEMA, (jpeg(),))])
     assert answer.value is None
     assert answer.error.startswith("the reply")
