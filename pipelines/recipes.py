@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -218,6 +218,8 @@ def from_mapping(kind: type[Any], data: Any, where: str = "") -> Any:
 def _value(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind):
         return from_mapping(kind, value, where)  # type: ignore[arg-type]
+    if get_origin(kind) is tuple:
+        return _values(get_args(kind), value, where)
     allowed = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     if isinstance(value, int) and not isinstance(value, bool) and float in allowed and int not in allowed:
         return float(value)
@@ -225,6 +227,13 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed)
         raise ValueError(f"{where} must be {names}, not {value!r}")
     return value
+
+
+def _values(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
+    """A setting of several values, a list in YAML."""
+    if not isinstance(value, list) or len(value) != len(kinds):
+        raise ValueError(f"{where} must be a list of {len(kinds)}, not {value!r}")
+    return tuple(_value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
 
 
 def _path(where: str, key: object) -> str:
@@ -245,7 +254,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str =
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data without what decides no result: its name, how long a chunk is, where a model runs."""
-    settings = asdict(recipe)
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))  # as dataset.json gives it back: lists for tuples
     del settings["name"], settings["partition"]["chunk_s"]
     del settings["caption"]["vlm"]["server"], settings["caption"]["vlm"]["engine"]
     return settings
