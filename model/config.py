@@ -40,7 +40,9 @@ class BackboneConfig:
         if self.freq_dim % 2:
             raise ValueError(f"freq_dim must be even (sines and cosines), not {self.freq_dim}")
         if self.patch_size[0] != 1:
-            raise ValueError(f"patch_size must take one latent frame a token, since noise levels are per frame; not {self.patch_size}")
+            raise ValueError(
+                f"patch_size must take one latent frame a token, since noise levels are per frame; not {self.patch_size}"
+            )
 
     @property
     def width(self) -> int:

@@ -6,8 +6,8 @@ B batch, L queries, S keys, N heads, H width of a head.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -16,7 +16,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 def attend(q_BLNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, mask_LS: Tensor | None = None) -> Tensor:
     """Softmax attention by PyTorch's own choice of kernel; mask: True where a query sees a key."""
     q, k, v = (x.transpose(1, 2) for x in (q_BLNH, k_BSNH, v_BSNH))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask_LS).transpose(1, 2)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask_LS).transpose(1, 2)
 
 
 def _flash(q_BLNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One expert from and to disk: diffusers' folders and original Wan folders, file by file, so that 28 GB are never held twice."""
+"""One expert from and to disk: diffusers' folders and original Wan folders, file by file, so that 28 GB are not held twice."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def _is_original(config: Mapping[str, Any]) -> bool:
 
 
 def _diffusers_words(config: Mapping[str, Any]) -> dict[str, Any]:
-    """An original `config.json` (dim, num_heads, in_dim, ...) in diffusers' words; text_dim and patch are Wan's own constants."""
+    """An original `config.json` (dim, num_heads, in_dim, ...) in diffusers' words."""
     words = {"num_heads": "num_attention_heads", "in_dim": "in_channels", "out_dim": "out_channels"}
     same = ("num_layers", "ffn_dim", "freq_dim", "eps", "text_dim")
     found = {ours: config[theirs] for theirs, ours in words.items()} | {name: config[name] for name in same if name in config}
@@ -102,7 +102,7 @@ def _files(folder: str) -> list[str]:
 
 
 def save(expert: Expert, folder: str, original: bool = False, largest_file: int = _LARGEST_FILE) -> None:
-    """Write a folder that `load`, and diffusers (or with `original` Wan's own code), read: files of at most `largest_file` bytes."""
+    """Write a folder that `load` and diffusers (with `original`: Wan's own code) read; `largest_file` is in bytes."""
     os.makedirs(folder, exist_ok=True)
     state = {name: tensor.detach().contiguous() for name, tensor in expert.state_dict().items()}
     parts = _parts(to_original(state) if original else state, largest_file)
@@ -112,7 +112,9 @@ def save(expert: Expert, folder: str, original: bool = False, largest_file: int 
     if len(parts) > 1:
         places = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
         size = sum(t.nbytes for t in state.values())
-        _write(os.path.join(folder, f"{_NAME}.safetensors.index.json"), {"metadata": {"total_size": size}, "weight_map": places})
+        _write(
+            os.path.join(folder, f"{_NAME}.safetensors.index.json"), {"metadata": {"total_size": size}, "weight_map": places}
+        )
     _write(os.path.join(folder, "config.json"), _original_words(expert.config) if original else expert.config.to_diffusers())
 
 
@@ -122,7 +124,11 @@ def _original_words(config: BackboneConfig) -> dict[str, Any]:
         raise ValueError(f"Wan's own format cannot say {config.rope_max_seq_len} positions or patches of {config.patch_size}")
     sizes = {"num_layers": config.num_layers, "ffn_dim": config.ffn_dim, "freq_dim": config.freq_dim, "eps": config.eps}
     channels = {"in_dim": config.in_channels, "out_dim": config.out_channels, "text_dim": config.text_dim}
-    return {"_class_name": "WanModel", "model_type": "i2v", "dim": config.width, "num_heads": config.num_attention_heads} | sizes | channels
+    return (
+        {"_class_name": "WanModel", "model_type": "i2v", "dim": config.width, "num_heads": config.num_attention_heads}
+        | sizes
+        | channels
+    )
 
 
 def _parts(state: dict[str, Tensor], largest: int) -> list[dict[str, Tensor]]:

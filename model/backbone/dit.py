@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model.backbone.attention import Attend, attend
 from model.backbone.rope import angles, rotate
@@ -63,7 +63,9 @@ class Expert(nn.Module):
     def _tokens(self, x_BCThw: Tensor) -> tuple[int, int, int]:
         sizes, patch = x_BCThw.shape[2:], self.config.patch_size
         if any(size % part for size, part in zip(sizes, patch, strict=True)):
-            raise ValueError(f"latents of {tuple(sizes)} (frames, rows, columns) do not divide into patches of {patch}: pad the video")
+            raise ValueError(
+                f"latents of {tuple(sizes)} (frames, rows, columns) do not divide into patches of {patch}: pad the video"
+            )
         frames, rows, columns = (size // part for size, part in zip(sizes, patch, strict=True))
         return frames, rows, columns
 
@@ -82,15 +84,15 @@ class Conditions(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self._freq_dim = config.freq_dim
-        self.time_embedder = MLP(config.freq_dim, config.width, F.silu)
+        self.time_embedder = MLP(config.freq_dim, config.width, functional.silu)
         self.time_proj = nn.Linear(config.width, 6 * config.width)
-        self.text_embedder = MLP(config.text_dim, config.width, partial(F.gelu, approximate="tanh"))
+        self.text_embedder = MLP(config.text_dim, config.width, partial(functional.gelu, approximate="tanh"))
 
     def forward(self, time_BT: Tensor, text_BSE: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Time embedding [B, T, D], the blocks' scales and shifts [B, T, 6, D], text [B, S, D]."""
         waves = sinusoid(time_BT, self._freq_dim).to(self.time_embedder.linear_1.weight.dtype)
         time_BTD = self.time_embedder(waves).to(dtype)
-        return time_BTD, self.time_proj(F.silu(time_BTD)).unflatten(-1, (6, -1)), self.text_embedder(text_BSE)
+        return time_BTD, self.time_proj(functional.silu(time_BTD)).unflatten(-1, (6, -1)), self.text_embedder(text_BSE)
 
 
 def sinusoid(time_BT: Tensor, width: int) -> Tensor:
@@ -178,4 +180,4 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([first, nn.Identity(), nn.Linear(hidden, width)])
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        return self.net[2](F.gelu(self.net[0].proj(x_BLD), approximate="tanh"))
+        return self.net[2](functional.gelu(self.net[0].proj(x_BLD), approximate="tanh"))

@@ -22,7 +22,9 @@ def angles(sizes: tuple[int, int, int], first_frame: int, head_dim: int, limit: 
     """
     frames, rows, columns = sizes
     if max(first_frame + frames, rows, columns) > limit:
-        raise ValueError(f"frames {first_frame} to {first_frame + frames}, {rows}x{columns} tokens: an axis has {limit} positions")
+        raise ValueError(
+            f"frames {first_frame} to {first_frame + frames}, {rows}x{columns} tokens: an axis has {limit} positions"
+        )
     starts = (first_frame, 0, 0)
     turned = []
     for axis, width in enumerate(axis_widths(head_dim)):

@@ -113,7 +113,11 @@ def test_more_latents_than_positions_are_refused():
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"image_dim": 1280}, "image_dim is 1280"), ({"qk_norm": "layer_norm"}, "qk_norm is 'layer_norm'"), ({"patch_size": [2, 2, 2]}, "one latent frame")],
+    [
+        ({"image_dim": 1280}, "image_dim is 1280"),
+        ({"qk_norm": "layer_norm"}, "qk_norm is 'layer_norm'"),
+        ({"patch_size": [2, 2, 2]}, "one latent frame"),
+    ],
 )
 def test_a_config_that_is_not_wan22_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
