@@ -4,14 +4,11 @@ sigma is the share of noise, 0 clean to 1, as the model sees it: *after* the shi
 the uniform draw before the shift instead moves the boundary from 0.9 to 0.978 (shift 5), a mistake that several trainers made.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-
-from model.backbone.dit import Expert
+from torch import Tensor
 
 Name = Literal["high", "low"]
 TIMESTEPS = 1000  # what a backbone calls sigma = 1
@@ -80,21 +77,3 @@ class NoiseSpec:
                 f"of {total} even steps {whose.count('high')} are the high-noise expert's, not {high}; sigmas {found}"
             )
         return found
-
-
-class Experts(nn.Module):
-    """The pair under one call; which of them runs follows from the noise. One network under both names is allowed."""
-
-    def __init__(self, high: Expert, low: Expert, noise: NoiseSpec) -> None:
-        super().__init__()
-        if high.config != low.config:
-            raise ValueError(f"the experts differ in size: {high.config} and {low.config}")
-        self.high, self.low, self.noise = high, low, noise
-
-    def forward(
-        self, x_BCThw: Tensor, sigma_BT: Tensor, text_BSE: Tensor, denoised_BT: Tensor | None = None, **control: Tensor
-    ) -> Tensor:
-        """Velocity. denoised: True where a frame is being denoised (None: all); the others are context, whose sigma is 0."""
-        deciding = sigma_BT if denoised_BT is None else sigma_BT[denoised_BT]
-        expert = cast(Callable[..., Tensor], self.high if self.noise.expert_for(deciding) == "high" else self.low)
-        return expert(x_BCThw, sigma_BT * TIMESTEPS, text_BSE, **control)

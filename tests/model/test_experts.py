@@ -4,9 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
-from model.backbone.dit import Expert  # noqa: E402
-from model.config import tiny  # noqa: E402
-from model.experts import Experts, NoiseSpec  # noqa: E402
+from model.experts import NoiseSpec  # noqa: E402
 
 NOISE = NoiseSpec()
 
@@ -48,24 +46,3 @@ def test_a_pass_for_both_experts_is_refused():
         NOISE.expert_for(torch.tensor([0.95, 0.5]))
     with pytest.raises(ValueError, match="there are none"):
         NOISE.expert_for(torch.tensor([]))
-
-
-def test_the_pair_runs_the_expert_of_the_frames_that_are_denoised():
-    torch.manual_seed(0)
-    high, low = Expert(tiny()), Expert(tiny())
-    pair = Experts(high, low, NOISE)
-    x, text = torch.randn(1, 36, 3, 4, 4), torch.randn(1, 5, tiny().text_dim)
-    sigma = torch.tensor([[0.0, 0.95, 0.95]])
-    with torch.no_grad():
-        out = pair(x, sigma, text, denoised_BT=torch.tensor([[False, True, True]]))
-        assert torch.equal(out, high(x, 1000 * sigma, text))
-        assert torch.equal(pair(x, torch.full((1, 3), 0.5), text), low(x, torch.full((1, 3), 500.0), text))
-    with pytest.raises(ValueError, match="both sides"):
-        pair(x, sigma, text)
-
-
-def test_experts_of_two_sizes_are_no_pair():
-    from dataclasses import replace
-
-    with pytest.raises(ValueError, match="differ in size"):
-        Experts(Expert(tiny()), Expert(replace(tiny(), num_layers=1)), NOISE)
