@@ -24,7 +24,7 @@ class ControlledExpert(nn.Module):
         """Velocity [B, 16, T, h, w]. maps: `control.pluecker.control_maps` of the frames (None: no camera)."""
         control = None
         if maps_BFCHW is not None:
-            control = self.camera(maps_BFCHW, first_alone=first_frame == 0).to(x_BCThw.dtype)
+            control = self.camera(maps_BFCHW, first_alone=first_frame == 0)
         velocity: Tensor = self.expert(x_BCThw, sigma_BT * TIMESTEPS, text_BSE, control, first_frame)
         return velocity
 

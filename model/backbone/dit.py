@@ -50,9 +50,9 @@ class Expert(nn.Module):
         first_frame: position of the first latent in its stream. ValueError for sizes that do not divide into tokens.
         """
         sizes = self._tokens(x_BCThw)
-        tokens_BLD = self.patch_embedding(x_BCThw).flatten(2).transpose(1, 2)
+        tokens_BLD = self.patch_embedding(x_BCThw.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         if control_BLD is not None:
-            tokens_BLD = tokens_BLD + control_BLD
+            tokens_BLD = tokens_BLD + control_BLD.to(tokens_BLD.dtype)
         time_BTD, scales_BT6D, text_BSD = self.condition_embedder(time_BT, text_BSE, tokens_BLD.dtype)
         turned = angles(sizes, first_frame, self.config.attention_head_dim, self.config.rope_max_seq_len, x_BCThw.device)
         turn_LP = torch.cos(turned).float(), torch.sin(turned).float()
@@ -92,7 +92,11 @@ class Conditions(nn.Module):
         """Time embedding [B, T, D], the blocks' scales and shifts [B, T, 6, D], text [B, S, D]."""
         waves = sinusoid(time_BT, self._freq_dim).to(self.time_embedder.linear_1.weight.dtype)
         time_BTD = self.time_embedder(waves).to(dtype)
-        return time_BTD, self.time_proj(functional.silu(time_BTD)).unflatten(-1, (6, -1)), self.text_embedder(text_BSE)
+        return (
+            time_BTD,
+            self.time_proj(functional.silu(time_BTD)).unflatten(-1, (6, -1)),
+            self.text_embedder(text_BSE.to(dtype)),
+        )
 
 
 def sinusoid(time_BT: Tensor, width: int) -> Tensor:

@@ -1,18 +1,13 @@
 """Shards to batches: the right frames, poses and words, each sample once, and on from where it stopped."""
 
-import io
 import shutil
 from dataclasses import replace
-from fractions import Fraction
 from itertools import islice
 
-import av
 import numpy as np
 import pytest
 
 from curation import shards
-from curation.cameras.camera import Camera, to_npz
-from curation.shards import Sample
 from model.data.captions import CaptionMix, caption
 from model.data.decode import cover, frames_at
 from model.data.poses import chained
@@ -22,58 +17,15 @@ torch = pytest.importorskip("torch", reason="the extra `train` is not installed"
 
 from model.data.loader import Batches, DataSettings, Order, Windows, read  # noqa: E402
 
-FPS = 30
 HOW = DataSettings(frames=5, fps=10.0, size=(48, 32), camera_none_share=0.0, captions=CaptionMix(none_share=0.0))
 
 
-def mp4(frames, first=0, size=(64, 48), every=1 / FPS):
-    """Frames that show their number in the source: sixteens on the left, ones on the right."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as output:
-        stream = output.add_stream("libx264", rate=FPS, options={"crf": "0", "preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = *size, "yuv420p", 8
-        stream.codec_context.time_base = Fraction(1, 90_000)
-        for i in range(frames):
-            picture = np.empty((*size[::-1], 3), np.uint8)
-            picture[:, : size[0] // 2], picture[:, size[0] // 2 :] = (20 + 14 * part for part in divmod(first + i, 16))
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = round(i * every * 90_000), Fraction(1, 90_000)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode())
-    return buffer.getvalue()
-
-
-def walk(frames, scale=1.0):
-    """Ahead by 0.1 a frame in the data set's unit, whatever unit the poses are in."""
-    pose = np.tile(np.eye(4), (frames, 1, 1))
-    pose[:, 2, 3] = 0.1 * np.arange(frames) / scale
-    inner = np.tile([40.0, 40.0, 32.0, 24.0], (frames, 1))
-    known = np.ones(frames, bool), np.zeros(frames, np.float32), np.arange(0)
-    return Camera(pose, inner, np.arange(frames) / FPS, (64, 48), (0, 0, 64, 48), *known, scale, "speed")
-
-
-def clip(video, index, start_frame, frames, status="ok", scale=1.0, **meta):
-    words = {
-        "video_id": video,
-        "index": index,
-        "start_s": start_frame / FPS,
-        "end_s": (start_frame + frames) / FPS,
-        "stored_width": 64,
-        "stored_height": 48,
-        "camera_status": status,
-        "caption_short": f"{video} {index}",
-        **meta,
-    }
-    members = {"mp4": mp4(frames, start_frame), "camera.npz": to_npz(walk(frames, scale))}
-    return Sample(f"{video}{index:02d}", words, members)
-
-
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(made, tmp_path_factory):
     """Two shards: four touching clips of one video of which the second lies in the other shard; a gap; another video."""
     folder = str(tmp_path_factory.mktemp("data"))
-    ours = [clip("a", i, 30 * i, 30, scale=1 + i) for i in (0, 1, 2)]
-    kept = [*ours[::2], clip("a", 4, 120, 30), clip("b", 0, 0, 20, status="suspect")]
+    ours = [made.clip("a", i, 30 * i, 30, scale=1 + i) for i in (0, 1, 2)]
+    kept = [*ours[::2], made.clip("a", 4, 120, 30), made.clip("b", 0, 0, 20, status="suspect")]
     for name, samples in (("000000", kept), ("000001", [ours[1]])):
         shards.put_index(folder, name, shards.put_tar(folder, name, samples))
     return folder
@@ -140,15 +92,15 @@ def test_a_camera_that_is_not_believed_is_left_out(data):
     assert torch.equal(sample["pose"], torch.eye(4).expand(5, 4, 4))
 
 
-def test_an_unknown_scale_gives_no_translation():
-    camera = replace(walk(6), scale_source="none")
+def test_an_unknown_scale_gives_no_translation(made):
+    camera = replace(made.walk(6), scale_source="none")
     path = chained([camera], [np.arange(3) / 10])
     assert (path.known, path.to_scale) == (True, False)
     assert not path.pose[:, :3, 3].any()
 
 
-def test_variable_rates_show_the_frame_on_screen():
-    pictures, stamps = frames_at(mp4(4, every=0.25), np.array([0.0, 0.2, 0.3, 0.9, 2.0]), (64, 48))
+def test_variable_rates_show_the_frame_on_screen(made):
+    pictures, stamps = frames_at(made.mp4(4, every=0.25), np.array([0.0, 0.2, 0.3, 0.9, 2.0]), (64, 48))
     np.testing.assert_allclose(stamps, [0, 0, 0.25, 0.75, 0.75])
     assert numbers(torch.from_numpy(pictures).permute(3, 0, 1, 2)) == [0, 0, 1, 3, 3]
 
