@@ -24,14 +24,14 @@ def is_whole(name: str) -> bool:
 
 def shard(expert: ControlledExpert, mesh: DeviceMesh, dtype: torch.dtype = torch.float32) -> ControlledExpert:
     """Shard an expert's weights over a mesh, in place. dtype: what blocks compute in; gradients are summed in float32."""
-    whole = {parameter for name, parameter in expert.named_parameters() if is_whole(name)}
-    for parameter in whole:
+    whole = [parameter for name, parameter in expert.named_parameters() if is_whole(name)]
+    for parameter in whole:  # a list: every rank must broadcast them in the same order
         dist.broadcast(parameter.data, src=0, group=mesh.get_group())
     # Inputs stay as they are: noise levels in bfloat16 would be off by a part in 256.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in expert.expert.blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=whole)
-    fully_shard(expert, mesh=mesh, mp_policy=policy, ignored_params=whole)
+        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=set(whole))
+    fully_shard(expert, mesh=mesh, mp_policy=policy, ignored_params=set(whole))
     return expert
 
 
