@@ -1,7 +1,7 @@
 """Frames of a stored clip at a rate and a size: one seek to the key frame before, nothing decoded behind the last frame."""
 
 import io
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
@@ -38,7 +38,7 @@ def frames_at(mp4: bytes, times_s: np.ndarray, size: tuple[int, int]) -> tuple[n
     size: (width, height). ValueError for bytes in which the times have no frame.
     """
     try:
-        with av.open(io.BytesIO(mp4)) as container:
+        with cast(av.container.InputContainer, av.open(io.BytesIO(mp4))) as container:
             return _shown(container, np.asarray(times_s, float), size)
     except av.FFmpegError as error:
         raise ValueError(f"cannot be decoded: {error.strerror}") from error
@@ -54,7 +54,7 @@ def _shown(container: av.container.InputContainer, times_s: np.ndarray, size: tu
     pictures, stamps, painter = [], [], _Painter(crop, size)
     held, due = None, 0
     for frame in container.decode(stream):
-        at_s = float(frame.pts * stream.time_base)
+        at_s = float(cast(int, frame.pts) * stream.time_base)
         while due < len(times_s) and held is not None and at_s > times_s[due] + _SAME_S:
             pictures.append(painter(*held))
             stamps.append(held[1])

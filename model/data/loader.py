@@ -173,8 +173,8 @@ class Order(Sampler[tuple[int, int]]):
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
     """Tensors stacked, words in lists."""
-    stacked = {name: torch.stack([s[name] for s in samples]) for name in ("video", "pose", "intrinsics")}  # type: ignore[literal-required]
-    flags = {name: torch.tensor([s[name] for s in samples]) for name in ("camera_known", "to_scale")}  # type: ignore[literal-required]
+    stacked = {name: torch.stack([s[name] for s in samples]) for name in ("video", "pose", "intrinsics")}
+    flags = {name: torch.tensor([s[name] for s in samples]) for name in ("camera_known", "to_scale")}
     words = {"text": [s["text"] for s in samples], "key": [s["key"] for s in samples]}
     return {**stacked, **flags, **words, "replaced": [key for s in samples for key in s["replaced"]]}
 

@@ -64,7 +64,8 @@ def test_two_ranks_train_as_one(out, alone, tmp_path):
     same(found, alone[0])
     weights = torch.load(f"{tmp_path / 'two'}-weights.pt")
     assert weights.keys() == alone[1].keys()
-    for name, weight in weights.items():  # Adam divides by the gradient's size: where that is rounding, weights move by rounding
+    # Adam divides by the gradient's size: where that is rounding, weights move by rounding.
+    for name, weight in weights.items():
         assert (weight - alone[1][name]).norm() <= 5e-5 * alone[1][name].norm() + 1e-6, name
 
 
