@@ -202,7 +202,10 @@ class _Looks:
 def _slope(luma_HW: np.ndarray) -> np.ndarray:
     """Strength of Prewitt's gradient, float32 [H, W]."""
     x = luma_HW.astype(np.float32)
-    return cv2.magnitude(cv2.sepFilter2D(x, -1, _STEP, _SMOOTH), cv2.sepFilter2D(x, -1, _SMOOTH, _STEP))
+    across, down = cv2.sepFilter2D(x, -1, _STEP, _SMOOTH), cv2.sepFilter2D(x, -1, _SMOOTH, _STEP)
+    # Not cv2.magnitude: its last digits depend on where in memory the picture lies, and chunks must join to the bit.
+    slope: np.ndarray = np.sqrt(across * across + down * down)
+    return slope
 
 
 def _cosines() -> np.ndarray:
