@@ -11,7 +11,7 @@ import numpy as np
 _BLOCK = 8
 _TINY = 1e-3
 _ALIKE = 170.0  # of GMSD (Xue, Zhang, Mou, Bovik, IEEE TIP 2014), for luma 0 to 255
-_PREWITT = (np.array([1.0, 0.0, -1.0]), np.ones(3))
+_STEP, _SMOOTH = np.array([1, 0, -1], np.float32), np.full(3, 1 / 3, np.float32)  # Prewitt's
 _RINGS = 12  # of equal width in frequency, from 0 to the corner
 
 
@@ -200,13 +200,12 @@ class _Looks:
 
 
 def _slope(luma_HW: np.ndarray) -> np.ndarray:
-    """Strength of Prewitt's gradient, float32 [H, W]. In whole numbers up to the root: OpenCV's filters of floats differ in the
-    last bit with where a picture lies in memory, and equal clips must have equal scores.
-    """
-    along, across = (
-        cv2.sepFilter2D(luma_HW, cv2.CV_16S, *kernels).astype(np.float32) for kernels in (_PREWITT, _PREWITT[::-1])
-    )
-    return np.sqrt(along * along + across * across) / 3
+    """Strength of Prewitt's gradient, float32 [H, W]."""
+    x = luma_HW.astype(np.float32)
+    across, down = cv2.sepFilter2D(x, -1, _STEP, _SMOOTH), cv2.sepFilter2D(x, -1, _SMOOTH, _STEP)
+    # Not cv2.magnitude: its last digits depend on where in memory the picture lies, and chunks must join to the bit.
+    slope: np.ndarray = np.sqrt(across * across + down * down)
+    return slope
 
 
 def _cosines() -> np.ndarray:
