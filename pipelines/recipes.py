@@ -30,12 +30,16 @@ from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
 from curation.vlm import VlmSettings
 from curation.vlm.frames import FrameSettings
+from synth.strategies import ProceduralSettings, SynthSettings
 
 # Those with settings of their own, which leave rows of clips.
 CLIP_PHASES = ("partition", "score", "annotate", "caption", "relate", "shard")
 PHASES = ("scan", *CLIP_PHASES)
+# Those of synthesis: what `generate` makes rests where `partition` puts the clips of footage, and goes on as they do.
+SYNTH_PHASES = ("generate", *CLIP_PHASES[1:])
 # Whose settings decide what a phase finds. Limits of `score` only decide which clips `annotate` is given.
 _DECIDE = {
+    "generate": ("partition", "synth"),
     "partition": ("partition",),
     "score": ("partition", "score"),
     "annotate": ("partition", "annotate"),
@@ -119,6 +123,7 @@ class Recipe:
     """Everything that decides what a run produces."""
 
     name: str = "laptop"
+    synth: SynthSettings = field(default_factory=SynthSettings)
     partition: Partition = field(default_factory=Partition)
     score: Score = field(default_factory=Score)
     annotate: Annotate = field(default_factory=Annotate)
@@ -167,7 +172,18 @@ def smoke() -> Recipe:
     )
 
 
-BUILT_IN: Mapping[str, Callable[[], Recipe]] = {"gamecraft2": gamecraft2, "laptop": laptop, "smoke": smoke}
+def rehearsal() -> Recipe:
+    """For `gamecraft synth --frames doom`: the game engine acts interactions out, two of five made to fail, to see verify work."""
+    synth = SynthSettings(each=2, procedural=ProceduralSettings(fail_share=0.4))
+    return replace(laptop(), name="rehearsal", synth=synth)
+
+
+BUILT_IN: Mapping[str, Callable[[], Recipe]] = {
+    "gamecraft2": gamecraft2,
+    "laptop": laptop,
+    "rehearsal": rehearsal,
+    "smoke": smoke,
+}
 
 
 def load(name_or_path: str) -> Recipe:
@@ -224,7 +240,9 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 
 def _values(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
-    """A setting of several values, a list in YAML."""
+    """A setting of several values, a list in YAML: of as many as there are kinds, or of any number of the one before `...`."""
+    if isinstance(value, list) and kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
     if not isinstance(value, list) or len(value) != len(kinds):
         raise ValueError(f"{where} must be a list of {len(kinds)}, not {value!r}")
     return tuple(_value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
@@ -250,5 +268,6 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data without what decides no result: its name, how long a chunk is, where a model runs."""
     settings: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))  # as dataset.json gives it back: lists for tuples
     del settings["name"], settings["partition"]["chunk_s"]
-    del settings["caption"]["vlm"]["server"], settings["caption"]["vlm"]["engine"]
+    for phase in ("caption", "synth"):
+        del settings[phase]["vlm"]["server"], settings[phase]["vlm"]["engine"]
     return settings

@@ -8,6 +8,7 @@ The same take can be made to fail in known ways, which is what `verify` is measu
     wrong      another interaction happens
     vanishing  the interaction happens and is undone before the end
     teleport   the camera jumps to another place instead
+    turning    the interaction happens, and the camera turns away meanwhile
 
 Equal takes give equal pictures. The engine draws 35 pictures a second.
 """
@@ -28,13 +29,14 @@ from synth.doom.record import FPS
 from synth.doom.spots import Spot, spots
 from synth.doom.wad import map_names, read_level
 
-KINDS = ("true", "noop", "wrong", "vanishing", "teleport")
+KINDS = ("true", "noop", "wrong", "vanishing", "teleport", "turning")
 SKILL = 2
 # The engine ignores input in its first tics; what a warp and the lamp stir up settles in a second.
 _START_TICS, _SETTLE_TICS = 10, 35
 # The action begins a second into the take; what is undone is undone three seconds in.
 ACT_S, UNDO_S = 1.0, 3.0
 _TRIED_SPOTS = 40
+_TURN_DEG = 0.7  # a tic: half a right angle by the end
 _UNARMED = ("take Fist", "take Pistol", "take Shotgun")
 
 
@@ -199,7 +201,8 @@ def _acted(game: Game, take: Take, happens: str | None, elsewhere: Spot) -> Iter
         if take.kind == "vanishing" and tic >= undo:
             keys |= {key for key, start, end in script.undo_keys if start <= tic - undo < end}
             _command(game, script.undo if tic == undo else ())
-        game.step(Action(frozenset(keys)))
+        turns = take.kind == "turning" and act <= tic < undo
+        game.step(Action(frozenset(keys), _TURN_DEG if turns else 0.0))
 
 
 def _command(game: Game, commands: tuple[str, ...]) -> None:

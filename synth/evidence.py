@@ -1,0 +1,139 @@
+"""What can be measured of a made video without a model: whether, where and for how long it changes, and what the camera does.
+
+Pictures are compared with the first one, in cells of 10 px at 160 wide, ten times a second; cuts and flow come from curation's one
+pass over the video.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from curation import scenes, video
+from curation.quality import luma
+from curation.scan import Signals
+from curation.scenes import SceneSettings
+from curation.video import Span
+
+WIDTH, CELL, RATE_FPS = 160, 10, 10.0
+# A cell has changed where its pixels differ by this much (root mean square of 0-255): codecs and flickering lights stay under it.
+_CHANGED = 10.0
+_WINDOW_S = 0.5
+_SHIFT_PX = 1.0
+# Where things in the hands of whom one plays are seen: the lower part of the picture, its sides left out.
+_HANDS = (slice(0.5, 1.0), slice(0.2, 0.9))
+
+
+class Evidence(NamedTuple):
+    """Shares are of the picture's cells, luma is on 0-255.
+
+    first_error: mean difference of the first picture from the initial frame. cuts: places where the picture jumps. drift_px:
+    motion that a quarter of the picture or less escapes, px/frame at 320 wide, mean. shifted: share of the pictures on which the
+    first one fits best where it is moved. change_peak: share that
+    differs from the first picture when most does. change_brief: the same for a moment. change_end: the same at the end. kept:
+    what is left of the change at the end, as a share of its peak. hands: share of the change that lies where hands are.
+    light_peak: change of mean luma where it is largest; light_end: at the end. onset_s: when it begins.
+    """
+
+    first_error: float
+    cuts: int
+    drift_px: float
+    shifted: float
+    change_peak: float
+    change_brief: float
+    change_end: float
+    kept: float
+    hands: float
+    light_peak: float
+    light_end: float
+    onset_s: float
+
+
+def small(rgb: np.ndarray) -> np.ndarray:
+    """A picture uint8 [H, W, 3] at the size at which pictures are compared."""
+    height = max(CELL, round(WIDTH * rgb.shape[0] / rgb.shape[1]))
+    return cv2.resize(rgb, (WIDTH, height), interpolation=cv2.INTER_AREA)
+
+
+def evidence(uri: str, signals: Signals, initial: np.ndarray, scene: SceneSettings) -> Evidence:
+    """Measure a made video; `initial`: the frame uint8 [H, W, 3] that it was to begin with."""
+    first = small(initial)
+    size = (first.shape[1], first.shape[0])
+    rgb = video.read_frames(uri, Span(0.0, signals.end_s), RATE_FPS, size).rgb
+    cuts = scenes.cut_frames(signals.content, signals.explained, signals.layout, signals.fps, scene)
+    change = changes(rgb)
+    return Evidence(
+        first_error=float(np.abs(rgb[0].astype(np.float32) - first).mean()),
+        cuts=len(cuts),
+        drift_px=drift_px(signals.cells),
+        shifted=shifted(rgb),
+        **_course(change, _light(rgb)),
+    )
+
+
+def changes(rgb_NHW3: np.ndarray) -> np.ndarray:
+    """How far each cell of each picture is from the first picture's: root mean square [N, R, C]."""
+    first = rgb_NHW3[0].astype(np.float32)
+    rows, columns = first.shape[0] // CELL, first.shape[1] // CELL
+    found = np.empty((len(rgb_NHW3), rows, columns), np.float32)
+    for number, picture in enumerate(rgb_NHW3):
+        squares = np.square(picture.astype(np.float32) - first).mean(axis=2)[: rows * CELL, : columns * CELL]
+        found[number] = np.sqrt(squares.reshape(rows, CELL, columns, CELL).mean(axis=(1, 3)))
+    return found
+
+
+def drift_px(cells_PRC2: np.ndarray) -> float:
+    """Mean over pairs of the flow that three cells of four exceed: what moves all of the picture."""
+    if not len(cells_PRC2):
+        return 0.0
+    length = np.hypot(cells_PRC2[..., 0], cells_PRC2[..., 1]).reshape(len(cells_PRC2), -1)
+    return float(np.quantile(length, 0.25, axis=1).mean())
+
+
+def shifted(rgb_NHW3: np.ndarray) -> float:
+    """The share of the pictures, two a second, on which phase correlation puts the first one aside by more than a pixel.
+
+    Rain, fog and darkness leave what they cover where it is; a camera does not.
+    """
+    every = max(1, round(RATE_FPS / 2))
+    grey = [cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY).astype(np.float32) for picture in rgb_NHW3[::every]]
+    window = cv2.createHanningWindow(grey[0].shape[::-1], cv2.CV_32F)
+    aside = [np.hypot(*cv2.phaseCorrelate(grey[0], picture, window)[0]) > _SHIFT_PX for picture in grey[1:]]
+    return float(np.mean(aside)) if aside else 0.0
+
+
+def _light(rgb_NHW3: np.ndarray) -> np.ndarray:
+    means = np.array([luma(np.ascontiguousarray(picture)).mean() for picture in rgb_NHW3], np.float32)
+    return means - means[0]
+
+
+def _course(change_NRC: np.ndarray, light_N: np.ndarray) -> dict[str, float]:
+    """The course of the change over time in numbers."""
+    share = (change_NRC > _CHANGED).mean(axis=(1, 2))
+    energy = np.where(change_NRC > _CHANGED, change_NRC, 0).mean(axis=(1, 2))
+    window = max(1, min(len(share), round(_WINDOW_S * RATE_FPS)))
+    steady, power = _running_median(share, window), _running_median(energy, window)
+    end = slice(len(share) - window, None)
+    at = int(np.argmax(energy))
+    return {
+        "change_peak": float(steady.max()),
+        "change_brief": float(share.max()),
+        "change_end": float(np.median(share[end])),
+        "kept": float(np.median(energy[end]) / max(power.max(), 1e-6)),
+        "hands": _hands(change_NRC[end].mean(axis=0) if steady[-1] > 0 else change_NRC[at]),
+        "light_peak": float(light_N[np.argmax(np.abs(light_N))]),
+        "light_end": float(np.median(light_N[end])),
+        "onset_s": float(np.argmax(share > share.max() / 4) / RATE_FPS),
+    }
+
+
+def _running_median(values: np.ndarray, window: int) -> np.ndarray:
+    return np.median(np.lib.stride_tricks.sliding_window_view(values, window), axis=1)
+
+
+def _hands(change_RC: np.ndarray) -> float:
+    """The share of the changed cells that lies where hands are."""
+    rows, columns = change_RC.shape
+    changed = change_RC > _CHANGED
+    inside = changed[tuple(slice(int(s.start * n), int(s.stop * n)) for s, n in zip(_HANDS, (rows, columns), strict=True))]
+    return float(inside.sum() / max(changed.sum(), 1))

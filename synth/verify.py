@@ -1,0 +1,108 @@
+"""Did the interaction happen? (Paper section 3.3, made checkable.) Accept a made video, try again with another seed, or reject.
+
+By signals alone (`evidence`), then, where a model is configured, by the question that belongs to the interaction. `judge` and
+`trigger_prompt` are pure; each reason names what was measured and its limit.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from curation import questions
+from curation.quality import LuminanceLimits, QualityLimits
+from curation.quality import verdict as broken_rule
+from curation.vlm import Answer, Prompt
+from synth.evidence import Evidence
+from synth.taxonomy import Interaction
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """Limits of `synth.evidence`; null switches a rule off. Chosen on maps that `gamecraft bench synth` does not report.
+
+    max_first_error: of the first picture against the initial frame, 0-255. max_shifted: where the camera is to be still. min_local,
+    min_global, max_local: shares of the picture that change. min_kept, max_kept: what is left at the end of a change that stays,
+    and of one that passes. min_hands: share of a change in the hands that lies there. min_light: change of mean luma that counts
+    as brighter or darker. luminance, quality: as for footage.
+    """
+
+    max_first_error: float | None = 8.0
+    max_cuts: int | None = 0
+    max_shifted: float | None = 0.3
+    min_local: float | None = 0.008
+    min_global: float | None = 0.3
+    max_local: float | None = 0.7
+    min_kept: float | None = 0.3
+    max_kept: float | None = 0.5
+    min_hands: float | None = 0.6
+    min_light: float | None = 2.0
+    luminance: LuminanceLimits = field(default_factory=LuminanceLimits)
+    quality: QualityLimits = field(default_factory=QualityLimits)
+
+
+def judge(found: Evidence, scores: Mapping[str, Any], wanted: Interaction, limits: VerifySettings) -> str | None:
+    """Why the video is not what was asked for, null where nothing speaks against it. `scores`: luminance and quality as columns.
+
+    Where the camera is free and moved, the pictures cannot be compared: only the first picture, cuts, light and quality count.
+    """
+    return next(_reasons(found, scores, wanted, limits), None)
+
+
+def _reasons(found: Evidence, scores: Mapping[str, Any], wanted: Interaction, limits: VerifySettings) -> Iterator[str]:
+    yield from _over("not the initial frame: difference", found.first_error, limits.max_first_error)
+    yield from _over("jumps: cuts", found.cuts, limits.max_cuts)
+    moved = limits.max_shifted is not None and found.shifted > limits.max_shifted
+    if moved and wanted.camera == "still":
+        yield from _over("the camera moves: share of pictures", found.shifted, limits.max_shifted)
+    if not moved:
+        yield from _of_the_change(found, wanted, limits)
+    for rules in (limits.luminance, limits.quality):
+        if broken := broken_rule(scores, rules):
+            yield broken
+
+
+def _of_the_change(found: Evidence, wanted: Interaction, limits: VerifySettings) -> Iterator[str]:
+    share = found.change_brief if wanted.end != "lasting" else found.change_peak
+    yield from _under("nothing changes: share of the picture", share, limits.min_local)
+    if wanted.end == "lasting":
+        yield from _under("gone before the end: share of the change kept", found.kept, limits.min_kept)
+    if wanted.end == "passing":
+        yield from _over("does not pass: share of the change kept", found.kept, limits.max_kept)
+    if wanted.scope == "global":
+        yield from _under("changes only in places: share of the picture", share, limits.min_global)
+    if wanted.scope == "local":
+        lasting = found.change_end if wanted.end == "lasting" else share
+        yield from _over("changes everywhere: share of the picture", lasting, limits.max_local)
+    if wanted.where == "hands":
+        yield from _under("not in the hands: share of the change there", found.hands, limits.min_hands)
+    if wanted.light:
+        light = found.light_end if wanted.end == "lasting" else found.light_peak
+        yield from _under(f"not {wanted.light}: luma by", light if wanted.light == "brighter" else -light, limits.min_light)
+
+
+def _over(words: str, value: float, limit: float | None) -> Iterator[str]:
+    if limit is not None and value > limit:
+        yield f"{words} {value:.3g} > {limit:g}"
+
+
+def _under(words: str, value: float, limit: float | None) -> Iterator[str]:
+    if limit is not None and value < limit:
+        yield f"{words} {value:.3g} < {limit:g}"
+
+
+def trigger_prompt(wanted: Interaction, instruction: str, frames: tuple[bytes, ...], labels: tuple[str, ...]) -> Prompt:
+    """The question whether the interaction was triggered, over frames from before, during and after it (the paper's trigger rate)."""
+    told = {"instruction": instruction, "end_state": wanted.described, "question": wanted.question}
+    asked = questions.text("synth:questions", "trigger", **told)
+    return Prompt("trigger", asked, questions.data("synth:questions")["trigger_schema"], frames, labels)
+
+
+def answered(answer: Answer) -> str | None:
+    """Why the model's answer speaks against the video; null where it says that the interaction happened."""
+    if answer.value is None:
+        return f"no answer whether it happened: {answer.error}"
+    if not answer.value["happened"]:
+        return f"the model sees no such interaction: {answer.value['evidence']}"
+    if not answer.value["end_state_holds"]:
+        return f"the model sees another end: {answer.value['evidence']}"
+    return None
