@@ -40,7 +40,9 @@ def _column(
 CLIP = pa.schema(
     [
         _column("clip_id", pa.string(), "", "hash of video_id, span and partition settings; no dots", null=False),
-        _column("video_id", pa.string(), "", "hash of the source's content; of a synthetic one, of all that made it", null=False),
+        _column(
+            "video_id", pa.string(), "", "hash of the source's content; of a synthetic one, of all that made it", null=False
+        ),
         _column("source_uri", pa.string(), "", "where the source was read"),
         _column("source", pa.string(), "", "curated | synthetic"),
         _column("strategy", pa.string(), "", "how it was synthesised: start_end | first_frame | procedural; null: curated"),
@@ -174,8 +176,7 @@ CLIP = pa.schema(
         _column("synth_verdict", pa.string(), "", "accepted | retry (another seed is tried) | rejected"),
         _column("synth_answer", pa.string(), "json", "whether it happened, by the model; null where none was asked"),
         _column("synth_first_error", pa.float32(), "0-255", "mean difference of the first picture from the initial frame"),
-        _column("synth_cuts", pa.int32(), "1", "places where the video jumps"),
-        _column("synth_drift_px", pa.float32(), "px/frame at 320 wide", "flow that three quarters of the picture exceed"),
+        _column("synth_cuts", pa.int32(), "1", "places where the video jumps for good"),
         _column("synth_shifted", pa.float32(), "0-1", "share of pictures that fit the first one best where it is moved"),
         _column("synth_change_peak", pa.float32(), "0-1", "share of the picture that differs from the first, at its most"),
         _column("synth_change_brief", pa.float32(), "0-1", "the same, for a moment"),

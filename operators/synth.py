@@ -9,6 +9,7 @@ import numpy as np
 
 from curation import vlm
 from curation.chunks import ScanSettings
+from curation.iqa import fold
 from curation.scan import scan
 from curation.scenes import SceneSettings
 from curation.schema import Row
@@ -25,7 +26,16 @@ from synth.requests import Request, request
 from synth.strategies import Refused, SynthSettings
 
 EVIDENCE_COLUMNS = tuple(f"synth_{name}" for name in Evidence._fields)
-MADE_COLUMNS = ("source_uri", "strategy", "synth_models", "synth_prompt", "synth_truth", "synth_verdict", "initial_png", "reject")
+MADE_COLUMNS = (
+    "source_uri",
+    "strategy",
+    "synth_models",
+    "synth_prompt",
+    "synth_truth",
+    "synth_verdict",
+    "initial_png",
+    "reject",
+)
 ASKED_COLUMNS = ("source", "interaction", "instruction", "interaction_category", "synth_attempt", "synth_seed", "synth_frame")
 WHOLE_COLUMNS = (
     *("index", "scene_index", "start_s", "end_s", "start_frame", "end_frame", "picture", "viewport", "static_share"),
@@ -94,8 +104,15 @@ def take_whole(row: Row, how: ScanSettings) -> Row:
 
 
 @each
+def measure_picture(row: Row, how: ScanSettings) -> Row:
+    """How clean the picture looks. That it stands still is no fault here; whether anything happens is for `verify`."""
+    signals = scan(row["source_uri"], how)
+    return {**row, **fold(signals.iqa_rows, 0.0)._asdict(), "iqa_frozen": None, "iqa_backend": signals.iqa}
+
+
+@each
 def verify_video(row: Row, how: SynthSettings, pass_: ScanSettings, scene: SceneSettings) -> Row:
-    """Accept, try another seed, or reject, with the reason; the model is asked only where the signals say nothing against it."""
+    """Accept, try another seed, or reject, with the reason; a model is asked where no signal speaks against it."""
     asked, signals = request(row["request"]), scan(row["source_uri"], pass_)
     found = evidence(row["source_uri"], signals, _picture(row["initial_png"]), scene)
     row = {**row, **{f"synth_{name}": value for name, value in found._asdict().items()}}

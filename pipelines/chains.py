@@ -37,6 +37,7 @@ from operators.synth import (
     MADE_COLUMNS,
     WHOLE_COLUMNS,
     make_video,
+    measure_picture,
     take_whole,
     verify_video,
 )
@@ -123,7 +124,8 @@ def generate(recipe: Recipe) -> list[Op]:
         Op(make_video, reads=REQUEST_COLUMNS, writes=(*ASKED_COLUMNS, *MADE_COLUMNS), args={"how": settings}),
         Op(scan_source, reads=("source_uri",), writes=("fps", "width", "height"), args={"how": how}),
         Op(take_whole, reads=("source_uri", "width", "height"), writes=WHOLE_COLUMNS, args={"how": how}),
-        *(op for op in partition(recipe) if op.fn in (measure_motion, measure_luminance, measure_quality)),
+        *(op for op in partition(recipe) if op.fn in (measure_motion, measure_luminance)),
+        Op(measure_picture, reads=("source_uri",), writes=(*_IQA_COLUMNS, "iqa_backend"), args={"how": how}),
         Op(
             verify_video,
             reads=("source_uri", "request", "initial_png", "strategy", *_LUMA_COLUMNS, *_IQA_COLUMNS),

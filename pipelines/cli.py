@@ -1,4 +1,4 @@
-"""The command line: `gamecraft curate | synth | report | recipe | inspect | bench`. It picks recipe, input, output, and little else."""
+"""The command line: `gamecraft curate | synth | report | recipe | inspect | bench`. It picks recipe, input and output."""
 
 import importlib
 import sys

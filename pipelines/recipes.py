@@ -173,7 +173,7 @@ def smoke() -> Recipe:
 
 
 def rehearsal() -> Recipe:
-    """For `gamecraft synth --frames doom`: the game engine acts interactions out, two of five made to fail, to see verify work."""
+    """For `gamecraft synth`: the game engine acts interactions out, two of five made to fail, to see what verify does."""
     synth = SynthSettings(each=2, procedural=ProceduralSettings(fail_share=0.4))
     return replace(laptop(), name="rehearsal", synth=synth)
 
@@ -242,7 +242,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 def _values(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
     """A setting of several values, a list in YAML: of as many as there are kinds, or of any number of the one before `...`."""
     if isinstance(value, list) and kinds[-1] is Ellipsis:
-        kinds = kinds[:1] * len(value)
+        kinds = [kinds[0]] * len(value)
     if not isinstance(value, list) or len(value) != len(kinds):
         raise ValueError(f"{where} must be a list of {len(kinds)}, not {value!r}")
     return tuple(_value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))

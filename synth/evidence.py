@@ -1,7 +1,6 @@
-"""What can be measured of a made video without a model: whether, where and for how long it changes, and what the camera does.
+"""What can be measured of a made video without a model: whether, where and for how long it changes, and if the camera moves.
 
-Pictures are compared with the first one, in cells of 10 px at 160 wide, ten times a second; cuts and flow come from curation's one
-pass over the video.
+Pictures are compared with the first one, in cells of 10 px at 160 wide, ten times a second; cuts come from curation's one pass.
 """
 
 from typing import NamedTuple
@@ -16,10 +15,12 @@ from curation.scenes import SceneSettings
 from curation.video import Span
 
 WIDTH, CELL, RATE_FPS = 160, 10, 10.0
-# A cell has changed where its pixels differ by this much (root mean square of 0-255): codecs and flickering lights stay under it.
+# A cell has changed where its pixels differ by this much (root mean square of 0-255); codecs and dim flicker stay under it.
 _CHANGED = 10.0
 _WINDOW_S = 0.5
 _SHIFT_PX = 1.0
+# So long after a cut most of the picture (this share) is another one still.
+_PASSES_S, _OTHER = 1.0, 0.5
 # Where things in the hands of whom one plays are seen: the lower part of the picture, its sides left out.
 _HANDS = (slice(0.5, 1.0), slice(0.2, 0.9))
 
@@ -27,9 +28,8 @@ _HANDS = (slice(0.5, 1.0), slice(0.2, 0.9))
 class Evidence(NamedTuple):
     """Shares are of the picture's cells, luma is on 0-255.
 
-    first_error: mean difference of the first picture from the initial frame. cuts: places where the picture jumps. drift_px:
-    motion that a quarter of the picture or less escapes, px/frame at 320 wide, mean. shifted: share of the pictures on which the
-    first one fits best where it is moved. change_peak: share that
+    first_error: mean difference of the first picture from the initial frame. cuts: places where the picture jumps for good.
+    shifted: share of the pictures on which the first one fits best where it is moved. change_peak: share that
     differs from the first picture when most does. change_brief: the same for a moment. change_end: the same at the end. kept:
     what is left of the change at the end, as a share of its peak. hands: share of the change that lies where hands are.
     light_peak: change of mean luma where it is largest; light_end: at the end. onset_s: when it begins.
@@ -37,7 +37,6 @@ class Evidence(NamedTuple):
 
     first_error: float
     cuts: int
-    drift_px: float
     shifted: float
     change_peak: float
     change_brief: float
@@ -60,15 +59,24 @@ def evidence(uri: str, signals: Signals, initial: np.ndarray, scene: SceneSettin
     first = small(initial)
     size = (first.shape[1], first.shape[0])
     rgb = video.read_frames(uri, Span(0.0, signals.end_s), RATE_FPS, size).rgb
-    cuts = scenes.cut_frames(signals.content, signals.explained, signals.layout, signals.fps, scene)
     change = changes(rgb)
     return Evidence(
         first_error=float(np.abs(rgb[0].astype(np.float32) - first).mean()),
-        cuts=len(cuts),
-        drift_px=drift_px(signals.cells),
+        cuts=jumps(rgb, signals, scene),
         shifted=shifted(rgb),
         **_course(change, _light(rgb)),
     )
+
+
+def jumps(rgb_NHW3: np.ndarray, signals: Signals, scene: SceneSettings) -> int:
+    """Cuts behind which most of the picture stays another one; a blast or a flash close up looks like a cut, and passes."""
+    cuts = scenes.cut_frames(signals.content, signals.explained, signals.layout, signals.fps, scene)
+    count, last = 0, len(rgb_NHW3) - 1
+    for time_s in signals.times_s[cuts]:
+        before = max(0, int(time_s * RATE_FPS) - 1)
+        after = min(last, round((time_s + _PASSES_S) * RATE_FPS))
+        count += int((changes(rgb_NHW3[[before, after]])[1] > _CHANGED).mean() > _OTHER)
+    return count
 
 
 def changes(rgb_NHW3: np.ndarray) -> np.ndarray:
@@ -80,14 +88,6 @@ def changes(rgb_NHW3: np.ndarray) -> np.ndarray:
         squares = np.square(picture.astype(np.float32) - first).mean(axis=2)[: rows * CELL, : columns * CELL]
         found[number] = np.sqrt(squares.reshape(rows, CELL, columns, CELL).mean(axis=(1, 3)))
     return found
-
-
-def drift_px(cells_PRC2: np.ndarray) -> float:
-    """Mean over pairs of the flow that three cells of four exceed: what moves all of the picture."""
-    if not len(cells_PRC2):
-        return 0.0
-    length = np.hypot(cells_PRC2[..., 0], cells_PRC2[..., 1]).reshape(len(cells_PRC2), -1)
-    return float(np.quantile(length, 0.25, axis=1).mean())
 
 
 def shifted(rgb_NHW3: np.ndarray) -> float:

@@ -30,7 +30,9 @@ def _named(item: str) -> list[Frame]:
     listed = storage.list_files(storage.normal(item))
     pictures = [entry for entry in listed if PurePosixPath(entry.uri).suffix.lower() in PICTURES]
     if not pictures:
-        raise ValueError(f"{item}: no picture there ({', '.join(PICTURES)}); other frames: doom, doom:WAD:MAP, paint, OUT of curate")
+        raise ValueError(
+            f"{item}: no picture there ({', '.join(PICTURES)}); other frames: doom, doom:WAD:MAP, paint, OUT of curate"
+        )
     return [Frame(entry.uri, entry.uri, token=storage.content_id(entry)) for entry in pictures]
 
 

@@ -21,7 +21,7 @@ PAINT = "paint"
 
 @dataclass(frozen=True)
 class Frame:
-    """An initial frame: its name, where its pixels are (`uri`, at `time_s` of a video), and `token`, which changes with them."""
+    """An initial frame: its name, where its pixels are (`uri`, at `time_s` of a video), `token`, which changes with them."""
 
     name: str
     uri: str = ""
@@ -30,7 +30,7 @@ class Frame:
 
     @property
     def kind(self) -> str:
-        """doom | paint | clip | picture."""
+        """One of doom, paint, clip and picture."""
         word = self.name.partition(":")[0]
         return word if word in ("doom", "clip", PAINT) else "picture"
 

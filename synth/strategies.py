@@ -1,8 +1,8 @@
 """How a request becomes a video (paper section 3.3, figure 2).
 
-    start_end     the initial frame is edited into the last one, and a video is made that leads from the one to the other
-    first_frame   a video is made from the initial frame and a prompt alone
-    procedural    a game engine acts the interaction out: no model, and the truth is known
+start_end     the initial frame is edited into the last one, and a video is made that leads from the one to the other
+first_frame   a video is made from the initial frame and a prompt alone
+procedural    a game engine acts the interaction out: no model, and the truth is known
 """
 
 import random
@@ -42,9 +42,9 @@ class ProceduralSettings:
 
 @dataclass(frozen=True)
 class SynthSettings:
-    """How interactions are synthesised. backend: procedural. each: initial frames an interaction. attempts: tries at
-    most, with other seeds. interactions: a recipe's own. vlm: who analyses frames and says whether it happened; none: prompts are
-    plain, and signals alone decide.
+    """How interactions are synthesised. backend: procedural. each: initial frames an interaction. attempts: tries at most, with
+    other seeds. interactions: a recipe's own. vlm: who analyses frames and says whether it happened; none: prompts are plain,
+    and signals alone decide.
     """
 
     backend: str = "procedural"

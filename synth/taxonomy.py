@@ -35,10 +35,10 @@ class Interaction:
     """One interaction. The defaults are those of something that appears (`what`: its name).
 
     category, sub_category, level, paper_count: its place in table 3; 0 prompts: not the paper's. templates: instructions.
-    strategy: the default. camera: still, or free to move. scope: how much of the picture changes. where: in the scene, or in the
-    hands of whom one plays. end: lasting (the end state stays), passing (the scene is as before), or either. light: what the
-    change does to brightness, if that is sure. end_state, question: what is true at the end, and how a model is asked whether
-    it came about. scene: what an initial frame painted for it shows. needs: what an initial frame must show.
+    strategy: the default. camera: still, or free to move. scope: how much of the picture changes. where: in the scene, or in
+    the player's hands. end: lasting (the end state stays), passing (the scene is as before), or either. light: what the change
+    does to brightness, if that is sure. end_state, question: what is true at the end, and how a model is asked whether it came
+    about. scene: what an initial frame painted for it shows. needs: what an initial frame must show.
     """
 
     name: str
@@ -62,7 +62,9 @@ class Interaction:
     def __post_init__(self) -> None:
         for key, choices in _CHOICES.items():
             if getattr(self, key) not in choices:
-                raise ValueError(f"{key} of interaction {self.name} must be one of {', '.join(choices)}, not {getattr(self, key)!r}")
+                raise ValueError(
+                    f"{key} of interaction {self.name} must be one of {', '.join(choices)}, not {getattr(self, key)!r}"
+                )
         if not self.name.replace("_", "").isalnum():
             raise ValueError(f"an interaction's name is letters, digits and _, not {self.name!r}")
         if not self.templates:

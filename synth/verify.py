@@ -20,10 +20,10 @@ from synth.taxonomy import Interaction
 class VerifySettings:
     """Limits of `synth.evidence`; null switches a rule off. Chosen on maps that `gamecraft bench synth` does not report.
 
-    max_first_error: of the first picture against the initial frame, 0-255. max_shifted: where the camera is to be still. min_local,
-    min_global, max_local: shares of the picture that change. min_kept, max_kept: what is left at the end of a change that stays,
-    and of one that passes. min_hands: share of a change in the hands that lies there. min_light: change of mean luma that counts
-    as brighter or darker. luminance, quality: as for footage.
+    max_first_error: of the first picture against the initial frame, 0-255. max_shifted: where the camera is to be still.
+    min_local, min_global, max_local: shares of the picture that change. min_kept, max_kept: what is left at the end of a change
+    that stays, and of one that passes. min_hands: share of a change in the hands that lies there. min_light: change of mean
+    luma that counts as brighter or darker. luminance, quality: as for footage.
     """
 
     max_first_error: float | None = 8.0
@@ -41,9 +41,9 @@ class VerifySettings:
 
 
 def judge(found: Evidence, scores: Mapping[str, Any], wanted: Interaction, limits: VerifySettings) -> str | None:
-    """Why the video is not what was asked for, null where nothing speaks against it. `scores`: luminance and quality as columns.
+    """Why the video is not what was asked for, null where nothing speaks against it; `scores`: the columns of footage.
 
-    Where the camera is free and moved, the pictures cannot be compared: only the first picture, cuts, light and quality count.
+    Where the camera is free and did move, nothing is said about where the pictures differ.
     """
     return next(_reasons(found, scores, wanted, limits), None)
 
@@ -54,30 +54,42 @@ def _reasons(found: Evidence, scores: Mapping[str, Any], wanted: Interaction, li
     moved = limits.max_shifted is not None and found.shifted > limits.max_shifted
     if moved and wanted.camera == "still":
         yield from _over("the camera moves: share of pictures", found.shifted, limits.max_shifted)
+    yield from _of_the_course(found, wanted, limits)
     if not moved:
-        yield from _of_the_change(found, wanted, limits)
+        yield from _of_the_place(found, wanted, limits)
     for rules in (limits.luminance, limits.quality):
         if broken := broken_rule(scores, rules):
             yield broken
 
 
-def _of_the_change(found: Evidence, wanted: Interaction, limits: VerifySettings) -> Iterator[str]:
-    share = found.change_brief if wanted.end != "lasting" else found.change_peak
-    yield from _under("nothing changes: share of the picture", share, limits.min_local)
+def _of_the_course(found: Evidence, wanted: Interaction, limits: VerifySettings) -> Iterator[str]:
+    """Something changes, and stays or passes as it should."""
+    yield from _under("nothing changes: share of the picture", _share(found, wanted), limits.min_local)
     if wanted.end == "lasting":
         yield from _under("gone before the end: share of the change kept", found.kept, limits.min_kept)
     if wanted.end == "passing":
         yield from _over("does not pass: share of the change kept", found.kept, limits.max_kept)
+
+
+def _of_the_place(found: Evidence, wanted: Interaction, limits: VerifySettings) -> Iterator[str]:
+    """The change is as large as it should be, where it should be, and as light."""
+    share = _share(found, wanted)
     if wanted.scope == "global":
         yield from _under("changes only in places: share of the picture", share, limits.min_global)
     if wanted.scope == "local":
-        lasting = found.change_end if wanted.end == "lasting" else share
-        yield from _over("changes everywhere: share of the picture", lasting, limits.max_local)
+        yield from _over(
+            "changes everywhere: share of the picture", found.change_end if wanted.end == "lasting" else share, limits.max_local
+        )
     if wanted.where == "hands":
         yield from _under("not in the hands: share of the change there", found.hands, limits.min_hands)
     if wanted.light:
         light = found.light_end if wanted.end == "lasting" else found.light_peak
         yield from _under(f"not {wanted.light}: luma by", light if wanted.light == "brighter" else -light, limits.min_light)
+
+
+def _share(found: Evidence, wanted: Interaction) -> float:
+    """The share of the picture that changes: for a moment is enough where nothing needs to stay."""
+    return found.change_peak if wanted.end == "lasting" else found.change_brief
 
 
 def _over(words: str, value: float, limit: float | None) -> Iterator[str]:
@@ -91,7 +103,7 @@ def _under(words: str, value: float, limit: float | None) -> Iterator[str]:
 
 
 def trigger_prompt(wanted: Interaction, instruction: str, frames: tuple[bytes, ...], labels: tuple[str, ...]) -> Prompt:
-    """The question whether the interaction was triggered, over frames from before, during and after it (the paper's trigger rate)."""
+    """Was the interaction triggered? Asked over frames from before, during and after it (the paper's trigger rate)."""
     told = {"instruction": instruction, "end_state": wanted.described, "question": wanted.question}
     asked = questions.text("synth:questions", "trigger", **told)
     return Prompt("trigger", asked, questions.data("synth:questions")["trigger_schema"], frames, labels)
