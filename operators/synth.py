@@ -16,14 +16,14 @@ from curation.schema import Row
 from curation.video import Span
 from curation.viewport import Rect
 from curation.vlm.frames import grab, labels, moments
-from operators.captions import loaded
 from operators.op import each
 from operators.shards import scratch_file
 from synth import strategies, verify
 from synth.evidence import Evidence, evidence
 from synth.film import to_mp4
+from synth.prompts import Refused, loaded
 from synth.requests import Request, request
-from synth.strategies import Refused, SynthSettings
+from synth.strategies import SynthSettings
 
 EVIDENCE_COLUMNS = tuple(f"synth_{name}" for name in Evidence._fields)
 MADE_COLUMNS = (
@@ -71,7 +71,7 @@ def make_video(row: Row, how: SynthSettings) -> Row:
         "synth_models": list(made.models),
         "synth_prompt": json.dumps(made.prompt, sort_keys=True, ensure_ascii=False) if made.prompt else None,
         "synth_truth": made.truth,
-        "initial_png": _png(made.initial),
+        "initial_png": png(made.initial),
     }
 
 
@@ -143,7 +143,8 @@ def strip(row: Row, pass_: ScanSettings, count: int = 5, width_px: int = 320) ->
     return times_s, grab(row["source_uri"], Span(0.0, end_s), tuple(times_s), view, width_px)
 
 
-def _png(rgb: np.ndarray) -> bytes:
+def png(rgb: np.ndarray) -> bytes:
+    """A picture uint8 [H, W, 3] RGB as PNG."""
     ok, data = cv2.imencode(".png", np.ascontiguousarray(rgb[:, :, ::-1]))
     assert ok, rgb.shape
     return bytes(data)

@@ -133,7 +133,8 @@ def generate(recipe: Recipe) -> list[Op]:
             args={"how": settings, "pass_": how, "scene": recipe.partition.scenes},
         ),
     ]
-    return [replace(op, memory=_DECODE_MEMORY) for op in ops]
+    gpus = int(settings.backend == "diffusers" and settings.models.device != "cpu")
+    return [replace(op, memory=_DECODE_MEMORY, num_gpus=gpus) for op in ops]
 
 
 def score(recipe: Recipe) -> list[Op]:

@@ -23,7 +23,7 @@ recipe_app = typer.Typer(help="Show or list recipes.", rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
-BENCHMARKS = ("partition", "quality", "captions", "curate", "camera")
+BENCHMARKS = ("partition", "quality", "captions", "curate", "camera", "synth")
 
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
 
@@ -131,7 +131,7 @@ def bench(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}.")],
 ) -> None:
-    """Measure: partition, quality, captions, curate and camera, each with its own options (`gamecraft bench NAME --help`)."""
+    """Measure: partition, quality, captions, curate, camera and synth, each with its own options (`gamecraft bench NAME --help`)."""
     _among("NAME", name, BENCHMARKS)
     try:
         importlib.import_module(f"bench.{name}").main(context.args)

@@ -30,6 +30,7 @@ from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
 from curation.vlm import VlmSettings
 from curation.vlm.frames import FrameSettings
+from synth.backends import ModelSettings
 from synth.strategies import ProceduralSettings, SynthSettings
 
 # Those with settings of their own, which leave rows of clips.
@@ -47,6 +48,8 @@ _DECIDE = {
     "relate": ("partition", "annotate", "caption", "relate"),
     "shard": CLIP_PHASES,
 }
+# Settings of `synth` that say which requests there are, each of which is named by itself, and how often one is tried.
+_IN_REQUESTS = ("each", "attempts", "seed", "interactions")
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ class Recipe:
         """Names the results of a phase: the settings that decide them, and the schema version."""
         settings = settings_of(self)
         deciding = {name: settings[name] for name in _DECIDE[phase]}
+        if phase == "generate":
+            deciding["synth"] = {name: value for name, value in settings["synth"].items() if name not in _IN_REQUESTS}
         return digest(str(SCHEMA_VERSION), json.dumps(deciding, sort_keys=True))
 
 
@@ -152,7 +157,20 @@ def gamecraft2() -> Recipe:
     partition, annotate = replace(laptop_.partition, flow=flow), replace(laptop_.annotate, camera=camera)
     caption = replace(laptop_.caption, vlm=VlmSettings("vllm", "Qwen/Qwen2.5-VL-7B-Instruct"))
     relate = Relate(EncoderSettings("sentence-transformers"))
-    return replace(laptop_, name="gamecraft2", partition=partition, annotate=annotate, caption=caption, relate=relate)
+    return replace(
+        laptop_, name="gamecraft2", synth=_by_models(), partition=partition, annotate=annotate, caption=caption, relate=relate
+    )
+
+
+def _by_models() -> SynthSettings:
+    """Open models of the kinds that the paper names; a GPU of 80 GB holds each of them alone."""
+    models = ModelSettings(
+        painter="Qwen/Qwen-Image",
+        editor="Qwen/Qwen-Image-Edit",
+        animator="Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+        between="Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers",
+    )
+    return SynthSettings("diffusers", models=models, vlm=VlmSettings("http", "Qwen/Qwen2.5-VL-7B-Instruct"))
 
 
 def laptop() -> Recipe:
@@ -270,4 +288,5 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     del settings["name"], settings["partition"]["chunk_s"]
     for phase in ("caption", "synth"):
         del settings[phase]["vlm"]["server"], settings[phase]["vlm"]["engine"]
+    del settings["synth"]["models"]["server"], settings["synth"]["models"]["timeout_s"], settings["synth"]["models"]["offload"]
     return settings

@@ -1,4 +1,4 @@
-"""The report's section on synthetic clips: attempts at each interaction and what became of them, and strips of before to after."""
+"""The report's section on synthetic clips: attempts at interactions, what became of them, strips from before to after."""
 
 from collections import Counter, defaultdict
 from typing import Any

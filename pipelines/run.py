@@ -25,7 +25,6 @@ from pipelines.lock import locked
 from pipelines.phases import Phase
 from pipelines.recipes import CLIP_PHASES, PHASES, SYNTH_PHASES, Recipe
 from pipelines.units import Unit
-from synth import frames as initial
 
 _POSE_UNIT = "translation times a camera's scale_to_unit: what the player moves in a second at top speed is 1"
 # What may differ from the run before, as long as no clip is planned into a shard.
@@ -84,7 +83,7 @@ def synthesise(
 
     ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger.
     """
-    wanted = synthesis.plan(interactions, initial.frames(frames), recipe)
+    wanted = synthesis.plan(interactions, frames, recipe)
 
     def todo(name: str, folder: str) -> tuple[list[Unit], int]:
         return synthesis.todo(folder, recipe, wanted) if name == "generate" else listing.todo(name, folder, recipe, [])

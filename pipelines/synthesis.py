@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from itertools import chain
 
 from curation import storage
-from curation.schema import digest
+from curation.schema import Row, digest
 from pipelines import ledger, units
 from pipelines.recipes import Recipe
 from pipelines.units import Name, Unit
-from synth import taxonomy
+from synth import frames, taxonomy
 from synth.requests import Frame, Request, requests
 
 
@@ -42,11 +42,26 @@ class Attempt:
         return Unit("generate", self.name, token=self.request.frame.token, request=json.dumps(row, sort_keys=True))
 
 
-def plan(interactions: Sequence[str], frames: Sequence[Frame], recipe: Recipe) -> list[Request]:
-    """The requests of a run. ValueError for an interaction that nobody knows."""
+def plan(interactions: Sequence[str], inputs: Sequence[str], recipe: Recipe) -> list[Request]:
+    """The requests of a run. ValueError for an interaction that nobody knows, or frames that are not there."""
     how = recipe.synth
     chosen = taxonomy.chosen(interactions, how.interactions)
-    return list(requests(chosen, frames, how.each, how.seed))
+    return list(requests(chosen, initial_frames(inputs), how.each, how.seed))
+
+
+def initial_frames(inputs: Sequence[str]) -> list[Frame]:
+    """The frames that `--frames` names: those of `synth.frames`, and quiet moments of the kept clips of curated outputs."""
+    curated = [item for item in inputs if storage.exists(storage.join(storage.normal(item), "dataset.json"))]
+    found = [frame for item in curated for frame in frames.quiet(_clips(item))]
+    return found + frames.frames([item for item in inputs if item not in curated])
+
+
+def _clips(out: str) -> list[Row]:
+    rows = ledger.kept(ledger.clips(storage.normal(out))).to_pylist()
+    footage = [row for row in rows if row["source"] == "curated"]
+    if not footage:
+        raise ValueError(f"{out}: no kept clip of footage there to take an initial frame from")
+    return footage
 
 
 def todo(out: str, recipe: Recipe, wanted: Sequence[Request]) -> tuple[list[Unit], int]:

@@ -21,12 +21,16 @@ PAINT = "paint"
 
 @dataclass(frozen=True)
 class Frame:
-    """An initial frame: its name, where its pixels are (`uri`, at `time_s` of a video), `token`, which changes with them."""
+    """An initial frame: its name, where its pixels are (`uri`, at `time_s` of a video), `token`, which changes with them.
+
+    crop: the part of a video's picture that is taken (x, y, w, h px).
+    """
 
     name: str
     uri: str = ""
     time_s: float = 0.0
     token: str = ""
+    crop: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def kind(self) -> str:
@@ -61,7 +65,8 @@ class Request:
 def request(data: dict[str, Any]) -> Request:
     """A request from its plain data."""
     interaction = data["interaction"] | {"templates": tuple(data["interaction"]["templates"])}
-    return Request(Interaction(**interaction), data["instruction"], Frame(**data["frame"]), data["seed"])
+    frame = data["frame"] | {"crop": tuple(data["frame"]["crop"])}
+    return Request(Interaction(**interaction), data["instruction"], Frame(**frame), data["seed"])
 
 
 def requests(interactions: Sequence[Interaction], frames: Sequence[Frame], each: int, seed: int) -> Iterator[Request]:

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from curation.vlm import VlmSettings
-from synth.requests import Request
+from synth import frames, prompts
+from synth.backends import KINDS as MODEL_KINDS
+from synth.backends import Models, ModelSettings, Words
+from synth.prompts import Plan, Refused
+from synth.requests import PAINT, Request
 from synth.taxonomy import Interaction
 from synth.verify import VerifySettings
 
-BACKENDS = ("procedural",)
-
-
-class Refused(ValueError):
-    """The request cannot be met from this frame, whatever the seed; the message says why."""
+BACKENDS = ("procedural", *MODEL_KINDS)
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,11 @@ class ProceduralSettings:
 
 @dataclass(frozen=True)
 class SynthSettings:
-    """How interactions are synthesised. backend: procedural. each: initial frames an interaction. attempts: tries at most, with
-    other seeds. interactions: a recipe's own. vlm: who analyses frames and says whether it happened; none: prompts are plain,
-    and signals alone decide.
+    """How interactions are synthesised.
+
+    backend: procedural, diffusers or http. each: initial frames an interaction. attempts: tries at most, with other seeds.
+    interactions: a recipe's own. vlm: who analyses frames and says whether it happened; none: prompts are plain, and signals
+    alone decide.
     """
 
     backend: str = "procedural"
@@ -53,6 +55,7 @@ class SynthSettings:
     seed: int = 0
     interactions: tuple[Interaction, ...] = ()
     procedural: ProceduralSettings = field(default_factory=ProceduralSettings)
+    models: ModelSettings = field(default_factory=ModelSettings)
     vlm: VlmSettings = field(default_factory=VlmSettings)
     verify: VerifySettings = field(default_factory=VerifySettings)
 
@@ -109,7 +112,58 @@ def _kind(name: str, seed: int, fail_share: float) -> str:
     return rng.choice(failing) if rng.random() < fail_share else "true"
 
 
-_MAKE: Mapping[str, Callable[[Request, int, SynthSettings], Made]] = {"procedural": procedural}
+def modelled(request: Request, seed: int, how: SynthSettings) -> Made:
+    """Have models make it, by the strategy that suits. Refused where a model says that it cannot be."""
+    models = Models(how.backend, how.models)
+    initial, painter = _initial(request, models)
+    plan = prompts.plan(initial, request, how.vlm)
+    strategy, reason = choose(request.interaction, plan, how.models)
+    make = {"start_end": start_end, "first_frame": first_frame}[strategy]
+    pictures, names = make(initial, plan, models, seed)
+    told = {**plan._asdict(), "strategy": strategy, "reason": reason}
+    return Made(pictures, how.models.fps, initial, strategy, (*painter, *names), told)
+
+
+def choose(wanted: Interaction, plan: Plan, models: ModelSettings) -> tuple[str, str]:
+    """The strategy for an interaction, and why: what the plan says, unless the camera is to be free or there is no editor."""
+    if wanted.camera == "free":
+        return "first_frame", "the camera is free to move"
+    if plan.strategy == "start_end" and not models.editor:
+        return "first_frame", "no editor is set, so there is no last frame"
+    return plan.strategy, plan.reason
+
+
+def start_end(initial: np.ndarray, plan: Plan, models: Models, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Edit the initial frame into the last one; animate from the one to the other. The video, and what made it."""
+    last = models.edit(initial, Words(plan.edit_prompt, plan.negative_prompt), seed)
+    pictures = models.animate(initial, last, Words(plan.prompt, plan.negative_prompt), seed)
+    return pictures, (models.how.editor, models.animator(True))
+
+
+def first_frame(initial: np.ndarray, plan: Plan, models: Models, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Animate from the initial frame alone. The video, and what made it."""
+    pictures = models.animate(initial, None, Words(plan.prompt, plan.negative_prompt), seed)
+    return pictures, (models.animator(False),)
+
+
+def _initial(request: Request, models: Models) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The initial frame at the video's size, and who painted it; a request keeps its painted frame in all of its attempts."""
+    if request.frame.kind == PAINT:
+        return models.paint(Words(prompts.painted(request.interaction)), request.seed), (models.how.painter,)
+    if request.frame.kind == "doom":
+        raise Refused(
+            f"{models.kind} makes videos from pictures, not from {request.frame.name}: give --frames pictures, or paint"
+        )
+    try:
+        return frames.fitted(frames.pixels(request.frame), models.how.width, models.how.height), ()
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
+_MAKE: Mapping[str, Callable[[Request, int, SynthSettings], Made]] = {
+    "procedural": procedural,
+    **dict.fromkeys(MODEL_KINDS, modelled),
+}
 
 
 def make(request: Request, seed: int, how: SynthSettings) -> Made:

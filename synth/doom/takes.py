@@ -68,7 +68,7 @@ SCRIPTS: dict[str, Script] = {
     "lightning": Script(("summon GcLightning",)),
     "fog": Script(("summon GcFog",), ("summon GcNoFog",)),
     "darkness": Script(("summon GcDark",), ("summon GcNoDark",)),
-    "explosion": Script(("remove ExplosiveBarrel", "summon GcBlast"), ("summon ExplosiveBarrel",), ("summon ExplosiveBarrel",)),
+    "explosion": Script(("remove ExplosiveBarrel", "summon GcBlast"), before=("summon ExplosiveBarrel",)),
     "draw_gun": _held("Pistol"),
     "draw_knife": _held("GcKnife"),
     "take_out_torch": _held("GcTorch", "summon GcTorchlight", undo=("summon GcNoTorchlight",)),
