@@ -1,7 +1,7 @@
 """`verify` against a game engine's truth: interactions that happen, and takes made to fail in each known way.
 
-Takes are acted out on maps on which no threshold was chosen, and go through the operators that any made video goes through; with
-`synth.vlm` in the recipe its model is asked too. Accepting a true take and turning down any other is right. A wrong interaction
+Takes are acted out on maps on which no threshold was chosen, and go through the operators of any made video; with `synth.vlm`
+in the recipe its model is asked too. Accepting a true take and turning down any other is right. A wrong interaction
 whose description reads like the one asked for (as large, in the same place, as lasting, as light) is counted apart: no signal
 here can tell the two from each other.
 """

@@ -182,7 +182,7 @@ CLIP = pa.schema(
         _column("synth_change_brief", pa.float32(), "0-1", "the same, for a moment"),
         _column("synth_change_end", pa.float32(), "0-1", "the same, at the end"),
         _column("synth_kept", pa.float32(), "0-1", "what is left of the change at the end, as a share of its peak"),
-        _column("synth_hands", pa.float32(), "0-1", "share of the change that lies where hands are"),
+        _column("synth_hands", pa.float32(), "0-1", "share of the change, squared, that lies where hands are"),
         _column("synth_light_peak", pa.float32(), "0-255", "change of mean luma where it is largest"),
         _column("synth_light_end", pa.float32(), "0-255", "the same, at the end"),
         _column("synth_onset_s", pa.float32(), "s", "when the change begins"),

@@ -131,7 +131,7 @@ def bench(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}.")],
 ) -> None:
-    """Measure: partition, quality, captions, curate, camera and synth, each with its own options (`gamecraft bench NAME --help`)."""
+    """Measure one part of the project; each benchmark has options of its own (`gamecraft bench NAME --help`)."""
     _among("NAME", name, BENCHMARKS)
     try:
         importlib.import_module(f"bench.{name}").main(context.args)

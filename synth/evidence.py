@@ -132,8 +132,8 @@ def _running_median(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _hands(change_RC: np.ndarray) -> float:
-    """The share of the changed cells that lies where hands are."""
+    """The share of the change, squared, that lies where hands are: a torch lights the room, but most of all changes there."""
     rows, columns = change_RC.shape
-    changed = change_RC > _CHANGED
-    inside = changed[tuple(slice(int(s.start * n), int(s.stop * n)) for s, n in zip(_HANDS, (rows, columns), strict=True))]
-    return float(inside.sum() / max(changed.sum(), 1))
+    power = np.where(change_RC > _CHANGED, change_RC, 0) ** 2
+    inside = power[tuple(slice(int(s.start * n), int(s.stop * n)) for s, n in zip(_HANDS, (rows, columns), strict=True))]
+    return float(inside.sum() / max(power.sum(), 1e-6))

@@ -32,7 +32,7 @@ class VerifySettings:
     min_local: float | None = 0.008
     min_global: float | None = 0.3
     max_local: float | None = 0.7
-    min_kept: float | None = 0.3
+    min_kept: float | None = 0.15
     max_kept: float | None = 0.5
     min_hands: float | None = 0.6
     min_light: float | None = 2.0
