@@ -55,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="gamecraft bench synth", description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="laptop", help="whose synth settings are measured; default laptop, signals alone")
     parser.add_argument("--rounds", type=int, default=1, help="takes of each interaction and kind; default 1")
+    parser.add_argument(
+        "--only", default=",".join(SCRIPTS), help="interactions, with commas; default all that can be acted out"
+    )
     parser.add_argument("--seed", type=int, help=f"which maps, places and wrong interactions; default {SEED}")
     parser.add_argument("--tune", action="store_true", help="other maps: those on which the thresholds were chosen")
     parser.add_argument("--json", type=Path, help="also write every take and what was measured of it, a line each")
@@ -64,18 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipe = replace(recipe, partition=replace(recipe.partition, flow=replace(recipe.partition.flow, backend="dis")))
     seed = options.seed or (_TUNING_SEED if options.tune else SEED)
     with tempfile.TemporaryDirectory() as folder:
-        takes = _takes(seed, options.rounds, options.tune)
+        takes = _takes(seed, options.only.split(","), options.rounds, options.tune)
         found = [_outcome(take, Path(folder) / "take.mp4", recipe, options.json) for take in takes]
     print("\n".join(lines(found)))
 
 
-def _takes(seed: int, rounds: int, tuning: bool) -> Iterator[Take]:
+def _takes(seed: int, names: Sequence[str], rounds: int, tuning: bool) -> Iterator[Take]:
     rng = random.Random(seed)
     maps = [(wad, name) for wad, path in wads().items() for name in map_names(path) if (name in HELD_OUT) != tuning]
     for _ in range(rounds):
-        for name, script in SCRIPTS.items():
+        for name in names:
             for kind in KINDS:
-                if kind != "vanishing" or script.lasting:
+                if kind != "vanishing" or SCRIPTS[name].lasting:
                     yield Take(*rng.choice(maps), name, rng.randrange(10**6), kind)
 
 

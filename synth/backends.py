@@ -210,10 +210,14 @@ class DiffusersModel:
         try:
             import torch
             from diffusers import DiffusionPipeline
+            from diffusers.utils import logging
+            from transformers.utils import logging as inner_logging
         except ImportError as error:
             # no attempt's fault, so an OSError: the unit is left for a run that has what it needs
             raise OSError(f'synth.backend diffusers needs {error.name}; pip install "gamecraft[synth]"') from error
         self.name, self._how = name, how
+        for bars in (logging, inner_logging):
+            bars.disable_progress_bar()
         with weights.named_if_missing(name):
             self._pipe = DiffusionPipeline.from_pretrained(weights.model_folder(name), torch_dtype=getattr(torch, how.dtype))
         self._pipe.set_progress_bar_config(disable=True)
@@ -253,8 +257,10 @@ class DiffusersModel:
         import torch
 
         how = self._how
-        size = {"width": how.width, "height": how.height, "num_inference_steps": steps, "output_type": "np"}
+        size: dict[str, Any] = {"width": how.width, "height": how.height, "num_inference_steps": steps, "output_type": "np"}
         told = {"prompt": words.prompt, "negative_prompt": words.negative or None, **self._guidance()}
+        # Kontext chooses a size of about a megapixel by itself unless it is told otherwise.
+        size |= {"max_area": how.width * how.height, "_auto_resize": False}
         asked: Mapping[str, Any] = {**size, **told, **given, "generator": torch.Generator("cpu").manual_seed(seed)}
         with torch.inference_mode():
             return self._pipe(**{name: value for name, value in asked.items() if name in self._takes and value is not None})

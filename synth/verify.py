@@ -104,7 +104,7 @@ def _under(words: str, value: float, limit: float | None) -> Iterator[str]:
 
 def trigger_prompt(wanted: Interaction, instruction: str, frames: tuple[bytes, ...], labels: tuple[str, ...]) -> Prompt:
     """Was the interaction triggered? Asked over frames from before, during and after it (the paper's trigger rate)."""
-    told = {"instruction": instruction, "end_state": wanted.described, "question": wanted.question}
+    told = {"instruction": instruction, "end_state": wanted.described, "asked": wanted.question}
     asked = questions.text("synth:questions", "trigger", **told)
     return Prompt("trigger", asked, questions.data("synth:questions")["trigger_schema"], frames, labels)
 
