@@ -111,14 +111,21 @@ class Relate:
 
 @dataclass(frozen=True)
 class Shard:
-    """How kept clips are stored."""
+    """How kept clips are stored.
+
+    max_category_ratio: no category of interaction (environment, actor, entity) goes into shards with more than so many times
+    the clips of the one that has fewest; what is over waits for a run that has more of the others. null: all go in.
+    """
 
     clips_per_shard: int = 256
+    max_category_ratio: float | None = None
     encoding: Encoding = field(default_factory=Encoding)
 
     def __post_init__(self) -> None:
         if self.clips_per_shard < 1:
             raise ValueError(f"clips_per_shard must be at least 1, not {self.clips_per_shard}")
+        if self.max_category_ratio is not None and self.max_category_ratio < 1:
+            raise ValueError(f"max_category_ratio must be null or at least 1, not {self.max_category_ratio:g}")
 
 
 @dataclass(frozen=True)

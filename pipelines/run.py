@@ -14,6 +14,7 @@ from typing import Any
 
 import av
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -218,7 +219,13 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     indexes = storage.at_once(partial(shards.read_index, out), names)
     listed = [_listed(name, index) for name, index in zip(names, indexes, strict=True)]
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
-    _write_dataset(out, recipe, listed, counts)
+    _write_dataset(out, recipe, listed, counts | {"stored_by_category": _mix(clips)})
+
+
+def _mix(clips: pa.Table) -> dict[str, int]:
+    """Stored clips by where they come from and what kind of interaction they show: "synthetic/actor": 12."""
+    rows = clips.filter(pc.is_valid(clips["shard"])).select(["source", "interaction_category"]).to_pylist()
+    return dict(sorted(Counter(f"{row['source']}/{row['interaction_category'] or 'unknown'}" for row in rows).items()))
 
 
 def _seconds(clips: pa.Table) -> float:

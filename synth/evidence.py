@@ -18,7 +18,8 @@ WIDTH, CELL, RATE_FPS = 160, 10, 10.0
 # A cell has changed where its pixels differ by this much (root mean square of 0-255); codecs and dim flicker stay under it.
 _CHANGED = 10.0
 _WINDOW_S = 0.5
-_SHIFT_PX = 1.0
+# Tiles (rows, columns) are held against each other; one whose grey levels spread less shows nothing to go by.
+_TILES, _SHIFT_PX, _FLAT = (2, 3), 1.0, 4.0
 # So long after a cut most of the picture (this share) is another one still.
 _PASSES_S, _OTHER = 1.0, 0.5
 # Where things in the hands of whom one plays are seen: the lower part of the picture, its sides left out.
@@ -29,7 +30,7 @@ class Evidence(NamedTuple):
     """Shares are of the picture's cells, luma is on 0-255.
 
     first_error: mean difference of the first picture from the initial frame. cuts: places where the picture jumps for good.
-    shifted: share of the pictures on which the first one fits best where it is moved. change_peak: share that
+    shifted: share of the pictures in most of which the first one fits best where it is moved. change_peak: share that
     differs from the first picture when most does. change_brief: the same for a moment. change_end: the same at the end. kept:
     what is left of the change at the end, as a share of its peak. hands: share of the change that lies where hands are.
     light_peak: change of mean luma where it is largest; light_end: at the end. onset_s: when it begins.
@@ -91,15 +92,29 @@ def changes(rgb_NHW3: np.ndarray) -> np.ndarray:
 
 
 def shifted(rgb_NHW3: np.ndarray) -> float:
-    """The share of the pictures, two a second, on which phase correlation puts the first one aside by more than a pixel.
+    """The share of the pictures, two a second, in most tiles of which phase correlation puts the first one aside.
 
-    Rain, fog and darkness leave what they cover where it is; a camera does not.
+    Rain, fog and darkness leave what they cover where it is, and what appears covers some of the tiles; a camera moves all.
     """
     every = max(1, round(RATE_FPS / 2))
     grey = [cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY).astype(np.float32) for picture in rgb_NHW3[::every]]
-    window = cv2.createHanningWindow(grey[0].shape[::-1], cv2.CV_32F)
-    aside = [np.hypot(*cv2.phaseCorrelate(grey[0], picture, window)[0]) > _SHIFT_PX for picture in grey[1:]]
+    aside = [_moved(grey[0], picture) for picture in grey[1:]]
     return float(np.mean(aside)) if aside else 0.0
+
+
+def _moved(first: np.ndarray, picture: np.ndarray) -> bool:
+    """Whether most of the tiles that show something have moved."""
+    pairs = [(a, b) for a, b in zip(_tiles(first), _tiles(picture), strict=True) if min(a.std(), b.std()) > _FLAT]
+    window = cv2.createHanningWindow((first.shape[1] // _TILES[1], first.shape[0] // _TILES[0]), cv2.CV_32F)
+    aside = [np.hypot(*cv2.phaseCorrelate(a, b, window)[0]) > _SHIFT_PX for a, b in pairs]
+    return bool(np.mean(aside) > 0.5) if aside else False
+
+
+def _tiles(grey: np.ndarray) -> list[np.ndarray]:
+    rows, columns = _TILES
+    height, width = grey.shape[0] // rows, grey.shape[1] // columns
+    places = [(r * height, c * width) for r in range(rows) for c in range(columns)]
+    return [np.ascontiguousarray(grey[y : y + height, x : x + width]) for y, x in places]
 
 
 def _light(rgb_NHW3: np.ndarray) -> np.ndarray:

@@ -29,9 +29,9 @@ class VerifySettings:
     max_first_error: float | None = 8.0
     max_cuts: int | None = 0
     max_shifted: float | None = 0.3
-    min_local: float | None = 0.008
+    min_local: float | None = 0.04
     min_global: float | None = 0.3
-    max_local: float | None = 0.7
+    max_local: float | None = 0.45
     min_kept: float | None = 0.15
     max_kept: float | None = 0.5
     min_hands: float | None = 0.6

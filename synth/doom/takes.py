@@ -42,20 +42,19 @@ _UNARMED = ("take Fist", "take Pistol", "take Shotgun")
 
 @dataclass(frozen=True)
 class Script:
-    """How an interaction is acted out. Commands before the take, at the action and to undo it (none: it passes by itself);
-    `keys`: (key, from, to) in tics after the action; `undo_keys` likewise after the undoing.
+    """How an interaction is acted out. Commands before the take, at the action and to undo it (none: it passes, or stays for
+    good); `keys`: (key, from, to) in tics after the action.
     """
 
     act: tuple[str, ...] = ()
     undo: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     keys: tuple[tuple[str, int, int], ...] = ()
-    undo_keys: tuple[tuple[str, int, int], ...] = ()
     door: bool = False
 
     @property
     def lasting(self) -> bool:
-        return bool(self.undo or self.undo_keys)
+        return bool(self.undo)
 
 
 def _held(name: str, *more: str, undo: tuple[str, ...] = (), keys: tuple[tuple[str, int, int], ...] = ()) -> Script:
@@ -74,7 +73,7 @@ SCRIPTS: dict[str, Script] = {
     "take_out_torch": _held("GcTorch", "summon GcTorchlight", undo=("summon GcNoTorchlight",)),
     "draw_and_fire_gun": _held("Shotgun", "give Shell", keys=(("FIRE", 25, 28), ("FIRE", 70, 73))),
     "operate_phone": _held("GcPhone"),
-    "open_door": Script(keys=(("USE", 0, 2),), undo_keys=(("USE", 0, 2),), door=True),
+    "open_door": Script(keys=(("USE", 0, 2),), door=True),
     "human": Script(("summon Zombieman",), ("remove Zombieman",)),
     "demon": Script(("summon Demon",), ("remove Demon",)),
 }
@@ -104,7 +103,7 @@ class Take:
         if self.seconds < UNDO_S + 1:
             raise ValueError(f"a take lasts at least {UNDO_S + 1:g} s, not {self.seconds:g} s")
         if self.kind == "vanishing" and not SCRIPTS[self.interaction].lasting:
-            raise ValueError(f"{self.interaction} passes by itself: it has no vanishing take")
+            raise ValueError(f"{self.interaction} cannot be undone: it has no vanishing take")
 
 
 @dataclass(frozen=True)
@@ -198,9 +197,8 @@ def _acted(game: Game, take: Take, happens: str | None, elsewhere: Spot) -> Iter
             _command(game, script.act)
             if take.kind == "teleport":
                 game.command(f"warp {elsewhere.x:.0f} {elsewhere.y:.0f}")
-        if take.kind == "vanishing" and tic >= undo:
-            keys |= {key for key, start, end in script.undo_keys if start <= tic - undo < end}
-            _command(game, script.undo if tic == undo else ())
+        if take.kind == "vanishing" and tic == undo:
+            _command(game, script.undo)
         turns = take.kind == "turning" and act <= tic < undo
         game.step(Action(frozenset(keys), _TURN_DEG if turns else 0.0))
 

@@ -145,12 +145,23 @@ def test_footage_and_made_clips_share_an_output(maker, picture, raw, tmp_path):
     assert rows(from_clips.out)[0]["synth_frame"].startswith("clip:")
 
 
+def test_categories_are_balanced_by_recipe_and_what_is_over_waits(maker, picture, tmp_path):
+    how = recipe()
+    how = replace(how, shard=replace(how.shard, max_category_ratio=1.0))
+    out = str(tmp_path / "o")
+    one = run.synthesise(["snow", "rain", "human"], [picture], out, how)
+    assert (one.kept, one.stored) == (3, 2)
+    assert shards.read_dataset(out)["counts"]["stored_by_category"] == {"synthetic/entity": 1, "synthetic/environment": 1}
+    more = run.synthesise(["snow", "rain", "human", "dog"], [picture], out, how)
+    assert (more.kept, more.stored) == (4, 4)
+
+
 def test_the_report_shows_strips_and_reasons(maker, picture, tmp_path):
     maker[0].append(made(happens=False))
     done = run.synthesise(["snow"], [picture], str(tmp_path / "o"), recipe())
     page = Path(write_report(done.out)).read_text()
     assert page.count('class="five"') == 2
-    assert "nothing changes: share of the picture 0 &lt; 0.008" in page
+    assert "nothing changes: share of the picture 0 &lt; 0.04" in page
     assert "some model, attempt 2" in page
 
 

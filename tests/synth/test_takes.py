@@ -62,7 +62,7 @@ def test_the_failing_kinds_fail_as_they_say():
         ({"interaction": "cat"}, "interaction 'cat' cannot be acted out; known: snow"),
         ({"level": "MAP99"}, "unknown map 'MAP99'"),
         ({"seconds": 1.0}, "lasts at least 4 s"),
-        ({"interaction": "lightning", "kind": "vanishing"}, "passes by itself"),
+        ({"interaction": "lightning", "kind": "vanishing"}, "cannot be undone"),
     ],
 )
 def test_what_cannot_be_filmed_is_refused(changed, said):

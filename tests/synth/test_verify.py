@@ -30,11 +30,11 @@ def test_what_is_as_described_is_accepted(found, name):
         ({"first_error": 30.0}, "snow", "not the initial frame: difference 30 > 8"),
         ({"cuts": 1}, "snow", "jumps: cuts 1 > 0"),
         ({"shifted": 0.8}, "snow", "the camera moves: share of pictures 0.8 > 0.3"),
-        ({"change_peak": 0.0}, "snow", "nothing changes: share of the picture 0 < 0.008"),
+        ({"change_peak": 0.0}, "snow", "nothing changes: share of the picture 0 < 0.04"),
         ({"kept": 0.0}, "snow", "gone before the end: share of the change kept 0 < 0.15"),
         ({"change_peak": 0.1}, "snow", "changes only in places: share of the picture 0.1 < 0.3"),
-        ({"change_end": 0.9}, "human", "changes everywhere: share of the picture 0.9 > 0.7"),
-        ({}, "draw_gun", "not in the hands: share of the change there 0.3 < 0.6"),
+        ({"change_end": 0.9}, "human", "changes everywhere: share of the picture 0.9 > 0.45"),
+        ({"change_end": 0.3}, "draw_gun", "not in the hands: share of the change there 0.3 < 0.6"),
         ({}, "darkness", "not darker: luma by -20 < 2"),
         ({"kept": 0.9}, "lightning", "does not pass: share of the change kept 0.9 > 0.5"),
     ],
@@ -48,11 +48,10 @@ def test_luminance_and_quality_as_for_footage():
     assert said(GOOD, "snow", iqa=0.1, iqa_fault="blurred").startswith("blurred: quality 0.1 < 0.45")
 
 
-def test_a_free_camera_may_move_and_then_places_are_not_compared():
+def test_a_free_camera_may_move_and_what_it_shows_must_stay():
     moved = GOOD._replace(shifted=0.9, change_end=1.0)
     assert said(moved, "open_door") is None
     assert said(moved._replace(kept=0.0), "open_door").startswith("gone before the end")
-    assert said(GOOD._replace(change_end=1.0), "open_door").startswith("changes everywhere")
 
 
 def test_a_rule_can_be_switched_off():
