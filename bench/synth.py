@@ -11,7 +11,7 @@ import json
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,14 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n".join(lines(found)))
 
 
-def _takes(seed: int, names: Sequence[str], rounds: int, tuning: bool) -> Iterator[Take]:
+def _takes(seed: int, names: Sequence[str], rounds: int, tuning: bool) -> list[Take]:
     rng = random.Random(seed)
     maps = [(wad, name) for wad, path in wads().items() for name in map_names(path) if (name in HELD_OUT) != tuning]
-    for _ in range(rounds):
-        for name in names:
-            for kind in KINDS:
-                if kind != "vanishing" or SCRIPTS[name].lasting:
-                    yield Take(*rng.choice(maps), name, rng.randrange(10**6), kind)
+    pairs = [(name, kind) for name in names for kind in KINDS if kind != "vanishing" or SCRIPTS[name].lasting]
+    return [
+        Take(*rng.choice(maps), name, rng.randrange(10**6), kind)
+        for name, kind in rng.sample(pairs * rounds, len(pairs) * rounds)
+    ]
 
 
 def _outcome(take: Take, file: Path, recipe: Recipe, log: Path | None) -> Outcome:
@@ -93,13 +93,14 @@ def _outcome(take: Take, file: Path, recipe: Recipe, log: Path | None) -> Outcom
     (row,) = run_local(chains.generate(recipe)[1:], [row | {"initial_png": png(filmed.pictures[0]), "strategy": "procedural"}])
     if row.get("error"):
         raise RuntimeError(row["error"])
-    kind = take.kind
+    kind: str = take.kind
     if kind == "wrong" and filmed.happened and not tellable(wanted, taxonomy.built_in()[filmed.happened]):
         kind = ALIKE
     if log:
         measured = {name: value for name, value in row.items() if name.startswith(("synth_", "luma_", "iqa"))}
         with log.open("a") as lines_:
-            lines_.write(json.dumps({"asked": wanted.name, "kind": kind, "happened": filmed.happened, **measured}) + "\n")
+            told = {"asked": wanted.name, "kind": kind, "happened": filmed.happened, "reason": row.get("reject")}
+            lines_.write(json.dumps({**told, "place": filmed.place, **measured}) + "\n")
     return Outcome(wanted.name, kind, filmed.happened, row.get("reject"), filmed.place)
 
 

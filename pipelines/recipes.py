@@ -133,13 +133,13 @@ class Recipe:
     """Everything that decides what a run produces."""
 
     name: str = "laptop"
-    synth: SynthSettings = field(default_factory=SynthSettings)
     partition: Partition = field(default_factory=Partition)
     score: Score = field(default_factory=Score)
     annotate: Annotate = field(default_factory=Annotate)
     caption: Caption = field(default_factory=Caption)
     relate: Relate = field(default_factory=Relate)
     shard: Shard = field(default_factory=Shard)
+    synth: SynthSettings = field(default_factory=SynthSettings)
 
     def digest(self, phase: str) -> str:
         """Names the results of a phase: the settings that decide them, and the schema version."""
