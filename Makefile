@@ -14,7 +14,7 @@ setup: $(VENV)/done
 $(VENV)/done: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,dev]'
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,dev]'
 	touch $@
 
 # A minute of gameplay, recorded here from a real game engine, becomes shards and a report.
