@@ -160,7 +160,7 @@ class Attention(nn.Module):
     def __init__(self, config: BackboneConfig, attention: Attend) -> None:
         super().__init__()
         width = config.width
-        self._heads, self._attend = config.num_attention_heads, attention
+        self._heads, self.attend = config.num_attention_heads, attention  # `parallel.context` wraps `attend`
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
         self.norm_q, self.norm_k = nn.RMSNorm(width, config.eps), nn.RMSNorm(width, config.eps)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
@@ -171,7 +171,7 @@ class Attention(nn.Module):
         v = self.to_v(source_BSD).unflatten(-1, (self._heads, -1))
         if turn_LP is not None:
             q, k = rotate(q, turn_LP), rotate(k, turn_LP)
-        return self.to_out[0](self._attend(q, k, v).flatten(2))
+        return self.to_out[0](self.attend(q, k, v).flatten(2))
 
 
 class FeedForward(nn.Module):

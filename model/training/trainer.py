@@ -44,6 +44,7 @@ class Trainer:
         rank: int = 0,
         count: int = 1,
     ) -> None:
+        """rank, count: whose samples these are; ranks that share a sample's tokens have the same (`parallel.layout.Seat`)."""
         self.world, self.codec, self.words, self.outputs, self.data, self.how = world, codec, words, outputs, data, how
         self.folder, self.rank, self.count = folder, rank, count
         self.device = next(world.parameters()).device
@@ -53,6 +54,7 @@ class Trainer:
             [p for p in world.parameters() if p.requires_grad], lr=how.rate, betas=how.betas, weight_decay=how.weight_decay
         )
         self.average = Average(world, how.average)
+        self._saver = checkpoint.Saver(folder)
         self.step, self.phase, self.position = 0, 0, 0
         self._resume()
 
@@ -85,6 +87,7 @@ class Trainer:
             for note in self._steps_of_phase(end):
                 notes.append(note)
         self._save()
+        self._saver.finish()
         return notes
 
     def _steps_of_phase(self, end: int) -> Iterator[dict[str, Any]]:
@@ -144,7 +147,7 @@ class Trainer:
         return levels, flow.loss(self.world, seen, levels, torch.stack(noise).to(self.device))
 
     def _noted(self, note: dict[str, Any]) -> dict[str, Any]:
-        if self.rank == 0 and (self.step % self.how.log_every == 0 or note["replaced"]):
+        if ranks.first() and (self.step % self.how.log_every == 0 or note["replaced"]):
             os.makedirs(self.folder, exist_ok=True)
             with open(os.path.join(self.folder, "log.jsonl"), "a", encoding="utf-8") as file:
                 file.write(json.dumps(note) + "\n")
@@ -152,7 +155,7 @@ class Trainer:
 
     def _save(self) -> None:
         state = {"phase": self.phase, "position": self.position, "spec": self._spec()}
-        checkpoint.save(self.folder, self.step, self.world, self.optimizer, self.average, state)
+        self._saver.save(self.step, self.world, self.optimizer, self.average, state)
 
 
 def _generator(seed: int, *what: object) -> torch.Generator:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import diffusers
 import torch
-from torch.distributed.device_mesh import init_device_mesh
 
 from model.backbone.dit import Expert
 from model.backbone.vae import VideoCodec
@@ -14,7 +13,8 @@ from model.config import tiny
 from model.data.captions import CaptionMix
 from model.data.loader import DataSettings
 from model.experts import NoiseSpec
-from model.parallel import fsdp, ranks
+from model.parallel import ranks
+from model.parallel.layout import Layout, lay
 from model.training.settings import Phase, TrainSettings
 from model.training.trainer import Trainer
 from model.world import ControlledExpert, World
@@ -29,21 +29,28 @@ class Words(torch.nn.Module):
         return torch.stack([torch.sin(waves * (1 + sum(map(ord, text)) % 97)) for text in texts])
 
 
-def world(count, dtype=torch.float32):
+LAYOUTS = {
+    "train": Layout(bfloat16=False),
+    "bfloat16": Layout(),
+    "context-recompute": Layout(context=2, recompute=True, bfloat16=False),
+}
+
+
+def world():
     torch.manual_seed(1)
-    experts = [ControlledExpert(Expert(tiny())) for _ in range(2)]
-    mesh = init_device_mesh("cpu", (count,))
-    return World(*(fsdp.shard(expert, mesh, dtype) for expert in experts), NoiseSpec())
+    return World(*(ControlledExpert(Expert(tiny())) for _ in range(2)), NoiseSpec())
 
 
 def main(out, folder, steps, what):
-    rank, count, _ = ranks.start()
+    rank, _, _ = ranks.start()
     if what == "disagree":
         ranks.agree("the expert of a step", f"expert of rank {rank}")
     torch.manual_seed(0)
     codec = VideoCodec(diffusers.AutoencoderKLWan(base_dim=8, num_res_blocks=1))
-    dtype = torch.bfloat16 if what == "bfloat16" else torch.float32
-    trainer = Trainer(world(count, dtype), codec, Words(), [out], DATA, replace(HOW, batch=2 // count), folder, rank, count)
+    placed = world()
+    seat = lay(placed, LAYOUTS[what])
+    how = replace(HOW, batch=2 // seat.of)
+    trainer = Trainer(placed, codec, Words(), [out], DATA, how, folder, *seat)
     notes = trainer.run(int(steps))
     state = {n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in trainer.world.named_parameters()}
     if rank == 0:
