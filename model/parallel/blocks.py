@@ -15,8 +15,8 @@ def recompute(expert: Expert) -> Expert:
     return expert
 
 
-def compiled(expert: Expert) -> Expert:
+def compiled(expert: Expert, backend: str = "inductor") -> Expert:
     """Compile each block, in place; after `recompute`, before FSDP2. Blocks are alike, so one compilation serves all."""
     for block in expert.blocks:
-        block.forward = torch.compile(block.forward)
+        block.forward = torch.compile(block.forward, backend=backend)
     return expert
