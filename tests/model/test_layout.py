@@ -36,6 +36,7 @@ WRAPPINGS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's tracer looks at it itself
 @pytest.mark.parametrize("put", WRAPPINGS.values(), ids=WRAPPINGS)
 def test_a_wrapped_expert_has_the_same_names_and_gradients(put):
     torch.manual_seed(1)
