@@ -42,8 +42,8 @@ def share(expert: Expert, mesh: DeviceMesh) -> Expert:
 
 def _own_turn(group: dist.ProcessGroup, _block: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     """A block's rotary positions, those of the tokens here."""
-    x_BLD, text_BSD, scales_BT6D, turn_LP = given
-    return x_BLD, text_BSD, scales_BT6D, tuple(_part(turn, 0, scales_BT6D.shape[1], group) for turn in turn_LP)
+    x_BLD, text_BSD, scales_BT6D, turn_LP, *more = given
+    return x_BLD, text_BSD, scales_BT6D, tuple(_part(turn, 0, scales_BT6D.shape[1], group) for turn in turn_LP), *more
 
 
 def _own_tokens(group: dist.ProcessGroup, _block: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
