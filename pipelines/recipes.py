@@ -167,7 +167,14 @@ def smoke() -> Recipe:
     )
 
 
-BUILT_IN: Mapping[str, Callable[[], Recipe]] = {"gamecraft2": gamecraft2, "laptop": laptop, "smoke": smoke}
+def demo() -> Recipe:
+    """For the demo world (`docs/demo-world.md`): tiny clips at 8.75 fps; footage with an engine's log of its camera beside it."""
+    encoding = Encoding(max_width=128, max_height=96, fps=8.75, crf=10, gop=16)
+    flow = FlowSettings(backend="dis", pairs_per_s=5)
+    return Recipe(name="demo", partition=Partition(flow=flow), shard=Shard(encoding=encoding))
+
+
+BUILT_IN: Mapping[str, Callable[[], Recipe]] = {"demo": demo, "gamecraft2": gamecraft2, "laptop": laptop, "smoke": smoke}
 
 
 def load(name_or_path: str) -> Recipe:
