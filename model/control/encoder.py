@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.config import FRAMES_A_LATENT
+from model.config import CELL, FRAMES_A_LATENT
 
-# The video autoencoder's stride.
-_UNSHUFFLE = 8
 _MAPS = 12
 
 
@@ -25,7 +23,7 @@ class CameraEncoder(nn.Module):
     def __init__(self, width: int, hidden: int = 192, patch: int = 2, per: int = FRAMES_A_LATENT, rate: float = 4.0) -> None:
         super().__init__()
         self._patch, self._rate, self.per = patch, rate, per
-        self.frame = nn.Conv2d(_MAPS * _UNSHUFFLE**2, hidden, 1)
+        self.frame = nn.Conv2d(_MAPS * CELL**2, hidden, 1)
         self.latent = nn.Conv2d(per * hidden, hidden, 1)
         self.out = nn.Conv2d(hidden, width, patch, patch)
         nn.init.zeros_(self.out.weight)
@@ -38,12 +36,10 @@ class CameraEncoder(nn.Module):
         ValueError for pictures that are no whole number of tokens.
         """
         batch, frames, _, height, width = maps_BFCHW.shape
-        if height % (_UNSHUFFLE * self._patch) or width % (_UNSHUFFLE * self._patch):
-            raise ValueError(
-                f"{width}x{height} px do not divide into tokens of {_UNSHUFFLE * self._patch} px: resize the video"
-            )
+        if height % (CELL * self._patch) or width % (CELL * self._patch):
+            raise ValueError(f"{width}x{height} px do not divide into tokens of {CELL * self._patch} px: resize the video")
         rays, steps = maps_BFCHW.flatten(0, 1).chunk(2, 1)
-        cells = functional.pixel_unshuffle(torch.cat([rays, steps * self._rate], 1), _UNSHUFFLE)
+        cells = functional.pixel_unshuffle(torch.cat([rays, steps * self._rate], 1), CELL)
         small = functional.silu(self.frame(cells)).unflatten(0, (batch, frames))
         if first_alone:
             small = torch.cat([small[:, :1].expand(-1, self.per, -1, -1, -1), small[:, 1:]], 1)

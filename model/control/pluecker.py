@@ -35,8 +35,9 @@ def from_origin(pose_BF44: Tensor, origin_B44: Tensor | None = None) -> Tensor:
 def from_latent_before(pose_BF44: Tensor, before_B44: Tensor | None = None, per: int = FRAMES_A_LATENT) -> Tensor:
     """Poses relative to the last frame of the latent before: a camera at rest is the identity, however far it has come.
 
-    Frame 0 is the first latent, alone, and its own origin; of `per` = 4 frames a latent, 4k - 3 to 4k are latent k. A block that
-    continues a stream has no such first frame: it gives the pose of the last frame `before` it, and its frames are whole latents.
+    Frame 0 is the first latent, alone, and its own origin; with `per` = 4 frames a latent, 4k - 3 to 4k are latent k. A block
+    that continues a stream has no such first frame: it gives the pose of the last frame `before` it, and its frames are whole
+    latents.
     """
     pose, single = pose_BF44.double(), before_B44 is None
     frames = pose.shape[1] - single

@@ -21,6 +21,11 @@ def start() -> tuple[int, int, torch.device]:
     return dist.get_rank(), dist.get_world_size(), device
 
 
+def first() -> bool:
+    """Whether this is the process that speaks and writes for all."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def stop() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
