@@ -11,10 +11,11 @@ from model.backbone import checkpoint, text, vae
 from model.backbone.dit import Expert
 from model.backbone.vae import Codec
 from model.control.encoder import CameraEncoder
-from model.data.loader import DataSettings
 from model.parallel import fsdp
-from model.recipes import ModelSpec, TrainRecipe
+from model.recipes import TrainRecipe
+from model.training import checkpoint as checkpoints
 from model.training import codec as frame_codec
+from model.training.average import Average
 from model.training.flow import Words
 from model.world import ControlledExpert, World
 
@@ -28,16 +29,34 @@ class Parts(NamedTuple):
 
 
 def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, mesh: DeviceMesh, say: Callable[[str], None]) -> Parts:
-    """The recipe's model. Where it has a codec of its own that is trained first, into `folder`; other ranks wait for it."""
+    """The recipe's model. Where it has a codec of its own that is trained first, into `folder`; other ranks wait for it.
+
+    ValueError where `model.weights` or `model.start` names nothing.
+    """
     device = torch.device(mesh.device_type, torch.cuda.current_device() if mesh.device_type == "cuda" else None)
+    spec = recipe.model
+    if spec.weights and not os.path.isdir(spec.weights):
+        raise ValueError(
+            f"{spec.weights}: no such folder; model.weights must be a diffusers folder of Wan2.2-I2V-A14B: "
+            "hf download Wan-AI/Wan2.2-I2V-A14B-Diffusers --local-dir FOLDER"
+        )
     codec, words = _coded(recipe, outputs, folder, device, say)
     torch.manual_seed(recipe.train.seed)
-    high = _expert(recipe.model, recipe.data, codec.per, "transformer").to(device)
-    low = _expert(recipe.model, recipe.data, codec.per, "transformer_2").to(device) if recipe.model.pair else high
-    dtype = getattr(torch, recipe.train.precision)
-    for expert in dict.fromkeys((high, low)):
-        fsdp.shard(expert, mesh, dtype)
-    return Parts(World(high, low, recipe.model.noise), codec, words)
+    high = _expert(recipe, codec.per, "transformer", mesh, device)
+    low = _expert(recipe, codec.per, "transformer_2", mesh, device) if spec.pair else high
+    world = World(high, low, spec.noise)
+    if spec.start:
+        _start(world, spec.start)
+    return Parts(world, codec, words)
+
+
+def _start(world: World, run: str) -> None:
+    """Weights of a run whose model has the same sizes, averaged."""
+    path, average = checkpoints.latest(run), Average(world, decay=0.0)
+    if path is None:
+        raise ValueError(f"{run}: no complete checkpoint there; model.start must name the folder of a run")
+    checkpoints.load_average(path, average)
+    average.put(world)
 
 
 def _coded(
@@ -55,7 +74,14 @@ def _coded(
     return codec, text.NoWords(recipe.model.backbone.text_dim)
 
 
-def _expert(spec: ModelSpec, data: DataSettings, per: int, name: str) -> ControlledExpert:
-    base = checkpoint.load(os.path.join(spec.weights, name)) if spec.weights else Expert(spec.backbone)
-    camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, data.fps / per)
-    return ControlledExpert(base, camera)
+def _expert(recipe: TrainRecipe, per: int, name: str, mesh: DeviceMesh, device: torch.device) -> ControlledExpert:
+    """One expert with its camera encoder, sharded: from the folder of that name in the weights, else fresh."""
+    spec, fps, dtype = recipe.model, recipe.data.fps, getattr(torch, recipe.train.precision)
+    folder = os.path.join(spec.weights, name) if spec.weights else ""
+    base = checkpoint.blank(checkpoint.read_config(folder)) if folder else Expert(spec.backbone)
+    camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, fps / per)
+    if not folder:
+        return fsdp.shard(ControlledExpert(base, camera).to(device), mesh, dtype)
+    made = fsdp.shard(ControlledExpert(base, camera.to(device)), mesh, dtype)
+    checkpoint.load_sharded(made, base, folder)
+    return made

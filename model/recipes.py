@@ -15,8 +15,9 @@ from model.training.settings import Phase, TrainSettings
 @dataclass(frozen=True)
 class ModelSpec:
     """What is trained. weights: the diffusers folder of Wan2.2-I2V-A14B, whose experts, codec and text encoder are taken; where
-    it is empty, a small world from nothing, with a frame codec of its own and no text. pair: two experts, else one for all
-    noise levels. control_width: of the camera encoder.
+    it is empty, a small world from nothing, with a frame codec of its own and no text. start: a run whose averaged weights it
+    goes on from, cameras included (stage 1's, for stage 2). pair: two experts, else one for all noise levels. control_width: of
+    the camera encoder.
     """
 
     backbone: BackboneConfig = field(default_factory=wan22_i2v_a14b)
@@ -24,6 +25,7 @@ class ModelSpec:
     pair: bool = True
     control_width: int = 192
     weights: str = ""
+    start: str = ""
 
     def __post_init__(self) -> None:
         channels = 2 * self.backbone.out_channels + MASKS
@@ -55,14 +57,15 @@ class TrainRecipe:
 
 
 def gamecraft2() -> TrainRecipe:
-    """The paper's stage 1: both experts of Wan2.2-I2V-A14B, 45, 81, then 149 frames. `model.weights` must name its folder."""
-    return TrainRecipe(codec=CodecSettings(channels=16))
+    """The paper's stage 1: both experts of Wan2.2-I2V-A14B, 45, 81, then 149 frames; its weights in the folder named here."""
+    return TrainRecipe(model=ModelSpec(weights="Wan2.2-I2V-A14B-Diffusers"))
 
 
 def gamecraft2_instruct() -> TrainRecipe:
-    """The paper's stage 2: as stage 1, which `model.weights` names, with the camera encoder frozen."""
+    """The paper's stage 2: on from stage 1, the run `stage1`, with the camera encoder frozen; --data: footage and synthetic."""
     stage1 = gamecraft2()
-    return replace(stage1, name="gamecraft2-instruct", train=replace(stage1.train, freeze_camera=True))
+    model, how = replace(stage1.model, start="stage1"), replace(stage1.train, freeze_camera=True)
+    return replace(stage1, name="gamecraft2-instruct", model=model, train=how)
 
 
 def demo() -> TrainRecipe:

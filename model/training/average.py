@@ -28,13 +28,18 @@ class Average:
     def applied(self, module: nn.Module) -> Iterator[None]:
         """The module has these weights inside, its own again afterwards."""
         own = {name: p.detach().clone() for name, p in module.named_parameters() if name in self.weights}
-        self._put(module, self.weights)
+        self.put(module)
         try:
             yield
         finally:
             self._put(module, own)
 
+    def put(self, module: nn.Module) -> None:
+        """Make them the module's own."""
+        self._put(module, self.weights)
+
     @staticmethod
+    @torch.no_grad()
     def _put(module: nn.Module, weights: dict[str, Tensor]) -> None:
         for part in module.modules():
             if isinstance(part, FSDPModule):
