@@ -84,7 +84,7 @@ def demo() -> TrainRecipe:
     return TrainRecipe(
         name="demo",
         model=ModelSpec(backbone, NoiseSpec(shift=2.0, boundary=0.0), pair=False, control_width=128),
-        codec=CodecSettings(width=24),
+        codec=CodecSettings(),
         data=DataSettings(fps=8.75, size=(64, 48), captions=CaptionMix(none_share=1.0), mirror_share=0.5),
         train=TrainSettings(
             curriculum=(Phase(5, 1800), Phase(9, 250)),
@@ -112,7 +112,7 @@ def tiny() -> TrainRecipe:
         small,
         name="tiny",
         model=ModelSpec(backbone, control_width=16),
-        codec=replace(small.codec, width=8, steps=20, frames=5, batch=2),
+        codec=replace(small.codec, width=8, fitted=4, steps=20, batch=2),
         data=replace(small.data, fps=10.0, size=(32, 32)),
         train=replace(small.train, curriculum=curriculum, batch=2, warm_up=1, log_every=1, watch_every=6, watch_clips=2),
     )

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
@@ -74,6 +75,22 @@ def test_a_frame_codec_knows_each_frame_alone_and_its_grey_is_the_video_codecs()
     torch.testing.assert_close(codec.encode(video[:, :, 3:4]), latents[:, :, 3:4])
     assert codec.decode(latents).shape == video.shape
     torch.testing.assert_close(codec.condition(video[:, :, 0], 5), Codec.condition(codec, video[:, :, 0], 5))
+
+
+def test_a_frame_codecs_cells_are_principal_components():
+    """What is lost is what numpy's decomposition says the other components hold."""
+    torch.manual_seed(0)
+    pictures = torch.nn.functional.interpolate(torch.rand(40, 3, 6, 6) * 2 - 1, scale_factor=8 / 3, mode="bilinear")
+    codec = FrameCodec(channels=12, width=8)
+    codec.fit(pictures)
+    latents = codec.encode(pictures[:, :, None])[:, :, 0]
+    assert latents.var((0, 2, 3)).mean() == pytest.approx(1, rel=0.02)
+    assert (latents.var((0, 2, 3)).diff() < 0).all(), "the first still counts most"
+    lost = (codec.plain(latents) - pictures).square().mean() * 192
+    cells = torch.nn.functional.pixel_unshuffle(pictures, 8).movedim(1, -1).reshape(-1, 192).double().numpy()
+    values = np.linalg.eigvalsh(np.cov(cells.T, bias=True))
+    assert float(lost) == pytest.approx(values[:-12].sum(), rel=1e-3)
+    assert torch.equal(codec.mended(codec.plain(latents)), codec.plain(latents)), "nothing is mended before training"
 
 
 def test_one_frame_a_latent_has_its_steps_from_frame_to_frame():
