@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+CELL = 8  # px of a latent's rows and columns
 FRAMES_A_LATENT = 4  # the video autoencoder's stride; the first frame is a latent of its own
 
 

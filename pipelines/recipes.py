@@ -167,29 +167,38 @@ def smoke() -> Recipe:
     )
 
 
-BUILT_IN: Mapping[str, Callable[[], Recipe]] = {"gamecraft2": gamecraft2, "laptop": laptop, "smoke": smoke}
+def demo() -> Recipe:
+    """For the demo world (`docs/demo-world.md`): tiny clips at 8.75 fps, of footage with an engine's log of its camera."""
+    encoding = Encoding(max_width=128, max_height=96, fps=8.75, crf=10, gop=16)
+    flow = FlowSettings(backend="dis", pairs_per_s=5)
+    return Recipe(name="demo", partition=Partition(flow=flow), shard=Shard(encoding=encoding))
 
 
-def load(name_or_path: str) -> Recipe:
-    """A built-in recipe by name, or one from a YAML file. ValueError says what is wrong and where."""
-    if name_or_path in BUILT_IN:
-        return BUILT_IN[name_or_path]()
+BUILT_IN: Mapping[str, Callable[[], Recipe]] = {"demo": demo, "gamecraft2": gamecraft2, "laptop": laptop, "smoke": smoke}
+
+
+def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:
+    """A built-in recipe by name, or one from a YAML file. ValueError says what is wrong and where.
+
+    built_in, kind: those of curation; the command gives the model's for training.
+    """
+    if name_or_path in built_in:
+        return built_in[name_or_path]()
     path = Path(name_or_path)
     if not path.is_file():
-        raise ValueError(f"{name_or_path}: neither a recipe file nor one of {', '.join(sorted(BUILT_IN))}")
+        raise ValueError(f"{name_or_path}: neither a recipe file nor one of {', '.join(sorted(built_in))}")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     try:
-        recipe: Recipe = from_mapping(Recipe, {"name": path.stem, **data} if isinstance(data, dict) else data)
+        return from_mapping(kind, {"name": path.stem, **data} if isinstance(data, dict) else data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return recipe
 
 
-def to_yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+def to_yaml(recipe: Any) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(asdict(recipe))), sort_keys=False, allow_unicode=True)
 
 
 def from_mapping(kind: type[Any], data: Any, where: str = "") -> Any:
@@ -225,6 +234,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 def _values(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
     """A setting of several values, a list in YAML."""
+    if kinds[-1] is Ellipsis and isinstance(value, list):
+        kinds = [kinds[0]] * len(value)
     if not isinstance(value, list) or len(value) != len(kinds):
         raise ValueError(f"{where} must be a list of {len(kinds)}, not {value!r}")
     return tuple(_value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))

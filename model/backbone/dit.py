@@ -78,7 +78,8 @@ class Expert(nn.Module):
 
     def _unpatched(self, x_BLO: Tensor, sizes: tuple[int, int, int]) -> Tensor:
         x = x_BLO.unflatten(1, sizes).unflatten(-1, (*self.config.patch_size, self.config.out_channels))
-        return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        whole = (size * part for size, part in zip(sizes, self.config.patch_size, strict=True))
+        return x.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(len(x), -1, *whole)
 
 
 class Conditions(nn.Module):

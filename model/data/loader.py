@@ -30,7 +30,8 @@ _MOST_LOST = 16
 @dataclass(frozen=True)
 class DataSettings:
     """What a sample is. size: (width, height) px. fps: of training and of play. camera_none_share: samples without a camera,
-    for guidance. cameras: which statuses are believed; a clip with another is trained on without its camera.
+    for guidance. cameras: which statuses are believed; a clip with another is trained on without its camera. mirror_share:
+    samples that are shown as in a mirror, with their cameras; only where no text says left or right and nothing is written.
     """
 
     frames: int = 81
@@ -40,6 +41,7 @@ class DataSettings:
     captions: CaptionMix = field(default_factory=CaptionMix)
     camera_none_share: float = 0.1
     cameras: tuple[str, ...] = ("ok", "ok_rotation", "ok_static")
+    mirror_share: float = 0.0
 
     def __post_init__(self) -> None:
         check_frames(self.frames)
@@ -108,7 +110,7 @@ def read(window: Window, how: DataSettings, epoch: int) -> dict[str, Any]:
     path = unknown(how.frames) if without_camera else _path([clip for clip, _ in parts], [stamps for _, stamps in shown], how)
     stored = metas[0]["stored_width"], metas[0]["stored_height"]
     middle = metas[_middle([len(times_s) for _, times_s in parts])]
-    return {
+    sample = {
         "video": torch.from_numpy(_joined([pictures for pictures, _ in shown])).permute(3, 0, 1, 2),
         "pose": torch.from_numpy(path.pose),
         "intrinsics": torch.from_numpy(cover(stored, how.size).intrinsics(path.intrinsics, stored).astype(np.float32)),
@@ -117,6 +119,16 @@ def read(window: Window, how: DataSettings, epoch: int) -> dict[str, Any]:
         "text": caption(middle, how.captions, rng),
         "key": window.key,
     }
+    return _mirrored(sample) if rng.random() < how.mirror_share else sample
+
+
+def _mirrored(sample: dict[str, Any]) -> dict[str, Any]:
+    """Left and right exchanged: in the pictures, in the poses (x of both worlds and cameras), in the principal point."""
+    other = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    video, inner = sample["video"], sample["intrinsics"].clone()
+    if sample["camera_known"]:
+        inner[:, 2] = video.shape[3] - inner[:, 2]
+    return {**sample, "video": video.flip(3), "pose": other @ sample["pose"] @ other, "intrinsics": inner}
 
 
 def _joined(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -103,6 +103,11 @@ def load(path: str, module: nn.Module, optimizer: torch.optim.Optimizer, average
     return read_state(path)
 
 
+def load_average(path: str, average: Average) -> None:
+    """Only the averaged weights of a checkpoint: what is played and evaluated."""
+    dcp.load({"average": average.weights}, checkpoint_id=path)
+
+
 def read_state(path: str) -> dict[str, Any]:
     with open(os.path.join(path, _DONE), encoding="utf-8") as file:
         state: dict[str, Any] = json.load(file)

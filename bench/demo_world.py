@@ -1,0 +1,162 @@
+"""The demo world from nothing: footage, codec, stage 1, and whether what it generates obeys on maps that it never saw.
+
+python -m bench.demo_world FOLDER [--seeds 0 1]: what FOLDER holds already is not made again. Obedience is counted per clip of
+recorded held-out windows with their own controls; real frames measured alike are the ceiling, another clip's controls chance.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+
+from bench import demo_footage
+from bench.machine import describe
+from model.build import Parts, parts
+from model.data.loader import DataSettings, Sample, Windows, collate
+from model.evaluation import obedience
+from model.evaluation.obedience import KINDS, Kind
+from model.parallel import ranks
+from model.recipes import TrainRecipe, demo
+from model.sampling import levels, sample
+from model.training import checkpoint, flow
+from model.training.average import Average
+from model.training.notes import pictures, sheet
+from model.training.run import train
+from model.training.watching import plainly
+
+FRAMES, STEPS = 9, 10
+# At least 128 of a kind make an interval of +-7 points; more cost time only.
+_MOST, _BATCH = 160, 32
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make what is missing, print the tables, leave sheets and numbers beside the runs."""
+    parser = argparse.ArgumentParser(prog="python -m bench.demo_world", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    options = parser.parse_args(arguments)
+    demo_footage.main([str(options.folder)])
+    trained, held_out = (str(options.folder / f"{kind}-shards") for kind in ("train", "held-out"))
+    for seed in options.seeds:
+        recipe = demo()
+        recipe = replace(recipe, train=replace(recipe.train, seed=seed), data=replace(recipe.data, seed=seed))
+        run = options.folder / f"run-{seed}"
+        train(recipe, [trained], str(run), [held_out])
+        print(evaluate(recipe, [trained], [held_out], run), flush=True)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Held-out windows: what was asked of each, the loader's sample of it."""
+
+    kinds: list[Kind]
+    samples: list[Sample]
+
+
+def held_out_clips(outputs: Sequence[str], data: DataSettings) -> Clips:
+    """Windows in which one thing is asked, at most 160 of a kind; starts against a wall are left out."""
+    plain = replace(data, frames=FRAMES, camera_none_share=0.0, mirror_share=0.0)
+    found: dict[Kind, list[Sample]] = defaultdict(list)
+    windows = Windows(outputs, plain).windows
+    for number in np.random.default_rng(7).permutation(len(windows)):
+        one = plainly(windows[number], plain)
+        kind = obedience.told(one["pose"].numpy()).kind
+        wall = obedience.blank(one["video"][:, 0].permute(1, 2, 0).numpy())
+        if kind and not wall and len(found[kind]) < _MOST:
+            found[kind].append(one)
+    return Clips([kind for kind in KINDS for _ in found[kind]], [one for kind in KINDS for one in found[kind]])
+
+
+def evaluate(recipe: TrainRecipe, trained: Sequence[str], held_out: Sequence[str], run: Path) -> str:
+    """Obedience and picture quality of a run's averaged weights, as a table; numbers and a sheet are left in its folder."""
+    clips = held_out_clips(held_out, recipe.data)
+    *_, device = ranks.start()
+    try:
+        made = parts(recipe, trained, str(run), init_device_mesh(device.type, (1,)), print)
+        average = Average(made.world, recipe.train.average)
+        checkpoint.load_average(str(checkpoint.latest(str(run))), average)
+        with average.applied(made.world):
+            videos = generated(made, clips)
+    finally:
+        ranks.stop()
+    table = {name: obeyed(clips.kinds, found) for name, found in videos.items()}
+    quality = {name: fidelity(found, videos["real frames"]) for name, found in videos.items()}
+    (run / "evaluation.json").write_text(json.dumps({"obedience": table, "quality": quality}, indent=1))
+    cv2.imwrite(str(run / "sheet.png"), contact_sheet(clips.kinds, videos)[..., ::-1])
+    return "\n".join([describe(), *lines(table, quality)])
+
+
+def generated(made: Parts, clips: Clips) -> dict[str, Tensor]:
+    """Videos uint8 [N, 3, F, H, W] by what made them."""
+    others = np.random.default_rng(8).permutation(len(clips.samples))
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    generator = torch.Generator().manual_seed(9)
+    for first in range(0, len(clips.samples), _BATCH):
+        batch = collate(clips.samples[first : first + _BATCH])
+        other = collate([clips.samples[i] for i in others[first : first + _BATCH]])
+        real = batch["video"].float() / 127.5 - 1
+        found["real frames"].append(batch["video"])
+        found["codec"].append(pictures(made.codec.decode(made.codec.encode(real))))
+        found["first frame"].append(batch["video"][:, :, :1].expand_as(batch["video"]))
+        for name, poses in (("own controls", batch["pose"]), ("another clip's controls", other["pose"])):
+            seen = flow.encoded({**batch, "pose": poses}, made.codec, made.words, torch.device("cpu"))
+            latents = sample(made.world, seen.given, levels(made.world.noise, STEPS), generator)
+            found[name].append(pictures(made.codec.decode(latents)))
+        print(f"{first + len(real)} of {len(clips.samples)} clips", flush=True)
+    return {name: torch.cat(parts_) for name, parts_ in found.items()}
+
+
+def obeyed(kinds: Sequence[Kind], videos: Tensor) -> dict[str, obedience.Share]:
+    """Shares by kind, and of turns and walks, each the mean of its two kinds' clips."""
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for kind, video in zip(kinds, videos, strict=True):
+        hit = obedience.obeys(kind, obedience.shown(video.permute(1, 2, 3, 0).numpy()))
+        hits[kind].append(hit)
+        hits["turn" if kind in ("right", "left") else "forward/back"].append(hit)
+    return {kind: obedience.share(found) for kind, found in hits.items()}
+
+
+def fidelity(videos: Tensor, real: Tensor) -> dict[str, float]:
+    """Against the real frames behind the first: PSNR; and how sharp the last frame is (deviation of its Laplacian)."""
+    error = (videos[:, :, 1:].float() - real[:, :, 1:].float()).square().mean((1, 2, 3, 4))
+    per_clip = 10 * torch.log10(255**2 / error.clamp(min=1e-3))
+    grey = videos[:, :, -1].float().mean(1).numpy()
+    return {
+        "psnr_db": float(per_clip.mean()),
+        "psnr_of_mean_db": float(10 * torch.log10(255**2 / error.mean().clamp(min=1e-3))),
+        "sharpness": float(np.mean([cv2.Laplacian(picture, cv2.CV_32F).std() for picture in grey])),
+    }
+
+
+def lines(table: dict[str, dict[str, obedience.Share]], quality: dict[str, dict[str, float]]) -> Iterator[str]:
+    """The table in words."""
+    for name, shares in table.items():
+        if name != "first frame":
+            yield f"{name:24}" + "  ".join(f"{kind} {shares[kind]}" for kind in ("turn", "forward/back", *KINDS))
+    for name, numbers in quality.items():
+        yield f"{name:24}PSNR {numbers['psnr_db']:.1f} dB, sharpness {numbers['sharpness']:.1f}"
+
+
+def contact_sheet(kinds: Sequence[Kind], videos: dict[str, Tensor], clips_a_kind: int = 2, enlarged: int = 2) -> np.ndarray:
+    """Pairs of rows, real above generated, the first clips of each kind; uint8 [H, W, 3]."""
+    rows = []
+    for kind in KINDS:
+        for number in [i for i, k in enumerate(kinds) if k == kind][:clips_a_kind]:
+            pair = sheet(torch.stack([videos["real frames"][number], videos["own controls"][number]]))
+            big = pair.repeat(enlarged, 0).repeat(enlarged, 1)
+            label = np.full((len(big), 70, 3), 255, np.uint8)
+            cv2.putText(label, kind, (2, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+            rows += [np.hstack([label, big]), np.full((6, big.shape[1] + 70, 3), 255, np.uint8)]
+    return np.vstack(rows)
+
+
+if __name__ == "__main__":
+    main()
