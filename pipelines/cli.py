@@ -77,7 +77,7 @@ def train(
     settings = recipes.load(recipe, training.recipes.BUILT_IN, training.recipes.TrainRecipe)
     if runner == "ray":
         runners.start_ray()
-        training.run.train_on_ray(settings, data, out, watch or (), workers)
+        training.run.train_on_ray(settings, data, out, watch or (), workers, _say)
     else:
         training.run.train(settings, data, out, watch or (), _say)
 

@@ -47,7 +47,8 @@ def train_on_ray(
     """
     for part in (outputs, watched):
         if part:
-            check(part, recipe)
+            say(check(part, recipe))
+    say(f"training on Ray; {os.path.join(folder, 'log.jsonl')} and TensorBoard's files beside it tell how it goes")
     launch.on_ray(_rank, {"given": (recipe, list(outputs), folder, list(watched))}, workers, os.path.join(folder, "ray"))
 
 
