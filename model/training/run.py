@@ -39,7 +39,12 @@ def train(
 
 
 def train_on_ray(
-    recipe: TrainRecipe, outputs: Sequence[str], folder: str, watched: Sequence[str] = (), workers: int = 0
+    recipe: TrainRecipe,
+    outputs: Sequence[str],
+    folder: str,
+    watched: Sequence[str] = (),
+    workers: int = 0,
+    say: Callable[[str], None] = print,
 ) -> None:
     """`train` in so many ranks of the Ray cluster that is connected (0: one for each of its GPUs, or one without).
 
