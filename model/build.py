@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from model.backbone import checkpoint, text, vae
+from model.backbone import added, checkpoint, text, vae
 from model.backbone.dit import Expert
 from model.backbone.vae import Codec
 from model.control.encoder import CameraEncoder
@@ -15,7 +15,7 @@ from model.recipes import TrainRecipe
 from model.training import checkpoint as checkpoints
 from model.training import codec as frame_codec
 from model.training.average import Average
-from model.training.flow import Words
+from model.training.flow import Thoughts, Words
 from model.world import ControlledExpert, World
 
 
@@ -25,6 +25,7 @@ class Parts(NamedTuple):
     world: World
     codec: Codec
     words: Words
+    thoughts: Thoughts | None = None
 
 
 def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, seat: Seat, say: Callable[[str], None]) -> Parts:
@@ -41,13 +42,15 @@ def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, seat: Seat, 
             "hf download Wan-AI/Wan2.2-I2V-A14B-Diffusers --local-dir FOLDER"
         )
     codec, words = _coded(recipe, outputs, folder, device, say)
+    thoughts = added.load_thoughts(spec.thoughts, device) if spec.thoughts else None
+    width = thoughts.width if thoughts else None
     torch.manual_seed(recipe.train.seed)
-    high = _expert(recipe, codec.per, "transformer", seat, device)
-    low = _expert(recipe, codec.per, "transformer_2", seat, device) if spec.pair else high
+    high = _expert(recipe, codec.per, "transformer", seat, device, width)
+    low = _expert(recipe, codec.per, "transformer_2", seat, device, width) if spec.pair else high
     world = World(high, low, spec.noise)
     if spec.start:
         _start(world, spec.start)
-    return Parts(world, codec, words)
+    return Parts(world, codec, words, thoughts)
 
 
 def _start(world: World, run: str) -> None:
@@ -74,11 +77,15 @@ def _coded(
     return codec, text.NoWords(recipe.model.backbone.text_dim)
 
 
-def _expert(recipe: TrainRecipe, per: int, name: str, seat: Seat, device: torch.device) -> ControlledExpert:
-    """One expert with its camera encoder, sharded: from the folder of that name in the weights, else fresh."""
+def _expert(recipe: TrainRecipe, per: int, name: str, seat: Seat, device: torch.device, width: int | None) -> ControlledExpert:
+    """One expert with its camera encoder, sharded: from the folder of that name in the weights, else fresh. width: of the
+    second source of cross-attention, None where it has none.
+    """
     spec, fps, dtype = recipe.model, recipe.data.fps, getattr(torch, recipe.train.precision)
     folder = os.path.join(spec.weights, name) if spec.weights else ""
     base = checkpoint.blank(checkpoint.read_config(folder)) if folder else Expert(spec.backbone)
+    if width is not None and base.config.added_kv_proj_dim is None:
+        base = added.widened(base, width)
     camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, fps / per)
     if not folder:
         return seat.put(ControlledExpert(base, camera).to(device), dtype)

@@ -31,7 +31,9 @@ def train(
         seat = seated(recipe.layout, device)
         made = parts(recipe, outputs, folder, seat, said)
         weights = sum(p.numel() for p in made.world.parameters())
-        trainer = Trainer(*made, outputs, recipe.data, recipe.train, folder, seat.number, seat.of, watched, said)
+        trainer = Trainer(
+            *made[:3], outputs, recipe.data, recipe.train, folder, seat.number, seat.of, watched, said, made.thoughts
+        )
         said(f"{weights / 1e6:.1f} M weights on {count} x {device.type}; step {trainer.step} of {recipe.train.steps}")
         return trainer.run()
     finally:
