@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 from bench import demo_footage
 from bench.machine import describe
@@ -113,7 +112,7 @@ def evaluate(recipe: TrainRecipe, trained: Sequence[str], held_out: Sequence[str
     clips = held_out_clips(held_out, recipe.data)
     *_, device = ranks.start()
     try:
-        made = parts(recipe, trained, str(run), init_device_mesh(device.type, (1,)), print)
+        made = parts(recipe, trained, str(run), device)
         average = Average(made.world, recipe.train.average)
         checkpoint.load_average(str(checkpoint.latest(str(run))), average)
         with average.applied(made.world):

@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch.distributed.device_mesh import DeviceMesh
 
 from model.backbone import checkpoint, text, vae
 from model.backbone.dit import Expert
 from model.backbone.vae import Codec
 from model.control.encoder import CameraEncoder
-from model.parallel import fsdp
+from model.parallel.layout import Seat, lay
 from model.recipes import TrainRecipe
 from model.training import checkpoint as checkpoints
 from model.training import codec as frame_codec
@@ -21,19 +20,21 @@ from model.world import ControlledExpert, World
 
 
 class Parts(NamedTuple):
-    """What a trainer is made of."""
+    """What a trainer is made of; whose samples this rank takes."""
 
     world: World
     codec: Codec
     words: Words
+    seat: Seat
 
 
-def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, mesh: DeviceMesh, say: Callable[[str], None]) -> Parts:
-    """The recipe's model. Where it has a codec of its own that is trained first, into `folder`; other ranks wait for it.
+def parts(
+    recipe: TrainRecipe, outputs: Sequence[str], folder: str, device: torch.device, say: Callable[[str], None] = print
+) -> Parts:
+    """The recipe's model, laid on all ranks. A codec of its own is trained first, into `folder`; other ranks wait for it.
 
     ValueError where `model.weights` or `model.start` names nothing.
     """
-    device = torch.device(mesh.device_type, torch.cuda.current_device() if mesh.device_type == "cuda" else None)
     spec = recipe.model
     if spec.weights and not os.path.isdir(spec.weights):
         raise ValueError(
@@ -42,12 +43,16 @@ def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, mesh: Device
         )
     codec, words = _coded(recipe, outputs, folder, device, say)
     torch.manual_seed(recipe.train.seed)
-    high = _expert(recipe, codec.per, "transformer", mesh, device)
-    low = _expert(recipe, codec.per, "transformer_2", mesh, device) if spec.pair else high
-    world = World(high, low, spec.noise)
+    names = ("transformer", "transformer_2")[: 1 + spec.pair]
+    experts = [_expert(recipe, codec.per, name, device) for name in names]
+    world = World(experts[0], experts[-1], spec.noise)
+    seat = lay(world, recipe.layout)
+    if spec.weights:
+        for expert, name in zip(experts, names, strict=True):
+            checkpoint.load_sharded(expert, expert.expert, os.path.join(spec.weights, name))
     if spec.start:
         _start(world, spec.start)
-    return Parts(world, codec, words)
+    return Parts(world, codec, words, seat)
 
 
 def _start(world: World, run: str) -> None:
@@ -74,14 +79,12 @@ def _coded(
     return codec, text.NoWords(recipe.model.backbone.text_dim)
 
 
-def _expert(recipe: TrainRecipe, per: int, name: str, mesh: DeviceMesh, device: torch.device) -> ControlledExpert:
-    """One expert with its camera encoder, sharded: from the folder of that name in the weights, else fresh."""
-    spec, fps, dtype = recipe.model, recipe.data.fps, getattr(torch, recipe.train.precision)
-    folder = os.path.join(spec.weights, name) if spec.weights else ""
-    base = checkpoint.blank(checkpoint.read_config(folder)) if folder else Expert(spec.backbone)
+def _expert(recipe: TrainRecipe, per: int, name: str, device: torch.device) -> ControlledExpert:
+    """One expert with its camera encoder; one that is read from a folder has no memory yet."""
+    spec, fps = recipe.model, recipe.data.fps
+    if spec.weights:
+        base = checkpoint.blank(checkpoint.read_config(os.path.join(spec.weights, name)))
+    else:
+        base = Expert(spec.backbone).to(device)
     camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, fps / per)
-    if not folder:
-        return fsdp.shard(ControlledExpert(base, camera).to(device), mesh, dtype)
-    made = fsdp.shard(ControlledExpert(base, camera.to(device)), mesh, dtype)
-    checkpoint.load_sharded(made, base, folder)
-    return made
+    return ControlledExpert(base, camera.to(device))

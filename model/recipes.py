@@ -8,6 +8,7 @@ from model.config import BackboneConfig, wan22_i2v_a14b
 from model.data.captions import CaptionMix
 from model.data.loader import DataSettings
 from model.experts import NoiseSpec
+from model.parallel.layout import Layout
 from model.training.codec import CodecSettings
 from model.training.settings import Phase, TrainSettings
 
@@ -47,6 +48,7 @@ class TrainRecipe:
     codec: CodecSettings = field(default_factory=CodecSettings)
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    layout: Layout = field(default_factory=Layout)
 
     def __post_init__(self) -> None:
         if not self.model.weights and self.codec.channels != self.model.backbone.out_channels:

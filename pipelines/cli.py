@@ -24,7 +24,10 @@ recipe_app = typer.Typer(help="Show or list recipes.", rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
-BENCHMARKS = ("partition", "quality", "captions", "curate", "camera")
+# By name; `bench.train` holds what trains the weights that the package ships.
+BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captions", "curate", "camera")} | {
+    "train": "bench.training"
+}
 
 OfTraining = Annotated[bool, typer.Option("--train", help="A recipe of training instead of curation.")]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
@@ -139,12 +142,12 @@ def bench(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}.")],
 ) -> None:
-    """Measure: partition, quality, captions, curate and camera, each with its own options (`gamecraft bench NAME --help`)."""
-    _among("NAME", name, BENCHMARKS)
+    """Measure: partition, quality, captions, curate, camera and train, with their options (`gamecraft bench NAME --help`)."""
+    _among("NAME", name, tuple(BENCHMARKS))
     try:
-        importlib.import_module(f"bench.{name}").main(context.args)
+        importlib.import_module(BENCHMARKS[name]).main(context.args)
     except ModuleNotFoundError as error:
-        raise ValueError(f'the benchmark needs {error.name}; install it with: pip install "gamecraft[bench]"') from error
+        raise ValueError(f'it needs {error.name}; install it with: pip install "gamecraft[bench,train]"') from error
 
 
 def _require_dataset(out: str) -> dict[str, Any]:

@@ -135,6 +135,7 @@ def _files(folder: str) -> list[str]:
 
 def save(expert: Expert, folder: str, original: bool = False, largest_file: int = _LARGEST_FILE) -> None:
     """Write a folder that `load` and diffusers (with `original`: Wan's own code) read; `largest_file` is in bytes."""
+    words = _original_words(expert.config) if original else expert.config.to_diffusers()
     os.makedirs(folder, exist_ok=True)
     state = {name: tensor.detach().contiguous() for name, tensor in expert.state_dict().items()}
     parts = _parts(to_original(state) if original else state, largest_file)
@@ -147,13 +148,15 @@ def save(expert: Expert, folder: str, original: bool = False, largest_file: int 
         _write(
             os.path.join(folder, f"{_NAME}.safetensors.index.json"), {"metadata": {"total_size": size}, "weight_map": places}
         )
-    _write(os.path.join(folder, "config.json"), _original_words(expert.config) if original else expert.config.to_diffusers())
+    _write(os.path.join(folder, "config.json"), words)
 
 
 def _original_words(config: BackboneConfig) -> dict[str, Any]:
     """Wan's own `config.json`. Its code has 1024 rotary positions and patches of 1x2x2, whatever a config says."""
     if (config.rope_max_seq_len, config.patch_size) != (1024, (1, 2, 2)):
         raise ValueError(f"Wan's own format cannot say {config.rope_max_seq_len} positions or patches of {config.patch_size}")
+    if config.added_kv_proj_dim is not None:
+        raise ValueError("Wan's own format has no place for a second source of cross-attention; save in diffusers' format")
     sizes = {"num_layers": config.num_layers, "ffn_dim": config.ffn_dim, "freq_dim": config.freq_dim, "eps": config.eps}
     channels = {"in_dim": config.in_channels, "out_dim": config.out_channels, "text_dim": config.text_dim}
     return (

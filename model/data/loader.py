@@ -111,7 +111,7 @@ def read(window: Window, how: DataSettings, epoch: int) -> dict[str, Any]:
     stored = metas[0]["stored_width"], metas[0]["stored_height"]
     middle = metas[_middle([len(times_s) for _, times_s in parts])]
     sample = {
-        "video": torch.from_numpy(np.concatenate([pictures for pictures, _ in shown])).permute(3, 0, 1, 2),
+        "video": torch.from_numpy(_joined([pictures for pictures, _ in shown])).permute(3, 0, 1, 2),
         "pose": torch.from_numpy(path.pose),
         "intrinsics": torch.from_numpy(cover(stored, how.size).intrinsics(path.intrinsics, stored).astype(np.float32)),
         "camera_known": path.known,
@@ -129,6 +129,10 @@ def _mirrored(sample: dict[str, Any]) -> dict[str, Any]:
     if sample["camera_known"]:
         inner[:, 2] = video.shape[3] - inner[:, 2]
     return {**sample, "video": video.flip(3), "pose": other @ sample["pose"] @ other, "intrinsics": inner}
+
+
+def _joined(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    return pictures[0] if len(pictures) == 1 else np.concatenate(pictures)
 
 
 def _parts(window: Window, times_s: np.ndarray) -> list[tuple[Clip, np.ndarray]]:
@@ -184,8 +188,9 @@ class Order(Sampler[tuple[int, int]]):
 
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
-    """Tensors stacked, words in lists."""
-    stacked = {name: torch.stack([s[name] for s in samples]) for name in ("video", "pose", "intrinsics")}
+    """Tensors stacked, words in lists. The video [B, 3, F, H, W] lies in memory as it was decoded, channels last: one copy."""
+    stacked = {name: torch.stack([s[name] for s in samples]) for name in ("pose", "intrinsics")}
+    stacked["video"] = torch.stack([s["video"].permute(1, 2, 3, 0) for s in samples]).permute(0, 4, 1, 2, 3)
     flags = {name: torch.tensor([s[name] for s in samples]) for name in ("camera_known", "to_scale")}
     words = {"text": [s["text"] for s in samples], "key": [s["key"] for s in samples]}
     return {**stacked, **flags, **words, "replaced": [key for s in samples for key in s["replaced"]]}

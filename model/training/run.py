@@ -5,8 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch.distributed.device_mesh import init_device_mesh
-
 from curation import storage
 from model.build import parts
 from model.data.runs import Clip, stored_clips
@@ -22,17 +20,16 @@ def train(
 
     One process a device, as torchrun starts them; alone it is a run of one. watched: see `Trainer`.
     """
+    *_, device = ranks.start()
     said = say if ranks.first() else _unsaid
-    for part in (outputs, watched):
-        if part:
-            said(check(part, recipe))
-    rank, count, device = ranks.start()
     try:
-        mesh = init_device_mesh(device.type, (count,))
-        made = parts(recipe, outputs, folder, mesh, said)
-        weights = sum(p.numel() for p in made.world.parameters())
-        trainer = Trainer(*made, outputs, recipe.data, recipe.train, folder, rank, count, watched, said)
-        said(f"{weights / 1e6:.1f} M weights on {count} x {device.type}; step {trainer.step} of {recipe.train.steps}")
+        for part in (outputs, watched):
+            if part:
+                said(check(part, recipe))
+        world, codec, words, seat = parts(recipe, outputs, folder, device, said)
+        trainer = Trainer(world, codec, words, outputs, recipe.data, recipe.train, folder, *seat, watched, said)
+        weights = sum(p.numel() for p in world.parameters()) / 1e6
+        said(f"{weights:.1f} M weights on {ranks.count()} x {device.type}; step {trainer.step} of {recipe.train.steps}")
         return trainer.run()
     finally:
         ranks.stop()

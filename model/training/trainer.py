@@ -47,6 +47,7 @@ class Trainer:
         watched: Sequence[str] = (),
         say: Callable[[str], None] | None = None,
     ) -> None:
+        """rank, count: whose samples these are; ranks that share a sample's tokens have the same (`parallel.layout.Seat`)."""
         self.world, self.codec, self.words, self.outputs, self.data, self.how = world, codec, words, outputs, data, how
         self.folder, self.rank, self.count, self.watched, self.say = folder, rank, count, watched or outputs, say or _unsaid
         self.device = next(world.parameters()).device
@@ -56,8 +57,9 @@ class Trainer:
             [p for p in world.parameters() if p.requires_grad], lr=how.rate, betas=how.betas, weight_decay=how.weight_decay
         )
         self.average = Average(world, how.average)
+        self._saver = checkpoint.Saver(folder)
         self.step, self.phase, self.position = 0, 0, 0
-        self._peak = throughput.peak(self.device, getattr(torch, how.precision))
+        self._peak = throughput.peak(self.device)
         self._resume()
 
     def _resume(self) -> None:
@@ -81,7 +83,7 @@ class Trainer:
     def run(self, steps: int | None = None) -> list[dict[str, Any]]:
         """Train to the curriculum's end, or for so many steps more; returns what was logged of each step."""
         end = self.how.steps if steps is None else min(self.how.steps, self.step + steps)
-        found, notes = [], Notes(self.folder) if self.rank == 0 else None
+        found, notes = [], Notes(self.folder) if ranks.first() else None
         while self.step < end:
             phase, _ = self.how.phase_at(self.step)
             if phase != self.phase:
@@ -90,6 +92,7 @@ class Trainer:
                 found.append(note)
                 self._tell(note, notes)
         self._save()
+        self._saver.finish()
         if notes:
             notes.close()
         return found
@@ -125,7 +128,7 @@ class Trainer:
                 self._save()
 
     def _pace(self, frames: int, seconds: float, waited: float) -> dict[str, float]:
-        """waited: the share of the step in which it had no data yet; mfu: of one device."""
+        """waited: the share of the step in which it had no data yet; mfu: of one device, which may share its samples."""
         config, (width, height) = self.world.high.expert.config, self.data.size
         latents = 1 + (frames - 1) // self.codec.per, height // CELL, width // CELL
         tokens = throughput.tokens(config, latents)
@@ -136,7 +139,7 @@ class Trainer:
             "waited": waited / seconds,
             "samples_s": samples * self.count / seconds,
             "tokens_s": samples * self.count * tokens / seconds,
-            "mfu": work / seconds / self._peak,
+            "mfu": work * self.count / ranks.count() / seconds / self._peak,
         }
 
     def _step(self, batches: Sequence[tuple[dict[str, Any], int]]) -> dict[str, Any]:
@@ -187,7 +190,7 @@ class Trainer:
 
     def _save(self) -> None:
         state = {"phase": self.phase, "position": self.position, "spec": self._spec()}
-        checkpoint.save(self.folder, self.step, self.world, self.optimizer, self.average, state)
+        self._saver.save(self.step, self.world, self.optimizer, self.average, state)
 
 
 def _unsaid(words: str) -> None:

@@ -63,8 +63,9 @@ def same(found, expected):
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_two_ranks_train_as_one(out, alone, tmp_path):
-    found = start(2, out, tmp_path / "two", 6, "train")
+@pytest.mark.parametrize("layout", ["train", "context-recompute"])
+def test_two_ranks_train_as_one(out, alone, tmp_path, layout):
+    found = start(2, out, tmp_path / "two", 6, layout)
     same(found, alone[0])
     weights = torch.load(f"{tmp_path / 'two'}-weights.pt")
     assert weights.keys() == alone[1].keys()

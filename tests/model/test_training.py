@@ -129,6 +129,19 @@ def test_a_checkpoint_without_its_state_does_not_count(trainer, tmp_path):
     assert trainer().step == 2
 
 
+def test_a_checkpoint_that_cannot_be_written_is_an_error_not_a_silence(trainer, tmp_path, monkeypatch):
+    made = trainer()
+    made.run(steps=1)
+
+    def full(path, state):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint, "_put_state", full)
+    with pytest.raises(OSError, match="no space left"):
+        made.run(steps=1)
+    assert checkpoint.latest(str(tmp_path / "run")).endswith("step-00000001")
+
+
 def test_a_run_of_another_spec_is_refused(trainer):
     trainer().run(steps=1)
     with pytest.raises(ValueError, match=r"was made with .*use another folder"):
