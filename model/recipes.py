@@ -60,7 +60,7 @@ class TrainRecipe:
 
 def gamecraft2() -> TrainRecipe:
     """The paper's stage 1: both experts of Wan2.2-I2V-A14B, 45, 81, then 149 frames; its weights in the folder named here."""
-    return TrainRecipe(model=ModelSpec(weights="Wan2.2-I2V-A14B-Diffusers"))
+    return TrainRecipe(model=ModelSpec(weights="Wan2.2-I2V-A14B-Diffusers"), data=DataSettings(origin_way=60.0))
 
 
 def gamecraft2_instruct() -> TrainRecipe:
