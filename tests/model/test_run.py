@@ -75,6 +75,8 @@ def test_data_that_cannot_be_trained_on_is_said_before_anything_is_built(made, o
         run.train(tiny(), [str(tmp_path)], str(tmp_path / "r"))
     with pytest.raises(ValueError, match=r"stored at 64x48 px, too small for 832x480; set data.size"):
         run.check([out], BUILT_IN["gamecraft2"]())
+    with pytest.raises(ValueError, match=r"stored at 30 fps, too slow for 60; set data.fps"):
+        run.check([out], replace(tiny(), data=replace(tiny().data, fps=60.0)))
     blind = str(tmp_path / "blind")
     samples = [made.clip("a", 0, 0, 30, status="suspect")]
     shards.put_index(blind, "000000", shards.put_tar(blind, "000000", samples))
