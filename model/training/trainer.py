@@ -99,11 +99,13 @@ class Trainer:
 
     def _tell(self, note: dict[str, Any], notes: Notes | None) -> None:
         """Write down what a step was, and look at what the world shows by now."""
-        if notes and (self.step % self.how.log_every == 0 or note["replaced"]):
+        if notes:
             notes.step(note)
+        if notes and self.step % self.how.log_every == 0:
+            line = notes.write()
             self.say(
-                f"step {note['step']}: loss {note['loss']:.4f}, {note['samples_s']:.1f} samples/s, MFU {note['mfu']:.2f}, "
-                f"waited {note['waited']:.0%}"
+                f"step {line['step']}: loss {line['loss']:.4f}, {line['samples_s']:.1f} samples/s, MFU {line['mfu']:.2f}, "
+                f"waited {line['waited']:.0%}" + (f", {len(line['replaced'])} replaced" if line["replaced"] else "")
             )
         if self.how.watch_every and self.step % self.how.watch_every == 0:
             with self.average.applied(self.world):

@@ -63,7 +63,14 @@ def test_the_log_and_tensorboard_hold_losses_by_expert_and_noise_pace_and_videos
     assert [note["step"] for note in notes if "obedience" in note] == [6, 12]
     board = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0}).Reload()
     tags = set(board.Tags()["scalars"])
-    assert {"loss/high", "loss/low", "run/mfu", "run/samples_s", "run/gradient", "loss by noise/0.8-1.0"} <= tags
+    assert {
+        "loss by expert/high",
+        "loss by expert/low",
+        "run/mfu",
+        "run/samples_s",
+        "run/gradient",
+        "loss by noise/0.8-1.0",
+    } <= tags
     assert len(board.Scalars("run/mfu")) == 12
     assert [image.step for image in board.Images("samples")] == [6, 12]
     # nine frames of 32 px beside each other, two videos
