@@ -1,6 +1,6 @@
 """The demo world from nothing: footage, codec, stage 1, and whether what it generates obeys on maps that it never saw.
 
-python -m bench.demo_world FOLDER [--seeds 0 1]: what FOLDER holds already is not made again. Obedience is counted per clip of
+gamecraft bench world FOLDER [--seeds 0 1]: what FOLDER holds already is not made again. Obedience is counted per clip of
 recorded held-out windows with their own controls; real frames measured alike are the ceiling, another clip's controls chance.
 """
 
@@ -45,7 +45,7 @@ _KEYS: dict[Kind, str] = {"right": "RIGHT", "left": "LEFT", "forward": "W", "bac
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make what is missing, print the tables, leave sheets and numbers beside the runs."""
-    parser = argparse.ArgumentParser(prog="python -m bench.demo_world", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="gamecraft bench world", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args(arguments)
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recipe = replace(recipe, train=replace(recipe.train, seed=seed), data=replace(recipe.data, seed=seed))
         run = options.folder / f"run-{seed}"
         began = time.process_time()
-        train(recipe, [trained], str(run), [held_out])
+        train(recipe, [trained], str(run))
         print(f"seed {seed}: {time.process_time() - began:.0f} CPU-seconds of training now", flush=True)
         print(evaluate(recipe, [trained], [held_out], run), flush=True)
         curves(run / "log.jsonl", run / "curves.png")
