@@ -62,7 +62,11 @@ class TrainRecipe:
 
 def gamecraft2() -> TrainRecipe:
     """The paper's stage 1: both experts of Wan2.2-I2V-A14B, 45, 81, then 149 frames; its weights in the folder named here."""
-    return TrainRecipe(model=ModelSpec(weights="Wan2.2-I2V-A14B-Diffusers"), layout=Layout(context=4, recompute=True))
+    return TrainRecipe(
+        model=ModelSpec(weights="Wan2.2-I2V-A14B-Diffusers"),
+        data=DataSettings(origin_way=60.0),
+        layout=Layout(context=4, recompute=True),
+    )
 
 
 def gamecraft2_instruct() -> TrainRecipe:
@@ -91,7 +95,7 @@ def demo() -> TrainRecipe:
         codec=CodecSettings(),
         data=DataSettings(fps=8.75, size=(64, 48), captions=CaptionMix(none_share=1.0), mirror_share=0.5),
         train=TrainSettings(
-            curriculum=(Phase(5, 1800), Phase(9, 250)),
+            curriculum=(Phase(5, 2400), Phase(9, 300)),
             batch=8,
             rate=1e-3,
             warm_up=50,

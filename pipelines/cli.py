@@ -26,7 +26,8 @@ app.add_typer(recipe_app, name="recipe")
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
 # By name; `bench.train` holds what trains the weights that the package ships.
 BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captions", "curate", "camera")} | {
-    "train": "bench.training"
+    "train": "bench.training",
+    "world": "bench.demo_world",
 }
 
 OfTraining = Annotated[bool, typer.Option("--train", help="A recipe of training instead of curation.")]
@@ -151,7 +152,7 @@ def bench(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}.")],
 ) -> None:
-    """Measure: partition, quality, captions, curate, camera and train, with their options (`gamecraft bench NAME --help`)."""
+    """Measure: partition, quality, captions, curate, camera, train or world; their options: `gamecraft bench NAME --help`."""
     _among("NAME", name, tuple(BENCHMARKS))
     try:
         importlib.import_module(BENCHMARKS[name]).main(context.args)

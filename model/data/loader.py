@@ -32,6 +32,8 @@ class DataSettings:
     """What a sample is. size: (width, height) px. fps: of training and of play. camera_none_share: samples without a camera,
     for guidance. cameras: which statuses are believed; a clip with another is trained on without its camera. mirror_share:
     samples that are shown as in a mirror, with their cameras; only where no text says left or right and nothing is written.
+    origin_way: how far off a sample's origin may lie, in the data set's unit (0: at its first frame); a stream that has gone on
+    for a minute is that far from its own.
     """
 
     frames: int = 81
@@ -42,6 +44,7 @@ class DataSettings:
     camera_none_share: float = 0.1
     cameras: tuple[str, ...] = ("ok", "ok_rotation", "ok_static")
     mirror_share: float = 0.0
+    origin_way: float = 0.0
 
     def __post_init__(self) -> None:
         check_frames(self.frames)
@@ -50,13 +53,15 @@ class DataSettings:
 
 
 class Sample(TypedDict):
-    """video uint8 [3, F, H, W]; pose f4 [F, 4, 4] relative to the first frame, in the data set's unit; intrinsics f4 [F, 4] in
-    px of the video; camera_known, to_scale: see `poses.Path`; instruction: what of the text tells what happens; key: the
+    """video uint8 [3, F, H, W]; pose f4 [F, 4, 4] relative to the first frame, in the data set's unit; origin f4 [4, 4], from
+    which rays are seen, likewise; intrinsics f4 [F, 4] in px of the video; camera_known, to_scale: see `poses.Path`;
+    instruction: what of the text tells what happens; key: the
     window's; replaced: those that could not be read.
     """
 
     video: Tensor
     pose: Tensor
+    origin: Tensor
     intrinsics: Tensor
     camera_known: bool
     to_scale: bool
@@ -123,7 +128,18 @@ def read(window: Window, how: DataSettings, epoch: int) -> dict[str, Any]:
         "instruction": instruction(middle, text),
         "key": window.key,
     }
-    return _mirrored(sample) if rng.random() < how.mirror_share else sample
+    shown_as = _mirrored(sample) if rng.random() < how.mirror_share else sample
+    return {**shown_as, "origin": torch.from_numpy(_origin(rng, how.origin_way))}
+
+
+def _origin(rng: np.random.Generator, way: float) -> np.ndarray:
+    """A pose somewhere on the ground up to so far away, looking anywhere; the identity for no way."""
+    origin = np.eye(4, dtype=np.float32)
+    if way:
+        yaw, aside, far = rng.random(3) * (2 * np.pi, 2 * np.pi, 1)
+        origin[[0, 0, 2, 2], [0, 2, 0, 2]] = np.cos(yaw), np.sin(yaw), -np.sin(yaw), np.cos(yaw)
+        origin[[0, 2], 3] = way * np.sqrt(far) * np.array([np.sin(aside), np.cos(aside)])
+    return origin
 
 
 def _mirrored(sample: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +209,7 @@ class Order(Sampler[tuple[int, int]]):
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
     """Tensors stacked, words in lists. The video [B, 3, F, H, W] lies in memory as it was decoded, channels last: one copy."""
-    stacked = {name: torch.stack([s[name] for s in samples]) for name in ("pose", "intrinsics")}
+    stacked = {name: torch.stack([s[name] for s in samples]) for name in ("pose", "origin", "intrinsics")}
     stacked["video"] = torch.stack([s["video"].permute(1, 2, 3, 0) for s in samples]).permute(0, 4, 1, 2, 3)
     flags = {name: torch.tensor([s[name] for s in samples]) for name in ("camera_known", "to_scale")}
     words = {name: [s[name] for s in samples] for name in ("text", "instruction", "key")}

@@ -36,10 +36,10 @@ def encoded(
     """
     video = batch["video"].to(device, non_blocking=True).float() / 127.5 - 1
     height, width = video.shape[-2:]
-    pose, inner = (batch[name].to(device, non_blocking=True) for name in ("pose", "intrinsics"))
+    pose, origin, inner = (batch[name].to(device, non_blocking=True) for name in ("pose", "origin", "intrinsics"))
     known = batch["camera_known"].to(device)
     safe = torch.where(known[:, None, None], inner, inner.new_tensor([width, width, width / 2, height / 2]))
-    maps = control_maps(pose, safe, height, width, per=codec.per) * known[:, None, None, None, None]
+    maps = control_maps(pose, safe, height, width, origin, per=codec.per) * known[:, None, None, None, None]
     given = Given(codec.condition(video[:, :, 0], video.shape[2]), words(batch["text"]), maps, _added(batch, thoughts, device))
     return Latents(codec.encode(video), given)
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_PACE = ("gradient", "rate", "seconds", "samples_s", "tokens_s", "mfu", "waited")
+
 
 class Notes:
     """The notes of a run's folder, written by its first rank. Steps may come again after a resume; the last one counts."""
@@ -18,17 +20,24 @@ class Notes:
         os.makedirs(folder, exist_ok=True)
         self._path = os.path.join(folder, "log.jsonl")
         self._board = SummaryWriter(os.path.join(folder, "tensorboard"))
+        self._since: list[dict[str, Any]] = []
 
     def step(self, note: dict[str, Any]) -> None:
-        """A training step."""
+        """Keep what a training step was."""
+        self._since.append(note)
+
+    def write(self) -> dict[str, Any]:
+        """Note the steps since the last call: means of them, losses by expert and by noise level, all that was replaced."""
+        line = _meant(self._since)
+        self._since = []
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(note) + "\n")
-        step = note["step"]
-        self._board.add_scalar(f"loss/{note['expert']}", note["loss"], step)
-        for name, value in note["bins"].items():
-            self._board.add_scalar(f"loss by noise/{name}", value, step)
-        for name in ("gradient", "rate", "samples_s", "tokens_s", "mfu", "waited"):
-            self._board.add_scalar(f"run/{name}", note[name], step)
+            file.write(json.dumps(line) + "\n")
+        for group in ("experts", "bins"):
+            for name, value in line[group].items():
+                self._board.add_scalar(f"loss by {'expert' if group == 'experts' else 'noise'}/{name}", value, line["step"])
+        for name in _PACE:
+            self._board.add_scalar(f"run/{name}", line[name], line["step"])
+        return line
 
     def watched(self, step: int, obedience: dict[str, float], videos_B3FHW: Tensor) -> None:
         """Sample videos uint8, and how many of them obeyed."""
@@ -41,6 +50,19 @@ class Notes:
 
     def close(self) -> None:
         self._board.close()
+
+
+def _meant(notes: list[dict[str, Any]]) -> dict[str, Any]:
+    """One line for several steps, named by the last."""
+    experts = [{note["expert"]: note["loss"]} for note in notes]
+    plain = {name: float(np.mean([note[name] for note in notes])) for name in ("loss", *_PACE)}
+    grouped = {"experts": _by_name(experts), "bins": _by_name([note["bins"] for note in notes])}
+    return {"step": notes[-1]["step"], **plain, **grouped, "replaced": [key for note in notes for key in note["replaced"]]}
+
+
+def _by_name(parts: list[dict[str, float]]) -> dict[str, float]:
+    names = sorted({name for part in parts for name in part})
+    return {name: float(np.mean([part[name] for part in parts if name in part])) for name in names}
 
 
 def sheet(videos_B3FHW: Tensor, most: int = 12) -> np.ndarray:

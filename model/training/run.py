@@ -8,11 +8,16 @@ from typing import Any
 
 from curation import storage
 from model.build import parts
+from model.data.loader import DataSettings
 from model.data.runs import Clip, stored_clips
 from model.parallel import launch, ranks
-from model.parallel.layout import seated
 from model.recipes import TrainRecipe
 from model.training.trainer import Trainer
+
+# Sources of which a clip is looked at before training; a shard's index does not hold sizes.
+_LOOKED_AT = 32
+# A clip's last frame may be missing, and stamps are rounded.
+_SAME_RATE = 0.9
 
 
 def train(
@@ -22,19 +27,16 @@ def train(
 
     One process a device, as torchrun starts them; alone it is a run of one. watched: see `Trainer`.
     """
+    *_, device = ranks.start()
     said = say if ranks.first() else _unsaid
-    for part in (outputs, watched):
-        if part:
-            said(check(part, recipe))
-    _, count, device = ranks.start()
     try:
-        seat = seated(recipe.layout, device)
-        made = parts(recipe, outputs, folder, seat, said)
-        weights = sum(p.numel() for p in made.world.parameters())
-        trainer = Trainer(
-            *made[:3], outputs, recipe.data, recipe.train, folder, seat.number, seat.of, watched, said, made.thoughts
-        )
-        said(f"{weights / 1e6:.1f} M weights on {count} x {device.type}; step {trainer.step} of {recipe.train.steps}")
+        for part in (outputs, watched):
+            if part:
+                said(check(part, recipe))
+        world, codec, words, seat, thoughts = parts(recipe, outputs, folder, device, said)
+        trainer = Trainer(world, codec, words, outputs, recipe.data, recipe.train, folder, *seat, watched, said, thoughts)
+        weights = sum(p.numel() for p in world.parameters()) / 1e6
+        said(f"{weights:.1f} M weights on {ranks.count()} x {device.type}; step {trainer.step} of {recipe.train.steps}")
         return trainer.run()
     finally:
         ranks.stop()
@@ -65,7 +67,7 @@ def _rank(config: dict[str, Any]) -> None:
 
 def check(outputs: Sequence[str], recipe: TrainRecipe) -> str:
     """What there is to train on, in words. ValueError where it cannot be trained on, with the remedy."""
-    clips, size = stored_clips(outputs), recipe.data.size
+    clips = stored_clips(outputs)
     cameras = Counter(clip.camera_status for clip in clips if clip.place("camera.npz"))
     believed = sum(cameras[status] for status in recipe.data.cameras)
     where = ", ".join(outputs)
@@ -74,15 +76,26 @@ def check(outputs: Sequence[str], recipe: TrainRecipe) -> str:
             f"no clip of {where} has a camera that is believed ({dict(cameras) or 'none has one'}), so "
             "that no control can be learned; curate with a camera backend, or name more statuses in data.cameras"
         )
-    meta = _meta(clips[0])
-    stored = meta["stored_width"], meta["stored_height"]
-    if stored[0] < size[0] or stored[1] < size[1]:
-        raise ValueError(
-            f"{where}: clips are stored at {stored[0]}x{stored[1]} px, too small for {size[0]}x{size[1]}; set "
-            "data.size to no more than that, or curate with a larger shard.encoding"
-        )
+    for clip in list({clip.video_id: clip for clip in clips}.values())[:_LOOKED_AT]:
+        _check_stored(clip, recipe.data, where)
     seconds = sum(clip.seconds for clip in clips)
     return f"{where}: {len(clips)} clips, {seconds / 60:.1f} min, {believed} with cameras"
+
+
+def _check_stored(clip: Clip, data: DataSettings, where: str) -> None:
+    """Pictures are not enlarged and frames not repeated: a model would learn to."""
+    meta = _meta(clip)
+    stored, fps = (meta["stored_width"], meta["stored_height"]), meta["stored_frames"] / clip.seconds
+    if stored[0] < data.size[0] or stored[1] < data.size[1]:
+        raise ValueError(
+            f"{where}: clips are stored at {stored[0]}x{stored[1]} px, too small for {data.size[0]}x{data.size[1]}; set "
+            "data.size to no more than that, or curate with a larger shard.encoding"
+        )
+    if fps < _SAME_RATE * data.fps:
+        raise ValueError(
+            f"{where}: clips are stored at {fps:.3g} fps, too slow for {data.fps:g}; set data.fps to no more than that, or "
+            "curate footage with more"
+        )
 
 
 def _meta(clip: Clip) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Trainer:
         self.average = Average(world, how.average)
         self._saver = checkpoint.Saver(folder)
         self.step, self.phase, self.position = 0, 0, 0
-        self._peak = throughput.peak(self.device, getattr(torch, how.precision))
+        self._peak = throughput.peak(self.device)
         self._resume()
 
     def _resume(self) -> None:
@@ -100,11 +100,13 @@ class Trainer:
 
     def _tell(self, note: dict[str, Any], notes: Notes | None) -> None:
         """Write down what a step was, and look at what the world shows by now."""
-        if notes and (self.step % self.how.log_every == 0 or note["replaced"]):
+        if notes:
             notes.step(note)
+        if notes and self.step % self.how.log_every == 0:
+            line = notes.write()
             self.say(
-                f"step {note['step']}: loss {note['loss']:.4f}, {note['samples_s']:.1f} samples/s, MFU {note['mfu']:.2f}, "
-                f"waited {note['waited']:.0%}"
+                f"step {line['step']}: loss {line['loss']:.4f}, {line['samples_s']:.1f} samples/s, MFU {line['mfu']:.2f}, "
+                f"waited {line['waited']:.0%}" + (f", {len(line['replaced'])} replaced" if line["replaced"] else "")
             )
         if self.how.watch_every and self.step % self.how.watch_every == 0:
             with self.average.applied(self.world):
@@ -129,19 +131,18 @@ class Trainer:
                 self._save()
 
     def _pace(self, frames: int, seconds: float, waited: float) -> dict[str, float]:
-        """waited: the share of the step in which it had no data yet; mfu: of one device."""
+        """waited: the share of the step in which it had no data yet; mfu: of one device, which may share its samples."""
         config, (width, height) = self.world.high.expert.config, self.data.size
         latents = 1 + (frames - 1) // self.codec.per, height // CELL, width // CELL
         tokens = throughput.tokens(config, latents)
         samples = self.how.batch * self.how.accumulate
         work = samples * throughput.operations(config, tokens, self.text_tokens)
-        sharers = ranks.count() // self.count
         return {
             "seconds": seconds,
             "waited": waited / seconds,
             "samples_s": samples * self.count / seconds,
             "tokens_s": samples * self.count * tokens / seconds,
-            "mfu": work / sharers / seconds / self._peak,
+            "mfu": work * self.count / ranks.count() / seconds / self._peak,
         }
 
     def _step(self, batches: Sequence[tuple[dict[str, Any], int]]) -> dict[str, Any]:

@@ -63,7 +63,14 @@ def test_the_log_and_tensorboard_hold_losses_by_expert_and_noise_pace_and_videos
     assert [note["step"] for note in notes if "obedience" in note] == [6, 12]
     board = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0}).Reload()
     tags = set(board.Tags()["scalars"])
-    assert {"loss/high", "loss/low", "run/mfu", "run/samples_s", "run/gradient", "loss by noise/0.8-1.0"} <= tags
+    assert {
+        "loss by expert/high",
+        "loss by expert/low",
+        "run/mfu",
+        "run/samples_s",
+        "run/gradient",
+        "loss by noise/0.8-1.0",
+    } <= tags
     assert len(board.Scalars("run/mfu")) == 12
     assert [image.step for image in board.Images("samples")] == [6, 12]
     # nine frames of 32 px beside each other, two videos
@@ -75,6 +82,8 @@ def test_data_that_cannot_be_trained_on_is_said_before_anything_is_built(made, o
         run.train(tiny(), [str(tmp_path)], str(tmp_path / "r"))
     with pytest.raises(ValueError, match=r"stored at 64x48 px, too small for 832x480; set data.size"):
         run.check([out], BUILT_IN["gamecraft2"]())
+    with pytest.raises(ValueError, match=r"stored at 30 fps, too slow for 60; set data.fps"):
+        run.check([out], replace(tiny(), data=replace(tiny().data, fps=60.0)))
     blind = str(tmp_path / "blind")
     samples = [made.clip("a", 0, 0, 30, status="suspect")]
     shards.put_index(blind, "000000", shards.put_tar(blind, "000000", samples))
@@ -111,7 +120,7 @@ def test_a_recipe_survives_yaml(name, tmp_path):
         (lambda r: replace(r, codec=CodecSettings(channels=8)), "codec.channels must be out_channels of the backbone, 32"),
         (lambda r: ModelSpec(replace(r.model.backbone, in_channels=36)), "in_channels must be 68"),
         (lambda r: replace(r.model, noise=replace(r.model.noise, boundary=0.5)), "boundary must be 0, not 0.5"),
-        (lambda r: replace(r.train, precision="float16"), "precision must be one of bfloat16, float32"),
+        (lambda r: replace(r.layout, context=0), "context must be at least 1"),
         (lambda r: replace(r.train, decay_share=2.0), "decay_share is a share"),
     ],
 )

@@ -111,14 +111,25 @@ def test_stage_two_leaves_the_camera_encoder_bit_for_bit(trainer):
     assert not all(same[name] for name in same if ".expert." in name)
 
 
-def test_the_log_has_a_line_a_step_by_noise_level(trainer, tmp_path):
-    trainer().run(steps=3)
+def test_the_log_has_a_line_a_step_by_expert_and_noise_level(trainer, tmp_path):
+    found = trainer().run(steps=3)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2]
-    for line in lines:
+    for line, note in zip(lines, found, strict=True):
+        assert line["experts"] == {note["expert"]: note["loss"]}
         low, high = (float(edge) for edge in next(iter(line["bins"])).split("-"))
-        assert (low >= 0.8) or line["expert"] == "low"
+        assert (low >= 0.8) or note["expert"] == "low"
         assert high <= 1
+
+
+def test_a_line_for_several_steps_holds_their_means(trainer, tmp_path):
+    found = trainer(replace(HOW, log_every=3)).run(steps=3)
+    (line,) = (json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert line["step"] == 2
+    assert line["loss"] == pytest.approx(sum(note["loss"] for note in found) / 3)
+    for expert, loss in line["experts"].items():
+        losses = [note["loss"] for note in found if note["expert"] == expert]
+        assert loss == pytest.approx(sum(losses) / len(losses))
 
 
 def test_a_checkpoint_without_its_state_does_not_count(trainer, tmp_path):
@@ -154,7 +165,7 @@ def test_the_loss_is_zero_for_the_true_velocity():
     x0, noise, sigma = torch.randn(2, 16, 2, 4, 4), torch.randn(2, 16, 2, 4, 4), torch.tensor([0.3, 0.8])
     seen = flow.Latents(x0, Given(torch.zeros(2, 20, 2, 4, 4), torch.zeros(2, 3, 24), None))
 
-    def oracle(x, sigma_BT, text, maps_BFCHW):
+    def oracle(x, sigma_BT, text, maps_BFCHW, added_BUV):
         torch.testing.assert_close(x[:, :16], (1 - sigma.view(-1, 1, 1, 1, 1)) * x0 + sigma.view(-1, 1, 1, 1, 1) * noise)
         return noise - x0
 
