@@ -18,7 +18,8 @@ class ModelSpec:
     """What is trained. weights: the diffusers folder of Wan2.2-I2V-A14B, whose experts, codec and text encoder are taken; where
     it is empty, a small world from nothing, with a frame codec of its own and no text. start: a run whose averaged weights it
     goes on from, cameras included (stage 1's, for stage 2). pair: two experts, else one for all noise levels. control_width: of
-    the camera encoder.
+    the camera encoder. thoughts: a vision-language model (hub or folder) whose hidden states for frame and instruction
+    each block reads beside the text; empty: the text alone tells.
     """
 
     backbone: BackboneConfig = field(default_factory=wan22_i2v_a14b)
@@ -27,6 +28,7 @@ class ModelSpec:
     control_width: int = 192
     weights: str = ""
     start: str = ""
+    thoughts: str = ""
 
     def __post_init__(self) -> None:
         channels = 2 * self.backbone.out_channels + MASKS
@@ -60,7 +62,11 @@ class TrainRecipe:
 
 def gamecraft2() -> TrainRecipe:
     """The paper's stage 1: both experts of Wan2.2-I2V-A14B, 45, 81, then 149 frames; its weights in the folder named here."""
-    return TrainRecipe(model=ModelSpec(weights="Wan2.2-I2V-A14B-Diffusers"), data=DataSettings(origin_way=60.0))
+    return TrainRecipe(
+        model=ModelSpec(weights="Wan2.2-I2V-A14B-Diffusers"),
+        data=DataSettings(origin_way=60.0),
+        layout=Layout(context=4, recompute=True),
+    )
 
 
 def gamecraft2_instruct() -> TrainRecipe:

@@ -16,12 +16,13 @@ from model.world import World
 
 class Given(NamedTuple):
     """What a video is made from: image [B, 4 + C, T, h, w], mask and latents (`vae.Codec.condition`); text [B, S, E]; maps, the
-    camera's (None: no camera).
+    camera's (None: no camera); added [B, U, V], a vision-language model's hidden states (None: none are read).
     """
 
     image: Tensor
     text: Tensor
     maps: Tensor | None
+    added: Tensor | None = None
 
 
 def levels(noise: NoiseSpec, steps: int) -> list[float]:
@@ -54,4 +55,4 @@ def sample(
 
 def _velocity(world: World, x: Tensor, sigma: float, given: Given) -> Tensor:
     level = x.new_full((len(x), x.shape[2]), sigma)
-    return world(torch.cat([x, given.image], 1), level, given.text, maps_BFCHW=given.maps).float()
+    return world(torch.cat([x, given.image], 1), level, given.text, maps_BFCHW=given.maps, added_BUV=given.added).float()

@@ -67,11 +67,20 @@ def train(
     watch: Annotated[
         list[str] | None, typer.Option(help="An output that is not trained on, from which sample videos are made.")
     ] = None,
+    runner: Annotated[str, typer.Option(help="local: this process, or those of torchrun. ray: ranks on a cluster.")] = "local",
+    workers: Annotated[int, typer.Option(help="How many ranks on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
 ) -> None:
-    """Train a world on shards. Run it again to go on; start it by torchrun for several devices."""
+    """Train a world on shards. Run it again to go on; start it by torchrun, or on Ray, for several devices."""
+    from pipelines import runners
+
+    _among("--runner", runner, runners.NAMES)
     training = _training()
     settings = recipes.load(recipe, training.recipes.BUILT_IN, training.recipes.TrainRecipe)
-    training.run.train(settings, data, out, watch or (), _say)
+    if runner == "ray":
+        runners.start_ray()
+        training.run.train_on_ray(settings, data, out, watch or (), workers, _say)
+    else:
+        training.run.train(settings, data, out, watch or (), _say)
 
 
 @app.command()

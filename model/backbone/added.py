@@ -15,12 +15,19 @@ from model.backbone.dit import Expert
 
 
 def widened(base: Expert, width: int, attention: Attend = attend) -> Expert:
-    """The same expert with a second source of so many numbers a token; it takes over the base's weights, without a copy."""
+    """The same expert with a second source of so many numbers a token; it takes over the base's weights, without a copy. A base
+    without memory (`checkpoint.blank`) stays so; what is added to it is there.
+    """
     if base.config.added_kv_proj_dim is not None:
         raise ValueError(f"the expert has a second source already, {base.config.added_kv_proj_dim} wide")
-    expert = Expert(replace(base.config, added_kv_proj_dim=width), attention)
+    with torch.device("meta"):
+        expert = Expert(replace(base.config, added_kv_proj_dim=width), attention)
     expert.load_state_dict(base.state_dict(), strict=False, assign=True)
+    device = next(base.parameters()).device
     for block in expert.blocks:
+        for part in (block.attn2.add_k_proj, block.attn2.add_v_proj, block.attn2.norm_added_k):
+            part.to_empty(device="cpu" if device.type == "meta" else device)
+            part.reset_parameters()
         nn.init.zeros_(block.attn2.add_v_proj.weight)
         nn.init.zeros_(block.attn2.add_v_proj.bias)
     return expert
@@ -49,7 +56,11 @@ class Thoughts(nn.Module):
             for picture, words in zip(pictures, instructions, strict=True)
         ]
         asked = self.processor.apply_chat_template(
-            chats, tokenize=True, return_dict=True, return_tensors="pt", padding=True, padding_side="right"
+            chats,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "right"},
         ).to(self.model.device, self.model.dtype)
         found: Tensor = self.model.model(**asked).last_hidden_state
         return (found * asked["attention_mask"][..., None]).float()

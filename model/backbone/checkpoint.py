@@ -56,15 +56,16 @@ def _complete(missing: Set[str], folder: str) -> None:
 def load_sharded(module: nn.Module, expert: Expert, folder: str) -> None:
     """Put the tensors of a folder into an expert whose weights are sharded over ranks, each rank its own part.
 
-    module: the FSDP root that holds the expert, built without memory (`blank`); it gets it here, on the device of its mesh. A
-    rank holds one whole tensor at a time. Raises as `load` does.
+    module: the FSDP root that holds the expert, built without memory (`blank`); it gets it here, on the device of its mesh;
+    what has memory already keeps its values. A rank holds one whole tensor at a time. Raises as `load` does.
     """
     parameters = dict(expert.named_parameters())
     mesh = next(p.device_mesh for p in parameters.values() if isinstance(p, DTensor))
+    unread = {name for name, p in parameters.items() if not p.is_meta}
     kept = {name: p.detach().clone() for name, p in module.named_parameters() if not p.is_meta}
     module.to_empty(device=mesh.device_type)
     module.load_state_dict(kept, strict=False)
-    parameters, missing = dict(expert.named_parameters()), set(parameters)
+    parameters, missing = dict(expert.named_parameters()), set(parameters) - unread
     for name, tensor in _tensors(folder):
         _check(name, tensor, parameters, folder)
         parameter = parameters[name]

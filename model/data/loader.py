@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from curation import storage
 from curation.cameras.camera import from_npz
 from model.config import check_frames
-from model.data.captions import CaptionMix, caption
+from model.data.captions import CaptionMix, caption, instruction
 from model.data.decode import cover, frames_at
 from model.data.poses import Path, chained, unknown
 from model.data.runs import Clip, Place, Window, runs, stored_clips, windows
@@ -54,7 +54,8 @@ class DataSettings:
 
 class Sample(TypedDict):
     """video uint8 [3, F, H, W]; pose f4 [F, 4, 4] relative to the first frame, in the data set's unit; origin f4 [4, 4], from
-    which rays are seen, likewise; intrinsics f4 [F, 4] in px of the video; camera_known, to_scale: see `poses.Path`; key: the
+    which rays are seen, likewise; intrinsics f4 [F, 4] in px of the video; camera_known, to_scale: see `poses.Path`;
+    instruction: what of the text tells what happens; key: the
     window's; replaced: those that could not be read.
     """
 
@@ -65,6 +66,7 @@ class Sample(TypedDict):
     camera_known: bool
     to_scale: bool
     text: str
+    instruction: str
     key: str
     replaced: list[str]
 
@@ -115,13 +117,15 @@ def read(window: Window, how: DataSettings, epoch: int) -> dict[str, Any]:
     path = unknown(how.frames) if without_camera else _path([clip for clip, _ in parts], [stamps for _, stamps in shown], how)
     stored = metas[0]["stored_width"], metas[0]["stored_height"]
     middle = metas[_middle([len(times_s) for _, times_s in parts])]
+    text = caption(middle, how.captions, rng)
     sample = {
         "video": torch.from_numpy(_joined([pictures for pictures, _ in shown])).permute(3, 0, 1, 2),
         "pose": torch.from_numpy(path.pose),
         "intrinsics": torch.from_numpy(cover(stored, how.size).intrinsics(path.intrinsics, stored).astype(np.float32)),
         "camera_known": path.known,
         "to_scale": path.to_scale,
-        "text": caption(middle, how.captions, rng),
+        "text": text,
+        "instruction": instruction(middle, text),
         "key": window.key,
     }
     shown_as = _mirrored(sample) if rng.random() < how.mirror_share else sample
@@ -208,7 +212,7 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
     stacked = {name: torch.stack([s[name] for s in samples]) for name in ("pose", "origin", "intrinsics")}
     stacked["video"] = torch.stack([s["video"].permute(1, 2, 3, 0) for s in samples]).permute(0, 4, 1, 2, 3)
     flags = {name: torch.tensor([s[name] for s in samples]) for name in ("camera_known", "to_scale")}
-    words = {"text": [s["text"] for s in samples], "key": [s["key"] for s in samples]}
+    words = {name: [s[name] for s in samples] for name in ("text", "instruction", "key")}
     return {**stacked, **flags, **words, "replaced": [key for s in samples for key in s["replaced"]]}
 
 

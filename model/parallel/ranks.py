@@ -29,8 +29,8 @@ def stop() -> None:
 
 
 def first() -> bool:
-    """Whether this is the rank that writes what is written once."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    """Whether this is the process that speaks and writes for all, also before it has joined them."""
+    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
 
 
 def count() -> int:

@@ -17,6 +17,8 @@ from model.world import World
 
 # A text encoder, or what stands in its place: texts -> [B, S, E].
 Words = Callable[[list[str]], Tensor]
+# `backbone.added.Thoughts`: frames uint8 [B, 3, H, W], instructions -> [B, U, V].
+Thoughts = Callable[[Tensor, list[str]], Tensor]
 
 
 class Latents(NamedTuple):
@@ -26,16 +28,27 @@ class Latents(NamedTuple):
     given: Given
 
 
-def encoded(batch: dict[str, Any], codec: Codec, words: Words, device: torch.device) -> Latents:
-    """A loader's batch through the frozen encoders. A sample without a camera has maps of zeros: no camera at rest has them."""
+def encoded(
+    batch: dict[str, Any], codec: Codec, words: Words, device: torch.device, thoughts: Thoughts | None = None
+) -> Latents:
+    """A loader's batch through the frozen encoders. A sample without a camera has maps of zeros: no camera at rest has them;
+    one without an instruction has hidden states of zeros.
+    """
     video = batch["video"].to(device, non_blocking=True).float() / 127.5 - 1
     height, width = video.shape[-2:]
     pose, origin, inner = (batch[name].to(device, non_blocking=True) for name in ("pose", "origin", "intrinsics"))
     known = batch["camera_known"].to(device)
     safe = torch.where(known[:, None, None], inner, inner.new_tensor([width, width, width / 2, height / 2]))
     maps = control_maps(pose, safe, height, width, origin, per=codec.per) * known[:, None, None, None, None]
-    given = Given(codec.condition(video[:, :, 0], video.shape[2]), words(batch["text"]), maps)
+    given = Given(codec.condition(video[:, :, 0], video.shape[2]), words(batch["text"]), maps, _added(batch, thoughts, device))
     return Latents(codec.encode(video), given)
+
+
+def _added(batch: dict[str, Any], thoughts: Thoughts | None, device: torch.device) -> Tensor | None:
+    if thoughts is None:
+        return None
+    told = torch.tensor([bool(words) for words in batch["instruction"]], device=device)
+    return thoughts(batch["video"][:, :, 0], batch["instruction"]).to(device) * told[:, None, None]
 
 
 def loss(world: World, seen: Latents, sigma_B: Tensor, noise: Tensor) -> Tensor:
@@ -43,5 +56,7 @@ def loss(world: World, seen: Latents, sigma_B: Tensor, noise: Tensor) -> Tensor:
     sigma_BT = sigma_B[:, None].expand(-1, seen.x0.shape[2])
     level = sigma_B.view(-1, 1, 1, 1, 1)
     noisy = (1 - level) * seen.x0 + level * noise
-    velocity = world(torch.cat([noisy, seen.given.image], 1), sigma_BT, seen.given.text, maps_BFCHW=seen.given.maps)
+    given = seen.given
+    image = torch.cat([noisy, given.image], 1)
+    velocity = world(image, sigma_BT, given.text, maps_BFCHW=given.maps, added_BUV=given.added)
     return (velocity.float() - (noise - seen.x0)).square().mean((1, 2, 3, 4))

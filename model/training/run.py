@@ -1,6 +1,7 @@
 """A training run from a recipe: checks what it is given, builds the model, trains it, goes on where it stopped."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,8 @@ from curation import storage
 from model.build import parts
 from model.data.loader import DataSettings
 from model.data.runs import Clip, stored_clips
-from model.parallel import ranks
+from model.parallel import launch, ranks
+from model.parallel.layout import seated
 from model.recipes import TrainRecipe
 from model.training.trainer import Trainer
 
@@ -26,19 +28,45 @@ def train(
 
     One process a device, as torchrun starts them; alone it is a run of one. watched: see `Trainer`.
     """
-    *_, device = ranks.start()
     said = say if ranks.first() else _unsaid
+    for part in (outputs, watched):
+        if part:
+            said(check(part, recipe))
+    _, count, device = ranks.start()
     try:
-        for part in (outputs, watched):
-            if part:
-                said(check(part, recipe))
-        world, codec, words, seat = parts(recipe, outputs, folder, device, said)
-        trainer = Trainer(world, codec, words, outputs, recipe.data, recipe.train, folder, *seat, watched, said)
-        weights = sum(p.numel() for p in world.parameters()) / 1e6
-        said(f"{weights:.1f} M weights on {ranks.count()} x {device.type}; step {trainer.step} of {recipe.train.steps}")
+        seat = seated(recipe.layout, device)
+        made = parts(recipe, outputs, folder, seat, said)
+        weights = sum(p.numel() for p in made.world.parameters())
+        trainer = Trainer(
+            *made[:3], outputs, recipe.data, recipe.train, folder, seat.number, seat.of, watched, said, made.thoughts
+        )
+        said(f"{weights / 1e6:.1f} M weights on {count} x {device.type}; step {trainer.step} of {recipe.train.steps}")
         return trainer.run()
     finally:
         ranks.stop()
+
+
+def train_on_ray(
+    recipe: TrainRecipe,
+    outputs: Sequence[str],
+    folder: str,
+    watched: Sequence[str] = (),
+    workers: int = 0,
+    say: Callable[[str], None] = print,
+) -> None:
+    """`train` in so many ranks of the Ray cluster that is connected (0: one for each of its GPUs, or one without).
+
+    folder: where all nodes see it. ValueError for data that cannot be used.
+    """
+    for part in (outputs, watched):
+        if part:
+            say(check(part, recipe))
+    say(f"training on Ray; {os.path.join(folder, 'log.jsonl')} and TensorBoard's files beside it tell how it goes")
+    launch.on_ray(_rank, {"given": (recipe, list(outputs), folder, list(watched))}, workers, os.path.join(folder, "ray"))
+
+
+def _rank(config: dict[str, Any]) -> None:
+    train(*config["given"])
 
 
 def check(outputs: Sequence[str], recipe: TrainRecipe) -> str:

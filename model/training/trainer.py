@@ -46,11 +46,12 @@ class Trainer:
         count: int = 1,
         watched: Sequence[str] = (),
         say: Callable[[str], None] | None = None,
+        thoughts: flow.Thoughts | None = None,
     ) -> None:
         """rank, count: whose samples these are; ranks that share a sample's tokens have the same (`parallel.layout.Seat`)."""
         self.world, self.codec, self.words, self.outputs, self.data, self.how = world, codec, words, outputs, data, how
         self.folder, self.rank, self.count, self.watched, self.say = folder, rank, count, watched or outputs, say or _unsaid
-        self.device = next(world.parameters()).device
+        self.device, self.thoughts = next(world.parameters()).device, thoughts
         for expert in (world.high, world.low):
             expert.camera.requires_grad_(not how.freeze_camera)
         self.optimizer = torch.optim.AdamW(
@@ -109,7 +110,7 @@ class Trainer:
             )
         if self.how.watch_every and self.step % self.how.watch_every == 0:
             with self.average.applied(self.world):
-                seen = watching.watch(self.world, self.codec, self.words, self.watched, self.data, self.how)
+                seen = watching.watch(self.world, self.codec, self.words, self.watched, self.data, self.how, self.thoughts)
             if notes:
                 notes.watched(self.step, *seen)
                 self.say(f"step {self.step}: obeyed " + ", ".join(f"{kind} {value:.2f}" for kind, value in seen[0].items()))
@@ -136,12 +137,13 @@ class Trainer:
         tokens = throughput.tokens(config, latents)
         samples = self.how.batch * self.how.accumulate
         work = samples * throughput.operations(config, tokens, self.text_tokens)
+        sharers = ranks.count() // self.count
         return {
             "seconds": seconds,
             "waited": waited / seconds,
             "samples_s": samples * self.count / seconds,
             "tokens_s": samples * self.count * tokens / seconds,
-            "mfu": work * self.count / ranks.count() / seconds / self._peak,
+            "mfu": work / sharers / seconds / self._peak,
         }
 
     def _step(self, batches: Sequence[tuple[dict[str, Any], int]]) -> dict[str, Any]:
@@ -180,7 +182,7 @@ class Trainer:
 
     def _pass(self, batch: dict[str, Any], first: int, expert: Name) -> tuple[Tensor, Tensor]:
         """Noise levels and losses [B] of a batch whose first sample has the number `first` over all ranks."""
-        seen = flow.encoded(batch, self.codec, self.words, self.device)
+        seen = flow.encoded(batch, self.codec, self.words, self.device, self.thoughts)
         self.text_tokens = seen.given.text.shape[1]
         sigma, noise = [], []
         for i in range(len(seen.x0)):

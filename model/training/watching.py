@@ -29,6 +29,7 @@ def watch(
     outputs: Sequence[str],
     data: DataSettings,
     how: TrainSettings,
+    thoughts: flow.Thoughts | None = None,
 ) -> tuple[dict[str, float], Tensor]:
     """Shares that obeyed by what was asked (those kinds that occur), and the videos uint8 [B, 3, F, H, W].
 
@@ -38,7 +39,7 @@ def watch(
     plain = replace(data, frames=frames, camera_none_share=0.0, mirror_share=0.0)
     batch = collate([plainly(window, plain) for window in chosen(outputs, plain, how.watch_clips)])
     device = next(world.parameters()).device
-    given = flow.encoded(batch, codec, words, device).given
+    given = flow.encoded(batch, codec, words, device, thoughts).given
     generator = torch.Generator().manual_seed(how.seed)
     videos = pictures(codec.decode(sample(world, given, levels(world.noise, how.watch_steps), generator)))
     hits: dict[str, list[bool]] = defaultdict(list)

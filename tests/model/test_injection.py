@@ -1,6 +1,7 @@
 """Interaction injection: words that a model has understood, and its hidden states as a second source of cross-attention."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the extra `train` is not installed")
 
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa: E402
+
+from curation import shards  # noqa: E402
 from curation.vlm.asking import load  # noqa: E402
 from curation.vlm.protocol import ServerSettings, VlmSettings  # noqa: E402
 from model.backbone import added, checkpoint  # noqa: E402
@@ -16,6 +20,15 @@ from model.backbone.attention import attend  # noqa: E402
 from model.backbone.dit import Attention, Expert  # noqa: E402
 from model.config import BackboneConfig, tiny  # noqa: E402
 from model.control import instruction  # noqa: E402
+from model.data.captions import CaptionMix, caption  # noqa: E402
+from model.data.captions import instruction as instruction_of  # noqa: E402
+from model.parallel import ranks  # noqa: E402
+from model.parallel.layout import Layout, seated  # noqa: E402
+from model.recipes import tiny as tiny_recipe  # noqa: E402
+from model.training.checkpoint import latest  # noqa: E402
+from model.training.run import train  # noqa: E402
+from model.training.settings import Phase  # noqa: E402
+from model.world import ControlledExpert  # noqa: E402
 
 FRAME = bytes(cv2.imencode(".jpg", np.full((64, 64, 3), 90, np.uint8))[1])
 
@@ -87,6 +100,50 @@ def test_a_widened_expert_is_saved_and_loaded(tmp_path):
     assert torch.equal(again(x, time, text, added_BUV=thoughts), expert(x, time, text, added_BUV=thoughts))
     with pytest.raises(ValueError, match="second source"):
         checkpoint.save(expert, str(tmp_path / "original"), original=True)
+
+
+@pytest.fixture
+def seat():
+    ranks.start()
+    yield seated(Layout(), torch.device("cpu"))
+    ranks.stop()
+
+
+def test_weights_are_read_into_an_expert_that_was_widened_without_memory(tmp_path, seat):
+    torch.manual_seed(1)
+    base = Expert(tiny())
+    checkpoint.save(base, str(tmp_path))
+    wide = added.widened(checkpoint.blank(tiny()), 12)
+    made = seat.put(ControlledExpert(wide), torch.float32)
+    checkpoint.load_sharded(made, wide, str(tmp_path))
+    x, time, text, thoughts = inputs(tiny())
+    assert torch.equal(made(x, time / 1000, text, added_BUV=thoughts), base(x, time, text))
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:torch")  # FSDP's advice to writers of models
+def test_a_recipe_trains_on_a_models_thoughts(made, tiny_vlm, tmp_path):
+    told = [made.clip("a", i, 30 * i, 30, interaction_caption="The door opens.") for i in range(4)]
+    shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", told))
+    small = tiny_recipe()
+    how = replace(small.train, curriculum=(Phase(5, 4),), watch_every=4, rate=1e-2)
+    data = replace(small.data, captions=CaptionMix(none_share=0.0))
+    recipe = replace(small, model=replace(small.model, thoughts=str(tiny_vlm)), train=how, data=data)
+    notes = train(recipe, [str(tmp_path)], str(tmp_path / "run"), say=lambda words: None)
+    assert len(notes) == 4
+    dcp_to_torch_save(latest(str(tmp_path / "run")), str(tmp_path / "whole.pt"))
+    weights = torch.load(tmp_path / "whole.pt")["model"]
+    moved = {name.split(".")[0] for name, w in weights.items() if name.endswith("add_v_proj.weight") and w.abs().sum() > 0}
+    assert moved == {note["expert"] for note in notes}
+
+
+def test_what_a_sample_is_told_goes_with_its_text():
+    meta = {"caption_long": "A hall.", "interaction_caption": "The door opens."}
+    rng = np.random.default_rng(0)
+    text = caption(meta, CaptionMix(none_share=0.0), rng)
+    assert (text, instruction_of(meta, text)) == ("A hall. The door opens.", "The door opens.")
+    assert instruction_of(meta, caption(meta, CaptionMix(none_share=1.0), rng)) == ""
+    assert instruction_of(meta, caption(meta, CaptionMix(none_share=0.0, with_interaction=False), rng)) == ""
+    assert instruction_of({"caption_long": "A hall."}, "A hall.") == ""
 
 
 def test_the_second_source_is_read_as_diffusers_reads_image_tokens():

@@ -37,6 +37,6 @@ def test_a_rank_that_dies_is_started_again_with_the_others(cluster, tmp_path):
         with open(os.path.join(config["folder"], f"rank{rank}"), "w") as file:
             file.write(f"{rank} of {count}, mean {mean}")
 
-    on_ray(work, {"folder": str(tmp_path)}, workers=2, gpu=False, folder=str(tmp_path))
+    on_ray(work, {"folder": str(tmp_path)}, workers=2, folder=str(tmp_path))
     assert [(tmp_path / f"rank{i}").read_text() for i in range(2)] == ["0 of 2, mean 0.5", "1 of 2, mean 0.5"]
     assert (tmp_path / "died").exists()
