@@ -29,6 +29,7 @@ from model.data.runs import Clip, Window, stored_clips
 from model.evaluation import obedience
 from model.evaluation.obedience import KINDS, Kind
 from model.parallel import ranks
+from model.parallel.layout import seated
 from model.recipes import TrainRecipe, demo
 from model.sampling import levels, sample
 from model.training import checkpoint, flow
@@ -112,7 +113,7 @@ def evaluate(recipe: TrainRecipe, trained: Sequence[str], held_out: Sequence[str
     clips = held_out_clips(held_out, recipe.data)
     *_, device = ranks.start()
     try:
-        made = parts(recipe, trained, str(run), device)
+        made = parts(recipe, trained, str(run), seated(recipe.layout, device), print)
         average = Average(made.world, recipe.train.average)
         checkpoint.load_average(str(checkpoint.latest(str(run))), average)
         with average.applied(made.world):

@@ -10,7 +10,7 @@ from model.backbone import added, checkpoint, text, vae
 from model.backbone.dit import Expert
 from model.backbone.vae import Codec
 from model.control.encoder import CameraEncoder
-from model.parallel.layout import Seat, lay
+from model.parallel.layout import Seat
 from model.recipes import TrainRecipe
 from model.training import checkpoint as checkpoints
 from model.training import codec as frame_codec
@@ -20,22 +20,21 @@ from model.world import ControlledExpert, World
 
 
 class Parts(NamedTuple):
-    """What a trainer is made of; whose samples this rank takes."""
+    """What a trainer is made of."""
 
     world: World
     codec: Codec
     words: Words
-    seat: Seat
     thoughts: Thoughts | None = None
 
 
-def parts(
-    recipe: TrainRecipe, outputs: Sequence[str], folder: str, device: torch.device, say: Callable[[str], None] = print
-) -> Parts:
-    """The recipe's model, laid on all ranks. A codec of its own is trained first, into `folder`; other ranks wait for it.
+def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, seat: Seat, say: Callable[[str], None]) -> Parts:
+    """The recipe's model. Where it has a codec of its own that is trained first, into `folder`; other ranks wait for it.
 
     ValueError where `model.weights` or `model.start` names nothing.
     """
+    kind = seat.everyone.device_type
+    device = torch.device(kind, torch.cuda.current_device() if kind == "cuda" else None)
     spec = recipe.model
     if spec.weights and not os.path.isdir(spec.weights):
         raise ValueError(
@@ -44,17 +43,14 @@ def parts(
         )
     codec, words = _coded(recipe, outputs, folder, device, say)
     thoughts = added.load_thoughts(spec.thoughts, device) if spec.thoughts else None
+    width = thoughts.width if thoughts else None
     torch.manual_seed(recipe.train.seed)
-    names = ("transformer", "transformer_2")[: 1 + spec.pair]
-    experts = [_expert(recipe, codec.per, name, device, thoughts.width if thoughts else None) for name in names]
-    world = World(experts[0], experts[-1], spec.noise)
-    seat = lay(world, recipe.layout)
-    if spec.weights:
-        for expert, name in zip(experts, names, strict=True):
-            checkpoint.load_sharded(expert, expert.expert, os.path.join(spec.weights, name))
+    high = _expert(recipe, codec.per, "transformer", seat, device, width)
+    low = _expert(recipe, codec.per, "transformer_2", seat, device, width) if spec.pair else high
+    world = World(high, low, spec.noise)
     if spec.start:
         _start(world, spec.start)
-    return Parts(world, codec, words, seat, thoughts)
+    return Parts(world, codec, words, thoughts)
 
 
 def _start(world: World, run: str) -> None:
@@ -81,16 +77,18 @@ def _coded(
     return codec, text.NoWords(recipe.model.backbone.text_dim)
 
 
-def _expert(recipe: TrainRecipe, per: int, name: str, device: torch.device, width: int | None) -> ControlledExpert:
-    """One expert with its camera encoder; one that is read from a folder has no memory yet. width: of the second source of
-    cross-attention (None: it has none).
+def _expert(recipe: TrainRecipe, per: int, name: str, seat: Seat, device: torch.device, width: int | None) -> ControlledExpert:
+    """One expert with its camera encoder, sharded: from the folder of that name in the weights, else fresh. width: of the
+    second source of cross-attention, None where it has none.
     """
-    spec, fps = recipe.model, recipe.data.fps
-    if spec.weights:
-        base = checkpoint.blank(checkpoint.read_config(os.path.join(spec.weights, name)))
-    else:
-        base = Expert(spec.backbone).to(device)
+    spec, fps, dtype = recipe.model, recipe.data.fps, getattr(torch, recipe.train.precision)
+    folder = os.path.join(spec.weights, name) if spec.weights else ""
+    base = checkpoint.blank(checkpoint.read_config(folder)) if folder else Expert(spec.backbone)
     if width is not None and base.config.added_kv_proj_dim is None:
         base = added.widened(base, width)
     camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, fps / per)
-    return ControlledExpert(base, camera.to(device))
+    if not folder:
+        return seat.put(ControlledExpert(base, camera).to(device), dtype)
+    made = seat.put(ControlledExpert(base, camera.to(device)), dtype)
+    checkpoint.load_sharded(made, base, folder)
+    return made

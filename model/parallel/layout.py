@@ -1,56 +1,55 @@
-"""How a world lies on many devices: one place that puts everything around it, in the one order that works."""
+"""How a model lies on many devices: one place that puts everything around an expert, in the one order that works."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from model.parallel import blocks, context, fsdp
-from model.world import World
+from model.world import ControlledExpert
 
 
 @dataclass(frozen=True)
 class Layout:
-    """context: ranks that share one sample's tokens (Ulysses); the rest of the ranks take samples of their own. recompute:
-    activations again in the backward pass. compile: each block. bfloat16: what blocks compute in (weights stay float32).
+    """context: ranks that share one sample's tokens (Ulysses); the other ranks take samples of their own. recompute:
+    activations are computed again in the backward pass. compile: each block. Weights are sharded over all ranks (FSDP2).
     """
 
     context: int = 1
     recompute: bool = False
     compile: bool = False
-    bfloat16: bool = True
 
     def __post_init__(self) -> None:
         if self.context < 1:
             raise ValueError(f"context must be at least 1 rank, not {self.context}")
 
 
-class Seat(NamedTuple):
-    """Whose samples a rank takes: reader `number` `of` so many. Ranks of one context group are one reader."""
+@dataclass(frozen=True)
+class Seat:
+    """A rank's place: it reads samples as reader `number` `of` so many; ranks that share a sample are one reader."""
 
+    layout: Layout
+    everyone: DeviceMesh
+    sharers: DeviceMesh
     number: int
     of: int
 
-
-def lay(world: World, how: Layout) -> Seat:
-    """Put a world on all ranks of the group that `ranks.start` joined, in place.
-
-    ValueError where the ranks, or an expert's heads, do not divide by `context`.
-    """
-    rank, count = dist.get_rank(), dist.get_world_size()
-    if count % how.context:
-        raise ValueError(f"{count} ranks do not divide into groups of {how.context} for context parallel")
-    kind = next(p for p in world.parameters() if not p.is_meta).device.type  # weights that are read later lie nowhere yet
-    mesh = init_device_mesh(kind, (count // how.context, how.context), mesh_dim_names=("data", "context"))
-    everyone = init_device_mesh(kind, (count,))
-    for controlled in {id(e): e for e in (world.high, world.low)}.values():
-        if how.context > 1:
-            context.share(controlled.expert, mesh["context"])
-        if how.recompute:
+    def put(self, controlled: ControlledExpert, dtype: torch.dtype) -> ControlledExpert:
+        """Put an expert on all ranks, in place; dtype: what its blocks compute in. ValueError where it cannot be divided."""
+        if self.layout.context > 1:
+            context.share(controlled.expert, self.sharers)
+        if self.layout.recompute:
             blocks.recompute(controlled.expert)
-        if how.compile:
+        if self.layout.compile:
             blocks.compiled(controlled.expert)
-        fsdp.shard(controlled, everyone, torch.bfloat16 if how.bfloat16 else torch.float32)
-    return Seat(rank // how.context, count // how.context)
+        return fsdp.shard(controlled, self.everyone, dtype)
+
+
+def seated(layout: Layout, device: torch.device) -> Seat:
+    """A rank's own place among those that `ranks.start` joined. ValueError where they do not divide by `context`."""
+    rank, count, sharers = dist.get_rank(), dist.get_world_size(), layout.context
+    if count % sharers:
+        raise ValueError(f"{count} ranks do not divide into groups of {sharers}: start more, or set layout.context to fewer")
+    mesh = init_device_mesh(device.type, (count // sharers, sharers), mesh_dim_names=("data", "context"))
+    return Seat(layout, init_device_mesh(device.type, (count,)), mesh["context"], rank // sharers, count // sharers)

@@ -11,6 +11,7 @@ from model.build import parts
 from model.data.loader import DataSettings
 from model.data.runs import Clip, stored_clips
 from model.parallel import launch, ranks
+from model.parallel.layout import seated
 from model.recipes import TrainRecipe
 from model.training.trainer import Trainer
 
@@ -27,16 +28,19 @@ def train(
 
     One process a device, as torchrun starts them; alone it is a run of one. watched: see `Trainer`.
     """
-    *_, device = ranks.start()
     said = say if ranks.first() else _unsaid
+    for part in (outputs, watched):
+        if part:
+            said(check(part, recipe))
+    _, count, device = ranks.start()
     try:
-        for part in (outputs, watched):
-            if part:
-                said(check(part, recipe))
-        world, codec, words, seat, thoughts = parts(recipe, outputs, folder, device, said)
-        trainer = Trainer(world, codec, words, outputs, recipe.data, recipe.train, folder, *seat, watched, said, thoughts)
-        weights = sum(p.numel() for p in world.parameters()) / 1e6
-        said(f"{weights:.1f} M weights on {ranks.count()} x {device.type}; step {trainer.step} of {recipe.train.steps}")
+        seat = seated(recipe.layout, device)
+        made = parts(recipe, outputs, folder, seat, said)
+        weights = sum(p.numel() for p in made.world.parameters())
+        trainer = Trainer(
+            *made[:3], outputs, recipe.data, recipe.train, folder, seat.number, seat.of, watched, said, made.thoughts
+        )
+        said(f"{weights / 1e6:.1f} M weights on {count} x {device.type}; step {trainer.step} of {recipe.train.steps}")
         return trainer.run()
     finally:
         ranks.stop()

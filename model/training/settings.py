@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from model.config import check_frames
 
+PRECISIONS = ("bfloat16", "float32")
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -22,7 +24,7 @@ class Phase:
 class TrainSettings:
     """batch: samples a rank and pass; accumulate: passes a step. decay_share: the last part of the steps, in which the rate
     falls to zero. freeze_camera: stage 2. most_gradient: the norm that gradients are cut to. average: decay of the weights that
-    are played. save_every, log_every, watch_every: steps; when
+    are played. precision: what the blocks compute in, bfloat16 or float32. save_every, log_every, watch_every: steps; when
     watched, `watch_clips` videos are made by so many sampler steps, and measured (0 never). The paper gives none of the
     numbers; rates are Self-Forcing's for fine-tuning Wan.
     """
@@ -38,6 +40,7 @@ class TrainSettings:
     most_gradient: float = 1.0
     average: float = 0.999
     freeze_camera: bool = False
+    precision: str = "bfloat16"
     save_every: int = 500
     log_every: int = 10
     watch_every: int = 1000
@@ -56,6 +59,8 @@ class TrainSettings:
             raise ValueError(f"rate must be positive, not {self.rate:g}")
         if not 0 <= self.decay_share <= 1:
             raise ValueError(f"decay_share is a share of the steps, 0 to 1, not {self.decay_share:g}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
 
     @property
     def steps(self) -> int:

@@ -137,12 +137,13 @@ class Trainer:
         tokens = throughput.tokens(config, latents)
         samples = self.how.batch * self.how.accumulate
         work = samples * throughput.operations(config, tokens, self.text_tokens)
+        sharers = ranks.count() // self.count
         return {
             "seconds": seconds,
             "waited": waited / seconds,
             "samples_s": samples * self.count / seconds,
             "tokens_s": samples * self.count * tokens / seconds,
-            "mfu": work * self.count / ranks.count() / seconds / self._peak,
+            "mfu": work / sharers / seconds / self._peak,
         }
 
     def _step(self, batches: Sequence[tuple[dict[str, Any], int]]) -> dict[str, Any]:

@@ -10,48 +10,55 @@ from tiny_world import DATA, Words, codec, experts  # beside this program
 from model.backbone import checkpoint
 from model.experts import NoiseSpec
 from model.parallel import ranks
-from model.parallel.layout import Layout, lay
+from model.parallel.layout import Layout, seated
 from model.training.settings import Phase, TrainSettings
 from model.training.trainer import Trainer
 from model.world import ControlledExpert, World
 
 HOW = TrainSettings(curriculum=(Phase(5, 6),), rate=1e-3, warm_up=1, log_every=1, watch_every=0, workers=0)
-LAYOUTS = {
-    "train": Layout(bfloat16=False),
-    "bfloat16": Layout(),
-    "context-recompute": Layout(context=2, recompute=True, bfloat16=False),
-}
 
 
-def loaded(folder):
-    """An expert that was built without memory and laid on the ranks, then read from a folder."""
-    made = ControlledExpert(checkpoint.blank(checkpoint.read_config(folder)))
-    lay(World(made, made, NoiseSpec()), Layout(bfloat16=False))
-    checkpoint.load_sharded(made, made.expert, folder)
+LAYOUTS = {"context": Layout(context=2, recompute=True)}
+
+
+def world(seat, what):
+    dtype = torch.bfloat16 if what == "bfloat16" else torch.float32
+    return World(*(seat.put(expert, dtype) for expert in experts()), NoiseSpec())
+
+
+def loaded(folder, seat):
+    """A sharded expert that was built without memory, out of a folder; its whole weights."""
+    base = checkpoint.blank(checkpoint.read_config(folder))
+    made = seat.put(ControlledExpert(base), torch.float32)
+    checkpoint.load_sharded(made, base, folder)
     assert not any(p.is_meta for p in made.parameters())
-    return made.expert
+    return base
 
 
-def tell(folder, module, words):
-    """The first rank writes the whole weights and says something."""
+def whole(module):
     found = {n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in module.named_parameters()}
-    if ranks.first():
-        torch.save({name: tensor.detach() for name, tensor in found.items()}, f"{folder}-weights.pt")
-        sys.stdout.write(json.dumps(words) + "\n")
+    return {name: tensor.detach() for name, tensor in found.items()}
 
 
 def main(out, folder, steps, what):
-    rank, _, _ = ranks.start()
+    rank, _, device = ranks.start()
+    seat = seated(LAYOUTS.get(what, Layout()), device)
+    if what == "load":
+        state = whole(loaded(out, seat))
+        if rank == 0:
+            torch.save(state, f"{folder}-weights.pt")
+            sys.stdout.write("null\n")
+        ranks.stop()
+        return
     if what == "disagree":
         ranks.agree("the expert of a step", f"expert of rank {rank}")
-    if what == "load":
-        tell(folder, loaded(out), None)
-    else:
-        world = World(*experts(), NoiseSpec())
-        seat = lay(world, LAYOUTS[what])
-        trainer = Trainer(world, codec(), Words(), [out], DATA, replace(HOW, batch=2 // seat.of), folder, *seat)
-        notes = trainer.run(int(steps))
-        tell(folder, world, [[note["expert"], note["loss"], note["gradient"]] for note in notes])
+    how = replace(HOW, batch=2 // seat.of)
+    trainer = Trainer(world(seat, what), codec(), Words(), [out], DATA, how, folder, seat.number, seat.of)
+    notes = trainer.run(int(steps))
+    state = whole(trainer.world)
+    if rank == 0:
+        torch.save(state, f"{folder}-weights.pt")
+        sys.stdout.write(json.dumps([[note["expert"], note["loss"], note["gradient"]] for note in notes]) + "\n")
     ranks.stop()
 
 

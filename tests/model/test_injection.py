@@ -22,14 +22,13 @@ from model.config import BackboneConfig, tiny  # noqa: E402
 from model.control import instruction  # noqa: E402
 from model.data.captions import CaptionMix, caption  # noqa: E402
 from model.data.captions import instruction as instruction_of  # noqa: E402
-from model.experts import NoiseSpec  # noqa: E402
 from model.parallel import ranks  # noqa: E402
-from model.parallel.layout import Layout, lay  # noqa: E402
+from model.parallel.layout import Layout, seated  # noqa: E402
 from model.recipes import tiny as tiny_recipe  # noqa: E402
 from model.training.checkpoint import latest  # noqa: E402
 from model.training.run import train  # noqa: E402
 from model.training.settings import Phase  # noqa: E402
-from model.world import ControlledExpert, World  # noqa: E402
+from model.world import ControlledExpert  # noqa: E402
 
 FRAME = bytes(cv2.imencode(".jpg", np.full((64, 64, 3), 90, np.uint8))[1])
 
@@ -104,19 +103,18 @@ def test_a_widened_expert_is_saved_and_loaded(tmp_path):
 
 
 @pytest.fixture
-def group():
+def seat():
     ranks.start()
-    yield
+    yield seated(Layout(), torch.device("cpu"))
     ranks.stop()
 
 
-def test_weights_are_read_into_an_expert_that_was_widened_without_memory(tmp_path, group):
+def test_weights_are_read_into_an_expert_that_was_widened_without_memory(tmp_path, seat):
     torch.manual_seed(1)
     base = Expert(tiny())
     checkpoint.save(base, str(tmp_path))
     wide = added.widened(checkpoint.blank(tiny()), 12)
-    made = ControlledExpert(wide)
-    lay(World(made, made, NoiseSpec()), Layout(bfloat16=False))
+    made = seat.put(ControlledExpert(wide), torch.float32)
     checkpoint.load_sharded(made, wide, str(tmp_path))
     x, time, text, thoughts = inputs(tiny())
     assert torch.equal(made(x, time / 1000, text, added_BUV=thoughts), base(x, time, text))

@@ -1,5 +1,7 @@
 """What a world is put into: refusals, and blocks that compute the same when wrapped."""
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
@@ -8,10 +10,9 @@ from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 
 from model.backbone.dit import Expert  # noqa: E402
 from model.config import tiny  # noqa: E402
-from model.experts import NoiseSpec  # noqa: E402
 from model.parallel import blocks, context, ranks  # noqa: E402
-from model.parallel.layout import Layout, lay  # noqa: E402
-from model.world import ControlledExpert, World  # noqa: E402
+from model.parallel.layout import Layout, seated  # noqa: E402
+from model.world import ControlledExpert  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,13 +51,22 @@ def test_a_wrapped_expert_has_the_same_names_and_gradients(put):
 
 
 def test_ranks_that_do_not_divide_are_refused():
-    world = World(*(ControlledExpert(Expert(tiny())) for _ in range(2)), NoiseSpec())
     with pytest.raises(ValueError, match="1 ranks do not divide into groups of 2"):
-        lay(world, Layout(context=2))
+        seated(Layout(context=2), torch.device("cpu"))
     with pytest.raises(ValueError, match="at least 1 rank, not 0"):
         Layout(context=0)
+    with pytest.raises(ValueError, match="heads that divide among them, not 3"):
+        context.share(Expert(replace(tiny(), num_attention_heads=3)), Two())
 
 
-def test_a_world_of_one_network_is_put_up_once():
-    expert = ControlledExpert(Expert(tiny()))
-    assert lay(World(expert, expert, NoiseSpec()), Layout(recompute=True, bfloat16=False)) == (0, 1)
+class Two:
+    """A mesh of two, as far as it is asked."""
+
+    def size(self):
+        return 2
+
+
+def test_one_rank_reads_everything():
+    seat = seated(Layout(recompute=True), torch.device("cpu"))
+    seat.put(ControlledExpert(Expert(tiny())), torch.float32)
+    assert (seat.number, seat.of) == (0, 1)

@@ -63,7 +63,7 @@ def same(found, expected):
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["train", "context-recompute"])
+@pytest.mark.parametrize("layout", ["train", "context"])
 def test_two_ranks_train_as_one(out, alone, tmp_path, layout):
     found = start(2, out, tmp_path / "two", 6, layout)
     same(found, alone[0])

@@ -120,6 +120,7 @@ def test_a_recipe_survives_yaml(name, tmp_path):
         (lambda r: replace(r, codec=CodecSettings(channels=8)), "codec.channels must be out_channels of the backbone, 32"),
         (lambda r: ModelSpec(replace(r.model.backbone, in_channels=36)), "in_channels must be 68"),
         (lambda r: replace(r.model, noise=replace(r.model.noise, boundary=0.5)), "boundary must be 0, not 0.5"),
+        (lambda r: replace(r.train, precision="float16"), "precision must be one of bfloat16, float32"),
         (lambda r: replace(r.layout, context=0), "context must be at least 1"),
         (lambda r: replace(r.train, decay_share=2.0), "decay_share is a share"),
     ],

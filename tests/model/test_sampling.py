@@ -32,7 +32,7 @@ class Oracle:
     def __init__(self, x0):
         self.x0, self.asked = x0, []
 
-    def __call__(self, x, sigma_BT, text, maps_BFCHW, added_BUV=None):
+    def __call__(self, x, sigma_BT, text, **_):
         self.asked.append(float(sigma_BT[0, 0]))
         return (x[:, :16] - self.x0) / sigma_BT[0, 0]
 
@@ -58,7 +58,7 @@ def test_guidance_leads_away_from_nothing():
     given = Given(torch.zeros(1, 20, 1, 2, 2), torch.ones(1, 1, 8), None)
     nothing = given._replace(text=torch.zeros(1, 1, 8))
 
-    def world(x, sigma, text, maps_BFCHW, added_BUV=None):
+    def world(x, sigma, text, **_):
         return text.mean() * torch.ones_like(x[:, :16])
 
     world.high = Oracle.high

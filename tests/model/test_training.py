@@ -165,7 +165,7 @@ def test_the_loss_is_zero_for_the_true_velocity():
     x0, noise, sigma = torch.randn(2, 16, 2, 4, 4), torch.randn(2, 16, 2, 4, 4), torch.tensor([0.3, 0.8])
     seen = flow.Latents(x0, Given(torch.zeros(2, 20, 2, 4, 4), torch.zeros(2, 3, 24), None))
 
-    def oracle(x, sigma_BT, text, maps_BFCHW, added_BUV):
+    def oracle(x, sigma_BT, text, **_):
         torch.testing.assert_close(x[:, :16], (1 - sigma.view(-1, 1, 1, 1, 1)) * x0 + sigma.view(-1, 1, 1, 1, 1) * noise)
         return noise - x0
 
