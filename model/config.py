@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+CELL = 8  # px of a latent's rows and columns
 FRAMES_A_LATENT = 4  # the video autoencoder's stride; the first frame is a latent of its own
 
 
@@ -18,7 +19,6 @@ _FIXED = {
     "cross_attn_norm": True,
     "qk_norm": "rms_norm_across_heads",
     "image_dim": None,
-    "added_kv_proj_dim": None,
     "pos_embed_seq_len": None,
 }
 
@@ -28,7 +28,8 @@ class BackboneConfig:
     """One expert; names and meanings are those of the `config.json` of diffusers' `WanTransformer3DModel`.
 
     in_channels: 16 noise + 4 mask + 16 image latents. patch_size: frames, rows, columns of latents that make a token.
-    rope_max_seq_len: how many positions an axis has; more latents than that cannot be told apart.
+    rope_max_seq_len: how many positions an axis has; more latents than that cannot be told apart. added_kv_proj_dim: width of a
+    second source of cross-attention beside the text (None: there is none); Wan2.2 has none, `backbone.added` puts one in.
     """
 
     num_attention_heads: int
@@ -42,6 +43,7 @@ class BackboneConfig:
     patch_size: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
     rope_max_seq_len: int = 1024
+    added_kv_proj_dim: int | None = None
 
     def __post_init__(self) -> None:
         if self.attention_head_dim % 2 or self.attention_head_dim < 6:

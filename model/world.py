@@ -19,13 +19,21 @@ class ControlledExpert(nn.Module):
         self.camera = camera or CameraEncoder(expert.config.width, patch=expert.config.patch_size[1])
 
     def forward(
-        self, x_BCThw: Tensor, sigma_BT: Tensor, text_BSE: Tensor, maps_BFCHW: Tensor | None = None, first_frame: int = 0
+        self,
+        x_BCThw: Tensor,
+        sigma_BT: Tensor,
+        text_BSE: Tensor,
+        maps_BFCHW: Tensor | None = None,
+        first_frame: int = 0,
+        added_BUV: Tensor | None = None,
     ) -> Tensor:
-        """Velocity [B, 16, T, h, w]. maps: `control.pluecker.control_maps` of the frames (None: no camera)."""
+        """Velocity [B, 16, T, h, w]. maps: `control.pluecker.control_maps` of the frames (None: no camera). added: what a
+        vision-language model thought of frame and instruction (`backbone.added`; None: the text alone tells).
+        """
         control = None
         if maps_BFCHW is not None:
             control = self.camera(maps_BFCHW, first_alone=first_frame == 0)
-        velocity: Tensor = self.expert(x_BCThw, sigma_BT * TIMESTEPS, text_BSE, control, first_frame)
+        velocity: Tensor = self.expert(x_BCThw, sigma_BT * TIMESTEPS, text_BSE, control, first_frame, added_BUV)
         return velocity
 
 

@@ -1,8 +1,9 @@
-"""The command line: `gamecraft curate | synth | report | recipe | inspect | bench`. It picks recipe, input and output."""
+"""The command line: `gamecraft curate | synth | train | report | recipe | inspect | bench`. It picks recipe, input, output."""
 
 import importlib
 import sys
 from collections import Counter, defaultdict
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -23,8 +24,13 @@ recipe_app = typer.Typer(help="Show or list recipes.", rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
-BENCHMARKS = ("partition", "quality", "captions", "curate", "camera", "synth")
+# By name; `bench.train` holds what trains the weights that the package ships.
+BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captions", "curate", "camera", "synth")} | {
+    "train": "bench.training",
+    "world": "bench.demo_world",
+}
 
+OfTraining = Annotated[bool, typer.Option("--train", help="A recipe of training instead of curation.")]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
 
 
@@ -79,6 +85,30 @@ def synth(
 
 
 @app.command()
+def train(
+    out: Annotated[str, typer.Option(help="The run's folder: checkpoints, log, TensorBoard's files.")],
+    data: Annotated[list[str], typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again.")],
+    recipe: Annotated[str, typer.Option(help="A training recipe's name (`gamecraft recipe list --train`) or a YAML file.")],
+    watch: Annotated[
+        list[str] | None, typer.Option(help="An output that is not trained on, from which sample videos are made.")
+    ] = None,
+    runner: Annotated[str, typer.Option(help="local: this process, or those of torchrun. ray: ranks on a cluster.")] = "local",
+    workers: Annotated[int, typer.Option(help="How many ranks on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
+) -> None:
+    """Train a world on shards. Run it again to go on; start it by torchrun, or on Ray, for several devices."""
+    from pipelines import runners
+
+    _among("--runner", runner, runners.NAMES)
+    training = _training()
+    settings = recipes.load(recipe, training.recipes.BUILT_IN, training.recipes.TrainRecipe)
+    if runner == "ray":
+        runners.start_ray()
+        training.run.train_on_ray(settings, data, out, watch or (), workers, _say)
+    else:
+        training.run.train(settings, data, out, watch or (), _say)
+
+
+@app.command()
 def report(out: Out) -> None:
     """Draw the report of an output anew."""
     from pipelines.report import write_report
@@ -88,16 +118,32 @@ def report(out: Out) -> None:
 
 
 @recipe_app.command("list")
-def recipe_list() -> None:
+def recipe_list(train: OfTraining = False) -> None:
     """Name the built-in recipes."""
-    for name, build in sorted(recipes.BUILT_IN.items()):
+    built_in = _training().recipes.BUILT_IN if train else recipes.BUILT_IN
+    for name, build in sorted(built_in.items()):
         _say(f"{name:12} {(build.__doc__ or '').strip().splitlines()[0]}")
 
 
 @recipe_app.command("show")
-def recipe_show(name: Annotated[str, typer.Argument(help="A built-in recipe or a YAML file.")] = "laptop") -> None:
-    """Print a recipe as YAML; save it, change it, and give the file to `curate --recipe`."""
-    sys.stdout.write(recipes.to_yaml(recipes.load(name)))
+def recipe_show(
+    name: Annotated[str, typer.Argument(help="A built-in recipe or a YAML file.")] = "laptop", train: OfTraining = False
+) -> None:
+    """Print a recipe as YAML; save it, change it, and give the file to `curate --recipe` or `train --recipe`."""
+    if train:
+        ours = _training().recipes
+        sys.stdout.write(recipes.to_yaml(recipes.load(name, ours.BUILT_IN, ours.TrainRecipe)))
+    else:
+        sys.stdout.write(recipes.to_yaml(recipes.load(name)))
+
+
+def _training() -> Any:
+    """The model's side, which needs torch: `.recipes` and `.run`."""
+    try:
+        names = {"recipes": "model.recipes", "run": "model.training.run"}
+        return SimpleNamespace(**{name: importlib.import_module(module) for name, module in names.items()})
+    except ModuleNotFoundError as error:
+        raise ValueError(f'training needs {error.name}; install it with: pip install "gamecraft[train]"') from error
 
 
 @app.command()
@@ -132,11 +178,11 @@ def bench(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}.")],
 ) -> None:
     """Measure one part of the project; each benchmark has options of its own (`gamecraft bench NAME --help`)."""
-    _among("NAME", name, BENCHMARKS)
+    _among("NAME", name, tuple(BENCHMARKS))
     try:
-        importlib.import_module(f"bench.{name}").main(context.args)
+        importlib.import_module(BENCHMARKS[name]).main(context.args)
     except ModuleNotFoundError as error:
-        raise ValueError(f'the benchmark needs {error.name}; install it with: pip install "gamecraft[bench]"') from error
+        raise ValueError(f'it needs {error.name}; install it with: pip install "gamecraft[bench,train]"') from error
 
 
 def _require_dataset(out: str) -> dict[str, Any]:

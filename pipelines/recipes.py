@@ -197,6 +197,13 @@ def smoke() -> Recipe:
     )
 
 
+def demo() -> Recipe:
+    """For the demo world (`docs/demo-world.md`): tiny clips at 8.75 fps, of footage with an engine's log of its camera."""
+    encoding = Encoding(max_width=128, max_height=96, fps=8.75, crf=10, gop=16)
+    flow = FlowSettings(backend="dis", pairs_per_s=5)
+    return Recipe(name="demo", partition=Partition(flow=flow), shard=Shard(encoding=encoding))
+
+
 def rehearsal() -> Recipe:
     """For `gamecraft synth`: the game engine acts interactions out, two of five made to fail, to see what verify does."""
     synth = SynthSettings(each=2, procedural=ProceduralSettings(fail_share=0.4))
@@ -204,6 +211,7 @@ def rehearsal() -> Recipe:
 
 
 BUILT_IN: Mapping[str, Callable[[], Recipe]] = {
+    "demo": demo,
     "gamecraft2": gamecraft2,
     "laptop": laptop,
     "rehearsal": rehearsal,
@@ -211,26 +219,28 @@ BUILT_IN: Mapping[str, Callable[[], Recipe]] = {
 }
 
 
-def load(name_or_path: str) -> Recipe:
-    """A built-in recipe by name, or one from a YAML file. ValueError says what is wrong and where."""
-    if name_or_path in BUILT_IN:
-        return BUILT_IN[name_or_path]()
+def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:
+    """A built-in recipe by name, or one from a YAML file. ValueError says what is wrong and where.
+
+    built_in, kind: those of curation; the command gives the model's for training.
+    """
+    if name_or_path in built_in:
+        return built_in[name_or_path]()
     path = Path(name_or_path)
     if not path.is_file():
-        raise ValueError(f"{name_or_path}: neither a recipe file nor one of {', '.join(sorted(BUILT_IN))}")
+        raise ValueError(f"{name_or_path}: neither a recipe file nor one of {', '.join(sorted(built_in))}")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     try:
-        recipe: Recipe = from_mapping(Recipe, {"name": path.stem, **data} if isinstance(data, dict) else data)
+        return from_mapping(kind, {"name": path.stem, **data} if isinstance(data, dict) else data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return recipe
 
 
-def to_yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+def to_yaml(recipe: Any) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(asdict(recipe))), sort_keys=False, allow_unicode=True)
 
 
 def from_mapping(kind: type[Any], data: Any, where: str = "") -> Any:
@@ -266,7 +276,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 def _values(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
     """A setting of several values, a list in YAML: of as many as there are kinds, or of any number of the one before `...`."""
-    if isinstance(value, list) and kinds[-1] is Ellipsis:
+    if kinds[-1] is Ellipsis and isinstance(value, list):
         kinds = [kinds[0]] * len(value)
     if not isinstance(value, list) or len(value) != len(kinds):
         raise ValueError(f"{where} must be a list of {len(kinds)}, not {value!r}")

@@ -1,8 +1,10 @@
-"""Fixtures for every test: where the shared footage lies, an S3 store and a VLM server on this machine."""
+"""Fixtures for every test: where the shared footage lies, a tiny VLM, an S3 store and a VLM server on this machine."""
 
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +24,16 @@ def footage() -> Path:
     folder = Path(os.environ.get("GAMECRAFT_SHARED", beside)) / "data"
     if not folder.is_dir():
         pytest.skip(f"no shared footage at {folder}; set GAMECRAFT_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vlm(tmp_path_factory):
+    """The folder of a tiny random Qwen2.5-VL; built in a process of its own, which keeps transformers' warnings there."""
+    pytest.importorskip("transformers")
+    build = Path(__file__).parent / "curation" / "vlm" / "tiny_vlm.py"
+    folder = tmp_path_factory.mktemp("tiny-vlm")
+    subprocess.run([sys.executable, str(build), str(folder)], check=True, capture_output=True)
     return folder
 
 

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from model.backbone.attention import Attend, attend
 from model.backbone.convert import to_diffusers, to_original
@@ -33,15 +34,47 @@ def load(
     expert = blank(read_config(folder), attention)
     wanted, found = dict(expert.state_dict()), {}
     for name, tensor in _tensors(folder):
-        if name not in wanted:
-            raise ValueError(f"{folder}: holds {name!r}, which the model has not")
-        if tensor.shape != wanted[name].shape:
-            raise ValueError(f"{folder}: {name} is {tuple(tensor.shape)}, the model's is {tuple(wanted[name].shape)}")
+        _check(name, tensor, wanted, folder)
         found[name] = tensor.to(device=device, dtype=precision(name, dtype))
-    if missing := sorted(set(wanted) - set(found)):
-        raise ValueError(f"{folder}: lacks {len(missing)} tensors, {missing[0]} the first")
+    _complete(set(wanted) - set(found), folder)
     expert.load_state_dict(found, assign=True)
     return expert
+
+
+def _check(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], folder: str) -> None:
+    if name not in wanted:
+        raise ValueError(f"{folder}: holds {name!r}, which the model has not")
+    if tensor.shape != wanted[name].shape:
+        raise ValueError(f"{folder}: {name} is {tuple(tensor.shape)}, the model's is {tuple(wanted[name].shape)}")
+
+
+def _complete(missing: Set[str], folder: str) -> None:
+    if missing:
+        raise ValueError(f"{folder}: lacks {len(missing)} tensors, {min(missing)} the first")
+
+
+def load_sharded(module: nn.Module, expert: Expert, folder: str) -> None:
+    """Put the tensors of a folder into an expert whose weights are sharded over ranks, each rank its own part.
+
+    module: the FSDP root that holds the expert, built without memory (`blank`); it gets it here, on the device of its mesh;
+    what has memory already keeps its values. A rank holds one whole tensor at a time. Raises as `load` does.
+    """
+    parameters = dict(expert.named_parameters())
+    mesh = next(p.device_mesh for p in parameters.values() if isinstance(p, DTensor))
+    unread = {name for name, p in parameters.items() if not p.is_meta}
+    kept = {name: p.detach().clone() for name, p in module.named_parameters() if not p.is_meta}
+    module.to_empty(device=mesh.device_type)
+    module.load_state_dict(kept, strict=False)
+    parameters, missing = dict(expert.named_parameters()), set(parameters) - unread
+    for name, tensor in _tensors(folder):
+        _check(name, tensor, parameters, folder)
+        parameter = parameters[name]
+        part = tensor.to(parameter.device, parameter.dtype)
+        if isinstance(parameter, DTensor):  # no rank to take it from: every rank has read the same file
+            part = distribute_tensor(part, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.data.copy_(part)
+        missing.discard(name)
+    _complete(missing, folder)
 
 
 def blank(config: BackboneConfig, attention: Attend = attend) -> Expert:
@@ -103,6 +136,7 @@ def _files(folder: str) -> list[str]:
 
 def save(expert: Expert, folder: str, original: bool = False, largest_file: int = _LARGEST_FILE) -> None:
     """Write a folder that `load` and diffusers (with `original`: Wan's own code) read; `largest_file` is in bytes."""
+    words = _original_words(expert.config) if original else expert.config.to_diffusers()
     os.makedirs(folder, exist_ok=True)
     state = {name: tensor.detach().contiguous() for name, tensor in expert.state_dict().items()}
     parts = _parts(to_original(state) if original else state, largest_file)
@@ -115,13 +149,15 @@ def save(expert: Expert, folder: str, original: bool = False, largest_file: int 
         _write(
             os.path.join(folder, f"{_NAME}.safetensors.index.json"), {"metadata": {"total_size": size}, "weight_map": places}
         )
-    _write(os.path.join(folder, "config.json"), _original_words(expert.config) if original else expert.config.to_diffusers())
+    _write(os.path.join(folder, "config.json"), words)
 
 
 def _original_words(config: BackboneConfig) -> dict[str, Any]:
     """Wan's own `config.json`. Its code has 1024 rotary positions and patches of 1x2x2, whatever a config says."""
     if (config.rope_max_seq_len, config.patch_size) != (1024, (1, 2, 2)):
         raise ValueError(f"Wan's own format cannot say {config.rope_max_seq_len} positions or patches of {config.patch_size}")
+    if config.added_kv_proj_dim is not None:
+        raise ValueError("Wan's own format has no place for a second source of cross-attention; save in diffusers' format")
     sizes = {"num_layers": config.num_layers, "ffn_dim": config.ffn_dim, "freq_dim": config.freq_dim, "eps": config.eps}
     channels = {"in_dim": config.in_channels, "out_dim": config.out_channels, "text_dim": config.text_dim}
     return (

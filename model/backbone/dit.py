@@ -1,7 +1,8 @@
 """The Wan2.2 diffusion transformer of one expert. Its parameters have the names of diffusers' `WanTransformer3DModel`.
 
 B batch, C channels, T latent frames, h w latent rows and columns, L tokens (T x h/2 x w/2), D width, N heads, H head width,
-S text tokens, E text width. Noise levels are per latent frame, [B, T]: context frames of a causal model are clean (0).
+S text tokens, E text width, U added tokens, V their width. Noise levels are per latent frame, [B, T]: context frames of a
+causal model are clean (0).
 
 Single precision, whatever the weights' type: the time embedder, the tables of scales and shifts, the norms and the rotary
 angles (`FP32`). A bfloat16 there is what makes a fine-tune drift from its base.
@@ -44,10 +45,12 @@ class Expert(nn.Module):
         text_BSE: Tensor,
         control_BLD: Tensor | None = None,
         first_frame: int = 0,
+        added_BUV: Tensor | None = None,
     ) -> Tensor:
         """Velocity [B, 16, T, h, w]. time: 0 clean to 1000 noise. control: added to the tokens (None: no control).
 
-        first_frame: position of the first latent in its stream. ValueError for sizes that do not divide into tokens.
+        first_frame: position of the first latent in its stream. added: a second source beside the text, U tokens of
+        `added_kv_proj_dim` (None: not asked). ValueError for sizes that do not divide into tokens.
         """
         sizes = self._tokens(x_BCThw)
         tokens_BLD = self.patch_embedding(x_BCThw.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
@@ -57,7 +60,7 @@ class Expert(nn.Module):
         turned = angles(sizes, first_frame, self.config.attention_head_dim, self.config.rope_max_seq_len, x_BCThw.device)
         turn_LP = torch.cos(turned).float(), torch.sin(turned).float()
         for block in self.blocks:
-            tokens_BLD = block(tokens_BLD, text_BSD, scales_BT6D, turn_LP)
+            tokens_BLD = block(tokens_BLD, text_BSD, scales_BT6D, turn_LP, added_BUV)
         return self._unpatched(self._head(tokens_BLD, time_BTD), sizes)
 
     def _tokens(self, x_BCThw: Tensor) -> tuple[int, int, int]:
@@ -75,7 +78,8 @@ class Expert(nn.Module):
 
     def _unpatched(self, x_BLO: Tensor, sizes: tuple[int, int, int]) -> Tensor:
         x = x_BLO.unflatten(1, sizes).unflatten(-1, (*self.config.patch_size, self.config.out_channels))
-        return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        whole = (size * part for size, part in zip(sizes, self.config.patch_size, strict=True))
+        return x.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(len(x), -1, *whole)
 
 
 class Conditions(nn.Module):
@@ -127,17 +131,24 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, config.eps, elementwise_affine=False)
         self.attn1 = Attention(config, attention)
         self.norm2 = nn.LayerNorm(width, config.eps)
-        self.attn2 = Attention(config, attention)
+        self.attn2 = Attention(config, attention, config.added_kv_proj_dim)
         self.norm3 = nn.LayerNorm(width, config.eps, elementwise_affine=False)
         self.ffn = FeedForward(width, config.ffn_dim)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
 
-    def forward(self, x_BLD: Tensor, text_BSD: Tensor, scales_BT6D: Tensor, turn_LP: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self,
+        x_BLD: Tensor,
+        text_BSD: Tensor,
+        scales_BT6D: Tensor,
+        turn_LP: tuple[Tensor, Tensor],
+        added_BUV: Tensor | None = None,
+    ) -> Tensor:
         moved = (self.scale_shift_table.float() + scales_BT6D.float()).unbind(2)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = moved
         seen = modulated(self.norm1(x_BLD.float()), scale, shift).type_as(x_BLD)
         x_BLD = gated(x_BLD, self.attn1(seen, seen, turn_LP), gate)
-        x_BLD = x_BLD + self.attn2(self.norm2(x_BLD.float()).type_as(x_BLD), text_BSD)
+        x_BLD = x_BLD + self.attn2(self.norm2(x_BLD.float()).type_as(x_BLD), text_BSD, added_BUV=added_BUV)
         seen = modulated(self.norm3(x_BLD.float()), ffn_scale, ffn_shift).type_as(x_BLD)
         return gated(x_BLD, self.ffn(seen), ffn_gate)
 
@@ -155,23 +166,41 @@ def gated(x_BLD: Tensor, change_BLD: Tensor, gate_BTD: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Queries of the video; keys and values of the video (with rotary positions) or of the text."""
+    """Queries of the video; keys and values of the video (with rotary positions), or of the text and what is added to it."""
 
-    def __init__(self, config: BackboneConfig, attention: Attend) -> None:
+    def __init__(self, config: BackboneConfig, attention: Attend, added_dim: int | None = None) -> None:
         super().__init__()
         width = config.width
-        self._heads, self._attend = config.num_attention_heads, attention
+        self._heads, self.attend = config.num_attention_heads, attention  # `parallel.context` wraps `attend`
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
         self.norm_q, self.norm_k = nn.RMSNorm(width, config.eps), nn.RMSNorm(width, config.eps)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        if added_dim is not None:
+            self.add_k_proj, self.add_v_proj = nn.Linear(added_dim, width), nn.Linear(added_dim, width)
+            self.norm_added_k = nn.RMSNorm(width, config.eps)
 
-    def forward(self, x_BLD: Tensor, source_BSD: Tensor, turn_LP: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BLD: Tensor,
+        source_BSD: Tensor,
+        turn_LP: tuple[Tensor, Tensor] | None = None,
+        added_BUV: Tensor | None = None,
+    ) -> Tensor:
         q = self.norm_q(self.to_q(x_BLD)).unflatten(-1, (self._heads, -1))
         k = self.norm_k(self.to_k(source_BSD)).unflatten(-1, (self._heads, -1))
         v = self.to_v(source_BSD).unflatten(-1, (self._heads, -1))
         if turn_LP is not None:
             q, k = rotate(q, turn_LP), rotate(k, turn_LP)
-        return self.to_out[0](self._attend(q, k, v).flatten(2))
+        seen = self.attend(q, k, v)
+        if added_BUV is not None:
+            seen = seen + self._added(q, added_BUV.type_as(x_BLD))
+        return self.to_out[0](seen.flatten(2))
+
+    def _added(self, q_BLNH: Tensor, added_BUV: Tensor) -> Tensor:
+        """The same queries of the second source, with keys and values of its own (as Wan2.1 reads its image tokens)."""
+        k = self.norm_added_k(self.add_k_proj(added_BUV)).unflatten(-1, (self._heads, -1))
+        v = self.add_v_proj(added_BUV).unflatten(-1, (self._heads, -1))
+        return self.attend(q_BLNH, k, v)
 
 
 class FeedForward(nn.Module):

@@ -30,6 +30,17 @@ class TextEncoder(nn.Module):
         return (found * mask[..., None]).float()
 
 
+class NoWords(nn.Module):
+    """For worlds that are told nothing: one zero token, whatever is said."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self._width = width
+
+    def forward(self, texts: list[str]) -> Tensor:
+        return torch.zeros(len(texts), 1, self._width)
+
+
 def load(folder: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16) -> TextEncoder:
     """The encoder in a diffusers folder: `text_encoder/` and `tokenizer/` of Wan2.2-I2V-A14B."""
     from transformers import AutoTokenizer, UMT5EncoderModel

@@ -1,8 +1,9 @@
-"""Video to latents and back by Wan's own autoencoder (diffusers' `AutoencoderKLWan`), and the image as the backbone is told it.
+"""Video to latents and back, and the image as the backbone is told it. Wan's own autoencoder is diffusers' `AutoencoderKLWan`.
 
-B batch, F frames (1 + 4k), T latents (1 + k), H W px, h w latent rows and columns.
+B batch, C latent channels, F frames, T latents, H W px, h w latent rows and columns.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -10,9 +11,38 @@ from torch import Tensor, nn
 
 from model.config import FRAMES_A_LATENT
 
+# Channels of the mask beside the image's latents: one a frame of Wan's latents, and kept so for every codec.
+MASKS = FRAMES_A_LATENT
 
-class VideoCodec(nn.Module):
-    """The autoencoder with its statistics: latents of unit variance. Never trained."""
+
+class Codec(nn.Module, ABC):
+    """Latents of unit variance, 8 px a row and column. per: frames a latent, the first frame being a latent of its own."""
+
+    per: int
+
+    @abstractmethod
+    def encode(self, video_B3FHW: Tensor) -> Tensor:
+        """Latents [B, C, T, h, w] of a video in [-1, 1]."""
+
+    @abstractmethod
+    def decode(self, latents_BCThw: Tensor) -> Tensor:
+        """Video [B, 3, F, H, W] in [-1, 1]."""
+
+    def condition(self, first_B3HW: Tensor, frames: int) -> Tensor:
+        """The channels that stand beside the noise, [B, 4 + C, T, h, w]: a mask of four (1 where the frame is given), and the
+        latents of the image followed by grey frames, as Wan2.2 was trained on. Its grey is 0, the middle of the range.
+        """
+        grey = torch.zeros(*first_B3HW.shape[:2], frames - 1, *first_B3HW.shape[2:], device=first_B3HW.device)
+        latents = self.encode(torch.cat([first_B3HW[:, :, None], grey], 2))
+        mask = latents.new_zeros(len(latents), MASKS, *latents.shape[2:])
+        mask[:, :, 0] = 1
+        return torch.cat([mask, latents], 1)
+
+
+class VideoCodec(Codec):
+    """Wan's autoencoder with its statistics. Never trained."""
+
+    per = FRAMES_A_LATENT
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -22,26 +52,15 @@ class VideoCodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, video_B3FHW: Tensor) -> Tensor:
-        """Latents [B, 16, T, h, w] of a video in [-1, 1]; the mean of the posterior, not a draw."""
+        """The mean of the posterior, not a draw."""
         latents = self.vae.encode(video_B3FHW.to(self.vae.dtype)).latent_dist.mode()
         return (latents.float() - self.mean) / self.deviation
 
     @torch.no_grad()
     def decode(self, latents_BCThw: Tensor) -> Tensor:
-        """Video [B, 3, F, H, W] in [-1, 1]."""
         scaled = latents_BCThw.float() * self.deviation + self.mean
         video: Tensor = self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0]
         return video.float().clamp(-1, 1)
-
-    def condition(self, first_B3HW: Tensor, frames: int) -> Tensor:
-        """The 20 channels that stand beside the noise, [B, 20, T, h, w]: a mask of four (1 where the frame is given), and the
-        latents of the image followed by grey frames, as Wan2.2 was trained on. Its grey is 0, the middle of the range.
-        """
-        grey = torch.zeros(*first_B3HW.shape[:2], frames - 1, *first_B3HW.shape[2:], device=first_B3HW.device)
-        latents = self.encode(torch.cat([first_B3HW[:, :, None], grey], 2))
-        mask = torch.zeros_like(latents[:, :FRAMES_A_LATENT])
-        mask[:, :, 0] = 1
-        return torch.cat([mask, latents], 1)
 
 
 def load(folder: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> VideoCodec:

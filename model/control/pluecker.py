@@ -32,18 +32,19 @@ def from_origin(pose_BF44: Tensor, origin_B44: Tensor | None = None) -> Tensor:
     return torch.linalg.inv(origin.double())[:, None] @ pose_BF44.double()
 
 
-def from_latent_before(pose_BF44: Tensor, before_B44: Tensor | None = None) -> Tensor:
+def from_latent_before(pose_BF44: Tensor, before_B44: Tensor | None = None, per: int = FRAMES_A_LATENT) -> Tensor:
     """Poses relative to the last frame of the latent before: a camera at rest is the identity, however far it has come.
 
-    Frame 0 is the first latent, alone, and its own origin; frames 4k - 3 to 4k are latent k. A block that continues a stream
-    has no such first frame: it gives the pose of the last frame `before` it, and its frames are whole latents.
+    Frame 0 is the first latent, alone, and its own origin; with `per` = 4 frames a latent, 4k - 3 to 4k are latent k. A block
+    that continues a stream has no such first frame: it gives the pose of the last frame `before` it, and its frames are whole
+    latents.
     """
     pose, single = pose_BF44.double(), before_B44 is None
     frames = pose.shape[1] - single
-    if frames % FRAMES_A_LATENT:
-        raise ValueError(f"{pose.shape[1]} frames are no whole number of latents (1 + 4k, or 4k behind others)")
+    if frames % per:
+        raise ValueError(f"{pose.shape[1]} frames are no whole number of latents (1 + {per}k, or {per}k behind others)")
     last = pose[:, :1] if before_B44 is None else before_B44.double()[:, None]
-    groups = pose[:, int(single) :].unflatten(1, (-1, FRAMES_A_LATENT))
+    groups = pose[:, int(single) :].unflatten(1, (-1, per))
     origins = torch.cat([last, groups[:, :-1, -1]], 1)[:, : groups.shape[1]]
     steps = (torch.linalg.inv(origins)[:, :, None] @ groups).flatten(1, 2)
     first = torch.eye(4, dtype=pose.dtype, device=pose.device).expand(len(pose), int(single), 4, 4)
@@ -57,11 +58,13 @@ def control_maps(
     width: int,
     origin_B44: Tensor | None = None,
     before_B44: Tensor | None = None,
+    per: int = FRAMES_A_LATENT,
 ) -> Tensor:
     """What the encoder reads, float32 [B, F, 12, H, W]: rays from the stream's origin, and from the latent before without the
-    rays of a camera at rest. The second half is zero where nothing moves; measured, it is what makes a model obey.
+    rays of a camera at rest. The second half is zero where nothing moves; measured, it is what makes a model obey. per: frames
+    a latent.
     """
     still = torch.eye(4, device=pose_BF44.device).expand_as(pose_BF44)
     rest = pluecker(still, intrinsics_BF4, height, width)
-    steps = pluecker(from_latent_before(pose_BF44, before_B44), intrinsics_BF4, height, width) - rest
+    steps = pluecker(from_latent_before(pose_BF44, before_B44, per), intrinsics_BF4, height, width) - rest
     return torch.cat([pluecker(from_origin(pose_BF44, origin_B44), intrinsics_BF4, height, width), steps], 2)

@@ -24,6 +24,12 @@ class CaptionMix:
                 raise ValueError(f"{name} is a share, 0 to 1, not {getattr(self, name):g}")
 
 
+def instruction(meta: Mapping[str, Any], text: str) -> str:
+    """What of a clip's text tells what happens: its interaction caption where the text has it, else nothing."""
+    interaction = str(meta.get("interaction_caption") or "")
+    return interaction if text.endswith(interaction) else ""
+
+
 def caption(meta: Mapping[str, Any], mix: CaptionMix, rng: np.random.Generator) -> str:
     """A clip's text; empty where it is dropped or the clip has none. The same draws are made whatever the clip has."""
     long, none = rng.random(2)

@@ -50,38 +50,41 @@ def _shown(container: av.container.InputContainer, times_s: np.ndarray, size: tu
     assert stream.time_base is not None
     if times_s[0] > 0:
         container.seek(int(times_s[0] / stream.time_base), stream=stream, backward=True)
-    crop = cover((stream.width, stream.height), size)
-    pictures, stamps, painter = [], [], _Painter(crop, size)
-    held, due = None, 0
+    painter = _Painter(cover((stream.width, stream.height), size), size, len(times_s))
+    held: tuple[av.VideoFrame, float] | None = None
     for frame in container.decode(stream):
         at_s = float(cast(int, frame.pts) * stream.time_base)
-        while due < len(times_s) and held is not None and at_s > times_s[due] + _SAME_S:
-            pictures.append(painter(*held))
-            stamps.append(held[1])
-            due += 1
+        while held is not None and painter.due < len(times_s) and at_s > times_s[painter.due] + _SAME_S:
+            painter.show(*held)
         held = frame, at_s
-        if due == len(times_s):
+        if painter.due == len(times_s):
             break
-    while held is not None and due < len(times_s):  # the last frame stays on screen
-        pictures.append(painter(*held))
-        stamps.append(held[1])
-        due += 1
-    if not pictures or stamps[0] > times_s[0] + _SAME_S:
+    while held is not None and painter.due < len(times_s):  # the last frame stays on screen
+        painter.show(*held)
+    if not painter.due or painter.stamps_s[0] > times_s[0] + _SAME_S:
         raise ValueError(f"no frame on screen at {times_s[0]:.3f} s")
-    return np.stack(pictures), np.array(stamps)
+    return painter.pictures, painter.stamps_s
 
 
 class _Painter:
-    """Decoded frames as cut pictures; a frame that stays on screen for several ticks is scaled once."""
+    """Decoded frames as cut pictures, one after another in one array; a frame that stays on screen is scaled once."""
 
-    def __init__(self, crop: Crop, size: tuple[int, int]) -> None:
-        self._crop, self._size, self._scaler = crop, size, VideoReformatter()
-        self._last: tuple[float, np.ndarray] | None = None
+    def __init__(self, crop: Crop, size: tuple[int, int], count: int) -> None:
+        self._crop, self._scaler = crop, VideoReformatter()
+        self.pictures = np.empty((count, size[1], size[0], 3), np.uint8)
+        self.stamps_s = np.empty(count)
+        self.due = 0
 
-    def __call__(self, frame: av.VideoFrame, at_s: float) -> np.ndarray:
-        if self._last is None or self._last[0] != at_s:
-            crop, (width, height) = self._crop, self._size
-            scaled = self._scaler.reformat(frame, crop.width, crop.height, format="rgb24", interpolation=Interpolation.AREA)
-            picture = scaled.to_ndarray()[crop.top : crop.top + height, crop.left : crop.left + width]
-            self._last = at_s, np.ascontiguousarray(picture)
-        return self._last[1]
+    def show(self, frame: av.VideoFrame, at_s: float) -> None:
+        """The next picture is this frame, which came on screen at at_s."""
+        if self.due and self.stamps_s[self.due - 1] == at_s:
+            self.pictures[self.due] = self.pictures[self.due - 1]
+        else:
+            self._paint(frame, self.pictures[self.due])
+        self.stamps_s[self.due] = at_s
+        self.due += 1
+
+    def _paint(self, frame: av.VideoFrame, picture: np.ndarray) -> None:
+        crop, (height, width) = self._crop, picture.shape[:2]
+        scaled = self._scaler.reformat(frame, crop.width, crop.height, format="rgb24", interpolation=Interpolation.AREA)
+        picture[:] = scaled.to_ndarray()[crop.top : crop.top + height, crop.left : crop.left + width]

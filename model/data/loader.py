@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from curation import storage
 from curation.cameras.camera import from_npz
 from model.config import check_frames
-from model.data.captions import CaptionMix, caption
+from model.data.captions import CaptionMix, caption, instruction
 from model.data.decode import cover, frames_at
 from model.data.poses import Path, chained, unknown
 from model.data.runs import Clip, Place, Window, runs, stored_clips, windows
@@ -30,7 +30,10 @@ _MOST_LOST = 16
 @dataclass(frozen=True)
 class DataSettings:
     """What a sample is. size: (width, height) px. fps: of training and of play. camera_none_share: samples without a camera,
-    for guidance. cameras: which statuses are believed; a clip with another is trained on without its camera.
+    for guidance. cameras: which statuses are believed; a clip with another is trained on without its camera. mirror_share:
+    samples that are shown as in a mirror, with their cameras; only where no text says left or right and nothing is written.
+    origin_way: how far off a sample's origin may lie, in the data set's unit (0: at its first frame); a stream that has gone on
+    for a minute is that far from its own.
     """
 
     frames: int = 81
@@ -40,6 +43,8 @@ class DataSettings:
     captions: CaptionMix = field(default_factory=CaptionMix)
     camera_none_share: float = 0.1
     cameras: tuple[str, ...] = ("ok", "ok_rotation", "ok_static")
+    mirror_share: float = 0.0
+    origin_way: float = 0.0
 
     def __post_init__(self) -> None:
         check_frames(self.frames)
@@ -48,16 +53,20 @@ class DataSettings:
 
 
 class Sample(TypedDict):
-    """video uint8 [3, F, H, W]; pose f4 [F, 4, 4] relative to the first frame, in the data set's unit; intrinsics f4 [F, 4] in
-    px of the video; camera_known, to_scale: see `poses.Path`; key: the window's; replaced: those that could not be read.
+    """video uint8 [3, F, H, W]; pose f4 [F, 4, 4] relative to the first frame, in the data set's unit; origin f4 [4, 4], from
+    which rays are seen, likewise; intrinsics f4 [F, 4] in px of the video; camera_known, to_scale: see `poses.Path`;
+    instruction: what of the text tells what happens; key: the
+    window's; replaced: those that could not be read.
     """
 
     video: Tensor
     pose: Tensor
+    origin: Tensor
     intrinsics: Tensor
     camera_known: bool
     to_scale: bool
     text: str
+    instruction: str
     key: str
     replaced: list[str]
 
@@ -108,15 +117,42 @@ def read(window: Window, how: DataSettings, epoch: int) -> dict[str, Any]:
     path = unknown(how.frames) if without_camera else _path([clip for clip, _ in parts], [stamps for _, stamps in shown], how)
     stored = metas[0]["stored_width"], metas[0]["stored_height"]
     middle = metas[_middle([len(times_s) for _, times_s in parts])]
-    return {
-        "video": torch.from_numpy(np.concatenate([pictures for pictures, _ in shown])).permute(3, 0, 1, 2),
+    text = caption(middle, how.captions, rng)
+    sample = {
+        "video": torch.from_numpy(_joined([pictures for pictures, _ in shown])).permute(3, 0, 1, 2),
         "pose": torch.from_numpy(path.pose),
         "intrinsics": torch.from_numpy(cover(stored, how.size).intrinsics(path.intrinsics, stored).astype(np.float32)),
         "camera_known": path.known,
         "to_scale": path.to_scale,
-        "text": caption(middle, how.captions, rng),
+        "text": text,
+        "instruction": instruction(middle, text),
         "key": window.key,
     }
+    shown_as = _mirrored(sample) if rng.random() < how.mirror_share else sample
+    return {**shown_as, "origin": torch.from_numpy(_origin(rng, how.origin_way))}
+
+
+def _origin(rng: np.random.Generator, way: float) -> np.ndarray:
+    """A pose somewhere on the ground up to so far away, looking anywhere; the identity for no way."""
+    origin = np.eye(4, dtype=np.float32)
+    if way:
+        yaw, aside, far = rng.random(3) * (2 * np.pi, 2 * np.pi, 1)
+        origin[[0, 0, 2, 2], [0, 2, 0, 2]] = np.cos(yaw), np.sin(yaw), -np.sin(yaw), np.cos(yaw)
+        origin[[0, 2], 3] = way * np.sqrt(far) * np.array([np.sin(aside), np.cos(aside)])
+    return origin
+
+
+def _mirrored(sample: dict[str, Any]) -> dict[str, Any]:
+    """Left and right exchanged: in the pictures, in the poses (x of both worlds and cameras), in the principal point."""
+    other = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    video, inner = sample["video"], sample["intrinsics"].clone()
+    if sample["camera_known"]:
+        inner[:, 2] = video.shape[3] - inner[:, 2]
+    return {**sample, "video": video.flip(3), "pose": other @ sample["pose"] @ other, "intrinsics": inner}
+
+
+def _joined(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    return pictures[0] if len(pictures) == 1 else np.concatenate(pictures)
 
 
 def _parts(window: Window, times_s: np.ndarray) -> list[tuple[Clip, np.ndarray]]:
@@ -172,10 +208,11 @@ class Order(Sampler[tuple[int, int]]):
 
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
-    """Tensors stacked, words in lists."""
-    stacked = {name: torch.stack([s[name] for s in samples]) for name in ("video", "pose", "intrinsics")}
+    """Tensors stacked, words in lists. The video [B, 3, F, H, W] lies in memory as it was decoded, channels last: one copy."""
+    stacked = {name: torch.stack([s[name] for s in samples]) for name in ("pose", "origin", "intrinsics")}
+    stacked["video"] = torch.stack([s["video"].permute(1, 2, 3, 0) for s in samples]).permute(0, 4, 1, 2, 3)
     flags = {name: torch.tensor([s[name] for s in samples]) for name in ("camera_known", "to_scale")}
-    words = {"text": [s["text"] for s in samples], "key": [s["key"] for s in samples]}
+    words = {name: [s[name] for s in samples] for name in ("text", "instruction", "key")}
     return {**stacked, **flags, **words, "replaced": [key for s in samples for key in s["replaced"]]}
 
 

@@ -26,6 +26,8 @@ def shard(expert: ControlledExpert, mesh: DeviceMesh, dtype: torch.dtype = torch
     """Shard an expert's weights over a mesh, in place. dtype: what blocks compute in; gradients are summed in float32."""
     whole = [parameter for name, parameter in expert.named_parameters() if is_whole(name)]
     for parameter in whole:  # a list: every rank must broadcast them in the same order
+        if parameter.is_meta:
+            continue  # read by every rank from the same file afterwards
         dist.broadcast(parameter.data, src=0, group=mesh.get_group())
     # Inputs stay as they are: noise levels in bfloat16 would be off by a part in 256.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)

@@ -10,20 +10,31 @@ from torch import Tensor
 def start() -> tuple[int, int, torch.device]:
     """Join the group that torchrun (or Ray Train) describes in the environment, else one of this process alone.
 
-    Returns rank, ranks and the device of this rank.
+    Returns rank, ranks and the device of this rank. A group that is there already (Ray Train's) is kept.
     """
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-    dist.init_process_group("nccl" if cuda else "gloo", **alone)
+    if not dist.is_initialized():
+        alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        # NCCL for weights, gloo for checkpoints that are written beside the work.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **alone)
     return dist.get_rank(), dist.get_world_size(), device
 
 
 def stop() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def first() -> bool:
+    """Whether this is the process that speaks and writes for all, also before it has joined them."""
+    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
+
+
+def count() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def mean(value: Tensor) -> Tensor:

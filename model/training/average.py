@@ -1,7 +1,11 @@
 """The moving average of weights that is played and evaluated: sharded as they are, never gathered."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 
 class Average:
@@ -18,3 +22,28 @@ class Average:
         for name, parameter in module.named_parameters():
             if name in self.weights:
                 self.weights[name].lerp_(parameter.detach(), 1 - self.decay)
+
+    @contextmanager
+    @torch.no_grad()
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """The module has these weights inside, its own again afterwards."""
+        own = {name: p.detach().clone() for name, p in module.named_parameters() if name in self.weights}
+        self.put(module)
+        try:
+            yield
+        finally:
+            self._put(module, own)
+
+    def put(self, module: nn.Module) -> None:
+        """Make them the module's own."""
+        self._put(module, self.weights)
+
+    @staticmethod
+    @torch.no_grad()
+    def _put(module: nn.Module, weights: dict[str, Tensor]) -> None:
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()  # a root that was only run forward still holds gathered weights, the old ones
+        for name, parameter in module.named_parameters():
+            if name in weights:
+                parameter.data.copy_(weights[name])

@@ -7,7 +7,8 @@ Written with torch's distributed checkpoints, so that a run may go on with anoth
 import json
 import os
 import shutil
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -20,27 +21,67 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from model.parallel import ranks
 from model.training.average import Average
 
 _DONE = "state.json"
 
 
-def save(
-    folder: str, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average, state: dict[str, Any]
-) -> str:
-    """Put the checkpoint of a step under `folder`; `state` is what JSON holds: position, spec, generators."""
-    path = os.path.join(folder, f"step-{step:08d}")
-    if _first():
-        shutil.rmtree(path, ignore_errors=True)  # an earlier attempt that never got its state.json
-    _wait()
-    dcp.save(_tensors(module, optimizer, average), checkpoint_id=path)
-    if _first():
-        partial = os.path.join(path, f"{_DONE}.partial")
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump({"step": step, **state}, file, indent=2, sort_keys=True)
-        os.replace(partial, os.path.join(path, _DONE))
-    _wait()
-    return path
+class Saver:
+    """Writes checkpoints under a folder beside the work: a step waits until its weights are copied, not until they are stored.
+
+    One is written at a time. What went wrong in writing is raised by the next `save`, or by `finish`.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        # A group of its own: the writing thread's messages must not fall between those of the steps.
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._writing: Future[Any] | None = None
+
+    def save(
+        self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average, state: dict[str, Any]
+    ) -> None:
+        """Begin the checkpoint of a step; `state` is what JSON holds: position, spec."""
+        self.finish()
+        path = os.path.join(self._folder, f"step-{step:08d}")
+        if ranks.first():
+            shutil.rmtree(path, ignore_errors=True)  # an earlier attempt that never got its state.json
+        _wait()
+        tensors = _tensors(module, optimizer, average)
+        written = cast("Future[Any]", dcp.async_save(tensors, checkpoint_id=path, process_group=self._group))
+        self._writing = _signed(written, path, {"step": step, **state}) if ranks.first() else written
+
+    def finish(self) -> None:
+        """Wait until what was begun is stored on every rank."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+            _wait()
+
+
+def _signed(written: "Future[Any]", path: str, state: dict[str, Any]) -> "Future[Any]":
+    """Done once the state stands beside what was written."""
+    signed: Future[Any] = Future()
+
+    def sign(written: "Future[Any]") -> None:
+        try:
+            written.result()
+            _put_state(path, state)
+        except BaseException as error:
+            signed.set_exception(error)
+        else:
+            signed.set_result(None)
+
+    written.add_done_callback(sign)
+    return signed
+
+
+def _put_state(path: str, state: dict[str, Any]) -> None:
+    begun = os.path.join(path, f"{_DONE}.partial")
+    with open(begun, "w", encoding="utf-8") as file:
+        json.dump(state, file, indent=2, sort_keys=True)
+    os.replace(begun, os.path.join(path, _DONE))
 
 
 def latest(folder: str) -> str | None:
@@ -60,6 +101,11 @@ def load(path: str, module: nn.Module, optimizer: torch.optim.Optimizer, average
     for name, weight in tensors["average"].items():
         average.weights[name].copy_(weight)
     return read_state(path)
+
+
+def load_average(path: str, average: Average) -> None:
+    """Only the averaged weights of a checkpoint: what is played and evaluated."""
+    dcp.load({"average": average.weights}, checkpoint_id=path)
 
 
 def read_state(path: str) -> dict[str, Any]:
@@ -84,10 +130,6 @@ def _fill(optimizer: torch.optim.Optimizer) -> None:
             if parameter.requires_grad and not optimizer.state.get(parameter):
                 zeros = torch.zeros_like(parameter)
                 optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
-
-
-def _first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def _wait() -> None:

@@ -1,40 +1,54 @@
 """Stage 1 of the paper's training (section 4.3): flow matching under action, and stage 2, which freezes the camera encoder.
 
 x_sigma = (1 - sigma) x0 + sigma eps, and the model learns the velocity eps - x0 (rectified flow, as Wan2.2 was trained).
-B batch, T latents.
+B batch, C latent channels, T latents, h w their rows and columns.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from model.backbone.text import TextEncoder
-from model.backbone.vae import VideoCodec
+from model.backbone.vae import Codec
 from model.control.pluecker import control_maps
+from model.sampling import Given
 from model.world import World
+
+# A text encoder, or what stands in its place: texts -> [B, S, E].
+Words = Callable[[list[str]], Tensor]
+# `backbone.added.Thoughts`: frames uint8 [B, 3, H, W], instructions -> [B, U, V].
+Thoughts = Callable[[Tensor, list[str]], Tensor]
 
 
 class Latents(NamedTuple):
-    """A batch as the model sees it: x0 [B, 16, T, h, w]; given [B, 20, T, h, w], mask and image; text [B, S, E]; maps, the
-    camera's (None: no camera).
-    """
+    """A batch as the model sees it: x0 [B, C, T, h, w], and what it is to be made from."""
 
     x0: Tensor
-    given: Tensor
-    text: Tensor
-    maps: Tensor | None
+    given: Given
 
 
-def encoded(batch: dict[str, Any], codec: VideoCodec, words: TextEncoder, device: torch.device) -> Latents:
-    """A loader's batch through the frozen encoders. A sample without a camera has maps of zeros: no camera at rest has them."""
+def encoded(
+    batch: dict[str, Any], codec: Codec, words: Words, device: torch.device, thoughts: Thoughts | None = None
+) -> Latents:
+    """A loader's batch through the frozen encoders. A sample without a camera has maps of zeros: no camera at rest has them;
+    one without an instruction has hidden states of zeros.
+    """
     video = batch["video"].to(device, non_blocking=True).float() / 127.5 - 1
     height, width = video.shape[-2:]
-    pose, inner = (batch[name].to(device, non_blocking=True) for name in ("pose", "intrinsics"))
+    pose, origin, inner = (batch[name].to(device, non_blocking=True) for name in ("pose", "origin", "intrinsics"))
     known = batch["camera_known"].to(device)
     safe = torch.where(known[:, None, None], inner, inner.new_tensor([width, width, width / 2, height / 2]))
-    maps = control_maps(pose, safe, height, width) * known[:, None, None, None, None]
-    return Latents(codec.encode(video), codec.condition(video[:, :, 0], video.shape[2]), words(batch["text"]), maps)
+    maps = control_maps(pose, safe, height, width, origin, per=codec.per) * known[:, None, None, None, None]
+    given = Given(codec.condition(video[:, :, 0], video.shape[2]), words(batch["text"]), maps, _added(batch, thoughts, device))
+    return Latents(codec.encode(video), given)
+
+
+def _added(batch: dict[str, Any], thoughts: Thoughts | None, device: torch.device) -> Tensor | None:
+    if thoughts is None:
+        return None
+    told = torch.tensor([bool(words) for words in batch["instruction"]], device=device)
+    return thoughts(batch["video"][:, :, 0], batch["instruction"]).to(device) * told[:, None, None]
 
 
 def loss(world: World, seen: Latents, sigma_B: Tensor, noise: Tensor) -> Tensor:
@@ -42,5 +56,7 @@ def loss(world: World, seen: Latents, sigma_B: Tensor, noise: Tensor) -> Tensor:
     sigma_BT = sigma_B[:, None].expand(-1, seen.x0.shape[2])
     level = sigma_B.view(-1, 1, 1, 1, 1)
     noisy = (1 - level) * seen.x0 + level * noise
-    velocity = world(torch.cat([noisy, seen.given], 1), sigma_BT, seen.text, maps_BFCHW=seen.maps)
+    given = seen.given
+    image = torch.cat([noisy, given.image], 1)
+    velocity = world(image, sigma_BT, given.text, maps_BFCHW=given.maps, added_BUV=given.added)
     return (velocity.float() - (noise - seen.x0)).square().mean((1, 2, 3, 4))

@@ -5,23 +5,22 @@ seed and the sample's number. So a run goes on bit for bit where it stopped, and
 """
 
 import hashlib
-import json
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.backbone.text import TextEncoder
-from model.backbone.vae import VideoCodec
+from model.backbone.vae import Codec
+from model.config import CELL
 from model.data.loader import Batches, DataSettings, Windows
 from model.experts import Name
 from model.parallel import fsdp, ranks
-from model.training import checkpoint, flow
+from model.training import checkpoint, flow, throughput, watching
 from model.training.average import Average
+from model.training.notes import Notes
 from model.training.settings import TrainSettings
 from model.world import World
 
@@ -30,30 +29,38 @@ _BINS = 5
 
 
 class Trainer:
-    """A run in a folder: `step-*/` checkpoints, `log.jsonl`. Made again with the same arguments it goes on from the newest."""
+    """A run in a folder: `step-*/` checkpoints, `log.jsonl`, `tensorboard/`. Made again with the same arguments it goes on from
+    the newest checkpoint. watched: outputs from which sample videos are made during training; by default those trained on.
+    """
 
     def __init__(
         self,
         world: World,
-        codec: VideoCodec,
-        words: TextEncoder,
+        codec: Codec,
+        words: flow.Words,
         outputs: Sequence[str],
         data: DataSettings,
         how: TrainSettings,
         folder: str,
         rank: int = 0,
         count: int = 1,
+        watched: Sequence[str] = (),
+        say: Callable[[str], None] | None = None,
+        thoughts: flow.Thoughts | None = None,
     ) -> None:
+        """rank, count: whose samples these are; ranks that share a sample's tokens have the same (`parallel.layout.Seat`)."""
         self.world, self.codec, self.words, self.outputs, self.data, self.how = world, codec, words, outputs, data, how
-        self.folder, self.rank, self.count = folder, rank, count
-        self.device = next(world.parameters()).device
+        self.folder, self.rank, self.count, self.watched, self.say = folder, rank, count, watched or outputs, say or _unsaid
+        self.device, self.thoughts = next(world.parameters()).device, thoughts
         for expert in (world.high, world.low):
             expert.camera.requires_grad_(not how.freeze_camera)
         self.optimizer = torch.optim.AdamW(
             [p for p in world.parameters() if p.requires_grad], lr=how.rate, betas=how.betas, weight_decay=how.weight_decay
         )
         self.average = Average(world, how.average)
+        self._saver = checkpoint.Saver(folder)
         self.step, self.phase, self.position = 0, 0, 0
+        self._peak = throughput.peak(self.device)
         self._resume()
 
     def _resume(self) -> None:
@@ -77,15 +84,36 @@ class Trainer:
     def run(self, steps: int | None = None) -> list[dict[str, Any]]:
         """Train to the curriculum's end, or for so many steps more; returns what was logged of each step."""
         end = self.how.steps if steps is None else min(self.how.steps, self.step + steps)
-        notes = []
+        found, notes = [], Notes(self.folder) if ranks.first() else None
         while self.step < end:
             phase, _ = self.how.phase_at(self.step)
             if phase != self.phase:
                 self.phase, self.position = phase, 0
             for note in self._steps_of_phase(end):
-                notes.append(note)
+                found.append(note)
+                self._tell(note, notes)
         self._save()
-        return notes
+        self._saver.finish()
+        if notes:
+            notes.close()
+        return found
+
+    def _tell(self, note: dict[str, Any], notes: Notes | None) -> None:
+        """Write down what a step was, and look at what the world shows by now."""
+        if notes:
+            notes.step(note)
+        if notes and self.step % self.how.log_every == 0:
+            line = notes.write()
+            self.say(
+                f"step {line['step']}: loss {line['loss']:.4f}, {line['samples_s']:.1f} samples/s, MFU {line['mfu']:.2f}, "
+                f"waited {line['waited']:.0%}" + (f", {len(line['replaced'])} replaced" if line["replaced"] else "")
+            )
+        if self.how.watch_every and self.step % self.how.watch_every == 0:
+            with self.average.applied(self.world):
+                seen = watching.watch(self.world, self.codec, self.words, self.watched, self.data, self.how, self.thoughts)
+            if notes:
+                notes.watched(self.step, *seen)
+                self.say(f"step {self.step}: obeyed " + ", ".join(f"{kind} {value:.2f}" for kind, value in seen[0].items()))
 
     def _steps_of_phase(self, end: int) -> Iterator[dict[str, Any]]:
         number, phase = self.how.phase_at(self.step)
@@ -94,17 +122,36 @@ class Trainer:
         source = iter(batches)
         while self.step < end and self.how.phase_at(self.step)[0] == number:
             began, first = time.monotonic(), batches.position
-            note = self._step([(next(source), first + i * self.how.batch * self.count) for i in range(self.how.accumulate)])
+            given = [(next(source), first + i * self.how.batch * self.count) for i in range(self.how.accumulate)]
+            waited = time.monotonic() - began
+            note = self._step(given)
             self.step, self.position = self.step + 1, batches.position
-            yield self._noted({**note, "seconds": time.monotonic() - began})
+            yield note | self._pace(phase.frames, time.monotonic() - began, waited)
             if self.step % self.how.save_every == 0:
                 self._save()
+
+    def _pace(self, frames: int, seconds: float, waited: float) -> dict[str, float]:
+        """waited: the share of the step in which it had no data yet; mfu: of one device, which may share its samples."""
+        config, (width, height) = self.world.high.expert.config, self.data.size
+        latents = 1 + (frames - 1) // self.codec.per, height // CELL, width // CELL
+        tokens = throughput.tokens(config, latents)
+        samples = self.how.batch * self.how.accumulate
+        work = samples * throughput.operations(config, tokens, self.text_tokens)
+        sharers = ranks.count() // self.count
+        return {
+            "seconds": seconds,
+            "waited": waited / seconds,
+            "samples_s": samples * self.count / seconds,
+            "tokens_s": samples * self.count * tokens / seconds,
+            "mfu": work / sharers / seconds / self._peak,
+        }
 
     def _step(self, batches: Sequence[tuple[dict[str, Any], int]]) -> dict[str, Any]:
         """One step of one expert over its passes."""
         expert = self._expert()
+        rate = self.how.rate_at(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.how.rate * min(1.0, (self.step + 1) / max(1, self.how.warm_up))
+            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         losses, sigmas = [], []
         for batch, first in batches:
@@ -122,6 +169,7 @@ class Trainer:
             "expert": expert,
             "loss": float(ranks.mean(torch.cat(losses).mean())),
             "gradient": float(norm),
+            "rate": rate,
             "bins": _binned(torch.cat(losses).cpu(), torch.cat(sigmas).cpu()),
             "replaced": [words for batch, _ in batches for words in batch["replaced"]],
         }
@@ -134,7 +182,8 @@ class Trainer:
 
     def _pass(self, batch: dict[str, Any], first: int, expert: Name) -> tuple[Tensor, Tensor]:
         """Noise levels and losses [B] of a batch whose first sample has the number `first` over all ranks."""
-        seen = flow.encoded(batch, self.codec, self.words, self.device)
+        seen = flow.encoded(batch, self.codec, self.words, self.device, self.thoughts)
+        self.text_tokens = seen.given.text.shape[1]
         sigma, noise = [], []
         for i in range(len(seen.x0)):
             generator = _generator(self.how.seed, "sample", self.phase, first + self.rank + i * self.count)
@@ -143,16 +192,13 @@ class Trainer:
         levels = torch.cat(sigma).to(self.device)
         return levels, flow.loss(self.world, seen, levels, torch.stack(noise).to(self.device))
 
-    def _noted(self, note: dict[str, Any]) -> dict[str, Any]:
-        if self.rank == 0 and (self.step % self.how.log_every == 0 or note["replaced"]):
-            os.makedirs(self.folder, exist_ok=True)
-            with open(os.path.join(self.folder, "log.jsonl"), "a", encoding="utf-8") as file:
-                file.write(json.dumps(note) + "\n")
-        return note
-
     def _save(self) -> None:
         state = {"phase": self.phase, "position": self.position, "spec": self._spec()}
-        checkpoint.save(self.folder, self.step, self.world, self.optimizer, self.average, state)
+        self._saver.save(self.step, self.world, self.optimizer, self.average, state)
+
+
+def _unsaid(words: str) -> None:
+    """Nobody listens."""
 
 
 def _generator(seed: int, *what: object) -> torch.Generator:

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+_STYLES = "explore, fight, static (never walks), camera (no fights) or drill (moves in every way)"
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -43,7 +45,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what to play, e.g. freedoom2:MAP01:20; repeat it for a cut to another map",
     )
     parser.add_argument("--seed", type=int, default=0, help="everything random follows from it")
-    parser.add_argument("--style", default="explore", help="explore, fight, static (never walks) or camera (no fights)")
+    parser.add_argument(
+        "--style",
+        default="explore",
+        help="explore, fight, static (never walks), camera (no fights) or drill (every way of moving)",
+    )
     parser.add_argument("--size", type=_size, default=(640, 480), metavar="WxH", help="default 640x480")
     parser.add_argument("--crf", type=int, default=26, help="x264 quality, 0 lossless to 51; default 26")
     parser.add_argument("--skill", type=int, default=2, help="difficulty 1 to 5; default 2")

@@ -18,6 +18,8 @@ STYLES: dict[str, dict[str, int]] = {
     "fight": {"nav": 40, "fire": 25, "strafe": 15, "weapon": 12, "look": 8},
     "static": {"idle": 35, "look": 35, "keyturn": 20, "weapon": 6, "fire": 4},
     "camera": {"nav": 30, "look": 15, "idle": 8, "strafe": 22, "back": 12, "keyturn": 13},
+    # By time a third walks, a third turns, a fifth walks backwards: what a world must learn to obey.
+    "drill": {"nav": 10, "look": 20, "keyturn": 25, "back": 40, "strafe": 15, "idle": 5},
 }
 FIGHTING_STYLES = frozenset({"explore", "fight"})
 INTERRUPTIBLE = frozenset({"nav", "strafe", "back", "idle"})  # a monster in sight ends these

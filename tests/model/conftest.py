@@ -47,6 +47,7 @@ def clip(video, index, start_frame, frames, status="ok", scale=1.0, **meta):
         "end_s": (start_frame + frames) / FPS,
         "stored_width": 64,
         "stored_height": 48,
+        "stored_frames": frames,
         "camera_status": status,
         "caption_short": f"{video} {index}",
         **meta,

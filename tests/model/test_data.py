@@ -15,6 +15,7 @@ from model.data.runs import runs, stored_clips, windows
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
+from model.control.pluecker import control_maps  # noqa: E402
 from model.data.loader import Batches, DataSettings, Order, Windows, read  # noqa: E402
 
 HOW = DataSettings(frames=5, fps=10.0, size=(48, 32), camera_none_share=0.0, captions=CaptionMix(none_share=0.0))
@@ -74,6 +75,22 @@ def test_poses_and_intrinsics_are_those_of_the_frames(data):
     # 64x48 covers 48x32 as 48x36, and loses two rows above and below
     torch.testing.assert_close(sample["intrinsics"][0], torch.tensor([30.0, 30.0, 24.0, 16.0]))
     assert (sample["camera_known"], sample["to_scale"]) == (True, True)
+
+
+def test_rays_are_seen_from_an_origin_that_is_drawn_and_steps_are_not(data):
+    far = replace(HOW, origin_way=30.0)
+    origins = torch.stack([read(window, far, epoch)["origin"] for window in data.windows for epoch in range(4)])
+    way = origins[:, :3, 3].norm(dim=-1)
+    assert 10 < float(way.max()) <= 30
+    assert not origins[:, 1, 3].any(), "on the ground"
+    torch.testing.assert_close(origins[:, :3, :3] @ origins[:, :3, :3].mT, torch.eye(3).expand(len(origins), 3, 3))
+    sample = read(data.windows[1], far, epoch=0)
+    here = read(data.windows[1], HOW, epoch=0)
+    assert torch.equal(here["origin"], torch.eye(4))
+    assert torch.equal(here["video"], sample["video"])
+    near, moved = (control_maps(s["pose"][None], s["intrinsics"][None], 32, 48, s["origin"][None]) for s in (here, sample))
+    assert torch.equal(near[:, :, 6:], moved[:, :, 6:])
+    assert not torch.allclose(near[:, :, :6], moved[:, :, :6])
 
 
 def test_a_window_over_three_clips_walks_on_in_one_unit(out):

@@ -14,6 +14,10 @@ from curation import shards
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("diffusers", reason="the extra `train` is not installed")
 
+from model.backbone import checkpoint  # noqa: E402
+from model.backbone.dit import Expert  # noqa: E402
+from model.config import tiny  # noqa: E402
+
 PROGRAM = Path(__file__).with_name("ranks_run.py")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,8 +63,9 @@ def same(found, expected):
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_two_ranks_train_as_one(out, alone, tmp_path):
-    found = start(2, out, tmp_path / "two", 6, "train")
+@pytest.mark.parametrize("layout", ["train", "context"])
+def test_two_ranks_train_as_one(out, alone, tmp_path, layout):
+    found = start(2, out, tmp_path / "two", 6, layout)
     same(found, alone[0])
     weights = torch.load(f"{tmp_path / 'two'}-weights.pt")
     assert weights.keys() == alone[1].keys()
@@ -73,6 +78,17 @@ def test_a_run_goes_on_with_another_number_of_ranks(out, alone, tmp_path):
     before = start(2, out, tmp_path / "run", 3, "train")
     after = start(1, out, tmp_path / "run", 3, "train")
     same(before + after, alone[0])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_expert_built_without_memory_is_read_by_each_rank_in_part(tmp_path, count):
+    torch.manual_seed(3)
+    expert = Expert(tiny())
+    checkpoint.save(expert, str(tmp_path / "w"))
+    start(count, tmp_path / "w", tmp_path / "x", 0, "load")
+    found = torch.load(f"{tmp_path / 'x'}-weights.pt")
+    assert found.keys() == dict(expert.named_parameters()).keys()
+    assert all(torch.equal(found[name], parameter) for name, parameter in expert.named_parameters())
 
 
 def test_blocks_in_bfloat16_train_about_as_well(out, alone, tmp_path):

@@ -10,19 +10,16 @@ from curation import shards
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the extra `train` is not installed")
 
-from model.backbone.dit import Expert  # noqa: E402
-from model.backbone.vae import VideoCodec  # noqa: E402
-from model.config import tiny  # noqa: E402
-from model.data.captions import CaptionMix  # noqa: E402
-from model.data.loader import DataSettings  # noqa: E402
+import tiny_world  # noqa: E402
+
 from model.experts import NoiseSpec  # noqa: E402
 from model.parallel import ranks  # noqa: E402
+from model.sampling import Given  # noqa: E402
 from model.training import checkpoint, flow  # noqa: E402
 from model.training.settings import Phase, TrainSettings  # noqa: E402
 from model.training.trainer import Trainer  # noqa: E402
-from model.world import ControlledExpert, World  # noqa: E402
+from model.world import World  # noqa: E402
 
-DATA = DataSettings(frames=5, fps=10.0, size=(32, 32), captions=CaptionMix(none_share=0.0))
 HOW = TrainSettings(
     curriculum=(Phase(5, 7), Phase(9, 5)),
     batch=2,
@@ -30,6 +27,7 @@ HOW = TrainSettings(
     warm_up=1,
     save_every=100,
     log_every=1,
+    watch_every=0,
     workers=0,
     average=0.9,
 )
@@ -43,14 +41,6 @@ def group():
     ranks.stop()
 
 
-class Words(torch.nn.Module):
-    """A text encoder's place: each text has its own waves."""
-
-    def forward(self, texts):
-        waves = 1 + torch.arange(3.0 * tiny().text_dim).view(3, -1)
-        return torch.stack([torch.sin(waves * (1 + sum(map(ord, text)) % 97)) for text in texts])
-
-
 @pytest.fixture(scope="module")
 def out(made, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("data"))
@@ -60,8 +50,7 @@ def out(made, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def codec():
-    torch.manual_seed(0)
-    return VideoCodec(diffusers.AutoencoderKLWan(base_dim=8, num_res_blocks=1))
+    return tiny_world.codec()
 
 
 @pytest.fixture
@@ -69,15 +58,18 @@ def trainer(out, codec, tmp_path):
     """A function: settings -> a trainer of the same fresh world, in the folder of a name."""
 
     def make(how=HOW, folder="run"):
-        torch.manual_seed(1)
-        high, low = ControlledExpert(Expert(tiny())), ControlledExpert(Expert(tiny()))
-        return Trainer(World(high, low, NoiseSpec()), codec, Words(), [out], DATA, how, str(tmp_path / folder))
+        world = World(*tiny_world.experts(), NoiseSpec())
+        return Trainer(world, codec, tiny_world.Words(), [out], tiny_world.DATA, how, str(tmp_path / folder))
 
     return make
 
 
 def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.world.named_parameters()}
+
+
+def untimed(note):
+    return {name: value for name, value in note.items() if name not in ("seconds", "waited", "samples_s", "tokens_s", "mfu")}
 
 
 def test_a_run_is_the_same_run_when_it_is_stopped_within_a_phase_and_an_epoch(trainer):
@@ -87,8 +79,7 @@ def test_a_run_is_the_same_run_when_it_is_stopped_within_a_phase_and_an_epoch(tr
     again = trainer()
     assert again.step == 3
     after = again.run()
-    strip = [{k: v for k, v in note.items() if k != "seconds"} for note in whole]
-    assert [{k: v for k, v in note.items() if k != "seconds"} for note in before + after] == strip
+    assert [untimed(note) for note in before + after] == [untimed(note) for note in whole]
     full = trainer(folder="whole")
     assert all(torch.equal(a, b) for a, b in zip(weights(full).values(), weights(again).values(), strict=True))
     assert all(torch.equal(full.average.weights[n], again.average.weights[n]) for n in full.average.weights)
@@ -120,14 +111,25 @@ def test_stage_two_leaves_the_camera_encoder_bit_for_bit(trainer):
     assert not all(same[name] for name in same if ".expert." in name)
 
 
-def test_the_log_has_a_line_a_step_by_noise_level(trainer, tmp_path):
-    trainer().run(steps=3)
+def test_the_log_has_a_line_a_step_by_expert_and_noise_level(trainer, tmp_path):
+    found = trainer().run(steps=3)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2]
-    for line in lines:
+    for line, note in zip(lines, found, strict=True):
+        assert line["experts"] == {note["expert"]: note["loss"]}
         low, high = (float(edge) for edge in next(iter(line["bins"])).split("-"))
-        assert (low >= 0.8) or line["expert"] == "low"
+        assert (low >= 0.8) or note["expert"] == "low"
         assert high <= 1
+
+
+def test_a_line_for_several_steps_holds_their_means(trainer, tmp_path):
+    found = trainer(replace(HOW, log_every=3)).run(steps=3)
+    (line,) = (json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert line["step"] == 2
+    assert line["loss"] == pytest.approx(sum(note["loss"] for note in found) / 3)
+    for expert, loss in line["experts"].items():
+        losses = [note["loss"] for note in found if note["expert"] == expert]
+        assert loss == pytest.approx(sum(losses) / len(losses))
 
 
 def test_a_checkpoint_without_its_state_does_not_count(trainer, tmp_path):
@@ -136,6 +138,19 @@ def test_a_checkpoint_without_its_state_does_not_count(trainer, tmp_path):
     (tmp_path / "run" / "step-00000004" / "state.json").unlink()
     assert checkpoint.latest(str(tmp_path / "run")).endswith("step-00000002")
     assert trainer().step == 2
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_not_a_silence(trainer, tmp_path, monkeypatch):
+    made = trainer()
+    made.run(steps=1)
+
+    def full(path, state):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint, "_put_state", full)
+    with pytest.raises(OSError, match="no space left"):
+        made.run(steps=1)
+    assert checkpoint.latest(str(tmp_path / "run")).endswith("step-00000001")
 
 
 def test_a_run_of_another_spec_is_refused(trainer):
@@ -148,9 +163,9 @@ def test_the_loss_is_zero_for_the_true_velocity():
     """Rectified flow: x = (1 - sigma) x0 + sigma eps moves with eps - x0."""
     torch.manual_seed(0)
     x0, noise, sigma = torch.randn(2, 16, 2, 4, 4), torch.randn(2, 16, 2, 4, 4), torch.tensor([0.3, 0.8])
-    seen = flow.Latents(x0, torch.zeros(2, 20, 2, 4, 4), torch.zeros(2, 3, 24), None)
+    seen = flow.Latents(x0, Given(torch.zeros(2, 20, 2, 4, 4), torch.zeros(2, 3, 24), None))
 
-    def oracle(x, sigma_BT, text, maps_BFCHW):
+    def oracle(x, sigma_BT, text, **_):
         torch.testing.assert_close(x[:, :16], (1 - sigma.view(-1, 1, 1, 1, 1)) * x0 + sigma.view(-1, 1, 1, 1, 1) * noise)
         return noise - x0
 

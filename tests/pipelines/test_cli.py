@@ -43,6 +43,7 @@ def test_the_command_line_stays_small():
     assert flags == {
         "curate": ["--out", "--phase", "--recipe", "--runner"],
         "synth": ["--frames", "--interactions", "--out", "--phase", "--recipe", "--runner"],
+        "train": ["--data", "--out", "--recipe", "--watch"],
         "report": [],
         "inspect": ["--camera", "--thresholds"],
         "recipe": [],
@@ -75,9 +76,9 @@ def test_curate_says_what_came_out_and_where_to_look(gamecraft, raw, tmp_path):
         ),
         (
             ["curate", "a.mp4", "--out", "o", "--recipe", "fast"],
-            "fast: neither a recipe file nor one of gamecraft2, laptop, rehearsal, smoke",
+            "fast: neither a recipe file nor one of demo, gamecraft2, laptop, rehearsal, smoke",
         ),
-        (["recipe", "show", "fast"], "fast: neither a recipe file nor one of gamecraft2, laptop, rehearsal, smoke"),
+        (["recipe", "show", "fast"], "fast: neither a recipe file nor one of demo, gamecraft2, laptop, rehearsal, smoke"),
         (["inspect", "nowhere"], "nowhere: no dataset.json there; is it an output of `gamecraft curate`?"),
         (["report", "nowhere"], "nowhere: no dataset.json there; is it an output of `gamecraft curate`?"),
         (["frobnicate"], "No such command 'frobnicate'."),
@@ -142,6 +143,28 @@ def test_recipes_are_listed_and_shown(gamecraft, tmp_path):
     _, said, _ = gamecraft("recipe", "show", "smoke")
     (tmp_path / "mine.yaml").write_text(said)
     assert recipes.load(str(tmp_path / "mine.yaml")) == recipes.smoke()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--recipe", "fast"], "fast: neither a recipe file nor one of demo, gamecraft2, gamecraft2-instruct, tiny"),
+        (["--recipe", "tiny"], "no committed shard in nowhere; make some with `gamecraft curate`"),
+    ],
+)
+def test_a_mistake_in_training_is_one_line_too(gamecraft, tmp_path, monkeypatch, words, message):
+    pytest.importorskip("tensorboard", reason="the extra `train` is not installed")
+    monkeypatch.chdir(tmp_path)
+    assert gamecraft("train", "--data", "nowhere", "--out", "o", *words) == (2, "", f"gamecraft: {message}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_of_training_are_listed_and_shown(gamecraft):
+    pytest.importorskip("torch", reason="the extra `train` is not installed")
+    _, said, _ = gamecraft("recipe", "list", "--train")
+    assert [line.split()[0] for line in said.splitlines()] == ["demo", "gamecraft2", "gamecraft2-instruct", "tiny"]
+    _, said, _ = gamecraft("recipe", "show", "demo", "--train")
+    assert said.startswith("name: demo\nmodel:\n  backbone:\n")
 
 
 def test_help_without_words(gamecraft):

@@ -1,9 +1,6 @@
-"""A tiny real model, and a clean slate for what was asked."""
+"""A clean slate for what was asked."""
 
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -32,15 +29,6 @@ def jpeg():
         return bytes(cv2.imencode(".jpg", np.full((90, 120, 3), level, np.uint8))[1])
 
     return picture
-
-
-@pytest.fixture(scope="session")
-def tiny_vlm(tmp_path_factory):
-    """The folder of a tiny random Qwen2.5-VL; built in a process of its own, which keeps transformers' warnings there."""
-    pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("tiny-vlm")
-    subprocess.run([sys.executable, str(Path(__file__).with_name("tiny_vlm.py")), str(folder)], check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,134 @@
+"""Recipes of training: the model, its data and how it is trained, as one frozen tree. A variant is a `replace` of another."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from model.backbone.vae import MASKS
+from model.config import BackboneConfig, wan22_i2v_a14b
+from model.data.captions import CaptionMix
+from model.data.loader import DataSettings
+from model.experts import NoiseSpec
+from model.parallel.layout import Layout
+from model.training.codec import CodecSettings
+from model.training.settings import Phase, TrainSettings
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is trained. weights: the diffusers folder of Wan2.2-I2V-A14B, whose experts, codec and text encoder are taken; where
+    it is empty, a small world from nothing, with a frame codec of its own and no text. start: a run whose averaged weights it
+    goes on from, cameras included (stage 1's, for stage 2). pair: two experts, else one for all noise levels. control_width: of
+    the camera encoder. thoughts: a vision-language model (hub or folder) whose hidden states for frame and instruction
+    each block reads beside the text; empty: the text alone tells.
+    """
+
+    backbone: BackboneConfig = field(default_factory=wan22_i2v_a14b)
+    noise: NoiseSpec = field(default_factory=NoiseSpec)
+    pair: bool = True
+    control_width: int = 192
+    weights: str = ""
+    start: str = ""
+    thoughts: str = ""
+
+    def __post_init__(self) -> None:
+        channels = 2 * self.backbone.out_channels + MASKS
+        if self.backbone.in_channels != channels:
+            raise ValueError(
+                f"in_channels must be {channels} (noise {self.backbone.out_channels}, mask {MASKS}, image "
+                f"{self.backbone.out_channels}), not {self.backbone.in_channels}"
+            )
+        if not self.pair and self.noise.boundary:
+            raise ValueError(f"one expert works at all noise levels: boundary must be 0, not {self.noise.boundary:g}")
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """Everything that decides what a training run makes."""
+
+    name: str = "gamecraft2"
+    model: ModelSpec = field(default_factory=ModelSpec)
+    codec: CodecSettings = field(default_factory=CodecSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    layout: Layout = field(default_factory=Layout)
+
+    def __post_init__(self) -> None:
+        if not self.model.weights and self.codec.channels != self.model.backbone.out_channels:
+            raise ValueError(
+                f"codec.channels must be out_channels of the backbone, {self.model.backbone.out_channels}, "
+                f"not {self.codec.channels}"
+            )
+
+
+def gamecraft2() -> TrainRecipe:
+    """The paper's stage 1: both experts of Wan2.2-I2V-A14B, 45, 81, then 149 frames; its weights in the folder named here."""
+    return TrainRecipe(
+        model=ModelSpec(weights="Wan2.2-I2V-A14B-Diffusers"),
+        data=DataSettings(origin_way=60.0),
+        layout=Layout(context=4, recompute=True),
+    )
+
+
+def gamecraft2_instruct() -> TrainRecipe:
+    """The paper's stage 2: on from stage 1, the run `stage1`, with the camera encoder frozen; --data: footage and synthetic."""
+    stage1 = gamecraft2()
+    model, how = replace(stage1.model, start="stage1"), replace(stage1.train, freeze_camera=True)
+    return replace(stage1, name="gamecraft2-instruct", model=model, train=how)
+
+
+def demo() -> TrainRecipe:
+    """A world of 64x48 px that learns to obey on two CPU cores in an hour (`docs/demo-world.md`)."""
+    backbone = BackboneConfig(
+        num_attention_heads=3,
+        attention_head_dim=64,
+        num_layers=6,
+        ffn_dim=512,
+        in_channels=68,
+        out_channels=32,
+        text_dim=32,
+        freq_dim=64,
+        patch_size=(1, 1, 1),
+    )
+    return TrainRecipe(
+        name="demo",
+        model=ModelSpec(backbone, NoiseSpec(shift=2.0, boundary=0.0), pair=False, control_width=128),
+        codec=CodecSettings(),
+        data=DataSettings(fps=8.75, size=(64, 48), captions=CaptionMix(none_share=1.0), mirror_share=0.5),
+        train=TrainSettings(
+            curriculum=(Phase(5, 2400), Phase(9, 300)),
+            batch=8,
+            rate=1e-3,
+            warm_up=50,
+            decay_share=0.35,
+            average=0.995,
+            save_every=200,
+            log_every=20,
+            watch_every=500,
+            watch_clips=32,
+            watch_steps=8,
+            workers=0,
+        ),
+    )
+
+
+def tiny() -> TrainRecipe:
+    """For tests and for trying out a machine: a world of 32x32 px and two experts of a few thousand weights, a dozen steps."""
+    small = demo()
+    backbone = replace(small.model.backbone, num_attention_heads=2, attention_head_dim=16, num_layers=2, ffn_dim=48)
+    curriculum = (Phase(5, 7), Phase(9, 5))
+    return replace(
+        small,
+        name="tiny",
+        model=ModelSpec(backbone, control_width=16),
+        codec=replace(small.codec, width=8, fitted=4, steps=20, batch=2),
+        data=replace(small.data, fps=10.0, size=(32, 32)),
+        train=replace(small.train, curriculum=curriculum, batch=2, warm_up=1, log_every=1, watch_every=6, watch_clips=2),
+    )
+
+
+BUILT_IN: Mapping[str, Callable[[], TrainRecipe]] = {
+    "demo": demo,
+    "gamecraft2": gamecraft2,
+    "gamecraft2-instruct": gamecraft2_instruct,
+    "tiny": tiny,
+}

@@ -1,0 +1,113 @@
+"""A training run from a recipe: checks what it is given, builds the model, trains it, goes on where it stopped."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from curation import storage
+from model.build import parts
+from model.data.loader import DataSettings
+from model.data.runs import Clip, stored_clips
+from model.parallel import launch, ranks
+from model.parallel.layout import seated
+from model.recipes import TrainRecipe
+from model.training.trainer import Trainer
+
+# Sources of which a clip is looked at before training; a shard's index does not hold sizes.
+_LOOKED_AT = 32
+# A clip's last frame may be missing, and stamps are rounded.
+_SAME_RATE = 0.9
+
+
+def train(
+    recipe: TrainRecipe, outputs: Sequence[str], folder: str, watched: Sequence[str] = (), say: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """Train to the recipe's end, in `folder`; returns the notes of this run's steps. ValueError for data that cannot be used.
+
+    One process a device, as torchrun starts them; alone it is a run of one. watched: see `Trainer`.
+    """
+    said = say if ranks.first() else _unsaid
+    for part in (outputs, watched):
+        if part:
+            said(check(part, recipe))
+    _, count, device = ranks.start()
+    try:
+        seat = seated(recipe.layout, device)
+        made = parts(recipe, outputs, folder, seat, said)
+        weights = sum(p.numel() for p in made.world.parameters())
+        trainer = Trainer(
+            *made[:3], outputs, recipe.data, recipe.train, folder, seat.number, seat.of, watched, said, made.thoughts
+        )
+        said(f"{weights / 1e6:.1f} M weights on {count} x {device.type}; step {trainer.step} of {recipe.train.steps}")
+        return trainer.run()
+    finally:
+        ranks.stop()
+
+
+def train_on_ray(
+    recipe: TrainRecipe,
+    outputs: Sequence[str],
+    folder: str,
+    watched: Sequence[str] = (),
+    workers: int = 0,
+    say: Callable[[str], None] = print,
+) -> None:
+    """`train` in so many ranks of the Ray cluster that is connected (0: one for each of its GPUs, or one without).
+
+    folder: where all nodes see it. ValueError for data that cannot be used.
+    """
+    for part in (outputs, watched):
+        if part:
+            say(check(part, recipe))
+    say(f"training on Ray; {os.path.join(folder, 'log.jsonl')} and TensorBoard's files beside it tell how it goes")
+    launch.on_ray(_rank, {"given": (recipe, list(outputs), folder, list(watched))}, workers, os.path.join(folder, "ray"))
+
+
+def _rank(config: dict[str, Any]) -> None:
+    train(*config["given"])
+
+
+def check(outputs: Sequence[str], recipe: TrainRecipe) -> str:
+    """What there is to train on, in words. ValueError where it cannot be trained on, with the remedy."""
+    clips = stored_clips(outputs)
+    cameras = Counter(clip.camera_status for clip in clips if clip.place("camera.npz"))
+    believed = sum(cameras[status] for status in recipe.data.cameras)
+    where = ", ".join(outputs)
+    if not believed:
+        raise ValueError(
+            f"no clip of {where} has a camera that is believed ({dict(cameras) or 'none has one'}), so "
+            "that no control can be learned; curate with a camera backend, or name more statuses in data.cameras"
+        )
+    for clip in list({clip.video_id: clip for clip in clips}.values())[:_LOOKED_AT]:
+        _check_stored(clip, recipe.data, where)
+    seconds = sum(clip.seconds for clip in clips)
+    return f"{where}: {len(clips)} clips, {seconds / 60:.1f} min, {believed} with cameras"
+
+
+def _check_stored(clip: Clip, data: DataSettings, where: str) -> None:
+    """Pictures are not enlarged and frames not repeated: a model would learn to."""
+    meta = _meta(clip)
+    stored, fps = (meta["stored_width"], meta["stored_height"]), meta["stored_frames"] / clip.seconds
+    if stored[0] < data.size[0] or stored[1] < data.size[1]:
+        raise ValueError(
+            f"{where}: clips are stored at {stored[0]}x{stored[1]} px, too small for {data.size[0]}x{data.size[1]}; set "
+            "data.size to no more than that, or curate with a larger shard.encoding"
+        )
+    if fps < _SAME_RATE * data.fps:
+        raise ValueError(
+            f"{where}: clips are stored at {fps:.3g} fps, too slow for {data.fps:g}; set data.fps to no more than that, or "
+            "curate footage with more"
+        )
+
+
+def _meta(clip: Clip) -> dict[str, Any]:
+    place = clip.place("json")
+    assert place is not None, clip.clip_id
+    found: dict[str, Any] = json.loads(storage.read(place.uri, place.offset, place.size))
+    return found
+
+
+def _unsaid(words: str) -> None:
+    """What ranks but the first say."""

@@ -1,0 +1,61 @@
+"""A look at a world in training: videos of a few fixed windows, and how many of them obey their cameras.
+
+Loss does not tell a world that obeys from one that ignores its controls; this does.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.backbone.vae import Codec
+from model.data.loader import DataSettings, Sample, Windows, collate, read
+from model.data.runs import Window
+from model.evaluation import obedience
+from model.sampling import levels, sample
+from model.training import flow
+from model.training.notes import pictures
+from model.training.settings import TrainSettings
+from model.world import World
+
+
+def watch(
+    world: World,
+    codec: Codec,
+    words: flow.Words,
+    outputs: Sequence[str],
+    data: DataSettings,
+    how: TrainSettings,
+    thoughts: flow.Thoughts | None = None,
+) -> tuple[dict[str, float], Tensor]:
+    """Shares that obeyed by what was asked (those kinds that occur), and the videos uint8 [B, 3, F, H, W].
+
+    Every rank makes the same ones: the shards of a model must be gathered as often everywhere.
+    """
+    frames = how.curriculum[-1].frames
+    plain = replace(data, frames=frames, camera_none_share=0.0, mirror_share=0.0)
+    batch = collate([plainly(window, plain) for window in chosen(outputs, plain, how.watch_clips)])
+    device = next(world.parameters()).device
+    given = flow.encoded(batch, codec, words, device, thoughts).given
+    generator = torch.Generator().manual_seed(how.seed)
+    videos = pictures(codec.decode(sample(world, given, levels(world.noise, how.watch_steps), generator)))
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for video, pose in zip(videos, batch["pose"], strict=True):
+        kind = obedience.told(pose.numpy()).kind
+        if kind:
+            hits[kind].append(obedience.obeys(kind, obedience.shown(video.permute(1, 2, 3, 0).cpu().numpy())))
+    return {kind: float(np.mean(found)) for kind, found in sorted(hits.items())}, videos
+
+
+def plainly(window: Window, data: DataSettings) -> Sample:
+    """The sample of a window, which must be there."""
+    return Sample(**read(window, data, epoch=0), replaced=[])  # type: ignore[typeddict-item]
+
+
+def chosen(outputs: Sequence[str], data: DataSettings, count: int) -> list[Window]:
+    """The same windows every time, spread over all there are."""
+    found = Windows(outputs, data).windows
+    return [found[i] for i in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]

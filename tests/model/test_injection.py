@@ -1,0 +1,177 @@
+"""Interaction injection: words that a model has understood, and its hidden states as a second source of cross-attention."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
+diffusers = pytest.importorskip("diffusers", reason="the extra `train` is not installed")
+
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa: E402
+
+from curation import shards  # noqa: E402
+from curation.vlm.asking import load  # noqa: E402
+from curation.vlm.protocol import ServerSettings, VlmSettings  # noqa: E402
+from model.backbone import added, checkpoint  # noqa: E402
+from model.backbone.attention import attend  # noqa: E402
+from model.backbone.dit import Attention, Expert  # noqa: E402
+from model.config import BackboneConfig, tiny  # noqa: E402
+from model.control import instruction  # noqa: E402
+from model.data.captions import CaptionMix, caption  # noqa: E402
+from model.data.captions import instruction as instruction_of  # noqa: E402
+from model.parallel import ranks  # noqa: E402
+from model.parallel.layout import Layout, seated  # noqa: E402
+from model.recipes import tiny as tiny_recipe  # noqa: E402
+from model.training.checkpoint import latest  # noqa: E402
+from model.training.run import train  # noqa: E402
+from model.training.settings import Phase  # noqa: E402
+from model.world import ControlledExpert  # noqa: E402
+
+FRAME = bytes(cv2.imencode(".jpg", np.full((64, 64, 3), 90, np.uint8))[1])
+
+
+@pytest.fixture
+def vlm(serve):
+    def served(answer):
+        return load(VlmSettings("http", "m", server=ServerSettings(serve(answer).url, retries=0)))
+
+    return served
+
+
+def test_an_instruction_is_understood_in_the_frame(vlm, serve):
+    told = {
+        "verb": "open",
+        "object": "the steel door",
+        "region": "middle",
+        "end_state": "the door is open",
+        "possible": True,
+        "reason": "",
+        "text": "The steel door ahead slides up and stays open.",
+    }
+    bodies = []
+
+    def answer(body, number):
+        bodies.append(body)
+        return serve.say(json.dumps(told))
+
+    (found,) = instruction.understood(vlm(answer), [(FRAME, "open the door")], "A corridor.")
+    assert (found.verb, found.region, found.possible, found.error) == ("open", "middle", True, None)
+    assert found.after("A corridor.") == "A corridor. The steel door ahead slides up and stays open."
+    asked = json.dumps(bodies[0])
+    assert "open the door" in asked
+    assert "described as: A corridor." in asked
+
+
+def test_where_no_answer_fits_the_players_words_stand_with_the_reason(vlm, serve):
+    (found,) = instruction.understood(vlm(lambda body, number: serve.say("a poem")), [(FRAME, "open the door")])
+    assert (found.text, found.possible) == ("open the door", None)
+    assert "JSON" in found.error
+    with pytest.raises(ValueError, match="needs words"):
+        instruction.plain("  ")
+
+
+def inputs(config):
+    torch.manual_seed(3)
+    return torch.randn(1, 36, 2, 4, 4), torch.full((1, 2), 500.0), torch.randn(1, 3, config.text_dim), torch.randn(1, 5, 12)
+
+
+def test_a_widened_expert_is_its_base_bit_for_bit_until_it_learns():
+    torch.manual_seed(1)
+    base = Expert(tiny())
+    expert = added.widened(base, 12)
+    x, time, text, thoughts = inputs(tiny())
+    assert torch.equal(expert(x, time, text, added_BUV=thoughts), base(x, time, text))
+    expert(x, time, text, added_BUV=thoughts).square().mean().backward()
+    assert all(block.attn2.add_v_proj.weight.grad.abs().sum() > 0 for block in expert.blocks)
+    with pytest.raises(ValueError, match="second source already, 12 wide"):
+        added.widened(expert, 12)
+
+
+def test_a_widened_expert_is_saved_and_loaded(tmp_path):
+    torch.manual_seed(1)
+    expert = added.widened(Expert(tiny()), 12)
+    torch.nn.init.normal_(expert.blocks[0].attn2.add_v_proj.weight)
+    checkpoint.save(expert, str(tmp_path))
+    again = checkpoint.load(str(tmp_path))
+    x, time, text, thoughts = inputs(tiny())
+    assert torch.equal(again(x, time, text, added_BUV=thoughts), expert(x, time, text, added_BUV=thoughts))
+    with pytest.raises(ValueError, match="second source"):
+        checkpoint.save(expert, str(tmp_path / "original"), original=True)
+
+
+@pytest.fixture
+def seat():
+    ranks.start()
+    yield seated(Layout(), torch.device("cpu"))
+    ranks.stop()
+
+
+def test_weights_are_read_into_an_expert_that_was_widened_without_memory(tmp_path, seat):
+    torch.manual_seed(1)
+    base = Expert(tiny())
+    checkpoint.save(base, str(tmp_path))
+    wide = added.widened(checkpoint.blank(tiny()), 12)
+    made = seat.put(ControlledExpert(wide), torch.float32)
+    checkpoint.load_sharded(made, wide, str(tmp_path))
+    x, time, text, thoughts = inputs(tiny())
+    assert torch.equal(made(x, time / 1000, text, added_BUV=thoughts), base(x, time, text))
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:torch")  # FSDP's advice to writers of models
+def test_a_recipe_trains_on_a_models_thoughts(made, tiny_vlm, tmp_path):
+    told = [made.clip("a", i, 30 * i, 30, interaction_caption="The door opens.") for i in range(4)]
+    shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", told))
+    small = tiny_recipe()
+    how = replace(small.train, curriculum=(Phase(5, 4),), watch_every=4, rate=1e-2)
+    data = replace(small.data, captions=CaptionMix(none_share=0.0))
+    recipe = replace(small, model=replace(small.model, thoughts=str(tiny_vlm)), train=how, data=data)
+    notes = train(recipe, [str(tmp_path)], str(tmp_path / "run"), say=lambda words: None)
+    assert len(notes) == 4
+    dcp_to_torch_save(latest(str(tmp_path / "run")), str(tmp_path / "whole.pt"))
+    weights = torch.load(tmp_path / "whole.pt")["model"]
+    moved = {name.split(".")[0] for name, w in weights.items() if name.endswith("add_v_proj.weight") and w.abs().sum() > 0}
+    assert moved == {note["expert"] for note in notes}
+
+
+def test_what_a_sample_is_told_goes_with_its_text():
+    meta = {"caption_long": "A hall.", "interaction_caption": "The door opens."}
+    rng = np.random.default_rng(0)
+    text = caption(meta, CaptionMix(none_share=0.0), rng)
+    assert (text, instruction_of(meta, text)) == ("A hall. The door opens.", "The door opens.")
+    assert instruction_of(meta, caption(meta, CaptionMix(none_share=1.0), rng)) == ""
+    assert instruction_of(meta, caption(meta, CaptionMix(none_share=0.0, with_interaction=False), rng)) == ""
+    assert instruction_of({"caption_long": "A hall."}, "A hall.") == ""
+
+
+def test_the_second_source_is_read_as_diffusers_reads_image_tokens():
+    """Its attention takes them before 512 text tokens of the same width."""
+    from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
+
+    torch.manual_seed(4)
+    theirs = WanAttention(
+        32, heads=2, dim_head=16, eps=1e-6, added_kv_proj_dim=32, cross_attention_dim_head=16, processor=WanAttnProcessor()
+    )
+    ours = Attention(BackboneConfig(2, 16, 1, 48), attend, 32)
+    ours.load_state_dict(theirs.state_dict())
+    x, text, image = torch.randn(1, 7, 32), torch.randn(1, 512, 32), torch.randn(1, 5, 32)
+    expected = theirs(x, torch.cat([image, text], 1))
+    torch.testing.assert_close(ours(x, text, added_BUV=image), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_models_thoughts_differ_by_instruction_and_frame(tiny_vlm):
+    thoughts = added.load_thoughts(str(tiny_vlm), dtype=torch.float32)
+    frames = torch.full((3, 3, 56, 56), 90, dtype=torch.uint8)
+    frames[2] += 100
+    found = thoughts(frames, ["open the door", "draw the gun and fire at the wall", "open the door"])
+    assert found.shape[::2] == (3, thoughts.width)
+    assert found.isfinite().all()
+    assert not found.requires_grad
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    shorter = (found[0] != 0).any(-1).sum()
+    assert shorter < (found[1] != 0).any(-1).sum()
+    alone = thoughts(frames[:1], ["open the door"])
+    torch.testing.assert_close(found[0, :shorter], alone[0], rtol=1e-3, atol=1e-4)
