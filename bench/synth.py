@@ -89,7 +89,13 @@ def _outcome(take: Take, file: Path, recipe: Recipe, log: Path | None) -> Outcom
     scan.forget()
     video.forget()
     asked = Request(wanted, wanted.templates[0], Frame(f"doom:{take.collection}:{take.level}"), take.seed)
-    row = {"clip_id": "0", "video_id": "0", "source_uri": str(file), "request": asked.to_json(), "synth_attempt": 0}
+    row: dict[str, Any] = {
+        "clip_id": "0",
+        "video_id": "0",
+        "source_uri": str(file),
+        "request": asked.to_json(),
+        "synth_attempt": 0,
+    }
     (row,) = run_local(chains.generate(recipe)[1:], [row | {"initial_png": png(filmed.pictures[0]), "strategy": "procedural"}])
     if row.get("error"):
         raise RuntimeError(row["error"])
