@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from curation import shards
+from curation.vlm import ServerSettings, VlmSettings
 from pipelines import ledger, phases, recipes, run
 from pipelines.report import write_report
 from synth import strategies, taxonomy
 from synth.backends import ModelSettings, NotMade
+from synth.prompts import loaded
 from synth.requests import Frame
 from synth.strategies import Made, ProceduralSettings, SynthSettings
 
@@ -43,11 +45,11 @@ def scene():
     return rng.integers(60, 160, (15, 20, 3), np.uint8).repeat(8, 0).repeat(8, 1)
 
 
-def made(happens=True):
+def made(happens=True, by=4):
     """Two seconds of a scene in which four tenths of the picture grow bright."""
     pictures = np.repeat(scene()[None], 32, axis=0)
     for number in range(8, 32) if happens else ():
-        pictures[number, :, 96:] += np.uint8(4 * min(number - 8, 16))
+        pictures[number, :, 96:] += np.uint8(by * min(number - 8, 16))
     return Made(pictures, 16.0, scene(), "start_end", ("some model",), {"prompt": "p"})
 
 
@@ -105,6 +107,28 @@ def test_a_backend_that_keeps_failing_ends_in_a_rejected_row(maker, picture, tmp
     assert [row["synth_verdict"] for row in rows(done.out)] == ["retry", "retry", "rejected"]
     assert all(row["reject"] == f"not made: {type(trouble).__name__}: {trouble}" for row in rows(done.out))
     assert (done.kept, done.rejected, done.failures) == (0, 3, [])
+
+
+def test_a_model_is_asked_where_the_signals_find_nothing(maker, picture, tmp_path, serve):
+    answers = [
+        {"happened": False, "end_state_holds": False, "evidence": "no flakes"},
+        {"happened": True, "end_state_holds": True, "evidence": "flakes in frame 6"},
+    ]
+    server = serve(lambda body, number: serve.say(json.dumps(answers[number])))
+    maker[0].extend([made(happens=False), made(), made(by=5)])
+    loaded.cache_clear()
+    vlm = VlmSettings("http", "some-vlm", server=ServerSettings(url=server.url, retries=0, timeout_s=5.0))
+    done = run.synthesise(["snow"], [picture], str(tmp_path / "o"), recipe(vlm=vlm))
+    assert [row["synth_verdict"] for row in rows(done.out)] == ["retry", "retry", "accepted"]
+    assert rows(done.out)[1]["reject"] == "the model sees no such interaction: no flakes"
+    assert json.loads(rows(done.out)[2]["synth_answer"]) == answers[1]
+    assert len(server.bodies) == 2
+    labels = [part["text"] for part in server.bodies[0]["messages"][0]["content"] if part["type"] == "text"]
+    assert {word for label in labels for word in ("before", "during", "after") if f"{word} the action" in label} == {
+        "before",
+        "during",
+        "after",
+    }
 
 
 def test_a_refused_request_is_not_tried_again(maker, picture, tmp_path):
