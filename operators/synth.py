@@ -43,6 +43,8 @@ WHOLE_COLUMNS = (
 # Pictures of a video that the model is shown.
 _SHOWN, _SHOWN_WIDTH_PX = 8, 448
 _ACTION_S = 1.5
+# So much of its end is after the action, however late that begins.
+_AFTER_S = 0.5
 
 
 @each
@@ -128,7 +130,7 @@ def verify_video(row: Row, how: SynthSettings, pass_: ScanSettings, scene: Scene
 def _trigger(row: Row, asked: Request, found: Evidence, how: SynthSettings) -> vlm.Answer:
     """The model's answer over frames from before, during and after the change."""
     span = Span(row["start_s"], row["end_s"])
-    action = Span(found.onset_s, min(found.onset_s + _ACTION_S, span.end_s))
+    action = Span(found.onset_s, max(found.onset_s, min(found.onset_s + _ACTION_S, span.end_s - _AFTER_S)))
     shown = moments(span, action, (action.start_s + action.end_s) / 2, _SHOWN)
     pictures = grab(row["source_uri"], span, tuple(m.time_s for m in shown), Rect(**row["picture"]), _SHOWN_WIDTH_PX)
     prompt = verify.trigger_prompt(asked.interaction, asked.instruction, pictures, labels(shown, span.start_s))
