@@ -140,7 +140,10 @@ CLIP = pa.schema(
             "interactive_score", pa.float32(), "0-1", "how sure the signals are that something happens; null: unknown footage"
         ),
         _column(
-            "interactive_source", pa.string(), "", "measured | the model's name, whose answer the measurements may overrule"
+            "interactive_source",
+            pa.string(),
+            "",
+            "measured | synthesis | the model's name, whose answer the measurements may overrule",
         ),
         _column("interactive_properties", pa.list_(pa.string()), "", "which properties hold (curation/interaction.yaml)"),
         _column("interactive_negative", pa.string(), "", "which kind of motion it is instead"),

@@ -45,6 +45,8 @@ _SHOWN, _SHOWN_WIDTH_PX = 8, 448
 _ACTION_S = 1.5
 # So much of its end is after the action, however late that begins.
 _AFTER_S = 0.5
+# When people are shown a picture of a change, from its onset.
+_STRIP_S = (0.1, 0.4, 1.2)
 
 
 @each
@@ -137,10 +139,11 @@ def _trigger(row: Row, asked: Request, found: Evidence, how: SynthSettings) -> v
     return vlm.ask(loaded(how.vlm), [prompt])[0]
 
 
-def strip(row: Row, pass_: ScanSettings, count: int = 5, width_px: int = 320) -> tuple[list[float], Sequence[bytes]]:
-    """Times and JPEGs of a clip from its first picture to its last, evenly: what people are shown of it."""
+def strip(row: Row, pass_: ScanSettings, width_px: int = 320) -> tuple[list[float], Sequence[bytes]]:
+    """Times and JPEGs of a clip: its first picture, three as it changes, its last: what people are shown of it."""
     end_s = scan(row["source_uri"], pass_).end_s
-    times_s = np.linspace(0.0, max(0.0, end_s - 0.1), count).tolist()
+    last_s, onset_s = max(0.0, end_s - 0.1), row.get("synth_onset_s") or 0.0
+    times_s = sorted(min(time_s, last_s) for time_s in (0.0, *(onset_s + after_s for after_s in _STRIP_S), last_s))
     view = Rect(0, 0, row["width"], row["height"])
     return times_s, grab(row["source_uri"], Span(0.0, end_s), tuple(times_s), view, width_px)
 

@@ -178,7 +178,7 @@ def caption(recipe: Recipe) -> list[Op]:
         Op(write_captions, reads=reads, writes=CAPTION_COLUMNS, args=asked, batch=PART_CLIPS, memory=_DECODE_MEMORY),
         Op(
             judge_interactive,
-            reads=reads,
+            reads=("source", *reads),
             writes=INTERACTIVE_COLUMNS,
             args={**asked, "limits": settings.interactive},
             batch=PART_CLIPS,

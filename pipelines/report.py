@@ -398,7 +398,7 @@ def _sheet(output: Output, rows: list[Row], linked: set[str]) -> dict[str, Any]:
     cards = [
         {
             "row": row,
-            "pictures": pictures.get(row["clip_id"], []),
+            "pictures": _ends(pictures.get(row["clip_id"], [])),
             "linked": row["clip_id"] in linked,
             "shape": _shape(row),
             "regimes": sorted({span["name"] for span in row["action_spans"] or [] if span["name"]}),
@@ -406,6 +406,11 @@ def _sheet(output: Output, rows: list[Row], linked: set[str]) -> dict[str, Any]:
         for row in rows
     ]
     return {"cards": cards, "videos": len({row["video_id"] for row in rows}), "most": MAX_SHEET_CLIPS}
+
+
+def _ends(pictures: list[str]) -> list[str]:
+    """The first, the middle and the last of them."""
+    return [pictures[i] for i in sorted({0, len(pictures) // 2, len(pictures) - 1})] if pictures else []
 
 
 def _cameras(output: Output) -> dict[str, Any]:

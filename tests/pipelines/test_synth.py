@@ -81,6 +81,8 @@ def test_an_accepted_attempt_becomes_a_clip_in_a_shard(maker, picture, tmp_path)
     assert row["synth_verdict"] == "accepted"
     assert row["interaction_category"] == "environment"
     assert row["caption_short"]
+    assert (row["interactive"], row["interactive_source"]) == (True, "synthesis")
+    assert row["action_caption"].lower() == f"{row['instruction'].lower()}."
     (sample,) = shards.read_samples(done.out, "000000")
     assert sample.meta["synth_seed"] == row["synth_seed"]
     assert "synth_frame" not in sample.meta
