@@ -119,10 +119,8 @@ def judge_interactive(rows: list[Row], model: VlmSettings, frames: FrameSettings
 
 def _judged(row: Row, answer: Answer, model: VlmSettings, limits: InteractiveSettings) -> Row:
     facts = facts_of(row)
-    if answer.value is None and row.get("source") == "synthetic":
-        found, change = _synthesised(row)
-    elif answer.value is None:
-        found, change = interaction.measured(facts, limits), interaction.measured_change_inside(facts)
+    if answer.value is None:
+        found, change = _without_model(row, facts, limits)
     else:
         found = interaction.decided(facts, answer.value, model.model, limits)
         change = interaction.from_answer(answer.value, model.model)
@@ -130,8 +128,10 @@ def _judged(row: Row, answer: Answer, model: VlmSettings, limits: InteractiveSet
     return row | ({"reject": _without(answer, "interaction", model)} if answer.error else {})
 
 
-def _synthesised(row: Row) -> tuple[Interactive, Change]:
-    """What is known of a clip that was made for an interaction, and verified."""
+def _without_model(row: Row, facts: Facts, limits: InteractiveSettings) -> tuple[Interactive, Change | None]:
+    """What is measured; of a clip that was made for an interaction, and verified, what it was made for."""
+    if row.get("source") != "synthetic":
+        return interaction.measured(facts, limits), interaction.measured_change_inside(facts)
     found = Interactive(
         True, f"made and verified: {row['instruction']}", source="synthesis", category=row["interaction_category"]
     )
