@@ -228,7 +228,7 @@ def _mix(game: Game, rng: random.Random) -> Script:
 def _store(file: Path, pictures: list[np.ndarray], which: np.ndarray, rate: float) -> None:
     clock = Fraction(1, 90_000)
     source = Source(str(file), WIDTH, HEIGHT, rate, None, "rawvideo", "mp4", clock, 0, 0, False, 1.0, True)
-    mp4, _ = encode.store(_coded(pictures, which, rate, clock), (WIDTH, HEIGHT), source, encode.Encoding())
+    mp4, _ = encode.store(_coded(pictures, which, rate, clock), (WIDTH, HEIGHT), source.fps, encode.Encoding())
     file.write_bytes(mp4)
 
 

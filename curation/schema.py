@@ -40,9 +40,14 @@ def _column(
 CLIP = pa.schema(
     [
         _column("clip_id", pa.string(), "", "hash of video_id, span and partition settings; no dots", null=False),
-        _column("video_id", pa.string(), "", "hash of the source's content", null=False),
+        _column(
+            "video_id", pa.string(), "", "hash of the source's content; of a synthetic one, of all that made it", null=False
+        ),
         _column("source_uri", pa.string(), "", "where the source was read"),
         _column("source", pa.string(), "", "curated | synthetic"),
+        _column("strategy", pa.string(), "", "how it was synthesised: start_end | first_frame | procedural; null: curated"),
+        _column("interaction", pa.string(), "", "the interaction that was asked for (synth/interactions.yaml); null: curated"),
+        _column("instruction", pa.string(), "", "the words that it was asked for with"),
         _column("index", pa.int32(), "", "position in the source, given before filtering"),
         _column("scene_index", pa.int32(), "", "which scene of the source, from 0"),
         _column("start_s", pa.float64(), "s", "time of the first frame from the first frame of the source"),
@@ -135,7 +140,10 @@ CLIP = pa.schema(
             "interactive_score", pa.float32(), "0-1", "how sure the signals are that something happens; null: unknown footage"
         ),
         _column(
-            "interactive_source", pa.string(), "", "measured | the model's name, whose answer the measurements may overrule"
+            "interactive_source",
+            pa.string(),
+            "",
+            "measured | synthesis | the model's name, whose answer the measurements may overrule",
         ),
         _column("interactive_properties", pa.list_(pa.string()), "", "which properties hold (curation/interaction.yaml)"),
         _column("interactive_negative", pa.string(), "", "which kind of motion it is instead"),
@@ -162,6 +170,25 @@ CLIP = pa.schema(
         _column("interaction_delta", pa.list_(pa.float32()), "1", "embedding of that clip's caption less that of this one's"),
         _column("interaction_delta_norm", pa.float32(), "0-2", "its length"),
         _column("delta_encoder", pa.string(), "", "the encoder's name | none:why"),
+        _column("synth_attempt", pa.int32(), "", "which try at the request this is, from 0"),
+        _column("synth_seed", pa.int64(), "", "the seed of that try"),
+        _column("synth_frame", pa.string(), "", "the initial frame: doom:WAD:MAP | a picture | clip:ID@s | paint"),
+        _column("synth_models", pa.list_(pa.string()), "", "what made the video, with versions or revisions"),
+        _column("synth_prompt", pa.string(), "json", "what the models were told; null where none was"),
+        _column("synth_truth", pa.string(), "", "what really happened, by the game engine; null where nobody knows"),
+        _column("synth_verdict", pa.string(), "", "accepted | retry (another seed is tried) | rejected"),
+        _column("synth_answer", pa.string(), "json", "whether it happened, by the model; null where none was asked"),
+        _column("synth_first_error", pa.float32(), "0-255", "mean difference of the first picture from the initial frame"),
+        _column("synth_cuts", pa.int32(), "1", "places where the video jumps for good"),
+        _column("synth_shifted", pa.float32(), "0-1", "share of pictures that fit the first one best where it is moved"),
+        _column("synth_change_peak", pa.float32(), "0-1", "share of the picture that differs from the first, at its most"),
+        _column("synth_change_brief", pa.float32(), "0-1", "the same, for a moment"),
+        _column("synth_change_end", pa.float32(), "0-1", "the same, at the end"),
+        _column("synth_kept", pa.float32(), "0-1", "what is left of the change at the end, as a share of its peak"),
+        _column("synth_hands", pa.float32(), "0-1", "share of the change, squared, that lies where hands are"),
+        _column("synth_light_peak", pa.float32(), "0-255", "change of mean luma where it is largest"),
+        _column("synth_light_end", pa.float32(), "0-255", "the same, at the end"),
+        _column("synth_onset_s", pa.float32(), "s", "when the change begins"),
         _column("stored_width", pa.int32(), "px", "width of the mp4 in the shard"),
         _column("stored_height", pa.int32(), "px", "height of the mp4 in the shard"),
         _column("stored_frames", pa.int32(), "frame", "frames of the mp4 in the shard"),
@@ -169,6 +196,7 @@ CLIP = pa.schema(
         _column("error", pa.string(), "", "the exception that took the clip out; null where none did"),
         _column("shard", pa.string(), "", "the shard that holds the clip"),
         _column("unit_id", pa.string(), "", "the unit that committed this row"),
+        _column("initial_png", pa.binary(), "png", "the frame that a synthetic clip was to begin with", rests=False),
         _column("static_png", pa.binary(), "png", "what never changes in the source; rests in sidecar/signals", rests=False),
         _column("camera_npz", pa.binary(), "npz", "poses and intrinsics; rests in sidecar/camera and the shard", rests=False),
     ]

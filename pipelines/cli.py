@@ -1,4 +1,4 @@
-"""The command line: `gamecraft curate | train | report | recipe | inspect | bench`. It picks recipe, input, output, no more."""
+"""The command line: `gamecraft curate | synth | train | report | recipe | inspect | bench`. It picks recipe, input, output."""
 
 import importlib
 import sys
@@ -14,7 +14,7 @@ from curation import shards, storage
 from curation.schema import CLIP
 from pipelines import recipes
 from pipelines.figures import plural, short_name
-from pipelines.recipes import PHASES
+from pipelines.recipes import PHASES, SYNTH_PHASES
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -25,7 +25,7 @@ app.add_typer(recipe_app, name="recipe")
 
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
 # By name; `bench.train` holds what trains the weights that the package ships.
-BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captions", "curate", "camera")} | {
+BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captions", "curate", "camera", "synth")} | {
     "train": "bench.training",
     "world": "bench.demo_world",
 }
@@ -55,6 +55,31 @@ def curate(
     summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None)
     report = write_report(summary.out)
     _print_summary(summary, report)
+    if summary.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def synth(
+    out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix; also one of curate.")],
+    interactions: Annotated[str, typer.Option(help="Names of interactions or categories, with commas; or all.")] = "all",
+    frames: Annotated[
+        str, typer.Option(help="Initial frames, with commas: pictures, folders, an OUT of curate, paint, doom, doom:WAD:MAP.")
+    ] = "doom",
+    recipe: Annotated[str, typer.Option(help="A recipe's name (see `gamecraft recipe list`) or a YAML file.")] = "laptop",
+    runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
+    phase: Annotated[str, typer.Option(help=f"Run one phase only: {', '.join(SYNTH_PHASES)}.")] = "",
+) -> None:
+    """Make videos of interactions, verify them, and add those accepted to OUT as clips, with a ledger of every attempt."""
+    from pipelines import run, runners
+    from pipelines.report import write_report
+
+    _among("--runner", runner, runners.NAMES)
+    if phase:
+        _among("--phase", phase, SYNTH_PHASES)
+    names, given = ([word.strip() for word in words.split(",")] for words in (interactions, frames))
+    summary = run.synthesise(names, given, out, recipes.load(recipe), runner, [phase] if phase else None)
+    _print_summary(summary, write_report(summary.out))
     if summary.failures:
         raise typer.Exit(1)
 
@@ -173,7 +198,7 @@ def bench(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}.")],
 ) -> None:
-    """Measure: partition, quality, captions, curate, camera, train or world; their options: `gamecraft bench NAME --help`."""
+    """Measure one part of the project; each benchmark has options of its own (`gamecraft bench NAME --help`)."""
     _among("NAME", name, tuple(BENCHMARKS))
     try:
         importlib.import_module(BENCHMARKS[name]).main(context.args)
