@@ -12,6 +12,7 @@ from curation.cameras.resection import Sight, resect
 from curation.cameras.rotation import exponential
 
 _POINTS = 200  # a frame; more add cost, not accuracy
+_MISFIT = 0.2  # of its frames, in which a track is elsewhere
 INLIER_PX = 2.5
 
 
@@ -37,6 +38,16 @@ def infill(points_NM2: np.ndarray, found: Map) -> Infill:
     return Infill(np.linalg.inv(pose), inliers, inliers / np.maximum(sight.used.sum(1), 1), _median(there.distance))
 
 
+def misfits(points_NM2: np.ndarray, found: Map, pose_N44: np.ndarray) -> np.ndarray:
+    """The tracks of the map, int, that are elsewhere in over a fifth of their frames: they slid, or are not of the world."""
+    local = np.linalg.inv(pose_N44)
+    there = np.einsum("nij,tj->nti", local[:, :3, :3], found.point) + local[:, None, :3, 3]
+    expected = found.focal_px * there[..., :2] / np.maximum(there[..., 2:], 1e-6)
+    off = np.linalg.norm(expected - points_NM2[:, found.track], axis=-1)
+    wrong = (off >= INLIER_PX).sum(0) / np.maximum(np.isfinite(off).sum(0), 1)
+    return found.track[wrong > _MISFIT]
+
+
 def _median(distance: np.ndarray) -> np.ndarray:
     some = np.isfinite(distance).any(1)
     found = np.full(len(distance), np.nan)
@@ -60,9 +71,8 @@ def _sight(points_NM2: np.ndarray, found: Map) -> Sight:
 
 
 def interpolated(frames: np.ndarray, pose_K44: np.ndarray, count: int) -> np.ndarray:
-    """Poses [count, 4, 4] between those of `frames`, held outside; frames without a pose (NaN) are passed over."""
-    known = np.isfinite(pose_K44[:, 0, 0])
-    at, pose = frames[known], pose_K44[known]
+    """Poses [count, 4, 4] between those of `frames`, held outside."""
+    at, pose = frames, pose_K44
     found = np.tile(np.eye(4), (count, 1, 1))
     when = np.clip(np.arange(count), at[0], at[-1])
     low = np.clip(np.searchsorted(at, when, side="right") - 1, 0, max(0, len(at) - 2))
