@@ -12,7 +12,6 @@ from curation.cameras.resection import Sight, resect
 from curation.cameras.rotation import exponential
 
 _POINTS = 200  # a frame; more add cost, not accuracy
-_MISFIT = 0.2  # of its frames, in which a track is elsewhere
 INLIER_PX = 2.5
 
 
@@ -36,16 +35,6 @@ def infill(points_NM2: np.ndarray, found: Map) -> Infill:
     pose[:, :3, :3], pose[:, :3, 3] = there.turn, there.shift
     inliers = (np.nan_to_num(there.distance, nan=np.inf) < INLIER_PX).sum(1)
     return Infill(np.linalg.inv(pose), inliers, inliers / np.maximum(sight.used.sum(1), 1), _median(there.distance))
-
-
-def misfits(points_NM2: np.ndarray, found: Map, pose_N44: np.ndarray) -> np.ndarray:
-    """The tracks of the map, int, that are elsewhere in over a fifth of their frames: they slid, or are not of the world."""
-    local = np.linalg.inv(pose_N44)
-    there = np.einsum("nij,tj->nti", local[:, :3, :3], found.point) + local[:, None, :3, 3]
-    expected = found.focal_px * there[..., :2] / np.maximum(there[..., 2:], 1e-6)
-    off = np.linalg.norm(expected - points_NM2[:, found.track], axis=-1)
-    wrong = (off >= INLIER_PX).sum(0) / np.maximum(np.isfinite(off).sum(0), 1)
-    return found.track[wrong > _MISFIT]
 
 
 def _median(distance: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from curation import video
 from curation.cameras import epipolar, focal, mapping, motion, rotation, tracks
 from curation.cameras.camera import Camera, Facts
 from curation.cameras.checks import judged
-from curation.cameras.infill import Infill, infill, misfits
+from curation.cameras.infill import infill
 from curation.cameras.settings import CameraSettings
 from curation.cameras.tracks import Tracks, Watched
 
@@ -204,7 +204,7 @@ def solved(look: Look, share: float | None, source: str, how: CameraSettings) ->
     solve = {"static": _static, "rotation": _rotation, "general": _general}[look.model or "general"]
     start = start if math.isfinite(start) else _GUESS * width
     try:
-        found = solve(look, start, held, how)
+        found = solve(look, start, held)
     except (np.linalg.LinAlgError, cv2.error) as error:
         found = _unsolved(look, start, f"no solution: {error}")
     facts = found.facts._replace(
@@ -228,14 +228,14 @@ def _moved(facts: Facts, look: Look, pose: np.ndarray) -> Facts:
     return facts._replace(turn_deg=float(coarse.sum()), max_turn_deg=float(fine.max()), step_ratio=ratio)
 
 
-def _static(look: Look, start: float, _: bool, __: CameraSettings) -> Solved:
+def _static(look: Look, start: float, _: bool) -> Solved:
     count = len(look.tracks.times_s)
     pose = np.tile(np.eye(4), (count, 1, 1))
     unseen = np.full(count, np.nan)
     return Solved(pose, start, unseen, np.ones(count, bool), np.array([0]), look.facts)
 
 
-def _rotation(look: Look, start: float, held: bool, _: CameraSettings) -> Solved:
+def _rotation(look: Look, start: float, held: bool) -> Solved:
     points, times_s = look.points(), look.tracks.times_s
     gaps = motion.frame_gaps(times_s, _ROTATION_GAPS_S)
     found = rotation.pairs(points, gaps, 1)
@@ -263,14 +263,12 @@ def _unsolved(look: Look, start: float, why: str) -> Solved:
     return Solved(np.tile(np.eye(4), (count, 1, 1)), start, np.full(count, np.nan), np.zeros(count, bool), np.array([0]), facts)
 
 
-def _general(look: Look, start: float, held: bool, how: CameraSettings) -> Solved:
+def _general(look: Look, start: float, held: bool) -> Solved:
     points, times_s = look.points(), look.tracks.times_s
     found = mapping.reconstruct(points, times_s, start, held)
     if found is None or not len(found.track):
         return _unsolved(look, start, "no two frames with parallax to begin a map")
     filled = infill(points, found)
-    if filled.share.min() < how.checks.inlier_share:
-        found, filled = _again(points, times_s, found, filled, held)
     residual = filled.residual_px / look.unit
     facts = look.facts._replace(
         focal_error=found.focal_error,
@@ -282,19 +280,6 @@ def _general(look: Look, start: float, held: bool, how: CameraSettings) -> Solve
         residual_p95_px=float(np.nanpercentile(residual, 95)),
     )
     return Solved(filled.pose, found.focal_px, residual, filled.inliers >= mapping.LEAST_INLIERS, found.frames, facts)
-
-
-def _again(
-    points: np.ndarray, times_s: np.ndarray, found: mapping.Map, filled: Infill, held: bool
-) -> tuple[mapping.Map, Infill]:
-    """A second map without the tracks that the first could not hold; the first where that is no better."""
-    kept = np.ones(points.shape[1], bool)
-    kept[misfits(points, found, filled.pose)] = False
-    other = mapping.reconstruct(points[:, kept], times_s, found.focal_px, held)
-    if other is None or not len(other.track) or other.reached < found.reached:
-        return found, filled
-    then = infill(points[:, kept], other)
-    return (other, then) if then.share.min() > filled.share.min() else (found, filled)
 
 
 def _camera(look: Look, found: Solved) -> Camera:
