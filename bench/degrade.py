@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import cv2
@@ -53,7 +54,7 @@ def coded(clip: Clip, codec: str, options: dict[str, str], fps: int = 25) -> Cli
     padded = np.pad(clip, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))[: clip.ndim], mode="edge")
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as output:
-        stream = output.add_stream(codec, rate=fps, options=options)
+        stream: Any = output.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = padded.shape[1:3]
         stream.pix_fmt, stream.codec_context.thread_count, stream.codec_context.time_base = "yuv420p", 1, Fraction(1, fps)
         for number, picture in enumerate(padded):
@@ -62,7 +63,7 @@ def coded(clip: Clip, codec: str, options: dict[str, str], fps: int = 25) -> Cli
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     file.seek(0)
-    with av.open(file) as container:
+    with av.open(file, "r") as container:
         container.streams.video[0].codec_context.thread_count = 1
         form = "rgb24" if clip.ndim == 4 else "yuv420p"
         pictures = [frame.to_ndarray(format=form)[: frame.height] for frame in container.decode(video=0)]
@@ -108,7 +109,8 @@ def _bands(clip: Clip, step: float, _: np.random.Generator) -> Clip:
 def _blocks(clip: Clip, coarseness: float, _: np.random.Generator) -> Clip:
     """Blocks of 8 px, each picture alone: JPEG at a quality of 100 less the coarseness."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, round(100 - coarseness)]
-    return np.stack([cv2.imdecode(cv2.imencode(".jpg", luma, quality)[1], cv2.IMREAD_GRAYSCALE) for luma in clip])
+    coded = [cv2.imencode(".jpg", luma, quality)[1] for luma in clip]
+    return np.stack([np.asarray(cv2.imdecode(picture, cv2.IMREAD_GRAYSCALE)) for picture in coded])
 
 
 def _upscale(clip: Clip, factor: float, _: np.random.Generator) -> Clip:

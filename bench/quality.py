@@ -238,12 +238,14 @@ def _print(name: str, found: Scores) -> None:
         clips = dict.fromkeys(row[0] for row in rows)
         within = [_rho([row for row in rows if row[0] == clip]) for clip in clips]
         print(f"{kind:10} {_rho(rows):10.3f}   {np.mean(within):13.3f}")
-    print(f"{'all':10} {_rho(found.rows):10.3f}   (with the damage as measured on each clip: {_rho(found.rows, 3):.3f})")
+    by_measure = _rho(found.rows, measured=True)
+    print(f"{'all':10} {_rho(found.rows):10.3f}   (with the damage as measured on each clip: {by_measure:.3f})")
 
 
-def _rho(rows: list[tuple[str, str, float, float, float]], against: int = 2) -> float:
+def _rho(rows: list[tuple[str, str, float, float, float]], measured: bool = False) -> float:
     """Rank correlation of the score with the lack of damage; 0 where one does not vary."""
-    return float(np.nan_to_num(spearman(np.array([-row[against] for row in rows]), np.array([row[4] for row in rows]))))
+    damage = np.array([row[3] if measured else row[2] for row in rows])
+    return float(np.nan_to_num(spearman(-damage, np.array([row[4] for row in rows]))))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,18 @@ import numpy as np
 
 _BLOCK = 8
 _TINY = 1e-3
+_ALIKE = 170.0  # of GMSD (Xue, Zhang, Mou, Bovik, IEEE TIP 2014), for luma 0 to 255
+_STEP, _SMOOTH = np.array([1, 0, -1], np.float32), np.full(3, 1 / 3, np.float32)  # Prewitt's
 _RINGS = 12  # of equal width in frequency, from 0 to the corner
 
 
 def features(patches_PHW: np.ndarray) -> np.ndarray:
     """Patches uint8 [P, 64, 64] on the codec's grid of 8 px -> float32 [P, F]."""
     x = patches_PHW.astype(np.float32)
-    groups = (_gradients(x), _flats(x), _grid(x), _spectrum(x), _scene(x), _levels(patches_PHW), _blocks(x))
+    groups = (
+        *(_gradients(x), _flats(x), _grid(x), _spectrum(x), _scene(x), _levels(patches_PHW), _blocks(x)),
+        _under_damage(patches_PHW),
+    )
     return np.concatenate(groups, 1).astype(np.float32)
 
 
@@ -91,8 +96,9 @@ def _scene(x: np.ndarray) -> np.ndarray:
     mean = cv2.GaussianBlur(tall, (7, 7), 7 / 6)
     spread = np.sqrt(np.maximum(cv2.GaussianBlur(tall * tall, (7, 7), 7 / 6) - mean * mean, 0))
     normal, spread = ((tall - mean) / (spread + 1)).reshape(x.shape), spread.reshape(x.shape)
-    square = _mean(normal * normal)
-    found = [_log(square), _log(_mean(normal**4)) - 2 * _log(square), _log(_mean(np.abs(normal))) - _log(square) / 2]
+    squares = normal * normal
+    square = _mean(squares)
+    found = [_log(square), _log(_mean(squares * squares)) - 2 * _log(square), _log(_mean(np.abs(normal))) - _log(square) / 2]
     found += [_mean(a * b) / (square + _TINY) for a, b in _neighbours(normal)]
     # Every 16th place will do for a quantile.
     ordered = np.sort(spread[:, ::4, ::4].reshape(len(x), -1), 1)
@@ -141,6 +147,65 @@ def _blocks(x: np.ndarray) -> np.ndarray:
     quiet = np.sort(coefficients[:, :, _BANDS[-1]].mean(2), 1)
     found += [_log(quiet[:, at]) for at in (3, 16, 48)]
     return np.stack(found, 1)
+
+
+def _under_damage(patches_PHW: np.ndarray) -> np.ndarray:
+    """How much further damage changes a patch: what has gone through a codec or a blur has little left to lose to another.
+
+    Each damage is done once, to all patches beside each other; of what comes out the part counts that no neighbour reaches. Of
+    the third all counts, since its blocks end where patches do; only the slopes at its very edge see a neighbour.
+    """
+    count, margin = len(patches_PHW), _BLOCK // 2
+    wide, aside = _beside(patches_PHW), _beside(patches_PHW[:, margin:-margin, margin:-margin])
+    whole, off = _Looks(wide, count, margin), _Looks(aside, count, 0)
+    found = [
+        whole.against(_jpeg(wide, 50)),
+        whole.against(_jpeg(wide, 20)),
+        off.against(_jpeg(aside, 50)),
+        whole.against(cv2.GaussianBlur(wide, (7, 7), 1.0)),
+        whole.against(cv2.medianBlur(wide, 3)),
+    ]
+    return np.concatenate([*found, found[0][:, :1] - found[2][:, :1]], 1)
+
+
+def _beside(patches_PHW: np.ndarray) -> np.ndarray:
+    """Patches in one row [H, P * W]: filters are several times as fast on wide pictures as on tall ones."""
+    return np.ascontiguousarray(patches_PHW.transpose(1, 0, 2)).reshape(patches_PHW.shape[1], -1)
+
+
+def _jpeg(luma_HW: np.ndarray, quality: int) -> np.ndarray:
+    coded = cv2.imencode(".jpg", luma_HW, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE))
+
+
+class _Looks:
+    """Patches beside each other, uint8 [H, P * W], of each of which all but a margin counts; and how steep they are."""
+
+    def __init__(self, wide: np.ndarray, count: int, margin: int) -> None:
+        self._shape, self._inner = (len(wide), count, -1), slice(margin, len(wide) - margin)
+        self._wide, self._slope = wide, _slope(wide)
+        self._mean_slope = _log(self._of_each(self._slope))
+
+    def against(self, after: np.ndarray) -> np.ndarray:
+        """Of each patch [P, 5]: mean change, that beside its slope, what became of the slope, and how alike slopes are."""
+        change, slope = _log(self._of_each(cv2.absdiff(self._wide, after))), _slope(after)
+        alike = (2 * self._slope * slope + _ALIKE) / (self._slope**2 + slope**2 + _ALIKE)
+        mean = self._of_each(alike)
+        spread = np.sqrt(np.maximum(self._of_each(alike * alike) - mean * mean, 0))
+        became = _log(self._of_each(slope)) - self._mean_slope
+        return np.stack([change, change - self._mean_slope, became, _log(1 - mean), _log(spread)], 1)
+
+    def _of_each(self, values: np.ndarray) -> np.ndarray:
+        return values.reshape(self._shape)[self._inner, :, self._inner].mean((0, 2), np.float32)
+
+
+def _slope(luma_HW: np.ndarray) -> np.ndarray:
+    """Strength of Prewitt's gradient, float32 [H, W]."""
+    x = luma_HW.astype(np.float32)
+    across, down = cv2.sepFilter2D(x, -1, _STEP, _SMOOTH), cv2.sepFilter2D(x, -1, _SMOOTH, _STEP)
+    # Not cv2.magnitude: its last digits depend on where in memory the picture lies, and chunks must join to the bit.
+    slope: np.ndarray = np.sqrt(across * across + down * down)
+    return slope
 
 
 def _cosines() -> np.ndarray:

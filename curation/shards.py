@@ -35,8 +35,15 @@ INDEX = pa.schema(
         ("size", pa.int64()),
         ("tar", pa.string()),
         ("tar_sha256", pa.string()),
+        # of the clip's own json: what a loader must know of every clip before it reads one
+        ("video_id", pa.string()),
+        ("index", pa.int32()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("camera_status", pa.string()),
     ]
 )
+_OF_THE_CLIP = ("video_id", "index", "start_s", "end_s", "camera_status")
 
 # Columns that say where a run kept things rather than what a clip is; without them shards do not depend on folders.
 NOT_IN_SHARDS = frozenset({"source_uri", "unit_id", "shard", "reject", "error"})
@@ -76,12 +83,28 @@ def write_tar(path: str, samples: Iterable[Sample]) -> None:
 
 
 def index_tar(path: str, name: str) -> pa.Table:
-    """The index of a tar: where each member's bytes lie, and the SHA-256 of the whole."""
+    """The index of a tar: where each member's bytes lie, what its clip's json says, and the SHA-256 of the whole."""
     with open(path, "rb") as file:
         sha = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
     with tarfile.open(path) as tar:
-        rows = [(m.name.partition(".")[0], m.name, m.offset_data, m.size, name, sha) for m in tar.getmembers()]
-    return pa.Table.from_pylist([dict(zip(INDEX.names, row, strict=True)) for row in rows], schema=INDEX)
+        members = tar.getmembers()
+        meta = {_clip_of(m.name): json.load(_content(tar, m)) for m in members if m.name.endswith(".json")}
+    rows = []
+    for member in members:
+        clip_id = _clip_of(member.name)
+        place = {"member": member.name, "offset": member.offset_data, "size": member.size, "tar": name, "tar_sha256": sha}
+        rows.append({"clip_id": clip_id, **place, **{key: meta.get(clip_id, {}).get(key) for key in _OF_THE_CLIP}})
+    return pa.Table.from_pylist(rows, schema=INDEX)
+
+
+def _clip_of(member: str) -> str:
+    return member.partition(".")[0]
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
+    content = tar.extractfile(member)
+    assert content is not None, member.name
+    return content
 
 
 def _sha256(file: Any) -> str:
@@ -161,14 +184,12 @@ def read_samples(out: str, shard: str) -> Iterator[Sample]:
     tar_uri, members, current = storage.join(out, "shards", f"{shard}.tar"), {}, None
     with storage.open_binary(tar_uri) as file, tarfile.open(fileobj=file) as tar:
         for member in tar:
-            clip_id = member.name.partition(".")[0]
+            clip_id = _clip_of(member.name)
             if current is not None and clip_id != current:
                 yield decode_sample(members)
                 members = {}
             current = clip_id
-            content = tar.extractfile(member)
-            assert content is not None, member.name
-            members[member.name] = content.read()
+            members[member.name] = _content(tar, member).read()
     if members:
         yield decode_sample(members)
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,3 +65,34 @@ def _places(wanted: Weights) -> list[Path]:
     places = [Path(os.environ["GAMECRAFT_WEIGHTS"]) / wanted.file] if os.environ.get("GAMECRAFT_WEIGHTS") else []
     hub = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
     return [*places, Path(hub).expanduser() / "hub" / wanted.hub_folder / wanted.hub_file]
+
+
+def model_folder(name: str) -> str:
+    """Where a model of many files is: the folder itself, its name's under $GAMECRAFT_WEIGHTS, else the name, for the hub."""
+    own = os.environ.get("GAMECRAFT_WEIGHTS")
+    places = [Path(name).expanduser(), *([Path(own) / name, Path(own) / name.rpartition("/")[2]] if own else [])]
+    return next((str(place) for place in places if (place / "config.json").is_file()), name)
+
+
+@contextmanager
+def named_if_missing(name: str) -> Iterator[None]:
+    """Say by which three ways a model can be provided, where loading it fails because it cannot be had (FileNotFoundError)."""
+    try:
+        yield
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{name}: not on this machine, and the hub cannot be reached ({' '.join(str(error).split())[:160]}). Name its "
+            f"folder in the recipe, put it at $GAMECRAFT_WEIGHTS/{name.rpartition('/')[2]}, or let the hub be reached once"
+        ) from error
+
+
+def in_hub_cache(name: str) -> str | None:
+    """The folder of a model's newest snapshot in the hub's cache; None where it was never downloaded."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        return None
+    try:
+        return str(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):
+        return None

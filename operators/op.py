@@ -7,6 +7,7 @@ the same steps. A row that fails is marked and passes by; it never stops the oth
 
 import copy
 import inspect
+import os
 import time
 import traceback
 from collections import defaultdict
@@ -170,6 +171,7 @@ def _share_cores(count: int) -> None:
 
     cv2.setNumThreads(count)
     video.set_threads(count)
+    os.environ["OMP_NUM_THREADS"] = str(count)  # read by what is loaded later
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)
 

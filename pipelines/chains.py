@@ -6,8 +6,18 @@ Resources stand beside each operator. Neighbours of equal resources become one s
 from curation.iqa import Quality
 from curation.quality import Luminance
 from operators.cameras import FACT_COLUMNS, MOTION_COLUMNS, SCALE_COLUMNS, annotate_cameras
+from operators.captions import (
+    CAPTION_COLUMNS,
+    CHECK_COLUMNS,
+    FRAME_COLUMNS,
+    INTERACTIVE_COLUMNS,
+    check_consistency,
+    judge_interactive,
+    write_captions,
+)
+from operators.captions import FACT_COLUMNS as CLIP_FACTS
 from operators.filters import judge_luminance, judge_quality
-from operators.op import Op, check
+from operators.op import WHOLE_UNIT, Op, check
 from operators.partition import (
     locate_viewport,
     measure_luminance,
@@ -17,6 +27,7 @@ from operators.partition import (
     scan_source,
     split_scenes,
 )
+from operators.relate import RELATE_COLUMNS, relate_clips
 from operators.shards import encode_clip
 from pipelines.recipes import Recipe
 from pipelines.units import PART_CLIPS
@@ -117,6 +128,57 @@ def annotate(recipe: Recipe) -> list[Op]:
     ]
 
 
+def caption(recipe: Recipe) -> list[Op]:
+    """Section 3.4, semantic check and standard captions, and section 3.2, interactive or not, of the annotated clips."""
+    settings = recipe.caption
+    asked = {"model": settings.vlm, "frames": settings.frames}
+    reads = (*CLIP_FACTS, *FRAME_COLUMNS)
+    return [
+        Op(
+            check_consistency,
+            reads=reads,
+            writes=CHECK_COLUMNS,
+            args={**asked, "rules": settings.consistency},
+            batch=PART_CLIPS,
+            memory=_DECODE_MEMORY,
+        ),
+        Op(write_captions, reads=reads, writes=CAPTION_COLUMNS, args=asked, batch=PART_CLIPS, memory=_DECODE_MEMORY),
+        Op(
+            judge_interactive,
+            reads=reads,
+            writes=INTERACTIVE_COLUMNS,
+            args={**asked, "limits": settings.interactive},
+            batch=PART_CLIPS,
+            memory=_DECODE_MEMORY,
+        ),
+    ]
+
+
+def relate(recipe: Recipe) -> list[Op]:
+    """Section 3.4, interaction captions: neighbours of one video, all of its kept clips at once."""
+    settings = recipe.caption
+    return [
+        Op(
+            relate_clips,
+            reads=(
+                "clip_id",
+                "video_id",
+                "index",
+                "scene_index",
+                "caption_short",
+                "caption_long",
+                "action_json",
+                *CLIP_FACTS,
+                *FRAME_COLUMNS,
+            ),
+            writes=RELATE_COLUMNS,
+            args={"model": settings.vlm, "frames": settings.frames, "encoder": recipe.relate.encoder},
+            batch=WHOLE_UNIT,
+            memory=_DECODE_MEMORY,
+        )
+    ]
+
+
 def shard(recipe: Recipe) -> list[Op]:
     """Kept clips to mp4, one decode and one encode each."""
     return [
@@ -136,6 +198,8 @@ def curate(recipe: Recipe) -> dict[str, list[Op]]:
         "partition": partition(recipe),
         "score": score(recipe),
         "annotate": annotate(recipe),
+        "caption": caption(recipe),
+        "relate": relate(recipe),
         "shard": shard(recipe),
     }
     check([op for chain in phases.values() for op in chain], (*SOURCE_COLUMNS, *_MASK_COLUMNS))

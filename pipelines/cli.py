@@ -23,7 +23,7 @@ recipe_app = typer.Typer(help="Show or list recipes.", rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
-BENCHMARKS = ("partition", "quality", "curate", "camera")
+BENCHMARKS = ("partition", "quality", "captions", "curate", "camera")
 
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
 
@@ -106,7 +106,7 @@ def bench(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}.")],
 ) -> None:
-    """Measure: partition, quality, curate and camera, each with options of its own (`gamecraft bench NAME --help`)."""
+    """Measure: partition, quality, captions, curate and camera, each with its own options (`gamecraft bench NAME --help`)."""
     _among("NAME", name, BENCHMARKS)
     try:
         importlib.import_module(f"bench.{name}").main(context.args)
@@ -233,6 +233,8 @@ def _print_summary(summary: Any, report: str) -> None:
         _say(f"  {name:20} {seconds:9.2f} CPU-s")
     if decodes:
         _say("  decodes: " + ", ".join(f"{count} {name}" for name, count in sorted(decodes.items())))
+    for title, words in summary.said:
+        _say(f"  {title}: {words}")
     done, before = len(summary.records) - len(summary.failures), sum(summary.before.values())
     _say(f"  {plural(done, 'unit')} done in {summary.wall_s:.1f} s, {before} were done before")
     gone = [f"{n} {what}" for n, what in ((summary.unreadable, "unreadable"), (summary.duplicates, "duplicate")) if n]

@@ -49,6 +49,7 @@ class Record:
     wall_s: float = 0.0
     cpu_s: dict[str, float] = field(default_factory=dict)
     decodes: dict[str, int] = field(default_factory=dict)
+    vlm: dict[str, int] = field(default_factory=dict)
     failure: str | None = None
     note: str | None = None
 

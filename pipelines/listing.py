@@ -66,6 +66,51 @@ def _wanted_annotations(out: str, recipe: Recipe) -> dict[str, Unit]:
     return wanted
 
 
+def _captions(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    return _left(out, recipe, "caption", _wanted_captions(out, recipe))
+
+
+def _wanted_captions(out: str, recipe: Recipe) -> dict[str, Unit]:
+    """One unit an annotated part, by name; the name hashes that part's."""
+    settings, annotated = recipe.digest("caption"), {str(name) for name in units.done(out, "annotate")}
+    wanted = {}
+    for name, unit in _wanted_annotations(out, recipe).items():
+        if name in annotated:
+            part = Name.parse(name)
+            own = str(part._replace(digest=digest(name, settings)))
+            wanted[own] = Unit("caption", own, upstream=(*unit.upstream, f"annotate/{name}"))
+    return wanted
+
+
+def _relations(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    return _left(out, recipe, "relate", _wanted_relations(out, recipe))
+
+
+def _wanted_relations(out: str, recipe: Recipe) -> dict[str, Unit]:
+    """One unit a video whose kept clips all have captions, by name; the name hashes those of the captions' units."""
+    settings, done = recipe.digest("relate"), {str(name) for name in units.done(out, "caption")}
+    parts: dict[str, list[Unit]] = {}
+    for unit in _wanted_captions(out, recipe).values():
+        parts.setdefault(unit.upstream[0], []).append(unit)
+    waiting = _unscored(out, recipe) | _unannotated(out, recipe)
+    wanted = {}
+    for source, captions in parts.items():
+        if source.removeprefix("partition/") not in waiting and all(unit.name in done for unit in captions):
+            name = str(Name(Name.parse(captions[0].name).video_id, digest(settings, *(unit.name for unit in captions))))
+            before = [path for unit in captions for path in unit.upstream[1:]]
+            wanted[name] = Unit("relate", name, upstream=(source, *before, *(f"caption/{unit.name}" for unit in captions)))
+    return wanted
+
+
+def _left(out: str, recipe: Recipe, phase: str, wanted: dict[str, Unit]) -> tuple[list[Unit], int]:
+    """What of the wanted units is not there; units of other settings or clips go, once their video's new ones can be named."""
+    finished = units.done(out, phase)
+    waiting = {Name.parse(unit).video_id for unit in _unscored(out, recipe) | _unannotated(out, recipe)}
+    _drop(out, phase, [name for name in finished if str(name) not in wanted and name.video_id not in waiting])
+    done = {str(name) for name in finished}
+    return [unit for name, unit in wanted.items() if name not in done], len(done & set(wanted))
+
+
 def _shards(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
     clips = ledger.clips(out).select(["clip_id", "unit_id", "reject", "error"])
     _plan(out, recipe, clips)
@@ -74,7 +119,7 @@ def _shards(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[
     for row in shards.read_plan(out).to_pylist():
         planned.setdefault(row["shard"], []).append(row["clip_id"])
     unit_of = dict(zip(clips["clip_id"].to_pylist(), clips["unit_id"].to_pylist(), strict=True))
-    later = _by_video(out, "annotate")
+    later = _by_video(out, ("annotate", "caption", "relate"))
     left = [
         Unit("shard", name, upstream=_paths({unit_of[clip] for clip in ids}, later), clips=tuple(ids))
         for name, ids in sorted(planned.items())
@@ -83,10 +128,11 @@ def _shards(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[
     return left, len(finished)
 
 
-def _by_video(out: str, phase: str) -> dict[str, list[str]]:
+def _by_video(out: str, phases: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for name in units.done(out, phase):
-        found.setdefault(name.video_id, []).append(f"{phase}/{name}")
+    for phase in phases:
+        for name in units.done(out, phase):
+            found.setdefault(name.video_id, []).append(f"{phase}/{name}")
     return found
 
 
@@ -114,9 +160,16 @@ def _plan(out: str, recipe: Recipe, clips: pa.Table) -> None:
 
 def _open(out: str, recipe: Recipe) -> set[str]:
     """The partition units about whose clips not everything is known yet."""
+    related = {str(name) for name in units.done(out, "relate")}
+    done = {unit.upstream[0] for name, unit in _wanted_relations(out, recipe).items() if name in related}
+    kept = {unit.upstream[0] for unit in _wanted_annotations(out, recipe).values()}
+    return _unscored(out, recipe) | {path.removeprefix("partition/") for path in kept - done}
+
+
+def _unannotated(out: str, recipe: Recipe) -> set[str]:
     done = {str(name) for name in units.done(out, "annotate")}
     waiting = [unit for name, unit in _wanted_annotations(out, recipe).items() if name not in done]
-    return _unscored(out, recipe) | {unit.upstream[0].removeprefix("partition/") for unit in waiting}
+    return {unit.upstream[0].removeprefix("partition/") for unit in waiting}
 
 
 def _unscored(out: str, recipe: Recipe) -> set[str]:
@@ -141,5 +194,7 @@ _TODO: dict[str, Callable[[str, Recipe, Sequence[storage.Entry]], tuple[list[Uni
     "partition": _sources,
     "score": _scores,
     "annotate": _annotations,
+    "caption": _captions,
+    "relate": _relations,
     "shard": _shards,
 }

@@ -12,10 +12,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation import chunks, scan, shards, video
+from curation import chunks, scan, shards, storage, video, vlm
 from curation.quality import mean_luma
 from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns
 from curation.shards import Sample
+from curation.vlm import answers
+from operators import captions
 from operators.op import Op, Step
 from operators.shards import scratch_file
 from pipelines import chains, chunked, ledger
@@ -55,18 +57,30 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
     record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
     if unit.problem:
         return record
-    before = video.decodes.copy()
+    before, spent = video.decodes.copy(), vlm.spent.copy()
+    answers.use(storage.join(phase.out, "sidecar", "answers"))
     try:
         with Attempt(phase.out, phase.name, unit.name) as attempt:
             step = _step(phase)
             video.on_decode = tell if phase.name == "partition" else None
             rows = step(phase.load(unit), attempt.admit if attempt.careful else None, tell)
-            _count(record, rows, step.cpu_s, video.decodes - before)
+            _count(record, rows, step.cpu_s, video.decodes - before, vlm.spent - spent)
             record.wall_s = round(time.monotonic() - began, 3)
             phase.commit(unit, rows, record)
     except Exception as error:
         record.failure = f"{type(error).__name__}: {error}"
     return record
+
+
+def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
+    """What a unit would ask its model and the cache does not hold; none where the unit fails: its own turn will say why."""
+    answers.use(storage.join(phase.out, "sidecar", "answers"))
+    model = captions.loaded(phase.recipe.caption.vlm)
+    assert isinstance(model, vlm.Ahead), model
+    model.wanted.clear()
+    with suppress(OSError, ValueError):
+        _step(phase)(phase.load(unit))
+    return list(model.wanted)
 
 
 @lru_cache(maxsize=4)
@@ -81,12 +95,12 @@ def _step(phase: Phase) -> Step:
     return step
 
 
-def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Counter[str]) -> None:
+def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Counter[str], asked: Counter[str]) -> None:
     record.rows = len(rows)
     record.errors = sum(bool(row.get("error")) for row in rows)
     record.rejected = sum(bool(row.get("reject")) for row in rows)
     record.cpu_s = {name: round(seconds, 3) for name, seconds in cpu_s.items()}
-    record.decodes = dict(decodes)
+    record.decodes, record.vlm = dict(decodes), dict(asked)
 
 
 def _load_chunk(phase: Phase, unit: Unit) -> list[Row]:
@@ -230,6 +244,14 @@ def _load_annotation(phase: Phase, unit: Unit) -> list[Row]:
     return [{**row, "static_png": mask} for row in _read_upstream(phase, unit) if row["clip_id"] in judged]
 
 
+def _load_kept(phase: Phase, unit: Unit) -> list[Row]:
+    """The clips that the last phase upstream looked at and nothing took out."""
+    last = unit.upstream[-1].partition("/")[0]
+    looked_at = [path.split("/") for path in unit.upstream if path.startswith(f"{last}/")]
+    ids = {row["clip_id"] for path in looked_at for row in ledger.read_unit(phase.out, *path)}
+    return [row for row in _kept(_read_upstream(phase, unit)) if row["clip_id"] in ids]
+
+
 def _kept(rows: list[Row]) -> list[Row]:
     return [row for row in rows if not (row["reject"] or row["error"])]
 
@@ -280,6 +302,8 @@ _LOAD: dict[str, Callable[[Phase, Unit], list[Row]]] = {
     "partition": _load_source,
     "score": _load_part,
     "annotate": _load_annotation,
+    "caption": _load_kept,
+    "relate": _load_kept,
     "shard": _load_shard,
 }
 _COMMIT: dict[str, Callable[[Phase, Unit, list[Row], Record], None]] = {
@@ -287,5 +311,7 @@ _COMMIT: dict[str, Callable[[Phase, Unit, list[Row], Record], None]] = {
     "partition": _commit_source,
     "score": _commit_part,
     "annotate": _commit_annotation,
+    "caption": _commit_part,
+    "relate": _commit_part,
     "shard": _commit_shard,
 }

@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -18,21 +18,35 @@ import yaml
 from curation.cameras.annotate import CameraSettings
 from curation.cameras.words import WordSettings
 from curation.chunks import ScanSettings
+from curation.consistency import Verdicts
+from curation.embeddings import EncoderSettings
 from curation.encode import Encoding
 from curation.flow import FlowSettings
 from curation.happenings import ActionSettings
+from curation.interaction import InteractiveSettings
 from curation.iqa import IqaSettings
 from curation.quality import LuminanceLimits, QualityLimits
 from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
+from curation.vlm import VlmSettings
+from curation.vlm.frames import FrameSettings
 
-CLIP_PHASES = ("partition", "score", "annotate", "shard")  # those with settings of their own, which leave rows of clips
+CLIP_PHASES = (
+    "partition",
+    "score",
+    "annotate",
+    "caption",
+    "relate",
+    "shard",
+)  # those with settings of their own, which leave rows of clips
 PHASES = ("scan", *CLIP_PHASES)
 # Whose settings decide what a phase finds. Limits of `score` only decide which clips `annotate` is given.
 _DECIDE = {
     "partition": ("partition",),
     "score": ("partition", "score"),
     "annotate": ("partition", "annotate"),
+    "caption": ("partition", "annotate", "caption"),
+    "relate": ("partition", "annotate", "caption", "relate"),
     "shard": CLIP_PHASES,
 }
 
@@ -78,6 +92,23 @@ class Annotate:
 
 
 @dataclass(frozen=True)
+class Caption:
+    """What a model is asked about kept clips, and what is measured where none is; may change until shards are planned."""
+
+    vlm: VlmSettings = field(default_factory=VlmSettings)
+    frames: FrameSettings = field(default_factory=FrameSettings)
+    consistency: Verdicts = field(default_factory=Verdicts)
+    interactive: InteractiveSettings = field(default_factory=InteractiveSettings)
+
+
+@dataclass(frozen=True)
+class Relate:
+    """How neighbouring clips are compared; may change until shards are planned."""
+
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+
+
+@dataclass(frozen=True)
 class Shard:
     """How kept clips are stored."""
 
@@ -97,6 +128,8 @@ class Recipe:
     partition: Partition = field(default_factory=Partition)
     score: Score = field(default_factory=Score)
     annotate: Annotate = field(default_factory=Annotate)
+    caption: Caption = field(default_factory=Caption)
+    relate: Relate = field(default_factory=Relate)
     shard: Shard = field(default_factory=Shard)
 
     def digest(self, phase: str) -> str:
@@ -107,7 +140,9 @@ class Recipe:
 
 
 def gamecraft2() -> Recipe:
-    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), cameras by ViPE, shards for a cluster.
+    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), ViPE, Qwen2.5-VL, shards for a cluster.
+
+    Captions come from vLLM engines on the Ray cluster, so it needs one.
 
     The paper rates pictures with MUSIQ; pyiqa and its weights are for non-commercial use, so that is asked for by name:
     `partition.iqa.backend: pyiqa:musiq`, with a `score.quality.min_iqa` of its own scale.
@@ -116,7 +151,9 @@ def gamecraft2() -> Recipe:
     flow = replace(laptop_.partition.flow, backend="raft")
     camera = replace(laptop_.annotate.camera, backend="vipe")
     partition, annotate = replace(laptop_.partition, flow=flow), replace(laptop_.annotate, camera=camera)
-    return replace(laptop_, name="gamecraft2", partition=partition, annotate=annotate)
+    caption = replace(laptop_.caption, vlm=VlmSettings("vllm", "Qwen/Qwen2.5-VL-7B-Instruct"))
+    relate = Relate(EncoderSettings("sentence-transformers"))
+    return replace(laptop_, name="gamecraft2", partition=partition, annotate=annotate, caption=caption, relate=relate)
 
 
 def laptop() -> Recipe:
@@ -181,6 +218,8 @@ def from_mapping(kind: type[Any], data: Any, where: str = "") -> Any:
 def _value(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind):
         return from_mapping(kind, value, where)  # type: ignore[arg-type]
+    if get_origin(kind) is tuple:
+        return _values(get_args(kind), value, where)
     allowed = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     if isinstance(value, int) and not isinstance(value, bool) and float in allowed and int not in allowed:
         return float(value)
@@ -188,6 +227,13 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed)
         raise ValueError(f"{where} must be {names}, not {value!r}")
     return value
+
+
+def _values(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
+    """A setting of several values, a list in YAML."""
+    if not isinstance(value, list) or len(value) != len(kinds):
+        raise ValueError(f"{where} must be a list of {len(kinds)}, not {value!r}")
+    return tuple(_value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
 
 
 def _path(where: str, key: object) -> str:
@@ -207,7 +253,8 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str =
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data without what decides no result: its name, and how long a chunk is."""
-    settings = asdict(recipe)
+    """The recipe as plain data without what decides no result: its name, how long a chunk is, where a model runs."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))  # as dataset.json gives it back: lists for tuples
     del settings["name"], settings["partition"]["chunk_s"]
+    del settings["caption"]["vlm"]["server"], settings["caption"]["vlm"]["engine"]
     return settings

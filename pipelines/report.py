@@ -25,7 +25,7 @@ import yaml
 from curation import shards, storage
 from curation.quality import RULES, Luminance
 from curation.schema import CLIP, Row
-from pipelines import figures, ledger, report_cameras
+from pipelines import captioned, figures, ledger, report_cameras
 from pipelines.figures import clock, duration, number, plural, short_name
 from pipelines.ledger import Record
 from pipelines.recipes import CLIP_PHASES, PHASES
@@ -44,6 +44,7 @@ _PHASE_TITLES = {
     "partition": "Long and large enough",
     "score": "Clean and well lit",
     "annotate": "Annotated",
+    "caption": "Plain, continuous play",
     "shard": "Stored in shards",
 }
 _REGIMES = ("forward", "back", "turn_left", "turn_right", "look_up", "look_down", "strafe_left", "strafe_right")
@@ -163,6 +164,7 @@ def _page(output: Output) -> dict[str, Any]:
         "lost_sources": _lost_sources(output),
         "histograms": _histograms(output),
         "timelines": _timelines(output, linked),
+        "captioned": captioned.lines(output.clips.filter(pa.array(output.kept)), output.records),
         "sheet": _sheet(output, sheet, linked),
         "cameras": _cameras(output),
         "cost": _cost(output),

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from curation import shards, storage
-from pipelines import chunked, ledger, listing, recipes, runners
+from pipelines import captioned, chunked, ledger, listing, recipes, runners
 from pipelines.ledger import Record
 from pipelines.lock import locked
 from pipelines.phases import Phase
@@ -27,7 +27,8 @@ from pipelines.recipes import CLIP_PHASES, PHASES, Recipe
 from pipelines.units import Unit
 
 _POSE_UNIT = "translation times a camera's scale_to_unit: what the player moves in a second at top speed is 1"
-_CHANGEABLE = ("score.", "annotate.")  # what may differ from the run before, as long as no clip is planned into a shard
+# What may differ from the run before, as long as no clip is planned into a shard.
+_CHANGEABLE = ("score.", "annotate.", "caption.", "relate.")
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Summary:
     kept_s: float = 0.0
     total_s: float = 0.0
     shards: int = 0
+    said: list[tuple[str, str]] = field(default_factory=list)
     before: dict[str, int] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     wall_s: float = 0.0
@@ -65,6 +67,10 @@ def curate(
     """
     began = time.monotonic()
     out = storage.normal(out)
+    if recipe.caption.vlm.backend == "vllm" and runner != "ray":
+        raise ValueError(
+            "caption.vlm.backend vllm runs engines on a Ray cluster: use --runner ray, or backend http or transformers"
+        )
     phases = phases or (PHASES if runner == "ray" else CLIP_PHASES)
     entries = storage.find_sources(inputs, exclude=out) if {"scan", "partition"} & set(phases) else []
     _claim(out)
@@ -161,6 +167,7 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     summary.rejected = len(clips) - summary.kept - summary.errors
     summary.stored = len(clips) - clips["shard"].null_count
     summary.kept_s, summary.total_s = _seconds(kept), _seconds(clips)
+    summary.said = captioned.lines(kept, summary.records)
     names = shards.committed(out)
     summary.shards = len(names)
     indexes = storage.at_once(partial(shards.read_index, out), names)

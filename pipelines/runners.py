@@ -13,10 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from curation import storage
 from operators.op import map_units, steps
+from operators.vllm import answer_ahead
 from pipelines import attempts
 from pipelines.ledger import Record
-from pipelines.phases import Phase, work
+from pipelines.phases import Phase, questions, work
 from pipelines.units import Unit
 
 NAMES = ("local", "ray")
@@ -115,6 +117,7 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    _ask_ahead(phase, units)
     blocks = [pa.table({"unit": [unit.to_json()]}) for unit in units]
     joined = steps(phase.chain)
     assert len(joined) == 1, f"{phase.name} needs one step to a unit, not {len(joined)}"
@@ -122,6 +125,14 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         for text in block["record"].to_pylist():
             yield Record.from_json(text)
+
+
+def _ask_ahead(phase: Phase, units: Sequence[Unit]) -> None:
+    """Let vLLM's engines on the cluster answer the questions of all units at once, where the recipe wants that."""
+    model = phase.recipe.caption.vlm
+    if model.backend == "vllm" and phase.name in ("caption", "relate"):
+        folder = storage.join(phase.out, "sidecar", "answers")
+        answer_ahead([unit.to_json() for unit in units], lambda text: questions(phase, Unit.from_json(text)), model, folder)
 
 
 def _block_work(phase: Phase):  # type: ignore[no-untyped-def]

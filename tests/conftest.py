@@ -1,7 +1,11 @@
-"""Fixtures for every test: where the shared footage lies, and an S3 store on this machine."""
+"""Fixtures for every test: where the shared footage lies, an S3 store and a VLM server on this machine."""
 
+import json
 import os
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,3 +52,99 @@ def s3(_moto: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
     yield SimpleNamespace(uri=f"s3://{bucket}", bucket=bucket, client=client, fetched=fetched)
     client.close()
     storage._s3.cache_clear()
+
+
+class Server:
+    """An OpenAI-compatible server whose `answer(body, number)` decides what becomes of the number-th chat request."""
+
+    def __init__(self, answer):
+        self.answer, self.bodies, self.headers, self.at_once, self._now = answer, [], [], 0, 0
+        self._lock, server = threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                _send(self, 200, {"data": []})
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with server._lock:
+                    number = len(server.bodies)
+                    server.bodies.append(body)
+                    server.headers.append(dict(self.headers))
+                    server._now += 1
+                    server.at_once = max(server.at_once, server._now)
+                try:
+                    server.answer(body, number)(self)
+                finally:
+                    with server._lock:
+                        server._now -= 1
+
+            def log_message(self, *_):
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self):
+        self._http.shutdown()
+        self._http.server_close()
+
+
+def _send(handler, status, body, **headers):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    handler.send_response(status)
+    for name, value in {"Content-Length": str(len(data)), **headers}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def say(text, prompt_tokens=10, completion_tokens=5):
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return lambda handler: _send(handler, 200, {"choices": [{"message": {"content": text}}], "usage": usage})
+
+
+def status(code, body=b"busy", **headers):
+    return lambda handler: _send(handler, code, body, **headers)
+
+
+def hang(seconds=5.0):
+    return lambda handler: time.sleep(seconds)
+
+
+def fitting(schema):
+    """Some value of the schema: yes to every question, the first of every choice, one word for every text, no items."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema["type"]
+    if kind == "object":
+        return {name: fitting(part) for name, part in schema["properties"].items()}
+    return {"array": [], "boolean": True, "string": "something", "integer": 1}[kind]
+
+
+def cut_off(handler):
+    """A body shorter than it was announced to be."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices"')
+    handler.close_connection = True
+
+
+@pytest.fixture
+def serve():
+    """Start servers: `serve(answer)` with `answer(body, number)` one of the replies in `serve.say` and its siblings."""
+    running = []
+
+    def start(answer):
+        running.append(Server(answer))
+        return running[-1]
+
+    start.say, start.status, start.hang, start.cut_off, start.fitting = say, status, hang, cut_off, fitting
+    yield start
+    for server in running:
+        server.stop()

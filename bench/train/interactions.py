@@ -178,7 +178,7 @@ def export(net: Net, lessons: list[Lesson], target: Path) -> None:
     away = np.sqrt((((known - known.mean(0)) @ whiten) ** 2).mean(1))
     weights = {name: value.numpy().astype(np.float16) for name, value in net.state_dict().items()}
     where = {"known.mean": known.mean(0), "known.whiten": whiten, "known.limit": np.quantile(away, 0.99)}
-    np.savez_compressed(target, **weights, **{name: np.float32(value) for name, value in where.items()})
+    np.savez_compressed(target, allow_pickle=False, **weights, **{name: np.float32(value) for name, value in where.items()})
 
 
 def main() -> None:

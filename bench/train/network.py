@@ -13,7 +13,9 @@ from curation.iqa_features import features
 from curation.iqa_net import FAR
 
 _HIDDEN = (96, 48)
-_BATCH, _RATE, _DECAY, _DROPPED, _PATCHES_OUT = 64, 3e-3, 1e-2, 0.1, 0.3
+_BATCH, _RATE, _DECAY, _DROPPED, _PATCHES_OUT = 128, 3e-3, 1e-2, 0.3, 0.3
+_SHIFTED = 0.2  # deviations by which all numbers of a frame are off together, as another game's are
+_CLEAN_SHOWN = 4  # times an epoch: clean frames are a twentieth of the set, and where the scale must end
 # Frames under this level look clean: which fault they have is not asked.
 _TOLD = 0.08
 _FAULT_WEIGHT = 0.05
@@ -56,6 +58,8 @@ class Net(nn.Module):
     def forward(self, numbers: torch.Tensor, there: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Level of damage [N] and the log of each fault's share [N, FAULTS]."""
         x = ((numbers - self.mean) / self.spread).clamp(-FAR, FAR)
+        if self.training:
+            x = x + _SHIFTED * torch.randn(len(x), 1, x.shape[2])
         for layer in (self.first, self.second):
             x = self.drop(functional.relu(layer(x)))
         out = self.out(x)
@@ -69,13 +73,14 @@ def train(data: Frames, held: Frames, epochs: int, seed: int) -> Net:
     torch.manual_seed(seed)
     known = data.features[data.there]
     net = Net(known.mean(0), known.std(0) + 1e-6)
-    steps = epochs * (len(data.level) // _BATCH)
+    shown = torch.cat([torch.arange(len(data.level)), torch.where(data.level == 0)[0].repeat(_CLEAN_SHOWN - 1)])
+    steps = epochs * (len(shown) // _BATCH)
     optimiser = torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
     for epoch in range(epochs):
         net.train()
         losses = []
-        for where in torch.randperm(len(data.level))[: len(data.level) // _BATCH * _BATCH].reshape(-1, _BATCH):
+        for where in shown[torch.randperm(len(shown))][: len(shown) // _BATCH * _BATCH].reshape(-1, _BATCH):
             loss = _loss(net, data, where)
             optimiser.zero_grad()
             loss.backward()

@@ -1,14 +1,16 @@
 """Train the embedded quality network (`curation/iqa_net.py`) on clean pictures that are damaged here by known amounts.
 
+    python -m bench.train.quality build FOLDER                         all of it: gathers, collects, trains; about an hour
     python -m bench.train.quality collect FOLDER... --out DATA.npz     patches of damaged snippets and their levels
     python -m bench.train.quality train DATA.npz --held HELD.npz       weights to curation/iqa_net.npz, figures to the screen
     python -m bench.train.quality levels FOOTAGE...                    the table of amounts for `bench.degrade`
 
-`docs/models/quality.md` says how to get the folders. Seeds are fixed: equal data give an equal network on equal machines.
+`docs/models/quality.md` says more. Seeds are fixed: equal data give an equal network on equal machines.
 """
 
 import argparse
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,20 +22,26 @@ import numpy as np
 from bench import degrade
 from bench.degrade import KINDS, Clip, Kind
 from bench.quality import stretches
+from bench.train.gather import gather
 from bench.train.material import Material
 from curation.iqa import FAULTS, PATCH, patches
 from curation.iqa_net import WEIGHTS
 
+SETS = {"train": ((31, 250, False), (32, 250, False), (33, 250, False), (34, 180, True)), "held": ((78, 60, False),)}
+"""What the shipped weights saw: seed, snippets, whether of worlds without textures, of each set."""
+EPOCHS = 18
 _PER_FRAME = 16
 _PRESETS = ("ultrafast", "superfast", "fast", "medium")
 _UPSCALERS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 _CLEAN = -1
+_LOOKED_AT = [5, 13]  # frames of a snippet: a codec has left its first picture behind
+_UNSEEN = 0.06  # a level under this counts as clean where it is measured
 Rng = np.random.Generator
 
 
-def collect(folders: list[Path], snippets: int, seed: int, workers: int) -> dict[str, np.ndarray]:
+def collect(folders: list[Path], snippets: int, seed: int, workers: int, plain: bool = False) -> dict[str, np.ndarray]:
     """Damaged frames: patches uint8 [N, 16, 64, 64], of which count [N] are there, level [N], fault [N] (-1 clean), snippet."""
-    job = partial(_of_snippet, tuple(folders), seed)
+    job = partial(_of_snippet, tuple(folders), seed, plain)
     with ProcessPoolExecutor(workers) as pool:
         parts = [part for part in pool.map(job, range(snippets), chunksize=4) if part]
     columns = ("patches", "count", "level", "fault", "snippet")
@@ -47,12 +55,14 @@ def _material(folders: tuple[Path, ...]) -> Material:
     return Material(list(folders))
 
 
-def _of_snippet(folders: tuple[Path, ...], seed: int, number: int) -> list[tuple[np.ndarray, int, float, int, int]]:
+def _of_snippet(
+    folders: tuple[Path, ...], seed: int, plain: bool, number: int
+) -> list[tuple[np.ndarray, int, float, int, int]]:
     """One snippet as it was stored, and damaged in every way on top of that: real recordings went through a codec before."""
     rng = np.random.default_rng([seed, number])
-    clip, base = _as_recorded(_material(folders).draw(rng), rng)
-    rows = [_row(frame, base, FAULTS.index("compressed") if base else _CLEAN, number) for frame in clip[[2, 5]]]
-    for kind in KINDS.values():
+    clip, base = _as_recorded(partial(_material(folders).draw, rng, plain=plain), rng)
+    rows = [_row(frame, base, FAULTS.index("compressed") if base else _CLEAN, number) for frame in clip[_LOOKED_AT]]
+    for kind in (*KINDS.values(), *KINDS.values()):
         level = float(rng.uniform(0.03, degrade.level_of(kind, kind.worst)))
         fault = kind.fault if level > base else "compressed"
         # A second codec finds little left to take; other kinds take their share of what the first has left.
@@ -62,16 +72,25 @@ def _of_snippet(folders: tuple[Path, ...], seed: int, number: int) -> list[tuple
     return [row for row in rows if row[1]]
 
 
-def _as_recorded(clip: Clip, rng: Rng) -> tuple[Clip, float]:
-    """A clip as a file would hold it, and the level of that: untouched, well coded, or as the web has it."""
+def _as_recorded(draw: Callable[..., Clip], rng: Rng) -> tuple[Clip, float]:
+    """A clip as a file would hold it, and the level of that: untouched, well coded, as the web has it, or that made smaller."""
     how = rng.random()
     if how < 0.15:
-        return clip, 0.0
-    if how < 0.4:
-        return _stored(clip, rng.uniform(14, 24), rng), 0.0
-    kind = KINDS[str(rng.choice(["x264", "x264", "vp9", "mpeg4"]))]
+        return draw(), 0.0
+    if how < 0.35:
+        return _stored(draw(), rng.uniform(14, 24), rng), 0.0
+    kind = KINDS[str(rng.choice(["x264", "x264", "x264", "vp9", "mpeg4"]))]
     level = float(rng.uniform(0.05, 0.45))
-    return _damaged(clip, kind, level, rng, whole=True), level
+    if how < 0.65:
+        return _damaged(draw(), kind, level, rng, whole=True), level
+    clean = draw(times=2)
+    coded = _halved(_damaged(clean, kind, level, rng, whole=True))
+    lost = float(np.mean([degrade.gmsd(a, b) for a, b in zip(_halved(clean)[_LOOKED_AT], coded[_LOOKED_AT], strict=True)]))
+    return coded, lost / degrade.WORST if lost > _UNSEEN * degrade.WORST else 0.0
+
+
+def _halved(clip: Clip) -> Clip:
+    return np.stack([cv2.resize(luma, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for luma in clip])
 
 
 def _row(frame: np.ndarray, level: float, fault: int, snippet: int) -> tuple[np.ndarray, int, float, int, int]:
@@ -85,15 +104,22 @@ def _stored(clip: Clip, crf: float, rng: Rng) -> Clip:
     return degrade.coded(clip, "libx264", {"crf": f"{crf:.1f}", "preset": str(rng.choice(_PRESETS))})
 
 
+def _vp9(clip: Clip, crf: float, rng: Rng) -> Clip:
+    """From the slow end of what is used live to the fast one."""
+    options = {"crf": f"{crf:.0f}", "b": "0", "deadline": "realtime", "cpu-used": str(rng.integers(5, 9))}
+    return degrade.coded(clip, "libvpx-vp9", options)
+
+
 def _damaged(clip: Clip, kind: Kind, level: float, rng: Rng, whole: bool = False) -> Clip:
     """Frames of the clip at a level, in a variant that the benchmark does not use; a third is stored well afterwards."""
     amount = degrade.amount_of(kind, level)
     if kind.fault == "compressed":
-        coded = _stored(clip, amount, rng) if kind.name == "x264" else kind.apply(clip, amount, rng)
-        return coded if whole else coded[[3, 6]]
-    stored = rng.random() < 0.35
-    worse = _VARIANTS[kind.name](clip if stored else clip[4:5], amount, rng)
-    return _stored(worse, rng.uniform(10, 20), rng)[5:6] if stored else worse
+        coded = _CODECS.get(kind.name, kind.apply)(clip, amount, rng)
+        return coded if whole else coded[_LOOKED_AT]
+    at = _LOOKED_AT[rng.integers(len(_LOOKED_AT))]
+    if rng.random() < 0.65:
+        return _VARIANTS[kind.name](clip[at : at + 1], amount, rng)
+    return _stored(_VARIANTS[kind.name](clip[: at + 1], amount, rng), rng.uniform(10, 20), rng)[at:]
 
 
 def _blurred(clip: Clip, sigma: float, rng: Rng) -> Clip:
@@ -128,6 +154,7 @@ def _upscaled(clip: Clip, factor: float, rng: Rng) -> Clip:
     return degrade.upscaled(clip, factor, int(rng.choice(_UPSCALERS)))
 
 
+_CODECS = {"x264": _stored, "vp9": _vp9}
 _VARIANTS = {
     "blur": _blurred,
     "noise": _noisy,
@@ -140,27 +167,45 @@ _VARIANTS = {
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench.train.quality", description=__doc__.splitlines()[0])
     jobs = parser.add_subparsers(dest="job", required=True)
+    building = jobs.add_parser("build")
+    building.add_argument("folder", type=Path)
+    building.add_argument("--out", default=WEIGHTS)
+    building.add_argument("--workers", type=int, default=2)
     collecting = jobs.add_parser("collect")
     collecting.add_argument("folders", nargs="+", type=Path)
     collecting.add_argument("--out", required=True)
     collecting.add_argument("--snippets", type=int, default=700)
     collecting.add_argument("--seed", type=int, default=0)
     collecting.add_argument("--workers", type=int, default=2)
+    collecting.add_argument("--plain", action="store_true", help="worlds without textures only")
     training = jobs.add_parser("train")
     training.add_argument("data", nargs="+")
     training.add_argument("--held", required=True)
     training.add_argument("--out", default=WEIGHTS)
-    training.add_argument("--epochs", type=int, default=40)
+    training.add_argument("--epochs", type=int, default=EPOCHS)
     training.add_argument("--seed", type=int, default=0)
-    training.add_argument("--threads", type=int, default=2)
+    training.add_argument("--threads", type=int, default=1)
     jobs.add_parser("levels").add_argument("footage", nargs="+", type=Path)
     options = vars(parser.parse_args(argv))
-    {"collect": _collect, "train": _train, "levels": _levels}[options.pop("job")](**options)
+    run: dict[str, Callable[..., None]] = {"build": _build, "collect": _collect, "train": _train, "levels": _levels}
+    run[options.pop("job")](**options)
+
+
+def _build(folder: Path, out: str, workers: int) -> None:
+    gather(folder)
+    files: dict[str, list[str]] = {"train": [], "held": []}
+    for share, sets in SETS.items():
+        for seed, snippets, plain in sets:
+            file = folder / f"{share}{seed}.npz"
+            if not file.exists():
+                _collect(str(file), folders=[folder / share], snippets=snippets, seed=seed, plain=plain, workers=workers)
+            files[share].append(str(file))
+    _train(files["train"], files["held"][0], out, EPOCHS, seed=0, threads=1)
 
 
 def _collect(out: str, **options: Any) -> None:
     data = collect(**options)
-    np.savez(out, **data)
+    np.savez(out, allow_pickle=False, **data)
     print(f"{out}: {len(data['level'])} frames of {len(np.unique(data['snippet']))} snippets")
 
 
@@ -171,7 +216,7 @@ def _train(data: list[str], held: str, out: str, epochs: int, seed: int, threads
 
     torch.set_num_threads(threads)
     net = network.train(network.measured(_loaded(data)), network.measured(_loaded([held])), epochs, seed)
-    np.savez(out, **network.exported(net))
+    np.savez(out, allow_pickle=False, **network.exported(net))
     print(f"{out}: {os.path.getsize(out) / 1024:.0f} KiB")
 
 

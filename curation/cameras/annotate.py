@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -67,18 +66,19 @@ def _looked_at(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Fac
 
 def missing(how: CameraSettings) -> str | None:
     """What this machine lacks for the backend that would run, None where nothing."""
-    needs = {"vipe": "vipe"}.get(_backend(how))
-    if needs is None or find_spec(needs) is not None:
+    if _backend(how) != "vipe":
         return None
-    return f"{needs} is not installed (docs/cameras.md says how; klt needs nothing)"
+    from curation.cameras import vipe
+
+    if vipe.available(how):
+        return None
+    return f"neither the package nvidia-vipe beside CUDA nor a program {how.vipe_command!r} is here; klt needs nothing"
 
 
 def _backend(how: CameraSettings) -> str:
     """`auto` takes ViPE where it can run: its package is there and so is CUDA."""
     if how.backend != "auto":
         return how.backend
-    if find_spec("vipe") is None or find_spec("torch") is None:
-        return "klt"
-    import torch
+    from curation.cameras import vipe
 
-    return "vipe" if torch.cuda.is_available() else "klt"
+    return "vipe" if vipe.in_process() else "klt"

@@ -21,7 +21,7 @@ class Facts(NamedTuple):
     focal_px is in px of the source, other px are of a picture 640 wide. A number that was not looked at is None.
     status: ok | ok_rotation | ok_static | suspect | low_texture | failed:<reason> | skipped:<reason>.
     why: which checks a suspect one missed. model: static | rotation | general.
-    focal_source: clip | pooled | hint | engine | none (a guess, it cannot be observed).
+    focal_source: clip | pooled | hint | engine | model (ViPE's) | none (a guess, it cannot be observed).
     """
 
     status: str

@@ -40,12 +40,15 @@ class CameraSettings:
     """backend: auto | vipe | klt | none; auto takes ViPE where it is installed beside CUDA, else klt.
 
     max_width: the decode size; intrinsics are given back in px of the source. fov_deg: the horizontal field of view of the
-    3-D view, if it is known; it is then taken as exact.
+    3-D view, if it is known; it is then taken as exact. vipe_command, vipe_preset: the program that is called where ViPE's
+    package is not in this environment, and which of its pipelines (no_vda: without the depth that poses do not need).
     """
 
     backend: str = "auto"
     max_width: int = 640
     fov_deg: float | None = None
+    vipe_command: str = "vipe"
+    vipe_preset: str = "no_vda"
     checks: CheckSettings = CheckSettings()
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synth.doom.navigate import BODY_HEIGHT, bearing_deg
-from synth.doom.sight import HALF_VIEW_DEG, Sight
+from synth.doom.sight import HALF_VIEW_DEG, RISE, Sight
 from synth.doom.wad import Level, Line, Point
 from synth.doom.walk import Monster, View
 
@@ -40,9 +40,10 @@ class Observation:
 class EventWatch:
     """Compares each observation of one life with the one before it."""
 
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: Level, rise: float = RISE) -> None:
+        """`rise`: half the height of the view at distance 1."""
         self._borders = _sector_borders(level)
-        self._sight = Sight(level)
+        self._sight = Sight(level, rise)
         self._before: Observation | None = None
         self._moving: dict[int, str] = {}
         self._seen: set[int] = set()
@@ -63,13 +64,13 @@ class EventWatch:
         now = self._before
         if now is None:
             return []
-        eye, yaw = _place(now.state), now.state["ANGLE"]
+        eye, yaw = (*_place(now.state), now.state["CAMERA_POSITION_Z"]), now.state["ANGLE"]
         return [
             {
                 "sector": sector,
                 "motion": motion,
-                "dist": round(self._distance(sector, eye), 1),
-                "visible": self._sight.sees(sector, eye, yaw, now.heights),
+                "dist": round(self._distance(sector, eye[:2]), 1),
+                "visible": self._sight.sees(sector, int(motion.startswith("door")), eye, yaw, now.heights),
             }
             for sector, motion in self._moving.items()
         ]

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from synth.doom.engine import BUTTONS, VERSION, Screen, resolutions, running, wads
 from synth.doom.events import Event, EventWatch, Moving, Observation
 from synth.doom.player import STYLES, Action, Player
+from synth.doom.sight import RISE, RISE_ABOVE_HUD
 from synth.doom.truth import Truth, read_truth
 from synth.doom.wad import map_names, read_level
 
@@ -147,14 +148,15 @@ def _play(recording: Recording) -> Generator[Frame, None, None]:
 def _play_map(recording: Recording, index: int, wad: Path, name: str, frames: range) -> Iterator[Frame]:
     level = read_level(wad, name)
     rng = random.Random(f"{recording.seed}/{index}/{wad.stem}/{name}")
-    player, watch = Player(rng, level, recording.style), EventWatch(level)
+    rise = RISE_ABOVE_HUD if recording.hud else RISE
+    player, watch = Player(rng, level, recording.style), EventWatch(level, rise)
     screen = Screen(recording.width, recording.height, recording.hud, recording.weapon, recording.depth_every > 0)
     seed = 1000 * recording.seed + index
     with running(wad, name, seed, recording.skill, recording.monsters, screen) as game:
         for number in frames:
             ended = game.restart_if_over()
             if ended:
-                player, watch = Player(rng, level, recording.style), EventWatch(level)
+                player, watch = Player(rng, level, recording.style), EventWatch(level, rise)
             cut = ["respawn_cut"] if ended else ["level_change"] if number == frames.start and index else []
             seen = game.observe()
             events = [*cut, *watch.update(seen)]

@@ -1,9 +1,10 @@
 import os
 
+import cv2
 import numpy as np
 
 from curation.iqa import FAULTS
-from curation.iqa_features import features
+from curation.iqa_features import _under_damage, features
 from curation.iqa_net import WEIGHTS, load
 
 
@@ -18,3 +19,20 @@ def test_features_are_finite_whatever_the_picture():
     found = features(np.array(odd, np.uint8))
     assert found.shape == (4, len(load(WEIGHTS)["mean"]))
     assert np.isfinite(found).all()
+
+
+def test_what_was_coded_before_changes_less_when_coded_again_on_its_grid():
+    rng = np.random.default_rng(0)
+    clean = cv2.GaussianBlur(rng.integers(0, 256, (64, 64), np.uint8), (0, 0), 1.2)
+    coded = cv2.imdecode(cv2.imencode(".jpg", clean, [cv2.IMWRITE_JPEG_QUALITY, 50])[1], cv2.IMREAD_GRAYSCALE)
+    fresh, again = _under_damage(np.stack([clean, coded]))
+    on_grid, on_less_off = 0, -1
+    assert again[on_grid] < fresh[on_grid] - 1
+    assert again[on_less_off] < fresh[on_less_off] - 1
+
+
+def test_a_patch_hardly_sees_its_neighbours():
+    rng = np.random.default_rng(1)
+    both = rng.integers(0, 256, (2, 64, 64), np.uint8)
+    alone = np.concatenate([_under_damage(both[:1]), _under_damage(both[1:])])
+    np.testing.assert_allclose(_under_damage(both), alone, rtol=0.02, atol=0.05)

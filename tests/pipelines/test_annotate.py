@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 from curation import shards
-from curation.cameras import annotate as front_door
 from curation.cameras import engine
 from curation.cameras.camera import Camera, from_npz, to_npz
 from pipelines import ledger, phases, recipes, run
@@ -112,11 +111,11 @@ def test_nothing_is_planned_before_it_is_annotated(source, out):
     assert run.curate([source], out, AUTO).stored == early.kept
 
 
-def test_a_backend_that_the_recipe_names_and_that_is_not_installed_fails_the_unit(source, out, monkeypatch):
-    monkeypatch.setattr(front_door, "find_spec", lambda name: None)
-    done = run.curate([source], out, with_cameras(backend="vipe"))
+def test_a_backend_that_the_recipe_names_and_that_is_not_installed_fails_the_unit(source, out):
+    done = run.curate([source], out, with_cameras(backend="vipe", vipe_command="no-such-vipe"))
     assert [record.failure for record in done.failures] == [
-        "OSError: camera backend vipe: vipe is not installed (docs/cameras.md says how; klt needs nothing)"
+        "OSError: camera backend vipe: neither the package nvidia-vipe beside CUDA nor a program 'no-such-vipe' is here; "
+        "klt needs nothing"
     ]
     assert (done.kept, done.stored) == (2, 0)
 

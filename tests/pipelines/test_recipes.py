@@ -25,7 +25,7 @@ def test_a_file_need_only_say_what_differs(tmp_path):
     ("text", "words"),
     [
         ("partition: {scenes: {clip_secs: 5}}", r"unknown key partition\.scenes\.clip_secs; did you mean clip_s\?"),
-        ("colour: red", "unknown key colour; known are name, partition, score, annotate, shard"),
+        ("colour: red", "unknown key colour; known are name, partition, score, annotate, caption, relate, shard"),
         ("partition: {scenes: {clip_s: long}}", r"partition\.scenes\.clip_s must be float, not 'long'"),
         ("shard: {clips_per_shard: 2.5}", r"shard\.clips_per_shard must be int, not 2\.5"),
         ("shard: {encoding: {fps: yes}}", r"shard\.encoding\.fps must be float or null, not True"),

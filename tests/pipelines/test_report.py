@@ -341,7 +341,7 @@ def test_a_browser_shows_every_section_and_plays_a_clip(browser, made: str, page
     tab.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.goto(Path(made, "report.html").as_uri())
-    for section in ("top", "funnel", "removed", "scores", "timelines", "sheet", "cost", "recipe"):
+    for section in ("top", "funnel", "removed", "scores", "timelines", "captions", "sheet", "cost", "recipe"):
         assert tab.locator(f"#{section}").is_visible(), section
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     tab.locator("a.card").first.click()

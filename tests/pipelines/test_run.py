@@ -101,7 +101,10 @@ def test_each_clip_is_decoded_once_in_partition_and_once_in_shard(curated):
 def test_every_operator_reports_its_cpu_seconds(curated):
     seen = {name for record in curated.records for name in record.cpu_s}
     partition = {"scan_source", "split_scenes", "locate_viewport", "measure_motion", "measure_luminance", "measure_quality"}
-    assert seen == partition | {"judge_luminance", "judge_quality", "annotate_cameras", "encode_clip"}
+    assert seen == partition | {
+        *("judge_luminance", "judge_quality", "annotate_cameras", "encode_clip"),
+        *("check_consistency", "write_captions", "judge_interactive", "relate_clips"),
+    }
 
 
 def test_thumbnails_and_signals_rest_beside_the_ledger(curated):
@@ -131,7 +134,14 @@ def test_a_second_run_reads_and_does_nothing(curated, raw, monkeypatch):
     monkeypatch.setattr(video, "decode", lambda *a, **k: read.append(a) or iter(()))
     again = run.curate([str(raw)], curated.out, recipes.smoke())
     assert (read, again.records) == ([], [])
-    assert again.before == {"partition": 4, "score": 4, "annotate": 2, "shard": len(shards.committed(curated.out))}
+    assert again.before == {
+        "partition": 4,
+        "score": 4,
+        "annotate": 2,
+        "caption": 2,
+        "relate": 2,
+        "shard": len(shards.committed(curated.out)),
+    }
     assert tree(curated.out) == before
 
 

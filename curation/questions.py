@@ -1,0 +1,26 @@
+"""What models are asked, and what the answers are judged by: versioned data beside this file, one YAML for each question."""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+
+@cache
+def data(name: str) -> dict[str, Any]:
+    """`<name>.yaml`; its `version` is part of every prompt made from it."""
+    loaded: dict[str, Any] = yaml.safe_load(files("curation").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def text(name: str, question: str = "question", **given: str) -> str:
+    """A question's words with the version before them and what is given filled in."""
+    asked = data(name)
+    words: str = asked[question].strip().format(**given)
+    return f"({name} {question} {asked['version']}) {words}"
+
+
+def listed(meanings: dict[str, str]) -> str:
+    """Names and meanings, one a line."""
+    return "\n".join(f"- {name}: {meaning}" for name, meaning in meanings.items())

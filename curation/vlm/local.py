@@ -1,0 +1,111 @@
+"""A model in this process through transformers: Qwen2.5-VL, Qwen3-VL, SmolVLM and others that turn images and text into text.
+
+One prompt at a time, for a video or two; a server batches. Where `llguidance` is installed the reply is held to the schema as
+it is written, as a server does it; without it the reply is only checked.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from curation import weights
+from curation.vlm.protocol import Prompt, Reply, VlmSettings
+
+
+class LocalVlm:
+    """The model that `settings.model` names: a folder, a folder under $GAMECRAFT_WEIGHTS, or a name on the hub."""
+
+    def __init__(self, settings: VlmSettings) -> None:
+        try:
+            import torch
+            from transformers import AutoModelForImageTextToText, AutoProcessor
+            from transformers.utils import logging
+        except ImportError as error:
+            # no row's fault, so an OSError: the unit is left for a run that has what it needs
+            raise OSError(f'vlm.backend transformers needs {error.name}; pip install "gamecraft[vlm]"') from error
+        logging.disable_progress_bar()
+        self.name, self._settings = settings.model, settings
+        place = weights.model_folder(settings.model)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
+        with weights.named_if_missing(settings.model):
+            self._processor = AutoProcessor.from_pretrained(place)
+            self._model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype).to(self._device).eval()
+
+    def replies(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Reply]]:
+        for number, prompt in enumerate(prompts):
+            try:
+                yield number, self._reply(prompt)
+            except (RuntimeError, ValueError, IndexError) as error:  # too long for the model, out of GPU memory
+                yield number, Reply(error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+    def _reply(self, prompt: Prompt) -> Reply:
+        import torch
+
+        inputs = self._processor.apply_chat_template(
+            messages(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        ).to(self._device, self._model.dtype)
+        asked = inputs["input_ids"].shape[1]
+        sampling = {"do_sample": True, "temperature": self._settings.temperature} if self._settings.temperature else {}
+        with torch.inference_mode():
+            written = self._model.generate(
+                **inputs,
+                max_new_tokens=self._settings.max_tokens,
+                logits_processor=self._held_to(prompt, asked),
+                **(sampling or {"do_sample": False}),
+            )[0, asked:]
+        text = self._processor.decode(written, skip_special_tokens=True)
+        return Reply(text, prompt_tokens=asked, completion_tokens=len(written))
+
+    def _held_to(self, prompt: Prompt, asked: int) -> list[Any]:
+        return [_Grammar(self._vocabulary, prompt.schema, asked)] if self._vocabulary is not None else []
+
+    @cached_property
+    def _vocabulary(self) -> Any:
+        """The tokeniser as llguidance wants it; None where that is not installed."""
+        try:
+            import llguidance.hf
+        except ImportError:
+            return None
+        return llguidance.hf.from_tokenizer(self._processor.tokenizer, n_vocab=self._model.config.get_text_config().vocab_size)
+
+
+def messages(prompt: Prompt) -> list[dict[str, Any]]:
+    """The prompt as a chat in the form that processors' chat templates take, pictures in place."""
+    from PIL import Image
+
+    content: list[dict[str, Any]] = []
+    for number, frame in enumerate(prompt.frames):
+        if number < len(prompt.labels):
+            content.append({"type": "text", "text": prompt.labels[number]})
+        content.append({"type": "image", "image": Image.open(io.BytesIO(frame))})
+    chat: list[dict[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": prompt.text}]}]
+    for role, said in zip(("assistant", "user"), prompt.earlier or (), strict=False):
+        chat.append({"role": role, "content": [{"type": "text", "text": said}]})
+    return chat
+
+
+class _Grammar:
+    """Allows only tokens with which the reply can still become JSON of the schema; a logits processor of transformers."""
+
+    def __init__(self, vocabulary: Any, schema: Any, asked: int) -> None:
+        import llguidance
+
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(dict(schema))
+        self._matcher, self._read = llguidance.LLMatcher(vocabulary, grammar), asked
+        if self._matcher.is_error():
+            raise ValueError(f"the schema makes no grammar: {self._matcher.get_error()}")
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        for token in input_ids[0, self._read :].tolist():
+            self._matcher.consume_token(token)
+        self._read = input_ids.shape[1]
+        # By hand: llguidance.torch compiles its mask with inductor, for 15 s, at the first token.
+        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
+        allowed = torch.from_numpy(bits[: scores.shape[1]].astype(bool)).to(scores.device)
+        return scores.masked_fill(~allowed, float("-inf"))

@@ -1,0 +1,1 @@
+"""One Wan2.2-compatible expert: a diffusion transformer over video latents."""

@@ -1,0 +1,1 @@
+"""Committed shards to training batches."""

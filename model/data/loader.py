@@ -1,0 +1,207 @@
+"""Batches of windows: seeded order, split over ranks and workers, resumable to the sample, decoded off the main thread.
+
+F frames, H W px. An order is a permutation of all windows, of which rank r of R takes every R-th; the position counts samples
+over all ranks. So a run that goes on with another number of ranks sees exactly what is left.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from curation import storage
+from curation.cameras.camera import from_npz
+from model.data.captions import CaptionMix, caption
+from model.data.decode import cover, frames_at
+from model.data.poses import Path, chained, unknown
+from model.data.runs import Clip, Place, Window, runs, stored_clips, windows
+
+# A data set of which so many samples in a row cannot be read is not damaged here and there, it is gone.
+_MOST_LOST = 16
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What a sample is. size: (width, height) px. fps: of training and of play. camera_none_share: samples without a camera,
+    for guidance. cameras: which statuses are believed; a clip with another is trained on without its camera.
+    """
+
+    frames: int = 81
+    fps: float = 16.0
+    size: tuple[int, int] = (832, 480)
+    seed: int = 0
+    captions: CaptionMix = field(default_factory=CaptionMix)
+    camera_none_share: float = 0.1
+    cameras: tuple[str, ...] = ("ok", "ok_rotation", "ok_static")
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or (self.frames - 1) % 4:
+            raise ValueError(f"frames must be 1 + 4k (the video autoencoder's stride), not {self.frames}")
+        if min(self.size) < 16 or any(side % 16 for side in self.size):
+            raise ValueError(f"size must be a multiple of 16 px on both sides, not {self.size[0]}x{self.size[1]}")
+
+
+class Sample(TypedDict):
+    """video uint8 [3, F, H, W]; pose f4 [F, 4, 4] relative to the first frame, in the data set's unit; intrinsics f4 [F, 4] in
+    px of the video; camera_known, to_scale: see `poses.Path`; key: the window's; replaced: those that could not be read.
+    """
+
+    video: Tensor
+    pose: Tensor
+    intrinsics: Tensor
+    camera_known: bool
+    to_scale: bool
+    text: str
+    key: str
+    replaced: list[str]
+
+
+class Windows(Dataset[Sample]):
+    """All windows of the committed shards of some outputs, by number. An index is (epoch, number): jitter and text change."""
+
+    def __init__(self, outputs: Sequence[str], how: DataSettings) -> None:
+        self.how = how
+        self.windows: list[Window] = windows(runs(stored_clips(outputs)), how.frames, how.fps)
+        if not self.windows:
+            raise ValueError(f"no run of touching clips is {how.frames / how.fps:.1f} s long; ask for fewer frames")
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        """A window; where it cannot be read, one that the seed names in its stead, and `replaced` says so. RuntimeError where
+        that goes on for sixteen of them: the shards are gone, and training on what is left would hide it.
+        """
+        epoch, number = item
+        lost: list[str] = []
+        others = _rng(self.how.seed, epoch, self.windows[number].key, "instead")
+        while len(lost) < _MOST_LOST:
+            window = self.windows[number]
+            try:
+                return read(window, self.how, epoch) | {"replaced": lost}  # type: ignore[return-value]
+            except (OSError, ValueError, KeyError) as error:
+                lost.append(f"{window.key}: {error}")
+                number = int(others.integers(len(self.windows)))
+        raise RuntimeError(f"{_MOST_LOST} samples in a row cannot be read, the last {lost[-1]}; are the shards still there?")
+
+
+def _rng(seed: int, epoch: int, key: str, what: str) -> np.random.Generator:
+    """Draws that belong to a sample, not to the worker or the rank that happens to make it."""
+    words = hashlib.sha256(f"{seed}/{epoch}/{key}/{what}".encode()).digest()
+    return np.random.default_rng(list(words[:16]))
+
+
+def read(window: Window, how: DataSettings, epoch: int) -> dict[str, Any]:
+    """The sample of a window in an epoch, without `replaced`."""
+    rng = _rng(how.seed, epoch, window.key, "sample")
+    start_s = window.start_s + rng.random() * window.slack_s
+    without_camera = rng.random() < how.camera_none_share
+    parts = _parts(window, start_s + np.arange(how.frames) / how.fps)
+    shown = [frames_at(_bytes(clip, "mp4"), times_s, how.size) for clip, times_s in parts]
+    metas = [json.loads(_bytes(clip, "json")) for clip, _ in parts]
+    path = unknown(how.frames) if without_camera else _path([clip for clip, _ in parts], [stamps for _, stamps in shown], how)
+    stored = metas[0]["stored_width"], metas[0]["stored_height"]
+    middle = metas[_middle([len(times_s) for _, times_s in parts])]
+    return {
+        "video": torch.from_numpy(np.concatenate([pictures for pictures, _ in shown])).permute(3, 0, 1, 2),
+        "pose": torch.from_numpy(path.pose),
+        "intrinsics": torch.from_numpy(cover(stored, how.size).intrinsics(path.intrinsics, stored).astype(np.float32)),
+        "camera_known": path.known,
+        "to_scale": path.to_scale,
+        "text": caption(middle, how.captions, rng),
+        "key": window.key,
+    }
+
+
+def _parts(window: Window, times_s: np.ndarray) -> list[tuple[Clip, np.ndarray]]:
+    """The window's times by clip, from that clip's start."""
+    starts = np.cumsum([0.0, *(clip.seconds for clip in window.run)])
+    owner = np.clip(np.searchsorted(starts, times_s + 1e-6, side="right") - 1, 0, len(window.run) - 1)
+    return [(window.run[i], times_s[owner == i] - starts[i]) for i in np.unique(owner)]
+
+
+def _middle(counts: Sequence[int]) -> int:
+    return int(np.searchsorted(np.cumsum(counts), sum(counts) // 2, side="right"))
+
+
+def _path(clips: Sequence[Clip], stamps_s: Sequence[np.ndarray], how: DataSettings) -> Path:
+    frames = sum(len(stamps) for stamps in stamps_s)
+    if any(clip.camera_status not in how.cameras or clip.place("camera.npz") is None for clip in clips):
+        return unknown(frames)
+    return chained([from_npz(_bytes(clip, "camera.npz")) for clip in clips], stamps_s)
+
+
+def _bytes(clip: Clip, extension: str) -> bytes:
+    place: Place | None = clip.place(extension)
+    if place is None:
+        raise KeyError(f"clip {clip.clip_id} has no {extension}")
+    return storage.read(place.uri, place.offset, place.size)
+
+
+@dataclass
+class Order(Sampler[tuple[int, int]]):
+    """The order of windows for one rank, from a position on. `position` counts samples over all ranks and epochs; it is what a
+    checkpoint keeps. Every rank gets as many samples: what is left over at an epoch's end goes to the next.
+    """
+
+    count: int
+    seed: int
+    rank: int = 0
+    ranks: int = 1
+    position: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.ranks:
+            raise ValueError(f"rank must be from 0 to {self.ranks - 1}, not {self.rank}")
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Without end: (epoch, window)."""
+        place, epoch, order = self.position + self.rank, -1, np.empty(0, int)
+        while True:
+            if place // self.count != epoch:
+                epoch = place // self.count
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+            yield epoch, int(order[place % self.count])
+            place += self.ranks
+
+
+def collate(samples: list[Sample]) -> dict[str, Any]:
+    """Tensors stacked, words in lists."""
+    stacked = {name: torch.stack([s[name] for s in samples]) for name in ("video", "pose", "intrinsics")}
+    flags = {name: torch.tensor([s[name] for s in samples]) for name in ("camera_known", "to_scale")}
+    words = {"text": [s["text"] for s in samples], "key": [s["key"] for s in samples]}
+    return {**stacked, **flags, **words, "replaced": [key for s in samples for key in s["replaced"]]}
+
+
+class Batches:
+    """Batches for one rank, without end. `state()` after a batch is where to go on; `samples` counts those handed out here."""
+
+    def __init__(self, data: Windows, batch: int, rank: int = 0, ranks: int = 1, workers: int = 2, position: int = 0) -> None:
+        self._order = Order(len(data), data.how.seed, rank, ranks, position)
+        self._batch = batch
+        self.position = position
+        keep = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
+        self._loader = DataLoader(
+            data,
+            batch,
+            sampler=self._order,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            **keep,
+        )
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for found in self._loader:
+            self.position += self._batch * self._order.ranks
+            yield found
+
+    def state(self) -> dict[str, int]:
+        """For a checkpoint: how many samples all ranks have been given, workers' unfinished ones left out."""
+        return {"position": self.position}

@@ -1,0 +1,1 @@
+"""Many devices, put on from outside: no model file knows of them."""

@@ -1,0 +1,1 @@
+"""One file a stage, on what they share: steps, averages, checkpoints."""

@@ -1,0 +1,219 @@
+"""Shards to batches: the right frames, poses and words, each sample once, and on from where it stopped."""
+
+import shutil
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from curation import shards
+from model.data.captions import CaptionMix, caption
+from model.data.decode import cover, frames_at
+from model.data.poses import chained
+from model.data.runs import runs, stored_clips, windows
+
+torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
+
+from model.data.loader import Batches, DataSettings, Order, Windows, read  # noqa: E402
+
+HOW = DataSettings(frames=5, fps=10.0, size=(48, 32), camera_none_share=0.0, captions=CaptionMix(none_share=0.0))
+
+
+@pytest.fixture(scope="module")
+def out(made, tmp_path_factory):
+    """Two shards: four touching clips of one video of which the second lies in the other shard; a gap; another video."""
+    folder = str(tmp_path_factory.mktemp("data"))
+    ours = [made.clip("a", i, 30 * i, 30, scale=1 + i) for i in (0, 1, 2)]
+    kept = [*ours[::2], made.clip("a", 4, 120, 30), made.clip("b", 0, 0, 20, status="suspect")]
+    for name, samples in (("000000", kept), ("000001", [ours[1]])):
+        shards.put_index(folder, name, shards.put_tar(folder, name, samples))
+    return folder
+
+
+@pytest.fixture
+def data(out):
+    return Windows([out], HOW)
+
+
+def numbers(video):
+    """The number of each frame in its source, of a video [3, F, H, W]."""
+    width = video.shape[3]
+    left, right = (video[0, :, 16, column].float() for column in (width // 4, 3 * width // 4))
+    return (((left - 20) / 14).round() * 16 + ((right - 20) / 14).round()).long().tolist()
+
+
+def test_clips_that_touch_are_a_run_wherever_they_lie(out):
+    chains = runs(stored_clips([out]))
+    assert [[c.clip_id for c in run] for run in chains] == [["a00", "a01", "a02"], ["a04"], ["b00"]]
+
+
+def test_windows_stay_in_a_clip_where_they_can_and_join_clips_where_they_must(out):
+    chains = runs(stored_clips([out]))
+    short = windows(chains, 5, 10.0)
+    assert [(w.run[0].clip_id, len(w.run), round(w.start_s, 6)) for w in short] == [
+        *((f"a{i:02d}", 1, s) for i in (0, 1, 2, 4) for s in (0.0, 0.5)),
+        ("b00", 1, 0.0),
+    ]
+    long = windows(chains, 13, 10.0)
+    assert [(len(w.run), round(w.start_s, 6), round(w.slack_s, 6)) for w in long] == [(3, 0.0, 0.2), (3, 1.5, 0.2)]
+    assert windows(chains, 45, 10.0) == []
+
+
+def test_frames_are_those_on_screen_at_the_ticks(data):
+    sample = read(data.windows[1], HOW, epoch=0)
+    assert numbers(sample["video"]) == [15, 18, 21, 24, 27]
+    assert sample["video"].shape == (3, 5, 32, 48)
+    assert sample["video"].dtype == torch.uint8
+
+
+def test_poses_and_intrinsics_are_those_of_the_frames(data):
+    sample = read(data.windows[1], HOW, epoch=0)
+    torch.testing.assert_close(sample["pose"][:, 2, 3], 0.3 * torch.arange(5), atol=1e-5, rtol=0)
+    assert torch.equal(sample["pose"][0], torch.eye(4))
+    # 64x48 covers 48x32 as 48x36, and loses two rows above and below
+    torch.testing.assert_close(sample["intrinsics"][0], torch.tensor([30.0, 30.0, 24.0, 16.0]))
+    assert (sample["camera_known"], sample["to_scale"]) == (True, True)
+
+
+def test_a_window_over_three_clips_walks_on_in_one_unit(out):
+    how = replace(HOW, frames=25)
+    (window,) = Windows([out], how).windows
+    sample = read(window._replace(slack_s=0.0), how, epoch=0)
+    assert numbers(sample["video"]) == [3 * i for i in range(25)]
+    torch.testing.assert_close(sample["pose"][:, 2, 3], 0.3 * torch.arange(25), atol=1e-4, rtol=0)
+    assert sample["text"] == "a 1"  # the clip in its middle
+
+
+def test_a_camera_that_is_not_believed_is_left_out(data):
+    sample = read(data.windows[-1], HOW, epoch=0)
+    assert sample["key"].startswith("b00")
+    assert (sample["camera_known"], sample["to_scale"]) == (False, False)
+    assert torch.equal(sample["pose"], torch.eye(4).expand(5, 4, 4))
+
+
+def test_an_unknown_scale_gives_no_translation(made):
+    camera = replace(made.walk(6), scale_source="none")
+    path = chained([camera], [np.arange(3) / 10])
+    assert (path.known, path.to_scale) == (True, False)
+    assert not path.pose[:, :3, 3].any()
+
+
+def test_variable_rates_show_the_frame_on_screen(made):
+    pictures, stamps = frames_at(made.mp4(4, every=0.25), np.array([0.0, 0.2, 0.3, 0.9, 2.0]), (64, 48))
+    np.testing.assert_allclose(stamps, [0, 0, 0.25, 0.75, 0.75])
+    assert numbers(torch.from_numpy(pictures).permute(3, 0, 1, 2)) == [0, 0, 1, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("stored", "size"), [((864, 480), (832, 480)), ((480, 864), (832, 480)), ((640, 403), (640, 400)), ((64, 48), (64, 48))]
+)
+def test_a_crop_covers_the_size(stored, size):
+    crop = cover(stored, size)
+    assert crop.width >= size[0]
+    assert crop.height >= size[1]
+    assert (crop.width == size[0]) or (crop.height == size[1])
+    centre = crop.intrinsics(np.array([100.0, 100.0, stored[0] / 2, stored[1] / 2]), stored)[2:]
+    np.testing.assert_allclose(centre, np.array(size) / 2, atol=1)
+
+
+def test_an_epoch_over_three_ranks_and_two_workers_has_every_sample_once(data):
+    ranks = [list(islice(Batches(data, 1, rank, 3, workers=2), 3)) for rank in range(3)]
+    keys = [key for found in ranks for batch in found for key in batch["key"]]
+    assert sorted(keys) == sorted(window.key for window in data.windows)
+    assert len(keys) == 9
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_goes_on_where_it_stopped_and_makes_the_same_samples(data, workers):
+    whole = list(islice(Batches(data, 2, workers=workers), 8))  # into the second epoch
+    first = Batches(data, 2, workers=workers)
+    before = list(islice(first, 3))
+    after = list(islice(Batches(data, 2, workers=workers, **first.state()), 5))
+    assert [b["key"] for b in before + after] == [b["key"] for b in whole]
+    for a, b in zip(before + after, whole, strict=True):
+        assert torch.equal(a["video"], b["video"])
+        assert a["text"] == b["text"]
+
+
+def test_a_run_with_other_ranks_sees_exactly_what_is_left():
+    one = list(islice(Order(10, 0), 10))
+    two = [list(islice(Order(10, 0, rank, 2), 2)) for rank in range(2)]
+    rest = list(islice(Order(10, 0, position=4), 6))
+    assert sorted(two[0] + two[1] + rest) == sorted(one)
+
+
+def test_the_second_epoch_is_another_order(data):
+    order = list(islice(Order(len(data), 0), 2 * len(data)))
+    first, second = order[: len(data)], order[len(data) :]
+    assert {e for e, _ in first} == {0}
+    assert sorted(i for _, i in first) == sorted(i for _, i in second)
+    assert [i for _, i in first] != [i for _, i in second]
+
+
+def test_a_damaged_clip_is_replaced_and_named(out, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "o")
+    index = shards.read_index(str(copy), "000001").to_pylist()
+    place = next(row for row in index if row["member"].endswith(".mp4"))
+    tar = copy / "shards" / "000001.tar"
+    data = bytearray(tar.read_bytes())
+    data[place["offset"] : place["offset"] + place["size"]] = bytes(place["size"])
+    tar.write_bytes(data)
+    found = list(islice(Batches(Windows([str(copy)], HOW), 1, workers=0), 9))
+    lost = [words for batch in found for words in batch["replaced"]]
+    assert {words.partition(":")[0] for words in lost} == {"a01@0.000", "a01@0.500"}
+    assert all("cannot be decoded" in words for words in lost)
+    assert all(len(batch["key"]) == 1 for batch in found)
+
+
+def test_shards_that_are_gone_stop_the_run(out, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "o")
+    data = Windows([str(copy)], HOW)
+    for tar in (copy / "shards").glob("*.tar"):
+        tar.unlink()
+    with pytest.raises(RuntimeError, match=r"16 samples in a row cannot be read.*are the shards still there"):
+        data[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"frames": 44}, r"1 \+ 4k"),
+        ({"size": (850, 480)}, "multiple of 16"),
+        ({"frames": 401}, "is 40.1 s long; ask for fewer"),
+    ],
+)
+def test_what_cannot_be_is_said(out, settings, words):
+    with pytest.raises(ValueError, match=words):
+        Windows([out], replace(HOW, **settings))
+
+
+def test_an_output_without_shards_is_said(tmp_path):
+    with pytest.raises(ValueError, match="no committed shard in"):
+        Windows([str(tmp_path)], HOW)
+
+
+META = {"caption_short": "a hall", "caption_long": "a long dark hall", "interaction_caption": "a door opens"}
+
+
+def texts(mix, meta=META, count=2000):
+    rng = np.random.default_rng(0)
+    return [caption(meta, mix, rng) for _ in range(count)]
+
+
+def test_captions_are_mixed_as_asked():
+    found = texts(CaptionMix(long_share=0.25, none_share=0.1))
+    share = {text: found.count(text) / len(found) for text in set(found)}
+    assert share == {
+        "": pytest.approx(0.1, abs=0.02),
+        "a long dark hall a door opens": pytest.approx(0.9 * 0.25, abs=0.03),
+        "a hall a door opens": pytest.approx(0.9 * 0.75, abs=0.03),
+    }
+
+
+def test_a_missing_caption_is_replaced_by_the_other_and_by_nothing():
+    only = CaptionMix(long_share=1.0, none_share=0.0)
+    assert set(texts(only, {"caption_short": "a hall"}, 5)) == {"a hall"}
+    assert set(texts(only, {"interaction_caption": "a door opens"}, 5)) == {"a door opens"}
+    assert set(texts(only, {}, 5)) == {""}
+    assert set(texts(replace(only, with_interaction=False), META, 5)) == {"a long dark hall"}

@@ -1,0 +1,89 @@
+"""Two ranks are one: sharded weights, shared batches, and a checkpoint that another number of ranks goes on from."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from curation import shards
+
+torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
+pytest.importorskip("diffusers", reason="the extra `train` is not installed")
+
+PROGRAM = Path(__file__).with_name("ranks_run.py")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def out(made, tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("data"))
+    shards.put_index(folder, "000000", shards.put_tar(folder, "000000", [made.clip("a", i, 30 * i, 30) for i in range(4)]))
+    return folder
+
+
+def start(count, *words):
+    """The program in so many ranks; what the first one said, or what went wrong."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    every = {**os.environ, **where, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), *map(str, words)],
+            env={**every, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    said = [rank.communicate(timeout=240) for rank in ranks]
+    assert all(rank.returncode == 0 for rank in ranks), said[-1][1][-1500:]
+    return json.loads(said[0][0].splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def alone(out, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    return start(1, out, folder, 6, "train"), torch.load(f"{folder}-weights.pt")
+
+
+def same(found, expected):
+    assert [expert for expert, *_ in found] == [expert for expert, *_ in expected]
+    for (_, *ours), (_, *theirs) in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_two_ranks_train_as_one(out, alone, tmp_path):
+    found = start(2, out, tmp_path / "two", 6, "train")
+    same(found, alone[0])
+    weights = torch.load(f"{tmp_path / 'two'}-weights.pt")
+    assert weights.keys() == alone[1].keys()
+    # Adam divides by the gradient's size: where that is rounding, weights move by rounding.
+    for name, weight in weights.items():
+        assert (weight - alone[1][name]).norm() <= 5e-5 * alone[1][name].norm() + 1e-6, name
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(out, alone, tmp_path):
+    before = start(2, out, tmp_path / "run", 3, "train")
+    after = start(1, out, tmp_path / "run", 3, "train")
+    same(before + after, alone[0])
+
+
+def test_blocks_in_bfloat16_train_about_as_well(out, alone, tmp_path):
+    found = start(2, out, tmp_path / "half", 3, "bfloat16")
+    for (expert, loss, _), (theirs, exact, _) in zip(found, alone[0], strict=False):
+        assert expert == theirs
+        assert loss == pytest.approx(exact, rel=0.02)
+
+
+def test_ranks_that_choose_different_experts_are_caught(out, tmp_path):
+    with pytest.raises(
+        AssertionError, match=r"ranks disagree on the expert of a step: \['expert of rank 0', 'expert of rank 1'\]"
+    ):
+        start(2, out, tmp_path / "x", 1, "disagree")

@@ -1,0 +1,158 @@
+"""Stages 1 and 2 on a tiny world: it learns, goes on bit for bit where it stopped, and leaves alone what is frozen."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from curation import shards
+
+torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
+diffusers = pytest.importorskip("diffusers", reason="the extra `train` is not installed")
+
+from model.backbone.dit import Expert  # noqa: E402
+from model.backbone.vae import VideoCodec  # noqa: E402
+from model.config import tiny  # noqa: E402
+from model.data.captions import CaptionMix  # noqa: E402
+from model.data.loader import DataSettings  # noqa: E402
+from model.experts import NoiseSpec  # noqa: E402
+from model.parallel import ranks  # noqa: E402
+from model.training import checkpoint, flow  # noqa: E402
+from model.training.settings import Phase, TrainSettings  # noqa: E402
+from model.training.trainer import Trainer  # noqa: E402
+from model.world import ControlledExpert, World  # noqa: E402
+
+DATA = DataSettings(frames=5, fps=10.0, size=(32, 32), captions=CaptionMix(none_share=0.0))
+HOW = TrainSettings(
+    curriculum=(Phase(5, 7), Phase(9, 5)),
+    batch=2,
+    rate=1e-3,
+    warm_up=1,
+    save_every=100,
+    log_every=1,
+    workers=0,
+    dtype="float32",
+    average=0.9,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group():
+    """A process group of one, as the command makes it."""
+    ranks.start()
+    yield
+    ranks.stop()
+
+
+class Words(torch.nn.Module):
+    """A text encoder's place: each text has its own waves."""
+
+    def forward(self, texts):
+        waves = 1 + torch.arange(3.0 * tiny().text_dim).view(3, -1)
+        return torch.stack([torch.sin(waves * (1 + sum(map(ord, text)) % 97)) for text in texts])
+
+
+@pytest.fixture(scope="module")
+def out(made, tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("data"))
+    shards.put_index(folder, "000000", shards.put_tar(folder, "000000", [made.clip("a", i, 30 * i, 30) for i in range(4)]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def codec():
+    torch.manual_seed(0)
+    return VideoCodec(diffusers.AutoencoderKLWan(base_dim=8, num_res_blocks=1))
+
+
+@pytest.fixture
+def trainer(out, codec, tmp_path):
+    """A function: settings -> a trainer of the same fresh world, in the folder of a name."""
+
+    def make(how=HOW, folder="run"):
+        torch.manual_seed(1)
+        high, low = ControlledExpert(Expert(tiny())), ControlledExpert(Expert(tiny()))
+        return Trainer(World(high, low, NoiseSpec()), codec, Words(), [out], DATA, how, str(tmp_path / folder))
+
+    return make
+
+
+def weights(trainer):
+    return {name: p.detach().clone() for name, p in trainer.world.named_parameters()}
+
+
+def test_a_run_is_the_same_run_when_it_is_stopped_within_a_phase_and_an_epoch(trainer):
+    whole = trainer(folder="whole").run()
+    assert [note["step"] for note in whole] == list(range(12))
+    before = trainer().run(steps=3)
+    again = trainer()
+    assert again.step == 3
+    after = again.run()
+    strip = [{k: v for k, v in note.items() if k != "seconds"} for note in whole]
+    assert [{k: v for k, v in note.items() if k != "seconds"} for note in before + after] == strip
+    full = trainer(folder="whole")
+    assert all(torch.equal(a, b) for a, b in zip(weights(full).values(), weights(again).values(), strict=True))
+    assert all(torch.equal(full.average.weights[n], again.average.weights[n]) for n in full.average.weights)
+    assert full.optimizer.state_dict()["state"].keys() == again.optimizer.state_dict()["state"].keys()
+
+
+def test_both_experts_learn_and_only_the_one_of_the_step(trainer):
+    made = trainer()
+    start = weights(made)
+    (note,) = made.run(steps=1)
+    moved = {name.partition(".")[0] for name, p in made.world.named_parameters() if not torch.equal(p, start[name])}
+    assert moved == {note["expert"]}
+    later = {n["expert"] for n in made.run()}
+    assert later == {"high", "low"}
+
+
+def test_the_loss_falls(trainer):
+    notes = trainer(replace(HOW, curriculum=(Phase(5, 60),), rate=3e-3)).run()
+    early, late = (sum(n["loss"] for n in part) / 20 for part in (notes[:20], notes[-20:]))
+    assert late < 0.9 * early
+
+
+def test_stage_two_leaves_the_camera_encoder_bit_for_bit(trainer):
+    made = trainer(replace(HOW, freeze_camera=True))
+    start = weights(made)
+    made.run()
+    same = {name: torch.equal(p, start[name]) for name, p in made.world.named_parameters()}
+    assert all(same[name] for name in same if ".camera." in name)
+    assert not all(same[name] for name in same if ".expert." in name)
+
+
+def test_the_log_has_a_line_a_step_by_noise_level(trainer, tmp_path):
+    trainer().run(steps=3)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    for line in lines:
+        low, high = (float(edge) for edge in next(iter(line["bins"])).split("-"))
+        assert (low >= 0.8) or line["expert"] == "low"
+        assert high <= 1
+
+
+def test_a_checkpoint_without_its_state_does_not_count(trainer, tmp_path):
+    trainer().run(steps=2)
+    trainer().run(steps=2)
+    (tmp_path / "run" / "step-00000004" / "state.json").unlink()
+    assert checkpoint.latest(str(tmp_path / "run")).endswith("step-00000002")
+    assert trainer().step == 2
+
+
+def test_a_run_of_another_spec_is_refused(trainer):
+    trainer().run(steps=1)
+    with pytest.raises(ValueError, match=r"was made with .*use another folder"):
+        trainer(replace(HOW, seed=5))
+
+
+def test_the_loss_is_zero_for_the_true_velocity():
+    """Rectified flow: x = (1 - sigma) x0 + sigma eps moves with eps - x0."""
+    torch.manual_seed(0)
+    x0, noise, sigma = torch.randn(2, 16, 2, 4, 4), torch.randn(2, 16, 2, 4, 4), torch.tensor([0.3, 0.8])
+    seen = flow.Latents(x0, torch.zeros(2, 20, 2, 4, 4), torch.zeros(2, 3, 24), None)
+
+    def oracle(x, sigma_BT, text, maps_BFCHW):
+        torch.testing.assert_close(x[:, :16], (1 - sigma.view(-1, 1, 1, 1, 1)) * x0 + sigma.view(-1, 1, 1, 1, 1) * noise)
+        return noise - x0
+
+    assert flow.loss(oracle, seen, sigma, noise).tolist() == [0, 0]
