@@ -153,7 +153,7 @@ def looked(clip: "ClipView", watched: Watched, scale: tuple[float, float], found
         return judged(facts, how.checks)
     cut = _cut(found, how.checks.carried)
     if cut is not None:
-        return facts._replace(status=f"failed:a cut {found.times_s[cut]:.2f} s in")
+        return facts._replace(status=f"failed:nothing goes on {found.times_s[cut]:.2f} s in: a cut, or too fast")
     return _measured(Look(clip, watched, scale, found, motion.Motion(0, 0, 0), 0.0, facts), how)
 
 
@@ -267,7 +267,7 @@ def _general(look: Look, start: float, held: bool) -> Solved:
     points, times_s = look.points(), look.tracks.times_s
     found = mapping.reconstruct(points, times_s, start, held)
     if found is None or not len(found.track):
-        return _unsolved(look, start, "no two frames with parallax to begin a map")
+        return _unsolved(look, start, "neither parallax to begin a map nor a pure rotation")
     filled = infill(points, found)
     residual = filled.residual_px / look.unit
     facts = look.facts._replace(

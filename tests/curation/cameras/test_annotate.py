@@ -89,7 +89,7 @@ def test_a_cut_inside_a_clip_is_told(take: camera_takes.Take, write: Write, tmp_
     turned = np.concatenate([shown[:35], shown[35:, ::-1, ::-1]])
     uri = write(tmp_path / "cut.mp4", turned, np.arange(70) / 35)
     [(facts, camera)] = annotate([view(uri, (640, 480))], HOW)
-    assert (facts.status, camera) == ("failed:a cut 1.00 s in", None)
+    assert (facts.status, camera) == ("failed:nothing goes on 1.00 s in: a cut, or too fast", None)
 
 
 def black(count: int) -> np.ndarray:

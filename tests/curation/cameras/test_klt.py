@@ -92,7 +92,7 @@ def test_a_cut_is_told(path: Make, followed: Make, look: Make) -> None:
     before, after = followed(path(count=40, turn_deg=60, ahead=0.2)), followed(path(count=50, turn_deg=60, ahead=0.2))
     start, length = np.concatenate([before.start, after.start + 40]), np.concatenate([before.length, after.length])
     facts = look(Tracks(np.arange(90) / 30, np.concatenate([before.xy, after.xy]), start, length))
-    assert facts.status == "failed:a cut 1.33 s in"
+    assert facts.status == "failed:nothing goes on 1.33 s in: a cut, or too fast"
 
 
 @pytest.mark.parametrize("count", [1, 5])
