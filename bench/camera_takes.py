@@ -19,6 +19,7 @@ import numpy as np
 from bench.train.footage import HELD_OUT
 from curation import encode
 from curation.video import Source
+from synth.doom.cameras import PIXEL_ASPECT, poses
 from synth.doom.engine import Game, Screen, running, wads
 from synth.doom.player import Action, Player
 from synth.doom.wad import Level, map_names, read_level
@@ -27,7 +28,6 @@ KINDS = ("mix", "play", "forward", "strafe", "rotation", "static")
 FPS = 35  # the game's own clock
 SECONDS = 6.0
 WIDTH, HEIGHT = 640, 480
-PIXEL_ASPECT = 1.2
 BAR_ROWS = 77  # of 480: the status bar; the view is re-centred in the rest
 _WALK = 8.3  # map units a tic, W held
 _STILL_TICS = 70  # friction lets a player glide for so long
@@ -89,22 +89,15 @@ def take(folder: Path, place: Place, kind: str, seed: int, rates: tuple[float, .
     found = []
     for rate in rates:
         which = _frames(len(states), rate)
-        times, pose = np.arange(len(which)) / rate, poses(states)[which]
+        times, pose = np.arange(len(which)) / rate, _poses(states)[which]
         focal = WIDTH / 2 / math.tan(math.radians(states[0, 4]) / 2)
         found.append(Take(f"{stem}-{rate:g}", kind, place, rate, folder / f"{stem}-{rate:g}.mp4", pose, times, focal))
     return found
 
 
-def poses(states: np.ndarray) -> np.ndarray:
+def _poses(states: np.ndarray) -> np.ndarray:
     """Engine states [N, 5] (x, y, z, yaw in degrees, field of view) -> camera-to-world [N, 4, 4] in the square-pixel world."""
-    yaw = np.radians(states[:, 3])
-    found = np.tile(np.eye(4), (len(states), 1, 1))
-    found[:, :2, 0] = np.stack([np.sin(yaw), -np.cos(yaw)], 1)
-    found[:, :3, 1] = [0, 0, -1]
-    found[:, :2, 2] = np.stack([np.cos(yaw), np.sin(yaw)], 1)
-    found[:, 2, 0] = found[:, 2, 2] = 0
-    found[:, :3, 3] = states[:, :3] * [1, 1, PIXEL_ASPECT]
-    return found
+    return poses(states[:, :3] * [1, 1, PIXEL_ASPECT], states[:, 3])
 
 
 def _frames(count: int, rate: float) -> np.ndarray:

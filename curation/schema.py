@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
+# Clips of one source touch where one ends as the next begins; times are exact, but went through a file.
+TOUCHING_S = 1e-3
 
 Row = dict[str, Any]
 

@@ -4,6 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+FRAMES_A_LATENT = 4  # the video autoencoder's stride; the first frame is a latent of its own
+
+
+def check_frames(frames: int) -> None:
+    """Refuse a length that is no whole number of latents (ValueError)."""
+    if frames < 1 or (frames - 1) % FRAMES_A_LATENT:
+        raise ValueError(f"frames must be 1 + 4k (the video autoencoder's stride), not {frames}")
+
+
 # What diffusers' class can be and ours is not: CLIP image tokens (Wan2.1 I2V), other norms.
 _FIXED = {
     "cross_attn_norm": True,

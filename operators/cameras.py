@@ -25,8 +25,7 @@ def annotate_cameras(rows: list[Row], how: CameraSettings, words: WordSettings) 
     """Cameras of clips of one source, in its order; the focal length is pooled over them.
 
     An engine's log beside the source is believed; everything else is estimated. A backend that the recipe names and this
-    machine lacks is an OSError: no clip's fault, so the unit is tried again. With `auto` the clips pass without a camera, and
-    their status says so.
+    machine lacks is an OSError: no clip's fault, so the unit is tried again.
     """
     found = _logged(rows) if how.backend == "auto" and engine.is_logged(rows[0]["source_uri"]) else _estimated(rows, how)
     return [_with_camera(row, facts, camera, words) for row, (facts, camera) in zip(rows, found, strict=True)]
@@ -42,9 +41,7 @@ def _times_s(row: Row) -> np.ndarray:
 
 def _estimated(rows: list[Row], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
     if lacking := missing(how):
-        if how.backend != "auto":
-            raise OSError(f"camera backend {how.backend}: {lacking}")
-        return [(Facts(f"skipped:{lacking}"), None) for _ in rows]
+        raise OSError(f"camera backend {how.backend}: {lacking}")
     return annotate([_view(row) for row in rows], how)
 
 

@@ -8,7 +8,7 @@ leaves the unit to the next run.
 import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from curation import captions, consistency, interaction, vlm
 from curation.captions import Caption, Facts, Happening
@@ -21,6 +21,7 @@ from curation.vlm import Answer, Prompt, VlmSettings
 from curation.vlm.frames import FrameSettings, grab, labels, moments
 
 NO_VLM = "skipped: no VLM is configured"
+Item = TypeVar("Item")
 Ask = Callable[[Facts, Sequence[bytes], Sequence[str]], Prompt]
 
 CHECK_COLUMNS = ("consistency_status", "consistency_flags", "consistency_json", "reject")
@@ -150,12 +151,17 @@ def change_columns(prefix: str, change: Change | None) -> Row:
 
 
 def answers(rows: Sequence[Row], model: VlmSettings, frames: FrameSettings, make: Ask) -> list[Answer]:
-    """One answer a row; a clip whose frames cannot be read has that as its reason."""
+    """One answer a row, by the frames around its strongest action."""
+    return asked_of(rows, model, lambda row: make(facts_of(row), *shown(row, frames)))
+
+
+def asked_of(items: Sequence[Item], model: VlmSettings, make: Callable[[Item], Prompt]) -> list[Answer]:
+    """One answer an item, all asked together; one whose frames cannot be read has that as its reason."""
     prompts: dict[int, Prompt] = {}
-    found = [Answer() for _ in rows]
-    for number, row in enumerate(rows):
+    found = [Answer() for _ in items]
+    for number, item in enumerate(items):
         try:
-            prompts[number] = make(facts_of(row), *shown(row, frames))
+            prompts[number] = make(item)
         except UnreadableVideo as error:
             found[number] = Answer(error=f"no frames: {error}")
     for number, answer in zip(prompts, vlm.ask(loaded(model), list(prompts.values())), strict=True):

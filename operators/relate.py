@@ -5,26 +5,23 @@ there is no neighbour or no encoder the columns are null.
 """
 
 import json
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
-from curation import embeddings, interaction, vlm
+from curation import embeddings, interaction
 from curation.embeddings import Encoder, EncoderSettings
 from curation.interaction import Change
-from curation.schema import Row
-from curation.video import Span, UnreadableVideo
+from curation.schema import TOUCHING_S, Row
+from curation.video import Span
 from curation.vlm import Answer, Prompt, VlmSettings
 from curation.vlm.frames import FrameSettings, grab
-from operators.captions import change_columns, facts_of, loaded, view
+from operators.captions import asked_of, change_columns, facts_of, view
 
 RELATE_COLUMNS = (
     *("interaction_next", "interaction_caption", "interaction_json", "interaction_source", "interaction_error"),
     *("interaction_delta", "interaction_delta_norm", "action_delta", "action_delta_norm", "delta_encoder"),
 )
-# Spans touch if they meet within this: times are exact, but went through a file.
-_TOUCHING_S = 1e-3
 Pair = tuple[Row, Row]
 
 
@@ -32,7 +29,9 @@ def relate_clips(rows: list[Row], model: VlmSettings, frames: FrameSettings, enc
     """Each clip with the change to the next one and inside itself. OSError where the model or the encoder cannot be had."""
     rows = sorted(rows, key=lambda row: (row["video_id"], row["index"]))
     pairs = {a["clip_id"]: (a, b) for a, b in pairwise(rows) if neighbours(a, b)}
-    asked = _asked(list(pairs.values()), model, frames) if model.asked else [Answer()] * len(pairs)
+    asked = (
+        asked_of(list(pairs.values()), model, lambda pair: _prompt(pair, frames)) if model.asked else [Answer()] * len(pairs)
+    )
     changes = {clip: _between(pair, answer, model) for (clip, pair), answer in zip(pairs.items(), asked, strict=True)}
     written = [{**row, **changes.get(row["clip_id"], {})} for row in rows]
     phi = embeddings.load(encoder)
@@ -44,7 +43,7 @@ def relate_clips(rows: list[Row], model: VlmSettings, frames: FrameSettings, enc
 def neighbours(a: Row, b: Row) -> bool:
     """Whether b follows a at once."""
     follows = a["video_id"] == b["video_id"] and b["index"] == a["index"] + 1
-    return follows and abs(b["start_s"] - a["end_s"]) < _TOUCHING_S
+    return follows and abs(b["start_s"] - a["end_s"]) < TOUCHING_S
 
 
 def _between(pair: Pair, answer: Answer, model: VlmSettings) -> Row:
@@ -58,19 +57,6 @@ def _between(pair: Pair, answer: Answer, model: VlmSettings) -> Row:
         "interaction_next": pair[1]["clip_id"],
         "interaction_error": answer.error,
     }
-
-
-def _asked(pairs: Sequence[Pair], model: VlmSettings, frames: FrameSettings) -> list[Answer]:
-    prompts: dict[int, Prompt] = {}
-    found = [Answer() for _ in pairs]
-    for number, pair in enumerate(pairs):
-        try:
-            prompts[number] = _prompt(pair, frames)
-        except UnreadableVideo as error:
-            found[number] = Answer(error=f"no frames: {error}")
-    for number, answer in zip(prompts, vlm.ask(loaded(model), list(prompts.values())), strict=True):
-        found[number] = answer
-    return found
 
 
 def _prompt(pair: Pair, frames: FrameSettings) -> Prompt:

@@ -200,8 +200,7 @@ def _save_camera(out: str, row: dict[str, Any], path: str) -> None:
     from curation.cameras.camera import from_npz
     from pipelines import ledger, units
 
-    annotated = [str(name) for name in units.done(out, "annotate") if name.video_id == row["video_id"]]
-    data = ledger.cameras(out, annotated).get(row["clip_id"])
+    data = ledger.cameras(out, units.of_videos(out, "annotate", {row["video_id"]})).get(row["clip_id"])
     if row["shard"] and data:
         data = shards.read_member(out, shards.read_index(out, row["shard"]), row["clip_id"], "camera.npz")
     if data is None:

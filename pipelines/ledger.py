@@ -5,6 +5,7 @@ OUT/clips/<phase>/<unit>.parquet    clip_id and the columns that the phase adds;
 OUT/sidecar/thumbs/<unit>.parquet   three small JPEGs a clip
 OUT/sidecar/signals/<unit>.parquet  motion and luma over time, and the static mask, of a source
 OUT/sidecar/camera/<unit>.parquet   a clip's camera.npz, in px of its source
+OUT/sidecar/answers/                a VLM's replies, by question
 """
 
 import json
@@ -139,6 +140,11 @@ def sidecars(out: str, kind: str, units: Iterable[str]) -> list[pa.Table]:
     folder = storage.join(out, "sidecar", kind)
     present = sorted({f"{unit}.parquet" for unit in units} & set(storage.names(folder)))
     return storage.at_once(_read_table, (storage.join(folder, name) for name in present))
+
+
+def answers_uri(out: str) -> str:
+    """Where replies of a VLM rest, an object each."""
+    return storage.join(out, "sidecar", "answers")
 
 
 def cameras(out: str, units: Iterable[str]) -> dict[str, bytes]:

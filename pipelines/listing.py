@@ -1,4 +1,7 @@
-"""What is left to do in each phase: list units, leave out the committed ones. Verdicts are read, pixels and scores are not."""
+"""What is left to do in each phase: list units, leave out the committed ones. Verdicts are read, pixels and scores are not.
+
+The verdicts are read once a listing: `_wanted_annotations` reads them, and what follows from its units is handed on.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -41,11 +44,7 @@ def _scores(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[
 
 
 def _annotations(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    wanted, finished = _wanted_annotations(out, recipe), units.done(out, "annotate")
-    unscored = {Name.parse(unit).video_id for unit in _unscored(out, recipe)}
-    _drop(out, "annotate", [n for n in finished if str(n) not in wanted and n.video_id not in unscored])
-    done = {str(name) for name in finished}
-    return [unit for name, unit in wanted.items() if name not in done], len(done & set(wanted))
+    return _left(out, "annotate", _wanted_annotations(out, recipe), _unscored(out, recipe))
 
 
 def _wanted_annotations(out: str, recipe: Recipe) -> dict[str, Unit]:
@@ -67,14 +66,15 @@ def _wanted_annotations(out: str, recipe: Recipe) -> dict[str, Unit]:
 
 
 def _captions(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    return _left(out, recipe, "caption", _wanted_captions(out, recipe))
+    annotations = _wanted_annotations(out, recipe)
+    return _left(out, "caption", _wanted_captions(out, recipe, annotations), _waiting(out, recipe, annotations))
 
 
-def _wanted_captions(out: str, recipe: Recipe) -> dict[str, Unit]:
+def _wanted_captions(out: str, recipe: Recipe, annotations: dict[str, Unit]) -> dict[str, Unit]:
     """One unit an annotated part, by name; the name hashes that part's."""
     settings, annotated = recipe.digest("caption"), {str(name) for name in units.done(out, "annotate")}
     wanted = {}
-    for name, unit in _wanted_annotations(out, recipe).items():
+    for name, unit in annotations.items():
         if name in annotated:
             part = Name.parse(name)
             own = str(part._replace(digest=digest(name, settings)))
@@ -83,16 +83,17 @@ def _wanted_captions(out: str, recipe: Recipe) -> dict[str, Unit]:
 
 
 def _relations(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    return _left(out, recipe, "relate", _wanted_relations(out, recipe))
+    annotations = _wanted_annotations(out, recipe)
+    waiting = _waiting(out, recipe, annotations)
+    return _left(out, "relate", _wanted_relations(out, recipe, annotations, waiting), waiting)
 
 
-def _wanted_relations(out: str, recipe: Recipe) -> dict[str, Unit]:
+def _wanted_relations(out: str, recipe: Recipe, annotations: dict[str, Unit], waiting: set[str]) -> dict[str, Unit]:
     """One unit a video whose kept clips all have captions, by name; the name hashes those of the captions' units."""
     settings, done = recipe.digest("relate"), {str(name) for name in units.done(out, "caption")}
     parts: dict[str, list[Unit]] = {}
-    for unit in _wanted_captions(out, recipe).values():
+    for unit in _wanted_captions(out, recipe, annotations).values():
         parts.setdefault(unit.upstream[0], []).append(unit)
-    waiting = _unscored(out, recipe) | _unannotated(out, recipe)
     wanted = {}
     for source, captions in parts.items():
         if source.removeprefix("partition/") not in waiting and all(unit.name in done for unit in captions):
@@ -102,11 +103,12 @@ def _wanted_relations(out: str, recipe: Recipe) -> dict[str, Unit]:
     return wanted
 
 
-def _left(out: str, recipe: Recipe, phase: str, wanted: dict[str, Unit]) -> tuple[list[Unit], int]:
-    """What of the wanted units is not there; units of other settings or clips go, once their video's new ones can be named."""
-    finished = units.done(out, phase)
-    waiting = {Name.parse(unit).video_id for unit in _unscored(out, recipe) | _unannotated(out, recipe)}
-    _drop(out, phase, [name for name in finished if str(name) not in wanted and name.video_id not in waiting])
+def _left(out: str, phase: str, wanted: dict[str, Unit], waiting: set[str]) -> tuple[list[Unit], int]:
+    """What of the wanted units is not there; units of other settings or clips go, save those of videos that are `waiting`, by
+    partition unit: their new ones cannot be named yet.
+    """
+    finished, open_ = units.done(out, phase), {Name.parse(unit).video_id for unit in waiting}
+    _drop(out, phase, [name for name in finished if str(name) not in wanted and name.video_id not in open_])
     done = {str(name) for name in finished}
     return [unit for name, unit in wanted.items() if name not in done], len(done & set(wanted))
 
@@ -160,16 +162,19 @@ def _plan(out: str, recipe: Recipe, clips: pa.Table) -> None:
 
 def _open(out: str, recipe: Recipe) -> set[str]:
     """The partition units about whose clips not everything is known yet."""
-    related = {str(name) for name in units.done(out, "relate")}
-    done = {unit.upstream[0] for name, unit in _wanted_relations(out, recipe).items() if name in related}
-    kept = {unit.upstream[0] for unit in _wanted_annotations(out, recipe).values()}
-    return _unscored(out, recipe) | {path.removeprefix("partition/") for path in kept - done}
+    related, annotations = {str(name) for name in units.done(out, "relate")}, _wanted_annotations(out, recipe)
+    waiting = _waiting(out, recipe, annotations)
+    relations = _wanted_relations(out, recipe, annotations, waiting)
+    done = {unit.upstream[0] for name, unit in relations.items() if name in related}
+    kept = {unit.upstream[0] for unit in annotations.values()}
+    return waiting | {path.removeprefix("partition/") for path in kept - done}
 
 
-def _unannotated(out: str, recipe: Recipe) -> set[str]:
+def _waiting(out: str, recipe: Recipe, annotations: dict[str, Unit]) -> set[str]:
+    """The partition units that are not scored or not annotated to their end."""
     done = {str(name) for name in units.done(out, "annotate")}
-    waiting = [unit for name, unit in _wanted_annotations(out, recipe).items() if name not in done]
-    return {unit.upstream[0].removeprefix("partition/") for unit in waiting}
+    open_ = [unit for name, unit in annotations.items() if name not in done]
+    return _unscored(out, recipe) | {unit.upstream[0].removeprefix("partition/") for unit in open_}
 
 
 def _unscored(out: str, recipe: Recipe) -> set[str]:

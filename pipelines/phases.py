@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation import chunks, scan, shards, storage, video, vlm
+from curation import chunks, scan, shards, video, vlm
 from curation.quality import mean_luma
 from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns
 from curation.shards import Sample
@@ -58,7 +58,7 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
     if unit.problem:
         return record
     before, spent = video.decodes.copy(), vlm.spent.copy()
-    answers.use(storage.join(phase.out, "sidecar", "answers"))
+    answers.use(ledger.answers_uri(phase.out))
     try:
         with Attempt(phase.out, phase.name, unit.name) as attempt:
             step = _step(phase)
@@ -74,7 +74,7 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
 
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
     """What a unit would ask its model and the cache does not hold; none where the unit fails: its own turn will say why."""
-    answers.use(storage.join(phase.out, "sidecar", "answers"))
+    answers.use(ledger.answers_uri(phase.out))
     model = captions.loaded(phase.recipe.caption.vlm)
     assert isinstance(model, vlm.Ahead), model
     model.wanted.clear()
@@ -220,11 +220,20 @@ def _signals(row: Row, signals: scan.Signals) -> dict[str, Any]:
 
 def _read_upstream(phase: Phase, unit: Unit) -> list[Row]:
     """The clips' rows, joined over the unit's upstream: a later phase's value stands where it has one."""
+    return _joined(row for _, rows in _upstream(phase, unit) for row in rows)
+
+
+def _upstream(phase: Phase, unit: Unit) -> list[tuple[str, list[Row]]]:
+    """The phase and the rows of each unit that goes in."""
+    paths = [path.split("/") for path in unit.upstream]
+    return [(name, ledger.read_unit(phase.out, name, of)) for name, of in paths]
+
+
+def _joined(found: Iterable[Row]) -> list[Row]:
     rows: dict[str, Row] = {}
-    for path in unit.upstream:
-        for row in ledger.read_unit(phase.out, *path.split("/")):
-            known = rows.setdefault(row["clip_id"], {})
-            known |= {name: value for name, value in row.items() if value is not None or name not in known}
+    for row in found:
+        known = rows.setdefault(row["clip_id"], {})
+        known |= {name: value for name, value in row.items() if value is not None or name not in known}
     return list(rows.values())
 
 
@@ -235,21 +244,20 @@ def _load_part(phase: Phase, unit: Unit) -> list[Row]:
     return rows[part * PART_CLIPS : (part + 1) * PART_CLIPS]
 
 
-def _load_annotation(phase: Phase, unit: Unit) -> list[Row]:
-    """The kept clips of one scored part, each with its source's mask."""
-    source, scored = (path.split("/")[1] for path in unit.upstream)
-    judged = {row["clip_id"] for row in _kept(ledger.read_unit(phase.out, "score", scored))}
-    masks = [row["static_png"] for table in ledger.sidecars(phase.out, "signals", [source]) for row in table.to_pylist()]
-    mask = masks[0] if masks else None
-    return [{**row, "static_png": mask} for row in _read_upstream(phase, unit) if row["clip_id"] in judged]
-
-
 def _load_kept(phase: Phase, unit: Unit) -> list[Row]:
     """The clips that the last phase upstream looked at and nothing took out."""
-    last = unit.upstream[-1].partition("/")[0]
-    looked_at = [path.split("/") for path in unit.upstream if path.startswith(f"{last}/")]
-    ids = {row["clip_id"] for path in looked_at for row in ledger.read_unit(phase.out, *path)}
-    return [row for row in _kept(_read_upstream(phase, unit)) if row["clip_id"] in ids]
+    found = _upstream(phase, unit)
+    last = found[-1][0]
+    looked_at = {row["clip_id"] for name, rows in found if name == last for row in rows}
+    return [row for row in _kept(_joined(row for _, rows in found for row in rows)) if row["clip_id"] in looked_at]
+
+
+def _load_annotation(phase: Phase, unit: Unit) -> list[Row]:
+    """The kept clips of one scored part, each with its source's mask."""
+    source = unit.upstream[0].removeprefix("partition/")
+    masks = [row["static_png"] for table in ledger.sidecars(phase.out, "signals", [source]) for row in table.to_pylist()]
+    mask = masks[0] if masks else None
+    return [{**row, "static_png": mask} for row in _load_kept(phase, unit)]
 
 
 def _kept(rows: list[Row]) -> list[Row]:

@@ -31,14 +31,8 @@ from curation.schema import SCHEMA_VERSION, digest
 from curation.vlm import VlmSettings
 from curation.vlm.frames import FrameSettings
 
-CLIP_PHASES = (
-    "partition",
-    "score",
-    "annotate",
-    "caption",
-    "relate",
-    "shard",
-)  # those with settings of their own, which leave rows of clips
+# Those with settings of their own, which leave rows of clips.
+CLIP_PHASES = ("partition", "score", "annotate", "caption", "relate", "shard")
 PHASES = ("scan", *CLIP_PHASES)
 # Whose settings decide what a phase finds. Limits of `score` only decide which clips `annotate` is given.
 _DECIDE = {

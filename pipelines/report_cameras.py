@@ -54,8 +54,7 @@ def statuses(clips: pa.Table, kept: np.ndarray) -> list[dict[str, Any]]:
 
 def trajectories(out: str, rows: list[Row]) -> list[dict[str, Any]]:
     """Drawings of these clips' cameras, of those that have one stored."""
-    videos = {row["video_id"] for row in rows}
-    stored = ledger.cameras(out, [str(name) for name in units.done(out, "annotate") if name.video_id in videos])
+    stored = ledger.cameras(out, units.of_videos(out, "annotate", {row["video_id"] for row in rows}))
     return [_drawn(row, from_npz(stored[row["clip_id"]])) for row in rows if row["clip_id"] in stored]
 
 

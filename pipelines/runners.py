@@ -13,10 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation import storage
 from operators.op import map_units, steps
 from operators.vllm import answer_ahead
-from pipelines import attempts
+from pipelines import attempts, ledger
 from pipelines.ledger import Record
 from pipelines.phases import Phase, questions, work
 from pipelines.units import Unit
@@ -131,8 +130,8 @@ def _ask_ahead(phase: Phase, units: Sequence[Unit]) -> None:
     """Let vLLM's engines on the cluster answer the questions of all units at once, where the recipe wants that."""
     model = phase.recipe.caption.vlm
     if model.backend == "vllm" and phase.name in ("caption", "relate"):
-        folder = storage.join(phase.out, "sidecar", "answers")
-        answer_ahead([unit.to_json() for unit in units], lambda text: questions(phase, Unit.from_json(text)), model, folder)
+        asked = [unit.to_json() for unit in units]
+        answer_ahead(asked, lambda text: questions(phase, Unit.from_json(text)), model, ledger.answers_uri(phase.out))
 
 
 def _block_work(phase: Phase):  # type: ignore[no-untyped-def]

@@ -7,7 +7,7 @@ video has.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -69,6 +69,11 @@ class Unit:
 def done(out: str, phase: str) -> list[Name]:
     """The committed units of a phase, by one listing."""
     return [Name.parse(name) for name in storage.names(storage.join(out, "clips", phase))]
+
+
+def of_videos(out: str, phase: str, video_ids: Collection[str]) -> list[str]:
+    """The names of the committed units of a phase that hold clips of these videos."""
+    return [str(name) for name in done(out, phase) if name.video_id in video_ids]
 
 
 def source_digest(entry: Entry, recipe: Recipe) -> str:

@@ -36,8 +36,8 @@ class ClipView(NamedTuple):
 def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
     """The cameras of one source's (or one game's) clips, in the order of the source; the focal length is pooled over them.
 
-    A clip that cannot be annotated has a status that says why, and no camera. Raises OSError where a store fails, and
-    ModuleNotFoundError where the backend is not installed.
+    A clip that cannot be annotated has a status that says why, and no camera. Raises OSError where a store fails, or
+    where the backend is not here: ask `missing` first.
     """
     found = _looked_at(clips, how)
     moving = [camera if facts.status == "ok" and camera and camera.scale_source == "none" else None for facts, camera in found]

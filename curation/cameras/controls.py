@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from curation.cameras.rotation import logarithm
+
 # An SfM step is wrong by a tenth of a walking step or so; over this long the errors cancel and a key press still stands out.
 _SMOOTH_S = 0.2
 
@@ -33,7 +35,7 @@ def rates(pose: np.ndarray, times_s: np.ndarray, smooth_s: float = _SMOOTH_S) ->
         return Rates(*np.zeros((6, len(pose))))
     step = np.linalg.inv(pose[:-1]) @ pose[1:]
     right, down, forward = step[:, :3, 3].T
-    up_turn, right_turn, clockwise = np.degrees(rotation_vectors(step[:, :3, :3])).T
+    up_turn, right_turn, clockwise = np.degrees(logarithm(step[:, :3, :3])).T
     steps = np.stack([forward, right, -down, right_turn, up_turn, clockwise])
     return Rates(*_windowed(steps, np.asarray(times_s, float), smooth_s))
 
@@ -48,15 +50,6 @@ def _windowed(steps: np.ndarray, times_s: np.ndarray, smooth_s: float) -> np.nda
     first, last = np.minimum(first, each), np.maximum(last, each + 1)
     rate = (ends[:, last] - ends[:, first]) / (times_s[last] - times_s[first])
     return np.concatenate([rate, rate[:, -1:]], axis=1)
-
-
-def rotation_vectors(rotation: np.ndarray) -> np.ndarray:
-    """Axis times angle in rad [N, 3] of rotation matrices [N, 3, 3]; exact under half a turn."""
-    r = rotation
-    axis = np.stack([r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], axis=1) / 2
-    sine = np.linalg.norm(axis, axis=1)
-    angle = np.arctan2(sine, (np.trace(r, axis1=1, axis2=2) - 1) / 2)
-    return axis * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 1.0)[:, None]
 
 
 def controls(pose: np.ndarray, times_s: np.ndarray, scale_to_unit: float) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from curation import storage
 from curation.cameras.camera import Camera, Facts, from_npz
-from curation.cameras.controls import rotation_vectors
+from curation.cameras.rotation import angle_deg
 from curation.video import Span
 
 # A log may miss the stamp of a frame by less than half a frame at 240 a second.
@@ -52,9 +52,7 @@ def annotate(source_uri: str, size: tuple[int, int], span: Span, times_s: np.nda
 
 
 def _facts(camera: Camera) -> Facts:
-    turns = np.degrees(
-        np.linalg.norm(rotation_vectors(np.linalg.inv(camera.pose[:-1, :3, :3]) @ camera.pose[1:, :3, :3]), axis=1)
-    )
+    turns = angle_deg(np.linalg.inv(camera.pose[:-1, :3, :3]) @ camera.pose[1:, :3, :3])
     return Facts(
         "ok",
         backend="engine",

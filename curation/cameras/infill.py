@@ -9,7 +9,7 @@ import numpy as np
 
 from curation.cameras.mapping import Map
 from curation.cameras.resection import Sight, resect
-from curation.cameras.rotation import exponential
+from curation.cameras.rotation import exponential, logarithm
 
 _POINTS = 200  # a frame; more add cost, not accuracy
 INLIER_PX = 2.5
@@ -71,12 +71,3 @@ def interpolated(frames: np.ndarray, pose_K44: np.ndarray, count: int) -> np.nda
     found[:, :3, :3] = pose[low, :3, :3] @ exponential(part * logarithm(between))
     found[:, :3, 3] = (1 - part) * pose[low, :3, 3] + part * pose[high, :3, 3]
     return found
-
-
-def logarithm(rotation: np.ndarray) -> np.ndarray:
-    """Rotation vectors [..., 3] of matrices [..., 3, 3] of less than half a turn."""
-    skew = rotation - np.swapaxes(rotation, -1, -2)
-    axis = np.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1) / 2
-    sine = np.linalg.norm(axis, axis=-1)
-    angle = np.arctan2(sine, (np.trace(rotation, axis1=-2, axis2=-1) - 1) / 2)
-    return axis * np.where(sine > 1e-9, angle / np.maximum(sine, 1e-9), 1.0)[..., None]

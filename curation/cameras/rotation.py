@@ -171,6 +171,15 @@ def exponential(vector: np.ndarray) -> np.ndarray:
     return np.eye(3) + a * k + b * (k @ k)
 
 
+def logarithm(rotation: np.ndarray) -> np.ndarray:
+    """Rotation vectors [..., 3] in radians of matrices [..., 3, 3]; the inverse of `exponential` under half a turn."""
+    skew = rotation - np.swapaxes(rotation, -1, -2)
+    axis = np.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1) / 2
+    sine = np.linalg.norm(axis, axis=-1)
+    angle = np.arctan2(sine, (np.trace(rotation, axis1=-2, axis2=-1) - 1) / 2)
+    return axis * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 1.0)[..., None]
+
+
 def angle_deg(rotation: np.ndarray) -> np.ndarray:
     """The angles of rotation matrices [..., 3, 3], in degrees; exact for small ones too."""
     skew = rotation - np.swapaxes(rotation, -1, -2)

@@ -20,7 +20,7 @@ from curation import encode, video
 from curation.cameras.annotate import ClipView
 from curation.cameras.camera import Camera, Facts
 from curation.cameras.checks import judged
-from curation.cameras.controls import rotation_vectors
+from curation.cameras.rotation import angle_deg
 from curation.cameras.settings import CameraSettings
 from curation.encode import Encoding
 
@@ -61,7 +61,7 @@ def in_process() -> bool:
 
 
 def annotate(clip: ClipView, how: CameraSettings) -> tuple[Facts, Camera | None]:
-    """A clip's camera by ViPE; a status that says why where it gave none. OSError where there is no ViPE to run."""
+    """A clip's camera by ViPE; a status that says why where it gave none. `annotate.missing` says whether it can be run."""
     try:
         with tempfile.TemporaryDirectory(prefix="gamecraft-vipe-") as folder:
             fed = encode.encode(clip.uri, clip.span, clip.viewport, _FED)
@@ -153,7 +153,7 @@ def _camera(clip: ClipView, fed: encode.Clip, found: Artifacts) -> Camera:
 def _facts(camera: Camera) -> Facts:
     """What can be told of a trajectory alone. Lengths are ViPE's, near metres."""
     step = np.linalg.inv(camera.pose[:-1]) @ camera.pose[1:]
-    turned = np.degrees(np.linalg.norm(rotation_vectors(step[:, :3, :3]), axis=1))
+    turned = angle_deg(step[:, :3, :3])
     gone = np.linalg.norm(step[:, :3, 3], axis=1)
     usual = float(np.quantile(gone, 0.9)) if len(gone) else 0.0
     still = float(np.ptp(camera.pose[:, :3, 3], axis=0).max()) < _STILL_M

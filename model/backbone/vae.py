@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.control.pluecker import FRAMES_A_LATENT
+from model.config import FRAMES_A_LATENT
 
 
 class VideoCodec(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.control.pluecker import FRAMES_A_LATENT
+from model.config import FRAMES_A_LATENT
 
 # The video autoencoder's stride.
 _UNSHUFFLE = 8

@@ -6,7 +6,7 @@ B batch, F frames, T latents (1 + (F - 1) / 4), 6 coordinates: moment o x d, the
 import torch
 from torch import Tensor
 
-FRAMES_A_LATENT = 4
+from model.config import FRAMES_A_LATENT
 
 
 def pluecker(pose_BF44: Tensor, intrinsics_BF4: Tensor, height: int, width: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from curation import storage
 from curation.cameras.camera import from_npz
+from model.config import check_frames
 from model.data.captions import CaptionMix, caption
 from model.data.decode import cover, frames_at
 from model.data.poses import Path, chained, unknown
@@ -41,8 +42,7 @@ class DataSettings:
     cameras: tuple[str, ...] = ("ok", "ok_rotation", "ok_static")
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or (self.frames - 1) % 4:
-            raise ValueError(f"frames must be 1 + 4k (the video autoencoder's stride), not {self.frames}")
+        check_frames(self.frames)
         if min(self.size) < 16 or any(side % 16 for side in self.size):
             raise ValueError(f"size must be a multiple of 16 px on both sides, not {self.size[0]}x{self.size[1]}")
 

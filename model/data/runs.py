@@ -10,9 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from curation import shards, storage
-
-# Clips of one source touch when one begins with the frame behind the other's last; their times are equal but for rounding.
-_TOUCHING_S = 1e-3
+from curation.schema import TOUCHING_S
 
 
 class Place(NamedTuple):
@@ -88,7 +86,7 @@ def runs(clips: Sequence[Clip]) -> list[tuple[Clip, ...]]:
     found: list[list[Clip]] = [[clip] for clip in clips[:1]]
     for before, clip in pairwise(clips):
         near = (clip.video_id, clip.index) == (before.video_id, before.index + 1)
-        if near and abs(clip.start_s - before.end_s) < _TOUCHING_S:
+        if near and abs(clip.start_s - before.end_s) < TOUCHING_S:
             found[-1].append(clip)
         else:
             found.append([clip])

@@ -1,7 +1,5 @@
 """The moving average of weights that is played and evaluated: sharded as they are, never gathered."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -13,16 +11,10 @@ class Average:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and under 1, not {decay:g}")
         self.decay = decay
-        self.weights: dict[str, Tensor] = {n: p.detach().clone() for n, p in _named(module) if p.requires_grad}
+        self.weights: dict[str, Tensor] = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        for name, parameter in _named(module):
+        for name, parameter in module.named_parameters():
             if name in self.weights:
                 self.weights[name].lerp_(parameter.detach(), 1 - self.decay)
-
-
-def _named(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters under the names that checkpoints have, whether or not blocks are wrapped to be recomputed."""
-    for name, parameter in module.named_parameters():
-        yield name.replace("_checkpoint_wrapped_module.", ""), parameter

@@ -4,7 +4,7 @@ x_sigma = (1 - sigma) x0 + sigma eps, and the model learns the velocity eps - x0
 B batch, T latents.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,11 +15,15 @@ from model.control.pluecker import control_maps
 from model.world import World
 
 
-class Latents:
-    """A batch as the model sees it: x0 [B, 16, T, h, w]; given [B, 20, T, h, w], mask and image; text [B, S, E]; maps."""
+class Latents(NamedTuple):
+    """A batch as the model sees it: x0 [B, 16, T, h, w]; given [B, 20, T, h, w], mask and image; text [B, S, E]; maps, the
+    camera's (None: no camera).
+    """
 
-    def __init__(self, x0: Tensor, given: Tensor, text: Tensor, maps: Tensor) -> None:
-        self.x0, self.given, self.text, self.maps = x0, given, text, maps
+    x0: Tensor
+    given: Tensor
+    text: Tensor
+    maps: Tensor | None
 
 
 def encoded(batch: dict[str, Any], codec: VideoCodec, words: TextEncoder, device: torch.device) -> Latents:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from model.config import check_frames
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -11,8 +13,7 @@ class Phase:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or (self.frames - 1) % 4:
-            raise ValueError(f"frames must be 1 + 4k, not {self.frames}")
+        check_frames(self.frames)
         if self.steps < 1:
             raise ValueError(f"a phase needs at least one step, not {self.steps}")
 
@@ -38,8 +39,6 @@ class TrainSettings:
     log_every: int = 10
     workers: int = 2
     seed: int = 0
-    dtype: str = "bfloat16"
-    checkpoint_blocks: bool = True
 
     def __post_init__(self) -> None:
         if not self.curriculum:
@@ -49,8 +48,6 @@ class TrainSettings:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.rate <= 0:
             raise ValueError(f"rate must be positive, not {self.rate:g}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
 
     @property
     def steps(self) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from curation.cameras.camera import Camera, to_npz
+from curation.cameras.engine import log_uri
 from synth.doom.truth import Truth
 
 # The renderer draws a 4:3 picture of 90 degrees, pixels 1.2 times as high as wide (measured: 1.18 to 1.22).
@@ -56,6 +57,6 @@ def _top_speed(truth: Truth) -> float:
 
 def write_log(video: str | Path, truth: Truth) -> Path:
     """Put the log beside its video, where `curation.cameras.engine` looks for it."""
-    path = Path(video).with_suffix(".camera.npz")
+    path = Path(log_uri(str(video)))
     path.write_bytes(to_npz(camera(truth)))
     return path

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from curation.iqa import FAULTS
-from curation.iqa_features import _under_damage, features
+from curation.iqa_features import _slope, _under_damage, features
 from curation.iqa_net import WEIGHTS, load
 
 
@@ -36,3 +36,12 @@ def test_a_patch_hardly_sees_its_neighbours():
     both = rng.integers(0, 256, (2, 64, 64), np.uint8)
     alone = np.concatenate([_under_damage(both[:1]), _under_damage(both[1:])])
     np.testing.assert_allclose(_under_damage(both), alone, rtol=0.02, atol=0.05)
+
+
+def test_slopes_do_not_depend_on_where_a_picture_lies_in_memory():
+    rng = np.random.default_rng(2)
+    wide = cv2.GaussianBlur(rng.integers(0, 256, (64, 1024), np.uint8), (0, 0), 2)
+    first, held = _slope(wide), []
+    for _ in range(200):
+        held.append(np.empty(int(rng.integers(1, 60000)), np.uint8))
+        assert _slope(wide).tobytes() == first.tobytes()

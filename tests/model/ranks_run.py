@@ -20,7 +20,7 @@ from model.training.trainer import Trainer
 from model.world import ControlledExpert, World
 
 DATA = DataSettings(frames=5, fps=10.0, size=(32, 32), captions=CaptionMix(none_share=0.0))
-HOW = TrainSettings(curriculum=(Phase(5, 6),), rate=1e-3, warm_up=1, log_every=1, workers=0, dtype="float32")
+HOW = TrainSettings(curriculum=(Phase(5, 6),), rate=1e-3, warm_up=1, log_every=1, workers=0)
 
 
 class Words(torch.nn.Module):

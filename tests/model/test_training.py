@@ -31,7 +31,6 @@ HOW = TrainSettings(
     save_every=100,
     log_every=1,
     workers=0,
-    dtype="float32",
     average=0.9,
 )
 
