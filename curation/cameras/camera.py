@@ -48,6 +48,8 @@ class Facts(NamedTuple):
     inlier_share: float | None = None
     residual_px: float | None = None
     residual_p95_px: float | None = None
+    apart: float | None = None
+    apart_deg: float | None = None
 
     @property
     def ok(self) -> bool:
