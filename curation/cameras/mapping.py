@@ -32,7 +32,7 @@ _VIEWS = 12  # of a point that the last adjustment uses: a point seen by all key
 
 class Map(NamedTuple):
     """frames int [K], the keyframes with a pose; turn [K, 3, 3], shift [K, 3] world-to-camera; track int [T], which tracks are
-    points; point f8 [T, 3]; focal_px; lost: the share of the clip's frames that growing did not reach.
+    points; point f8 [T, 3]; focal_px and its standard error as a share; reached: the share of the clip's frames with a pose.
     """
 
     frames: np.ndarray
@@ -54,7 +54,7 @@ class Map(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two frames to begin with."""
+    """Two frames to begin with; score: 0 to 1, parallax times shared tracks."""
 
     first: int
     second: int
