@@ -27,4 +27,4 @@ def test_a_turn_that_speeds_up_is_followed_over_a_wall_of_bricks() -> None:
     for step, each in zip(steps, moved, strict=True):
         seen = each[np.isfinite(each[:, 0])]
         assert len(seen) >= 60
-        assert np.abs(np.median(seen, axis=0) + [step, 0]).max() < 0.5
+        assert np.abs(np.median(seen, axis=0) - np.array([-step, 0])).max() < 0.5
