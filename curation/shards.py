@@ -221,4 +221,5 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def from_parquet(data: bytes) -> pa.Table:
-    return pq.read_table(io.BytesIO(data))
+    # Threads of Arrow's that are still letting go of Python's objects when a process ends abort it, where torch is loaded too.
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)

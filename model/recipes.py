@@ -1,5 +1,6 @@
 """Recipes of training: the model, its data and how it is trained, as one frozen tree. A variant is a `replace` of another."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -41,6 +42,16 @@ class ModelSpec:
             raise ValueError(f"one expert works at all noise levels: boundary must be 0, not {self.noise.boundary:g}")
 
 
+def weights_folder(spec: ModelSpec) -> str:
+    """`model.weights`, which must be there (ValueError with how to get it)."""
+    if not os.path.isdir(spec.weights):
+        raise ValueError(
+            f"{spec.weights}: no such folder; model.weights must be a diffusers folder of Wan2.2-I2V-A14B: "
+            "hf download Wan-AI/Wan2.2-I2V-A14B-Diffusers --local-dir FOLDER"
+        )
+    return spec.weights
+
+
 @dataclass(frozen=True)
 class TrainRecipe:
     """Everything that decides what a training run makes."""
@@ -53,6 +64,10 @@ class TrainRecipe:
     layout: Layout = field(default_factory=Layout)
 
     def __post_init__(self) -> None:
+        if self.data.latents and (not self.model.weights or self.model.thoughts):
+            raise ValueError(
+                "data.latents needs model.weights, whose codec made them, and no model.thoughts, which see pictures"
+            )
         if not self.model.weights and self.codec.channels != self.model.backbone.out_channels:
             raise ValueError(
                 f"codec.channels must be out_channels of the backbone, {self.model.backbone.out_channels}, "

@@ -151,7 +151,7 @@ def annotate(recipe: Recipe) -> list[Op]:
     return [
         Op(
             annotate_cameras,
-            reads=("source_uri", "start_s", "end_s", "width", "height", "viewport", "picture", *_MASK_COLUMNS),
+            reads=("source_uri", "scene_index", "start_s", "end_s", "width", "height", "viewport", "picture", *_MASK_COLUMNS),
             writes=(*FACT_COLUMNS, *SCALE_COLUMNS, *MOTION_COLUMNS, "camera_npz"),
             args={"how": settings.camera, "words": settings.words},
             batch=PART_CLIPS,  # a focal length is pooled over what comes in at once

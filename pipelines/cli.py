@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections import Counter, defaultdict
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from curation.schema import CLIP
 from pipelines import recipes
 from pipelines.figures import plural, short_name
 from pipelines.recipes import PHASES, SYNTH_PHASES
+
+if TYPE_CHECKING:
+    from curation.cameras.camera import Camera
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -109,6 +112,27 @@ def train(
 
 
 @app.command()
+def encode(
+    out: Annotated[
+        str, typer.Option(help="Where the latents go: a folder or an s3:// prefix; then `data.latents` of the recipe.")
+    ],
+    data: Annotated[list[str], typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again.")],
+    recipe: Annotated[str, typer.Option(help="The training recipe that will read them: its codec, size, rate and lengths.")],
+    runner: Annotated[str, typer.Option(help="local: this process. ray: actors on a cluster, a GPU each.")] = "local",
+    workers: Annotated[int, typer.Option(help="How many actors on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
+) -> None:
+    """Encode what a training recipe reads, before it trains. Run it again to go on or to add what is new."""
+    from pipelines import runners
+
+    _among("--runner", runner, runners.NAMES)
+    training = _training()
+    settings = recipes.load(recipe, training.recipes.BUILT_IN, training.recipes.TrainRecipe)
+    if runner == "ray":
+        runners.start_ray()
+    training.encode.encode(settings, data, out, runner == "ray", workers, _say)
+
+
+@app.command()
 def report(out: Out) -> None:
     """Draw the report of an output anew."""
     from pipelines.report import write_report
@@ -138,9 +162,9 @@ def recipe_show(
 
 
 def _training() -> Any:
-    """The model's side, which needs torch: `.recipes` and `.run`."""
+    """The model's side, which needs torch: `.recipes`, `.run`, `.encode`."""
     try:
-        names = {"recipes": "model.recipes", "run": "model.training.run"}
+        names = {"recipes": "model.recipes", "run": "model.training.run", "encode": "model.training.encode"}
         return SimpleNamespace(**{name: importlib.import_module(module) for name, module in names.items()})
     except ModuleNotFoundError as error:
         raise ValueError(f'training needs {error.name}; install it with: pip install "gamecraft[train]"') from error
@@ -261,23 +285,38 @@ def _print_clip(out: str, row: dict[str, Any], camera: str) -> None:
             table.add_row(field.name, shown, field.metadata[b"unit"].decode())
     _console().print(table)
     _print_members(out, row)
+    stored = _stored_camera(out, row)
+    if stored:
+        _print_controls(stored)
     if camera:
-        _save_camera(out, row, camera)
+        if stored is None:
+            raise ValueError(f"{row['clip_id']} has no camera: {row['camera_status'] or 'not annotated'}")
+        _save_camera(stored, row["clip_id"], camera)
 
 
-def _save_camera(out: str, row: dict[str, Any], path: str) -> None:
+def _stored_camera(out: str, row: dict[str, Any]) -> "Camera | None":
     """The stored clip's camera where it is in a shard, else that of its source's pixels."""
-    from curation.cameras import export
     from curation.cameras.camera import from_npz
     from pipelines import ledger, units
 
     data = ledger.cameras(out, units.of_videos(out, "annotate", {row["video_id"]})).get(row["clip_id"])
     if row["shard"] and data:
         data = shards.read_member(out, shards.read_index(out, row["shard"]), row["clip_id"], "camera.npz")
-    if data is None:
-        raise ValueError(f"{row['clip_id']} has no camera: {row['camera_status'] or 'not annotated'}")
+    return from_npz(data) if data else None
+
+
+def _print_controls(camera: "Camera") -> None:
+    from pipelines.report_cameras import timeline
+
+    for line in timeline(camera):
+        _say(line)
+
+
+def _save_camera(camera: "Camera", clip_id: str, path: str) -> None:
+    from curation.cameras import export
+
     try:
-        export.save(from_npz(data), path, row["clip_id"])
+        export.save(camera, path, clip_id)
     except ModuleNotFoundError as error:
         raise ValueError(f"{path} needs the package {error.name}: pip install {_EXPORT_NEEDS[error.name or '']}") from error
     _say(f"camera saved as {path}")
