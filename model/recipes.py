@@ -95,7 +95,7 @@ def demo() -> TrainRecipe:
         codec=CodecSettings(),
         data=DataSettings(fps=8.75, size=(64, 48), captions=CaptionMix(none_share=1.0), mirror_share=0.5),
         train=TrainSettings(
-            curriculum=(Phase(5, 2400), Phase(9, 300)),
+            curriculum=(Phase(5, 2800), Phase(9, 350)),
             batch=8,
             rate=1e-3,
             warm_up=50,
