@@ -38,7 +38,8 @@ from model.training.notes import pictures, sheet
 from model.training.run import train
 from model.training.watching import plainly
 
-FRAMES, STEPS = 9, 6
+# Guidance leads away from no camera at all (1: none). All three were settled on training maps.
+FRAMES, STEPS, GUIDANCE = 9, 6, 1.0
 # At least 128 of a kind make an interval of +-7 points; more only cost time.
 _MOST, _BATCH = 128, 32
 _KEYS: dict[Kind, str] = {"right": "RIGHT", "left": "LEFT", "forward": "W", "back": "S"}
@@ -132,7 +133,9 @@ def evaluate(recipe: TrainRecipe, trained: Sequence[str], held_out: Sequence[str
 
 def generated(made: Parts, clips: Clips) -> dict[str, Tensor]:
     """Videos uint8 [N, 3, F, H, W] by what made them."""
-    others = np.random.default_rng(8).permutation(len(clips.samples))
+    order = np.random.default_rng(8).permutation(len(clips.samples))
+    others = np.empty_like(order)
+    others[order] = np.roll(order, 1)  # no clip is its own other
     found: dict[str, list[Tensor]] = defaultdict(list)
     for first in range(0, len(clips.samples), _BATCH):
         batch = collate(clips.samples[first : first + _BATCH])
@@ -142,7 +145,7 @@ def generated(made: Parts, clips: Clips) -> dict[str, Tensor]:
         found["codec"].append(pictures(made.codec.decode(made.codec.encode(real))))
         found["first frame"].append(batch["video"][:, :, :1].expand_as(batch["video"]))
         for name, poses in (("own controls", batch["pose"]), ("another clip's controls", other["pose"])):
-            found[name].append(_videos(made, {**batch, "pose": poses}))
+            found[name].append(_videos(made, {**batch, "pose": poses}, first))
         print(f"{first + len(real)} of {len(clips.samples)} clips", flush=True)
     return {name: torch.cat(parts_) for name, parts_ in found.items()}
 
@@ -157,15 +160,16 @@ def commanded(made: Parts, clips: Clips, fps: float) -> dict[Kind, Tensor]:
         for first in range(0, len(starts), _BATCH):
             batch = collate(starts[first : first + _BATCH])
             batch["pose"] = pose.expand(len(batch["video"]), -1, -1, -1)
-            found[kind].append(_videos(made, batch))
+            found[kind].append(_videos(made, batch, first))
     return {kind: torch.cat(parts_) for kind, parts_ in found.items()}
 
 
-def _videos(made: Parts, batch: dict[str, Any]) -> Tensor:
+def _videos(made: Parts, batch: dict[str, Any], seed: int) -> Tensor:
     """What the world makes of a batch's first frames and cameras."""
-    seen = flow.encoded(batch, made.codec, made.words, torch.device("cpu"))
-    generator = torch.Generator().manual_seed(9)
-    return pictures(made.codec.decode(sample(made.world, seen.given, levels(made.world.noise, STEPS), generator)))
+    given = flow.encoded(batch, made.codec, made.words, torch.device("cpu")).given
+    still = given._replace(maps=None if given.maps is None else torch.zeros_like(given.maps))
+    sigmas, generator = levels(made.world.noise, STEPS), torch.Generator().manual_seed(seed)
+    return pictures(made.codec.decode(sample(made.world, given, sigmas, generator, still, GUIDANCE)))
 
 
 def obeyed(kinds: Sequence[Kind], videos: Tensor) -> dict[str, obedience.Share]:
