@@ -39,7 +39,7 @@ from model.training.run import train
 from model.training.watching import plainly
 
 # Guidance leads away from no camera at all (1: none). All three were settled on training maps.
-FRAMES, STEPS, GUIDANCE = 9, 6, 1.0
+FRAMES, STEPS, GUIDANCE = 5, 6, 1.0
 # At least 128 of a kind make an interval of +-7 points; more only cost time.
 _MOST, _BATCH = 128, 32
 _KEYS: dict[Kind, str] = {"right": "RIGHT", "left": "LEFT", "forward": "W", "back": "S"}
