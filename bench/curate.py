@@ -1,7 +1,8 @@
 """CPU-seconds a video-minute of each stage of curation beside the floor: one decode of the source, one encode of kept clips.
 
 In the same run, on the same input, also PySceneDetect's own command that finds scenes and stores them (`scenedetect
-detect-adaptive split-video`). Without camera and VLM, flow by DIS. Records 720p play from the game engine unless given footage.
+detect-adaptive split-video`). Flow by DIS; cameras, VLM and embeddings of captions are left out unless `--whole` asks for
+all of the recipe. Records 720p play from the game engine unless given footage.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import numpy as np
 
 from bench.machine import describe
 from curation import encode, storage, video
+from curation.embeddings import EncoderSettings
 from curation.encode import Encoding
 from curation.video import Span
 from pipelines import ledger, recipes, run
@@ -34,12 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="gamecraft bench curate", description=__doc__.splitlines()[0])
     parser.add_argument("footage", nargs="?", help="a video, folder or list; default: 720p play recorded anew")
     parser.add_argument("--recipe", default="laptop", help="default laptop")
+    parser.add_argument("--whole", action="store_true", help="with the recipe's cameras, VLM and embeddings")
     options = parser.parse_args(arguments)
     print(describe())
     with tempfile.TemporaryDirectory() as folder:
         source = options.footage or _recorded(Path(folder) / "footage")
-        recipe = recipes.load(options.recipe)
-        recipe = replace(recipe, partition=replace(recipe.partition, flow=replace(recipe.partition.flow, backend="dis")))
+        recipe = _measured(recipes.load(options.recipe), options.whole)
         out = f"{folder}/out"
         summary = run.curate([source], out, recipe)
         minutes = summary.total_s / 60
@@ -47,6 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{summary.sources} sources, {minutes:.2f} minutes, {summary.kept} clips kept ({summary.kept_s / 60:.2f} minutes)"
         )
         _print_table(_stages(out), _floor(source, out, recipe.shard.encoding), _scenedetect(source, folder), minutes)
+
+
+def _measured(recipe: recipes.Recipe, whole: bool) -> recipes.Recipe:
+    """The recipe with DIS flow, and without what the floor has no counterpart of."""
+    recipe = replace(recipe, partition=replace(recipe.partition, flow=replace(recipe.partition.flow, backend="dis")))
+    if whole:
+        return recipe
+    annotate = replace(recipe.annotate, camera=replace(recipe.annotate.camera, backend="none"))
+    caption = replace(recipe.caption, vlm=replace(recipe.caption.vlm, backend="none"))
+    return replace(recipe, annotate=annotate, caption=caption, relate=replace(recipe.relate, encoder=EncoderSettings("none")))
 
 
 def _recorded(folder: Path) -> str:

@@ -53,6 +53,10 @@ class TrainRecipe:
     layout: Layout = field(default_factory=Layout)
 
     def __post_init__(self) -> None:
+        if self.data.latents and (not self.model.weights or self.model.thoughts):
+            raise ValueError(
+                "data.latents needs model.weights, whose codec made them, and no model.thoughts, which see pictures"
+            )
         if not self.model.weights and self.codec.channels != self.model.backbone.out_channels:
             raise ValueError(
                 f"codec.channels must be out_channels of the backbone, {self.model.backbone.out_channels}, "

@@ -84,6 +84,27 @@ def train(
 
 
 @app.command()
+def encode(
+    out: Annotated[
+        str, typer.Option(help="Where the latents go: a folder or an s3:// prefix; then `data.latents` of the recipe.")
+    ],
+    data: Annotated[list[str], typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again.")],
+    recipe: Annotated[str, typer.Option(help="The training recipe that will read them: its codec, size, rate and lengths.")],
+    runner: Annotated[str, typer.Option(help="local: this process. ray: actors on a cluster, a GPU each.")] = "local",
+    workers: Annotated[int, typer.Option(help="How many actors on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
+) -> None:
+    """Encode what a training recipe reads, before it trains. Run it again to go on or to add what is new."""
+    from pipelines import runners
+
+    _among("--runner", runner, runners.NAMES)
+    training = _training()
+    settings = recipes.load(recipe, training.recipes.BUILT_IN, training.recipes.TrainRecipe)
+    if runner == "ray":
+        runners.start_ray()
+    training.encode.encode(settings, data, out, runner == "ray", workers, _say)
+
+
+@app.command()
 def report(out: Out) -> None:
     """Draw the report of an output anew."""
     from pipelines.report import write_report
@@ -113,9 +134,9 @@ def recipe_show(
 
 
 def _training() -> Any:
-    """The model's side, which needs torch: `.recipes` and `.run`."""
+    """The model's side, which needs torch: `.recipes`, `.run`, `.encode`."""
     try:
-        names = {"recipes": "model.recipes", "run": "model.training.run"}
+        names = {"recipes": "model.recipes", "run": "model.training.run", "encode": "model.training.encode"}
         return SimpleNamespace(**{name: importlib.import_module(module) for name, module in names.items()})
     except ModuleNotFoundError as error:
         raise ValueError(f'training needs {error.name}; install it with: pip install "gamecraft[train]"') from error

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from curation import storage
 from curation.cameras.camera import from_npz
 from model.config import check_frames
+from model.data import latents
 from model.data.captions import CaptionMix, caption, instruction
 from model.data.decode import cover, frames_at
 from model.data.poses import Path, chained, unknown
@@ -43,6 +44,7 @@ class DataSettings:
     captions: CaptionMix = field(default_factory=CaptionMix)
     camera_none_share: float = 0.1
     cameras: tuple[str, ...] = ("ok", "ok_rotation", "ok_static")
+    latents: str = ""
     mirror_share: float = 0.0
     origin_way: float = 0.0
 
@@ -50,13 +52,15 @@ class DataSettings:
         check_frames(self.frames)
         if min(self.size) < 16 or any(side % 16 for side in self.size):
             raise ValueError(f"size must be a multiple of 16 px on both sides, not {self.size[0]}x{self.size[1]}")
+        if self.latents and self.mirror_share:
+            raise ValueError("latents cannot be mirrored: mirror_share must be 0 where latents names a folder")
 
 
 class Sample(TypedDict):
-    """video uint8 [3, F, H, W]; pose f4 [F, 4, 4] relative to the first frame, in the data set's unit; origin f4 [4, 4], from
-    which rays are seen, likewise; intrinsics f4 [F, 4] in px of the video; camera_known, to_scale: see `poses.Path`;
-    instruction: what of the text tells what happens; key: the
-    window's; replaced: those that could not be read.
+    """video uint8 [3, F, H, W], or latents f2 [C, T, h, w] and image f2 [4 + C, T, h, w] that were encoded before; pose f4
+    [F, 4, 4] relative to the first frame, in the data set's unit; origin f4 [4, 4], from which rays are seen, likewise;
+    intrinsics f4 [F, 4] in px of the video; camera_known, to_scale: see `poses.Path`; instruction: what of the text tells what
+    happens; key: the window's; replaced: those that could not be read.
     """
 
     video: Tensor
@@ -79,6 +83,21 @@ class Windows(Dataset[Sample]):
         self.windows: list[Window] = windows(runs(stored_clips(outputs)), how.frames, how.fps)
         if not self.windows:
             raise ValueError(f"no run of touching clips is {how.frames / how.fps:.1f} s long; ask for fewer frames")
+        self._latents = self._encoded() if how.latents else None
+
+    def _encoded(self) -> dict[str, Place | None]:
+        """Where latents lie; windows that could not be encoded are left out here. ValueError where some are not encoded yet."""
+        found, names = latents.places(self.how.latents), [latents.name(window, self.how.frames) for window in self.windows]
+        if missing := sum(name not in found for name in names):
+            raise ValueError(
+                f"{missing} of {len(names)} windows of {self.how.frames} frames are not in {self.how.latents}; "
+                "encode them with `gamecraft encode`"
+            )
+        self.windows = [window for window, name in zip(self.windows, names, strict=True) if found[name] is not None]
+        return found
+
+    def _place(self, window: Window) -> Place | None:
+        return self._latents[latents.name(window, self.how.frames)] if self._latents is not None else None
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -93,7 +112,7 @@ class Windows(Dataset[Sample]):
         while len(lost) < _MOST_LOST:
             window = self.windows[number]
             try:
-                return read(window, self.how, epoch) | {"replaced": lost}  # type: ignore[return-value]
+                return read(window, self.how, epoch, self._place(window)) | {"replaced": lost}  # type: ignore[return-value]
             except (OSError, ValueError, KeyError) as error:
                 lost.append(f"{window.key}: {error}")
                 number = int(others.integers(len(self.windows)))
@@ -106,20 +125,21 @@ def _rng(seed: int, epoch: int, key: str, what: str) -> np.random.Generator:
     return np.random.default_rng(list(words[:16]))
 
 
-def read(window: Window, how: DataSettings, epoch: int) -> dict[str, Any]:
-    """The sample of a window in an epoch, without `replaced`."""
+def read(window: Window, how: DataSettings, epoch: int, encoded: Place | None = None) -> dict[str, Any]:
+    """The sample of a window in an epoch, without `replaced`. encoded: where its latents lie; they have no jitter."""
     rng = _rng(how.seed, epoch, window.key, "sample")
-    start_s = window.start_s + rng.random() * window.slack_s
-    without_camera = rng.random() < how.camera_none_share
-    parts = _parts(window, start_s + np.arange(how.frames) / how.fps)
-    shown = [frames_at(_bytes(clip, "mp4"), times_s, how.size) for clip, times_s in parts]
+    jitter, camera = rng.random(2)
+    parts = parts_of(window, how, 0.5 if encoded else jitter)
+    shown, stamps = decoded(parts, how) if encoded is None else latents.read(encoded)
     metas = [json.loads(_bytes(clip, "json")) for clip, _ in parts]
-    path = unknown(how.frames) if without_camera else _path([clip for clip, _ in parts], [stamps for _, stamps in shown], how)
+    clips, counts = [clip for clip, _ in parts], [len(times_s) for _, times_s in parts]
+    believed = camera >= how.camera_none_share
+    path = _path(clips, np.split(stamps, np.cumsum(counts)[:-1]), how) if believed else unknown(how.frames)
     stored = metas[0]["stored_width"], metas[0]["stored_height"]
-    middle = metas[_middle([len(times_s) for _, times_s in parts])]
+    middle = metas[_middle(counts)]
     text = caption(middle, how.captions, rng)
     sample = {
-        "video": torch.from_numpy(_joined([pictures for pictures, _ in shown])).permute(3, 0, 1, 2),
+        **shown,
         "pose": torch.from_numpy(path.pose),
         "intrinsics": torch.from_numpy(cover(stored, how.size).intrinsics(path.intrinsics, stored).astype(np.float32)),
         "camera_known": path.known,
@@ -151,12 +171,20 @@ def _mirrored(sample: dict[str, Any]) -> dict[str, Any]:
     return {**sample, "video": video.flip(3), "pose": other @ sample["pose"] @ other, "intrinsics": inner}
 
 
+def decoded(parts: Sequence[tuple[Clip, np.ndarray]], how: DataSettings) -> tuple[dict[str, Tensor], np.ndarray]:
+    """The video, and when each of its frames came on screen, s from its clip's start."""
+    shown = [frames_at(_bytes(clip, "mp4"), times_s, how.size) for clip, times_s in parts]
+    pictures = torch.from_numpy(_joined([part for part, _ in shown])).permute(3, 0, 1, 2)
+    return {"video": pictures}, np.concatenate([stamps for _, stamps in shown])
+
+
 def _joined(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return pictures[0] if len(pictures) == 1 else np.concatenate(pictures)
 
 
-def _parts(window: Window, times_s: np.ndarray) -> list[tuple[Clip, np.ndarray]]:
-    """The window's times by clip, from that clip's start."""
+def parts_of(window: Window, how: DataSettings, jitter: float) -> list[tuple[Clip, np.ndarray]]:
+    """The window's times by clip, from that clip's start; jitter: how much of the slack is passed over, 0 to 1."""
+    times_s = window.start_s + jitter * window.slack_s + np.arange(how.frames) / how.fps
     starts = np.cumsum([0.0, *(clip.seconds for clip in window.run)])
     owner = np.clip(np.searchsorted(starts, times_s + 1e-6, side="right") - 1, 0, len(window.run) - 1)
     return [(window.run[i], times_s[owner == i] - starts[i]) for i in np.unique(owner)]
@@ -208,9 +236,12 @@ class Order(Sampler[tuple[int, int]]):
 
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
-    """Tensors stacked, words in lists. The video [B, 3, F, H, W] lies in memory as it was decoded, channels last: one copy."""
+    """Tensors stacked, words in lists. A video [B, 3, F, H, W] lies in memory as it was decoded, channels last: one copy."""
     stacked = {name: torch.stack([s[name] for s in samples]) for name in ("pose", "origin", "intrinsics")}
-    stacked["video"] = torch.stack([s["video"].permute(1, 2, 3, 0) for s in samples]).permute(0, 4, 1, 2, 3)
+    if "video" in samples[0]:
+        stacked["video"] = torch.stack([s["video"].permute(1, 2, 3, 0) for s in samples]).permute(0, 4, 1, 2, 3)
+    else:
+        stacked |= {name: torch.stack([s[name] for s in samples]) for name in ("latents", "image")}
     flags = {name: torch.tensor([s[name] for s in samples]) for name in ("camera_known", "to_scale")}
     words = {name: [s[name] for s in samples] for name in ("text", "instruction", "key")}
     return {**stacked, **flags, **words, "replaced": [key for s in samples for key in s["replaced"]]}

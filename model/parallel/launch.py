@@ -1,7 +1,7 @@
 """Ranks on a Ray cluster. Under torchrun nothing is needed: `ranks.start` reads what it sets."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
@@ -25,3 +25,22 @@ def on_ray(work: Callable[[dict[str, Any]], None], config: dict[str, Any], worke
             name="ranks", storage_path=os.path.abspath(folder), failure_config=train.FailureConfig(max_failures=3)
         ),
     ).fit()
+
+
+def each_on_ray(work: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> Iterator[Any]:
+    """work(job) of each job in actors on a Ray cluster, a GPU each where it has any; results as they come. workers: as above.
+
+    An actor that dies is started anew with its job up to three times; then its error is raised here.
+    """
+    import ray
+    from ray.util import ActorPool
+
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+
+    class Worker:
+        def do(self, job: Any) -> Any:
+            return work(job)
+
+    remote = ray.remote(num_gpus=1 if gpus else 0, num_cpus=1, max_restarts=3, max_task_retries=3)(Worker)
+    pool = ActorPool([remote.remote() for _ in range(min(workers or gpus or 1, len(jobs)))])
+    return iter(pool.map_unordered(lambda actor, job: actor.do.remote(job), jobs))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.backbone.vae import Codec
+from model.config import CELL
 from model.control.pluecker import control_maps
 from model.sampling import Given
 from model.world import World
@@ -34,14 +35,22 @@ def encoded(
     """A loader's batch through the frozen encoders. A sample without a camera has maps of zeros: no camera at rest has them;
     one without an instruction has hidden states of zeros.
     """
-    video = batch["video"].to(device, non_blocking=True).float() / 127.5 - 1
-    height, width = video.shape[-2:]
+    x0, image = _coded(batch, codec, device)
+    height, width = CELL * x0.shape[-2], CELL * x0.shape[-1]
     pose, origin, inner = (batch[name].to(device, non_blocking=True) for name in ("pose", "origin", "intrinsics"))
     known = batch["camera_known"].to(device)
     safe = torch.where(known[:, None, None], inner, inner.new_tensor([width, width, width / 2, height / 2]))
     maps = control_maps(pose, safe, height, width, origin, per=codec.per) * known[:, None, None, None, None]
-    given = Given(codec.condition(video[:, :, 0], video.shape[2]), words(batch["text"]), maps, _added(batch, thoughts, device))
-    return Latents(codec.encode(video), given)
+    return Latents(x0, Given(image, words(batch["text"]), maps, _added(batch, thoughts, device)))
+
+
+def _coded(batch: dict[str, Any], codec: Codec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Latents and image: those of the batch where they were encoded before, else of its video."""
+    if "latents" in batch:
+        latents, image = (batch[name].to(device, non_blocking=True).float() for name in ("latents", "image"))
+        return latents, image
+    video = batch["video"].to(device, non_blocking=True).float() / 127.5 - 1
+    return codec.encode(video), codec.condition(video[:, :, 0], video.shape[2])
 
 
 def _added(batch: dict[str, Any], thoughts: Thoughts | None, device: torch.device) -> Tensor | None:

@@ -36,7 +36,7 @@ def watch(
     Every rank makes the same ones: the shards of a model must be gathered as often everywhere.
     """
     frames = how.curriculum[-1].frames
-    plain = replace(data, frames=frames, camera_none_share=0.0, mirror_share=0.0)
+    plain = replace(data, frames=frames, camera_none_share=0.0, mirror_share=0.0, latents="")
     batch = collate([plainly(window, plain) for window in chosen(outputs, plain, how.watch_clips)])
     device = next(world.parameters()).device
     given = flow.encoded(batch, codec, words, device, thoughts).given

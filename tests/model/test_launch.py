@@ -1,4 +1,4 @@
-"""Ranks on a Ray cluster: one group of all, made anew where one dies."""
+"""Ranks on a Ray cluster: one group of all, made anew where one dies; actors for jobs that need no group."""
 
 import os
 import time
@@ -9,12 +9,12 @@ ray = pytest.importorskip("ray")
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 from model.parallel import ranks  # noqa: E402
-from model.parallel.launch import on_ray  # noqa: E402
+from model.parallel.launch import each_on_ray, on_ray  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     os.environ["RAY_AUTH_MODE"] = "disabled"
     folder = str(tmp_path_factory.mktemp("r"))
@@ -40,3 +40,16 @@ def test_a_rank_that_dies_is_started_again_with_the_others(cluster, tmp_path):
     on_ray(work, {"folder": str(tmp_path)}, workers=2, folder=str(tmp_path))
     assert [(tmp_path / f"rank{i}").read_text() for i in range(2)] == ["0 of 2, mean 0.5", "1 of 2, mean 0.5"]
     assert (tmp_path / "died").exists()
+
+
+def test_jobs_go_over_actors_and_one_that_dies_does_its_job_again(cluster, tmp_path):
+    died = str(tmp_path / "died")
+
+    def work(job):
+        if job == 3 and not os.path.exists(died):
+            open(died, "w").close()
+            os._exit(1)
+        return 10 * job
+
+    assert sorted(each_on_ray(work, range(5), workers=2)) == [0, 10, 20, 30, 40]
+    assert os.path.exists(died)
