@@ -92,7 +92,7 @@ def gamecraft2_instruct() -> TrainRecipe:
 
 
 def demo() -> TrainRecipe:
-    """A world of 64x48 px that learns to obey on two CPU cores in an hour (`docs/demo-world.md`)."""
+    """A world of 64x48 px for an hour of one processor core; `docs/demo-world.md` says what it learns."""
     backbone = BackboneConfig(
         num_attention_heads=3,
         attention_head_dim=64,
@@ -110,7 +110,7 @@ def demo() -> TrainRecipe:
         codec=CodecSettings(),
         data=DataSettings(fps=8.75, size=(64, 48), captions=CaptionMix(none_share=1.0), mirror_share=0.5),
         train=TrainSettings(
-            curriculum=(Phase(5, 2400), Phase(9, 300)),
+            curriculum=(Phase(5, 2700),),
             batch=8,
             rate=1e-3,
             warm_up=50,

@@ -24,8 +24,9 @@ def test_maps_to_train_on_and_held_out_are_not_the_same():
     assert len(maps["train"]) == 44
 
 
-def test_held_out_windows_ask_for_one_thing_and_do_not_overlap(made, tmp_path):
+def test_held_out_windows_ask_for_one_thing_and_do_not_overlap(made, tmp_path, monkeypatch):
     """A clip of 29 frames at 10 fps that walks ahead holds three windows of nine; its first frame is of one grey."""
+    monkeypatch.setattr(demo_world, "FRAMES", 9)
     samples = [made.clip("a", 0, 0, 90), made.clip("b", 0, 30, 30)]
     shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", samples))
     clips = demo_world.held_out_clips([str(tmp_path)], DATA)
