@@ -33,6 +33,7 @@ _WALK = 8.3  # map units a tic, W held
 _STILL_TICS = 70  # friction lets a player glide for so long
 _TRIES = 12
 _KEY_TURN_DEG = 3.5  # a tic, a turn key held
+_TELEPORT = 100  # map units a tic; a player who runs makes 17. It is a cut, where clips end
 _WALL_DEPTH = 20  # of the depth buffer, about 165 map units
 # A take shows what it is named after: least and most path in map units, least turn in degrees. A lift moves who stands still.
 _SHOWS = {
@@ -137,8 +138,8 @@ def _played(place: Place, kind: str, seed: int) -> _Played:
             _wander(game, Player(rng, level, "camera"), rng.randint(40, 240))
             played = _recorded(game, _script(kind, game, level, rng))
         turned = np.abs((np.diff(played.states[:, 3]) + 180) % 360 - 180).sum()
-        walked = np.linalg.norm(np.diff(played.states[:, :3], axis=0), axis=1).sum()
-        if least <= walked <= most and turned >= least_turn:
+        steps = np.linalg.norm(np.diff(played.states[:, :3], axis=0), axis=1)
+        if least <= steps.sum() <= most and turned >= least_turn and steps.max() < _TELEPORT:
             return played
     raise ValueError(f"{place}: no {kind} take in {_TRIES} tries; take another --seed")
 
