@@ -4,23 +4,30 @@ VENV := .venv
 RUN := $(VENV)/bin
 DEMO := demo-out
 FOOTAGE := footage
+SYNTH_DEMO := synth-out
+INTERACTIONS := snow,fog,lightning,explosion,draw_knife,draw_and_fire_gun,take_out_torch,open_door,human,demon,cat
 export RAY_AUTH_MODE ?= disabled
 
 VLLM := .venv-vlm
-.PHONY: setup demo test test-fast test-vlm check format bench clean
+.PHONY: setup demo demo-synth test test-fast test-vlm check format bench clean
 
 setup: $(VENV)/done
 
 $(VENV)/done: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,dev]'
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,synth,dev]'
 	touch $@
 
 # A minute of gameplay, recorded here from a real game engine, becomes shards and a report.
 demo: setup $(FOOTAGE)/explore.mp4 $(FOOTAGE)/camera.mp4 $(FOOTAGE)/fight.mp4 $(FOOTAGE)/stray.mp4
 	$(RUN)/gamecraft curate $(FOOTAGE) --out $(DEMO)
 	$(RUN)/gamecraft inspect $(DEMO)
+
+# Interactions of all three categories, acted out by the game engine, some made to fail; verified, and what is accepted in shards.
+demo-synth: setup
+	$(RUN)/gamecraft synth --interactions $(INTERACTIONS) --frames doom:freedoom2 --recipe rehearsal --out $(SYNTH_DEMO)
+	$(RUN)/gamecraft inspect $(SYNTH_DEMO)
 
 $(FOOTAGE)/explore.mp4:
 	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP01:16 --map freedoom1:E1M1:14 --style explore --seed 7
@@ -72,4 +79,4 @@ bench: setup
 	$(RUN)/python -m bench.memory
 
 clean:
-	rm -rf $(DEMO) $(FOOTAGE) $(VENV) $(VLLM) build *.egg-info
+	rm -rf $(DEMO) $(SYNTH_DEMO) $(FOOTAGE) $(VENV) $(VLLM) build *.egg-info

@@ -1,9 +1,9 @@
 """Camera trajectories against a game engine's truth: errors, focal length, status, scale, cost.
 
 Records its own footage, on maps on which nothing was tuned: mix, forward, strafe, rotation and static on four maps, with
-and without HUD and weapon, at 35 and 16 frames a second, stored as shards store it; and `play`, a player who runs, bumps into
-walls and spins. The takes of a map are one source: its focal length is pooled over them. Then each take that does not turn is
-asked alone.
+and without HUD and weapon, at 35 and 16 frames a second, stored as shards store it; `play`, a player who runs, bumps into
+walls and spins; and `keys`, every key held in turn. The takes of a map are one source: its focal length is pooled over them.
+Then each take that does not turn is asked alone. Controls that a trajectory shows are held against the keys that were pressed.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bench import camera_takes
+from bench import camera_controls, camera_takes
 from bench.camera_takes import KINDS, Take
 from bench.machine import describe
 from bench.trajectory import Errors, errors
@@ -30,7 +30,7 @@ from curation.cameras.scale import scales
 from curation.video import Span
 from curation.viewport import ViewportWatch, viewport
 
-SEED = 9800
+SEED = 9900
 RATES = (35.0, 16.0)
 _LOOK_EVERY_S = 0.1
 # What makes a row that calls itself ok a silent failure.
@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = list(_measured(options.keep or Path(folder), options))
         beside = list(_beside(rows)) if options.beside else []
-    print(
-        "\n".join([*_error_lines(rows), *_status_lines(rows), *_scale_lines(rows, options.seed), *_cost_lines(rows), *beside])
-    )
+    posed = [(row.take, row.camera.pose) for row in rows if row.facts.ok and row.camera and not row.alone]
+    tables = _error_lines(rows), _status_lines(rows), camera_controls.lines(posed), _scale_lines(rows, options.seed)
+    print("\n".join([*(line for table in tables for line in table), *_cost_lines(rows), *beside]))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from synth.doom.engine import Game, Screen, running, wads
 from synth.doom.player import Action, Player
 from synth.doom.wad import Level, map_names, read_level
 
-KINDS = ("mix", "play", "forward", "strafe", "rotation", "static")
+KINDS = ("mix", "play", "keys", "forward", "strafe", "rotation", "static")
 FPS = 35  # the game's own clock
 SECONDS = 6.0
 WIDTH, HEIGHT = 640, 480
@@ -32,11 +32,13 @@ BAR_ROWS = 77  # of 480: the status bar; the view is re-centred in the rest
 _WALK = 8.3  # map units a tic, W held
 _STILL_TICS = 70  # friction lets a player glide for so long
 _TRIES = 12
+_KEY_TURN_DEG = 3.5  # a tic, a turn key held
 _WALL_DEPTH = 20  # of the depth buffer, about 165 map units
 # A take shows what it is named after: least and most path in map units, least turn in degrees. A lift moves who stands still.
 _SHOWS = {
     "mix": (400, math.inf, 90),
     "play": (400, math.inf, 90),
+    "keys": (400, math.inf, 90),
     "forward": (250, math.inf, 0),
     "strafe": (250, math.inf, 0),
     "rotation": (0, 4, 45),
@@ -54,7 +56,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Take:
-    """A clip with its truth. pose f8 [N, 4, 4] camera-to-world, OpenCV axes; focal_px of a square-pixel camera; time_s [N]."""
+    """A clip with its truth. pose f8 [N, 4, 4] camera-to-world, OpenCV axes; focal_px of a square-pixel camera; time_s [N].
+
+    pressed f8 [T, 3]: forward less back and right less left as -1 to 1, and degrees of turn to the right, of each tick of the
+    game's clock; ticks int [N]: the one that each frame shows. What is pressed in a tick moves the view from it to the next.
+    """
 
     name: str
     kind: str
@@ -64,6 +70,8 @@ class Take:
     pose: np.ndarray
     time_s: np.ndarray
     focal_px: float
+    pressed: np.ndarray
+    ticks: np.ndarray
 
     @property
     def path(self) -> float:
@@ -81,17 +89,19 @@ def take(folder: Path, place: Place, kind: str, seed: int, rates: tuple[float, .
     """One take at each frame rate; what lies in the folder already is not recorded again."""
     stem = f"{place.wad}-{place.level}-{'hud' if place.hud else 'bare'}-{kind}-{seed}"
     if not (folder / f"{stem}.npz").exists():
-        pictures, states = _played(place, kind, seed)
+        played = _played(place, kind, seed)
         for rate in rates:
-            _store(folder / f"{stem}-{rate:g}.mp4", pictures, _frames(len(pictures), rate), rate)
-        np.savez(folder / f"{stem}.npz", states=states)
-    states = np.load(folder / f"{stem}.npz")["states"]
+            _store(folder / f"{stem}-{rate:g}.mp4", played.pictures, _frames(len(played.pictures), rate), rate)
+        np.savez(folder / f"{stem}.npz", states=played.states, pressed=played.pressed)
+    with np.load(folder / f"{stem}.npz") as logged:
+        states, pressed = logged["states"], logged["pressed"]
     found = []
     for rate in rates:
         which = _frames(len(states), rate)
         times, pose = np.arange(len(which)) / rate, _poses(states)[which]
         focal = WIDTH / 2 / math.tan(math.radians(states[0, 4]) / 2)
-        found.append(Take(f"{stem}-{rate:g}", kind, place, rate, folder / f"{stem}-{rate:g}.mp4", pose, times, focal))
+        file = folder / f"{stem}-{rate:g}.mp4"
+        found.append(Take(f"{stem}-{rate:g}", kind, place, rate, file, pose, times, focal, pressed, which))
     return found
 
 
@@ -106,8 +116,16 @@ def _frames(count: int, rate: float) -> np.ndarray:
     return np.floor(ticks * FPS + 1e-6).astype(int)
 
 
-def _played(place: Place, kind: str, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pictures and states of the first try that shows what it should."""
+class _Played(NamedTuple):
+    """A take tick by tick: pictures, engine states [T, 5] as `_poses` reads them, what was pressed [T, 3]."""
+
+    pictures: list[np.ndarray]
+    states: np.ndarray
+    pressed: np.ndarray
+
+
+def _played(place: Place, kind: str, seed: int) -> _Played:
+    """The first try that shows what it should."""
     path = wads()[place.wad]
     level = read_level(path, place.level)
     least, most, least_turn = _SHOWS[kind]
@@ -117,11 +135,11 @@ def _played(place: Place, kind: str, seed: int) -> tuple[list[np.ndarray], np.nd
             path, place.level, rng.randrange(10**6), 2, False, Screen(WIDTH, HEIGHT, place.hud, place.hud, True)
         ) as game:
             _wander(game, Player(rng, level, "camera"), rng.randint(40, 240))
-            pictures, states = _recorded(game, _script(kind, game, level, rng))
-        turned = np.abs((np.diff(states[:, 3]) + 180) % 360 - 180).sum()
-        walked = np.linalg.norm(np.diff(states[:, :3], axis=0), axis=1).sum()
+            played = _recorded(game, _script(kind, game, level, rng))
+        turned = np.abs((np.diff(played.states[:, 3]) + 180) % 360 - 180).sum()
+        walked = np.linalg.norm(np.diff(played.states[:, :3], axis=0), axis=1).sum()
         if least <= walked <= most and turned >= least_turn:
-            return pictures, states
+            return played
     raise ValueError(f"{place}: no {kind} take in {_TRIES} tries; take another --seed")
 
 
@@ -134,15 +152,23 @@ def _wander(game: Game, player: Player, tics: int) -> None:
         game.step(Action())
 
 
-def _recorded(game: Game, script: "Script") -> tuple[list[np.ndarray], np.ndarray]:
-    pictures, states = [], []
+def _recorded(game: Game, script: "Script") -> _Played:
+    pictures, states, pressed = [], [], []
     for tic in range(round(SECONDS * FPS)):
         state = game.observe().state
         names = ("CAMERA_POSITION_X", "CAMERA_POSITION_Y", "CAMERA_POSITION_Z", "CAMERA_ANGLE", "CAMERA_FOV")
         states.append([state[name] for name in names])
         pictures.append(game.picture.copy())
-        game.step(script(tic))
-    return pictures, np.array(states)
+        action = script(tic)
+        pressed.append(_pressed_axes(action))
+        game.step(action)
+    return _Played(pictures, np.array(states), np.array(pressed))
+
+
+def _pressed_axes(action: Action) -> tuple[float, float, float]:
+    down = {key: float(key in action.keys) for key in ("W", "S", "A", "D", "TURN_LEFT", "TURN_RIGHT")}
+    turn = action.turn_deg + _KEY_TURN_DEG * (down["TURN_RIGHT"] - down["TURN_LEFT"])
+    return down["W"] - down["S"], down["D"] - down["A"], turn
 
 
 Script = Callable[[int], Action]
@@ -159,7 +185,8 @@ def _script(kind: str, game: Game, level: Level, rng: random.Random) -> Script:
         player.start("nav")
         return lambda _: player.act(game.observe().view())
     _face_the_open(game)
-    return _forward(rng) if kind == "forward" else _strafe(game, rng) if kind == "strafe" else _mix(game, rng)
+    scripts = {"forward": lambda: _forward(rng), "strafe": lambda: _strafe(game, rng), "keys": lambda: _keys(game, rng)}
+    return scripts.get(kind, lambda: _mix(game, rng))()
 
 
 def _face_the_open(game: Game, steps: int = 24) -> None:
@@ -206,6 +233,24 @@ def _strafe(game: Game, rng: random.Random) -> Script:
     return script
 
 
+def _keys(game: Game, rng: random.Random) -> Script:
+    """Every key in turn, held for half a second to one and a half, alone and together; before a wall it turns away."""
+    left, keys, turn = 0, frozenset[str](), 0.0
+
+    def script(_: int) -> Action:
+        nonlocal left, keys, turn
+        if left == 0:
+            left = rng.randint(18, 52)
+            keys = frozenset({rng.choice("WWS "), rng.choice("AD  ")} - {" "})
+            turn = rng.choice((-1, 0, 0, 1)) * rng.uniform(1.0, 3.5)
+        left -= 1
+        if "W" in keys and _depth(game, 0.5) < _WALL_DEPTH:
+            return Action(keys - {"W"}, 3.0 if turn >= 0 else -3.0)
+        return Action(keys, turn)
+
+    return script
+
+
 def _mix(game: Game, rng: random.Random) -> Script:
     """A walk with swinging steps aside and turns, that turns away before it meets a wall."""
     share, phase, amplitude, away = rng.uniform(0.5, 0.75), rng.uniform(0, 6.28), rng.uniform(1.5, 2.5), 0
@@ -228,7 +273,7 @@ def _mix(game: Game, rng: random.Random) -> Script:
 def _store(file: Path, pictures: list[np.ndarray], which: np.ndarray, rate: float) -> None:
     clock = Fraction(1, 90_000)
     source = Source(str(file), WIDTH, HEIGHT, rate, None, "rawvideo", "mp4", clock, 0, 0, False, 1.0, True)
-    mp4, _ = encode.store(_coded(pictures, which, rate, clock), (WIDTH, HEIGHT), source, encode.Encoding())
+    mp4, _ = encode.store(_coded(pictures, which, rate, clock), (WIDTH, HEIGHT), source.fps, encode.Encoding())
     file.write_bytes(mp4)
 
 

@@ -97,7 +97,7 @@ def _fit_and_encode_s(row: dict[str, Any], how: Encoding) -> tuple[float, float]
     size, shown = encode.pictures(uri, span, (crop["x"], crop["y"], crop["w"], crop["h"]), how)
     held = list(shown)
     fitted = time.process_time()
-    encode.store(held, size, video.probe(uri), how)
+    encode.store(held, size, video.probe(uri).fps, how)
     return max(0.0, fitted - began - decode_s), time.process_time() - fitted
 
 

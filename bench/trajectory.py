@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from curation.cameras.agreement import turned_apart_deg, umeyama
 from curation.cameras.rotation import angle_deg
 
 LEAST_PATH = 8.0  # map units, a quarter of a metre: what a player's view bobs and settles by
@@ -29,8 +30,7 @@ def errors(estimate: np.ndarray, truth: np.ndarray) -> Errors:
     """Camera-to-world poses [N, 4, 4] of the same frames."""
     path = float(np.linalg.norm(np.diff(truth[:, :3, 3], axis=0), axis=1).sum())
     step, true_step = (np.linalg.inv(pose[:-1]) @ pose[1:] for pose in (estimate, truth))
-    wrong = angle_deg(true_step[:, :3, :3].transpose(0, 2, 1) @ step[:, :3, :3])
-    rotation, absolute = float(np.sqrt((wrong**2).mean())), _absolute_deg(estimate, truth)
+    rotation, absolute = turned_apart_deg(estimate, truth), _absolute_deg(estimate, truth)
     moved = np.ptp(estimate[:, :3, 3], axis=0).max()
     if path < LEAST_PATH or moved < 1e-9:
         return Errors(np.nan if path < LEAST_PATH else 1.0, np.nan, rotation, absolute, np.nan)
@@ -43,16 +43,6 @@ def errors(estimate: np.ndarray, truth: np.ndarray) -> Errors:
 
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt((values**2).mean()))
-
-
-def umeyama(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Scale s, rotation R, shift t of the similarity that brings points x [N, 3] closest to y: s R x + t."""
-    middle_x, middle_y = x.mean(0), y.mean(0)
-    u, d, vt = np.linalg.svd((y - middle_y).T @ (x - middle_x) / len(x))
-    sign = np.array([1, 1, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
-    turn = (u * sign) @ vt
-    scale = float((d * sign).sum() / ((x - middle_x) ** 2).sum() * len(x))
-    return scale, turn, middle_y - scale * turn @ middle_x
 
 
 def _absolute_deg(estimate: np.ndarray, truth: np.ndarray) -> float:

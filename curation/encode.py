@@ -16,7 +16,7 @@ import numpy as np
 from curation.video import Source, Span, UnreadableVideo, at_rate, probe
 
 # Stamps of stored frames are whole numbers of 1 / 90000 s, the clock of MPEG.
-_CLOCK = 90_000
+CLOCK = 90_000
 # ISO/IEC 23001-8: range limited, matrix BT.601, primaries and transfer BT.709.
 _RANGE, _MATRIX, _PRIMARIES, _TRANSFER = 1, 6, 1, 1
 
@@ -61,7 +61,7 @@ def encode(uri: str, span: Span, crop: tuple[int, int, int, int] | None, how: En
     """
     source = probe(uri)
     size, shown = pictures(uri, span, crop, how)
-    mp4, times_s = store(shown, size, source, how)
+    mp4, times_s = store(shown, size, source.fps, how)
     if not len(times_s):
         raise UnreadableVideo(f"no frame between {span.start_s:.3f} s and {span.end_s:.3f} s")
     return Clip(mp4, *size, times_s)
@@ -77,22 +77,24 @@ def pictures(
     return fit.size, (_stamped(fit(frame), time_s - span.start_s) for time_s, frame in shown)
 
 
-def store(pictures: Iterable[av.VideoFrame], size: tuple[int, int], source: Source, how: Encoding) -> tuple[bytes, np.ndarray]:
-    """Pictures of one size, stamped in 1 / 90000 s, as the bytes of an mp4, and the times of them in s."""
+def store(
+    pictures: Iterable[av.VideoFrame], size: tuple[int, int], fps: float | None, how: Encoding
+) -> tuple[bytes, np.ndarray]:
+    """Pictures of one size, stamped in 1 / 90000 s, as the bytes of an mp4, and the times of them in s; `fps` as declared."""
     buffer, stamps = io.BytesIO(), []
     with av.open(buffer, "w", format="mp4") as output:
-        stream = _output_stream(output, size, source, how)
+        stream = _output_stream(output, size, fps, how)
         for picture in pictures:
             picture.pict_type = av.video.frame.PictureType.NONE
             output.mux(stream.encode(picture))
             stamps.append(picture.pts)
         if stamps:
             output.mux(stream.encode())
-    return buffer.getvalue(), np.array(stamps, float) / _CLOCK
+    return buffer.getvalue(), np.array(stamps, float) / CLOCK
 
 
 def _stamped(picture: av.VideoFrame, time_s: float) -> av.VideoFrame:
-    picture.pts, picture.time_base = round(time_s * _CLOCK), Fraction(1, _CLOCK)
+    picture.pts, picture.time_base = round(time_s * CLOCK), Fraction(1, CLOCK)
     return picture
 
 
@@ -106,9 +108,9 @@ def _even(length: float, bound: float) -> int:
     return max(2, min(round(length / 2) * 2, int(bound) // 2 * 2))
 
 
-def _output_stream(output: Any, size: tuple[int, int], source: Source, how: Encoding) -> Any:
+def _output_stream(output: Any, size: tuple[int, int], fps: float | None, how: Encoding) -> Any:
     # One frame in 1001 s is the slowest rate that such a fraction holds; the frames' own stamps are what counts.
-    rate = Fraction(max(how.fps or source.fps or 30, 1 / 1001)).limit_denominator(1001)
+    rate = Fraction(max(how.fps or fps or 30, 1 / 1001)).limit_denominator(1001)
     options = {"preset": how.preset, "crf": str(how.crf)}
     if how.codec == "libx264":
         options["x264-params"] = "cpu-independent=1:threads=1:lookahead-threads=1"
@@ -116,7 +118,7 @@ def _output_stream(output: Any, size: tuple[int, int], source: Source, how: Enco
     stream.width, stream.height = size
     stream.pix_fmt = "yuv420p"
     context = stream.codec_context
-    context.time_base, context.thread_count, context.gop_size = Fraction(1, _CLOCK), 1, how.gop
+    context.time_base, context.thread_count, context.gop_size = Fraction(1, CLOCK), 1, how.gop
     context.color_range, context.colorspace = _RANGE, _MATRIX
     context.color_primaries, context.color_trc = _PRIMARIES, _TRANSFER
     return stream

@@ -9,8 +9,9 @@ import yaml
 
 @cache
 def data(name: str) -> dict[str, Any]:
-    """`<name>.yaml`; its `version` is part of every prompt made from it."""
-    loaded: dict[str, Any] = yaml.safe_load(files("curation").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    """`<name>.yaml` of this package, `<package>:<name>` of another; its `version` is part of every prompt made from it."""
+    package, _, file = name.rpartition(":")
+    loaded: dict[str, Any] = yaml.safe_load(files(package or "curation").joinpath(f"{file}.yaml").read_text(encoding="utf-8"))
     return loaded
 
 

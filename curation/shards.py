@@ -46,7 +46,7 @@ INDEX = pa.schema(
 _OF_THE_CLIP = ("video_id", "index", "start_s", "end_s", "camera_status")
 
 # Columns that say where a run kept things rather than what a clip is; without them shards do not depend on folders.
-NOT_IN_SHARDS = frozenset({"source_uri", "unit_id", "shard", "reject", "error"})
+NOT_IN_SHARDS = frozenset({"source_uri", "synth_frame", "unit_id", "shard", "reject", "error"})
 
 
 @dataclass(frozen=True)
@@ -221,4 +221,5 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def from_parquet(data: bytes) -> pa.Table:
-    return pq.read_table(io.BytesIO(data))
+    # Threads of Arrow's that are still letting go of Python's objects when a process ends abort it, where torch is loaded too.
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)

@@ -67,11 +67,15 @@ def _places(wanted: Weights) -> list[Path]:
     return [*places, Path(hub).expanduser() / "hub" / wanted.hub_folder / wanted.hub_file]
 
 
+# What a folder of transformers holds, and one of diffusers.
+_MODEL_FILES = ("config.json", "model_index.json")
+
+
 def model_folder(name: str) -> str:
     """Where a model of many files is: the folder itself, its name's under $GAMECRAFT_WEIGHTS, else the name, for the hub."""
     own = os.environ.get("GAMECRAFT_WEIGHTS")
     places = [Path(name).expanduser(), *([Path(own) / name, Path(own) / name.rpartition("/")[2]] if own else [])]
-    return next((str(place) for place in places if (place / "config.json").is_file()), name)
+    return next((str(place) for place in places if any((place / file).is_file() for file in _MODEL_FILES)), name)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from model.backbone.dit import Expert
 from model.backbone.vae import Codec
 from model.control.encoder import CameraEncoder
 from model.parallel.layout import Seat
-from model.recipes import TrainRecipe
+from model.recipes import TrainRecipe, weights_folder
 from model.training import checkpoint as checkpoints
 from model.training import codec as frame_codec
 from model.training.average import Average
@@ -36,11 +36,6 @@ def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, seat: Seat, 
     kind = seat.everyone.device_type
     device = torch.device(kind, torch.cuda.current_device() if kind == "cuda" else None)
     spec = recipe.model
-    if spec.weights and not os.path.isdir(spec.weights):
-        raise ValueError(
-            f"{spec.weights}: no such folder; model.weights must be a diffusers folder of Wan2.2-I2V-A14B: "
-            "hf download Wan-AI/Wan2.2-I2V-A14B-Diffusers --local-dir FOLDER"
-        )
     codec, words = _coded(recipe, outputs, folder, device, say)
     thoughts = added.load_thoughts(spec.thoughts, device) if spec.thoughts else None
     width = thoughts.width if thoughts else None
@@ -65,8 +60,8 @@ def _start(world: World, run: str) -> None:
 def _coded(
     recipe: TrainRecipe, outputs: Sequence[str], folder: str, device: torch.device, say: Callable[[str], None]
 ) -> tuple[Codec, Words]:
-    weights = recipe.model.weights
-    if weights:
+    if recipe.model.weights:
+        weights = weights_folder(recipe.model)
         return vae.load(os.path.join(weights, "vae"), device), text.load(weights, device)
     path = os.path.join(folder, "codec.safetensors")
     if torch.distributed.get_rank() == 0:

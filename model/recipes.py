@@ -1,5 +1,6 @@
 """Recipes of training: the model, its data and how it is trained, as one frozen tree. A variant is a `replace` of another."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -39,6 +40,16 @@ class ModelSpec:
             )
         if not self.pair and self.noise.boundary:
             raise ValueError(f"one expert works at all noise levels: boundary must be 0, not {self.noise.boundary:g}")
+
+
+def weights_folder(spec: ModelSpec) -> str:
+    """`model.weights`, which must be there (ValueError with how to get it)."""
+    if not os.path.isdir(spec.weights):
+        raise ValueError(
+            f"{spec.weights}: no such folder; model.weights must be a diffusers folder of Wan2.2-I2V-A14B: "
+            "hf download Wan-AI/Wan2.2-I2V-A14B-Diffusers --local-dir FOLDER"
+        )
+    return spec.weights
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def _estimated(rows: list[Row], how: CameraSettings) -> list[tuple[Facts, Camera
 
 def _view(row: Row) -> ClipView:
     static = _mask(row["static_png"]) if row.get("static_png") else None
-    return ClipView(row["source_uri"], _span(row), Rect(**row["viewport"]), Rect(**row["picture"]), static)
+    view, picture = Rect(**row["viewport"]), Rect(**row["picture"])
+    return ClipView(row["source_uri"], _span(row), view, picture, static, row["scene_index"])
 
 
 def _mask(png: bytes) -> np.ndarray:

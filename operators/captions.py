@@ -120,12 +120,23 @@ def judge_interactive(rows: list[Row], model: VlmSettings, frames: FrameSettings
 def _judged(row: Row, answer: Answer, model: VlmSettings, limits: InteractiveSettings) -> Row:
     facts = facts_of(row)
     if answer.value is None:
-        found, change = interaction.measured(facts, limits), interaction.measured_change_inside(facts)
+        found, change = _without_model(row, facts, limits)
     else:
         found = interaction.decided(facts, answer.value, model.model, limits)
         change = interaction.from_answer(answer.value, model.model)
     row = {**row, **_interactive_columns(found), **change_columns("action", change), "action_error": answer.error}
     return row | ({"reject": _without(answer, "interaction", model)} if answer.error else {})
+
+
+def _without_model(row: Row, facts: Facts, limits: InteractiveSettings) -> tuple[Interactive, Change | None]:
+    """What is measured; of a clip that was made for an interaction, and verified, what it was made for."""
+    if row.get("source") != "synthetic":
+        return interaction.measured(facts, limits), interaction.measured_change_inside(facts)
+    found = Interactive(
+        True, f"made and verified: {row['instruction']}", source="synthesis", category=row["interaction_category"]
+    )
+    parts = dict.fromkeys(interaction.CHANGE_PARTS) | {"trigger": row["instruction"], "category": row["interaction_category"]}
+    return found, Change(f"{row['instruction'][:1].upper()}{row['instruction'][1:]}.", parts, "synthesis")
 
 
 def _interactive_columns(found: Interactive) -> Row:

@@ -3,6 +3,8 @@
 Resources stand beside each operator. Neighbours of equal resources become one step, which decodes a clip once.
 """
 
+from dataclasses import replace
+
 from curation.iqa import Quality
 from curation.quality import Luminance
 from operators.cameras import FACT_COLUMNS, MOTION_COLUMNS, SCALE_COLUMNS, annotate_cameras
@@ -29,13 +31,24 @@ from operators.partition import (
 )
 from operators.relate import RELATE_COLUMNS, relate_clips
 from operators.shards import encode_clip
-from pipelines.recipes import Recipe
+from operators.synth import (
+    ASKED_COLUMNS,
+    EVIDENCE_COLUMNS,
+    MADE_COLUMNS,
+    WHOLE_COLUMNS,
+    make_video,
+    measure_picture,
+    take_whole,
+    verify_video,
+)
+from pipelines.recipes import SYNTH_PHASES, Recipe
 from pipelines.units import PART_CLIPS
 
 # A decoder's reference frames at 4K and one pass's arrays peak under this; without it Ray packs a node until it swaps.
 _DECODE_MEMORY = 1 << 30
 
 SOURCE_COLUMNS = ("video_id", "source_uri")
+REQUEST_COLUMNS = ("clip_id", "video_id", "request", "synth_attempt")
 CHUNK_COLUMNS = (*SOURCE_COLUMNS, "start_s", "end_s")
 _MASK_COLUMNS = ("static_png",)  # partition leaves it beside the ledger; a unit's rows are loaded with it
 _SPAN_COLUMNS = ("clip_id", "source", "index", "scene_index", "start_s", "end_s", "start_frame", "end_frame")
@@ -104,6 +117,26 @@ def partition(recipe: Recipe) -> list[Op]:
     ]
 
 
+def generate(recipe: Recipe) -> list[Op]:
+    """Section 3.3: an interaction and an initial frame in, a video out, measured as footage is, and verified; one attempt."""
+    settings, how = recipe.synth, recipe.partition.scan
+    ops = [
+        Op(make_video, reads=REQUEST_COLUMNS, writes=(*ASKED_COLUMNS, *MADE_COLUMNS), args={"how": settings}),
+        Op(scan_source, reads=("source_uri",), writes=("fps", "width", "height"), args={"how": how}),
+        Op(take_whole, reads=("source_uri", "width", "height"), writes=WHOLE_COLUMNS, args={"how": how}),
+        *(op for op in partition(recipe) if op.fn in (measure_motion, measure_luminance)),
+        Op(measure_picture, reads=("source_uri",), writes=(*_IQA_COLUMNS, "iqa_backend"), args={"how": how}),
+        Op(
+            verify_video,
+            reads=("source_uri", "request", "initial_png", "strategy", *_LUMA_COLUMNS, *_IQA_COLUMNS),
+            writes=(*EVIDENCE_COLUMNS, "synth_verdict", "synth_answer", "reject"),
+            args={"how": settings, "pass_": how, "scene": recipe.partition.scenes},
+        ),
+    ]
+    gpus = int(settings.backend == "diffusers" and settings.models.device != "cpu")
+    return [replace(op, memory=_DECODE_MEMORY, num_gpus=gpus) for op in ops]
+
+
 def score(recipe: Recipe) -> list[Op]:
     """Section 3.4, filtering: verdicts over the scores."""
     return [
@@ -118,7 +151,7 @@ def annotate(recipe: Recipe) -> list[Op]:
     return [
         Op(
             annotate_cameras,
-            reads=("source_uri", "start_s", "end_s", "width", "height", "viewport", "picture", *_MASK_COLUMNS),
+            reads=("source_uri", "scene_index", "start_s", "end_s", "width", "height", "viewport", "picture", *_MASK_COLUMNS),
             writes=(*FACT_COLUMNS, *SCALE_COLUMNS, *MOTION_COLUMNS, "camera_npz"),
             args={"how": settings.camera, "words": settings.words},
             batch=PART_CLIPS,  # a focal length is pooled over what comes in at once
@@ -145,7 +178,7 @@ def caption(recipe: Recipe) -> list[Op]:
         Op(write_captions, reads=reads, writes=CAPTION_COLUMNS, args=asked, batch=PART_CLIPS, memory=_DECODE_MEMORY),
         Op(
             judge_interactive,
-            reads=reads,
+            reads=("source", *reads),
             writes=INTERACTIVE_COLUMNS,
             args={**asked, "limits": settings.interactive},
             batch=PART_CLIPS,
@@ -206,3 +239,10 @@ def curate(recipe: Recipe) -> dict[str, list[Op]]:
     before = {"scan": scan(recipe)}
     check(before["scan"], CHUNK_COLUMNS)
     return before | phases
+
+
+def synthesise(recipe: Recipe) -> dict[str, list[Op]]:
+    """The same with `generate` for what it takes the place of."""
+    phases = {"generate": generate(recipe)} | {name: ops for name, ops in curate(recipe).items() if name in SYNTH_PHASES}
+    check([op for chain in phases.values() for op in chain], (*REQUEST_COLUMNS, *_MASK_COLUMNS))
+    return phases

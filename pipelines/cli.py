@@ -1,10 +1,10 @@
-"""The command line: `gamecraft curate | train | report | recipe | inspect | bench`. It picks recipe, input, output, no more."""
+"""The command line: `gamecraft curate | synth | train | report | recipe | inspect | bench`. It picks recipe, input, output."""
 
 import importlib
 import sys
 from collections import Counter, defaultdict
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +14,10 @@ from curation import shards, storage
 from curation.schema import CLIP
 from pipelines import recipes
 from pipelines.figures import plural, short_name
-from pipelines.recipes import PHASES
+from pipelines.recipes import PHASES, SYNTH_PHASES
+
+if TYPE_CHECKING:
+    from curation.cameras.camera import Camera
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -25,7 +28,7 @@ app.add_typer(recipe_app, name="recipe")
 
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
 # By name; `bench.train` holds what trains the weights that the package ships.
-BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captions", "curate", "camera")} | {
+BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captions", "curate", "camera", "synth")} | {
     "train": "bench.training",
     "world": "bench.demo_world",
 }
@@ -55,6 +58,31 @@ def curate(
     summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None)
     report = write_report(summary.out)
     _print_summary(summary, report)
+    if summary.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def synth(
+    out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix; also one of curate.")],
+    interactions: Annotated[str, typer.Option(help="Names of interactions or categories, with commas; or all.")] = "all",
+    frames: Annotated[
+        str, typer.Option(help="Initial frames, with commas: pictures, folders, an OUT of curate, paint, doom, doom:WAD:MAP.")
+    ] = "doom",
+    recipe: Annotated[str, typer.Option(help="A recipe's name (see `gamecraft recipe list`) or a YAML file.")] = "laptop",
+    runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
+    phase: Annotated[str, typer.Option(help=f"Run one phase only: {', '.join(SYNTH_PHASES)}.")] = "",
+) -> None:
+    """Make videos of interactions, verify them, and add those accepted to OUT as clips, with a ledger of every attempt."""
+    from pipelines import run, runners
+    from pipelines.report import write_report
+
+    _among("--runner", runner, runners.NAMES)
+    if phase:
+        _among("--phase", phase, SYNTH_PHASES)
+    names, given = ([word.strip() for word in words.split(",")] for words in (interactions, frames))
+    summary = run.synthesise(names, given, out, recipes.load(recipe), runner, [phase] if phase else None)
+    _print_summary(summary, write_report(summary.out))
     if summary.failures:
         raise typer.Exit(1)
 
@@ -173,7 +201,7 @@ def bench(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}.")],
 ) -> None:
-    """Measure: partition, quality, captions, curate, camera, train or world; their options: `gamecraft bench NAME --help`."""
+    """Measure one part of the project; each benchmark has options of its own (`gamecraft bench NAME --help`)."""
     _among("NAME", name, tuple(BENCHMARKS))
     try:
         importlib.import_module(BENCHMARKS[name]).main(context.args)
@@ -257,23 +285,38 @@ def _print_clip(out: str, row: dict[str, Any], camera: str) -> None:
             table.add_row(field.name, shown, field.metadata[b"unit"].decode())
     _console().print(table)
     _print_members(out, row)
+    stored = _stored_camera(out, row)
+    if stored:
+        _print_controls(stored)
     if camera:
-        _save_camera(out, row, camera)
+        if stored is None:
+            raise ValueError(f"{row['clip_id']} has no camera: {row['camera_status'] or 'not annotated'}")
+        _save_camera(stored, row["clip_id"], camera)
 
 
-def _save_camera(out: str, row: dict[str, Any], path: str) -> None:
+def _stored_camera(out: str, row: dict[str, Any]) -> "Camera | None":
     """The stored clip's camera where it is in a shard, else that of its source's pixels."""
-    from curation.cameras import export
     from curation.cameras.camera import from_npz
     from pipelines import ledger, units
 
     data = ledger.cameras(out, units.of_videos(out, "annotate", {row["video_id"]})).get(row["clip_id"])
     if row["shard"] and data:
         data = shards.read_member(out, shards.read_index(out, row["shard"]), row["clip_id"], "camera.npz")
-    if data is None:
-        raise ValueError(f"{row['clip_id']} has no camera: {row['camera_status'] or 'not annotated'}")
+    return from_npz(data) if data else None
+
+
+def _print_controls(camera: "Camera") -> None:
+    from pipelines.report_cameras import timeline
+
+    for line in timeline(camera):
+        _say(line)
+
+
+def _save_camera(camera: "Camera", clip_id: str, path: str) -> None:
+    from curation.cameras import export
+
     try:
-        export.save(from_npz(data), path, row["clip_id"])
+        export.save(camera, path, clip_id)
     except ModuleNotFoundError as error:
         raise ValueError(f"{path} needs the package {error.name}: pip install {_EXPORT_NEEDS[error.name or '']}") from error
     _say(f"camera saved as {path}")

@@ -5,6 +5,7 @@ OUT/clips/<phase>/<unit>.parquet    clip_id and the columns that the phase adds;
 OUT/sidecar/thumbs/<unit>.parquet   three small JPEGs a clip
 OUT/sidecar/signals/<unit>.parquet  motion and luma over time, and the static mask, of a source
 OUT/sidecar/camera/<unit>.parquet   a clip's camera.npz, in px of its source
+OUT/sidecar/made/<video_id>.mp4      a synthetic video, accepted or not
 OUT/sidecar/answers/                a VLM's replies, by question
 """
 
@@ -145,6 +146,11 @@ def sidecars(out: str, kind: str, units: Iterable[str]) -> list[pa.Table]:
 def answers_uri(out: str) -> str:
     """Where replies of a VLM rest, an object each."""
     return storage.join(out, "sidecar", "answers")
+
+
+def made_uri(out: str, video_id: str) -> str:
+    """Where a made video rests."""
+    return storage.join(out, "sidecar", "made", f"{video_id}.mp4")
 
 
 def cameras(out: str, units: Iterable[str]) -> dict[str, bytes]:

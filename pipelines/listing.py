@@ -3,13 +3,14 @@
 The verdicts are read once a listing: `_wanted_annotations` reads them, and what follows from its units is handed on.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from curation import shards, storage
-from curation.schema import digest
+from curation.schema import Row, digest
 from pipelines import chunked, ledger, units
 from pipelines.recipes import Recipe
 from pipelines.units import Name, Unit
@@ -114,7 +115,7 @@ def _left(out: str, phase: str, wanted: dict[str, Unit], waiting: set[str]) -> t
 
 
 def _shards(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    clips = ledger.clips(out).select(["clip_id", "unit_id", "reject", "error"])
+    clips = ledger.clips(out).select(["clip_id", "unit_id", "interaction_category", "reject", "error"])
     _plan(out, recipe, clips)
     finished = set(shards.committed(out))
     planned: dict[str, list[str]] = {}
@@ -150,14 +151,31 @@ def _plan(out: str, recipe: Recipe, clips: pa.Table) -> None:
     """Cut the kept clips that no plan has yet into shards, in order of content, and commit that as the next plan."""
     planned = shards.read_plan(out)
     known, open_ = set(planned["clip_id"].to_pylist()), _open(out, recipe)
-    kept = ledger.kept(clips).to_pylist()
-    new = [row for row in kept if row["unit_id"] not in open_ and row["clip_id"] not in known]
+    kept = [row for row in ledger.kept(clips).to_pylist() if row["unit_id"] not in open_]
+    new = [row for row in _balanced(kept, known, recipe.shard.max_category_ratio) if row["clip_id"] not in known]
     if not new:
         return
     first = 1 + max((int(name) for name in planned["shard"].to_pylist()), default=-1)
     size = recipe.shard.clips_per_shard
     rows = [{"shard": f"{first + i // size:06d}", "clip_id": row["clip_id"]} for i, row in enumerate(new)]
     shards.put_plan(out, len(shards.plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
+
+
+def _balanced(kept: Sequence[Row], known: set[str], ratio: float | None) -> list[Row]:
+    """The clips that may be in shards: of each category at most `ratio` times as many as there are of the rarest.
+
+    Those that are planned already count first; clips of no known category are not counted.
+    """
+    sizes = Counter(row["interaction_category"] for row in kept if row["interaction_category"])
+    if ratio is None or not sizes:
+        return list(kept)
+    most, taken, chosen = int(ratio * min(sizes.values())), Counter[str](), []
+    for row in sorted(kept, key=lambda row: row["clip_id"] not in known):
+        category = row["interaction_category"]
+        taken[category] += 1
+        if not category or taken[category] <= most:
+            chosen.append(row)
+    return chosen
 
 
 def _open(out: str, recipe: Recipe) -> set[str]:

@@ -1,5 +1,6 @@
 """What each phase takes in and leaves behind: load a unit's rows, run the chain, commit. The same code under every runner."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -12,12 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation import chunks, scan, shards, video, vlm
+from curation import chunks, scan, shards, storage, video, vlm
 from curation.quality import mean_luma
 from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns
 from curation.shards import Sample
 from curation.vlm import answers
-from operators import captions
+from operators import captions, synth
 from operators.op import Op, Step
 from operators.shards import scratch_file
 from pipelines import chains, chunked, ledger
@@ -40,7 +41,8 @@ class Phase:
 
     @property
     def chain(self) -> list[Op]:
-        return chains.curate(self.recipe)[self.name]
+        chain = chains.synthesise if self.name == "generate" else chains.curate
+        return chain(self.recipe)[self.name]
 
     def load(self, unit: Unit) -> list[Row]:
         return _LOAD[self.name](self, unit)
@@ -62,7 +64,7 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
     try:
         with Attempt(phase.out, phase.name, unit.name) as attempt:
             step = _step(phase)
-            video.on_decode = tell if phase.name == "partition" else None
+            video.on_decode = tell if phase.name in ("partition", "generate") else None
             rows = step(phase.load(unit), attempt.admit if attempt.careful else None, tell)
             _count(record, rows, step.cpu_s, video.decodes - before, vlm.spent - spent)
             record.wall_s = round(time.monotonic() - began, 3)
@@ -139,6 +141,31 @@ def _join_chunks(phase: Phase, unit: Unit) -> None:
     """Spare the source its pass. Where that fails the pass is made, and says better than a chunk what is wrong, if anything."""
     with suppress(OSError, chunks.NotExact, video.UnreadableVideo):
         scan.adopt(unit.uri, phase.recipe.partition.scan, chunked.read(phase.out, unit.chunks))
+
+
+def _load_attempt(phase: Phase, unit: Unit) -> list[Row]:
+    scan.prepare(phase.recipe.partition.scan)
+    scan.forget()
+    return [{"video_id": Name.parse(unit.name).video_id, **json.loads(unit.request)}]
+
+
+def _commit_attempt(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
+    """The video, what is seen and measured of it, then its row among those of footage's clips, which is the commit."""
+    (row,) = rows
+    made = scratch_file(row["video_id"])
+    if row.get("end_s"):
+        signals = scan.scan(row["source_uri"], phase.recipe.partition.scan)
+        times_s, jpegs = synth.strip(row, phase.recipe.partition.scan)
+        strip = {"clip_id": row["clip_id"], "times_s": times_s, "jpegs": jpegs}
+        ledger.write_sidecar(phase.out, "thumbs", unit.name, [strip], ledger.THUMBS)
+        ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(row, signals)], ledger.SIGNALS)
+        row = {**row, "source_uri": ledger.made_uri(phase.out, row["video_id"])}
+        storage.put_file(row["source_uri"], str(made))
+        about = {"video_id": row["video_id"], "uri": row["source_uri"], "token": unit.token, "status": "ok"}
+        ledger.write_video(phase.out, unit.name, {**about, **_facts(signals, [row])})
+    schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri"})
+    ledger.write_clips(phase.out, "partition", unit.name, [row], schema, record)
+    made.unlink(missing_ok=True)
 
 
 def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
@@ -307,6 +334,7 @@ def _samples(rows: list[Row], recipe: Recipe) -> Iterator[Sample]:
 
 _LOAD: dict[str, Callable[[Phase, Unit], list[Row]]] = {
     "scan": _load_chunk,
+    "generate": _load_attempt,
     "partition": _load_source,
     "score": _load_part,
     "annotate": _load_annotation,
@@ -316,6 +344,7 @@ _LOAD: dict[str, Callable[[Phase, Unit], list[Row]]] = {
 }
 _COMMIT: dict[str, Callable[[Phase, Unit, list[Row], Record], None]] = {
     "scan": _commit_chunk,
+    "generate": _commit_attempt,
     "partition": _commit_source,
     "score": _commit_part,
     "annotate": _commit_annotation,

@@ -30,12 +30,17 @@ from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
 from curation.vlm import VlmSettings
 from curation.vlm.frames import FrameSettings
+from synth.backends import ModelSettings
+from synth.strategies import ProceduralSettings, SynthSettings
 
 # Those with settings of their own, which leave rows of clips.
 CLIP_PHASES = ("partition", "score", "annotate", "caption", "relate", "shard")
 PHASES = ("scan", *CLIP_PHASES)
+# Those of synthesis: what `generate` makes rests where `partition` puts the clips of footage, and goes on as they do.
+SYNTH_PHASES = ("generate", *CLIP_PHASES[1:])
 # Whose settings decide what a phase finds. Limits of `score` only decide which clips `annotate` is given.
 _DECIDE = {
+    "generate": ("partition", "synth"),
     "partition": ("partition",),
     "score": ("partition", "score"),
     "annotate": ("partition", "annotate"),
@@ -43,6 +48,8 @@ _DECIDE = {
     "relate": ("partition", "annotate", "caption", "relate"),
     "shard": CLIP_PHASES,
 }
+# Settings of `synth` that say which requests there are, each of which is named by itself, and how often one is tried.
+_IN_REQUESTS = ("each", "attempts", "seed", "interactions")
 
 
 @dataclass(frozen=True)
@@ -104,14 +111,21 @@ class Relate:
 
 @dataclass(frozen=True)
 class Shard:
-    """How kept clips are stored."""
+    """How kept clips are stored.
+
+    max_category_ratio: no category of interaction (environment, actor, entity) goes into shards with more than so many times
+    the clips of the one that has fewest; what is over waits for a run that has more of the others. null: all go in.
+    """
 
     clips_per_shard: int = 256
+    max_category_ratio: float | None = None
     encoding: Encoding = field(default_factory=Encoding)
 
     def __post_init__(self) -> None:
         if self.clips_per_shard < 1:
             raise ValueError(f"clips_per_shard must be at least 1, not {self.clips_per_shard}")
+        if self.max_category_ratio is not None and self.max_category_ratio < 1:
+            raise ValueError(f"max_category_ratio must be null or at least 1, not {self.max_category_ratio:g}")
 
 
 @dataclass(frozen=True)
@@ -125,11 +139,14 @@ class Recipe:
     caption: Caption = field(default_factory=Caption)
     relate: Relate = field(default_factory=Relate)
     shard: Shard = field(default_factory=Shard)
+    synth: SynthSettings = field(default_factory=SynthSettings)
 
     def digest(self, phase: str) -> str:
         """Names the results of a phase: the settings that decide them, and the schema version."""
         settings = settings_of(self)
         deciding = {name: settings[name] for name in _DECIDE[phase]}
+        if phase == "generate":
+            deciding["synth"] = {name: value for name, value in settings["synth"].items() if name not in _IN_REQUESTS}
         return digest(str(SCHEMA_VERSION), json.dumps(deciding, sort_keys=True))
 
 
@@ -147,7 +164,20 @@ def gamecraft2() -> Recipe:
     partition, annotate = replace(laptop_.partition, flow=flow), replace(laptop_.annotate, camera=camera)
     caption = replace(laptop_.caption, vlm=VlmSettings("vllm", "Qwen/Qwen2.5-VL-7B-Instruct"))
     relate = Relate(EncoderSettings("sentence-transformers"))
-    return replace(laptop_, name="gamecraft2", partition=partition, annotate=annotate, caption=caption, relate=relate)
+    return replace(
+        laptop_, name="gamecraft2", synth=_by_models(), partition=partition, annotate=annotate, caption=caption, relate=relate
+    )
+
+
+def _by_models() -> SynthSettings:
+    """Open models of the kinds that the paper names; a GPU of 80 GB holds each of them alone."""
+    models = ModelSettings(
+        painter="Qwen/Qwen-Image",
+        editor="Qwen/Qwen-Image-Edit",
+        animator="Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+        between="Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers",
+    )
+    return SynthSettings("diffusers", models=models, vlm=VlmSettings("http", "Qwen/Qwen2.5-VL-7B-Instruct"))
 
 
 def laptop() -> Recipe:
@@ -174,7 +204,19 @@ def demo() -> Recipe:
     return Recipe(name="demo", partition=Partition(flow=flow), shard=Shard(encoding=encoding))
 
 
-BUILT_IN: Mapping[str, Callable[[], Recipe]] = {"demo": demo, "gamecraft2": gamecraft2, "laptop": laptop, "smoke": smoke}
+def rehearsal() -> Recipe:
+    """For `gamecraft synth`: the game engine acts interactions out, two of five made to fail, to see what verify does."""
+    synth = SynthSettings(each=2, procedural=ProceduralSettings(fail_share=0.4))
+    return replace(laptop(), name="rehearsal", synth=synth)
+
+
+BUILT_IN: Mapping[str, Callable[[], Recipe]] = {
+    "demo": demo,
+    "gamecraft2": gamecraft2,
+    "laptop": laptop,
+    "rehearsal": rehearsal,
+    "smoke": smoke,
+}
 
 
 def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:
@@ -233,7 +275,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 
 def _values(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
-    """A setting of several values, a list in YAML."""
+    """A setting of several values, a list in YAML: of as many as there are kinds, or of any number of the one before `...`."""
     if kinds[-1] is Ellipsis and isinstance(value, list):
         kinds = [kinds[0]] * len(value)
     if not isinstance(value, list) or len(value) != len(kinds):
@@ -261,5 +303,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data without what decides no result: its name, how long a chunk is, where a model runs."""
     settings: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))  # as dataset.json gives it back: lists for tuples
     del settings["name"], settings["partition"]["chunk_s"]
-    del settings["caption"]["vlm"]["server"], settings["caption"]["vlm"]["engine"]
+    for phase in ("caption", "synth"):
+        del settings[phase]["vlm"]["server"], settings[phase]["vlm"]["engine"]
+    del settings["synth"]["models"]["server"], settings["synth"]["models"]["timeout_s"], settings["synth"]["models"]["offload"]
     return settings

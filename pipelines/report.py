@@ -25,10 +25,10 @@ import yaml
 from curation import shards, storage
 from curation.quality import RULES, Luminance
 from curation.schema import CLIP, Row
-from pipelines import captioned, figures, ledger, report_cameras
+from pipelines import captioned, figures, ledger, report_cameras, report_synth
 from pipelines.figures import clock, duration, number, plural, short_name
 from pipelines.ledger import Record
-from pipelines.recipes import CLIP_PHASES, PHASES
+from pipelines.recipes import CLIP_PHASES, PHASES, SYNTH_PHASES
 
 MAX_TIMELINES = 30
 MAX_SHEET_CLIPS = 60
@@ -167,6 +167,7 @@ def _page(output: Output) -> dict[str, Any]:
         "captioned": captioned.lines(output.clips.filter(pa.array(output.kept)), output.records),
         "sheet": _sheet(output, sheet, linked),
         "cameras": _cameras(output),
+        "synth": _synth(output),
         "cost": _cost(output),
         "yaml": yaml.safe_dump(output.dataset.get("recipe", {}), sort_keys=False, allow_unicode=True),
         "build": output.dataset.get("build", {}),
@@ -397,7 +398,7 @@ def _sheet(output: Output, rows: list[Row], linked: set[str]) -> dict[str, Any]:
     cards = [
         {
             "row": row,
-            "pictures": pictures.get(row["clip_id"], []),
+            "pictures": _ends(pictures.get(row["clip_id"], [])),
             "linked": row["clip_id"] in linked,
             "shape": _shape(row),
             "regimes": sorted({span["name"] for span in row["action_spans"] or [] if span["name"]}),
@@ -407,12 +408,26 @@ def _sheet(output: Output, rows: list[Row], linked: set[str]) -> dict[str, Any]:
     return {"cards": cards, "videos": len({row["video_id"] for row in rows}), "most": MAX_SHEET_CLIPS}
 
 
+def _ends(pictures: list[str]) -> list[str]:
+    """The first, the middle and the last of them."""
+    return [pictures[i] for i in sorted({0, len(pictures) // 2, len(pictures) - 1})] if pictures else []
+
+
 def _cameras(output: Output) -> dict[str, Any]:
     """Statuses of all kept clips; the trajectories of some."""
     known = np.asarray(pc.is_valid(output.clips["camera_model"]), bool) | (column(output.clips, "camera_focal_px") > 0)
     rows = output.rows(_spread(output, np.flatnonzero(output.kept & known), report_cameras.MAX_DRAWN))
     drawn = report_cameras.trajectories(output.out, rows)
     return {"statuses": report_cameras.statuses(output.clips, output.kept), "drawn": drawn}
+
+
+def _synth(output: Output) -> dict[str, Any]:
+    """Attempts at interactions: how they went, and strips of some, accepted ones first."""
+    made = np.asarray(pc.is_valid(output.clips["synth_verdict"]), bool)
+    drawn = [_spread(output, np.flatnonzero(made & mask), report_synth.MAX_STRIPS) for mask in (output.kept, ~output.kept)]
+    rows = output.rows([index for some in drawn for index in some])
+    strips = report_synth.strips(rows, _thumbs(output, rows))
+    return {"tally": report_synth.tally(output.clips.filter(pa.array(made))), "strips": strips}
 
 
 def _shape(row: Row) -> float:
@@ -455,7 +470,9 @@ def _cost(output: Output) -> dict[str, Any]:
             cpu_s[record.phase][operator] += seconds
     most = max((seconds for operators in cpu_s.values() for seconds in operators.values()), default=0.0) or 1.0
     return {
-        "phases": [_phase_cost(phase, units[phase], cpu_s[phase], most) for phase in PHASES if units[phase]],
+        "phases": [
+            _phase_cost(phase, units[phase], cpu_s[phase], most) for phase in (*SYNTH_PHASES[:1], *PHASES) if units[phase]
+        ],
         "decodes": sorted(decodes.items()),
         "minutes": _source_seconds(output) / 60,
     }

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.cameras.camera import Camera, from_npz
+from curation.cameras.words import WordSettings, held
 from curation.schema import Row
 from pipelines import ledger, units
 from pipelines.figures import number
@@ -17,6 +18,9 @@ SIDE = 200
 _MARGIN = 24
 # A whisker shows where the camera looks, this often and this long.
 _LOOK_EVERY_S, _LOOK_LENGTH = 0.5, 13
+# A character of a controls' timeline is this long; the axes of `Camera.controls`, with what stands for either direction.
+_TICK_S = 0.1
+_CONTROLS = (("forward", "W", "S"), ("right", "D", "A"), ("turn", ">", "<"), ("look", "^", "v"))
 _MEANING = {
     "ok": "moves; position and direction known in every frame",
     "ok_rotation": "turns on the spot",
@@ -87,3 +91,16 @@ def _view(place: np.ndarray, look: np.ndarray, reach: float, whiskers: np.ndarra
         "start": [round(float(value), 1) for value in xy[0]],
         "end": [round(float(value), 1) for value in xy[-1]],
     }
+
+
+def timeline(camera: Camera) -> list[str]:
+    """Lines of text: the controls that the trajectory shows, a character a tenth of a second, and how far each axis goes."""
+    ticks, signs, found = _every(camera.times_s, _TICK_S), held(camera, WordSettings()), camera.controls
+    scaled = camera.scale_source != "none"
+    lines = [f"controls, {_TICK_S:g} s a character, from the camera's motion"]
+    for axis, (name, more, less) in enumerate(_CONTROLS):
+        parts = np.split(signs[:, axis], ticks[1:])
+        drawn = "".join({1: more, -1: less}.get(round(float(np.mean(part))), ".") for part in parts)
+        unit = "deg/s" if axis >= 2 else "unit/s" if scaled else "of unknown unit a second"
+        lines.append(f"{name:8} {drawn}  {found[:, axis].min():.2f} to {found[:, axis].max():.2f} {unit}")
+    return lines

@@ -6,7 +6,7 @@ Every step is resumable: a killed run started again with the same command goes o
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -14,21 +14,22 @@ from typing import Any
 
 import av
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from curation import shards, storage
-from pipelines import captioned, chunked, ledger, listing, recipes, runners
+from pipelines import captioned, chunked, ledger, listing, recipes, runners, synthesis
 from pipelines.ledger import Record
 from pipelines.lock import locked
 from pipelines.phases import Phase
-from pipelines.recipes import CLIP_PHASES, PHASES, Recipe
+from pipelines.recipes import CLIP_PHASES, PHASES, SYNTH_PHASES, Recipe
 from pipelines.units import Unit
 
 _POSE_UNIT = "translation times a camera's scale_to_unit: what the player moves in a second at top speed is 1"
 # What may differ from the run before, as long as no clip is planned into a shard.
-_CHANGEABLE = ("score.", "annotate.", "caption.", "relate.")
+_CHANGEABLE = ("synth.", "score.", "annotate.", "caption.", "relate.")
 
 
 @dataclass
@@ -65,14 +66,46 @@ def curate(
 
     Without `phases` all run that help: one process gains nothing from chunks, so the local runner has no `scan`.
     """
+    phases = phases or (PHASES if runner == "ray" else CLIP_PHASES)
+    exclude = storage.normal(out)
+    entries = storage.find_sources(inputs, exclude=exclude) if {"scan", "partition"} & set(phases) else []
+    return _run(out, recipe, runner, phases, lambda name, folder: listing.todo(name, folder, recipe, entries))
+
+
+def synthesise(
+    interactions: Sequence[str],
+    frames: Sequence[str],
+    out: str,
+    recipe: Recipe,
+    runner: str = "local",
+    phases: Sequence[str] | None = None,
+) -> Summary:
+    """Make interactions from initial frames, verify them, and turn those accepted into shards under `out`, as clips of footage.
+
+    ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger.
+    """
+    wanted = synthesis.plan(interactions, frames, recipe)
+
+    def todo(name: str, folder: str) -> tuple[list[Unit], int]:
+        return synthesis.todo(folder, recipe, wanted) if name == "generate" else listing.todo(name, folder, recipe, [])
+
+    return _run(out, recipe, runner, phases or SYNTH_PHASES, todo)
+
+
+def _run(
+    out: str,
+    recipe: Recipe,
+    runner: str,
+    phases: Sequence[str],
+    todo: Callable[[str, str], tuple[list[Unit], int]],
+) -> Summary:
+    """The phases over an output folder; `todo` lists what is left of a phase and how much was done before."""
     began = time.monotonic()
     out = storage.normal(out)
     if recipe.caption.vlm.backend == "vllm" and runner != "ray":
         raise ValueError(
             "caption.vlm.backend vllm runs engines on a Ray cluster: use --runner ray, or backend http or transformers"
         )
-    phases = phases or (PHASES if runner == "ray" else CLIP_PHASES)
-    entries = storage.find_sources(inputs, exclude=out) if {"scan", "partition"} & set(phases) else []
     _claim(out)
     with locked(out):
         storage.sweep(out)
@@ -81,13 +114,26 @@ def curate(
             runners.start_ray()
         summary = Summary(out)
         for name in phases:
-            todo, before = listing.todo(name, out, recipe, entries)
-            summary.before[name] = before
-            summary.records += list(_watched(Phase(name, recipe, out), todo, runner))
+            for left, before in _rounds(name, out, recipe, todo):
+                summary.before.setdefault(name, before)
+                summary.records += list(_watched(Phase(name, recipe, out), left, runner))
         chunked.sweep(out)
         _conclude(summary, recipe)
     summary.wall_s = time.monotonic() - began
     return summary
+
+
+def _rounds(
+    name: str, out: str, recipe: Recipe, todo: Callable[[str, str], tuple[list[Unit], int]]
+) -> Iterator[tuple[list[Unit], int]]:
+    """What is to be done of a phase: at once, save that attempts of `generate` may ask for others. No unit is tried twice."""
+    tried: set[str] = set()
+    for _ in range(recipe.synth.attempts if name == "generate" else 1):
+        left, before = todo(name, out)
+        new = [unit for unit in left if unit.name not in tried]
+        if new or not tried:
+            yield new, before
+        tried |= {unit.name for unit in new}
 
 
 def _claim(out: str) -> None:
@@ -173,7 +219,13 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     indexes = storage.at_once(partial(shards.read_index, out), names)
     listed = [_listed(name, index) for name, index in zip(names, indexes, strict=True)]
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
-    _write_dataset(out, recipe, listed, counts)
+    _write_dataset(out, recipe, listed, counts | {"stored_by_category": _mix(clips)})
+
+
+def _mix(clips: pa.Table) -> dict[str, int]:
+    """Stored clips by where they come from and what kind of interaction they show: "synthetic/actor": 12."""
+    rows = clips.filter(pc.is_valid(clips["shard"])).select(["source", "interaction_category"]).to_pylist()
+    return dict(sorted(Counter(f"{row['source']}/{row['interaction_category'] or 'unknown'}" for row in rows).items()))
 
 
 def _seconds(clips: pa.Table) -> float:

@@ -43,7 +43,7 @@ class Unit:
     """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` are the units whose rows go in
     ("phase/name", in order of phase), `clips` those that a shard takes of them, in order. `chunks`: those that a source was
     measured in.
-    `problem`: why its source cannot even be named.
+    `problem`: why its source cannot even be named. `request`: what an attempt of `generate` is to make, as JSON.
     """
 
     phase: str
@@ -55,6 +55,7 @@ class Unit:
     clips: tuple[str, ...] = ()
     chunks: tuple[str, ...] = ()
     problem: str | None = None
+    request: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

@@ -1,5 +1,6 @@
 """Fixtures for every test: where the shared footage lies, a tiny VLM, an S3 store and a VLM server on this machine."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -160,3 +161,17 @@ def serve():
     yield start
     for server in running:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory):
+    """Folders of a painter, an editor and an animator: diffusers' own classes, tiny, with random weights."""
+    for package in ("diffusers", "ftfy"):
+        pytest.importorskip(package, reason=f'{package} is in the extra "synth"')
+    beside = importlib.util.spec_from_file_location("tiny_pipelines", Path(__file__).with_name("tiny_pipelines.py"))
+    tiny = importlib.util.module_from_spec(beside)
+    beside.loader.exec_module(tiny)
+    folder = tmp_path_factory.mktemp("pipelines")
+    return SimpleNamespace(
+        painter=tiny.flux(folder / "flux"), editor=tiny.flux(folder / "kontext", editor=True), animator=tiny.wan(folder / "wan")
+    )

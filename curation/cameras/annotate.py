@@ -10,10 +10,9 @@ import numpy as np
 from curation.cameras.camera import Camera, Facts
 from curation.cameras.scale import scales
 from curation.cameras.settings import CameraSettings
+from curation.schema import TOUCHING_S
 from curation.video import Span
 from curation.viewport import Rect
-
-_SAME_S = 1e-6
 
 __all__ = ["CameraSettings", "ClipView", "annotate"]
 
@@ -41,14 +40,15 @@ def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts
     """
     found = _looked_at(clips, how)
     moving = [camera if facts.status == "ok" and camera and camera.scale_source == "none" else None for facts, camera in found]
-    touching = [
-        a.uri == b.uri and a.scene == b.scene and abs(a.span.end_s - b.span.start_s) < _SAME_S for a, b in pairwise(clips)
-    ]
-    scaled = scales(moving, touching)
+    scaled = scales(moving, [_touch(a, b) for a, b in pairwise(clips)])
     return [
         (facts, replace(camera, scale_to_unit=scale, scale_source=source) if moves and camera else camera)
         for (facts, camera), moves, (scale, source) in zip(found, moving, scaled, strict=True)
     ]
+
+
+def _touch(a: ClipView, b: ClipView) -> bool:
+    return a.uri == b.uri and a.scene == b.scene and abs(a.span.end_s - b.span.start_s) < TOUCHING_S
 
 
 def _looked_at(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from curation.cameras.controls import controls
+
 VERSION = 1
 
 
@@ -46,6 +48,8 @@ class Facts(NamedTuple):
     inlier_share: float | None = None
     residual_px: float | None = None
     residual_p95_px: float | None = None
+    apart: float | None = None
+    apart_deg: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -83,6 +87,11 @@ class Camera:
         ):
             found = getattr(self, name).shape
             assert found == shape, f"{name} is {found}, not {shape}"
+
+    @property
+    def controls(self) -> np.ndarray:
+        """f8 [N, 4], what moves the camera as a player's hands would: see `controls.controls`. In the data set's unit."""
+        return controls(self.pose, self.times_s, self.scale_to_unit)
 
     def stored(self, picture: tuple[int, int, int, int], size: tuple[int, int]) -> "Camera":
         """The camera of the same frames cut to `picture` (x, y, w, h px of this size) and scaled to `size`."""
@@ -124,11 +133,14 @@ _STORED = {
     "scale_source": np.str_,
 }
 
+_DERIVED = {"controls": np.float32}  # follows from the above: for readers without this package, and never read back
+
 
 def to_npz(camera: Camera) -> bytes:
-    """`camera.npz` of a shard: the fields above by name, and `version`. Equal cameras give equal bytes."""
+    """`camera.npz` of a shard: the fields above by name, `controls`, and `version`. Equal cameras give equal bytes."""
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: np.asarray(getattr(camera, name), kind) for name, kind in _STORED.items()}
+    kinds = (_STORED | _DERIVED).items()
+    arrays: dict[str, Any] = {name: np.asarray(getattr(camera, name), kind) for name, kind in kinds}
     np.savez(buffer, version=np.int32(VERSION), **arrays)
     return buffer.getvalue()
 

@@ -30,6 +30,8 @@ def _general(facts: Facts, limits: CheckSettings) -> list[str]:
         ("inlier share", facts.inlier_share, limits.inlier_share, None),
         ("residual px", facts.residual_px, None, limits.rotation_left_px if facts.model == "rotation" else limits.residual_px),
         ("residual p95 px", facts.residual_p95_px, None, limits.residual_p95_px if facts.model == "general" else math.inf),
+        ("maps apart", facts.apart, None, limits.apart),
+        ("maps apart deg", facts.apart_deg, None, limits.apart_deg),
         ("step ratio", facts.step_ratio, None, limits.step_ratio),
         ("turn a frame", facts.max_turn_deg, None, limits.max_turn_deg),
     ]

@@ -55,7 +55,8 @@ def _windowed(steps: np.ndarray, times_s: np.ndarray, smooth_s: float) -> np.nda
 def controls(pose: np.ndarray, times_s: np.ndarray, scale_to_unit: float) -> np.ndarray:
     """What a player's hands did, [N, 4]: forward and right in units a second, turn (to the right) and look (up) in deg/s.
 
-    With a scale_to_unit that makes the top speed one, -1 to 1 of forward and right are a stick's travel.
+    With a scale_to_unit that makes the top speed one, -1 to 1 of forward and right are a stick's travel. It is the motion that
+    is recovered, not the key: a game that lets a player glide shows a key late, and a wall hides it.
     """
     found = rates(pose, times_s)
     moved = np.stack([found.forward, found.right]) * scale_to_unit

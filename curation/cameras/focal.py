@@ -40,7 +40,7 @@ def guess(points_NM2: np.ndarray, times_s: np.ndarray, width: float) -> float | 
 
 
 def pooled(found: Sequence[float], apart: float) -> float | None:
-    """The median of what clips say, each on its own; None where none does, or most are further from it than a share `apart`."""
+    """The median of what clips say, each on its own; None where none does, or most are further than `apart`, a share of it."""
     if not len(found):
         return None
     middle = float(np.median(found))

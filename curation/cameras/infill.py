@@ -60,15 +60,14 @@ def _sight(points_NM2: np.ndarray, found: Map) -> Sight:
 
 
 def interpolated(frames: np.ndarray, pose_K44: np.ndarray, count: int) -> np.ndarray:
-    """Poses [count, 4, 4] between those of `frames`, held outside; frames without a pose (NaN) are passed over."""
-    known = np.isfinite(pose_K44[:, 0, 0])
-    at, pose = frames[known], pose_K44[known]
+    """Poses [count, 4, 4] between those of `frames`, held outside."""
     found = np.tile(np.eye(4), (count, 1, 1))
-    when = np.clip(np.arange(count), at[0], at[-1])
-    low = np.clip(np.searchsorted(at, when, side="right") - 1, 0, max(0, len(at) - 2))
-    high = np.minimum(low + 1, len(at) - 1)
-    part = ((when - at[low]) / np.maximum(at[high] - at[low], 1))[:, None]
-    between = pose[low, :3, :3].transpose(0, 2, 1) @ pose[high, :3, :3]
-    found[:, :3, :3] = pose[low, :3, :3] @ exponential(part * logarithm(between))
-    found[:, :3, 3] = (1 - part) * pose[low, :3, 3] + part * pose[high, :3, 3]
+    when = np.clip(np.arange(count), frames[0], frames[-1])
+    low = np.clip(np.searchsorted(frames, when, side="right") - 1, 0, max(0, len(frames) - 2))
+    high = np.minimum(low + 1, len(frames) - 1)
+    part = ((when - frames[low]) / np.maximum(frames[high] - frames[low], 1))[:, None]
+    before, after = pose_K44[low], pose_K44[high]
+    between = before[:, :3, :3].transpose(0, 2, 1) @ after[:, :3, :3]
+    found[:, :3, :3] = before[:, :3, :3] @ exponential(part * logarithm(between))
+    found[:, :3, 3] = (1 - part) * before[:, :3, 3] + part * after[:, :3, 3]
     return found

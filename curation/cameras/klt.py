@@ -5,8 +5,9 @@ median of what they say is the source's; the others, none of which can tell a fo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -14,10 +15,11 @@ import numpy as np
 
 from curation import video
 from curation.cameras import epipolar, focal, mapping, motion, rotation, tracks
+from curation.cameras.agreement import UNKNOWN, Apart
 from curation.cameras.camera import Camera, Facts
 from curation.cameras.checks import judged
-from curation.cameras.infill import infill
-from curation.cameras.settings import CameraSettings
+from curation.cameras.infill import Infill, infill
+from curation.cameras.settings import CameraSettings, CheckSettings
 from curation.cameras.tracks import Tracks, Watched
 
 if TYPE_CHECKING:
@@ -70,6 +72,9 @@ class Solved(NamedTuple):
     valid: np.ndarray
     keyframes: np.ndarray
     facts: Facts
+
+
+_Solve = Callable[[Look, float, bool], Solved]
 
 
 def annotate(clips: Sequence["ClipView"], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
@@ -153,7 +158,7 @@ def looked(clip: "ClipView", watched: Watched, scale: tuple[float, float], found
         return judged(facts, how.checks)
     cut = _cut(found, how.checks.carried)
     if cut is not None:
-        return facts._replace(status=f"failed:a cut {found.times_s[cut]:.2f} s in")
+        return facts._replace(status=f"failed:nothing goes on {found.times_s[cut]:.2f} s in: a cut, or too fast")
     return _measured(Look(clip, watched, scale, found, motion.Motion(0, 0, 0), 0.0, facts), how)
 
 
@@ -201,7 +206,8 @@ def solved(look: Look, share: float | None, source: str, how: CameraSettings) ->
     start = share * width if share is not None else look.motion.focal_px
     held = source in ("hint", "pooled")
     known = source if held or source == "clip" else "none"
-    solve = {"static": _static, "rotation": _rotation, "general": _general}[look.model or "general"]
+    general: _Solve = partial(_general, limits=how.checks)
+    solve = {"static": _static, "rotation": _rotation, "general": general}[look.model or "general"]
     start = start if math.isfinite(start) else _GUESS * width
     try:
         found = solve(look, start, held)
@@ -263,12 +269,28 @@ def _unsolved(look: Look, start: float, why: str) -> Solved:
     return Solved(np.tile(np.eye(4), (count, 1, 1)), start, np.full(count, np.nan), np.zeros(count, bool), np.array([0]), facts)
 
 
-def _general(look: Look, start: float, held: bool) -> Solved:
-    points, times_s = look.points(), look.tracks.times_s
-    found = mapping.reconstruct(points, times_s, start, held)
-    if found is None or not len(found.track):
-        return _unsolved(look, start, "no two frames with parallax to begin a map")
-    filled = infill(points, found)
+class _Grown(NamedTuple):
+    """A map, and the poses that all frames have in it."""
+
+    map: mapping.Map
+    poses: Infill
+
+    @property
+    def held(self) -> tuple[float, float]:
+        """By which the better of two maps is known."""
+        return self.map.reached, float(self.poses.share.min())
+
+    def apart(self, other: "_Grown") -> Apart:
+        return Apart.of(self.poses.pose, other.poses.pose)
+
+
+def _general(look: Look, start: float, held: bool, limits: CheckSettings) -> Solved:
+    points = look.points()
+    maps = _agreed(points, look.tracks.times_s, start, held, limits)
+    if not maps:
+        return _unsolved(look, start, "neither parallax to begin a map nor a pure rotation")
+    apart = min((maps[0].apart(other) for other in maps[1:]), default=UNKNOWN)
+    found, filled = maps[0]
     residual = filled.residual_px / look.unit
     facts = look.facts._replace(
         focal_error=found.focal_error,
@@ -278,8 +300,29 @@ def _general(look: Look, start: float, held: bool) -> Solved:
         inlier_share=float(filled.share.min()),
         residual_px=float(np.nanmedian(residual)),
         residual_p95_px=float(np.nanpercentile(residual, 95)),
+        apart=apart.path,
+        apart_deg=apart.turn_deg,
     )
     return Solved(filled.pose, found.focal_px, residual, filled.inliers >= mapping.LEAST_INLIERS, found.frames, facts)
+
+
+def _agreed(points: np.ndarray, times_s: np.ndarray, start: float, held: bool, limits: CheckSettings) -> list[_Grown]:
+    """Two maps, begun in different parts of the clip, that agree; where no two do, all that there are. The best one first.
+
+    A wall that fills the view can be taken for another one, seen on another way, and all that grows from there fits.
+    """
+    grown: list[_Grown] = []
+    for pair in mapping.first_pairs(points, start):
+        found = mapping.reconstruct(points, times_s, pair, start, held)
+        if found is None:
+            continue
+        one = _Grown(found, infill(points, found))
+        for other in grown if found.reached >= limits.reached else []:
+            path, turn_deg = one.apart(other)
+            if path <= limits.apart and turn_deg <= limits.apart_deg:
+                return sorted((one, other), key=lambda g: g.held, reverse=True)
+        grown.append(one)
+    return sorted(grown, key=lambda g: g.held, reverse=True)
 
 
 def _camera(look: Look, found: Solved) -> Camera:

@@ -16,9 +16,11 @@ from curation.cameras.resection import Sight, resect
 
 _PARALLAX_PX = 12.0  # of the first pair, after the best rotation: more costs shared tracks and gains no depth
 _PARALLAX_LEAST_PX = 2.0
+_NEAR_SHARE = 0.75
+_STARTS = 3  # pairs to begin with, a third of the clip apart if they can be
 _SHARED = 120  # tracks of the first pair; more is no better
 _REACH = (3, 5, 8, 12, 17, 24, 34, 48)  # frames apart, of the first pair
-_MOVED_PX, _LASTING_S, _KEPT = 22.0, 0.35, 0.6  # from keyframe to keyframe: motion, time, share of tracks
+_MOVED_PX, _LASTING_S, _KEPT = 33.0, 0.35, 0.6  # from keyframe to keyframe: motion, time, share of tracks
 LEAST_INLIERS = 12  # a pose on fewer points is a guess
 _SURE_SHARE = 0.75  # of the mapped points in sight; under it the start may have been too far off
 _WINDOW, _HELD = 8, 3  # keyframes adjusted together while growing, of which the oldest stay
@@ -30,7 +32,7 @@ _VIEWS = 12  # of a point that the last adjustment uses: a point seen by all key
 
 class Map(NamedTuple):
     """frames int [K], the keyframes with a pose; turn [K, 3, 3], shift [K, 3] world-to-camera; track int [T], which tracks are
-    points; point f8 [T, 3]; focal_px; lost: the share of the clip's frames that growing did not reach.
+    points; point f8 [T, 3]; focal_px and its standard error as a share; reached: the share of the clip's frames with a pose.
     """
 
     frames: np.ndarray
@@ -52,43 +54,48 @@ class Map(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two frames to begin with."""
+    """Two frames to begin with; score: 0 to 1, parallax times shared tracks."""
 
     first: int
     second: int
     score: float
 
 
-def first_pair(points_NM2: np.ndarray, focal: float) -> Pair | None:
-    """The frames with most parallax over most shared tracks; None where nowhere is any."""
+def first_pairs(points_NM2: np.ndarray, focal: float) -> list[Pair]:
+    """Pairs of frames with most parallax over most shared tracks, far from each other, best first; none where there is none."""
     every = max(1, len(points_NM2) // 24)
     found = rotation.pairs(points_NM2, _REACH, every)
     if not len(found.first):
-        return None
-    parallax = np.nanmedian(rotation.turns(found, focal)[1], 1)
+        return []
+    left = rotation.turns(found, focal)[1]
+    parallax = np.nanmedian(left, 1)
+    if (parallax >= _PARALLAX_LEAST_PX).sum() < _STARTS:  # most of it is far away: a walk over open ground
+        parallax = np.nanquantile(left, _NEAR_SHARE, 1)
     seen = np.isfinite(points_NM2[:, :, 0])
     shared = np.array([(seen[i] & seen[j]).sum() for i, j in zip(found.first, found.second, strict=True)])
     score = np.minimum(parallax / _PARALLAX_PX, 1) * np.minimum(shared / _SHARED, 1)
-    best = int(np.argmax(np.where(parallax >= _PARALLAX_LEAST_PX, score, 0)))
-    if parallax[best] < _PARALLAX_LEAST_PX:
-        return None
-    return Pair(int(found.first[best]), int(found.second[best]), float(score[best]))
+    score = np.where(parallax >= _PARALLAX_LEAST_PX, score, 0.0)
+    best: list[Pair] = []
+    while len(best) < _STARTS and score.any():
+        k = int(np.argmax(score))
+        best.append(Pair(int(found.first[k]), int(found.second[k]), float(score[k])))
+        score = score * np.minimum(np.abs(found.first - found.first[k]) / (len(points_NM2) / _STARTS), 1)
+    return best
 
 
-def reconstruct(points_NM2: np.ndarray, times_s: np.ndarray, focal: float, focal_held: bool) -> Map | None:
-    """The map of a clip; None where no pair of frames begins one. Points in px from the principal point, NaN where unseen.
+def reconstruct(points_NM2: np.ndarray, times_s: np.ndarray, pair: Pair, focal: float, focal_held: bool) -> Map | None:
+    """The map of a clip, begun with a pair of frames; None where that is no beginning. Points in px from the principal point,
+    NaN where unseen.
 
     focal: known, and then held, or where to begin.
     """
-    pair = first_pair(points_NM2, focal)
-    if pair is None:
-        return None
     growth = _Growth(points_NM2.astype(np.float64), times_s, focal)
     if not growth.begin(pair):
         return None
     growth.on(range(pair.second + 1, len(times_s)))
     growth.on(range(pair.first - 1, -1, -1))
-    return growth.finished(focal_held)
+    found = growth.finished(focal_held)
+    return found if len(found.track) else None
 
 
 @dataclass
@@ -204,8 +211,11 @@ class _Growth:
         last = self.keyframes[-1]
         both = self.seen[last] & self.seen[frame]
         moved = np.median(np.linalg.norm(self.xy[frame, both] - self.xy[last, both], axis=1)) if both.any() else np.inf
-        few = both.sum() < _KEPT * self.seen[last].sum()
+        few = both.sum() < _KEPT * self.seen[last].sum() or self._mapped(frame) < _KEPT * self._mapped(last)
         return bool(moved > _MOVED_PX or few or abs(self.times_s[frame] - self.times_s[last]) > _LASTING_S)
+
+    def _mapped(self, frame: int) -> int:
+        return int((self.seen[frame] & np.isfinite(self.point[:, 0])).sum())
 
     def _map(self, tracks: np.ndarray) -> None:
         """Triangulate tracks anew from the last keyframes."""

@@ -15,8 +15,8 @@ from curation.cameras.camera import Camera
 _SMOOTH_S = 0.3  # the chord over which speed is taken: a step of one frame is half noise
 _TOP = 0.9  # the quantile of speed: the fastest tenth holds the spikes that noise and knocks make
 _EDGE_S = 0.25  # of each clip, in which speed is compared across a boundary
-_MOVING = 0.3  # of a clip's own top speed: under it a boundary says nothing
-_OWN = 0.8  # of its run's top speed: a clip that comes so near to it is measured by its own
+_MOVING = 0.7  # of a clip's own top speed: where it is slower at a boundary, it is about to stop or has just begun
+_OWN = 0.5  # of its run's top speed: a clip that comes so near to it is measured by its own
 
 
 def scales(cameras: Sequence[Camera | None], touching: Sequence[bool]) -> list[tuple[float, str]]:
@@ -45,13 +45,21 @@ class _Pace(NamedTuple):
         """None where it does not move."""
         found, times_s = speed(camera), camera.times_s
         top = float(np.quantile(found, _TOP))
-        begins = float(found[times_s <= times_s[0] + _EDGE_S].mean())
-        ends = float(found[times_s >= times_s[-1] - _EDGE_S].mean())
+        begins = _at(times_s[0], found, times_s, times_s <= times_s[0] + _EDGE_S)
+        ends = _at(times_s[-1], found, times_s, times_s >= times_s[-1] - _EDGE_S)
         return cls(top, begins, ends) if top > 0 else None
 
     def leads_to(self, after: "_Pace") -> bool:
         """Whether both move at the boundary between them."""
         return self.ends > _MOVING * self.top and after.begins > _MOVING * after.top
+
+
+def _at(time_s: float, values: np.ndarray, times_s: np.ndarray, near: np.ndarray) -> float:
+    """The value at a time by the line through those near it, for a speed that changes."""
+    if near.sum() < 3:
+        return float(values[near].mean())
+    _, there = np.polyfit(times_s[near] - time_s, values[near], 1)
+    return float(there)
 
 
 def _runs(paces: Sequence[_Pace | None], touching: Sequence[bool]) -> list[list[tuple[int, _Pace, float]]]:

@@ -24,7 +24,9 @@ class CheckSettings:
     inlier_share: float = 0.75  # of the mapped points in sight, in every frame: with fewer, a part of them slides along
     residual_px: float = 1.0  # median over frames; 0.3 to 0.6 in a trajectory that is right
     residual_p95_px: float = 1.5
-    step_ratio: float = 4.0  # the largest step to the tenth largest in a hundred: a jump in the map
+    apart: float = 0.01  # of the path, between the poses of two maps that were begun in different parts of the clip
+    apart_deg: float = 0.15  # a frame, RMS, the same: right ones are under 0.05, one frame off by three degrees makes it 0.25
+    step_ratio: float = 7.0  # the largest step to the tenth largest in a hundred; a jump in the map, where a stair is under 5
     max_turn_deg: float = 25.0  # from frame to frame: more is no hand's turn
     static_share: float = 0.6  # of the view that never moves: with more, it is not the view
 

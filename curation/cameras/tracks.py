@@ -19,6 +19,7 @@ _BACK_PX = 0.7  # a corner that does not come back to within this was lost: Doom
 _STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)
 _EDGE_PX = 4
 _HUD_MARGIN = 5  # px around what never changes: a window there sees both
+_LEAST_TOLD = 20  # corners whose median step is where the next one is looked for
 _LEAST = 4  # frames; a shorter track ties nothing together
 
 
@@ -108,6 +109,7 @@ class _Follower:
     mask: np.ndarray
     _made: int = 0
     _before: np.ndarray | None = None
+    _step: np.ndarray = field(default_factory=lambda: np.zeros((1, 2), np.float32))
     _points: np.ndarray = field(default_factory=lambda: np.empty((0, 1, 2), np.float32))
     _live: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     _seen: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
@@ -125,11 +127,14 @@ class _Follower:
         self._before = luma
 
     def _follow(self, before: np.ndarray, luma: np.ndarray) -> None:
-        how: Any = {"winSize": _WINDOW, "maxLevel": _LEVELS, "criteria": _STOP}
-        there, found, _ = cv2.calcOpticalFlowPyrLK(before, luma, self._points, None, **how)
-        back, again, _ = cv2.calcOpticalFlowPyrLK(luma, before, there, None, **how)
+        """From where the last step leads on: the coarsest level alone loses a fast turn at a low frame rate."""
+        how: Any = {"winSize": _WINDOW, "maxLevel": _LEVELS, "criteria": _STOP, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+        there, found, _ = cv2.calcOpticalFlowPyrLK(before, luma, self._points, self._points + self._step, **how)
+        back, again, _ = cv2.calcOpticalFlowPyrLK(luma, before, there, there - self._step, **how)
         lost = np.abs(back - self._points).reshape(-1, 2).max(1)
         kept = (found.ravel() == 1) & (again.ravel() == 1) & (lost < _BACK_PX) & self._inside(there.reshape(-1, 2))
+        if kept.sum() >= _LEAST_TOLD:
+            self._step = np.median(there[kept] - self._points[kept], axis=0)
         self._points, self._live = there[kept], self._live[kept]
 
     def _inside(self, xy: np.ndarray) -> np.ndarray:

@@ -56,21 +56,39 @@ def describe(camera: Camera, how: WordSettings) -> Motion:
     """The words and speeds of a clip's camera."""
     found = rates(camera.pose, camera.times_s)
     scaled = camera.scale_source != "none"
-    top = float(np.percentile(found.speed, 95))
+    top = _top_speed(found)
     turn = np.sqrt(found.pan_deg_s**2 + found.tilt_deg_s**2 + found.roll_deg_s**2)
     return Motion(
-        words=_words(found, how.min_speed * (1 / camera.scale_to_unit if scaled else top), how),
+        words=_words(found, _least_speed(camera, found, how), how),
         speed=float(found.speed.mean()) * camera.scale_to_unit if scaled else None,
         top_speed=top * camera.scale_to_unit if scaled else None,
         turn_deg_s=float(turn.mean()),
     )
 
 
+def held(camera: Camera, how: WordSettings) -> np.ndarray:
+    """int8 [N, 4], -1, 0 or 1 for each of a camera's `controls`: the keys that would be held to move so."""
+    found = rates(camera.pose, camera.times_s)
+    walks, turns = _least_speed(camera, found, how), how.min_turn_deg_s
+    moved = np.stack([found.forward, found.right, found.pan_deg_s, found.tilt_deg_s], axis=1)
+    return (np.sign(moved) * (np.abs(moved) > [walks, walks, turns, turns])).astype(np.int8)
+
+
+def _top_speed(found: Rates) -> float:
+    return float(np.percentile(found.speed, 95))
+
+
+def _least_speed(camera: Camera, found: Rates, how: WordSettings) -> float:
+    """Where a motion begins, in the unit of the poses."""
+    top = 1 / camera.scale_to_unit if camera.scale_source != "none" else _top_speed(found)
+    return max(how.min_speed * top, 1e-9)
+
+
 def _words(found: Rates, least_speed: float, how: WordSettings) -> list[str]:
     least = {"pan_deg_s": how.min_turn_deg_s, "tilt_deg_s": how.min_turn_deg_s, "roll_deg_s": how.min_roll_deg_s}
     shares = {}
     for axis, words in WORDS.items():
-        rate, limit = getattr(found, axis), max(least.get(axis, least_speed), 1e-9)
+        rate, limit = getattr(found, axis), least.get(axis, least_speed)
         for word, side in zip(words, (rate, -rate), strict=True):
             shares[word] = float((side > limit).mean())
     said = [word for word, share in sorted(shares.items(), key=lambda item: -item[1]) if share >= how.min_share]

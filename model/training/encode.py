@@ -20,7 +20,7 @@ from model.data import latents
 from model.data.loader import DataSettings, decoded, parts_of
 from model.data.runs import Window, runs, stored_clips, windows
 from model.parallel import launch
-from model.recipes import TrainRecipe
+from model.recipes import TrainRecipe, weights_folder
 
 # Windows of a shard: at 480p and 81 frames about 400 MB.
 _A_SHARD = 64
@@ -47,7 +47,7 @@ def encode(
     """
     if not recipe.model.weights:
         raise ValueError("encoding needs model.weights: a codec that is trained with the run cannot encode before it")
-    place = os.path.join(recipe.model.weights, "vae")
+    place = os.path.join(weights_folder(recipe.model), "vae")
     _check_spec(folder, recipe.data, place)
     todo = list(units(recipe, outputs, folder))
     say(f"{sum(len(unit.windows) for unit in todo)} windows to encode in {len(todo)} shards")

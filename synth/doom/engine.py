@@ -96,6 +96,10 @@ class Game:
         self._game.make_action([float(key in action.keys) for key in BUTTONS] + [action.turn_deg], 1)
         self._state = self._game.get_state()
 
+    def command(self, words: str) -> None:
+        """A command of the engine's console (`summon Zombieman`), which the next tic carries out."""
+        self._game.send_game_command(words)
+
     def restart_if_over(self) -> str | None:
         """Begin the map anew when the player died or left it, and say which; None while it goes on."""
         if not self._game.is_episode_finished():
@@ -130,8 +134,10 @@ class Screen:
 
 
 @contextlib.contextmanager
-def running(wad: Path, level: str, seed: int, skill: int, monsters: bool, screen: Screen) -> Iterator[Game]:
-    """Start a map and stop the engine afterwards, whatever happens."""
+def running(
+    wad: Path, level: str, seed: int, skill: int, monsters: bool, screen: Screen, addon: Path | None = None
+) -> Iterator[Game]:
+    """Start a map, with an add-on (pk3) where one is given, and stop the engine afterwards, whatever happens."""
     littered = LITTER.exists()
     game = vizdoom.DoomGame()
     with tempfile.TemporaryDirectory() as settings:
@@ -140,6 +146,8 @@ def running(wad: Path, level: str, seed: int, skill: int, monsters: bool, screen
         _set_screen(game, screen)
         if not monsters:
             game.add_game_args("-nomonsters")
+        if addon:
+            game.add_game_args(f"-file {addon}")
         game.set_available_buttons([getattr(vizdoom.Button, name) for name in [*BUTTONS.values(), MOUSE]])
         game.set_available_game_variables([getattr(vizdoom.GameVariable, name) for name in VARIABLES])
         try:

@@ -96,6 +96,8 @@ def test_latents_of_another_size_and_recipes_without_a_codec_are_refused(recipe,
         encode.encode(other, [out], folder)
     with pytest.raises(ValueError, match=r"needs model.weights"):
         encode.encode(BUILT_IN["tiny"](), [out], folder)
+    with pytest.raises(ValueError, match=r"nowhere: no such folder; model.weights must be"):
+        encode.encode(replace(recipe, model=ModelSpec(weights="nowhere")), [out], folder)
     with pytest.raises(ValueError, match=r"latents cannot be mirrored"):
         DataSettings(latents=folder, mirror_share=0.5)
     with pytest.raises(ValueError, match=r"data.latents needs model.weights"):

@@ -144,6 +144,20 @@ def cameras_of(report):
     return page[page.index('id="cameras"') : page.index('id="cost"')]
 
 
+def test_inspect_draws_the_controls_that_the_trajectory_shows(source, out):
+    run.curate([source], out, AUTO)
+    row = kept(out)[0]
+    said = CliRunner().invoke(app, ["inspect", out, row["clip_id"]]).output.splitlines()
+    [ahead, _, turn, _] = [
+        next(line for line in said if line.startswith(f"{name} ")) for name in ("forward", "right", "turn", "look")
+    ]
+    assert ahead.split()[1] == "W" * len(ahead.split()[1])
+    assert len(ahead.split()[1]) == pytest.approx(10 * (row["end_s"] - row["start_s"]), abs=1)
+    assert ahead.endswith("1.00 to 1.00 unit/s")
+    assert turn.endswith("9.00 to 9.00 deg/s")  # under what counts as a turn
+    assert set(turn.split()[1]) == {"."}
+
+
 def test_inspect_saves_a_stored_clips_camera(source, out, tmp_path):
     run.curate([source], out, AUTO)
     clip = kept(out)[0]["clip_id"]

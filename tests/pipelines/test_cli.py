@@ -42,6 +42,7 @@ def test_the_command_line_stays_small():
     }
     assert flags == {
         "curate": ["--out", "--phase", "--recipe", "--runner"],
+        "synth": ["--frames", "--interactions", "--out", "--phase", "--recipe", "--runner"],
         "train": ["--data", "--out", "--recipe", "--watch"],
         "report": [],
         "inspect": ["--camera", "--thresholds"],
@@ -75,9 +76,9 @@ def test_curate_says_what_came_out_and_where_to_look(gamecraft, raw, tmp_path):
         ),
         (
             ["curate", "a.mp4", "--out", "o", "--recipe", "fast"],
-            "fast: neither a recipe file nor one of demo, gamecraft2, laptop, smoke",
+            "fast: neither a recipe file nor one of demo, gamecraft2, laptop, rehearsal, smoke",
         ),
-        (["recipe", "show", "fast"], "fast: neither a recipe file nor one of demo, gamecraft2, laptop, smoke"),
+        (["recipe", "show", "fast"], "fast: neither a recipe file nor one of demo, gamecraft2, laptop, rehearsal, smoke"),
         (["inspect", "nowhere"], "nowhere: no dataset.json there; is it an output of `gamecraft curate`?"),
         (["report", "nowhere"], "nowhere: no dataset.json there; is it an output of `gamecraft curate`?"),
         (["frobnicate"], "No such command 'frobnicate'."),

@@ -5,14 +5,20 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 ray = pytest.importorskip("ray")
 
+from curation.quality import LuminanceLimits, QualityLimits  # noqa: E402
 from curation.schema import CLIP, columns, conform  # noqa: E402
 from operators.op import Op, run_local, run_ray  # noqa: E402
-from pipelines import chunked, ledger, recipes, run, runners  # noqa: E402
+from pipelines import chunked, ledger, phases, recipes, run, runners  # noqa: E402
 from pipelines.phases import Phase  # noqa: E402
+from synth.backends import ModelSettings  # noqa: E402
+from synth.strategies import SynthSettings  # noqa: E402
+from synth.verify import VerifySettings  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -170,3 +176,21 @@ def test_ray_outlives_a_clip_that_kills_its_worker(cluster, local, raw, tmp_path
     assert rejected[victim] == "quarantined: killed its worker 2 times"
     assert done.kept == local.kept - 1 == done.stored
     assert done.failures == []
+
+
+def test_both_strategies_run_through_ray_and_give_what_one_process_gives(cluster, pipelines, tmp_path, monkeypatch):
+    monkeypatch.setattr(runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
+    picture = str(tmp_path / "a.png")
+    cv2.imwrite(picture, np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
+    size = {"width": 64, "height": 64, "frames": 9, "image_steps": 1, "video_steps": 1}
+    models = ModelSettings(**vars(pipelines), **size, dtype="float32", device="cpu")
+    anything = VerifySettings(*[None] * 10, LuminanceLimits(*[None] * 7), QualityLimits(None))  # random weights make noise
+    how = SynthSettings("diffusers", each=1, attempts=1, models=models, verify=anything)
+    recipe = replace(recipes.smoke(), synth=how, score=recipes.Score(anything.luminance, anything.quality))
+    outs = [
+        run.synthesise(["snow", "open_door"], [picture], str(tmp_path / name), recipe, name).out for name in ("ray", "local")
+    ]
+    made = {row["interaction"]: (row["strategy"], row["synth_verdict"], row["shard"]) for row in rows_of(outs[0])}
+    assert made == {"snow": ("start_end", "accepted", "000000"), "open_door": ("first_frame", "accepted", "000000")}
+    assert rows_of(outs[1]) == rows_of(outs[0])
+    assert shards_of(outs[0]) == shards_of(outs[1])

@@ -25,7 +25,7 @@ def test_a_file_need_only_say_what_differs(tmp_path):
     ("text", "words"),
     [
         ("partition: {scenes: {clip_secs: 5}}", r"unknown key partition\.scenes\.clip_secs; did you mean clip_s\?"),
-        ("colour: red", "unknown key colour; known are name, partition, score, annotate, caption, relate, shard"),
+        ("colour: red", "unknown key colour; known are name, partition, score, annotate, caption, relate, shard, synth"),
         ("partition: {scenes: {clip_s: long}}", r"partition\.scenes\.clip_s must be float, not 'long'"),
         ("shard: {clips_per_shard: 2.5}", r"shard\.clips_per_shard must be int, not 2\.5"),
         ("shard: {encoding: {fps: yes}}", r"shard\.encoding\.fps must be float or null, not True"),
@@ -45,7 +45,7 @@ def test_a_mistake_is_one_clear_line_with_the_file(tmp_path, text, words):
 
 
 def test_neither_file_nor_name():
-    with pytest.raises(ValueError, match="smok: neither a recipe file nor one of gamecraft2, laptop, smoke"):
+    with pytest.raises(ValueError, match="smok: neither a recipe file nor one of demo, gamecraft2, laptop, rehearsal, smoke"):
         recipes.load("smok")
 
 

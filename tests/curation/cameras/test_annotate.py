@@ -12,8 +12,9 @@ from bench import camera_takes
 from bench.camera import source_views
 from bench.trajectory import errors
 from curation import video
+from curation.cameras import klt
 from curation.cameras.annotate import CameraSettings, ClipView, annotate
-from curation.cameras.camera import from_npz, to_npz
+from curation.cameras.camera import Camera, Facts, from_npz, to_npz
 from curation.video import Span
 from curation.viewport import Rect
 
@@ -89,7 +90,7 @@ def test_a_cut_inside_a_clip_is_told(take: camera_takes.Take, write: Write, tmp_
     turned = np.concatenate([shown[:35], shown[35:, ::-1, ::-1]])
     uri = write(tmp_path / "cut.mp4", turned, np.arange(70) / 35)
     [(facts, camera)] = annotate([view(uri, (640, 480))], HOW)
-    assert (facts.status, camera) == ("failed:a cut 1.00 s in", None)
+    assert (facts.status, camera) == ("failed:nothing goes on 1.00 s in: a cut, or too fast", None)
 
 
 def black(count: int) -> np.ndarray:
@@ -119,6 +120,31 @@ def test_what_cannot_be_read_and_an_empty_span_are_reasons(write: Write, tmp_pat
     found = annotate([view(str(tmp_path / "text.mp4"), (2, 2)), view(uri, (160, 96))._replace(span=Span(50, 60))], HOW)
     assert found[0][0].status.startswith("failed:cannot be opened")
     assert found[1][0].status == "failed:0 frames in 0.00 s are too few"
+
+
+@pytest.mark.parametrize(
+    ("later_s", "scene", "source"),
+    [(0.0, 0, "linked"), (4e-4, 0, "linked"), (0.1, 0, "speed"), (0.0, 1, "speed")],
+    ids=["touching", "through a file", "a gap", "another scene"],
+)
+def test_only_clips_that_touch_share_a_scale(monkeypatch: pytest.MonkeyPatch, later_s: float, scene: int, source: str) -> None:
+    """A fast walk, then one that slows down at once to a quarter of it."""
+    whole, fps = Rect(0, 0, 640, 480), 30
+    clips = [ClipView("a", Span(0, 6), whole, whole), ClipView("a", Span(6 + later_s, 12), whole, whole, None, scene)]
+    speeds = np.full(180, 4.0), np.concatenate([np.linspace(4, 1, 14), np.full(166, 1.0)])
+    monkeypatch.setattr(klt, "annotate", lambda *_: [(Facts("ok"), walked(speed, fps)) for speed in speeds])
+    (_, fast), (_, slow) = annotate(clips, HOW)
+    assert fast is not None
+    assert slow is not None
+    assert (fast.scale_source, slow.scale_source) == ("speed", source)
+
+
+def walked(speed: np.ndarray, fps: float) -> Camera:
+    count = len(speed)
+    pose = np.tile(np.eye(4), (count, 1, 1))
+    pose[1:, 2, 3] = np.cumsum(speed[:-1]) / fps
+    known = np.ones(count, bool), np.zeros(count, np.float32), np.array([0])
+    return Camera(pose, np.ones((count, 4)), np.arange(count) / fps, (640, 480), (0, 0, 640, 480), *known)
 
 
 def test_nothing_asked_for_is_said(tmp_path: Path) -> None:

@@ -1,3 +1,6 @@
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,6 +39,18 @@ def test_a_camera_survives_its_file():
     np.testing.assert_array_equal(back.residual_px, camera.residual_px)
     np.testing.assert_array_equal(back.keyframes, camera.keyframes)
     assert (back.size, back.viewport, back.scale_to_unit, back.scale_source) == ((640, 480), (0, 0, 640, 403), 0.25, "speed")
+
+
+def test_the_file_holds_the_controls_of_its_own_frames_in_the_data_sets_unit():
+    camera = _camera()
+    with np.load(io.BytesIO(to_npz(camera))) as file:
+        found = file["controls"]
+    assert found.shape == (7, 4)
+    np.testing.assert_allclose(found, camera.controls, rtol=1e-5)
+    np.testing.assert_allclose(camera.controls[:, 2], np.degrees(1 / 6) * 35, rtol=1e-6)
+    assert np.hypot(*found[3, :2]) == pytest.approx(
+        0.25 * np.hypot(*replace(camera, scale_to_unit=1.0).controls[3, :2]), rel=1e-5
+    )
 
 
 def test_equal_cameras_are_equal_bytes():

@@ -4,7 +4,7 @@ import pytest
 from curation.cameras.camera import Camera
 from curation.cameras.controls import controls, rates
 from curation.cameras.rotation import logarithm
-from curation.cameras.words import WordSettings, describe
+from curation.cameras.words import WordSettings, describe, held
 
 
 def turned(axis, degrees):
@@ -102,6 +102,15 @@ def test_without_a_scale_no_speed_is_claimed_but_the_direction_is():
 
 def test_slow_drift_is_no_word_where_the_top_speed_is_known():
     assert describe(camera(*walk(60, 30, forward=0.1)), WordSettings()).words == ["static"]
+
+
+@pytest.mark.parametrize("scale", [(0.25, "speed"), (1.0, "none")])
+def test_keys_are_held_while_they_move_the_view(scale):
+    first, second = walk(90, 30, forward=-4, right=4), walk(60, 30, pan=-30)
+    pose = np.concatenate([first[0], first[0][-1] @ second[0][1:]])
+    keys = held(camera(pose, np.arange(len(pose)) / 30, *scale), WordSettings())
+    assert keys[10].tolist() == [-1, 1, 0, 0]
+    assert keys[120].tolist() == [0, 0, -1, 0]
 
 
 def test_settings_say_what_is_wrong():

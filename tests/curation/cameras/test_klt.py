@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from bench.trajectory import errors
-from curation.cameras import klt
+from curation.cameras import klt, mapping
 from curation.cameras.annotate import CameraSettings
+from curation.cameras.infill import Infill, infill
 from curation.cameras.tracks import Tracks
 
 HOW = CameraSettings(backend="klt")
@@ -88,11 +89,48 @@ def test_a_clip_in_which_half_the_frames_see_nothing_is_not_ok(path: Make, follo
     assert not facts.ok
 
 
+def test_a_clip_whose_two_maps_disagree_is_suspect(
+    path: Make, followed: Make, look: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where one of them took a wall for another one: from the middle on, its scale is half."""
+    turn = [0]
+
+    def bent(*known: Any) -> Infill:
+        found = infill(*known)
+        turn[0] += 1
+        found.pose[45:, :3, 3] = found.pose[45, :3, 3] + 0.5 ** turn[0] * (found.pose[45:, :3, 3] - found.pose[45, :3, 3])
+        return found
+
+    monkeypatch.setattr(klt, "infill", bent)
+    [(facts, camera)] = annotated(look(followed(path(turn_deg=120, ahead=0.2, aside=0.1))), hint=0.5)
+    assert (turn[0], facts.status) == (3, "suspect")
+    assert facts.why.startswith("maps apart 0.0")
+    assert facts.apart > HOW.checks.apart
+    assert camera is not None
+
+
+def test_a_clip_that_only_one_map_can_be_begun_in_is_suspect(
+    path: Make, followed: Make, look: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = mapping.first_pairs
+    monkeypatch.setattr(mapping, "first_pairs", lambda *known: pairs(*known)[:1])
+    [(facts, _)] = annotated(look(followed(path(turn_deg=120, ahead=0.2, aside=0.1))), hint=0.5)
+    assert (facts.status, facts.why) == ("suspect", "maps apart 1, maps apart deg 180")
+
+
+def test_maps_begin_in_different_parts_of_a_clip(path: Make, followed: Make, look: Make) -> None:
+    found = mapping.first_pairs(look(followed(path(turn_deg=120, ahead=0.2, aside=0.1))).points(), 320.0)
+    starts = sorted(pair.first for pair in found)
+    assert len(starts) == 3
+    assert np.diff(starts).min() >= 15
+    assert found[0].score == max(pair.score for pair in found)
+
+
 def test_a_cut_is_told(path: Make, followed: Make, look: Make) -> None:
     before, after = followed(path(count=40, turn_deg=60, ahead=0.2)), followed(path(count=50, turn_deg=60, ahead=0.2))
     start, length = np.concatenate([before.start, after.start + 40]), np.concatenate([before.length, after.length])
     facts = look(Tracks(np.arange(90) / 30, np.concatenate([before.xy, after.xy]), start, length))
-    assert facts.status == "failed:a cut 1.33 s in"
+    assert facts.status == "failed:nothing goes on 1.33 s in: a cut, or too fast"
 
 
 @pytest.mark.parametrize("count", [1, 5])
