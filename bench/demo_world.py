@@ -231,10 +231,11 @@ def lines(table: dict[str, dict[str, obedience.Share]], quality: dict[str, dict[
 
 
 def contact_sheet(kinds: Sequence[Kind], videos: dict[str, Tensor], clips_a_kind: int = 2, enlarged: int = 2) -> np.ndarray:
-    """Pairs of rows, real above generated, the first clips of each kind; uint8 [H, W, 3]."""
+    """Pairs of rows, real above generated, clips spread over those of each kind; uint8 [H, W, 3]."""
     rows = []
     for kind in KINDS:
-        for number in [i for i, k in enumerate(kinds) if k == kind][:clips_a_kind]:
+        numbers = [i for i, k in enumerate(kinds) if k == kind]
+        for number in numbers[:: max(1, len(numbers) // clips_a_kind)][:clips_a_kind]:
             pair = sheet(torch.stack([videos["real frames"][number], videos["own controls"][number]]))
             big = pair.repeat(enlarged, 0).repeat(enlarged, 1)
             label = np.full((len(big), 70, 3), 255, np.uint8)
