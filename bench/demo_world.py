@@ -38,7 +38,7 @@ from model.training.notes import pictures, sheet
 from model.training.run import train
 from model.training.watching import plainly
 
-# Guidance leads away from no camera at all (1: none). All three were settled on training maps.
+# Guidance leads away from no camera at all (1: none). Guidance was compared on training maps, the others chosen.
 FRAMES, STEPS, GUIDANCE = 5, 6, 1.0
 # At least 128 of a kind make an interval of +-7 points; more only cost time.
 _MOST, _BATCH, _STARTS = 128, 32, 64
