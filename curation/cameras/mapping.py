@@ -126,6 +126,8 @@ class _Growth:
         self._place(pair.second, turn, shift[:, 0])
         self.keyframes = [pair.first, pair.second]
         self._map(both)
+        if self._mapped(pair.second) < LEAST_INLIERS:
+            return False
         self._adjust(np.array([pair.first, pair.second]), held=1)
         between = list(range(pair.first + 1, pair.second))
         for frame in between:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from curation.cameras import focal, rotation
+from curation.cameras import focal, mapping, rotation
 from curation.cameras.bundle import Problem, adjust, focal_error
 from curation.cameras.mapping import triangulated
 from curation.cameras.resection import Sight, resect
@@ -85,3 +85,13 @@ def test_the_angle_of_a_rotation_is_exact_when_small() -> None:
 @pytest.mark.parametrize(("said", "pool"), [([], None), ([0.5], 0.5), ([0.5, 0.51, 0.9], 0.51), ([0.4, 0.5, 0.6, 0.8], None)])
 def test_one_focal_length_for_clips_that_agree(said: list[float], pool: float | None) -> None:
     assert focal.pooled(said, 0.05) == pool
+
+
+def test_a_pair_without_parallax_is_no_beginning() -> None:
+    """Frames of a turn on the spot: whatever pose comes of them, no point can be placed."""
+    rng = np.random.default_rng(5)
+    world = rng.uniform((-3, -2, 4), (3, 2, 9), (60, 3))
+    turns = rotation.exponential(np.outer(np.linspace(0, 0.2, 6), [0.0, 1.0, 0.0]))
+    seen = np.einsum("nij,mj->nmi", turns, world)
+    points = 320 * seen[:, :, :2] / seen[:, :, 2:]
+    assert mapping.reconstruct(points, np.arange(6) / 30, mapping.Pair(0, 5, 1.0), 320.0, True) is None
