@@ -45,6 +45,7 @@ _PHASE_TITLES = {
     "score": "Clean and well lit",
     "annotate": "Annotated",
     "caption": "Plain, continuous play",
+    "relate": "Held against their neighbours",
     "shard": "Stored in shards",
 }
 _REGIMES = ("forward", "back", "turn_left", "turn_right", "look_up", "look_down", "strafe_left", "strafe_right")
