@@ -15,6 +15,16 @@ from types import SimpleNamespace
 import pytest
 
 from curation import storage
+from curation.vlm import answers, asking
+
+
+@pytest.fixture(autouse=True)
+def nothing_spent() -> Iterator[None]:
+    """No question counted, none answered by what another test has asked."""
+    asking.spent.clear()
+    answers.use(None)
+    yield
+    answers.use(None)
 
 
 @pytest.fixture(scope="session")

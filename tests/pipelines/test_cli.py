@@ -43,7 +43,8 @@ def test_the_command_line_stays_small():
     assert flags == {
         "curate": ["--out", "--phase", "--recipe", "--runner"],
         "synth": ["--frames", "--interactions", "--out", "--phase", "--recipe", "--runner"],
-        "train": ["--data", "--out", "--recipe", "--watch"],
+        "train": ["--data", "--out", "--recipe", "--runner", "--watch", "--workers"],
+        "encode": ["--data", "--out", "--recipe", "--runner", "--workers"],
         "report": [],
         "inspect": ["--camera", "--thresholds"],
         "recipe": [],

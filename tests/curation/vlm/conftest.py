@@ -9,14 +9,6 @@ import pytest
 from curation.vlm import answers, asking
 
 
-@pytest.fixture(autouse=True)
-def nothing_spent():
-    asking.spent.clear()
-    answers.use(None)
-    yield
-    answers.use(None)
-
-
 @pytest.fixture
 def cache(tmp_path):
     answers.use(str(tmp_path / "answers"))
