@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench import demo_footage
 from bench.machine import describe
+from model.backbone.vae import signed
 from model.build import Parts, parts
 from model.config import FRAMES_A_LATENT
 from model.control.spec import ControlSpec, ControlState
@@ -141,7 +142,7 @@ def generated(made: Parts, clips: Clips) -> dict[str, Tensor]:
     for first in range(0, len(clips.samples), _BATCH):
         batch = collate(clips.samples[first : first + _BATCH])
         other = collate([clips.samples[i] for i in others[first : first + _BATCH]])
-        real = batch["video"].float() / 127.5 - 1
+        real = signed(batch["video"])
         found["real frames"].append(batch["video"])
         found["codec"].append(pictures(made.codec.decode(made.codec.encode(real))))
         found[_STILL].append(batch["video"][:, :, :1].expand_as(batch["video"]))

@@ -1,1 +1,1 @@
-"""The action-controllable causal world model (paper section 4). Knows `curation.schema` and `curation.shards`, nothing else."""
+"""The action-controllable causal world model (paper section 4). Of `curation` it knows shards, cameras' files and VLMs."""

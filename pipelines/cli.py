@@ -33,6 +33,7 @@ BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captio
     "world": "bench.demo_world",
 }
 
+Data = Annotated[list[str], typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again.")]
 OfTraining = Annotated[bool, typer.Option("--train", help="A recipe of training instead of curation.")]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
 
@@ -90,7 +91,7 @@ def synth(
 @app.command()
 def train(
     out: Annotated[str, typer.Option(help="The run's folder: checkpoints, log, TensorBoard's files.")],
-    data: Annotated[list[str], typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again.")],
+    data: Data,
     recipe: Annotated[str, typer.Option(help="A training recipe's name (`gamecraft recipe list --train`) or a YAML file.")],
     watch: Annotated[
         list[str] | None, typer.Option(help="An output that is not trained on, from which sample videos are made.")
@@ -102,8 +103,7 @@ def train(
     from pipelines import runners
 
     _among("--runner", runner, runners.NAMES)
-    training = _training()
-    settings = recipes.load(recipe, training.recipes.BUILT_IN, training.recipes.TrainRecipe)
+    training, settings = _training(), _training_recipe(recipe)
     if runner == "ray":
         runners.start_ray()
         training.run.train_on_ray(settings, data, out, watch or (), workers, _say)
@@ -116,7 +116,7 @@ def encode(
     out: Annotated[
         str, typer.Option(help="Where the latents go: a folder or an s3:// prefix; then `data.latents` of the recipe.")
     ],
-    data: Annotated[list[str], typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again.")],
+    data: Data,
     recipe: Annotated[str, typer.Option(help="The training recipe that will read them: its codec, size, rate and lengths.")],
     runner: Annotated[str, typer.Option(help="local: this process. ray: actors on a cluster, a GPU each.")] = "local",
     workers: Annotated[int, typer.Option(help="How many actors on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
@@ -125,8 +125,7 @@ def encode(
     from pipelines import runners
 
     _among("--runner", runner, runners.NAMES)
-    training = _training()
-    settings = recipes.load(recipe, training.recipes.BUILT_IN, training.recipes.TrainRecipe)
+    training, settings = _training(), _training_recipe(recipe)
     if runner == "ray":
         runners.start_ray()
     training.encode.encode(settings, data, out, runner == "ray", workers, _say)
@@ -154,11 +153,12 @@ def recipe_show(
     name: Annotated[str, typer.Argument(help="A built-in recipe or a YAML file.")] = "laptop", train: OfTraining = False
 ) -> None:
     """Print a recipe as YAML; save it, change it, and give the file to `curate --recipe` or `train --recipe`."""
-    if train:
-        ours = _training().recipes
-        sys.stdout.write(recipes.to_yaml(recipes.load(name, ours.BUILT_IN, ours.TrainRecipe)))
-    else:
-        sys.stdout.write(recipes.to_yaml(recipes.load(name)))
+    sys.stdout.write(recipes.to_yaml(_training_recipe(name) if train else recipes.load(name)))
+
+
+def _training_recipe(name_or_path: str) -> Any:
+    ours = _training().recipes
+    return recipes.load(name_or_path, ours.BUILT_IN, ours.TrainRecipe)
 
 
 def _training() -> Any:

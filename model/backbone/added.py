@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curation import weights
 from model.backbone.attention import Attend, attend
 from model.backbone.dit import Expert
 
@@ -67,8 +68,10 @@ class Thoughts(nn.Module):
 
 
 def load_thoughts(model: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16) -> Thoughts:
-    """A model of the hub, or its folder."""
+    """A model of the hub, or its folder, found as curation's own are (`weights.model_folder`)."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
-    return Thoughts(AutoProcessor.from_pretrained(model), loaded).to(device)
+    place = weights.model_folder(model)
+    with weights.named_if_missing(model):
+        loaded = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype)
+        return Thoughts(AutoProcessor.from_pretrained(place), loaded).to(device)

@@ -15,6 +15,11 @@ from model.config import FRAMES_A_LATENT
 MASKS = FRAMES_A_LATENT
 
 
+def signed(pictures: Tensor) -> Tensor:
+    """Pictures uint8 as codecs read them, in [-1, 1]."""
+    return pictures.float() / 127.5 - 1
+
+
 class Codec(nn.Module, ABC):
     """Latents of unit variance, 8 px a row and column. per: frames a latent, the first frame being a latent of its own."""
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.backbone.frames import FrameCodec
+from model.backbone.vae import signed
 from model.data.loader import Batches, DataSettings, Windows
 
 # Added to latents: what a decoder must bear, since a sampler is never exact.
@@ -72,7 +73,7 @@ def _train(
 
 def pictures(video_B3FHW: Tensor) -> Tensor:
     """The frames of videos uint8, in [-1, 1]: [N, 3, H, W]."""
-    return video_B3FHW.transpose(1, 2).flatten(0, 1).float() / 127.5 - 1
+    return signed(video_B3FHW.transpose(1, 2).flatten(0, 1))
 
 
 def difference(a_N3HW: Tensor, b_N3HW: Tensor) -> Tensor:

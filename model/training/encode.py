@@ -21,6 +21,7 @@ from model.data.loader import DataSettings, decoded, parts_of
 from model.data.runs import Window, runs, stored_clips, windows
 from model.parallel import launch
 from model.recipes import TrainRecipe, weights_folder
+from model.training.flow import coded
 
 # Windows of a shard: at 480p and 81 frames about 400 MB.
 _A_SHARD = 64
@@ -95,9 +96,8 @@ class _Encoder:
 def encoded(window: Window, data: DataSettings, codec: Codec) -> latents.Encoded:
     """A window through the codec, in the middle of its slack."""
     shown, stamps_s = decoded(parts_of(window, data, 0.5), data)
-    device = next(codec.parameters()).device
-    video = shown["video"][None].to(device).float() / 127.5 - 1
-    return latents.Encoded(codec.encode(video)[0], codec.condition(video[:, :, 0], data.frames)[0], stamps_s)
+    x0, image = coded({"video": shown["video"][None]}, codec, next(codec.parameters()).device)
+    return latents.Encoded(x0[0], image[0], stamps_s)
 
 
 def _check_spec(folder: str, data: DataSettings, place: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from model.backbone.vae import Codec
+from model.backbone.vae import Codec, signed
 from model.config import CELL
 from model.control.pluecker import control_maps
 from model.sampling import Given
@@ -35,7 +35,7 @@ def encoded(
     """A loader's batch through the frozen encoders. A sample without a camera has maps of zeros: no camera at rest has them;
     one without an instruction has hidden states of zeros.
     """
-    x0, image = _coded(batch, codec, device)
+    x0, image = coded(batch, codec, device)
     height, width = CELL * x0.shape[-2], CELL * x0.shape[-1]
     pose, origin, inner = (batch[name].to(device, non_blocking=True) for name in ("pose", "origin", "intrinsics"))
     known = batch["camera_known"].to(device)
@@ -44,12 +44,12 @@ def encoded(
     return Latents(x0, Given(image, words(batch["text"]), maps, _added(batch, thoughts, device)))
 
 
-def _coded(batch: dict[str, Any], codec: Codec, device: torch.device) -> tuple[Tensor, Tensor]:
+def coded(batch: dict[str, Any], codec: Codec, device: torch.device) -> tuple[Tensor, Tensor]:
     """Latents and image: those of the batch where they were encoded before, else of its video."""
     if "latents" in batch:
         latents, image = (batch[name].to(device, non_blocking=True).float() for name in ("latents", "image"))
         return latents, image
-    video = batch["video"].to(device, non_blocking=True).float() / 127.5 - 1
+    video = signed(batch["video"].to(device, non_blocking=True))
     return codec.encode(video), codec.condition(video[:, :, 0], video.shape[2])
 
 

@@ -13,7 +13,7 @@ from model.data.runs import Clip, stored_clips
 from model.parallel import launch, ranks
 from model.parallel.layout import seated
 from model.recipes import TrainRecipe
-from model.training.trainer import Trainer
+from model.training.trainer import Trainer, unsaid
 
 # Sources of which a clip is looked at before training; a shard's index does not hold sizes.
 _LOOKED_AT = 32
@@ -28,10 +28,8 @@ def train(
 
     One process a device, as torchrun starts them; alone it is a run of one. watched: see `Trainer`.
     """
-    said = say if ranks.first() else _unsaid
-    for part in (outputs, watched):
-        if part:
-            said(check(part, recipe))
+    said = say if ranks.first() else unsaid
+    _check_all(outputs, watched, recipe, said)
     _, count, device = ranks.start()
     try:
         seat = seated(recipe.layout, device)
@@ -58,15 +56,19 @@ def train_on_ray(
 
     folder: where all nodes see it. ValueError for data that cannot be used.
     """
-    for part in (outputs, watched):
-        if part:
-            say(check(part, recipe))
+    _check_all(outputs, watched, recipe, say)
     say(f"training on Ray; {os.path.join(folder, 'log.jsonl')} and TensorBoard's files beside it tell how it goes")
     launch.on_ray(_rank, {"given": (recipe, list(outputs), folder, list(watched))}, workers, os.path.join(folder, "ray"))
 
 
 def _rank(config: dict[str, Any]) -> None:
     train(*config["given"])
+
+
+def _check_all(outputs: Sequence[str], watched: Sequence[str], recipe: TrainRecipe, say: Callable[[str], None]) -> None:
+    for part in (outputs, watched):
+        if part:
+            say(check(part, recipe))
 
 
 def check(outputs: Sequence[str], recipe: TrainRecipe) -> str:
@@ -107,7 +109,3 @@ def _meta(clip: Clip) -> dict[str, Any]:
     assert place is not None, clip.clip_id
     found: dict[str, Any] = json.loads(storage.read(place.uri, place.offset, place.size))
     return found
-
-
-def _unsaid(words: str) -> None:
-    """What ranks but the first say."""

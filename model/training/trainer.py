@@ -50,7 +50,7 @@ class Trainer:
     ) -> None:
         """rank, count: whose samples these are; ranks that share a sample's tokens have the same (`parallel.layout.Seat`)."""
         self.world, self.codec, self.words, self.outputs, self.data, self.how = world, codec, words, outputs, data, how
-        self.folder, self.rank, self.count, self.watched, self.say = folder, rank, count, watched or outputs, say or _unsaid
+        self.folder, self.rank, self.count, self.watched, self.say = folder, rank, count, watched or outputs, say or unsaid
         self.device, self.thoughts = next(world.parameters()).device, thoughts
         for expert in (world.high, world.low):
             expert.camera.requires_grad_(not how.freeze_camera)
@@ -197,7 +197,7 @@ class Trainer:
         self._saver.save(self.step, self.world, self.optimizer, self.average, state)
 
 
-def _unsaid(words: str) -> None:
+def unsaid(words: str) -> None:
     """Nobody listens."""
 
 
