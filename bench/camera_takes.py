@@ -16,13 +16,13 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from bench.train.footage import HELD_OUT
+from bench.train.footage import maps_of
 from curation import encode
 from curation.video import Source
 from synth.doom.cameras import PIXEL_ASPECT, poses
 from synth.doom.engine import Game, Screen, running, wads
 from synth.doom.player import Action, Player
-from synth.doom.wad import Level, map_names, read_level
+from synth.doom.wad import Level, read_level
 
 KINDS = ("mix", "play", "keys", "forward", "strafe", "rotation", "static")
 FPS = 35  # the game's own clock
@@ -82,7 +82,7 @@ class Take:
 
 def places(seed: int, count: int, tuning: bool) -> list[Place]:
     """Maps for a seed, each with HUD and weapon off and on; those that nothing was tuned on, or with `tuning` the others."""
-    maps = [(wad, name) for wad, path in wads().items() for name in map_names(path) if (name in HELD_OUT) != tuning]
+    maps = maps_of(held_out=not tuning)
     return [Place(*where, hud) for where in random.Random(seed).sample(maps, count) for hud in (False, True)]
 
 

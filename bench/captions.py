@@ -20,15 +20,13 @@ from typing import Any
 import numpy as np
 
 from bench.machine import describe
-from bench.train.footage import HELD_OUT, recordings
+from bench.train.footage import maps_of, recordings
 from curation.interaction import event_score
 from operators.captions import facts_of
 from pipelines import ledger, recipes, run
 from synth.doom import truth
-from synth.doom.engine import wads
 from synth.doom.record import Recording, record
 from synth.doom.truth import Truth
-from synth.doom.wad import map_names
 
 SEED, _TUNING_SEED = 9900, 9800
 # Doors, fire and enemies on one side, walking and looking around without monsters on the other.
@@ -86,7 +84,7 @@ def _places(tuning: bool) -> list[tuple[str, str]]:
     """Validation maps of the detector for tuning, else those that nothing was trained or tuned on."""
     if tuning:
         return sorted({m[:2] for name, take in recordings().items() if name.startswith("valid") for m in take.maps})
-    return [(wad, name) for wad, path in wads().items() for name in map_names(path) if name in HELD_OUT]
+    return maps_of(held_out=True)
 
 
 def _outputs(files: Sequence[Path], folder: Path, recipe: recipes.Recipe, repeats: int) -> Iterator[str]:

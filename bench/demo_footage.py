@@ -10,12 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.machine import describe
-from bench.train.footage import HELD_OUT
+from bench.train.footage import maps_of
 from pipelines import recipes, run
 from synth.doom.cameras import write_log
-from synth.doom.engine import wads
 from synth.doom.record import Recording, record
-from synth.doom.wad import map_names
 
 # A recording has several maps, so that its top moving speed, the unit of its poses, hangs on none of them.
 _MAPS_A_RECORDING = 4
@@ -42,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def takes(kind: str) -> Iterator[Recording]:
     """Maps of the kind in seeded order, and once more from the start where there are too few."""
-    maps = [
-        (wad, name) for wad, path in wads().items() for name in map_names(path) if (name in HELD_OUT) == (kind == "held-out")
-    ]
+    maps = maps_of(held_out=kind == "held-out")
     random.Random(_SEED[kind]).shuffle(maps)
     maps += maps
     for number in range(_RECORDINGS[kind]):

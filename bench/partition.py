@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.machine import describe
 from bench.measures import Hits, auc, contained, lasting_regimes, matched
-from bench.train.footage import HELD_OUT
+from bench.train.footage import maps_of
 from curation import scenes, video
 from curation.action import ActionSpan
 from curation.chunks import ScanSettings
@@ -25,10 +25,8 @@ from curation.scan import Signals, scan
 from curation.scenes import SceneSettings
 from operators.partition import clip_spans
 from synth.doom import truth
-from synth.doom.engine import wads
 from synth.doom.record import Recording, record
 from synth.doom.truth import Truth
-from synth.doom.wad import map_names
 
 SEED = 9700
 _CUT_WITHIN, _WITHIN_S = 2, 0.25  # frames; seconds
@@ -52,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def takes(seed: int) -> Iterator[tuple[str, Recording]]:
     """Three recordings with ten cuts each, three with longer scenes; held-out maps only."""
-    maps = [(wad, name) for wad, path in wads().items() for name in map_names(path) if name in HELD_OUT]
+    maps = maps_of(held_out=True)
     rng = random.Random(seed)
     for number, style in enumerate(("fight", "explore", "fight")):
         places = [(*place, 6.0) for place in rng.sample(maps, 11)]

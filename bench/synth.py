@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.machine import describe
-from bench.train.footage import HELD_OUT
+from bench.train.footage import HELD_OUT, maps_of
 from curation import scan, video
 from operators.op import run_local
-from operators.synth import png
 from pipelines import chains, recipes
 from pipelines.recipes import Recipe
 from synth import taxonomy
-from synth.doom.engine import wads
-from synth.doom.takes import KINDS, SCRIPTS, NoPlace, Take, film
-from synth.doom.wad import map_names
+from synth.doom.takes import KINDS, SCRIPTS, NoPlace, Take, film, kinds_of
 from synth.film import to_mp4
+from synth.pictures import to_png
 from synth.requests import Frame, Request
 from synth.taxonomy import Interaction
 
@@ -75,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _takes(seed: int, names: Sequence[str], rounds: int, tuning: bool) -> list[Take]:
     """In random order, so that a part of them is a sample. A camera that turns is no fault where it is free to."""
     rng = random.Random(seed)
-    maps = [(wad, name) for wad, path in wads().items() for name in map_names(path) if (name in HELD_OUT) != tuning]
-    pairs = [(name, kind) for name in names for kind in KINDS if kind != "vanishing" or SCRIPTS[name].lasting]
+    maps = maps_of(held_out=not tuning)
+    pairs = [(name, kind) for name in names for kind in kinds_of(name)]
     takes = [
         Take(*rng.choice(maps), name, rng.randrange(10**6), kind)
         for name, kind in rng.sample(pairs * rounds, len(pairs) * rounds)
@@ -98,7 +96,8 @@ def _outcome(take: Take, file: Path, recipe: Recipe, log: Path | None) -> Outcom
         "request": asked.to_json(),
         "synth_attempt": 0,
     }
-    (row,) = run_local(chains.generate(recipe)[1:], [row | {"initial_png": png(filmed.pictures[0]), "strategy": "procedural"}])
+    made = {"initial_png": to_png(filmed.pictures[0]), "strategy": "procedural"}
+    (row,) = run_local(chains.generate(recipe)[1:], [row | made])
     if row.get("error"):
         raise RuntimeError(row["error"])
     kind: str = take.kind
@@ -113,8 +112,7 @@ def _outcome(take: Take, file: Path, recipe: Recipe, log: Path | None) -> Outcom
 
 
 def _filmed(take: Take) -> Any:
-    levels = [(wad, name) for wad, path in wads().items() for name in map_names(path)]
-    same = [place for place in levels if (place[1] in HELD_OUT) == (take.level in HELD_OUT)]
+    same = maps_of(held_out=take.level in HELD_OUT)
     rng = random.Random(take.seed)
     for _ in range(_TRIED_MAPS):
         try:

@@ -2,10 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
-
-import cv2
-import numpy as np
 
 from curation import vlm
 from curation.chunks import ScanSettings
@@ -21,6 +17,7 @@ from operators.shards import scratch_file
 from synth import strategies, verify
 from synth.evidence import Evidence, evidence
 from synth.film import to_mp4
+from synth.pictures import from_bytes, to_png
 from synth.prompts import Refused, loaded
 from synth.requests import Request, request
 from synth.strategies import SynthSettings
@@ -75,7 +72,7 @@ def make_video(row: Row, how: SynthSettings) -> Row:
         "synth_models": list(made.models),
         "synth_prompt": json.dumps(made.prompt, sort_keys=True, ensure_ascii=False) if made.prompt else None,
         "synth_truth": made.truth,
-        "initial_png": png(made.initial),
+        "initial_png": to_png(made.initial),
     }
 
 
@@ -118,7 +115,9 @@ def measure_picture(row: Row, how: ScanSettings) -> Row:
 def verify_video(row: Row, how: SynthSettings, pass_: ScanSettings, scene: SceneSettings) -> Row:
     """Accept, try another seed, or reject, with the reason; a model is asked where no signal speaks against it."""
     asked, signals = request(row["request"]), scan(row["source_uri"], pass_)
-    found = evidence(row["source_uri"], signals, _picture(row["initial_png"]), scene)
+    initial = from_bytes(row["initial_png"])
+    assert initial is not None, "an initial frame that is no PNG"
+    found = evidence(row["source_uri"], signals, initial, scene)
     row = {**row, **{f"synth_{name}": value for name, value in found._asdict().items()}}
     reason = verify.judge(found, row, asked.interaction, how.verify)
     if reason is None and how.vlm.asked:
@@ -146,15 +145,3 @@ def strip(row: Row, pass_: ScanSettings, width_px: int = 320) -> tuple[list[floa
     times_s = sorted(min(time_s, last_s) for time_s in (0.0, *(onset_s + after_s for after_s in _STRIP_S), last_s))
     view = Rect(0, 0, row["width"], row["height"])
     return times_s, grab(row["source_uri"], Span(0.0, end_s), tuple(times_s), view, width_px)
-
-
-def png(rgb: np.ndarray) -> bytes:
-    """A picture uint8 [H, W, 3] RGB as PNG."""
-    ok, data = cv2.imencode(".png", np.ascontiguousarray(rgb[:, :, ::-1]))
-    assert ok, rgb.shape
-    return bytes(data)
-
-
-def _picture(png: bytes) -> np.ndarray:
-    found: Any = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    return np.ascontiguousarray(found[:, :, ::-1])

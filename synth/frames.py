@@ -9,6 +9,7 @@ import numpy as np
 from curation import storage, video
 from curation.schema import Row
 from curation.video import Span
+from synth.pictures import from_bytes
 from synth.requests import PAINT, Frame
 
 # How long before an interaction its clip is quiet still.
@@ -77,10 +78,10 @@ def pixels(frame: Frame) -> np.ndarray:
     """A picture's or a clip's frame as uint8 [H, W, 3] RGB. ValueError for a file that is no picture."""
     if frame.kind == "clip":
         return _of_clip(frame)
-    found = cv2.imdecode(np.frombuffer(storage.read(frame.uri), np.uint8), cv2.IMREAD_COLOR)
+    found = from_bytes(storage.read(frame.uri))
     if found is None:
         raise ValueError(f"{frame.name}: not a picture that can be read")
-    return np.ascontiguousarray(found[:, :, ::-1])
+    return found
 
 
 def _of_clip(frame: Frame) -> np.ndarray:

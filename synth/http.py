@@ -22,6 +22,7 @@ from curation import video
 from curation.video import Span
 from curation.vlm.http import ServerGone
 from synth.backends import ModelSettings, NotMade, Words
+from synth.pictures import from_bytes, to_png
 
 _POLL_S = 2.0
 _ERROR_CHARS = 200
@@ -96,20 +97,18 @@ class HttpModel:
 
 def _form(fields: dict[str, Any], name: str, picture: np.ndarray) -> dict[str, Any]:
     """A multipart form with a picture as PNG."""
-    ok, png = cv2.imencode(".png", np.ascontiguousarray(picture[:, :, ::-1]))
-    assert ok, picture.shape
-    return {key: str(value) for key, value in fields.items()} | {name: ("frame.png", bytes(png), "image/png")}
+    return {key: str(value) for key, value in fields.items()} | {name: ("frame.png", to_png(picture), "image/png")}
 
 
 def _decoded(answer: dict[str, Any], name: str) -> np.ndarray:
     try:
         data = base64.b64decode(answer["data"][0]["b64_json"], validate=True)
-        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        found = from_bytes(data)
     except (LookupError, TypeError, ValueError, cv2.error) as error:
         raise NotMade(f"{name}: the server's answer holds no picture ({type(error).__name__})") from error
     if found is None:
         raise NotMade(f"{name}: the server's answer holds no picture that can be read")
-    return np.ascontiguousarray(found[:, :, ::-1])
+    return found
 
 
 def _frames(mp4: bytes, name: str) -> np.ndarray:

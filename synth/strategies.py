@@ -105,10 +105,10 @@ def procedural(request: Request, seed: int, how: SynthSettings) -> Made:
 
 
 def _kind(name: str, seed: int, fail_share: float) -> str:
-    from synth.doom.takes import KINDS, SCRIPTS
+    from synth.doom.takes import kinds_of
 
     rng = random.Random(f"{seed}/kind")
-    failing = [kind for kind in KINDS if kind != "true" and (kind != "vanishing" or SCRIPTS[name].lasting)]
+    failing = [kind for kind in kinds_of(name) if kind != "true"]
     return rng.choice(failing) if rng.random() < fail_share else "true"
 
 

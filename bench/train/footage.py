@@ -28,9 +28,14 @@ _STYLES = {"explore": 9, "fight": 4, "camera": 2, "static": 1}
 _SIZES = {(640, 480): 5, (640, 360): 4, (320, 240): 2, (800, 600): 1, (1280, 720): 1, (512, 384): 2}
 
 
+def maps_of(held_out: bool) -> list[tuple[str, str]]:
+    """Collection and name of every map that is kept for evaluation, or of every other one."""
+    return [(wad, name) for wad, path in wads().items() for name in map_names(path) if (name in HELD_OUT) == held_out]
+
+
 def recordings() -> dict[str, Recording]:
     """Name and settings of every recording; names begin with `train` or `valid`, which share no map."""
-    maps = [(wad, name) for wad, path in wads().items() for name in map_names(path) if name not in HELD_OUT]
+    maps = maps_of(held_out=False)
     rng = random.Random(20)
     rng.shuffle(maps)
     shares = {"valid": maps[: len(maps) // 6], "train": maps[len(maps) // 6 :]}

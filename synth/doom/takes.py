@@ -79,6 +79,11 @@ SCRIPTS: dict[str, Script] = {
 }
 
 
+def kinds_of(interaction: str) -> list[str]:
+    """How a take of it may turn out: what cannot be undone does not vanish."""
+    return [kind for kind in KINDS if kind != "vanishing" or SCRIPTS[interaction].lasting]
+
+
 @dataclass(frozen=True)
 class Take:
     """One take: an interaction on a map, how it turns out, and everything random by a seed."""
@@ -102,7 +107,7 @@ class Take:
             raise ValueError(f"unknown map {self.level!r} in {self.collection}; known: {', '.join(levels)}")
         if self.seconds < UNDO_S + 1:
             raise ValueError(f"a take lasts at least {UNDO_S + 1:g} s, not {self.seconds:g} s")
-        if self.kind == "vanishing" and not SCRIPTS[self.interaction].lasting:
+        if self.kind not in kinds_of(self.interaction):
             raise ValueError(f"{self.interaction} cannot be undone: it has no vanishing take")
 
 

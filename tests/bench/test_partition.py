@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bench import partition
+from bench.train.footage import HELD_OUT, recordings
 from curation.action import ActionSpan
 from curation.happenings import Happenings
 
@@ -24,14 +25,12 @@ def test_regimes_that_touch_change_once_where_they_touch():
 def test_takes_are_on_held_out_maps_and_differ_by_seed():
     one, other = (dict(partition.takes(seed)) for seed in (1, 2))
     assert list(one) == list(other)
-    assert all(name in partition.HELD_OUT for take in one.values() for _, name, _ in take.maps)
+    assert all(name in HELD_OUT for take in one.values() for _, name, _ in take.maps)
     assert sum(len(take.maps) == 11 for take in one.values()) == 3, "ten cuts each"
     assert one != other
 
 
 def test_training_and_evaluation_share_no_map():
-    from bench.train.footage import HELD_OUT, recordings
-
     kinds = {
         kind: {place[1] for name, r in recordings().items() if name.startswith(kind) for place in r.maps}
         for kind in ("train", "valid")
