@@ -18,7 +18,7 @@ from synth.doom.record import Recording, record
 # A recording has several maps, so that its top moving speed, the unit of its poses, hangs on none of them.
 _MAPS_A_RECORDING = 4
 _RECORDINGS = {"train": 11, "held-out": 7}
-_SECONDS = {"train": 32.0, "held-out": 60.0}
+_SECONDS = {"train": 48.0, "held-out": 60.0}
 _SEED = {"train": 8100, "held-out": 8200}
 
 

@@ -97,7 +97,9 @@ def held_out_clips(outputs: Sequence[str], data: DataSettings) -> Clips:
 def _whole(clip: Clip, data: DataSettings) -> Sample:
     """All of a clip, at the rate and size of training."""
     frames = 1 + FRAMES_A_LATENT * int((clip.seconds * data.fps - 1) // FRAMES_A_LATENT)
-    return plainly(Window((clip,), 0.0, 0.0), replace(data, frames=frames, camera_none_share=0.0, mirror_share=0.0))
+    return plainly(
+        Window((clip,), 0.0, 0.0), replace(data, frames=frames, camera_none_share=0.0, mirror_share=0.0, reverse_share=0.0)
+    )
 
 
 def _window(whole: Sample, start: int, wanted: Sequence[str]) -> tuple[Kind, Sample] | None:

@@ -23,6 +23,8 @@ from pipelines.units import Unit
 NAMES = ("local", "ray")
 _PARENT_CHECK_S = 1.0
 _SHOW_EVERY_S = 0.5
+# A unit of slim rows takes about as long as handing out a task: a tenth of a second.
+_SLIM_UNITS_A_TASK = 16
 
 
 def run_local(phase: Phase, units: Sequence[Unit], show: Callable[[float], None]) -> Iterator[Record]:
@@ -109,7 +111,7 @@ def _leave() -> None:
 
 
 def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
-    """Units as blocks of a Ray Data pipeline, one task each; Ray starts a unit again whose worker or node is lost."""
+    """Units as blocks of a Ray Data pipeline, a task each; Ray starts a task again whose worker or node is lost."""
     import ray
 
     preflight(phase)
@@ -117,13 +119,21 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     _ask_ahead(phase, units)
-    blocks = [pa.table({"unit": [unit.to_json()]}) for unit in units]
+    size = _units_a_task(phase, len(units), int(ray.cluster_resources().get("CPU", 1)))
+    texts = [unit.to_json() for unit in units]
+    blocks = [pa.table({"unit": texts[first : first + size]}) for first in range(0, len(texts), size)]
     joined = steps(phase.chain)
     assert len(joined) == 1, f"{phase.name} needs one step to a unit, not {len(joined)}"
     dataset = map_units(ray.data.from_arrow(blocks), _block_work(phase), joined[0])
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         for text in block["record"].to_pylist():
             yield Record.from_json(text)
+
+
+def _units_a_task(phase: Phase, units: int, cores: int) -> int:
+    """One that decodes or asks a model; several that only read rows, if every core still has a few tasks."""
+    slim = phase.name == "relate" and not phase.recipe.caption.vlm.asked
+    return max(1, min(_SLIM_UNITS_A_TASK, units // (4 * cores))) if slim else 1
 
 
 def _ask_ahead(phase: Phase, units: Sequence[Unit]) -> None:

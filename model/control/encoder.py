@@ -11,18 +11,22 @@ from torch.nn import functional
 from model.config import CELL, FRAMES_A_LATENT
 
 _MAPS = 12
+# Half of top speed moves a ray's moment by a quarter on average, a turn of a radian a second its direction by one: as large as
+# they come, walking is learned the more slowly of the two.
+_MOMENTS = 4.0
 
 
 class CameraEncoder(nn.Module):
     """Control maps [B, F, 12, H, W] -> tokens [B, T x H/16 x W/16, D], to be added to the video's.
 
-    per: frames a latent. rate: latents a second; the steps are multiplied by it, so that 1 is top speed, or a radian a second,
-    whatever the frame rate. As they come they would be a tenth of the rays beside them, and learned ten times as slowly.
+    per: frames a latent. rate: latents a second; the steps are multiplied by it, so that 1 is a radian a second, or a quarter
+    of top speed, whatever the frame rate. As they come they would be a tenth of the rays beside them, and learned as slowly.
     """
 
     def __init__(self, width: int, hidden: int = 192, patch: int = 2, per: int = FRAMES_A_LATENT, rate: float = 4.0) -> None:
         super().__init__()
-        self._patch, self._rate, self.per = patch, rate, per
+        self._patch, self.per = patch, per
+        self._step = torch.tensor([_MOMENTS * rate] * 3 + [rate] * 3)[:, None, None]
         self.frame = nn.Conv2d(_MAPS * CELL**2, hidden, 1)
         self.latent = nn.Conv2d(per * hidden, hidden, 1)
         self.out = nn.Conv2d(hidden, width, patch, patch)
@@ -39,7 +43,7 @@ class CameraEncoder(nn.Module):
         if height % (CELL * self._patch) or width % (CELL * self._patch):
             raise ValueError(f"{width}x{height} px do not divide into tokens of {CELL * self._patch} px: resize the video")
         rays, steps = maps_BFCHW.flatten(0, 1).chunk(2, 1)
-        cells = functional.pixel_unshuffle(torch.cat([rays, steps * self._rate], 1), CELL)
+        cells = functional.pixel_unshuffle(torch.cat([rays, steps * self._step.to(steps)], 1), CELL)
         small = functional.silu(self.frame(cells)).unflatten(0, (batch, frames))
         if first_alone:
             small = torch.cat([small[:, :1].expand(-1, self.per, -1, -1, -1), small[:, 1:]], 1)

@@ -33,6 +33,8 @@ class DataSettings:
     """What a sample is. size: (width, height) px. fps: of training and of play. camera_none_share: samples without a camera,
     for guidance. cameras: which statuses are believed; a clip with another is trained on without its camera. mirror_share:
     samples that are shown as in a mirror, with their cameras; only where no text says left or right and nothing is written.
+    reverse_share: samples that run backwards, with their cameras, since players seldom walk so (Hunyuan-GameCraft, arXiv
+    2506.17201); only where no text says what happens and nothing but the camera moves.
     origin_way: how far off a sample's origin may lie, in the data set's unit (0: at its first frame); a stream that has gone on
     for a minute is that far from its own.
     """
@@ -46,14 +48,18 @@ class DataSettings:
     cameras: tuple[str, ...] = ("ok", "ok_rotation", "ok_static")
     latents: str = ""
     mirror_share: float = 0.0
+    reverse_share: float = 0.0
     origin_way: float = 0.0
 
     def __post_init__(self) -> None:
         check_frames(self.frames)
         if min(self.size) < 16 or any(side % 16 for side in self.size):
             raise ValueError(f"size must be a multiple of 16 px on both sides, not {self.size[0]}x{self.size[1]}")
-        if self.latents and self.mirror_share:
-            raise ValueError("latents cannot be mirrored: mirror_share must be 0 where latents names a folder")
+        for name in ("mirror_share", "reverse_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name):g}")
+            if self.latents and getattr(self, name):
+                raise ValueError(f"latents are what they are: {name} must be 0 where latents names a folder")
 
 
 class Sample(TypedDict):
@@ -148,8 +154,10 @@ def read(window: Window, how: DataSettings, epoch: int, encoded: Place | None = 
         "instruction": instruction(middle, text),
         "key": window.key,
     }
-    shown_as = _mirrored(sample) if rng.random() < how.mirror_share else sample
-    return {**shown_as, "origin": torch.from_numpy(_origin(rng, how.origin_way))}
+    mirrors, reverses = rng.random(2)
+    sample = _mirrored(sample) if mirrors < how.mirror_share else sample
+    sample = _reversed(sample) if reverses < how.reverse_share else sample
+    return {**sample, "origin": torch.from_numpy(_origin(rng, how.origin_way))}
 
 
 def _origin(rng: np.random.Generator, way: float) -> np.ndarray:
@@ -169,6 +177,13 @@ def _mirrored(sample: dict[str, Any]) -> dict[str, Any]:
     if sample["camera_known"]:
         inner[:, 2] = video.shape[3] - inner[:, 2]
     return {**sample, "video": video.flip(3), "pose": other @ sample["pose"] @ other, "intrinsics": inner}
+
+
+def _reversed(sample: dict[str, Any]) -> dict[str, Any]:
+    """Last frame first, poses relative to it."""
+    pose = sample["pose"].flip(0)
+    pose = torch.linalg.inv(pose[0].double()) @ pose.double()
+    return {**sample, "video": sample["video"].flip(1), "pose": pose.float(), "intrinsics": sample["intrinsics"].flip(0)}
 
 
 def decoded(parts: Sequence[tuple[Clip, np.ndarray]], how: DataSettings) -> tuple[dict[str, Tensor], np.ndarray]:

@@ -35,8 +35,7 @@ def watch(
 
     Every rank makes the same ones: the shards of a model must be gathered as often everywhere.
     """
-    frames = how.curriculum[-1].frames
-    plain = replace(data, frames=frames, camera_none_share=0.0, mirror_share=0.0, latents="")
+    plain = as_played(data, how.curriculum[-1].frames)
     batch = collate([plainly(window, plain) for window in chosen(outputs, plain, how.watch_clips)])
     device = next(world.parameters()).device
     given = flow.encoded(batch, codec, words, device, thoughts).given
@@ -48,6 +47,11 @@ def watch(
         if kind:
             hits[kind].append(obedience.obeys(kind, obedience.shown(video.permute(1, 2, 3, 0).cpu().numpy())))
     return {kind: float(np.mean(found)) for kind, found in sorted(hits.items())}, videos
+
+
+def as_played(data: DataSettings, frames: int) -> DataSettings:
+    """Every sample with its camera, neither mirrored nor backwards nor encoded before."""
+    return replace(data, frames=frames, camera_none_share=0.0, mirror_share=0.0, reverse_share=0.0, latents="")
 
 
 def plainly(window: Window, data: DataSettings) -> Sample:

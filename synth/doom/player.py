@@ -18,8 +18,8 @@ STYLES: dict[str, dict[str, int]] = {
     "fight": {"nav": 40, "fire": 25, "strafe": 15, "weapon": 12, "look": 8},
     "static": {"idle": 35, "look": 35, "keyturn": 20, "weapon": 6, "fire": 4},
     "camera": {"nav": 30, "look": 15, "idle": 8, "strafe": 22, "back": 12, "keyturn": 13},
-    # By time a third walks, a third turns, a fifth walks backwards: what a world must learn to obey.
-    "drill": {"nav": 10, "look": 20, "keyturn": 25, "back": 40, "strafe": 15, "idle": 5},
+    # By time a quarter each walks straight ahead, walks straight back, and turns: what a world must learn to obey.
+    "drill": {"ahead": 44, "back": 44, "nav": 5, "look": 14, "keyturn": 14, "strafe": 12, "idle": 3},
 }
 FIGHTING_STYLES = frozenset({"explore", "fight"})
 INTERRUPTIBLE = frozenset({"nav", "strafe", "back", "idle"})  # a monster in sight ends these
@@ -192,6 +192,13 @@ def _back(player: Player, view: View) -> Action:
     return Action(frozenset({"S"}))
 
 
+def _ahead(player: Player, view: View) -> Action:
+    """Straight on, until something is in the way."""
+    if player.walk.collided(view, walking=True):
+        player.start("look", 25)
+    return Action(_held({"W": True, "RUN": player.mood.runs}))
+
+
 def _keyturn(player: Player, view: View) -> Action:
     return Action(frozenset({"TURN_RIGHT" if player.mood.side > 0 else "TURN_LEFT"}))
 
@@ -219,6 +226,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "idle": Behaviour(_idle, (35, 90)),
     "strafe": Behaviour(_strafe, (20, 60)),
     "back": Behaviour(_back, (20, 45)),
+    "ahead": Behaviour(_ahead, (20, 60)),
     "keyturn": Behaviour(_keyturn, (15, 60)),
     "weapon": Behaviour(_weapon, (28, 45)),
     "fire": Behaviour(_fire, (20, 60)),

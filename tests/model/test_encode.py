@@ -98,8 +98,9 @@ def test_latents_of_another_size_and_recipes_without_a_codec_are_refused(recipe,
         encode.encode(BUILT_IN["tiny"](), [out], folder)
     with pytest.raises(ValueError, match=r"nowhere: no such folder; model.weights must be"):
         encode.encode(replace(recipe, model=ModelSpec(weights="nowhere")), [out], folder)
-    with pytest.raises(ValueError, match=r"latents cannot be mirrored"):
-        DataSettings(latents=folder, mirror_share=0.5)
+    for name in ("mirror_share", "reverse_share"):
+        with pytest.raises(ValueError, match=rf"latents are what they are: {name} must be 0"):
+            DataSettings(latents=folder, **{name: 0.5})
     with pytest.raises(ValueError, match=r"data.latents needs model.weights"):
         replace(recipe, model=ModelSpec(), data=replace(recipe.data, latents=folder))
     assert json.loads((tmp_path / "latents" / "encoded.json").read_text())["size"] == [32, 32]

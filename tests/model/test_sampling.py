@@ -1,5 +1,6 @@
 """The sampler, the frame codec and the averaged weights: what stage 1's small world is made and looked at with."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ from model.backbone.vae import Codec  # noqa: E402
 from model.config import tiny  # noqa: E402
 from model.control.encoder import CameraEncoder  # noqa: E402
 from model.control.pluecker import control_maps  # noqa: E402
-from model.data.loader import _mirrored  # noqa: E402
+from model.data.loader import _mirrored, _reversed  # noqa: E402
+from model.evaluation import obedience  # noqa: E402
 from model.experts import NoiseSpec  # noqa: E402
 from model.recipes import demo  # noqa: E402
 from model.sampling import Given, levels, sample  # noqa: E402
@@ -134,6 +136,25 @@ def test_a_mirror_shows_what_a_mirrored_camera_sees():
     assert torch.equal(there["video"].flip(-1), video)
     again = _mirrored(there)
     torch.testing.assert_close(again["pose"], pose)
+
+
+def test_a_video_run_backwards_is_a_walk_back_to_where_it_began():
+    """Three frames: a step ahead, then a turn to the right; backwards a turn to the left, then a step back."""
+    angle = torch.tensor(0.3)
+    pose = torch.eye(4).repeat(3, 1, 1)
+    pose[1:, 2, 3] = 1.0
+    pose[2, :3, :3] = torch.tensor([[angle.cos(), 0, angle.sin()], [0, 1, 0], [-angle.sin(), 0, angle.cos()]])
+    video = torch.randint(0, 255, (3, 3, 16, 16), dtype=torch.uint8)
+    inner = torch.arange(12.0).view(3, 4)
+    there = _reversed({"video": video, "pose": pose, "intrinsics": inner})
+    assert torch.equal(there["video"][:, 0], video[:, 2])
+    assert torch.equal(there["intrinsics"][0], inner[2])
+    torch.testing.assert_close(there["pose"][0], torch.eye(4))
+    for pair in ((pose, 1), (there["pose"], -1)):
+        told = obedience.told(pair[0].double().numpy())
+        assert told.ahead == pytest.approx(pair[1], abs=1e-6)
+        assert math.radians(told.yaw_deg) == pytest.approx(pair[1] * 0.3, abs=1e-6)
+    torch.testing.assert_close(_reversed(there)["pose"], pose)
 
 
 def test_averaged_weights_are_there_only_inside():

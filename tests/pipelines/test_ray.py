@@ -11,8 +11,11 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
+from bench import relate  # noqa: E402
+from curation.embeddings import EncoderSettings  # noqa: E402
 from curation.quality import LuminanceLimits, QualityLimits  # noqa: E402
 from curation.schema import CLIP, columns, conform  # noqa: E402
+from curation.vlm import VlmSettings  # noqa: E402
 from operators.op import Op, run_local, run_ray  # noqa: E402
 from pipelines import chunked, ledger, phases, recipes, run, runners  # noqa: E402
 from pipelines.phases import Phase  # noqa: E402
@@ -112,6 +115,19 @@ def test_a_chain_of_several_steps_gives_the_same_rows_on_both_runners(cluster):
     for theirs, ours in zip(remote, local, strict=True):
         assert theirs["luma_mean"] == ours["luma_mean"]
         assert (theirs["error"] or None) == ours.get("error")
+
+
+def test_units_of_slim_rows_share_a_task_and_none_is_lost(cluster, tmp_path):
+    recipe = recipes.Recipe(relate=recipes.Relate(EncoderSettings("none")))
+    phase, units = Phase("relate", recipe, str(tmp_path)), [relate._written(str(tmp_path), number) for number in range(40)]
+    assert [runners._units_a_task(phase, count, 4) for count in (0, 3, 40, 10_000)] == [1, 1, 2, 16]
+    assert runners._units_a_task(Phase("score", recipe, ""), 10_000, 4) == 1
+    asking = replace(recipe, caption=replace(recipe.caption, vlm=VlmSettings("http", "a-model")))
+    assert runners._units_a_task(Phase("relate", asking, ""), 10_000, 4) == 1
+    records = list(runners.run_ray(phase, units))
+    assert sorted(record.unit for record in records) == sorted(unit.name for unit in units)
+    assert {record.failure for record in records} == {None}
+    assert sum(record.rows for record in records) == 40 * relate.CLIPS
 
 
 def test_what_no_node_can_give_is_refused_before_the_first_task(cluster, tmp_path, monkeypatch):
