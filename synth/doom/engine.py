@@ -178,7 +178,7 @@ def _set_screen(game: Any, screen: Screen) -> None:
     game.set_render_hud(screen.hud)
     game.set_render_messages(screen.hud)
     if not screen.hud:
-        game.add_game_args("+con_midtime 0")  # "A secret is revealed!" is no message to it
+        game.add_game_args("+cl_showsecretmessage 0")  # not a message to the switch above
     game.set_render_crosshair(False)
     game.set_render_weapon(screen.weapon)
     game.set_labels_buffer_enabled(True)

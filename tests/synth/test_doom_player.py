@@ -35,7 +35,7 @@ def test_the_same_seed_plays_the_same():
 
 def test_each_style_does_all_of_its_behaviours():
     for style, mix in STYLES.items():
-        assert set(mix) <= set(play(style, 0, 4000, CENTRE)[1])
+        assert set(mix) <= set(play(style, 0, 8000, CENTRE)[1])
 
 
 def test_static_never_walks_and_camera_never_shoots():
