@@ -23,6 +23,7 @@ from pipelines.units import Unit
 NAMES = ("local", "ray")
 _PARENT_CHECK_S = 1.0
 _SHOW_EVERY_S = 0.5
+_FAREWELL_S = 10.0
 # A unit of slim rows takes about as long as handing out a task: a tenth of a second.
 _SLIM_UNITS_A_TASK = 16
 
@@ -54,7 +55,7 @@ class _Worker:
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._part = context.Value("d", 0.0)
+        self._part, self._idle = context.Value("d", 0.0), True
         self._process = context.Process(target=_serve, args=(theirs, self._part), daemon=True, name="gamecraft worker")
         self._process.start()
         theirs.close()
@@ -69,17 +70,21 @@ class _Worker:
     def do(self, phase: Phase, unit: Unit, show: Callable[[float], None]) -> Record | None:
         """The unit's record; None if the child died over it. `show` is told now and then what part is done."""
         try:
-            self._part.value = 0.0
+            self._part.value, self._idle = 0.0, False
             self._pipe.send((phase, unit))
             while not self._pipe.poll(_SHOW_EVERY_S):
                 show(self._part.value)
             record: Record = self._pipe.recv()
+            self._idle = True
         except (EOFError, ConnectionError):
             return None
         return record
 
     def stop(self) -> None:
+        """One that has nothing to do leaves by itself, when it has taken away what its libraries left in shared memory."""
         self._pipe.close()
+        if self._idle:
+            self._process.join(_FAREWELL_S)
         self._process.terminate()
         self._process.join()
 

@@ -1,6 +1,8 @@
 """Frames of a stored clip at a rate and a size: one seek to the key frame before, nothing decoded behind the last frame."""
 
 import io
+from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple, cast
 
 import av
@@ -52,7 +54,7 @@ def _shown(container: av.container.InputContainer, times_s: np.ndarray, size: tu
         container.seek(int(times_s[0] / stream.time_base), stream=stream, backward=True)
     painter = _Painter(cover((stream.width, stream.height), size), size, len(times_s))
     held: tuple[av.VideoFrame, float] | None = None
-    for frame in container.decode(stream):
+    for frame in _decoded(container, stream, times_s[0]):
         at_s = float(cast(int, frame.pts) * stream.time_base)
         while held is not None and painter.due < len(times_s) and at_s > times_s[painter.due] + _SAME_S:
             painter.show(*held)
@@ -64,6 +66,21 @@ def _shown(container: av.container.InputContainer, times_s: np.ndarray, size: tu
     if not painter.due or painter.stamps_s[0] > times_s[0] + _SAME_S:
         raise ValueError(f"no frame on screen at {times_s[0]:.3f} s")
     return painter.pictures, painter.stamps_s
+
+
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream, from_s: float) -> Iterator[av.VideoFrame]:
+    """The frame on screen at from_s and all behind it; before it only those that others are made from."""
+    assert stream.time_base is not None
+    packets, last, early = container.demux(stream), (from_s + _SAME_S) / float(stream.time_base), []
+    for packet in packets:
+        early.append(packet)
+        if packet.dts is None or packet.dts > last:
+            break
+    on_screen = max((packet.pts for packet in early if packet.pts is not None and packet.pts <= last), default=0)
+    for packet in chain(early, packets):
+        passed_over = packet.pts is not None and packet.pts < on_screen
+        stream.codec_context.skip_frame = "NONREF" if passed_over else "DEFAULT"
+        yield from packet.decode()
 
 
 class _Painter:
@@ -87,4 +104,7 @@ class _Painter:
     def _paint(self, frame: av.VideoFrame, picture: np.ndarray) -> None:
         crop, (height, width) = self._crop, picture.shape[:2]
         scaled = self._scaler.reformat(frame, crop.width, crop.height, format="rgb24", interpolation=Interpolation.AREA)
-        picture[:] = scaled.to_ndarray()[crop.top : crop.top + height, crop.left : crop.left + width]
+        plane = scaled.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)  # a view; to_ndarray would copy
+        inside = rows[crop.top : crop.top + height, 3 * crop.left : 3 * (crop.left + width)]
+        picture[:] = inside.reshape(height, width, 3)

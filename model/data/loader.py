@@ -251,10 +251,13 @@ class Order(Sampler[tuple[int, int]]):
 
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
-    """Tensors stacked, words in lists. A video [B, 3, F, H, W] lies in memory as it was decoded, channels last: one copy."""
+    """Tensors stacked, words in lists. A video [B, 3, F, H, W] lies in memory as it was decoded, channels last: one copy, and
+    none of a single sample.
+    """
     stacked = {name: torch.stack([s[name] for s in samples]) for name in ("pose", "origin", "intrinsics")}
     if "video" in samples[0]:
-        stacked["video"] = torch.stack([s["video"].permute(1, 2, 3, 0) for s in samples]).permute(0, 4, 1, 2, 3)
+        videos = [s["video"].permute(1, 2, 3, 0) for s in samples]
+        stacked["video"] = (torch.stack(videos) if videos[1:] else videos[0][None]).permute(0, 4, 1, 2, 3)
     else:
         stacked |= {name: torch.stack([s[name] for s in samples]) for name in ("latents", "image")}
     flags = {name: torch.tensor([s[name] for s in samples]) for name in ("camera_known", "to_scale")}

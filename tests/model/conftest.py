@@ -13,11 +13,11 @@ from curation.shards import Sample
 FPS = 30
 
 
-def mp4(frames, first=0, size=(64, 48), every=1 / FPS):
+def mp4(frames, first=0, size=(64, 48), every=1 / FPS, **options):
     """Frames that show their number in the source: sixteens on the left, ones on the right."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as output:
-        stream = output.add_stream("libx264", rate=FPS, options={"crf": "0", "preset": "ultrafast"})
+        stream = output.add_stream("libx264", rate=FPS, options={"crf": "0", "preset": "ultrafast"} | options)
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = *size, "yuv420p", 8
         stream.codec_context.time_base = Fraction(1, 90_000)
         for i in range(frames):

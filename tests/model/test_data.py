@@ -1,11 +1,14 @@
 """Shards to batches: the right frames, poses and words, each sample once, and on from where it stopped."""
 
+import io
 import shutil
 from dataclasses import replace
 from itertools import islice
 
+import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 
 from curation import shards
 from model.data.captions import CaptionMix, caption
@@ -120,6 +123,21 @@ def test_variable_rates_show_the_frame_on_screen(made):
     pictures, stamps = frames_at(made.mp4(4, every=0.25), np.array([0.0, 0.2, 0.3, 0.9, 2.0]), (64, 48))
     np.testing.assert_allclose(stamps, [0, 0, 0.25, 0.75, 0.75])
     assert numbers(torch.from_numpy(pictures).permute(3, 0, 1, 2)) == [0, 0, 1, 3, 3]
+
+
+def test_frames_passed_over_on_the_way_change_nothing(made):
+    """From every frame on, at even and uneven pace, with frames that no other is made from (half of them)."""
+    for every in (1 / 30, 0.4):
+        clip = made.mp4(40, every=every, crf="1", **{"x264-params": "bframes=3:b-adapt=0:scenecut=0"})
+        with av.open(io.BytesIO(clip)) as container:
+            kinds = [frame.pict_type for frame in container.decode(video=0)]
+        assert kinds.count(PictureType.B) > 15
+        for first in range(40):
+            times_s = (first + np.array([0.5, 1.5, 2.5])) * every
+            pictures, stamps = frames_at(clip, times_s, (64, 48))
+            shown = np.minimum(first + np.arange(3), 39)
+            np.testing.assert_allclose(stamps, shown * every, atol=1e-4)
+            assert numbers(torch.from_numpy(pictures).permute(3, 0, 1, 2)) == shown.tolist()
 
 
 @pytest.mark.parametrize(
