@@ -9,7 +9,7 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -34,7 +34,7 @@ SIZES = {
     "a14b-4": BackboneConfig(num_attention_heads=40, attention_head_dim=128, num_layers=4, ffn_dim=13824),
 }
 LATENTS = {"small": (6, 16, 24), "a14b-4": (12, 60, 104)}  # frames, rows, columns
-_TEXT_TOKENS, _TAKE_S = 64, 30.0
+_TEXT_TOKENS, _TAKE_S, _ROUNDS = 64, 30.0, 5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -149,17 +149,29 @@ def _recorded(folder: str) -> str:
 
 
 def _compare_loading(out: str) -> None:
-    """CPU-seconds a second of video, in this process: the samples of an epoch, and all frames of the clips they come from."""
+    """CPU-seconds a second of video, in this process: the samples of an epoch, and all frames of the clips they come from.
+
+    Each in turn, five times; the middle one is told.
+    """
     print(f"{'frames':>6} {'size':>9}{'samples':>9}{'loader':>9}{'to RGB':>9}{'decode':>9}  CPU-ms a second of video")
     for frames, size in ((45, (832, 480)), (81, (832, 480)), (45, (416, 240))):
         windows = Windows([out], DataSettings(frames=frames, size=size))
         clips = {clip.clip_id: clip for window in windows.windows for clip in window.run}.values()
         videos = [storage.read(*place) for place in (clip.place("mp4") for clip in clips) if place is not None]
         whole_s = sum(clip.seconds for clip in clips)
-        rgb, bare = (1000 * _cpu_s(partial(_decode_all, videos, rgb)) / whole_s for rgb in (True, False))
-        loaded = 1000 * _cpu_s(partial(_epoch, windows)) / (len(windows) * frames / windows.how.fps)
+        rgb, bare, loaded = _in_turn(
+            (partial(_decode_all, videos, True), whole_s),
+            (partial(_decode_all, videos, False), whole_s),
+            (partial(_epoch, windows), len(windows) * frames / windows.how.fps),
+        )
         told = f"{frames:6} {size[0]:5}x{size[1]}{len(windows):8}{loaded:9.1f}{rgb:9.1f}{bare:9.1f}"
         print(f"{told}  loader's rate: {rgb / loaded:.0%} of plain to RGB")
+
+
+def _in_turn(*kinds: tuple[Callable[[], object], float]) -> Iterator[float]:
+    """CPU-milliseconds of each kind of work, a second of the video that it goes through."""
+    rounds = [[1000 * _cpu_s(work) / video_s for work, video_s in kinds] for _ in range(_ROUNDS)]
+    return map(statistics.median, zip(*rounds, strict=True))
 
 
 def _epoch(windows: Windows) -> None:
