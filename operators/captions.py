@@ -7,8 +7,7 @@ leaves the unit to the next run.
 
 import json
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from curation import captions, consistency, interaction, vlm
 from curation.captions import Caption, Facts, Happening
@@ -175,7 +174,7 @@ def asked_of(items: Sequence[Item], model: VlmSettings, make: Callable[[Item], P
             prompts[number] = make(item)
         except UnreadableVideo as error:
             found[number] = Answer(error=f"no frames: {error}")
-    for number, answer in zip(prompts, vlm.ask(loaded(model), list(prompts.values())), strict=True):
+    for number, answer in zip(prompts, vlm.ask(vlm.load(model), list(prompts.values())), strict=True):
         found[number] = answer
     return found
 
@@ -193,9 +192,3 @@ def shown(row: Row, frames: FrameSettings) -> tuple[tuple[bytes, ...], tuple[str
 def view(row: Row, frames: FrameSettings) -> Rect:
     """The part of the source that is shown: the picture without bars, or the 3-D view without the HUD's panels."""
     return Rect(**row["viewport" if frames.hud == "crop" else "picture"])
-
-
-@lru_cache(maxsize=2)
-def loaded(model: VlmSettings) -> Any:
-    """The model, loaded once a process."""
-    return vlm.load(model)

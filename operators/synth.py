@@ -18,7 +18,7 @@ from synth import strategies, verify
 from synth.evidence import Evidence, evidence
 from synth.film import to_mp4
 from synth.pictures import from_bytes, to_png
-from synth.prompts import Refused, loaded
+from synth.prompts import Refused
 from synth.requests import Request, request
 from synth.strategies import SynthSettings
 
@@ -135,7 +135,7 @@ def _trigger(row: Row, asked: Request, found: Evidence, how: SynthSettings) -> v
     shown = moments(span, action, (action.start_s + action.end_s) / 2, _SHOWN)
     pictures = grab(row["source_uri"], span, tuple(m.time_s for m in shown), Rect(**row["picture"]), _SHOWN_WIDTH_PX)
     prompt = verify.trigger_prompt(asked.interaction, asked.instruction, pictures, labels(shown, span.start_s))
-    return vlm.ask(loaded(how.vlm), [prompt])[0]
+    return vlm.ask(vlm.load(how.vlm), [prompt])[0]
 
 
 def strip(row: Row, pass_: ScanSettings, width_px: int = 320) -> tuple[list[float], Sequence[bytes]]:

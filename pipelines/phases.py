@@ -18,7 +18,7 @@ from curation.quality import mean_luma
 from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns
 from curation.shards import Sample
 from curation.vlm import answers
-from operators import captions, synth
+from operators import synth
 from operators.op import Op, Step
 from operators.shards import scratch_file
 from pipelines import chains, chunked, ledger
@@ -77,7 +77,7 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
     """What a unit would ask its model and the cache does not hold; none where the unit fails: its own turn will say why."""
     answers.use(ledger.answers_uri(phase.out))
-    model = captions.loaded(phase.recipe.caption.vlm)
+    model = vlm.load(phase.recipe.caption.vlm)
     assert isinstance(model, vlm.Ahead), model
     model.wanted.clear()
     with suppress(OSError, ValueError):

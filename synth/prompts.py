@@ -4,7 +4,6 @@ Without a model the prompts are plain ones that name the instruction and the end
 such as "open the door" where there is none, is refused with its reason.
 """
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cv2
@@ -38,7 +37,7 @@ def plan(initial: np.ndarray, request: Request, model: VlmSettings) -> Plan:
     """Prompts and strategy for a request and its initial frame uint8 [H, W, 3]. Refused where the model says it cannot be."""
     if not model.asked:
         return plain(request)
-    answer = vlm.ask(loaded(model), [analysis(request, initial)])[0]
+    answer = vlm.ask(vlm.load(model), [analysis(request, initial)])[0]
     if answer.value is None:
         if model.on_error == "reject":
             raise Refused(f"no analysis of the frame: {answer.error}")
@@ -81,12 +80,6 @@ def painted(wanted: Interaction) -> str:
     """The prompt for an initial frame that the interaction can begin from."""
     words: str = questions.data(_QUESTIONS)["paint"]
     return words.format(scene=wanted.scene)
-
-
-@lru_cache(maxsize=2)
-def loaded(model: VlmSettings) -> Any:
-    """The model, loaded once a process."""
-    return vlm.load(model)
 
 
 def _jpeg(rgb: np.ndarray) -> bytes:

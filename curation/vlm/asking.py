@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jsonschema
@@ -41,8 +42,9 @@ class Ahead:
         return ((number, Reply(error=NOT_YET)) for number in range(len(prompts)))
 
 
+@lru_cache(maxsize=2)
 def load(settings: VlmSettings) -> Vlm:
-    """The backend that the settings name; ValueError where they name none."""
+    """The backend that the settings name, once a process; ValueError where they name none."""
     if settings.backend == "http":
         from curation.vlm.http import HttpVlm
 

@@ -105,6 +105,6 @@ class _Painter:
         crop, (height, width) = self._crop, picture.shape[:2]
         scaled = self._scaler.reformat(frame, crop.width, crop.height, format="rgb24", interpolation=Interpolation.AREA)
         plane = scaled.planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)  # a view; to_ndarray would copy
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)  # to_ndarray would copy
         inside = rows[crop.top : crop.top + height, 3 * crop.left : 3 * (crop.left + width)]
         picture[:] = inside.reshape(height, width, 3)

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from curation import embeddings, shards, storage
+from curation import embeddings, shards, storage, vlm
 from curation.vlm import ServerSettings, VlmSettings
 from curation.vlm.frames import FrameSettings, grab
-from operators import captions
 from pipelines import ledger, listing, phases, recipes, run
 from pipelines.phases import Phase
 
@@ -21,7 +20,7 @@ TOLD = [*BEFORE, "caption", "relate"]
 def here(monkeypatch):
     """The local runner's work in this process."""
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
-    captions.loaded.cache_clear()
+    vlm.load.cache_clear()
     embeddings.load.cache_clear()
     grab.cache_clear()
 
@@ -232,7 +231,7 @@ def test_a_server_that_is_gone_fails_the_unit_and_the_next_run_asks_only_what_is
     total = len(kept(out))
     answered = {json.dumps(body["messages"]) for body in server.bodies[:4]}
     again = willing(serve)
-    captions.loaded.cache_clear()
+    vlm.load.cache_clear()
     second = curate(film, out, asking(again.url), [*TOLD, "shard"])
     assert second.failures == []
     assert second.stored == len(kept(out)) == total

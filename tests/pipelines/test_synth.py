@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from curation import shards
-from curation.vlm import ServerSettings, VlmSettings
+from curation.vlm import ServerSettings, VlmSettings, load
 from pipelines import ledger, phases, recipes, run
 from pipelines.report import write_report
 from synth import strategies, taxonomy
 from synth.backends import ModelSettings, NotMade
-from synth.prompts import loaded
 from synth.requests import Frame
 from synth.strategies import Made, ProceduralSettings, SynthSettings
 
@@ -118,7 +117,7 @@ def test_a_model_is_asked_where_the_signals_find_nothing(maker, picture, tmp_pat
     ]
     server = serve(lambda body, number: serve.say(json.dumps(answers[number])))
     maker[0].extend([made(happens=False), made(), made(by=5)])
-    loaded.cache_clear()
+    load.cache_clear()
     vlm = VlmSettings("http", "some-vlm", server=ServerSettings(url=server.url, retries=0, timeout_s=5.0))
     done = run.synthesise(["snow"], [picture], str(tmp_path / "o"), recipe(vlm=vlm))
     assert [row["synth_verdict"] for row in rows(done.out)] == ["retry", "retry", "accepted"]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from curation.vlm import ServerSettings, VlmSettings
+from curation.vlm import ServerSettings, VlmSettings, load
 from synth import prompts, taxonomy
 from synth.prompts import Refused
 from synth.requests import Frame, Request
@@ -27,7 +27,7 @@ ANSWER = {
 def served(serve, answer, **settings):
     server = serve(lambda body, number: serve.say(json.dumps(answer)))
     how = ServerSettings(url=server.url, retries=0, timeout_s=5.0)
-    prompts.loaded.cache_clear()
+    load.cache_clear()
     return server, VlmSettings("http", "some-vlm", server=how, **settings)
 
 
