@@ -17,8 +17,10 @@ from curation.quality import QualityLimits
 from curation.schema import CLIP, VIDEO, columns, conform
 from pipelines import figures, ledger, recipes, run, runners
 from pipelines.ledger import Record
+from pipelines.output import read_output
 from pipelines.phases import work
-from pipelines.report import MAX_SHEET_CLIPS, MAX_TIMELINES, read_output, write_report
+from pipelines.report import write_report
+from pipelines.report_clips import MAX_SHEET_CLIPS, MAX_TIMELINES
 
 HOSTILE = """<img src=x onerror=alert(1)> & "quoted" 'clip.mp4"""
 FPS, SIZE = 12, (320, 180)
