@@ -110,7 +110,7 @@ def demo() -> TrainRecipe:
         codec=CodecSettings(),
         data=DataSettings(fps=8.75, size=(64, 48), captions=CaptionMix(none_share=1.0), mirror_share=0.5, reverse_share=0.5),
         train=TrainSettings(
-            curriculum=(Phase(5, 3000),),
+            curriculum=(Phase(5, 2500),),
             batch=16,
             rate=1.5e-3,
             warm_up=50,
