@@ -39,8 +39,8 @@ from model.training.notes import pictures, sheet
 from model.training.run import train
 from model.training.watching import plainly
 
-# Guidance leads away from no camera at all (1: none). Guidance was compared on training maps, the others chosen.
-FRAMES, STEPS, GUIDANCE = 5, 6, 1.0
+# Guidance leads away from no camera at all (1: none); it was compared on training maps, the others chosen.
+FRAMES, STEPS, GUIDANCE = 5, 6, 3.0
 # At least 128 of a kind make an interval of +-7 points; more only cost time.
 _MOST, _BATCH, _STARTS = 128, 32, 64
 _STILL = "first frame"  # repeated: what a video that never moves is worth
@@ -150,6 +150,7 @@ def generated(made: Parts, clips: Clips) -> dict[str, Tensor]:
         found[_STILL].append(batch["video"][:, :, :1].expand_as(batch["video"]))
         for name, poses in (("own controls", batch["pose"]), ("another clip's controls", other["pose"])):
             found[name].append(_videos(made, {**batch, "pose": poses}, first))
+        found["own, no guidance"].append(_videos(made, batch, first, guidance=1.0))
         print(f"{first + len(real)} of {len(clips.samples)} clips", flush=True)
     return {name: torch.cat(parts_) for name, parts_ in found.items()}
 
@@ -168,12 +169,12 @@ def commanded(made: Parts, clips: Clips, fps: float) -> dict[Kind, Tensor]:
     return {kind: torch.cat(parts_) for kind, parts_ in found.items()}
 
 
-def _videos(made: Parts, batch: dict[str, Any], seed: int) -> Tensor:
+def _videos(made: Parts, batch: dict[str, Any], seed: int, guidance: float = GUIDANCE) -> Tensor:
     """What the world makes of a batch's first frames and cameras."""
     given = flow.encoded(batch, made.codec, made.words, torch.device("cpu")).given
     still = given._replace(maps=None if given.maps is None else torch.zeros_like(given.maps))
     sigmas, generator = levels(made.world.noise, STEPS), torch.Generator().manual_seed(seed)
-    return pictures(made.codec.decode(sample(made.world, given, sigmas, generator, still, GUIDANCE)))
+    return pictures(made.codec.decode(sample(made.world, given, sigmas, generator, still, guidance)))
 
 
 def obeyed(kinds: Sequence[Kind], videos: Tensor) -> dict[str, obedience.Share]:
