@@ -14,12 +14,13 @@ _SCALE_PX = 1.0  # of the Cauchy weight; a corner on a codec's picture is good t
 _WORSE, _BETTER, _LEAST_DAMPING = 8.0, 0.2, 1e-7
 _SETTLED = 1e-3  # relative decrease of the cost at which it stops
 _NEAR = 1e-6
+_TOGETHER = 256  # points that are eliminated by one product of matrices
 
 
 @dataclass(frozen=True)
 class Problem:
     """turn f8 [K, 3, 3], shift f8 [K, 3]: world-to-camera; point f8 [T, 3]; focal px. Observation o: camera[o] sees point[o] at
-    seen[o] px from the principal point. held bool [K]: cameras that stay as they are.
+    seen[o] px from the principal point, in the order of the points. held bool [K]: cameras that stay as they are.
     """
 
     turn: np.ndarray
@@ -30,6 +31,9 @@ class Problem:
     of_point: np.ndarray
     seen: np.ndarray
     held: np.ndarray
+
+    def __post_init__(self) -> None:
+        assert (np.diff(self.of_point) >= 0).all(), "observations must be in the order of their points"
 
     def left(self) -> np.ndarray:
         """Reprojection errors [O, 2] px; behind the camera they are large."""
@@ -44,39 +48,12 @@ class Problem:
         return float(np.log1p((self.left() ** 2).sum(1) / _SCALE_PX**2).sum())
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Which observations share a point: one, other [Q], sorted by the block of cameras that they fill; of each block the row,
-    the column and the first pair.
-    """
-
-    one: np.ndarray
-    other: np.ndarray
-    first: np.ndarray
-    row: np.ndarray
-    column: np.ndarray
-
-    @classmethod
-    def of(cls, problem: Problem) -> "_Pairs":
-        order = np.argsort(problem.of_point, kind="stable")
-        count = np.bincount(problem.of_point, minlength=len(problem.point))
-        start = np.cumsum(count) - count
-        times = count[problem.of_point[order]]
-        one = np.repeat(order, times)
-        within = np.arange(len(one)) - np.repeat(np.cumsum(times) - times, times)
-        other = order[np.repeat(start[problem.of_point[order]], times) + within]
-        block = problem.camera[one] * len(problem.turn) + problem.camera[other]
-        sort = np.argsort(block, kind="stable")
-        blocks, first = np.unique(block[sort], return_index=True)
-        return cls(one[sort], other[sort], first, blocks // len(problem.turn), blocks % len(problem.turn))
-
-
 def adjust(problem: Problem, steps: int, focal_held: bool) -> Problem:
     """The problem after at most so many steps. Scale and, if no camera is held, place are free and stay near what they were."""
-    pairs, damping, cost = _Pairs.of(problem), 1e-4, problem.cost()
+    damping, cost = 1e-4, problem.cost()
     system = None
     for _ in range(steps):
-        system = system or _System.of(problem, pairs, focal_held)
+        system = system or _System.of(problem, focal_held)
         found = system.stepped(problem, damping)
         then = found.cost()
         if then >= cost:
@@ -91,9 +68,9 @@ def adjust(problem: Problem, steps: int, focal_held: bool) -> Problem:
 
 def focal_error(problem: Problem) -> float:
     """The standard error of the focal length as a share of it, for errors of a corner of one px; infinite where it is free."""
-    system = _System.of(problem, _Pairs.of(problem), False)
+    system = _System.of(problem, False)
     inverse = np.linalg.inv(_damped(system.v, _LEAST_DAMPING))
-    matrix, _ = system._reduced(problem, inverse, system.w @ inverse[problem.of_point], _LEAST_DAMPING)
+    matrix, _ = system._reduced(problem, inverse, _LEAST_DAMPING)
     free = np.append(np.repeat(~problem.held, 6), True)
     variance = np.linalg.inv(matrix[np.ix_(free, free)])[-1, -1]
     return float(np.sqrt(variance)) if variance > 0 else float("inf")
@@ -103,7 +80,6 @@ def focal_error(problem: Problem) -> float:
 class _System:
     """The normal equations at a point: blocks of cameras, points, both, and of the focal length with each."""
 
-    pairs: _Pairs
     focal_held: bool
     u: np.ndarray  # [K, 6, 6]
     v: np.ndarray  # [T, 3, 3]
@@ -116,7 +92,7 @@ class _System:
     slope_focal: float
 
     @classmethod
-    def of(cls, problem: Problem, pairs: _Pairs, focal_held: bool) -> "_System":
+    def of(cls, problem: Problem, focal_held: bool) -> "_System":
         by_camera, by_point, by_focal, left, weight = _jacobians(problem)
         cameras, points = len(problem.turn), len(problem.point)
         weighted = by_camera * weight[:, None, None]
@@ -128,7 +104,6 @@ class _System:
             return np.stack(columns, 1).reshape(size, *values.shape[1:])
 
         return cls(
-            pairs,
             focal_held,
             summed(weighted.transpose(0, 2, 1) @ by_camera, problem.camera, cameras),
             summed(weighted_point.transpose(0, 2, 1) @ by_point, problem.of_point, points),
@@ -144,8 +119,7 @@ class _System:
     def stepped(self, problem: Problem, damping: float) -> Problem:
         """The problem after the step that this damping allows."""
         inverse = np.linalg.inv(_damped(self.v, damping))
-        y = self.w @ inverse[problem.of_point]
-        matrix, slope = self._reduced(problem, inverse, y, damping)
+        matrix, slope = self._reduced(problem, inverse, damping)
         free = np.append(np.repeat(~problem.held, 6), not self.focal_held)
         step = np.zeros(len(slope))
         step[free] = np.linalg.solve(matrix[np.ix_(free, free)], -slope[free])
@@ -162,15 +136,14 @@ class _System:
             focal=problem.focal * float(np.exp(np.clip(focal, -0.2, 0.2))),
         )
 
-    def _reduced(self, problem: Problem, inverse: np.ndarray, y: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
+    def _reduced(self, problem: Problem, inverse: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
         """The camera system, points eliminated: matrix [6 K + 1, 6 K + 1] and slope; the focal length comes last."""
-        count, pairs = len(problem.turn), self.pairs
-        product = y[pairs.one] @ self.w[pairs.other].transpose(0, 2, 1)
-        blocks = np.zeros((count, count, 6, 6))
-        blocks[pairs.row, pairs.column] = -np.add.reduceat(product, pairs.first)
-        blocks[np.arange(count), np.arange(count)] += _damped(self.u, damping)
+        count, y = len(problem.turn), self.w @ inverse[problem.of_point]
         matrix = np.zeros((6 * count + 1, 6 * count + 1))
-        matrix[:-1, :-1] = blocks.transpose(0, 2, 1, 3).reshape(6 * count, 6 * count)
+        matrix[:-1, :-1] = -self._through_points(problem, inverse)
+        blocks = matrix[:-1, :-1].reshape(count, 6, count, 6)
+        every = np.arange(count)
+        blocks[every, :, every] += _damped(self.u, damping)
         focal_side = np.einsum("tij,tj->ti", inverse, self.focal_point)
 
         def through(points: np.ndarray) -> np.ndarray:
@@ -183,6 +156,22 @@ class _System:
             self.slope_camera.ravel() - through(self.slope_point), self.slope_focal - (focal_side * self.slope_point).sum()
         )
         return matrix, slope
+
+    def _through_points(self, problem: Problem, inverse: np.ndarray) -> np.ndarray:
+        """What the points tie cameras together by, [6 K, 6 K]: a few hundred at a time, as they are seen by few cameras."""
+        half = self.w @ np.linalg.cholesky(inverse)[problem.of_point]
+        matrix = np.zeros((6 * len(problem.turn),) * 2)
+        for first in range(0, len(problem.point), _TOGETHER):
+            which = slice(*np.searchsorted(problem.of_point, [first, first + _TOGETHER]))
+            camera, point = problem.camera[which], problem.of_point[which] - first
+            if not len(camera):
+                continue
+            low, high = camera.min(), camera.max() + 1
+            wide = np.zeros((high - low, 6, point[-1] + 1, 3))
+            wide[camera - low, :, point] = half[which]
+            flat = wide.reshape(6 * (high - low), -1)
+            matrix[6 * low : 6 * high, 6 * low : 6 * high] += flat @ flat.T
+        return matrix
 
 
 def _damped(blocks: np.ndarray, damping: float) -> np.ndarray:

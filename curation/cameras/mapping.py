@@ -243,7 +243,7 @@ class _Growth:
         rank, count = np.cumsum(seen, 0) - 1, seen.sum(0)
         spread = np.floor(rank * np.minimum(views, count) / np.maximum(count, 1))
         before = np.floor((rank - 1) * np.minimum(views, count) / np.maximum(count, 1))
-        camera, of = np.nonzero(seen & ((rank == 0) | (spread > before)) & (count >= 2))
+        of, camera = np.nonzero((seen & ((rank == 0) | (spread > before)) & (count >= 2)).T)
         used, of_point = np.unique(of, return_inverse=True)
         tracks = mapped[used]
         still = np.arange(len(frames)) < held

@@ -158,9 +158,10 @@ def nearest(matrix: np.ndarray) -> np.ndarray:
 
 def cross(v: np.ndarray) -> np.ndarray:
     """The matrices [..., 3, 3] of the cross product with v [..., 3]."""
-    zero = np.zeros_like(v[..., 0])
-    x, y, z = np.moveaxis(v, -1, 0)
-    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*v.shape, 3)
+    found = np.zeros((*v.shape, 3), v.dtype)
+    found[..., 2, 1], found[..., 0, 2], found[..., 1, 0] = v[..., 0], v[..., 1], v[..., 2]
+    found[..., 1, 2], found[..., 2, 0], found[..., 0, 1] = -v[..., 0], -v[..., 1], -v[..., 2]
+    return found
 
 
 def exponential(vector: np.ndarray) -> np.ndarray:

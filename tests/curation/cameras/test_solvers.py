@@ -22,8 +22,8 @@ def problem(turn_deg: float, noise: float = 0.3) -> Problem:
     shift = -np.einsum("kij,kj->ki", turn, centre)
     local = np.einsum("kij,pj->kpi", turn, point) + shift[:, None]
     seen = 320 * local[..., :2] / local[..., 2:] + rng.normal(0, noise, (count, 300, 2))
-    camera, of_point = np.divmod(np.arange(count * 300), 300)
-    return Problem(turn, shift, point, 320.0, camera, of_point, seen.reshape(-1, 2), np.arange(count) < 1)
+    of_point, camera = np.divmod(np.arange(300 * count), count)
+    return Problem(turn, shift, point, 320.0, camera, of_point, seen.transpose(1, 0, 2).reshape(-1, 2), np.arange(count) < 1)
 
 
 def disturbed(true: Problem) -> Problem:
@@ -66,7 +66,7 @@ def test_a_pose_is_found_from_some_way_off() -> None:
 
 def test_points_need_rays_that_meet_at_an_angle() -> None:
     true = problem(turn_deg=30, noise=0.1)
-    xy = true.seen.reshape(12, 300, 2)
+    xy = true.seen.reshape(300, 12, 2).transpose(1, 0, 2).copy()
     seen = np.ones((12, 300), bool)
     seen[1:, 0] = False  # one ray
     xy[6, 1] += 40  # a ray that goes elsewhere
