@@ -37,7 +37,7 @@ from model.training import checkpoint, flow
 from model.training.average import Average
 from model.training.notes import pictures, sheet
 from model.training.run import train
-from model.training.watching import plainly
+from model.training.watching import as_played, plainly
 
 # Guidance leads away from no camera at all (1: none); it was compared on training maps, the others chosen.
 FRAMES, STEPS, GUIDANCE = 5, 6, 3.0
@@ -97,9 +97,7 @@ def held_out_clips(outputs: Sequence[str], data: DataSettings) -> Clips:
 def _whole(clip: Clip, data: DataSettings) -> Sample:
     """All of a clip, at the rate and size of training."""
     frames = 1 + FRAMES_A_LATENT * int((clip.seconds * data.fps - 1) // FRAMES_A_LATENT)
-    return plainly(
-        Window((clip,), 0.0, 0.0), replace(data, frames=frames, camera_none_share=0.0, mirror_share=0.0, reverse_share=0.0)
-    )
+    return plainly(Window((clip,), 0.0, 0.0), as_played(data, frames))
 
 
 def _window(whole: Sample, start: int, wanted: Sequence[str]) -> tuple[Kind, Sample] | None:

@@ -25,8 +25,7 @@ class CameraEncoder(nn.Module):
 
     def __init__(self, width: int, hidden: int = 192, patch: int = 2, per: int = FRAMES_A_LATENT, rate: float = 4.0) -> None:
         super().__init__()
-        self._patch, self.per = patch, per
-        self._step = torch.tensor([_MOMENTS * rate] * 3 + [rate] * 3)[:, None, None]
+        self._patch, self._rate, self.per = patch, rate, per
         self.frame = nn.Conv2d(_MAPS * CELL**2, hidden, 1)
         self.latent = nn.Conv2d(per * hidden, hidden, 1)
         self.out = nn.Conv2d(hidden, width, patch, patch)
@@ -42,8 +41,9 @@ class CameraEncoder(nn.Module):
         batch, frames, _, height, width = maps_BFCHW.shape
         if height % (CELL * self._patch) or width % (CELL * self._patch):
             raise ValueError(f"{width}x{height} px do not divide into tokens of {CELL * self._patch} px: resize the video")
-        rays, steps = maps_BFCHW.flatten(0, 1).chunk(2, 1)
-        cells = functional.pixel_unshuffle(torch.cat([rays, steps * self._step.to(steps)], 1), CELL)
+        rays, moments, directions = maps_BFCHW.flatten(0, 1).split((_MAPS // 2, 3, 3), 1)
+        steps = moments * (_MOMENTS * self._rate), directions * self._rate
+        cells = functional.pixel_unshuffle(torch.cat([rays, *steps], 1), CELL)
         small = functional.silu(self.frame(cells)).unflatten(0, (batch, frames))
         if first_alone:
             small = torch.cat([small[:, :1].expand(-1, self.per, -1, -1, -1), small[:, 1:]], 1)

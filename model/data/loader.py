@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from curation import storage
 from curation.cameras.camera import from_npz
 from model.config import check_frames
+from model.control.pluecker import from_origin
 from model.data import latents
 from model.data.captions import CaptionMix, caption, instruction
 from model.data.decode import cover, frames_at
@@ -181,9 +182,8 @@ def _mirrored(sample: dict[str, Any]) -> dict[str, Any]:
 
 def _reversed(sample: dict[str, Any]) -> dict[str, Any]:
     """Last frame first, poses relative to it."""
-    pose = sample["pose"].flip(0)
-    pose = torch.linalg.inv(pose[0].double()) @ pose.double()
-    return {**sample, "video": sample["video"].flip(1), "pose": pose.float(), "intrinsics": sample["intrinsics"].flip(0)}
+    pose = from_origin(sample["pose"].flip(0)[None])[0].float()
+    return {**sample, "video": sample["video"].flip(1), "pose": pose, "intrinsics": sample["intrinsics"].flip(0)}
 
 
 def decoded(parts: Sequence[tuple[Clip, np.ndarray]], how: DataSettings) -> tuple[dict[str, Tensor], np.ndarray]:
