@@ -9,6 +9,8 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from model.data.pages import borrowed
+
 # A tick shows the frame on screen; stamps of stored frames are rounded to 1 / 90000 s.
 _SAME_S = 5e-4
 
@@ -88,7 +90,7 @@ class _Painter:
 
     def __init__(self, crop: Crop, size: tuple[int, int], count: int) -> None:
         self._crop, self._scaler = crop, VideoReformatter()
-        self.pictures = np.empty((count, size[1], size[0], 3), np.uint8)
+        self.pictures = borrowed((count, size[1], size[0], 3))
         self.stamps_s = np.empty(count)
         self.due = 0
 
