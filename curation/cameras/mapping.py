@@ -25,7 +25,7 @@ LEAST_INLIERS = 12  # a pose on fewer points is a guess
 _SURE_SHARE = 0.75  # of the mapped points in sight; under it the start may have been too far off
 _WINDOW, _HELD = 8, 3  # keyframes adjusted together while growing, of which the oldest stay
 _LOOK_BACK = 24  # keyframes a point is triangulated from
-_LEAST_ANGLE_DEG = 1.0
+_LEAST_ANGLE_DEG = 0.5
 _FIT_PX, _WRONG_PX = 2.5, 3.0
 _VIEWS = 12  # of a point that the last adjustment uses: a point seen by all keyframes costs their number squared
 

@@ -14,7 +14,14 @@ from curation.viewport import Rect
 _CORNERS = 400
 _REFILL = 0.8  # new corners are looked for when fewer than this share is left: each search costs as much as following
 _QUALITY, _APART_PX, _BLOCK = 0.01, 10, 5
-_WINDOW, _LEVELS = (15, 15), 4  # the coarsest level of a picture 640 wide sees turns of 100 px a frame
+_WINDOW = (15, 15)
+_LEVELS = 2  # of the pyramid, where it is known within some px: on a wall of bricks a coarser one leads to the wrong brick
+_FAR_LEVELS = 4  # the coarsest level of a picture 640 wide sees turns of 100 px a frame
+_EVERY = 3  # corner that goes first and tells the others where to look
+_LEAST_LEAD, _SHARED_PX = 12, 8.0  # corners that a homography needs, and how far from it they may be: depths differ
+_MOST = 0.5  # of those that go first
+_FAR_PX = 150  # a motion told by a few corners is not believed at the other end of the picture
+_SMALL = 160  # px wide
 _BACK_PX = 0.7  # a corner that does not come back to within this was lost: Doom's nearest-neighbour textures jitter by 0.5
 _STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)
 _EDGE_PX = 4
@@ -102,6 +109,13 @@ def _lumas(uri: str, span: Span, how: Watched) -> Iterator[tuple[float, np.ndarr
         yield time_s, painter(frame)[view.y : view.y + view.h, view.x : view.x + view.w]
 
 
+class _Lead(NamedTuple):
+    """near f4 [P, 1, 2], where to look for each corner; share of the corners that went first and bear it out."""
+
+    near: np.ndarray
+    share: float
+
+
 @dataclass
 class _Follower:
     """Takes one luma uint8 [H, W] a frame. `_live` are the numbers of the tracks at `_points`, float32 [P, 1, 2]."""
@@ -115,6 +129,7 @@ class _Follower:
     _seen: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._even = cv2.createCLAHE(2.0, (8, 8))  # dark corridors have corners too
 
     def add(self, luma: np.ndarray) -> None:
@@ -127,15 +142,57 @@ class _Follower:
         self._before = luma
 
     def _follow(self, before: np.ndarray, luma: np.ndarray) -> None:
-        """From where the last step leads on: the coarsest level alone loses a fast turn at a low frame rate."""
-        how: Any = {"winSize": _WINDOW, "maxLevel": _LEVELS, "criteria": _STOP, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
-        there, found, _ = cv2.calcOpticalFlowPyrLK(before, luma, self._points, self._points + self._step, **how)
-        back, again, _ = cv2.calcOpticalFlowPyrLK(luma, before, there, there - self._step, **how)
-        lost = np.abs(back - self._points).reshape(-1, 2).max(1)
-        kept = (found.ravel() == 1) & (again.ravel() == 1) & (lost < _BACK_PX) & self._inside(there.reshape(-1, 2))
+        there, kept = self._traced(before, luma, self._points, self._led(before, luma), _LEVELS)
         if kept.sum() >= _LEAST_TOLD:
             self._step = np.median(there[kept] - self._points[kept], axis=0)
         self._points, self._live = there[kept], self._live[kept]
+
+    def _led(self, before: np.ndarray, luma: np.ndarray) -> np.ndarray:
+        """Where to look for each corner.
+
+        A fast turn takes corners at the sides twice as far as those in the middle, and none as far as the frame before; so some go
+        first, from where the last step leads, and if most of those are lost, from where dense flow does.
+        """
+        lead = self._lead(before, luma, self._points + self._step, _FAR_LEVELS)
+        if lead.share < _MOST:
+            lead = max(lead, self._lead(before, luma, self._flow(before, luma), _LEVELS), key=lambda each: each.share)
+        return lead.near
+
+    def _lead(self, before: np.ndarray, luma: np.ndarray, near: np.ndarray, levels: int) -> "_Lead":
+        """By the homography, exact for a turn, that most of some corners share; `near` itself where too few do."""
+        some, towards = (np.ascontiguousarray(p[::_EVERY]) for p in (self._points, near))
+        there, kept = self._traced(before, luma, some, towards, levels)
+        if kept.sum() < _LEAST_LEAD:
+            return _Lead(near, 0.0)
+        matrix, shared = cv2.findHomography(some[kept], there[kept], cv2.RANSAC, _SHARED_PX)
+        if matrix is None:
+            return _Lead(near, 0.0)
+        led = cv2.perspectiveTransform(self._points, matrix)
+        plain = self._points + np.median(led - self._points, axis=0)
+        led = np.where(np.abs(led - plain).max(-1, keepdims=True) < _FAR_PX, led, plain)
+        return _Lead(led, float(shared.sum() / len(some)))
+
+    def _flow(self, before: np.ndarray, luma: np.ndarray) -> np.ndarray:
+        """About where each corner has gone, [P, 1, 2] px, by dense flow of small pictures: it finds a jerk of any size."""
+        scale = luma.shape[1] / _SMALL
+        size = _SMALL, max(16, round(luma.shape[0] / scale))
+        start = np.full((size[1], size[0], 2), self._step / scale, np.float32)
+        small, now = (cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (before, luma))
+        flow = self._dense.calc(small, now, start)
+        x, y = (self._points[:, :, k] / np.float32(scale) for k in (0, 1))
+        moved = cv2.remap(flow, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return self._points + moved.reshape(-1, 1, 2) * np.float32(scale)
+
+    def _traced(
+        self, before: np.ndarray, luma: np.ndarray, points: np.ndarray, near: np.ndarray, levels: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where points [P, 1, 2] of the picture before are now, sought from `near` on; flags [P] of those that come back."""
+        how: Any = {"winSize": _WINDOW, "maxLevel": levels, "criteria": _STOP, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+        near = near.astype(np.float32)
+        there, found, _ = cv2.calcOpticalFlowPyrLK(before, luma, points, near.copy(), **how)
+        back, again, _ = cv2.calcOpticalFlowPyrLK(luma, before, there, there - (near - points), **how)
+        lost = np.abs(back - points).reshape(-1, 2).max(1)
+        return there, (found.ravel() == 1) & (again.ravel() == 1) & (lost < _BACK_PX) & self._inside(there.reshape(-1, 2))
 
     def _inside(self, xy: np.ndarray) -> np.ndarray:
         height, width = self.mask.shape

@@ -28,3 +28,31 @@ def test_a_turn_that_speeds_up_is_followed_over_a_wall_of_bricks() -> None:
         seen = each[np.isfinite(each[:, 0])]
         assert len(seen) >= 60
         assert np.abs(np.median(seen, axis=0) - np.array([-step, 0])).max() < 0.5
+
+
+def turned(yaw_deg: np.ndarray) -> list[np.ndarray]:
+    """Pictures, 90 degrees wide, of bricks all around, which the view turns past."""
+    rng = np.random.default_rng(2)
+    wall = cv2.resize(
+        rng.integers(100, 120, (HEIGHT // 12, 120)).astype(np.uint8), (120 * 24, HEIGHT), interpolation=cv2.INTER_AREA
+    )
+    wall[::12], wall[:, ::24] = 30, 30
+    x = (np.arange(WIDTH) + 0.5 - WIDTH / 2) / (WIDTH / 2)
+    y = np.arange(HEIGHT)[:, None] + 0.5 - HEIGHT / 2
+    row = np.broadcast_to(y / np.sqrt(1 + x**2) + HEIGHT / 2, (HEIGHT, WIDTH)).astype(np.float32)
+    column = (np.degrees(np.arctan(x)) + 60 + yaw_deg[:, None]) * 8
+    return [cv2.remap(wall, np.broadcast_to(c, row.shape).astype(np.float32), row, cv2.INTER_LINEAR) for c in column]
+
+
+def test_a_jerky_turn_takes_corners_at_the_sides_further_and_they_are_found_on_their_own_bricks() -> None:
+    step = np.tile([7.0, 7.0, 10.5], 6)
+    yaw = np.concatenate([[0.0], np.cumsum(step)])
+    follower = _Follower(np.full((HEIGHT, WIDTH), 255, np.uint8))
+    for picture in turned(yaw):
+        follower.add(picture)
+    dense = follower.tracks(np.arange(len(yaw)) / 16).dense()
+    bearing = np.degrees(np.arctan((dense[..., 0] - WIDTH / 2) / (WIDTH / 2)))
+    gone = -np.diff(bearing, axis=0)
+    right = np.abs(gone - step[:, None]) < 0.5
+    assert (right.sum(1) >= 60).all()
+    assert right.sum() > 0.95 * np.isfinite(gone).sum()
