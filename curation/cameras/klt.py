@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from curation import video
-from curation.cameras import epipolar, focal, mapping, motion, rotation, tracks
+from curation.cameras import backdrop, epipolar, focal, mapping, motion, rotation, tracks
 from curation.cameras.agreement import UNKNOWN, Apart
 from curation.cameras.camera import Camera, Facts
 from curation.cameras.checks import judged
@@ -30,6 +30,7 @@ _UNIT_WIDTH = 640  # px of facts and limits are of a picture so wide
 _LEAST_FRAMES, _LEAST_S, _LEAST_PX = 8, 0.25, 64
 _VOTE_S = 0.15  # between frames whose epipolar geometry tracks are held against
 _AGREES = 0.6  # share of them that a track of the world goes along with
+_STAYED = 0.5  # share of the steps that tell in which a painted sky's track keeps its row
 _TURN_S = 0.3  # turning is summed over steps so long: a frame's jitter is no turn
 _ROTATION_GAPS_S = (0.0, 0.15, 0.45, 1.0)
 _GUESS = 0.5  # of the width (90 degrees), where nothing says better
@@ -183,7 +184,8 @@ def _cut(found: Tracks, carried: float) -> int | None:
 def _measured(look: Look, how: CameraSettings) -> Look:
     """The look with overlays voted out and its model chosen."""
     points, times_s, width = look.points(), look.tracks.times_s, look.watched.size[0]
-    world = epipolar.agreement(points, motion.frame_gaps(times_s, [_VOTE_S])[0]) >= _AGREES
+    vote, gap = (motion.frame_gaps(times_s, [each])[0] for each in (_VOTE_S, _TURN_S))
+    world = (epipolar.agreement(points, vote) >= _AGREES) & (backdrop.kept_rows(points, gap, width) <= _STAYED)
     points, kept = points[:, world], look.tracks.keep(world)
     seen = motion.motion(points, times_s, width, None)
     if seen.displaced_px / look.unit < how.checks.static_px:
@@ -191,7 +193,6 @@ def _measured(look: Look, how: CameraSettings) -> Look:
     else:
         model = "rotation" if seen.rotation_px / look.unit < how.checks.rotation_px else "general"
     facts = look.facts._replace(model=model, rotation_residual_px=seen.rotation_px / look.unit)
-    gap = motion.frame_gaps(times_s, [_TURN_S])[0]
     steps = rotation.pairs(points, [gap], gap)
     start = seen.focal_px if model == "rotation" else (focal.guess(points, times_s, width) or _GUESS * width)
     turned = float(rotation.angle_deg(rotation.turns(steps, start)[0]).sum()) if len(steps.first) else 0.0

@@ -13,7 +13,8 @@ from curation.viewport import Rect
 
 _CORNERS = 400
 _REFILL = 0.8  # new corners are looked for when fewer than this share is left: each search costs as much as following
-_QUALITY, _APART_PX, _BLOCK = 0.01, 10, 5
+_CANDIDATES, _QUALITY, _APART_PX, _BLOCK = 1600, 0.001, 10, 5
+_COLUMNS, _ROWS, _A_CELL = 8, 6, 7  # parts of the picture; beyond so many corners in one, others come first
 _WINDOW = (15, 15)
 _LEVELS = 2  # of the pyramid, where it is known within some px: on a wall of bricks a coarser one leads to the wrong brick
 _FAR_LEVELS = 4  # the coarsest level of a picture 640 wide sees turns of 100 px a frame
@@ -150,8 +151,8 @@ class _Follower:
     def _led(self, before: np.ndarray, luma: np.ndarray) -> np.ndarray:
         """Where to look for each corner.
 
-        A fast turn takes corners at the sides twice as far as those in the middle, and none as far as the frame before; so some go
-        first, from where the last step leads, and if most of those are lost, from where dense flow does.
+        A fast turn takes corners at the sides twice as far as those in the middle, and none as far as the frame before; so
+        some go first, from where the last step leads, and if most of those are lost, from where dense flow does.
         """
         lead = self._lead(before, luma, self._points + self._step, _FAR_LEVELS)
         if lead.share < _MOST:
@@ -206,13 +207,28 @@ class _Follower:
         free[:_EDGE_PX], free[-_EDGE_PX:], free[:, :_EDGE_PX], free[:, -_EDGE_PX:] = 0, 0, 0, 0
         for x, y in self._points.reshape(-1, 2).astype(int).tolist():
             cv2.circle(free, (x, y), _APART_PX, 0, -1)
-        wanted = _CORNERS - len(self._points)
-        found = cv2.goodFeaturesToTrack(luma, wanted, _QUALITY, _APART_PX, mask=free, blockSize=_BLOCK)
+        found = cv2.goodFeaturesToTrack(luma, _CANDIDATES, _QUALITY, _APART_PX, mask=free, blockSize=_BLOCK)
         if found is None:
             return
+        found = found[np.sort(self._spread(found)[: _CORNERS - len(self._points)])]
         self._points = np.concatenate([self._points, found.astype(np.float32)])
         self._live = np.concatenate([self._live, np.arange(self._made, self._made + len(found))])
         self._made += len(found)
+
+    def _spread(self, found: np.ndarray) -> np.ndarray:
+        """In which order to take corners, best ones first as found: or else a bright sky takes them all from a dark wall."""
+        cell, held = self._cell(found), np.bincount(self._cell(self._points), minlength=_COLUMNS * _ROWS)
+        order = np.argsort(cell, kind="stable")
+        rank = np.empty(len(cell), int)
+        rank[order] = np.arange(len(cell)) - np.searchsorted(cell[order], cell[order])
+        return np.argsort(np.maximum(rank + held[cell], _A_CELL), kind="stable")
+
+    def _cell(self, points: np.ndarray) -> np.ndarray:
+        """Which part of the picture each of points [P, 1, 2] is in."""
+        height, width = self.mask.shape
+        part = (points.reshape(-1, 2) * (_COLUMNS / width, _ROWS / height)).astype(int)
+        column, row = np.clip(part, 0, (_COLUMNS - 1, _ROWS - 1)).T
+        return row * _COLUMNS + column
 
     def tracks(self, times_s: np.ndarray) -> Tracks:
         numbers = np.concatenate([live for live, _ in self._seen] or [np.empty(0, np.int64)])

@@ -56,3 +56,14 @@ def test_a_jerky_turn_takes_corners_at_the_sides_further_and_they_are_found_on_t
     right = np.abs(gone - step[:, None]) < 0.5
     assert (right.sum(1) >= 60).all()
     assert right.sum() > 0.95 * np.isfinite(gone).sum()
+
+
+def test_a_bright_sky_leaves_corners_to_a_dark_wall() -> None:
+    rng = np.random.default_rng(3)
+    sky, wall = (rng.integers(0, most, (15, 40)).astype(np.uint8) for most in (255, 12))
+    picture = cv2.resize(np.concatenate([sky, wall]), (2 * WIDTH, 2 * HEIGHT), interpolation=cv2.INTER_NEAREST)
+    follower = _Follower(np.full(picture.shape, 255, np.uint8))
+    for _ in range(4):
+        follower.add(picture)
+    found = follower.tracks(np.arange(4) / 16).dense()[0]
+    assert 120 <= (found[:, 1] > HEIGHT).sum() <= 280
