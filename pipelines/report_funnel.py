@@ -24,7 +24,7 @@ _PHASE_TITLES = {
     "score": "Clean and well lit",
     "annotate": "Annotated",
     "caption": "Plain, continuous play",
-    "relate": "Held against their neighbours",
+    "relate": "Set beside neighbours",
     "shard": "Stored in shards",
 }
 _LOST = {
