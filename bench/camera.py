@@ -198,13 +198,12 @@ def _scale_lines(rows: Sequence[Row], seed: int) -> Iterator[str]:
     yield f"\nscale after a random rescale, {len(alone)} clips: unit / true top speed, 5th to 95th percentile"
     low, high = np.percentile(alone, [5, 95])
     yield f"  {low:.3f} to {high:.3f} (x{high / low:.2f}), worst x{max(alone) / min(alone):.2f}"
-    apart = np.exp(
-        np.abs(np.log([each for each in halves if np.isfinite(each)]))
-    )  # a half that stands has no truth to hold it to
-    if not len(apart):
+    told = [each for each in halves if np.isfinite(each)]  # a half that stands has no truth to hold it to
+    if not told:
         return
+    apart = np.exp(np.abs(np.log(told)))
     middle, most = np.quantile(apart, [0.5, 0.95])
-    yield f"  two halves that touch, one unit to the other, {len(apart)} clips: median x{middle:.2f}, 95 % within x{most:.2f}"
+    yield f"  two halves that touch, one unit to the other, {len(told)} clips: median x{middle:.2f}, 95 % within x{most:.2f}"
 
 
 def _rescaled(camera: Camera, by: float) -> Camera:

@@ -159,7 +159,7 @@ class _Follower:
             lead = max(lead, self._lead(before, luma, self._flow(before, luma), _LEVELS), key=lambda each: each.share)
         return lead.near
 
-    def _lead(self, before: np.ndarray, luma: np.ndarray, near: np.ndarray, levels: int) -> "_Lead":
+    def _lead(self, before: np.ndarray, luma: np.ndarray, near: np.ndarray, levels: int) -> _Lead:
         """By the homography, exact for a turn, that most of some corners share; `near` itself where too few do."""
         some, towards = (np.ascontiguousarray(p[::_EVERY]) for p in (self._points, near))
         there, kept = self._traced(before, luma, some, towards, levels)

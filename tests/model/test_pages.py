@@ -11,8 +11,8 @@ SHAPE = (3, 4, 5)
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "_free", [])
+def nothing_kept() -> None:
+    pages._free.clear()
 
 
 def test_memory_is_used_again_when_the_last_tensor_on_a_part_of_it_is_gone() -> None:
