@@ -6,6 +6,8 @@ middle of the view it is off by so little that epipolar geometry lets it pass.
 
 import numpy as np
 
+from curation.cameras.motion import strides
+
 _FOCAL = 0.5  # of the width (90 degrees): what a row is due hangs little on it
 _TOLD_PX = 1.5  # that a far point's row would change by
 _STAYS = 0.3  # of that
@@ -18,11 +20,8 @@ def kept_rows(points_NM2: np.ndarray, step: int, width: int) -> np.ndarray:
 
     Points in px from the principal point, NaN where unseen; a view that looks level. width: px of the whole picture.
     """
-    seen = np.isfinite(points_NM2[:, :, 0])
     kept, asked = np.zeros(points_NM2.shape[1]), np.zeros(points_NM2.shape[1])
-    for i in range(0, len(points_NM2) - step, step):
-        both = np.flatnonzero(seen[i] & seen[i + step])
-        a, b = (points_NM2[k, both].astype(np.float64) for k in (i, i + step))
+    for both, a, b in strides(points_NM2, step):
         due = a[:, 1] * (np.hypot(_FOCAL * width, b[:, 0]) / np.hypot(_FOCAL * width, a[:, 0]) - 1)
         told = np.abs(due) > _TOLD_PX
         stays = told & (np.abs(b[:, 1] - a[:, 1]) < _STAYS * np.abs(due))

@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from curation.cameras.motion import strides
+
 _INLIER_PX = 1.5
 _MOVED_PX = 1.0  # a step that moves less says nothing
 _STILL_SHARE, _STILL_FROM_PX = 0.15, 6.0  # a point that moves so little of what the picture does stands on the screen
@@ -27,13 +29,10 @@ def agreement(points_NM2: np.ndarray, step: int) -> np.ndarray:
     A weapon in hand or a third-person character is followed for seconds while the world comes and goes; distant frames would
     then be tied together by it alone.
     """
-    seen = np.isfinite(points_NM2[:, :, 0])
     agreed, asked = np.zeros(points_NM2.shape[1]), np.zeros(points_NM2.shape[1])
-    for i in range(0, len(points_NM2) - step, step):
-        both = np.flatnonzero(seen[i] & seen[i + step])
+    for both, a, b in strides(points_NM2, step):
         if len(both) < _LEAST_POINTS:
             continue
-        a, b = (points_NM2[k, both].astype(np.float64) for k in (i, i + step))
         moved = np.linalg.norm(b - a, axis=1)
         typical = float(np.median(moved))
         if typical < _MOVED_PX or (found := fundamental(a, b)) is None:

@@ -4,7 +4,7 @@ Structure from motion on a pure rotation invents a path and reports a good fit, 
 next to nothing of every frame pair, also of pairs far apart, whatever the depth of the scene.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,15 @@ def frame_gaps(times_s: np.ndarray, gaps_s: Sequence[float]) -> list[int]:
     """Seconds in frames, each at least one and fewer than there are."""
     step = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1.0
     return sorted({min(max(1, round(gap / step)), max(1, len(times_s) - 1)) for gap in gaps_s})
+
+
+def strides(points_NM2: np.ndarray, step: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of every step of so many frames the tracks [P] that both ends see, and where they are at the one and the other [P, 2]."""
+    seen = np.isfinite(points_NM2[:, :, 0])
+    for i in range(0, len(points_NM2) - step, step):
+        both = np.flatnonzero(seen[i] & seen[i + step])
+        a, b = (points_NM2[k, both].astype(np.float64) for k in (i, i + step))
+        yield both, a, b
 
 
 def displacement(points_NM2: np.ndarray, gaps: Sequence[int]) -> float:
