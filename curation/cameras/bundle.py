@@ -5,6 +5,7 @@ gives equal output.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,15 +38,17 @@ class Problem:
 
     def left(self) -> np.ndarray:
         """Reprojection errors [O, 2] px; behind the camera they are large."""
-        local = self._local()
+        local = self.local()
         ahead = np.where(local[:, 2:] > _NEAR, local[:, 2:], _NEAR)
         return np.clip(self.focal * local[:, :2] / ahead - self.seen, -1e4, 1e4)
 
-    def _local(self) -> np.ndarray:
+    def local(self) -> np.ndarray:
+        """The point of each observation in its camera, [O, 3]."""
         return np.einsum("oij,oj->oi", self.turn[self.camera], self.point[self.of_point]) + self.shift[self.camera]
 
     def cost(self) -> float:
-        return float(np.log1p((self.left() ** 2).sum(1) / _SCALE_PX**2).sum())
+        left = self.left()
+        return float(np.log1p(np.einsum("oi,oi->o", left, left) / _SCALE_PX**2).sum())
 
 
 def adjust(problem: Problem, steps: int, focal_held: bool) -> Problem:
@@ -69,8 +72,7 @@ def adjust(problem: Problem, steps: int, focal_held: bool) -> Problem:
 def focal_error(problem: Problem) -> float:
     """The standard error of the focal length as a share of it, for errors of a corner of one px; infinite where it is free."""
     system = _System.of(problem, False)
-    inverse = np.linalg.inv(_damped(system.v, _LEAST_DAMPING))
-    matrix, _ = system._reduced(problem, inverse, _LEAST_DAMPING)
+    matrix, _ = system.reduced(problem, np.linalg.inv(_damped(system.v, _LEAST_DAMPING)), _LEAST_DAMPING)
     free = np.append(np.repeat(~problem.held, 6), True)
     variance = np.linalg.inv(matrix[np.ix_(free, free)])[-1, -1]
     return float(np.sqrt(variance)) if variance > 0 else float("inf")
@@ -78,100 +80,107 @@ def focal_error(problem: Problem) -> float:
 
 @dataclass(frozen=True)
 class _System:
-    """The normal equations at a point: blocks of cameras, points, both, and of the focal length with each."""
+    """The normal equations at a point: blocks of cameras, of points, of both, and slopes.
 
-    focal_held: bool
-    u: np.ndarray  # [K, 6, 6]
+    C is 6, or 7 where the focal length is free: the last column is what it does to each camera's observations.
+    """
+
+    u: np.ndarray  # [K, C, C]
     v: np.ndarray  # [T, 3, 3]
-    w: np.ndarray  # [O, 6, 3]
-    slope_camera: np.ndarray  # [K, 6]
+    w: np.ndarray  # [O, C, 3]
+    slope_camera: np.ndarray  # [K, C]
     slope_point: np.ndarray  # [T, 3]
-    focal_camera: np.ndarray  # [K, 6]
-    focal_point: np.ndarray  # [T, 3]
-    focal_focal: float
-    slope_focal: float
 
     @classmethod
     def of(cls, problem: Problem, focal_held: bool) -> "_System":
-        by_camera, by_point, by_focal, left, weight = _jacobians(problem)
+        by_camera, by_point, left, weight = jacobians(problem, focal_held)
+        root = np.sqrt(weight)[:, None]
+        by_camera, by_point, left = by_camera * root[..., None], by_point * root[..., None], left * root
         cameras, points = len(problem.turn), len(problem.point)
-        weighted = by_camera * weight[:, None, None]
-        weighted_point = by_point * weight[:, None, None]
-
-        def summed(values: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
-            flat = values.reshape(len(values), -1)
-            columns = [np.bincount(index, flat[:, c], size) for c in range(flat.shape[1])]
-            return np.stack(columns, 1).reshape(size, *values.shape[1:])
-
         return cls(
-            focal_held,
-            summed(weighted.transpose(0, 2, 1) @ by_camera, problem.camera, cameras),
-            summed(weighted_point.transpose(0, 2, 1) @ by_point, problem.of_point, points),
-            weighted.transpose(0, 2, 1) @ by_point,
-            summed((weighted * left[..., None]).sum(1), problem.camera, cameras),
-            summed((weighted_point * left[..., None]).sum(1), problem.of_point, points),
-            summed((weighted * by_focal[..., None]).sum(1), problem.camera, cameras),
-            summed((weighted_point * by_focal[..., None]).sum(1), problem.of_point, points),
-            float((weight[:, None] * by_focal**2).sum()),
-            float((weight[:, None] * by_focal * left).sum()),
+            _squared(by_camera, problem.camera, cameras),
+            summed(by_point.transpose(0, 2, 1) @ by_point, problem.of_point, points),
+            by_camera.transpose(0, 2, 1) @ by_point,
+            summed(np.einsum("oia,oi->oa", by_camera, left), problem.camera, cameras),
+            summed(np.einsum("oia,oi->oa", by_point, left), problem.of_point, points),
         )
 
     def stepped(self, problem: Problem, damping: float) -> Problem:
         """The problem after the step that this damping allows."""
         inverse = np.linalg.inv(_damped(self.v, damping))
-        matrix, slope = self._reduced(problem, inverse, damping)
-        free = np.append(np.repeat(~problem.held, 6), not self.focal_held)
+        matrix, slope = self.reduced(problem, inverse, damping)
+        free = np.append(np.repeat(~problem.held, 6), np.full(len(slope) % 6, True))
         step = np.zeros(len(slope))
         step[free] = np.linalg.solve(matrix[np.ix_(free, free)], -slope[free])
-        camera, focal = step[:-1].reshape(-1, 6), step[-1]
-        back = np.einsum("oij,oi->oj", self.w, camera[problem.camera])
-        gathered = np.stack([np.bincount(problem.of_point, back[:, c], len(problem.point)) for c in range(3)], 1)
-        point = -np.einsum("tij,tj->ti", inverse, self.slope_point + gathered + self.focal_point * focal)
+        camera, focal = step[: 6 * len(problem.turn)].reshape(-1, 6), step[6 * len(problem.turn) :]
+        every = np.concatenate([camera, np.broadcast_to(focal, (len(camera), len(focal)))], 1)
+        back = summed(np.einsum("oij,oi->oj", self.w, every[problem.camera]), problem.of_point, len(problem.point))
         more = exponential(camera[:, :3])
         return replace(
             problem,
             turn=more @ problem.turn,
             shift=problem.shift + camera[:, 3:],
-            point=problem.point + point,
-            focal=problem.focal * float(np.exp(np.clip(focal, -0.2, 0.2))),
+            point=problem.point - np.einsum("tij,tj->ti", inverse, self.slope_point + back),
+            focal=problem.focal * float(np.exp(np.clip(focal.sum(), -0.2, 0.2))),
         )
 
-    def _reduced(self, problem: Problem, inverse: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
-        """The camera system, points eliminated: matrix [6 K + 1, 6 K + 1] and slope; the focal length comes last."""
-        count, y = len(problem.turn), self.w @ inverse[problem.of_point]
-        matrix = np.zeros((6 * count + 1, 6 * count + 1))
-        matrix[:-1, :-1] = -self._through_points(problem, inverse)
-        blocks = matrix[:-1, :-1].reshape(count, 6, count, 6)
+    def reduced(self, problem: Problem, inverse: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
+        """The camera system, points eliminated: matrix and slope over 6 K poses, and the focal length where it is free."""
+        count, columns = self.slope_camera.shape
+        blocks = -self._through_points(problem, inverse).reshape(count, columns, count, columns)
         every = np.arange(count)
         blocks[every, :, every] += _damped(self.u, damping)
-        focal_side = np.einsum("tij,tj->ti", inverse, self.focal_point)
-
-        def through(points: np.ndarray) -> np.ndarray:
-            each = np.einsum("oij,oj->oi", y, points[problem.of_point])
-            return np.stack([np.bincount(problem.camera, each[:, c], count) for c in range(6)], 1).ravel()
-
-        matrix[-1, :-1] = matrix[:-1, -1] = self.focal_camera.ravel() - through(self.focal_point)
-        matrix[-1, -1] = self.focal_focal * (1 + damping) - (self.focal_point * focal_side).sum()
-        slope = np.append(
-            self.slope_camera.ravel() - through(self.slope_point), self.slope_focal - (focal_side * self.slope_point).sum()
-        )
-        return matrix, slope
+        settled = np.einsum("tij,tj->ti", inverse, self.slope_point)[problem.of_point]
+        slope = self.slope_camera - summed(np.einsum("oij,oj->oi", self.w, settled), problem.camera, count)
+        return _shared(blocks), np.append(slope[:, :6].ravel(), slope[:, 6:].sum(0))
 
     def _through_points(self, problem: Problem, inverse: np.ndarray) -> np.ndarray:
-        """What the points tie cameras together by, [6 K, 6 K]: a few hundred at a time, as they are seen by few cameras."""
+        """What the points tie cameras together by, [C K, C K]: a few hundred at a time, as they are seen by few cameras."""
         half = self.w @ np.linalg.cholesky(inverse)[problem.of_point]
-        matrix = np.zeros((6 * len(problem.turn),) * 2)
+        columns = half.shape[1]
+        matrix = np.zeros((columns * len(problem.turn),) * 2)
         for first in range(0, len(problem.point), _TOGETHER):
             which = slice(*np.searchsorted(problem.of_point, [first, first + _TOGETHER]))
             camera, point = problem.camera[which], problem.of_point[which] - first
             if not len(camera):
                 continue
             low, high = camera.min(), camera.max() + 1
-            wide = np.zeros((high - low, 6, point[-1] + 1, 3))
+            wide = np.zeros((high - low, columns, point[-1] + 1, 3))
             wide[camera - low, :, point] = half[which]
-            flat = wide.reshape(6 * (high - low), -1)
-            matrix[6 * low : 6 * high, 6 * low : 6 * high] += flat @ flat.T
+            flat = wide.reshape(columns * (high - low), -1)
+            matrix[columns * low : columns * high, columns * low : columns * high] += flat @ flat.T
         return matrix
+
+
+def _shared(blocks: np.ndarray) -> np.ndarray:
+    """The matrix of blocks [K, C, K, C] over 6 K poses and, if there is a seventh column, the one focal length of all."""
+    count, columns = blocks.shape[:2]
+    size = 6 * count
+    matrix = np.empty((size + columns - 6,) * 2)
+    matrix[:size, :size] = blocks[:, :6, :, :6].reshape(size, size)
+    matrix[size:, :size] = blocks[:, 6:, :, :6].sum(0).reshape(-1, size)
+    matrix[:size, size:] = matrix[size:, :size].T
+    matrix[size:, size:] = blocks[:, 6:, :, 6:].sum((0, 2))
+    return matrix
+
+
+def _squared(rows: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
+    """J' J [size, C, C] of the rows J [O, 2, C] of each index."""
+    order = np.argsort(index, kind="stable")
+    ends = np.searchsorted(index[order], np.arange(size + 1))
+    rows = rows[order]
+    found = np.empty((size, rows.shape[-1], rows.shape[-1]))
+    for k, (first, last) in enumerate(pairwise(ends)):
+        some = rows[first:last].reshape(-1, rows.shape[-1])
+        found[k] = some.T @ some
+    return found
+
+
+def summed(values: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
+    """Values [O, ...] added up by their index: [size, ...]."""
+    flat = values.reshape(len(values), -1)
+    columns = [np.bincount(index, flat[:, c], size) for c in range(flat.shape[1])]
+    return np.stack(columns, 1).reshape(size, *values.shape[1:])
 
 
 def _damped(blocks: np.ndarray, damping: float) -> np.ndarray:
@@ -179,19 +188,19 @@ def _damped(blocks: np.ndarray, damping: float) -> np.ndarray:
     return blocks + np.eye(blocks.shape[-1]) * (damping * diagonal + 1e-9 * diagonal.mean() + 1e-12)[:, :, None]
 
 
-def _jacobians(problem: Problem) -> tuple[np.ndarray, ...]:
-    """By camera [O, 2, 6] (rotation vector on the left, shift), by point [O, 2, 3], by log focal [O, 2]; errors [O, 2]; weights
-    [O].
+def jacobians(problem: Problem, focal_held: bool) -> tuple[np.ndarray, ...]:
+    """Of the errors [O, 2], which come third: by camera [O, 2, 6] (rotation vector on the left, shift; with log focal as a
+    seventh where it is not held), by point [O, 2, 3]; and their weights [O].
     """
-    local, left = problem._local(), problem.left()
+    local, left = problem.local(), problem.left()
     behind = local[:, 2] <= _NEAR
     ahead = np.where(behind, 1.0, local[:, 2])
-    project = np.zeros((len(local), 2, 3))
+    by_camera = np.zeros((len(local), 2, 6 if focal_held else 7))
+    project = by_camera[:, :, 3:6]
     project[:, 0, 0] = project[:, 1, 1] = problem.focal / ahead
     project[:, :, 2] = -problem.focal * local[:, :2] / ahead[:, None] ** 2
-    turned = local - problem.shift[problem.camera]
-    by_camera = np.concatenate([-project @ cross(turned), project], -1)
-    by_point = project @ problem.turn[problem.camera]
-    by_focal = problem.focal * local[:, :2] / ahead[:, None]
-    weight = np.where(behind, 0.0, 1 / (1 + (left**2).sum(1) / _SCALE_PX**2))
-    return by_camera, by_point, by_focal, left, weight
+    by_camera[:, :, :3] = -project @ cross(local - problem.shift[problem.camera])
+    if not focal_held:
+        by_camera[:, :, 6] = problem.focal * local[:, :2] / ahead[:, None]
+    weight = np.where(behind, 0.0, 1 / (1 + np.einsum("oi,oi->o", left, left) / _SCALE_PX**2))
+    return by_camera, project @ problem.turn[problem.camera], left, weight
