@@ -1,15 +1,18 @@
 """The pose of every frame against the map of the keyframes: all frames at once, by reweighted Gauss-Newton steps.
 
 Interpolated keyframe poses are 0.4 degrees off a frame at a walk; a few steps from there reach what PnP from scratch would.
+Then what corners do from frame to frame has its say (`steady`).
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from curation.cameras.bundle import Problem
 from curation.cameras.mapping import Map
-from curation.cameras.resection import Sight, resect
+from curation.cameras.resection import Sight, distances, resect
 from curation.cameras.rotation import exponential, logarithm
+from curation.cameras.steady import steadied
 
 _POINTS = 200  # a frame; more add cost, not accuracy
 INLIER_PX = 2.5
@@ -29,12 +32,22 @@ class Infill(NamedTuple):
 def infill(points_NM2: np.ndarray, found: Map) -> Infill:
     """Poses of all frames; points in px from the principal point, NaN where unseen."""
     start = np.linalg.inv(interpolated(found.frames, found.pose, len(points_NM2)))
-    sight = _sight(points_NM2, found)
-    there = resect(sight, start[:, :3, :3], start[:, :3, 3], found.focal_px)
+    mapped = points_NM2[:, found.track].astype(np.float64)
+    sight = _sight(mapped, found.point)
+    near = resect(sight, start[:, :3, :3], start[:, :3, 3], found.focal_px)
+    there = steadied(_everything(mapped, found, near.turn, near.shift))
     pose = np.tile(np.eye(4), (len(start), 1, 1))
     pose[:, :3, :3], pose[:, :3, 3] = there.turn, there.shift
-    inliers = (np.nan_to_num(there.distance, nan=np.inf) < INLIER_PX).sum(1)
-    return Infill(np.linalg.inv(pose), inliers, inliers / np.maximum(sight.used.sum(1), 1), _median(there.distance))
+    distance = distances(sight, there.turn, there.shift, found.focal_px)
+    inliers = (np.nan_to_num(distance, nan=np.inf) < INLIER_PX).sum(1)
+    return Infill(np.linalg.inv(pose), inliers, inliers / np.maximum(sight.used.sum(1), 1), _median(distance))
+
+
+def _everything(mapped_NT2: np.ndarray, found: Map, turn: np.ndarray, shift: np.ndarray) -> Problem:
+    """All that is seen of the mapped points, in every frame."""
+    point, frame = np.nonzero(np.isfinite(mapped_NT2[:, :, 0]).T)
+    free = np.zeros(len(turn), bool)
+    return Problem(turn, shift, found.point, found.focal_px, frame, point, mapped_NT2[frame, point], free)
 
 
 def _median(distance: np.ndarray) -> np.ndarray:
@@ -44,17 +57,16 @@ def _median(distance: np.ndarray) -> np.ndarray:
     return found
 
 
-def _sight(points_NM2: np.ndarray, found: Map) -> Sight:
+def _sight(mapped_NT2: np.ndarray, point: np.ndarray) -> Sight:
     """The mapped points in each frame, at most 200, spread over the tracks' ages."""
-    mapped = points_NM2[:, found.track]
-    seen = np.isfinite(mapped[:, :, 0])
+    seen = np.isfinite(mapped_NT2[:, :, 0])
     most = min(_POINTS, int(seen.sum(1).max(initial=0)))
-    sight = Sight(np.ones((len(mapped), most, 3)), np.zeros((len(mapped), most, 2)), np.zeros((len(mapped), most), bool))
+    sight = Sight(np.ones((len(seen), most, 3)), np.zeros((len(seen), most, 2)), np.zeros((len(seen), most), bool))
     for i, row in enumerate(seen):
         which = np.flatnonzero(row)
         if len(which) > most:
             which = which[np.linspace(0, len(which) - 1, most).astype(int)]
-        sight.world[i, : len(which)], sight.seen[i, : len(which)] = found.point[which], mapped[i, which]
+        sight.world[i, : len(which)], sight.seen[i, : len(which)] = point[which], mapped_NT2[i, which]
         sight.used[i, : len(which)] = True
     return sight
 

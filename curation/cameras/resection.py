@@ -31,9 +31,14 @@ def resect(sight: Sight, turn: np.ndarray, shift: np.ndarray, focal: float) -> R
     for step in range(_STEPS):
         # Wide at first: the start may be several px off.
         turn, shift = _step(sight, turn, shift, focal, _SCALE_PX * max(1.0, 8.0 / 2**step))
+    return Resected(turn, shift, distances(sight, turn, shift, focal))
+
+
+def distances(sight: Sight, turn: np.ndarray, shift: np.ndarray, focal: float) -> np.ndarray:
+    """How far each point is off, f8 [N, P] px; NaN where it is not used."""
     left, local = _left(sight, turn, shift, focal)
     off = np.where(local[..., 2] > 0, np.linalg.norm(left, axis=-1), 1e4)
-    return Resected(turn, shift, np.where(sight.used, off, np.nan))
+    return np.where(sight.used, off, np.nan)
 
 
 def _left(sight: Sight, turn: np.ndarray, shift: np.ndarray, focal: float) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from curation.cameras import focal, mapping, rotation
 from curation.cameras.bundle import Problem, adjust, focal_error
 from curation.cameras.mapping import triangulated
 from curation.cameras.resection import Sight, resect
+from curation.cameras.steady import steadied
 
 
 def problem(turn_deg: float, noise: float = 0.3) -> Problem:
@@ -53,6 +54,34 @@ def test_outliers_do_not_bend_it() -> None:
 
 def test_the_error_of_a_focal_length_tells_whether_it_was_seen() -> None:
     assert focal_error(problem(turn_deg=60)) < 0.01 < focal_error(problem(turn_deg=0))
+
+
+def test_the_focal_length_that_is_held_stays() -> None:
+    assert adjust(disturbed(problem(turn_deg=60)), 5, focal_held=True).focal == 345.0
+
+
+def test_what_corners_do_from_frame_to_frame_tells_its_motion_where_their_errors_add_up() -> None:
+    true = problem(turn_deg=60, noise=0.0)
+    drift = np.random.default_rng(6).normal(0, 0.3, (300, 12, 2)).cumsum(1).reshape(-1, 2)
+    seen = replace(true, seen=true.seen + drift)
+    turn, shift = rotation.nearest(seen.turn), seen.shift
+    each = Sight(np.stack([seen.point] * 12), seen.seen.reshape(300, 12, 2).transpose(1, 0, 2), np.ones((12, 300), bool))
+    alone = resect(each, turn, shift, 320.0)
+    found = steadied(replace(seen, turn=alone.turn, shift=alone.shift))
+
+    def off(turn: np.ndarray) -> float:
+        one, two = (t[1:] @ t[:-1].transpose(0, 2, 1) for t in (turn, true.turn))
+        return float(rotation.angle_deg(one @ two.transpose(0, 2, 1)).mean())
+
+    assert off(found.turn) < 0.85 * off(alone.turn)
+
+
+def test_steadying_leaves_a_frame_alone_in_which_nothing_is_seen() -> None:
+    true = problem(turn_deg=60)
+    rest = true.camera != 7
+    found = steadied(replace(true, camera=true.camera[rest], of_point=true.of_point[rest], seen=true.seen[rest]))
+    assert np.array_equal(found.turn[7], true.turn[7])
+    assert rotation.angle_deg(found.turn @ true.turn.transpose(0, 2, 1)).max() < 0.2
 
 
 def test_a_pose_is_found_from_some_way_off() -> None:

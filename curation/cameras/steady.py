@@ -1,0 +1,60 @@
+"""Poses of all frames by what corners do from one to the next (Gauss-Newton, reweighted).
+
+A corner that is followed from picture to picture takes its error along. Held against an engine's truth it is off by 0.2 px
+after one step and by 0.4 after four, as a random walk is: where a corner is says less of the motion than where it goes.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from curation.cameras.bundle import Problem, jacobians, summed
+from curation.cameras.rotation import exponential
+
+_PASSES = 2
+_WEIGHT = 100.0  # of a corner's step, beside its place: a tenth of the error
+_SCALE_PX = 0.5  # of a step's Cauchy weight
+
+
+def steadied(problem: Problem) -> Problem:
+    """The poses that explain best where points are seen and where they go; `problem.camera` counts the frames of a clip."""
+    follows = (np.diff(problem.of_point) == 0) & (np.diff(problem.camera) == 1)
+    for _ in range(_PASSES):
+        step = _solved(*_equations(problem, np.flatnonzero(follows)))
+        turn = exponential(np.clip(step[:, :3], -0.1, 0.1)) @ problem.turn
+        problem = replace(problem, turn=turn, shift=problem.shift + step[:, 3:])
+    return problem
+
+
+def _equations(problem: Problem, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Normal equations over the frames: blocks [N, 6, 6], those of each frame with the next [N - 1, 6, 6], slopes [N, 6].
+
+    first: the observations that the same point's next one follows in the next frame.
+    """
+    by_pose, _, left, weight = jacobians(problem, True)
+    count, frame = len(problem.turn), problem.camera
+    along = left[first + 1] - left[first]
+    sure = _WEIGHT * (weight[first] > 0) * (weight[first + 1] > 0) / (1 + (along**2).sum(1) / _SCALE_PX**2)
+    one, two = by_pose[first], by_pose[first + 1]
+    one_by, two_by, by = one * sure[:, None, None], two * sure[:, None, None], by_pose * weight[:, None, None]
+    at, then = frame[first], frame[first] + 1
+    blocks = summed(by.transpose(0, 2, 1) @ by_pose, frame, count)
+    blocks += summed(one_by.transpose(0, 2, 1) @ one, at, count) + summed(two_by.transpose(0, 2, 1) @ two, then, count)
+    slopes = summed((by * left[..., None]).sum(1), frame, count)
+    slopes += summed((two_by * along[..., None]).sum(1), then, count) - summed((one_by * along[..., None]).sum(1), at, count)
+    return blocks, -summed(one_by.transpose(0, 2, 1) @ two, at, count)[:-1], slopes
+
+
+def _solved(blocks: np.ndarray, beside: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    """The steps [N, 6] that the equations ask for, eliminated frame by frame."""
+    blocks = blocks + np.eye(6) * (1e-6 * np.einsum("nii->ni", blocks) + 1e-12)[:, :, None]
+    right = -slopes
+    for i, across in enumerate(beside):
+        part = np.linalg.solve(blocks[i], across).T
+        blocks[i + 1] -= part @ across
+        right[i + 1] -= part @ right[i]
+    step = np.zeros_like(right)
+    for i in reversed(range(len(step))):
+        ahead = beside[i] @ step[i + 1] if i < len(beside) else 0.0
+        step[i] = np.linalg.solve(blocks[i], right[i] - ahead)
+    return step
