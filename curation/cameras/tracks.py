@@ -15,8 +15,9 @@ _CORNERS = 400
 _REFILL = 0.8  # new corners are looked for when fewer than this share is left: each search costs as much as following
 _CANDIDATES, _QUALITY, _APART_PX, _BLOCK = 1600, 0.001, 10, 5
 _COLUMNS, _ROWS, _A_CELL = 8, 6, 7  # parts of the picture; beyond so many corners in one, others come first
-_WINDOW = (15, 15)
+_WINDOW = (13, 13)
 _LEVELS = 2  # of the pyramid, where it is known within some px: on a wall of bricks a coarser one leads to the wrong brick
+_FLOW_LEVELS = 3  # where dense flow of small pictures leads
 _FAR_LEVELS = 4  # the coarsest level of a picture 640 wide sees turns of 100 px a frame
 _EVERY = 3  # corner that goes first and tells the others where to look
 _LEAST_LEAD, _SHARED_PX = 12, 8.0  # corners that a homography needs, and how far from it they may be: depths differ
@@ -25,6 +26,8 @@ _FAR_PX = 150  # a motion told by a few corners is not believed at the other end
 _SMALL = 160  # px wide
 _BACK_PX = 0.7  # a corner that does not come back to within this was lost: Doom's nearest-neighbour textures jitter by 0.5
 _STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.03)
+_AROUND_PX, _COARSE = 61, 4  # px that a px is held against, and how much smaller their mean and spread are worked out
+_CONTRAST, _LEAST_SPREAD = 40.0, 4.0  # grey levels: what that spread becomes, and what is added to it lest noise be blown up
 _EDGE_PX = 4
 _HUD_MARGIN = 5  # px around what never changes: a window there sees both
 _LEAST_TOLD = 20  # corners whose median step is where the next one is looked for
@@ -110,11 +113,32 @@ def _lumas(uri: str, span: Span, how: Watched) -> Iterator[tuple[float, np.ndarr
         yield time_s, painter(frame)[view.y : view.y + view.h, view.x : view.x + view.w]
 
 
+def evened(luma: np.ndarray) -> np.ndarray:
+    """Luma uint8 [H, W] with each px held against the mean and spread of those around it.
+
+    Dark corridors have corners then too, and a picture that flashes, as games' do when the player is hit, looks as it did.
+    """
+    height, width = luma.shape
+    size, around = (max(1, width // _COARSE), max(1, height // _COARSE)), (_AROUND_PX // _COARSE | 1,) * 2
+    exact = luma.astype(np.float32)
+    mean, square = (cv2.blur(cv2.resize(v, size, interpolation=cv2.INTER_AREA), around) for v in (exact, exact * exact))
+    gain = _CONTRAST / (np.sqrt(np.maximum(square - mean * mean, 0)) + _LEAST_SPREAD)
+    by, more = (cv2.resize(v, (width, height)) for v in (gain, 128 - mean * gain))
+    return cv2.add(exact * by, more, dtype=cv2.CV_8U)
+
+
 class _Lead(NamedTuple):
     """near f4 [P, 1, 2], where to look for each corner; share of the corners that went first and bear it out."""
 
     near: np.ndarray
     share: float
+
+
+class _Shown(NamedTuple):
+    """A frame as it is, in which large motions are found, and evened, in which corners are."""
+
+    whole: np.ndarray
+    even: np.ndarray
 
 
 @dataclass
@@ -123,7 +147,7 @@ class _Follower:
 
     mask: np.ndarray
     _made: int = 0
-    _before: np.ndarray | None = None
+    _before: _Shown | None = None
     _step: np.ndarray = field(default_factory=lambda: np.zeros((1, 2), np.float32))
     _points: np.ndarray = field(default_factory=lambda: np.empty((0, 1, 2), np.float32))
     _live: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
@@ -131,32 +155,32 @@ class _Follower:
 
     def __post_init__(self) -> None:
         self._dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._even = cv2.createCLAHE(2.0, (8, 8))  # dark corridors have corners too
 
     def add(self, luma: np.ndarray) -> None:
-        luma = self._even.apply(np.ascontiguousarray(luma))
+        shown = _Shown(np.ascontiguousarray(luma), evened(luma))
         if self._before is not None and len(self._points):
-            self._follow(self._before, luma)
+            self._follow(self._before, shown)
         if len(self._points) < _REFILL * _CORNERS:
-            self._search(luma)
+            self._search(shown.even)
         self._seen.append((self._live, self._points.reshape(-1, 2)))
-        self._before = luma
+        self._before = shown
 
-    def _follow(self, before: np.ndarray, luma: np.ndarray) -> None:
-        there, kept = self._traced(before, luma, self._points, self._led(before, luma), _LEVELS)
+    def _follow(self, before: _Shown, shown: _Shown) -> None:
+        there, kept = self._traced(before.even, shown.even, self._points, self._led(before, shown), _LEVELS)
         if kept.sum() >= _LEAST_TOLD:
             self._step = np.median(there[kept] - self._points[kept], axis=0)
         self._points, self._live = there[kept], self._live[kept]
 
-    def _led(self, before: np.ndarray, luma: np.ndarray) -> np.ndarray:
+    def _led(self, before: _Shown, shown: _Shown) -> np.ndarray:
         """Where to look for each corner.
 
         A fast turn takes corners at the sides twice as far as those in the middle, and none as far as the frame before; so
         some go first, from where the last step leads, and if most of those are lost, from where dense flow does.
         """
-        lead = self._lead(before, luma, self._points + self._step, _FAR_LEVELS)
+        lead = self._lead(before.whole, shown.whole, self._points + self._step, _FAR_LEVELS)
         if lead.share < _MOST:
-            lead = max(lead, self._lead(before, luma, self._flow(before, luma), _LEVELS), key=lambda each: each.share)
+            flow = self._flow(before.whole, shown.whole)
+            lead = max(lead, self._lead(before.even, shown.even, flow, _FLOW_LEVELS), key=lambda each: each.share)
         return lead.near
 
     def _lead(self, before: np.ndarray, luma: np.ndarray, near: np.ndarray, levels: int) -> _Lead:
