@@ -98,6 +98,9 @@ CLIP = pa.schema(
         _column("camera_turn_deg", pa.float32(), "deg", "rotation over the clip, summed"),
         _column("camera_max_turn_deg", pa.float32(), "deg/frame", "largest rotation from one frame to the next"),
         _column("camera_step_ratio", pa.float32(), "1", "largest step of the translation over its 90th percentile"),
+        _column(
+            "camera_spike", pa.float32(), "1", "largest one-frame break of the level velocity, over the 90th percentile of it"
+        ),
         _column("camera_tracks", pa.float32(), "1/frame", "corners followed, mean over the frames"),
         _column("camera_tracks_min", pa.int32(), "1/frame", "corners followed in the frame that has fewest"),
         _column("camera_track_length", pa.float32(), "frame", "how long a corner is followed, mean"),

@@ -1,10 +1,21 @@
-"""How far two trajectories of the same frames are apart, whatever the world, the scale and the first pose that each has."""
+"""Two maps of a clip that agree, and how far trajectories are apart, whatever the world, the scale and the first pose of each.
+
+A wall that fills the view can be taken for another one, seen on another way, and all that grows from there fits: one map is no
+proof, however it is checked.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 
+from curation.cameras import mapping
+from curation.cameras.infill import Infill, infill
+from curation.cameras.mapping import Map
 from curation.cameras.rotation import angle_deg
+from curation.cameras.settings import CheckSettings
+from curation.cameras.smoothness import spike
+
+_SURELY_TRIED = 3  # beginnings of a map; more only where one of them holds and none bears it out
 
 
 class Apart(NamedTuple):
@@ -44,3 +55,49 @@ def umeyama(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray
     turn = (u * sign) @ vt
     scale = float((d * sign).sum() / ((x - middle_x) ** 2).sum() * len(x))
     return scale, turn, middle_y - scale * turn @ middle_x
+
+
+class Grown(NamedTuple):
+    """A map, the poses that all frames have in it, and their `smoothness.spike`."""
+
+    map: Map
+    poses: Infill
+    spike: float
+
+    @property
+    def held(self) -> tuple[float, float]:
+        """By which the better of two maps is known."""
+        return self.map.reached, float(self.poses.share.min())
+
+    def holds(self, limits: CheckSettings) -> bool:
+        """Whether it could be right: every frame is reached, most points of each are where they should be, nothing breaks."""
+        reached, share = self.held
+        return reached >= limits.reached and share >= limits.inlier_share and self.spike <= limits.spike
+
+    def apart(self, other: "Grown") -> Apart:
+        return Apart.of(self.poses.pose, other.poses.pose)
+
+    def agrees(self, other: "Grown", limits: CheckSettings) -> bool:
+        path, turn_deg = self.apart(other)
+        return path <= limits.apart and turn_deg <= limits.apart_deg
+
+
+def agreed(points: np.ndarray, times_s: np.ndarray, start: float, held: bool, limits: CheckSettings) -> list[Grown]:
+    """Two maps, begun in different parts of the clip, that hold and agree; where no two do, all there are. Best first.
+
+    Points [N, M, 2] px from the principal point; start: the focal length in px, held or where to begin.
+    """
+    grown: list[Grown] = []
+    for tried, pair in enumerate(mapping.first_pairs(points, start)):
+        if tried >= _SURELY_TRIED and not any(each.holds(limits) for each in grown):
+            break
+        found = mapping.reconstruct(points, times_s, pair, start, held)
+        if found is None:
+            continue
+        filled = infill(points, found)
+        one = Grown(found, filled, spike(filled.pose, times_s))
+        for other in grown if one.holds(limits) else []:
+            if other.holds(limits) and one.agrees(other, limits):
+                return sorted((one, other), key=lambda g: g.held, reverse=True)
+        grown.append(one)
+    return sorted(grown, key=lambda g: g.held, reverse=True)

@@ -37,6 +37,7 @@ class Facts(NamedTuple):
     turn_deg: float | None = None
     max_turn_deg: float | None = None
     step_ratio: float | None = None
+    spike: float | None = None
     tracks: float | None = None
     tracks_min: int | None = None
     track_length: float | None = None

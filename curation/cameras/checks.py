@@ -33,6 +33,7 @@ def _general(facts: Facts, limits: CheckSettings) -> list[str]:
         ("maps apart", facts.apart, None, limits.apart),
         ("maps apart deg", facts.apart_deg, None, limits.apart_deg),
         ("step ratio", facts.step_ratio, None, limits.step_ratio),
+        ("spike", facts.spike, None, limits.spike),
         ("turn a frame", facts.max_turn_deg, None, limits.max_turn_deg),
     ]
     return [f"{name} {value:.3g}" for name, value, least, most in rows if value is not None and not _within(value, least, most)]

@@ -15,11 +15,11 @@ import numpy as np
 
 from curation import video
 from curation.cameras import backdrop, epipolar, focal, mapping, motion, rotation, tracks
-from curation.cameras.agreement import UNKNOWN, Apart
+from curation.cameras.agreement import UNKNOWN, agreed
 from curation.cameras.camera import Camera, Facts
 from curation.cameras.checks import judged
-from curation.cameras.infill import Infill, infill
 from curation.cameras.settings import CameraSettings, CheckSettings
+from curation.cameras.smoothness import spike, step_ratio
 from curation.cameras.tracks import Tracks, Watched
 
 if TYPE_CHECKING:
@@ -226,13 +226,15 @@ def solved(look: Look, share: float | None, source: str, how: CameraSettings) ->
 
 
 def _moved(facts: Facts, look: Look, pose: np.ndarray) -> Facts:
-    """How far the view turns in all and at most from frame to frame; the largest step to the tenth largest in a hundred."""
+    """How far the view turns in all and at most from frame to frame, and how smooth the path is."""
     gap = motion.frame_gaps(look.tracks.times_s, [_TURN_S])[0]
     coarse, fine = (rotation.angle_deg(pose[:-g:g, :3, :3].transpose(0, 2, 1) @ pose[g::g, :3, :3]) for g in (gap, 1))
-    step = np.linalg.norm(np.diff(pose[:, :3, 3], axis=0), axis=1)
-    usual = float(np.quantile(step, 0.9))
-    ratio = float(step.max() / usual) if usual > 0 else 1.0
-    return facts._replace(turn_deg=float(coarse.sum()), max_turn_deg=float(fine.max()), step_ratio=ratio)
+    return facts._replace(
+        turn_deg=float(coarse.sum()),
+        max_turn_deg=float(fine.max()),
+        step_ratio=step_ratio(pose),
+        spike=spike(pose, look.tracks.times_s),
+    )
 
 
 def _static(look: Look, start: float, _: bool) -> Solved:
@@ -270,28 +272,13 @@ def _unsolved(look: Look, start: float, why: str) -> Solved:
     return Solved(np.tile(np.eye(4), (count, 1, 1)), start, np.full(count, np.nan), np.zeros(count, bool), np.array([0]), facts)
 
 
-class _Grown(NamedTuple):
-    """A map, and the poses that all frames have in it."""
-
-    map: mapping.Map
-    poses: Infill
-
-    @property
-    def held(self) -> tuple[float, float]:
-        """By which the better of two maps is known."""
-        return self.map.reached, float(self.poses.share.min())
-
-    def apart(self, other: "_Grown") -> Apart:
-        return Apart.of(self.poses.pose, other.poses.pose)
-
-
 def _general(look: Look, start: float, held: bool, limits: CheckSettings) -> Solved:
     points = look.points()
-    maps = _agreed(points, look.tracks.times_s, start, held, limits)
+    maps = agreed(points, look.tracks.times_s, start, held, limits)
     if not maps:
         return _unsolved(look, start, "neither parallax to begin a map nor a pure rotation")
     apart = min((maps[0].apart(other) for other in maps[1:]), default=UNKNOWN)
-    found, filled = maps[0]
+    found, filled, _ = maps[0]
     residual = filled.residual_px / look.unit
     facts = look.facts._replace(
         focal_error=found.focal_error,
@@ -305,25 +292,6 @@ def _general(look: Look, start: float, held: bool, limits: CheckSettings) -> Sol
         apart_deg=apart.turn_deg,
     )
     return Solved(filled.pose, found.focal_px, residual, filled.inliers >= mapping.LEAST_INLIERS, found.frames, facts)
-
-
-def _agreed(points: np.ndarray, times_s: np.ndarray, start: float, held: bool, limits: CheckSettings) -> list[_Grown]:
-    """Two maps, begun in different parts of the clip, that agree; where no two do, all that there are. The best one first.
-
-    A wall that fills the view can be taken for another one, seen on another way, and all that grows from there fits.
-    """
-    grown: list[_Grown] = []
-    for pair in mapping.first_pairs(points, start):
-        found = mapping.reconstruct(points, times_s, pair, start, held)
-        if found is None:
-            continue
-        one = _Grown(found, infill(points, found))
-        for other in grown if found.reached >= limits.reached else []:
-            path, turn_deg = one.apart(other)
-            if path <= limits.apart and turn_deg <= limits.apart_deg:
-                return sorted((one, other), key=lambda g: g.held, reverse=True)
-        grown.append(one)
-    return sorted(grown, key=lambda g: g.held, reverse=True)
 
 
 def _camera(look: Look, found: Solved) -> Camera:

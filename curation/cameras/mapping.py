@@ -17,7 +17,8 @@ from curation.cameras.resection import Sight, resect
 _PARALLAX_PX = 12.0  # of the first pair, after the best rotation: more costs shared tracks and gains no depth
 _PARALLAX_LEAST_PX = 2.0
 _NEAR_SHARE = 0.75
-_STARTS = 3  # pairs to begin with, a third of the clip apart if they can be
+_STARTS, _STARTS_APART = 5, 1 / 3  # pairs to begin with, and how much of the clip lies between them if it can
+_LEAST_STARTS = 3  # that have any parallax at all
 _SHARED = 120  # tracks of the first pair; more is no better
 _REACH = (3, 5, 8, 12, 17, 24, 34, 48)  # frames apart, of the first pair
 _MOVED_PX, _LASTING_S, _KEPT = 33.0, 0.35, 0.6  # from keyframe to keyframe: motion, time, share of tracks
@@ -69,7 +70,7 @@ def first_pairs(points_NM2: np.ndarray, focal: float) -> list[Pair]:
         return []
     left = rotation.turns(found, focal)[1]
     parallax = np.nanmedian(left, 1)
-    if (parallax >= _PARALLAX_LEAST_PX).sum() < _STARTS:  # most of it is far away: a walk over open ground
+    if (parallax >= _PARALLAX_LEAST_PX).sum() < _LEAST_STARTS:  # most of it is far away: a walk over open ground
         parallax = np.nanquantile(left, _NEAR_SHARE, 1)
     seen = np.isfinite(points_NM2[:, :, 0])
     shared = np.array([(seen[i] & seen[j]).sum() for i, j in zip(found.first, found.second, strict=True)])
@@ -79,7 +80,7 @@ def first_pairs(points_NM2: np.ndarray, focal: float) -> list[Pair]:
     while len(best) < _STARTS and score.any():
         k = int(np.argmax(score))
         best.append(Pair(int(found.first[k]), int(found.second[k]), float(score[k])))
-        score = score * np.minimum(np.abs(found.first - found.first[k]) / (len(points_NM2) / _STARTS), 1)
+        score = score * np.minimum(np.abs(found.first - found.first[k]) / (len(points_NM2) * _STARTS_APART), 1)
     return best
 
 
@@ -231,7 +232,7 @@ class _Growth:
         )
         self.point[tracks] = np.where(np.isfinite(point), point, self.point[tracks])
 
-    def _adjust(self, frames: np.ndarray, held: int, steps: int = 4) -> None:
+    def _adjust(self, frames: np.ndarray, held: int, steps: int = 2) -> None:
         problem, tracks = self._problem(frames, held, len(frames))
         found = adjust(problem, steps, focal_held=True)
         self.turn[frames], self.shift[frames], self.point[tracks] = rotation.nearest(found.turn), found.shift, found.point

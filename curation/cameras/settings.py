@@ -21,12 +21,15 @@ class CheckSettings:
     reached: float = 1.0  # share of frames with a pose of their own
     points: int = 100
     inliers: int = 40  # mapped points in every frame: a pose on fewer can be off by a degree
-    inlier_share: float = 0.8  # of the mapped points in sight, in every frame: with fewer, a part of them slides along
+    inlier_share: float = 0.75  # of the mapped points in sight, in every frame: with fewer, a part of them slides along
     residual_px: float = 1.0  # median over frames; 0.3 to 0.6 in a trajectory that is right
     residual_p95_px: float = 1.5
     apart: float = 0.01  # of the path, between the poses of two maps that were begun in different parts of the clip
     apart_deg: float = 0.15  # a frame, RMS, the same: right ones are under 0.05, one frame off by three degrees makes it 0.25
     step_ratio: float = 7.0  # the largest step to the tenth largest in a hundred; a jump in the map, where a stair is under 5
+    spike: float = (
+        1.1  # of the velocity, in one frame; players' are under 0.7, a frame shown twice is 1, a map that broke over 1.4
+    )
     max_turn_deg: float = 25.0  # from frame to frame: more is no hand's turn
     static_share: float = 0.6  # of the view that never moves: with more, it is not the view
 

@@ -22,6 +22,7 @@ from curation.cameras.camera import Camera, Facts
 from curation.cameras.checks import judged
 from curation.cameras.rotation import angle_deg
 from curation.cameras.settings import CameraSettings
+from curation.cameras.smoothness import spike, step_ratio
 from curation.encode import Encoding
 
 # Fine enough that the encoder hides nothing from the tracker; ViPE scales to about 384x512 itself.
@@ -154,8 +155,6 @@ def _facts(camera: Camera) -> Facts:
     """What can be told of a trajectory alone. Lengths are ViPE's, near metres."""
     step = np.linalg.inv(camera.pose[:-1]) @ camera.pose[1:]
     turned = angle_deg(step[:, :3, :3])
-    gone = np.linalg.norm(step[:, :3, 3], axis=1)
-    usual = float(np.quantile(gone, 0.9)) if len(gone) else 0.0
     still = float(np.ptp(camera.pose[:, :3, 3], axis=0).max()) < _STILL_M
     return Facts(
         "",
@@ -166,7 +165,8 @@ def _facts(camera: Camera) -> Facts:
         focal_share=float(camera.intrinsics[0, 0]) / camera.viewport[2],
         turn_deg=float(turned.sum()),
         max_turn_deg=float(turned.max(initial=0.0)),
-        step_ratio=float(gone.max()) / usual if usual > 0 and not still else 1.0,
+        step_ratio=1.0 if still else step_ratio(camera.pose),
+        spike=0.0 if still else spike(camera.pose, camera.times_s),
     )
 
 
