@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from curation.cameras.bundle import Problem
-from curation.cameras.mapping import Map
+from curation.cameras.mapping import Map, triangulated
 from curation.cameras.resection import Sight, distances, resect
 from curation.cameras.rotation import exponential, logarithm
 from curation.cameras.steady import steadied
 
 _POINTS = 200  # a frame; more add cost, not accuracy
+_TOGETHER = 64  # tracks that are triangulated at once
 INLIER_PX = 2.5
 
 
@@ -32,10 +33,9 @@ class Infill(NamedTuple):
 def infill(points_NM2: np.ndarray, found: Map) -> Infill:
     """Poses of all frames; points in px from the principal point, NaN where unseen."""
     start = np.linalg.inv(interpolated(found.frames, found.pose, len(points_NM2)))
-    mapped = points_NM2[:, found.track].astype(np.float64)
-    sight = _sight(mapped, found.point)
+    sight = _sight(points_NM2[:, found.track].astype(np.float64), found.point)
     near = resect(sight, start[:, :3, :3], start[:, :3, 3], found.focal_px)
-    there = steadied(_everything(mapped, found, near.turn, near.shift))
+    there = steadied(_everything(points_NM2.astype(np.float64), found, near.turn, near.shift))
     pose = np.tile(np.eye(4), (len(start), 1, 1))
     pose[:, :3, :3], pose[:, :3, 3] = there.turn, there.shift
     distance = distances(sight, there.turn, there.shift, found.focal_px)
@@ -43,11 +43,29 @@ def infill(points_NM2: np.ndarray, found: Map) -> Infill:
     return Infill(np.linalg.inv(pose), inliers, inliers / np.maximum(sight.used.sum(1), 1), _median(distance))
 
 
-def _everything(mapped_NT2: np.ndarray, found: Map, turn: np.ndarray, shift: np.ndarray) -> Problem:
-    """All that is seen of the mapped points, in every frame."""
-    point, frame = np.nonzero(np.isfinite(mapped_NT2[:, :, 0]).T)
+def _everything(points_NM2: np.ndarray, found: Map, turn: np.ndarray, shift: np.ndarray) -> Problem:
+    """All that is seen, in every frame, of mapped points and of those that keyframes alone saw too little of to map them."""
+    world = _left_out(points_NM2, found, turn, shift)
+    world[found.track] = found.point
+    known = np.flatnonzero(np.isfinite(world[:, 0]))
+    point, frame = np.nonzero(np.isfinite(points_NM2[:, known, 0]).T)
     free = np.zeros(len(turn), bool)
-    return Problem(turn, shift, found.point, found.focal_px, frame, point, mapped_NT2[frame, point], free)
+    return Problem(turn, shift, world[known], found.focal_px, frame, point, points_NM2[frame, known[point]], free)
+
+
+def _left_out(points_NM2: np.ndarray, found: Map, turn: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Points [M, 3] of the tracks that are not in the map, from all frames' poses; NaN where there is none. Some tracks at a
+    time: those that begin together are seen in few frames.
+    """
+    world = np.full((points_NM2.shape[1], 3), np.nan)
+    rest = np.setdiff1d(np.arange(len(world)), found.track)
+    for some in np.split(rest, range(_TOGETHER, len(rest), _TOGETHER)):
+        seen = np.isfinite(points_NM2[:, some, 0])
+        frames = np.flatnonzero(seen.any(1))
+        if len(frames):
+            xy = points_NM2[np.ix_(frames, some)]
+            world[some] = triangulated(xy, seen[frames], turn[frames], shift[frames], found.focal_px)
+    return world
 
 
 def _median(distance: np.ndarray) -> np.ndarray:

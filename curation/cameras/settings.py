@@ -21,7 +21,7 @@ class CheckSettings:
     reached: float = 1.0  # share of frames with a pose of their own
     points: int = 100
     inliers: int = 40  # mapped points in every frame: a pose on fewer can be off by a degree
-    inlier_share: float = 0.75  # of the mapped points in sight, in every frame: with fewer, a part of them slides along
+    inlier_share: float = 0.78  # of the mapped points in sight, in every frame: with fewer, a part of them slides along
     residual_px: float = 1.0  # median over frames; 0.3 to 0.6 in a trajectory that is right
     residual_p95_px: float = 1.5
     apart: float = 0.01  # of the path, between the poses of two maps that were begun in different parts of the clip
