@@ -51,6 +51,7 @@ class Facts(NamedTuple):
     residual_p95_px: float | None = None
     apart: float | None = None
     apart_deg: float | None = None
+    links: int | None = None
 
     @property
     def ok(self) -> bool:

@@ -32,6 +32,7 @@ def _general(facts: Facts, limits: CheckSettings) -> list[str]:
         ("residual p95 px", facts.residual_p95_px, None, limits.residual_p95_px if facts.model == "general" else math.inf),
         ("maps apart", facts.apart, None, limits.apart),
         ("maps apart deg", facts.apart_deg, None, limits.apart_deg),
+        ("links", facts.links, limits.links, None),
         ("step ratio", facts.step_ratio, None, limits.step_ratio),
         ("spike", facts.spike, None, limits.spike),
         ("turn a frame", facts.max_turn_deg, None, limits.max_turn_deg),

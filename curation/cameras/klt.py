@@ -18,6 +18,7 @@ from curation.cameras import backdrop, epipolar, focal, mapping, motion, rotatio
 from curation.cameras.agreement import UNKNOWN, agreed
 from curation.cameras.camera import Camera, Facts
 from curation.cameras.checks import judged
+from curation.cameras.links import links
 from curation.cameras.settings import CameraSettings, CheckSettings
 from curation.cameras.smoothness import spike, step_ratio
 from curation.cameras.tracks import Tracks, Watched
@@ -288,6 +289,7 @@ def _general(look: Look, start: float, held: bool, limits: CheckSettings) -> Sol
         inlier_share=float(filled.share.min()),
         residual_px=float(np.nanmedian(residual)),
         residual_p95_px=float(np.nanpercentile(residual, 95)),
+        links=links(np.isfinite(points[:, found.track, 0]), found.point, filled.pose),
         apart=apart.path,
         apart_deg=apart.turn_deg,
     )

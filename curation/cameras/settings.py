@@ -24,8 +24,9 @@ class CheckSettings:
     inlier_share: float = 0.78  # of the mapped points in sight, in every frame: with fewer, a part of them slides along
     residual_px: float = 1.0  # median over frames; 0.3 to 0.6 in a trajectory that is right
     residual_p95_px: float = 1.5
-    apart: float = 0.01  # of the path, between the poses of two maps that were begun in different parts of the clip
+    apart: float = 0.006  # of the path, between the poses of two maps that were begun in different parts of the clip
     apart_deg: float = 0.15  # a frame, RMS, the same: right ones are under 0.05, one frame off by three degrees makes it 0.25
+    links: int = 8  # points that tie the scale before a moment to that behind it; with fewer it may have run off by a fifth
     step_ratio: float = 7.0  # the largest step to the tenth largest in a hundred; a jump in the map, where a stair is under 5
     spike: float = (
         1.1  # of the velocity, in one frame; players' are under 0.7, a frame shown twice is 1, a map that broke over 1.4

@@ -8,7 +8,7 @@ GOOD = Facts(
     "", model="general", focal_px=320.0, focal_source="clip", focal_error=0.001, focal_share=0.5, turn_deg=120.0,
     max_turn_deg=3.0,
     step_ratio=1.2, spike=0.4, tracks=350.0, tracks_min=200, track_length=20.0, static_share=0.02, registered=1.0, points=900,
-    inliers_min=90, inlier_share=0.9, residual_px=0.4, residual_p95_px=0.7, apart=0.001, apart_deg=0.02,
+    inliers_min=90, inlier_share=0.9, residual_px=0.4, residual_p95_px=0.7, apart=0.001, apart_deg=0.02, links=60,
 )  # fmt: skip
 LIMITS = CheckSettings()
 
@@ -31,6 +31,7 @@ def test_a_good_clip_is_ok_by_its_model(model: str, status: str) -> None:
         ({"apart": 0.07}, "maps apart 0.07"),
         ({"apart_deg": 0.6}, "maps apart deg 0.6"),
         ({"step_ratio": 9.0}, "step ratio 9"),
+        ({"links": 3}, "links 3"),
         ({"spike": 1.8}, "spike 1.8"),
         ({"max_turn_deg": 60.0}, "turn a frame 60"),
         ({"static_share": 0.8}, "static share 0.8"),
