@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import threadpoolctl
 
 from bench import camera_controls, camera_takes
 from bench.camera_takes import KINDS, Take
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     print(describe())
     cv2.setNumThreads(1)
+    threadpoolctl.threadpool_limits(1, "blas")
     with tempfile.TemporaryDirectory() as folder:
         rows = list(_measured(options.keep or Path(folder), options))
         beside = list(_beside(rows)) if options.beside else []

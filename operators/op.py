@@ -164,14 +164,16 @@ def _reason(op: Op, error: Exception) -> str:
 
 
 def _share_cores(count: int) -> None:
-    """Keep cv2, codecs and torch to the cores that the step was given; each of them takes all it can see otherwise."""
+    """Keep NumPy's BLAS, cv2, codecs and torch to the cores that the step was given; each takes all it can see otherwise."""
     import sys
 
     import cv2
+    import threadpoolctl
 
     cv2.setNumThreads(count)
     video.set_threads(count)
     os.environ["OMP_NUM_THREADS"] = str(count)  # read by what is loaded later
+    threadpoolctl.threadpool_limits(count, "blas")
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)
 

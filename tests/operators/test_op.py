@@ -1,5 +1,6 @@
 import av
 import pytest
+import threadpoolctl
 
 from curation import video
 from operators.op import WHOLE_UNIT, Op, Step, check, each, run_local, steps
@@ -168,6 +169,12 @@ def test_a_step_keeps_codecs_to_its_cores(monkeypatch):
     Step([op(measure, num_cpus=3)])
     Step([op(measure, num_cpus=0.25)])
     assert given == [3, 1]
+
+
+def test_a_step_keeps_blas_to_its_cores():
+    with threadpoolctl.threadpool_limits(None):  # puts back what was
+        Step([op(measure, num_cpus=1)])
+        assert {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"} == {1}
 
 
 def test_a_ray_only_stage_says_so_locally():
