@@ -10,9 +10,7 @@ class CheckSettings:
     """When a trajectory is believed. Lengths are px of a picture 640 wide; docs/cameras.md says what each was seen to part."""
 
     tracks: float = 40.0  # a frame, on average: fewer is a dark, empty or blank picture
-    carried: float = (
-        0.12  # share of a frame's tracks that the next one has: a cut has up to 0.11, trajectories that are right 0.3
-    )
+    carried: float = 0.12  # share of a frame's tracks that the next one has: a cut has up to 0.11, what is right 0.3 and more
     static_px: float = 1.0  # what points of a static clip move at most: a codec alone moves them by 0.1
     rotation_px: float = 2.5  # what a pure rotation leaves: up to 1.9 when it is one, from 5 when it is not
     rotation_left_px: float = 1.5  # median over all pairs after all frames are turned together
