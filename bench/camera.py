@@ -15,9 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
-import threadpoolctl
 
 from bench import camera_controls, camera_takes
 from bench.camera_takes import KINDS, Take
@@ -30,6 +28,7 @@ from curation.cameras.camera import Camera, Facts
 from curation.cameras.scale import scales
 from curation.video import Span
 from curation.viewport import ViewportWatch, viewport
+from operators.op import share_cores
 
 SEED = 9900
 RATES = (35.0, 16.0)
@@ -49,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--beside", action="store_true", help="also COLMAP's global mapper on the tracks of the mix takes")
     options = parser.parse_args(arguments)
     print(describe())
-    cv2.setNumThreads(1)
-    threadpoolctl.threadpool_limits(1, "blas")
+    share_cores(1)  # as a step of the pipeline has it
     with tempfile.TemporaryDirectory() as folder:
         rows = list(_measured(options.keep or Path(folder), options))
         beside = list(_beside(rows)) if options.beside else []

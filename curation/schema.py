@@ -118,10 +118,10 @@ CLIP = pa.schema(
         _column("camera_residual_px", pa.float32(), "px at 640 wide", "reprojection error, median over the frames' medians"),
         _column("camera_residual_p95_px", pa.float32(), "px at 640 wide", "the same, 95th percentile over the frames"),
         _column("camera_apart", pa.float32(), "1", "distance to another map's poses, share of the path; 1: no other"),
+        _column("camera_apart_deg", pa.float32(), "deg/frame", "RMS difference of rotations to another map's"),
         _column(
             "camera_links", pa.int32(), "1", "fewest points that tie the scale of what is before a moment to that behind it"
         ),
-        _column("camera_apart_deg", pa.float32(), "deg/frame", "RMS difference of rotations to another map's"),
         _column("camera_scale_to_unit", pa.float64(), "1", "times the poses' translation gives the unit of dataset.json"),
         _column("camera_scale_source", pa.string(), "", "engine | metric | speed | linked | none: how that factor is known"),
         _column("camera_words", pa.list_(pa.string()), "", "what the camera does, most of the time first; or static"),

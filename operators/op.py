@@ -88,7 +88,7 @@ class Step:
         self.cpu_s: dict[str, float] = defaultdict(float)
         self._runs = [(batch, list(run)) for batch, run in groupby(ops, lambda op: op.batch)]
         self._started: dict[int, Callable[[list[Row]], list[Row]]] = {}
-        _share_cores(max(1, int(ops[0].num_cpus)))
+        share_cores(max(1, int(ops[0].num_cpus)))
 
     def __call__(
         self,
@@ -163,7 +163,7 @@ def _reason(op: Op, error: Exception) -> str:
     return f"{op.name}: {type(error).__name__}: {error} ({file}:{where.lineno})"
 
 
-def _share_cores(count: int) -> None:
+def share_cores(count: int) -> None:
     """Keep NumPy's BLAS, cv2, codecs and torch to the cores that the step was given; each takes all it can see otherwise."""
     import sys
 

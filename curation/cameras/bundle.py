@@ -38,7 +38,10 @@ class Problem:
 
     def left(self) -> np.ndarray:
         """Reprojection errors [O, 2] px; behind the camera they are large."""
-        local = self.local()
+        return self.left_of(self.local())
+
+    def left_of(self, local: np.ndarray) -> np.ndarray:
+        """The same, of what `local` says."""
         ahead = np.where(local[:, 2:] > _NEAR, local[:, 2:], _NEAR)
         return np.clip(self.focal * local[:, :2] / ahead - self.seen, -1e4, 1e4)
 
@@ -97,11 +100,12 @@ class _System:
         root = np.sqrt(weight)[:, None]
         by_camera, by_point, left = by_camera * root[..., None], by_point * root[..., None], left * root
         cameras, points = len(problem.turn), len(problem.point)
+        u, slope_camera = normal(by_camera, left, problem.camera, cameras)
         return cls(
-            _squared(by_camera, problem.camera, cameras),
+            u,
             summed(by_point.transpose(0, 2, 1) @ by_point, problem.of_point, points),
             by_camera.transpose(0, 2, 1) @ by_point,
-            summed(np.einsum("oia,oi->oa", by_camera, left), problem.camera, cameras),
+            slope_camera,
             summed(np.einsum("oia,oi->oa", by_point, left), problem.of_point, points),
         )
 
@@ -164,8 +168,9 @@ def _shared(blocks: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _squared(rows: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
-    """J' J [size, C, C] of the rows J [O, 2, C] of each index."""
+def normal(rows: np.ndarray, left: np.ndarray, index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """J' J [size, C, C] and J' r [size, C] of the rows J [O, 2, C] and errors r [O, 2] of each index."""
+    slope = summed(np.einsum("oia,oi->oa", rows, left), index, size)
     order = np.argsort(index, kind="stable")
     ends = np.searchsorted(index[order], np.arange(size + 1))
     rows = rows[order]
@@ -173,7 +178,7 @@ def _squared(rows: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
     for k, (first, last) in enumerate(pairwise(ends)):
         some = rows[first:last].reshape(-1, rows.shape[-1])
         found[k] = some.T @ some
-    return found
+    return found, slope
 
 
 def summed(values: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
@@ -192,7 +197,8 @@ def jacobians(problem: Problem, focal_held: bool) -> tuple[np.ndarray, ...]:
     """Of the errors [O, 2], which come third: by camera [O, 2, 6] (rotation vector on the left, shift; with log focal as a
     seventh where it is not held), by point [O, 2, 3]; and their weights [O].
     """
-    local, left = problem.local(), problem.left()
+    local = problem.local()
+    left = problem.left_of(local)
     behind = local[:, 2] <= _NEAR
     ahead = np.where(behind, 1.0, local[:, 2])
     by_camera = np.zeros((len(local), 2, 6 if focal_held else 7))

@@ -33,9 +33,10 @@ class Infill(NamedTuple):
 def infill(points_NM2: np.ndarray, found: Map) -> Infill:
     """Poses of all frames; points in px from the principal point, NaN where unseen."""
     start = np.linalg.inv(interpolated(found.frames, found.pose, len(points_NM2)))
-    sight = _sight(points_NM2[:, found.track].astype(np.float64), found.point)
+    points = points_NM2.astype(np.float64)
+    sight = _sight(points[:, found.track], found.point)
     near = resect(sight, start[:, :3, :3], start[:, :3, 3], found.focal_px)
-    there = steadied(_everything(points_NM2.astype(np.float64), found, near.turn, near.shift))
+    there = steadied(_everything(points, found, near.turn, near.shift))
     pose = np.tile(np.eye(4), (len(start), 1, 1))
     pose[:, :3, :3], pose[:, :3, 3] = there.turn, there.shift
     distance = distances(sight, there.turn, there.shift, found.focal_px)

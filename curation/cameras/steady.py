@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from curation.cameras.bundle import Problem, jacobians, summed
+from curation.cameras.bundle import Problem, jacobians, normal, summed
 from curation.cameras.rotation import exponential
 
 _PASSES = 2
@@ -35,14 +35,16 @@ def _equations(problem: Problem, first: np.ndarray) -> tuple[np.ndarray, np.ndar
     count, frame = len(problem.turn), problem.camera
     along = left[first + 1] - left[first]
     sure = _WEIGHT * (weight[first] > 0) * (weight[first + 1] > 0) / (1 + (along**2).sum(1) / _SCALE_PX**2)
-    one, two = by_pose[first], by_pose[first + 1]
-    one_by, two_by, by = one * sure[:, None, None], two * sure[:, None, None], by_pose * weight[:, None, None]
-    at, then = frame[first], frame[first] + 1
-    blocks = summed(by.transpose(0, 2, 1) @ by_pose, frame, count)
-    blocks += summed(one_by.transpose(0, 2, 1) @ one, at, count) + summed(two_by.transpose(0, 2, 1) @ two, then, count)
-    slopes = summed((by * left[..., None]).sum(1), frame, count)
-    slopes += summed((two_by * along[..., None]).sum(1), then, count) - summed((one_by * along[..., None]).sum(1), at, count)
-    return blocks, -summed(one_by.transpose(0, 2, 1) @ two, at, count)[:-1], slopes
+    place, step = np.sqrt(weight)[:, None], np.sqrt(sure)[:, None]
+    one, two = (by_pose[each] * step[..., None] for each in (first, first + 1))
+    at, along = frame[first], along * step
+    parts = (
+        normal(by_pose * place[..., None], left * place, frame, count),
+        normal(one, -along, at, count),
+        normal(two, along, at + 1, count),
+    )
+    blocks, slopes = (np.sum(each, 0) for each in zip(*parts, strict=True))
+    return blocks, -summed(one.transpose(0, 2, 1) @ two, at, count)[:-1], slopes
 
 
 def _solved(blocks: np.ndarray, beside: np.ndarray, slopes: np.ndarray) -> np.ndarray:
