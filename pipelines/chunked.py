@@ -104,8 +104,13 @@ def put(out: str, name: str, chunk: Chunk) -> None:
 
 
 def read(out: str, names: Iterable[str]) -> list[Chunk]:
-    """Chunks by name. `chunks.NotExact` for a file that is no chunk."""
-    return storage.at_once(lambda name: chunks.from_bytes(storage.read(_uri(out, name))), names)
+    """Chunks by name. `chunks.NotExact` for a file that is no chunk.
+
+    Only fetched at once: np.load parses Python literals, which fails at random in several threads (CPython 3.10 and
+    3.11: SystemError, "AST constructor recursion depth mismatch").
+    """
+    files = storage.at_once(lambda name: storage.read(_uri(out, name)), names)
+    return [chunks.from_bytes(file) for file in files]
 
 
 def drop(out: str, names: Iterable[str]) -> None:

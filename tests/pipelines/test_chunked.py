@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,13 @@ def test_chunks_that_came_to_harm_cost_a_pass_and_nothing_else(harm, here, one_p
     done = run.curate([str(raw)], out, TINY)
     assert decodes(done)["scan"] == 1
     assert_same(done, one_pass)
+
+
+def test_chunks_are_parsed_by_the_thread_that_asks(here, raw, tmp_path, monkeypatch):
+    parsed, real = [], chunks.from_bytes
+    monkeypatch.setattr(chunks, "from_bytes", lambda data: parsed.append(threading.current_thread()) or real(data))
+    run.curate([str(raw)], str(tmp_path / "o"), TINY, phases=["scan", "partition"])
+    assert set(parsed) == {threading.current_thread()}
 
 
 def test_a_chunk_that_fails_is_said_and_costs_a_pass(here, one_pass, raw, tmp_path, monkeypatch, capfd):
