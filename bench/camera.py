@@ -22,9 +22,9 @@ from bench.camera_takes import KINDS, Take
 from bench.machine import describe
 from bench.trajectory import Errors, errors
 from curation import video
-from curation.cameras import klt
 from curation.cameras.annotate import CameraSettings, ClipView, annotate
 from curation.cameras.camera import Camera, Facts
+from curation.cameras.look import Look, looked_at
 from curation.cameras.scale import scales
 from curation.video import Span
 from curation.viewport import ViewportWatch, viewport
@@ -240,9 +240,9 @@ def _beside(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         if row.take.kind != "mix" or row.alone or row.errors is None:
             continue
-        look = klt.looked_at(source_views([row.take])[0], CameraSettings(backend="klt"))
+        look = looked_at(source_views([row.take])[0], CameraSettings(backend="klt"))
         before = time.process_time()
-        found = glomap.poses(look.points(), (look.watched.view.w, look.watched.view.h)) if isinstance(look, klt.Look) else None
+        found = glomap.poses(look.points(), (look.watched.view.w, look.watched.view.h)) if isinstance(look, Look) else None
         cpu_s = (time.process_time() - before) / len(row.take.pose)
         off = None if found is None else errors(found, row.take.pose)
         theirs, ours = (

@@ -122,6 +122,13 @@ CLIP = pa.schema(
         _column(
             "camera_links", pa.int32(), "1", "fewest points that tie the scale of what is before a moment to that behind it"
         ),
+        _column("camera_contradicted", pa.float32(), "0-1", "how much of the picture goes against the camera"),
+        _column(
+            "camera_rise_s",
+            pa.float32(),
+            "s",
+            "the longest straight rise or fall, as of a lift, or of a door taken for the world",
+        ),
         _column("camera_scale_to_unit", pa.float64(), "1", "times the poses' translation gives the unit of dataset.json"),
         _column("camera_scale_source", pa.string(), "", "engine | metric | speed | linked | none: how that factor is known"),
         _column("camera_words", pa.list_(pa.string()), "", "what the camera does, most of the time first; or static"),

@@ -52,6 +52,8 @@ class Facts(NamedTuple):
     apart: float | None = None
     apart_deg: float | None = None
     links: int | None = None
+    contradicted: float | None = None
+    rise_s: float | None = None
 
     @property
     def ok(self) -> bool:

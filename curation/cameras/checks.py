@@ -33,6 +33,8 @@ def _general(facts: Facts, limits: CheckSettings) -> list[str]:
         ("maps apart", facts.apart, None, limits.apart),
         ("maps apart deg", facts.apart_deg, None, limits.apart_deg),
         ("links", facts.links, limits.links, None),
+        ("contradicted", facts.contradicted, None, limits.contradicted),
+        ("rise s", facts.rise_s, None, limits.rise_s),
         ("step ratio", facts.step_ratio, None, limits.step_ratio),
         ("spike", facts.spike, None, limits.spike),
         ("turn a frame", facts.max_turn_deg, None, limits.max_turn_deg),

@@ -6,7 +6,6 @@ median of what they say is the source's; the others, none of which can tell a fo
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,55 +13,21 @@ import cv2
 import numpy as np
 
 from curation import video
-from curation.cameras import backdrop, epipolar, focal, mapping, motion, rotation, tracks
+from curation.cameras import epipolar, focal, mapping, motion, rotation
 from curation.cameras.agreement import UNKNOWN, agreed
 from curation.cameras.camera import Camera, Facts
 from curation.cameras.checks import judged
 from curation.cameras.links import links
+from curation.cameras.look import GUESS, TURN_S, Look, looked_at
+from curation.cameras.rises import rise_s
 from curation.cameras.settings import CameraSettings, CheckSettings
 from curation.cameras.smoothness import spike, step_ratio
-from curation.cameras.tracks import Tracks, Watched
 
 if TYPE_CHECKING:
     from curation.cameras.annotate import ClipView
 
-NAME = "klt"
-_UNIT_WIDTH = 640  # px of facts and limits are of a picture so wide
-_LEAST_FRAMES, _LEAST_S, _LEAST_PX = 8, 0.25, 64
-_VOTE_S = 0.15  # between frames whose epipolar geometry tracks are held against
-_AGREES = 0.6  # share of them that a track of the world goes along with
-_STAYED = 0.5  # share of the steps that tell in which a painted sky's track keeps its row
-_TURN_S = 0.3  # turning is summed over steps so long: a frame's jitter is no turn
 _ROTATION_GAPS_S = (0.0, 0.15, 0.45, 1.0)
-_GUESS = 0.5  # of the width (90 degrees), where nothing says better
 _SAME_FOCAL = 0.01  # a clip that comes so near to the pool keeps its own
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is kept of a clip: its tracks, those of the world alone, and what they say. scale: px of the source a px watched."""
-
-    clip: "ClipView"
-    watched: Watched
-    scale: tuple[float, float]
-    tracks: Tracks
-    motion: motion.Motion
-    turned_deg: float
-    facts: Facts
-
-    def points(self) -> np.ndarray:
-        """f4 [N, M, 2], px from the principal point, which is the middle of the view."""
-        view = self.watched.view
-        return self.tracks.dense() - np.array([view.w / 2, view.h / 2], np.float32)
-
-    @property
-    def unit(self) -> float:
-        """Px watched a px of a picture 640 wide."""
-        return self.watched.size[0] / _UNIT_WIDTH
-
-    @property
-    def model(self) -> str | None:
-        return self.facts.model
 
 
 class Solved(NamedTuple):
@@ -136,70 +101,6 @@ def _annotated(
     return found.facts, None if found.facts.status.startswith("failed") else _camera(look, found)
 
 
-def looked_at(clip: "ClipView", how: CameraSettings) -> Look | Facts:
-    """One decode: the tracks and which model they ask for; the facts alone where there is nothing to go on."""
-    try:
-        source = video.probe(clip.uri)
-        watched = tracks.watched(clip.uri, clip.viewport, clip.static, how.max_width)
-        if min(watched.view.w, watched.view.h) < _LEAST_PX:
-            return Facts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=NAME)
-        found = tracks.follow(clip.uri, clip.span, watched)
-    except video.UnreadableVideo as error:
-        return Facts(f"failed:{error}", backend=NAME)
-    scale = source.width / watched.size[0], source.height / watched.size[1]
-    return looked(clip, watched, scale, found, how)
-
-
-def looked(clip: "ClipView", watched: Watched, scale: tuple[float, float], found: Tracks, how: CameraSettings) -> Look | Facts:
-    """What its tracks say of a clip; the facts alone where they say that nothing can be had."""
-    facts = _counted(Facts("", backend=NAME, static_share=watched.static_share), found)
-    count, lasts = len(found.times_s), float(np.ptp(found.times_s)) if len(found.times_s) else 0.0
-    if count < _LEAST_FRAMES or lasts < _LEAST_S:
-        return facts._replace(status=f"failed:{count} frames in {lasts:.2f} s are too few")
-    if (facts.tracks or 0) < how.checks.tracks:
-        return judged(facts, how.checks)
-    cut = _cut(found, how.checks.carried)
-    if cut is not None:
-        return facts._replace(status=f"failed:nothing goes on {found.times_s[cut]:.2f} s in: a cut, or too fast")
-    return _measured(Look(clip, watched, scale, found, motion.Motion(0, 0, 0), 0.0, facts), how)
-
-
-def _counted(facts: Facts, found: Tracks) -> Facts:
-    if not len(found.times_s):
-        return facts
-    a_frame = found.a_frame()
-    length = float(found.length.mean()) if len(found.length) else 0.0
-    return facts._replace(tracks=float(a_frame.mean()), tracks_min=int(a_frame.min()), track_length=length)
-
-
-def _cut(found: Tracks, carried: float) -> int | None:
-    """The frame at which next to no track goes on although there are some on both sides."""
-    last = found.start + found.length - 1
-    count = len(found.times_s)
-    live = found.a_frame()
-    ended = np.bincount(last, minlength=count)[:-1]
-    gone = (live[:-1] - ended < carried * live[:-1]) & (live[:-1] > 20) & (live[1:] > 20)
-    return int(np.flatnonzero(gone)[0]) + 1 if gone.any() else None
-
-
-def _measured(look: Look, how: CameraSettings) -> Look:
-    """The look with overlays voted out and its model chosen."""
-    points, times_s, width = look.points(), look.tracks.times_s, look.watched.size[0]
-    vote, gap = (motion.frame_gaps(times_s, [each])[0] for each in (_VOTE_S, _TURN_S))
-    world = (epipolar.agreement(points, vote) >= _AGREES) & (backdrop.kept_rows(points, gap, width) <= _STAYED)
-    points, kept = points[:, world], look.tracks.keep(world)
-    seen = motion.motion(points, times_s, width, None)
-    if seen.displaced_px / look.unit < how.checks.static_px:
-        model = "static"
-    else:
-        model = "rotation" if seen.rotation_px / look.unit < how.checks.rotation_px else "general"
-    facts = look.facts._replace(model=model, rotation_residual_px=seen.rotation_px / look.unit)
-    steps = rotation.pairs(points, [gap], gap)
-    start = seen.focal_px if model == "rotation" else (focal.guess(points, times_s, width) or _GUESS * width)
-    turned = float(rotation.angle_deg(rotation.turns(steps, start)[0]).sum()) if len(steps.first) else 0.0
-    return Look(look.clip, look.watched, look.scale, kept, seen._replace(focal_px=start), turned, facts)
-
-
 def solved(look: Look, share: float | None, source: str, how: CameraSettings) -> Solved:
     """The trajectory of a clip. share: of the width, the focal length that is held, or where the search begins if the source of
     it is to be the clip; None: nothing is known.
@@ -210,7 +111,7 @@ def solved(look: Look, share: float | None, source: str, how: CameraSettings) ->
     known = source if held or source == "clip" else "none"
     general: _Solve = partial(_general, limits=how.checks)
     solve = {"static": _static, "rotation": _rotation, "general": general}[look.model or "general"]
-    start = start if math.isfinite(start) else _GUESS * width
+    start = start if math.isfinite(start) else GUESS * width
     try:
         found = solve(look, start, held)
     except (np.linalg.LinAlgError, cv2.error) as error:
@@ -228,7 +129,7 @@ def solved(look: Look, share: float | None, source: str, how: CameraSettings) ->
 
 def _moved(facts: Facts, look: Look, pose: np.ndarray) -> Facts:
     """How far the view turns in all and at most from frame to frame, and how smooth the path is."""
-    gap = motion.frame_gaps(look.tracks.times_s, [_TURN_S])[0]
+    gap = motion.frame_gaps(look.tracks.times_s, [TURN_S])[0]
     coarse, fine = (rotation.angle_deg(pose[:-g:g, :3, :3].transpose(0, 2, 1) @ pose[g::g, :3, :3]) for g in (gap, 1))
     return facts._replace(
         turn_deg=float(coarse.sum()),
@@ -274,13 +175,13 @@ def _unsolved(look: Look, start: float, why: str) -> Solved:
 
 
 def _general(look: Look, start: float, held: bool, limits: CheckSettings) -> Solved:
-    points = look.points()
-    maps = agreed(points, look.tracks.times_s, start, held, limits)
+    points, times_s = look.points(), look.tracks.times_s
+    maps = agreed(points, times_s, start, held, limits)
     if not maps:
         return _unsolved(look, start, "neither parallax to begin a map nor a pure rotation")
     apart = min((maps[0].apart(other) for other in maps[1:]), default=UNKNOWN)
     found, filled, _ = maps[0]
-    residual = filled.residual_px / look.unit
+    residual, seen = filled.residual_px / look.unit, np.isfinite(points[:, found.track, 0])
     facts = look.facts._replace(
         focal_error=found.focal_error,
         registered=found.reached,
@@ -289,11 +190,17 @@ def _general(look: Look, start: float, held: bool, limits: CheckSettings) -> Sol
         inlier_share=float(filled.share.min()),
         residual_px=float(np.nanmedian(residual)),
         residual_p95_px=float(np.nanpercentile(residual, 95)),
-        links=links(np.isfinite(points[:, found.track, 0]), found.point, filled.pose),
+        links=links(seen, found.point, filled.pose),
+        rise_s=rise_s(seen, found.point, filled.pose, times_s),
+        contradicted=_contradicted(look, filled.pose, found.focal_px),
         apart=apart.path,
         apart_deg=apart.turn_deg,
     )
     return Solved(filled.pose, found.focal_px, residual, filled.inliers >= mapping.LEAST_INLIERS, found.frames, facts)
+
+
+def _contradicted(look: Look, pose: np.ndarray, focal_px: float) -> float:
+    return epipolar.contradicted(look.centred(look.below_sky), pose, focal_px, look.tracks.times_s, look.watched.view.w)
 
 
 def _camera(look: Look, found: Solved) -> Camera:

@@ -27,6 +27,8 @@ class CheckSettings:
     apart: float = 0.006  # of the path, between the poses of two maps that were begun in different parts of the clip
     apart_deg: float = 0.15  # a frame, RMS, the same: right ones are under 0.05, one frame off by three degrees makes it 0.25
     links: int = 8  # points that tie the scale before a moment to that behind it; with fewer it may have run off by a fifth
+    contradicted: float = 0.36  # share of tracks that go against the camera, times the width they span: right ones 0.26
+    rise_s: float = 0.35  # straight up or down: a door that fills the view and rises is a sinking camera, by every number
     step_ratio: float = 7.0  # the largest step to the tenth largest in a hundred; a jump in the map, where a stair is under 5
     spike: float = (
         1.1  # of the velocity, in one frame; players' are under 0.7, a frame shown twice is 1, a map that broke over 1.4

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from curation.cameras import klt
 from curation.cameras.annotate import CameraSettings, ClipView
 from curation.cameras.camera import Facts
+from curation.cameras.look import Look, looked
 from curation.cameras.rotation import exponential
 from curation.cameras.tracks import Tracks, Watched
 from curation.video import Span
@@ -62,12 +62,12 @@ def _runs(seen: np.ndarray) -> list[tuple[int, int]]:
 
 
 @pytest.fixture
-def look() -> Callable[[Tracks], klt.Look | Facts]:
+def look() -> Callable[[Tracks], Look | Facts]:
     """What the estimator keeps of such a clip."""
 
-    def made(tracks: Tracks) -> klt.Look | Facts:
+    def made(tracks: Tracks) -> Look | Facts:
         whole = Rect(0, 0, *SIZE)
         watched = Watched(SIZE, whole, np.full(SIZE[::-1], 255, np.uint8))
-        return klt.looked(ClipView("made", Span(0, 9), whole, whole), watched, (1.0, 1.0), tracks, CameraSettings())
+        return looked(ClipView("made", Span(0, 9), whole, whole), watched, (1.0, 1.0), tracks, CameraSettings())
 
     return made

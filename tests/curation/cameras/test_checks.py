@@ -9,6 +9,7 @@ GOOD = Facts(
     max_turn_deg=3.0,
     step_ratio=1.2, spike=0.4, tracks=350.0, tracks_min=200, track_length=20.0, static_share=0.02, registered=1.0, points=900,
     inliers_min=90, inlier_share=0.9, residual_px=0.4, residual_p95_px=0.7, apart=0.001, apart_deg=0.02, links=60,
+    contradicted=0.05, rise_s=0.1,
 )  # fmt: skip
 LIMITS = CheckSettings()
 
@@ -32,6 +33,8 @@ def test_a_good_clip_is_ok_by_its_model(model: str, status: str) -> None:
         ({"apart_deg": 0.6}, "maps apart deg 0.6"),
         ({"step_ratio": 9.0}, "step ratio 9"),
         ({"links": 3}, "links 3"),
+        ({"contradicted": 0.5}, "contradicted 0.5"),
+        ({"rise_s": 0.7}, "rise s 0.7"),
         ({"spike": 1.8}, "spike 1.8"),
         ({"max_turn_deg": 60.0}, "turn a frame 60"),
         ({"static_share": 0.8}, "static share 0.8"),

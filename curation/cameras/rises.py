@@ -1,0 +1,39 @@
+"""How long a camera goes straight up or down: a lift, or a door that fills the view and is taken for the world.
+
+A door that rises is a camera that sinks, by every number of a map, and what is behind it has a scale of its own.
+"""
+
+import numpy as np
+
+from curation.cameras.motion import frame_gaps
+from curation.cameras.smoothness import down
+
+_STEP_S = 0.15
+_STEEP = 2.0  # times as much up or down as level
+_SEEN = 0.01  # of the distance to the world: half a degree, 3 px of a picture 640 wide
+
+
+def rise_s(seen_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray, times_s: np.ndarray) -> float:
+    """The longest time, in seconds, in which every 0.15 s take the camera further up or down than twice as far aside. seen bool
+    [N, T]: which points of the map each frame sees; camera-to-world poses.
+    """
+    step = frame_gaps(times_s, [_STEP_S])[0]
+    gone = pose_N44[step:, :3, 3] - pose_N44[:-step, :3, 3]
+    up = gone @ down(pose_N44)
+    level = np.linalg.norm(gone - np.outer(up, down(pose_N44)), axis=1)
+    shows = np.linalg.norm(gone, axis=1) > _SEEN * _distance(seen_NT, point_T3, pose_N44)[:-step]
+    straight = shows & (np.abs(up) > _STEEP * level)
+    return _longest(straight) * float(np.median(np.diff(times_s)))
+
+
+def _distance(seen_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray) -> np.ndarray:
+    """Along the view to the middle one of the points in sight, [N]; infinite where there is none."""
+    ahead = pose_N44[:, :3, 2]
+    depth = ahead @ point_T3.T - (ahead * pose_N44[:, :3, 3]).sum(1)[:, None]
+    return np.array([np.median(row[seen]) if seen.any() else np.inf for row, seen in zip(depth, seen_NT, strict=True)])
+
+
+def _longest(flags_N: np.ndarray) -> int:
+    """How many in a row are true at most."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], flags_N.astype(int), [0]])))
+    return int((ends[1::2] - ends[::2]).max(initial=0))
