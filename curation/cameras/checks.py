@@ -14,7 +14,7 @@ def judged(facts: Facts, limits: CheckSettings) -> Facts:
         return facts
     if facts.tracks is not None and facts.tracks < limits.tracks:
         return facts._replace(status="low_texture", why=f"{facts.tracks:.0f} tracks a frame")
-    missed = [*_general(facts, limits), *_focal(facts, limits)]
+    missed = [*_general(facts, limits), *focal_missed(facts, limits)]
     if missed:
         return facts._replace(status="suspect", why=", ".join(missed))
     return facts._replace(status=_OK[facts.model or "general"], why=None)
@@ -46,7 +46,7 @@ def _within(value: float, least: float | None, most: float | None) -> bool:
     return (least is None or value >= least) and (most is None or value <= most)
 
 
-def _focal(facts: Facts, limits: CheckSettings) -> list[str]:
+def focal_missed(facts: Facts, limits: CheckSettings) -> list[str]:
     """A focal length that was not told must have been seen: by this clip, or by others of its source."""
     if facts.focal_source == "none":
         return ["focal length not observable"]

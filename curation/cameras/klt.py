@@ -16,7 +16,7 @@ from curation import video
 from curation.cameras import epipolar, focal, mapping, motion, rotation
 from curation.cameras.agreement import UNKNOWN, agreed
 from curation.cameras.camera import Camera, Facts
-from curation.cameras.checks import judged
+from curation.cameras.checks import focal_missed, judged
 from curation.cameras.links import links
 from curation.cameras.look import GUESS, TURN_S, Look, looked_at
 from curation.cameras.rises import rise_s
@@ -94,11 +94,16 @@ def _annotated(
     width = look.watched.size[0]
     if hint is not None:
         found = solved(look, hint, "hint", how)
-    elif pool is not None and (found is None or abs(found.focal / width / pool - 1) > _SAME_FOCAL or not found.facts.ok):
+    elif pool is not None and not (found and _stands(found, pool * width, how.checks)):
         found = solved(look, pool, "pooled", how)
     elif found is None:
         found = solved(look, None, "none", how)
     return found.facts, None if found.facts.status.startswith("failed") else _camera(look, found)
+
+
+def _stands(found: Solved, pool_px: float, limits: CheckSettings) -> bool:
+    """Whether a clip saw its focal length, and as the others did; if so, the pool's would change nothing."""
+    return not focal_missed(found.facts, limits) and abs(found.focal / pool_px - 1) <= _SAME_FOCAL
 
 
 def solved(look: Look, share: float | None, source: str, how: CameraSettings) -> Solved:

@@ -128,10 +128,13 @@ def evened(luma: np.ndarray) -> np.ndarray:
 
 
 class _Lead(NamedTuple):
-    """near f4 [P, 1, 2], where to look for each corner; share of the corners that went first and bear it out."""
+    """near f4 [P, 1, 2], where to look for each corner; share of the corners that went first and bear it out; matrix: the
+    homography [3, 3] that leads there, None where it is not borne out by most.
+    """
 
     near: np.ndarray
     share: float
+    matrix: np.ndarray | None = None
 
 
 class _Shown(NamedTuple):
@@ -166,22 +169,33 @@ class _Follower:
         self._before = shown
 
     def _follow(self, before: _Shown, shown: _Shown) -> None:
-        there, kept = self._traced(before.even, shown.even, self._points, self._led(before, shown), _LEVELS)
+        there, kept = self._found(before.even, shown.even, self._led(before, shown))
         if kept.sum() >= _LEAST_TOLD:
             self._step = np.median(there[kept] - self._points[kept], axis=0)
         self._points, self._live = there[kept], self._live[kept]
 
-    def _led(self, before: _Shown, shown: _Shown) -> np.ndarray:
+    def _found(self, before: np.ndarray, even: np.ndarray, lead: _Lead) -> tuple[np.ndarray, np.ndarray]:
+        """Corners after a step, and flags of those that come back.
+
+        A turn of ten degrees stretches what is at the side by a third, and a window that is only moved does not fit there; so
+        the picture before is bent as the lead has it, and windows are compared at their new place and shape.
+        """
+        if lead.matrix is None:
+            return self._traced(before, even, self._points, lead.near, _LEVELS)
+        bent = cv2.warpPerspective(before, lead.matrix, before.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+        return self._traced(bent, even, lead.near, lead.near, _LEVELS)
+
+    def _led(self, before: _Shown, shown: _Shown) -> _Lead:
         """Where to look for each corner.
 
         A fast turn takes corners at the sides twice as far as those in the middle, and none as far as the frame before; so
         some go first, from where the last step leads, and if most of those are lost, from where dense flow does.
         """
         lead = self._lead(before.whole, shown.whole, self._points + self._step, _FAR_LEVELS)
-        if lead.share < _MOST:
+        if lead.matrix is None:
             flow = self._flow(before.whole, shown.whole)
             lead = max(lead, self._lead(before.even, shown.even, flow, _FLOW_LEVELS), key=lambda each: each.share)
-        return lead.near
+        return lead
 
     def _lead(self, before: np.ndarray, luma: np.ndarray, near: np.ndarray, levels: int) -> _Lead:
         """By the homography, exact for a turn, that most of some corners share; `near` itself where too few do."""
@@ -192,10 +206,13 @@ class _Follower:
         matrix, shared = cv2.findHomography(some[kept], there[kept], cv2.RANSAC, _SHARED_PX)
         if matrix is None:
             return _Lead(near, 0.0)
-        led = cv2.perspectiveTransform(self._points, matrix)
-        plain = self._points + np.median(led - self._points, axis=0)
-        led = np.where(np.abs(led - plain).max(-1, keepdims=True) < _FAR_PX, led, plain)
-        return _Lead(led, float(shared.sum() / len(some)))
+        led, share = cv2.perspectiveTransform(self._points, matrix), float(shared.sum() / len(some))
+        return _Lead(led, share, matrix) if share >= _MOST else _Lead(self._sober(led), share)
+
+    def _sober(self, near: np.ndarray) -> np.ndarray:
+        """Where a lead would take a corner far from where it takes most of them, there."""
+        plain = self._points + np.median(near - self._points, axis=0)
+        return np.where(np.abs(near - plain).max(-1, keepdims=True) < _FAR_PX, near, plain)
 
     def _flow(self, before: np.ndarray, luma: np.ndarray) -> np.ndarray:
         """About where each corner has gone, [P, 1, 2] px, by dense flow of small pictures: it finds a jerk of any size."""

@@ -82,6 +82,23 @@ def test_the_same_tracks_give_the_same_poses(path: Make, followed: Make, look: M
     assert np.abs(one - other).max() <= 1e-6
 
 
+def test_what_is_wrong_with_a_clip_that_saw_its_focal_length_is_not_solved_again_with_the_pools(
+    path: Make, followed: Make, look: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracks, asked, solved = followed(path(turn_deg=120, ahead=0.2)), [], klt.solved
+    first, second = look(tracks), look(tracks)
+
+    def counted(one: Any, share: float | None, source: str, how: Any) -> Any:
+        asked.append(source)
+        found = solved(one, share, source, how)
+        return found._replace(facts=found.facts._replace(status="suspect")) if one is second else found
+
+    monkeypatch.setattr(klt, "solved", counted)
+    (one, _), (other, _) = klt.annotated([first, second], [None, None], HOW)
+    assert (one.status, other.status, other.focal_source) == ("ok", "suspect", "clip")
+    assert asked == ["clip", "clip"]
+
+
 def test_a_clip_in_which_half_the_frames_see_nothing_is_not_ok(path: Make, followed: Make, look: Make) -> None:
     tracks = followed(path(turn_deg=120, ahead=0.2))
     early = tracks.start + tracks.length < 45

@@ -30,13 +30,18 @@ def test_a_turn_that_speeds_up_is_followed_over_a_wall_of_bricks() -> None:
         assert np.abs(np.median(seen, axis=0) - np.array([-step, 0])).max() < 0.5
 
 
-def turned(yaw_deg: np.ndarray) -> list[np.ndarray]:
-    """Pictures, 90 degrees wide, of bricks all around, which the view turns past."""
+def bricks() -> np.ndarray:
+    """Eight px a degree."""
     rng = np.random.default_rng(2)
     wall = cv2.resize(
         rng.integers(100, 120, (HEIGHT // 12, 120)).astype(np.uint8), (120 * 24, HEIGHT), interpolation=cv2.INTER_AREA
     )
     wall[::12], wall[:, ::24] = 30, 30
+    return wall
+
+
+def turned(wall: np.ndarray, yaw_deg: np.ndarray) -> list[np.ndarray]:
+    """Pictures, 90 degrees wide, of a wall all around, which the view turns past."""
     x = (np.arange(WIDTH) + 0.5 - WIDTH / 2) / (WIDTH / 2)
     y = np.arange(HEIGHT)[:, None] + 0.5 - HEIGHT / 2
     row = np.broadcast_to(y / np.sqrt(1 + x**2) + HEIGHT / 2, (HEIGHT, WIDTH)).astype(np.float32)
@@ -44,18 +49,31 @@ def turned(yaw_deg: np.ndarray) -> list[np.ndarray]:
     return [cv2.remap(wall, np.broadcast_to(c, row.shape).astype(np.float32), row, cv2.INTER_LINEAR) for c in column]
 
 
-def test_a_jerky_turn_takes_corners_at_the_sides_further_and_they_are_found_on_their_own_bricks() -> None:
-    step = np.tile([7.0, 7.0, 10.5], 6)
-    yaw = np.concatenate([[0.0], np.cumsum(step)])
+JERKS = np.tile([7.0, 7.0, 10.5], 6)
+
+
+def gone_deg(wall: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far corners turn a frame when the view goes by `JERKS`, and where they are, -1 to 1 over the width: [N - 1, M]."""
+    yaw = np.concatenate([[0.0], np.cumsum(JERKS)])
     follower = _Follower(np.full((HEIGHT, WIDTH), 255, np.uint8))
-    for picture in turned(yaw):
+    for picture in turned(wall, yaw):
         follower.add(picture)
-    dense = follower.tracks(np.arange(len(yaw)) / 16).dense()
-    bearing = np.degrees(np.arctan((dense[..., 0] - WIDTH / 2) / (WIDTH / 2)))
-    gone = -np.diff(bearing, axis=0)
-    right = np.abs(gone - step[:, None]) < 0.5
+    across = follower.tracks(np.arange(len(yaw)) / 16).dense()[..., 0] / (WIDTH / 2) - 1
+    return -np.diff(np.degrees(np.arctan(across)), axis=0), across[1:]
+
+
+def test_a_jerky_turn_takes_corners_at_the_sides_further_and_they_are_found_on_their_own_bricks() -> None:
+    gone, _ = gone_deg(bricks())
+    right = np.abs(gone - JERKS[:, None]) < 0.5
     assert (right.sum(1) >= 60).all()
     assert right.sum() > 0.9 * np.isfinite(gone).sum()
+
+
+def test_what_a_turn_stretches_at_the_sides_is_found_as_well_as_what_is_in_the_middle() -> None:
+    spots = np.random.default_rng(4).integers(60, 190, (HEIGHT // 5, 120 * 24 // 5)).astype(np.uint8)
+    gone, across = gone_deg(cv2.resize(spots, (120 * 24, HEIGHT), interpolation=cv2.INTER_CUBIC))
+    off_px = np.radians(np.abs(gone - JERKS[:, None])) * (1 + across**2) * WIDTH / 2
+    assert np.nanmedian(off_px[np.abs(across) > 0.5]) < 0.05
 
 
 def test_a_bright_sky_leaves_corners_to_a_dark_wall() -> None:
