@@ -1,7 +1,7 @@
 """Poses of all frames by what corners do from one to the next (Gauss-Newton, reweighted).
 
 A corner that is followed from picture to picture takes its error along. Held against an engine's truth it is off by 0.2 px
-after one step and by 0.4 after four, as a random walk is: where a corner is says less of the motion than where it goes.
+after one step and by 0.3 after four, much as a random walk is: where a corner is says less of the motion than where it goes.
 """
 
 from dataclasses import replace
