@@ -97,13 +97,24 @@ def _measured(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     folder.mkdir(parents=True, exist_ok=True)
     rates = RATES[:1] if options.quick else RATES
     for place in camera_takes.places(options.seed, 1 if options.quick else 4, options.tuning):
-        found = [take for kind in KINDS for take in camera_takes.take(folder, place, kind, options.seed)]
+        found = _taken(folder, place, options.seed)
         for rate in rates:
             takes = [take for take in found if take.fps == rate]
             yield from _annotated(takes, source_views(takes), alone=False)
             still = [take for take in takes if take.kind in ("forward", "strafe", "static")]
             for take, view in zip(still, source_views(takes, still), strict=True):
                 yield from _annotated([take], [view], alone=True)
+
+
+def _taken(folder: Path, place: camera_takes.Place, seed: int) -> list[Take]:
+    """The takes of a place, of every kind that it has room for; which it has none of is said."""
+    found = []
+    for kind in KINDS:
+        try:
+            found += camera_takes.take(folder, place, kind, seed)
+        except camera_takes.NoTake as error:
+            print(f"left out: {error}", flush=True)
+    return found
 
 
 def source_views(takes: Sequence[Take], asked: Sequence[Take] | None = None) -> list[ClipView]:

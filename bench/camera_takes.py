@@ -47,6 +47,10 @@ _SHOWS = {
 }
 
 
+class NoTake(Exception):
+    """A place in which no take of a kind could be made."""
+
+
 class Place(NamedTuple):
     """Where takes are made, and whether HUD and weapon are drawn."""
 
@@ -87,7 +91,7 @@ def places(seed: int, count: int, tuning: bool) -> list[Place]:
 
 
 def take(folder: Path, place: Place, kind: str, seed: int, rates: tuple[float, ...] = (35.0, 16.0)) -> list[Take]:
-    """One take at each frame rate; what lies in the folder already is not recorded again."""
+    """One take at each frame rate; what lies in the folder already is not recorded again. Raises `NoTake`."""
     stem = f"{place.wad}-{place.level}-{'hud' if place.hud else 'bare'}-{kind}-{seed}"
     if not (folder / f"{stem}.npz").exists():
         played = _played(place, kind, seed)
@@ -126,7 +130,7 @@ class _Played(NamedTuple):
 
 
 def _played(place: Place, kind: str, seed: int) -> _Played:
-    """The first try that shows what it should."""
+    """The first try that shows what it should; `NoTake` where none does."""
     path = wads()[place.wad]
     level = read_level(path, place.level)
     least, most, least_turn = _SHOWS[kind]
@@ -141,7 +145,7 @@ def _played(place: Place, kind: str, seed: int) -> _Played:
         steps = np.linalg.norm(np.diff(played.states[:, :3], axis=0), axis=1)
         if least <= steps.sum() <= most and turned >= least_turn and steps.max() < _TELEPORT:
             return played
-    raise ValueError(f"{place}: no {kind} take in {_TRIES} tries; take another --seed")
+    raise NoTake(f"{place.wad}-{place.level}: no {kind} take in {_TRIES} tries")
 
 
 def _wander(game: Game, player: Player, tics: int) -> None:
