@@ -127,7 +127,7 @@ CLIP = pa.schema(
             "camera_rise_s",
             pa.float32(),
             "s",
-            "the longest straight rise or fall, as of a lift, or of a door taken for the world",
+            "the longest time straight up or down, as before a door taken for the world",
         ),
         _column("camera_scale_to_unit", pa.float64(), "1", "times the poses' translation gives the unit of dataset.json"),
         _column("camera_scale_source", pa.string(), "", "engine | metric | speed | linked | none: how that factor is known"),

@@ -187,6 +187,7 @@ def _general(look: Look, start: float, held: bool, limits: CheckSettings) -> Sol
     apart = min((maps[0].apart(other) for other in maps[1:]), default=UNKNOWN)
     found, filled, _ = maps[0]
     residual, seen = filled.residual_px / look.unit, np.isfinite(points[:, found.track, 0])
+    below_sky = look.centred(look.below_sky)
     facts = look.facts._replace(
         focal_error=found.focal_error,
         registered=found.reached,
@@ -197,15 +198,11 @@ def _general(look: Look, start: float, held: bool, limits: CheckSettings) -> Sol
         residual_p95_px=float(np.nanpercentile(residual, 95)),
         links=links(seen, found.point, filled.pose),
         rise_s=rise_s(seen, found.point, filled.pose, times_s),
-        contradicted=_contradicted(look, filled.pose, found.focal_px),
+        contradicted=epipolar.contradicted(below_sky, filled.pose, found.focal_px, times_s, look.watched.view.w),
         apart=apart.path,
         apart_deg=apart.turn_deg,
     )
     return Solved(filled.pose, found.focal_px, residual, filled.inliers >= mapping.LEAST_INLIERS, found.frames, facts)
-
-
-def _contradicted(look: Look, pose: np.ndarray, focal_px: float) -> float:
-    return epipolar.contradicted(look.centred(look.below_sky), pose, focal_px, look.tracks.times_s, look.watched.view.w)
 
 
 def _camera(look: Look, found: Solved) -> Camera:

@@ -1,6 +1,6 @@
 """What is kept of a clip after its one decode: its tracks, those of the world told from the rest, and the kind of motion."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +15,9 @@ from curation.cameras.tracks import Tracks, Watched
 if TYPE_CHECKING:
     from curation.cameras.annotate import ClipView
 
-NAME = "klt"
 GUESS = 0.5  # of the width (90 degrees), where nothing says better
 TURN_S = 0.3  # turning is summed over steps so long: a frame's jitter is no turn
+_NAME = "klt"
 _UNIT_WIDTH = 640  # px of facts and limits are of a picture so wide
 _LEAST_FRAMES, _LEAST_S, _LEAST_PX = 8, 0.25, 64
 _VOTE_S = 0.15  # between frames whose epipolar geometry tracks are held against
@@ -66,17 +66,17 @@ def looked_at(clip: "ClipView", how: CameraSettings) -> Look | Facts:
         source = video.probe(clip.uri)
         watched = tracks.watched(clip.uri, clip.viewport, clip.static, how.max_width)
         if min(watched.view.w, watched.view.h) < _LEAST_PX:
-            return Facts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=NAME)
+            return Facts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=_NAME)
         found = tracks.follow(clip.uri, clip.span, watched)
     except video.UnreadableVideo as error:
-        return Facts(f"failed:{error}", backend=NAME)
+        return Facts(f"failed:{error}", backend=_NAME)
     scale = source.width / watched.size[0], source.height / watched.size[1]
     return looked(clip, watched, scale, found, how)
 
 
 def looked(clip: "ClipView", watched: Watched, scale: tuple[float, float], found: Tracks, how: CameraSettings) -> Look | Facts:
     """What its tracks say of a clip; the facts alone where they say that nothing can be had."""
-    facts = _counted(Facts("", backend=NAME, static_share=watched.static_share), found)
+    facts = _counted(Facts("", backend=_NAME, static_share=watched.static_share), found)
     count, lasts = len(found.times_s), float(np.ptp(found.times_s)) if len(found.times_s) else 0.0
     if count < _LEAST_FRAMES or lasts < _LEAST_S:
         return facts._replace(status=f"failed:{count} frames in {lasts:.2f} s are too few")
@@ -112,7 +112,7 @@ def _measured(look: Look, how: CameraSettings) -> Look:
     vote, gap = (motion.frame_gaps(times_s, [each])[0] for each in (_VOTE_S, TURN_S))
     below_sky = backdrop.kept_rows(points, gap, width) <= _STAYED
     world = (epipolar.agreement(points, vote) >= _AGREES) & below_sky
-    points, kept, below = points[:, world], look.tracks.keep(world), look.tracks.keep(below_sky)
+    points = points[:, world]
     seen = motion.motion(points, times_s, width, None)
     if seen.displaced_px / look.unit < how.checks.static_px:
         model = "static"
@@ -122,4 +122,11 @@ def _measured(look: Look, how: CameraSettings) -> Look:
     steps = rotation.pairs(points, [gap], gap)
     start = seen.focal_px if model == "rotation" else (focal.guess(points, times_s, width) or GUESS * width)
     turned = float(rotation.angle_deg(rotation.turns(steps, start)[0]).sum()) if len(steps.first) else 0.0
-    return Look(look.clip, look.watched, look.scale, kept, below, seen._replace(focal_px=start), turned, facts)
+    return replace(
+        look,
+        tracks=look.tracks.keep(world),
+        below_sky=look.tracks.keep(below_sky),
+        motion=seen._replace(focal_px=start),
+        turned_deg=turned,
+        facts=facts,
+    )

@@ -1,7 +1,10 @@
-"""How long a camera goes straight up or down: a lift, or a door that fills the view and is taken for the world.
+"""How long a camera goes straight up or down, as it seems to before a door that fills the view and is taken for the world.
 
-A door that rises is a camera that sinks, by every number of a map, and what is behind it has a scale of its own.
+A door that rises is a camera that sinks, by every number of a map, and what is behind it has a scale of its own. A lift counts
+too, and so does a view that bobs up and down while the player walks against a wall.
 """
+
+from itertools import groupby
 
 import numpy as np
 
@@ -19,11 +22,13 @@ def rise_s(seen_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray, time
     """
     step = frame_gaps(times_s, [_STEP_S])[0]
     gone = pose_N44[step:, :3, 3] - pose_N44[:-step, :3, 3]
-    up = gone @ down(pose_N44)
-    level = np.linalg.norm(gone - np.outer(up, down(pose_N44)), axis=1)
+    axis = down(pose_N44)
+    up = gone @ axis
+    level = np.linalg.norm(gone - np.outer(up, axis), axis=1)
     shows = np.linalg.norm(gone, axis=1) > _SEEN * _distance(seen_NT, point_T3, pose_N44)[:-step]
     straight = shows & (np.abs(up) > _STEEP * level)
-    return _longest(straight) * float(np.median(np.diff(times_s)))
+    longest = max((len(list(run)) for on, run in groupby(straight) if on), default=0)
+    return longest * float(np.median(np.diff(times_s)))
 
 
 def _distance(seen_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray) -> np.ndarray:
@@ -31,9 +36,3 @@ def _distance(seen_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray) -
     ahead = pose_N44[:, :3, 2]
     depth = ahead @ point_T3.T - (ahead * pose_N44[:, :3, 3]).sum(1)[:, None]
     return np.array([np.median(row[seen]) if seen.any() else np.inf for row, seen in zip(depth, seen_NT, strict=True)])
-
-
-def _longest(flags_N: np.ndarray) -> int:
-    """How many in a row are true at most."""
-    ends = np.flatnonzero(np.diff(np.concatenate([[0], flags_N.astype(int), [0]])))
-    return int((ends[1::2] - ends[::2]).max(initial=0))
