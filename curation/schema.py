@@ -44,6 +44,7 @@ CLIP = pa.schema(
             "video_id", pa.string(), "", "hash of the source's content; of a synthetic one, of all that made it", null=False
         ),
         _column("source_uri", pa.string(), "", "where the source was read"),
+        _column("source_token", pa.string(), "", "its version when it was measured: size and etag, or size and mtime in ns"),
         _column("source", pa.string(), "", "curated | synthetic"),
         _column("strategy", pa.string(), "", "how it was synthesised: start_end | first_frame | procedural; null: curated"),
         _column("interaction", pa.string(), "", "the interaction that was asked for (synth/interactions.yaml); null: curated"),
@@ -223,7 +224,7 @@ VIDEO = pa.schema(
         _column("video_id", pa.string(), "", "hash of size, first and last MiB and sixteen blocks between", null=False),
         _column("uri", pa.string(), "", "where the source was read", null=False),
         _column("token", pa.string(), "", "size and etag or mtime as listed: what a resumed run compares"),
-        _column("status", pa.string(), "", "ok | unreadable | duplicate | quarantined | error"),
+        _column("status", pa.string(), "", "ok | unreadable | duplicate | quarantined | error | superseded"),
         _column("reason", pa.string(), "", "why the status is not ok"),
         _column("duplicate_of", pa.string(), "", "uri of the first source with the same bytes"),
         _column("duration_s", pa.float64(), "s", "from the first frame to the end of the last, as decoded"),

@@ -46,7 +46,7 @@ INDEX = pa.schema(
 _OF_THE_CLIP = ("video_id", "index", "start_s", "end_s", "camera_status")
 
 # Columns that say where a run kept things rather than what a clip is; without them shards do not depend on folders.
-NOT_IN_SHARDS = frozenset({"source_uri", "synth_frame", "unit_id", "shard", "reject", "error"})
+NOT_IN_SHARDS = frozenset({"source_uri", "source_token", "synth_frame", "unit_id", "shard", "reject", "error"})
 
 
 @dataclass(frozen=True)

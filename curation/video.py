@@ -5,6 +5,7 @@ rates, edit lists and late starts need no special case. A span [a, b) holds the 
 seeking gives exactly the frames that a decode from the start gives: see `_enter`.
 """
 
+import errno
 import itertools
 import math
 from collections import Counter
@@ -20,7 +21,8 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from curation import storage
+from curation import storage, versions
+from curation.errors import is_machine_fault
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -307,14 +309,11 @@ def _opened(uri: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
 @contextmanager
 def _bytes_of(uri: str) -> Iterator[Any]:
     """What FFmpeg opens: a file of ours for S3; else a name that it takes for no other protocol, whatever is in it."""
+    token = versions.opening(uri)
     if not storage.is_s3(uri):
         yield f"file:{storage.normal(uri)}"
         return
-    try:
-        file = storage.open_binary(uri)
-    except (FileNotFoundError, PermissionError) as error:
-        raise UnreadableVideo(f"cannot be opened: {error}") from error
-    with file:
+    with storage.open_binary(uri, token) as file:
         yield file
 
 
@@ -329,7 +328,18 @@ def _container(file: Any) -> Iterator[av.container.InputContainer]:
     except av.InvalidDataError as error:
         raise UnreadableVideo(f"cannot be {doing}: no known container, or its header is missing or damaged") from error
     except av.FFmpegError as error:
+        if is_machine_fault(error):
+            raise
+        if error.errno == errno.EIO and isinstance(file, str):
+            _read_through(file.removeprefix("file:"))  # raises where it is the disk that cannot read
         raise UnreadableVideo(f"cannot be {doing}: {error.strerror}") from error
+
+
+def _read_through(path: str) -> None:
+    """Read a local file whole. OSError where the disk or the mount fails; FFmpeg answers alike for bytes it cannot parse."""
+    with open(path, "rb") as file:
+        while file.read(1 << 20):
+            pass
 
 
 def _video_stream(container: av.container.InputContainer) -> av.VideoStream:

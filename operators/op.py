@@ -17,9 +17,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
-from av import FFmpegError
 
 from curation import video
+from curation.errors import is_machine_fault
 from curation.schema import CLIP, Row, columns, conform
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ def steps(chain: Sequence[Op]) -> list[list[Op]]:
 class Step:
     """Joined operators in one process. Calling it takes rows through all of them; `cpu_s` sums the time of each.
 
-    `admit` is asked before each row is worked on, one row at a time, and may answer with a reason to reject it: that is how a
-    clip that kills its worker is found and left out. Without it rows go in the operators' own batches. `tell` hears which part
-    of the rows is done.
+    `on_row` gets each row before it is worked on, and rows then go one by one: that is how a clip that kills its worker is
+    found. Without it they go in the operators' own batches. Rows that an operator relates go together; for those it gets None.
+    `tell` gets the part of the rows that is done.
     """
 
     def __init__(self, ops: Sequence[Op]) -> None:
@@ -93,14 +93,16 @@ class Step:
     def __call__(
         self,
         rows: list[Row],
-        admit: Callable[[Row], str | None] | None = None,
+        on_row: Callable[[Row | None], None] | None = None,
         tell: Callable[[float], None] | None = None,
     ) -> list[Row]:
         for batch, ops in self._runs:
-            size = 1 if admit and batch != WHOLE_UNIT else batch or len(rows) or 1
+            size = 1 if on_row and batch != WHOLE_UNIT else batch or len(rows) or 1
             done: list[Row] = []
             for i in range(0, len(rows), size):
-                done += self._through(ops, _admitted(rows[i : i + size], admit))
+                if on_row:
+                    on_row(rows[i] if batch != WHOLE_UNIT else None)
+                done += self._through(ops, rows[i : i + size])
                 if tell:
                     tell(min(1.0, (i + size) / len(rows)))
             rows = done
@@ -119,13 +121,6 @@ class Step:
         return self._started[id(op)]
 
 
-def _admitted(rows: list[Row], admit: Callable[[Row], str | None] | None) -> list[Row]:
-    if admit is None:
-        return rows
-    reasons = [None if _out(row) else admit(row) for row in rows]
-    return [{**row, "reject": why} if why else row for row, why in zip(rows, reasons, strict=True)]
-
-
 def _out(row: Row) -> bool:
     return bool(row.get("reject") or row.get("error"))
 
@@ -134,8 +129,8 @@ def guarded(work: Callable[[list[Row]], list[Row]], rows: list[Row], op: Op) -> 
     """Rows through one operator, in order: those already out pass by, those that fail are marked.
 
     A failing batch is halved until the rows at fault are found; work gets copies, so that what a failed try changed is gone.
-    An operator on a whole unit is not tried on parts, since a part would give wrong neighbours without an error. A full disk
-    or a lost connection is no row's fault: an OSError that is not the codec's is raised, and the unit is tried again later.
+    An operator on a whole unit is not tried on parts, since a part would give wrong neighbours without an error. What the
+    machine did (`errors.is_machine_fault`) is no row's fault: it is raised, and the unit is tried again by the next run.
     """
     done: list[Row] = []
     for out, group in groupby(rows, _out):
@@ -148,7 +143,7 @@ def _attempt(work: Callable[[list[Row]], list[Row]], rows: list[Row], op: Op) ->
     try:
         return list(work(copy.deepcopy(rows)))
     except Exception as error:
-        if isinstance(error, OSError) and not isinstance(error, FFmpegError):
+        if is_machine_fault(error):
             raise
         if len(rows) == 1 or op.batch == WHOLE_UNIT:
             return [{**row, "error": _reason(op, error)} for row in rows]

@@ -18,7 +18,7 @@ from curation import chunks, storage, video
 from curation.chunks import Chunk
 from curation.schema import digest
 from curation.storage import Entry
-from pipelines import units
+from pipelines import sources, units
 from pipelines.recipes import Recipe
 from pipelines.units import Name, Unit
 
@@ -34,11 +34,11 @@ def chunk_units(entries: Sequence[Entry], out: str, recipe: Recipe) -> list[Unit
         return []
     large = [entry for entry in entries if entry.size >= 2 * chunk_s * _LEAN_BYTES_PER_S]
     size = {entry.uri: entry.size for entry in large}
-    sources = [unit for unit in units.source_units(large, out, recipe) if not (unit.duplicate_of or unit.problem)]
+    long = [unit for unit in sources.source_units(large, out, recipe) if not (unit.duplicate_of or unit.problem)]
     finished = {str(name) for name in units.done(out, "scan")}
     return [
         Unit("scan", str(name), unit.uri, unit.token)
-        for unit, duration_s in zip(sources, _durations([unit.uri for unit in sources]), strict=True)
+        for unit, duration_s in zip(long, _durations([unit.uri for unit in long]), strict=True)
         for name in _names(unit, recipe, int(min(duration_s, size[unit.uri] / _LEAN_BYTES_PER_S) // chunk_s))
         if str(name) not in finished
     ]

@@ -1,4 +1,4 @@
-"""The command line: `gamecraft curate | synth | train | report | recipe | inspect | bench`. It picks recipe, input, output."""
+"""The command line: `gamecraft curate | synth | retry | train | report | recipe | inspect | bench`."""
 
 import importlib
 import sys
@@ -35,6 +35,10 @@ BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captio
 
 Data = Annotated[list[str], typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again.")]
 OfTraining = Annotated[bool, typer.Option("--train", help="A recipe of training instead of curation.")]
+Partial = Annotated[
+    bool,
+    typer.Option("--partial", help="Plan shards although units failed; what is finished later goes into shards of its own."),
+]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
 
 
@@ -48,6 +52,7 @@ def curate(
     recipe: Annotated[str, typer.Option(help="A recipe's name (see `gamecraft recipe list`) or a YAML file.")] = "laptop",
     runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
     phase: Annotated[str, typer.Option(help=f"Run one phase only: {', '.join(PHASES)}.")] = "",
+    partial: Partial = False,
 ) -> None:
     """Turn videos into WebDataset shards, a ledger of every clip, and a report. Run it again to go on or to add input."""
     from pipelines import run, runners
@@ -56,10 +61,10 @@ def curate(
     _among("--runner", runner, runners.NAMES)
     if phase:
         _among("--phase", phase, PHASES)
-    summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None)
+    summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None, partial)
     report = write_report(summary.out)
     _print_summary(summary, report)
-    if summary.failures:
+    if not summary.finished:
         raise typer.Exit(1)
 
 
@@ -73,6 +78,7 @@ def synth(
     recipe: Annotated[str, typer.Option(help="A recipe's name (see `gamecraft recipe list`) or a YAML file.")] = "laptop",
     runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
     phase: Annotated[str, typer.Option(help=f"Run one phase only: {', '.join(SYNTH_PHASES)}.")] = "",
+    partial: Partial = False,
 ) -> None:
     """Make videos of interactions, verify them, and add those accepted to OUT as clips, with a ledger of every attempt."""
     from pipelines import run, runners
@@ -82,9 +88,9 @@ def synth(
     if phase:
         _among("--phase", phase, SYNTH_PHASES)
     names, given = ([word.strip() for word in words.split(",")] for words in (interactions, frames))
-    summary = run.synthesise(names, given, out, recipes.load(recipe), runner, [phase] if phase else None)
+    summary = run.synthesise(names, given, out, recipes.load(recipe), runner, [phase] if phase else None, partial)
     _print_summary(summary, write_report(summary.out))
-    if summary.failures:
+    if not summary.finished:
         raise typer.Exit(1)
 
 
@@ -138,6 +144,26 @@ def report(out: Out) -> None:
 
     _require_dataset(out)
     _say(write_report(storage.normal(out)))
+
+
+@app.command()
+def retry(
+    out: Out,
+    reason: Annotated[
+        str, typer.Option(metavar="GLOB", help="Of the reasons that fit, as '*timed out*'. Without it: of all that failed.")
+    ] = "",
+    source: Annotated[str, typer.Option(metavar="URI", help="Of this source only; a pattern too.")] = "",
+) -> None:
+    """Take back what failed for a reason, so that the next run of the same command tries it again."""
+    from pipelines import retry as retrying
+
+    _require_dataset(out)
+    taken = retrying.retry(out, reason, source)
+    for one in taken[:20]:
+        _say(f"  {one.phase:9} {one.clip_id or short_name(one.uri)}: {one.reason}")
+    if len(taken) > 20:
+        _say(f"  and {len(taken) - 20} more")
+    _say(f"{plural(len(taken), 'row')} taken back" + ("; now run the same curate or synth command again" if taken else ""))
 
 
 @recipe_app.command("list")
@@ -352,6 +378,13 @@ def _print_summary(summary: Any, report: str) -> None:
         f"kept {summary.kept} ({summary.kept_s / 60:.1f} of {summary.total_s / 60:.1f} min), rejected {summary.rejected}, "
         f"failed {summary.errors}; {summary.stored} in {plural(summary.shards, 'shard')}"
     )
+    if summary.changed:
+        _say(
+            f"{plural(len(summary.changed), 'source')} changed since it was measured: clips of the old version that are not in "
+            "shards are superseded"
+        )
+    if summary.held:
+        _say(f"no new shards are planned: {summary.held}")
     if summary.failures:
         _say(f"{plural(len(summary.failures), 'unit')} could not be finished; the same command tries again")
     _say(f"look at {report}")

@@ -2,6 +2,7 @@
 
 OUT/videos/<unit>.parquet           one row a source
 OUT/clips/<phase>/<unit>.parquet    clip_id and the columns that the phase adds; the unit's record in the file's metadata
+OUT/clips/superseded/<unit>.parquet  clips whose source changed before they were stored, with the reason
 OUT/sidecar/thumbs/<unit>.parquet   three small JPEGs a clip
 OUT/sidecar/signals/<unit>.parquet  motion and luma over time, and the static mask, of a source
 OUT/sidecar/camera/<unit>.parquet   a clip's camera.npz, in px of its source
@@ -22,6 +23,7 @@ from curation.schema import CLIP, SIDECAR_COLUMNS, VIDEO, Row, columns, conform
 from curation.shards import from_parquet, to_parquet
 from operators.op import Op
 from pipelines.recipes import CLIP_PHASES, PHASES
+from pipelines.units import SUPERSEDED
 
 THUMBS = pa.schema([("clip_id", pa.string()), ("times_s", pa.list_(pa.float64())), ("jpegs", pa.list_(pa.binary()))])
 SIGNALS = pa.schema(
@@ -82,7 +84,34 @@ def clips_uri(out: str, phase: str, unit: str) -> str:
 
 
 def write_video(out: str, unit: str, row: Row) -> None:
-    storage.put(storage.join(out, "videos", f"{unit}.parquet"), to_parquet(conform([{**row, "unit_id": unit}], VIDEO)))
+    storage.put(_video_uri(out, unit), to_parquet(conform([{**row, "unit_id": unit}], VIDEO)))
+
+
+def _video_uri(out: str, unit: str) -> str:
+    return storage.join(out, "videos", f"{unit}.parquet")
+
+
+def read_video(out: str, unit: str) -> Row | None:
+    """The row of a unit's source; None where it has none."""
+    try:
+        rows = _read_table(_video_uri(out, unit)).to_pylist()
+    except FileNotFoundError:
+        return None
+    return dict(rows[0]) if rows else None
+
+
+def take_back(out: str, unit: str) -> None:
+    """Remove a partition unit, its commit first: the next run measures its source anew. Later phases drop what hung on it."""
+    gone = [clips_uri(out, "partition", unit), clips_uri(out, SUPERSEDED, unit), _video_uri(out, unit)]
+    for uri in [*gone, *(storage.join(out, "sidecar", kind, f"{unit}.parquet") for kind in ("thumbs", "signals"))]:
+        storage.delete(uri)
+
+
+def remove_clips(out: str, phase: str, unit: str, clip_ids: Sequence[str]) -> None:
+    """Take clips out of a committed unit's rows; its record stays."""
+    table = _read_table(clips_uri(out, phase, unit))
+    rest = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(clip_ids, pa.string()))))
+    storage.put(clips_uri(out, phase, unit), to_parquet(rest))
 
 
 def read_unit(out: str, phase: str, unit: str) -> list[Row]:
@@ -106,7 +135,7 @@ def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def clips(out: str) -> pa.Table:
     """One row a clip, all phases joined: a later phase's value stands where it has one, a first reject or error stays."""
     ledger, _ = read_all(storage.join(out, "clips", CLIP_PHASES[0]), CLIP)
-    for phase in CLIP_PHASES[1:]:
+    for phase in (SUPERSEDED, *CLIP_PHASES[1:]):
         later, _ = read_all(storage.join(out, "clips", phase), CLIP)
         ledger = _joined(ledger, later)
     return ledger.sort_by([("video_id", "ascending"), ("index", "ascending")])

@@ -4,14 +4,15 @@ The verdicts are read once a listing: `_wanted_annotations` reads them, and what
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation import shards, storage
 from curation.schema import Row, digest
-from pipelines import chunked, ledger, units
+from pipelines import chunked, ledger, sources, units
 from pipelines.recipes import Recipe
 from pipelines.units import Name, Unit
 
@@ -26,14 +27,14 @@ def _chunks(out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple
 
 
 def _sources(out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    left = chunked.with_chunks(units.source_units(entries, out, recipe), out, recipe)
+    left = chunked.with_chunks(sources.source_units(entries, out, recipe), out, recipe)
     return left, len(entries) - len(left)
 
 
 def _scores(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    limits, upstream, finished = recipe.digest("score"), units.done(out, "partition"), units.done(out, "score")
-    _drop(out, "score", units.stale(upstream, finished, limits))
-    open_ = units.incomplete(upstream, finished, limits)
+    limits, finished = recipe.digest("score"), units.done(out, "score")
+    _drop(out, "score", units.stale(units.done(out, "partition"), finished, limits))
+    open_ = units.incomplete(units.measured(out), finished, limits)
     rows = storage.at_once(lambda item: ledger.read_unit(out, "partition", item[0]), open_)
     left = [
         Unit("score", str(name), upstream=(f"partition/{unit}",))
@@ -54,7 +55,7 @@ def _wanted_annotations(out: str, recipe: Recipe) -> dict[str, Unit]:
     The name hashes the kept clips, not the limits that kept them: other limits cost only the parts that they change.
     """
     limits, settings = recipe.digest("score"), recipe.digest("annotate")
-    source = {digest(str(name), limits): str(name) for name in units.done(out, "partition")}
+    source = {digest(str(name), limits): str(name) for name in units.measured(out)}
     scored = [name for name in units.done(out, "score") if name.digest in source]
     rows = storage.at_once(lambda name: ledger.read_unit(out, "score", str(name)), scored)
     wanted = {}
@@ -105,29 +106,29 @@ def _wanted_relations(out: str, recipe: Recipe, annotations: dict[str, Unit], wa
 
 
 def _left(out: str, phase: str, wanted: dict[str, Unit], waiting: set[str]) -> tuple[list[Unit], int]:
-    """What of the wanted units is not there; units of other settings or clips go, save those of videos that are `waiting`, by
-    partition unit: their new ones cannot be named yet.
+    """What of the wanted units is not there; units of other settings or clips go. Those of videos that are `waiting`, by
+    partition unit, stay, since their new ones cannot be named yet; so do superseded ones, of which clips may be in shards.
     """
-    finished, open_ = units.done(out, phase), {Name.parse(unit).video_id for unit in waiting}
+    finished, open_ = units.done(out, phase), {Name.parse(unit).video_id for unit in (*waiting, *units.superseded(out))}
     _drop(out, phase, [name for name in finished if str(name) not in wanted and name.video_id not in open_])
     done = {str(name) for name in finished}
     return [unit for name, unit in wanted.items() if name not in done], len(done & set(wanted))
 
 
-def _shards(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
-    clips = ledger.clips(out).select(["clip_id", "unit_id", "interaction_category", "reject", "error"])
-    _plan(out, recipe, clips)
+def _shards(out: str, _recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
+    """The planned shards that are not committed, each with those of its clips that nothing has taken out since."""
+    kept = ledger.kept(ledger.clips(out)).select(["clip_id", "unit_id"])
+    unit_of = dict(zip(kept["clip_id"].to_pylist(), kept["unit_id"].to_pylist(), strict=True))
     finished = set(shards.committed(out))
     planned: dict[str, list[str]] = {}
     for row in shards.read_plan(out).to_pylist():
         planned.setdefault(row["shard"], []).append(row["clip_id"])
-    unit_of = dict(zip(clips["clip_id"].to_pylist(), clips["unit_id"].to_pylist(), strict=True))
     later = _by_video(out, ("annotate", "caption", "relate"))
-    left = [
-        Unit("shard", name, upstream=_paths({unit_of[clip] for clip in ids}, later), clips=tuple(ids))
-        for name, ids in sorted(planned.items())
-        if name not in finished
-    ]
+    left = []
+    for name, ids in sorted(planned.items()):
+        if name not in finished:
+            clips = tuple(clip for clip in ids if clip in unit_of)
+            left.append(Unit("shard", name, upstream=_paths({unit_of[clip] for clip in clips}, later), clips=clips))
     return left, len(finished)
 
 
@@ -147,18 +148,36 @@ def _paths(partition_units: Iterable[str], later: dict[str, list[str]]) -> tuple
     )
 
 
-def _plan(out: str, recipe: Recipe, clips: pa.Table) -> None:
-    """Cut the kept clips that no plan has yet into shards, in order of content, and commit that as the next plan."""
-    planned = shards.read_plan(out)
-    known, open_ = set(planned["clip_id"].to_pylist()), _open(out, recipe)
+def plan(out: str, recipe: Recipe, unmade: Sequence[str], partial: bool = False) -> str | None:
+    """Cut the kept clips that no shard has yet into shards, in order of content, and commit that as the next plan.
+
+    Which clips share a shard is for ever. So there is no plan while anything is unfinished: `unmade`, the inputs that have no
+    unit yet, or sources that have not been through every phase. Returns why there is none; `partial` plans what is finished.
+    """
+    clips = ledger.clips(out).select(["clip_id", "unit_id", "interaction_category", "reject", "error", "shard"])
+    planned, finished = shards.read_plan(out).to_pylist(), set(shards.committed(out))
+    stored = set(clips.filter(pc.is_valid(clips["shard"]))["clip_id"].to_pylist())
+    # A clip that its shard was committed without is free again, once nothing takes it out (`gamecraft retry`).
+    known = {row["clip_id"] for row in planned if row["shard"] not in finished or row["clip_id"] in stored}
+    open_ = _open(out, recipe)
     kept = [row for row in ledger.kept(clips).to_pylist() if row["unit_id"] not in open_]
     new = [row for row in _balanced(kept, known, recipe.shard.max_category_ratio) if row["clip_id"] not in known]
-    if not new:
-        return
-    first = 1 + max((int(name) for name in planned["shard"].to_pylist()), default=-1)
-    size = recipe.shard.clips_per_shard
-    rows = [{"shard": f"{first + i // size:06d}", "clip_id": row["clip_id"]} for i, row in enumerate(new)]
-    shards.put_plan(out, len(shards.plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
+    if (unmade or open_) and not partial:
+        return _held(out, unmade, open_)
+    if new:
+        first = 1 + max((int(row["shard"]) for row in planned), default=-1)
+        size = recipe.shard.clips_per_shard
+        rows = [{"shard": f"{first + i // size:06d}", "clip_id": row["clip_id"]} for i, row in enumerate(new)]
+        shards.put_plan(out, len(shards.plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
+    return None
+
+
+def _held(out: str, unmade: Sequence[str], open_: Collection[str]) -> str:
+    waiting = [(ledger.read_video(out, unit) or {}).get("uri") or unit for unit in sorted(open_)[:3]]
+    names = ", ".join([*unmade, *waiting][:3])
+    count = len(unmade) + len(open_)
+    more = ", ..." if count > 3 else ""
+    return f"{count} unfinished ({names}{more}); the same command finishes them, --partial plans without them"
 
 
 def _balanced(kept: Sequence[Row], known: set[str], ratio: float | None) -> list[Row]:
@@ -196,7 +215,7 @@ def _waiting(out: str, recipe: Recipe, annotations: dict[str, Unit]) -> set[str]
 
 
 def _unscored(out: str, recipe: Recipe) -> set[str]:
-    parts = units.incomplete(units.done(out, "partition"), units.done(out, "score"), recipe.digest("score"))
+    parts = units.incomplete(units.measured(out), units.done(out, "score"), recipe.digest("score"))
     return {unit for unit, _ in parts}
 
 

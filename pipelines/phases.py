@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation import chunks, scan, shards, storage, video, vlm
+from curation import chunks, scan, shards, storage, versions, video, vlm
 from curation.quality import mean_luma
 from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns
 from curation.shards import Sample
@@ -22,7 +22,6 @@ from operators import synth
 from operators.op import Op, Step
 from operators.shards import scratch_file
 from pipelines import chains, chunked, ledger
-from pipelines.attempts import Attempt
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
 from pipelines.units import PART_CLIPS, Name, Unit
@@ -51,10 +50,19 @@ class Phase:
         _COMMIT[self.name](self, unit, rows, record)
 
 
-def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) -> Record:
+def work(
+    phase: Phase,
+    unit: Unit,
+    tell: Callable[[float], None] | None = None,
+    left_out: Mapping[str, str] | None = None,
+    on_row: Callable[[Row | None], None] | None = None,
+    commits: bool = True,
+) -> Record:
     """Do one unit. Whatever goes wrong outside its rows is in the record's `failure`, and the other units go on.
 
-    `tell` is called with the part done (0 to 1): of the decode where the unit is a source, of its rows elsewhere.
+    `tell` gets the part done (0 to 1): of the decode where the unit is a source, of its rows elsewhere. `left_out` has the
+    reason of each row (`row_key`) that is rejected unseen. `on_row` gets each row before it is worked on, and None at the end.
+    Without `commits` nothing is kept.
     """
     record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
     if unit.problem:
@@ -62,16 +70,44 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
     before, spent = video.decodes.copy(), vlm.spent.copy()
     answers.use(ledger.answers_uri(phase.out))
     try:
-        with Attempt(phase.out, phase.name, unit.name) as attempt:
-            step = _step(phase)
-            video.on_decode = tell if phase.name in ("partition", "generate") else None
-            rows = step(phase.load(unit), attempt.admit if attempt.careful else None, tell)
-            _count(record, rows, step.cpu_s, video.decodes - before, vlm.spent - spent)
-            record.wall_s = round(time.monotonic() - began, 3)
+        step, rows = _step(phase), _load_pinned(phase, unit)
+        video.on_decode = tell if phase.name in ("partition", "generate") else None
+        rows = step([_without(row, left_out or {}) for row in rows], on_row, tell)
+        if on_row:
+            on_row(None)
+        _count(record, rows, step.cpu_s, video.decodes - before, vlm.spent - spent)
+        record.wall_s = round(time.monotonic() - began, 3)
+        versions.check_opened()
+        if commits:
             phase.commit(unit, rows, record)
     except Exception as error:
         record.failure = f"{type(error).__name__}: {error}"
     return record
+
+
+def row_key(row: Row) -> str:
+    """What names a row of any phase: its clip, or its source where there are no clips yet."""
+    return str(row.get("clip_id") or row["video_id"])
+
+
+def _without(row: Row, left_out: Mapping[str, str]) -> Row:
+    reason = left_out.get(row_key(row))
+    return {**row, "reject": reason} if reason and not row.get("reject") else row
+
+
+def _load_pinned(phase: Phase, unit: Unit) -> list[Row]:
+    """A unit's rows; its sources must have the versions that it was listed with, or that its clips were measured on."""
+    listed = {unit.uri: unit.token} if unit.uri else {}
+    if listed:
+        _pin(listed)
+    rows = phase.load(unit)
+    _pin({row["source_uri"]: row.get("source_token") for row in rows if row.get("source_uri")} | listed)
+    return rows
+
+
+def _pin(source_versions: Mapping[str, str | None]) -> None:
+    if versions.pin(source_versions):
+        video.forget()
 
 
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
@@ -81,7 +117,7 @@ def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
     assert isinstance(model, vlm.Ahead), model
     model.wanted.clear()
     with suppress(OSError, ValueError):
-        _step(phase)(phase.load(unit))
+        _step(phase)(_load_pinned(phase, unit))
     return list(model.wanted)
 
 
@@ -134,7 +170,7 @@ def _load_source(phase: Phase, unit: Unit) -> list[Row]:
 def _fresh_source(phase: Phase, unit: Unit) -> Row:
     scan.prepare(phase.recipe.partition.scan)
     scan.forget()
-    return {"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri}
+    return {"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri, "source_token": unit.token}
 
 
 def _join_chunks(phase: Phase, unit: Unit) -> None:
@@ -175,7 +211,7 @@ def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) ->
         signals = scan.scan(unit.uri, phase.recipe.partition.scan)
         ledger.write_sidecar(phase.out, "thumbs", unit.name, [_thumbs(row, signals) for row in clips], ledger.THUMBS)
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(clips[0], signals)], ledger.SIGNALS)
-    schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri"})
+    schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri", "source_token"})
     ledger.write_clips(phase.out, phase.name, unit.name, clips, schema, record)
     chunked.drop(phase.out, unit.chunks)
 
@@ -183,7 +219,7 @@ def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) ->
 def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
     row: Row = {"video_id": Name.parse(unit.name).video_id, "uri": unit.uri, "token": unit.token}
     if unit.duplicate_of:
-        return {**row, "status": "duplicate", "reason": "the same bytes", "duplicate_of": unit.duplicate_of}
+        return {**row, "status": "duplicate", "reason": unit.reason, "duplicate_of": unit.duplicate_of}
     left = next((r for r in rows if not r.get("clip_id")), None)
     if left is not None:
         return {**row, **_why_out(left)}

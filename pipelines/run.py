@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from curation import shards, storage
-from pipelines import captioned, chunked, ledger, listing, recipes, runners, synthesis
+from pipelines import captioned, chunked, ledger, listing, recipes, runners, sources, synthesis, units
 from pipelines.ledger import Record
 from pipelines.lock import locked
 from pipelines.phases import Phase
@@ -34,7 +34,11 @@ _CHANGEABLE = ("synth.", "score.", "annotate.", "caption.", "relate.")
 
 @dataclass
 class Summary:
-    """What a run found and did. `records` are of the units it ran itself; counts are of the whole output."""
+    """What a run found and did. `records` are of the units it ran itself; counts are of the whole output.
+
+    `changed`: the units of sources that changed since they were measured, as this run noticed. `held`: why no new shards were
+    planned.
+    """
 
     out: str
     sources: int = 0
@@ -48,10 +52,18 @@ class Summary:
     kept_s: float = 0.0
     total_s: float = 0.0
     shards: int = 0
+    superseded: int = 0
+    changed: list[str] = field(default_factory=list)
+    held: str | None = None
     said: list[tuple[str, str]] = field(default_factory=list)
     before: dict[str, int] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     wall_s: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of the input is in shards or out for a reason, and nothing that was measured before has changed."""
+        return not (self.failures or self.held or self.changed)
 
     @property
     def failures(self) -> list[Record]:
@@ -60,16 +72,29 @@ class Summary:
 
 
 def curate(
-    inputs: Sequence[str], out: str, recipe: Recipe, runner: str = "local", phases: Sequence[str] | None = None
+    inputs: Sequence[str],
+    out: str,
+    recipe: Recipe,
+    runner: str = "local",
+    phases: Sequence[str] | None = None,
+    partial: bool = False,
 ) -> Summary:
     """Turn sources into shards under `out`. ValueError for what the user got wrong; bad media end up in the ledger.
 
-    Without `phases` all run that help: one process gains nothing from chunks, so the local runner has no `scan`.
+    Without `phases` all run that help: one process gains nothing from chunks, so the local runner has no `scan`. `partial`
+    plans shards although sources of the input are unfinished.
     """
     phases = phases or (PHASES if runner == "ray" else CLIP_PHASES)
     exclude = storage.normal(out)
-    entries = storage.find_sources(inputs, exclude=exclude) if {"scan", "partition"} & set(phases) else []
-    return _run(out, recipe, runner, phases, lambda name, folder: listing.todo(name, folder, recipe, entries))
+    listed = storage.find_sources(inputs, exclude=exclude) if {"scan", "partition", "shard"} & set(phases) else []
+    entries, growing = sources.settled(listed)
+    inputs_ = Inputs(
+        todo=lambda name, folder: listing.todo(name, folder, recipe, entries),
+        prepare=lambda folder: sources.supersede_changed(entries, folder, recipe),
+        unmade=lambda folder: sources.unmeasured(entries, folder, recipe),
+        said=[("still being written, so the next run takes it", uri) for uri in growing],
+    )
+    return _run(out, recipe, runner, phases, inputs_, partial)
 
 
 def synthesise(
@@ -79,27 +104,39 @@ def synthesise(
     recipe: Recipe,
     runner: str = "local",
     phases: Sequence[str] | None = None,
+    partial: bool = False,
 ) -> Summary:
     """Make interactions from initial frames, verify them, and turn those accepted into shards under `out`, as clips of footage.
 
-    ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger.
+    ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger. `partial`: as `curate`.
     """
     wanted = synthesis.plan(interactions, frames, recipe)
 
     def todo(name: str, folder: str) -> tuple[list[Unit], int]:
         return synthesis.todo(folder, recipe, wanted) if name == "generate" else listing.todo(name, folder, recipe, [])
 
-    return _run(out, recipe, runner, phases or SYNTH_PHASES, todo)
+    inputs = Inputs(
+        todo=todo,
+        prepare=lambda _: None,
+        unmade=lambda folder: [unit.name for unit in synthesis.todo(folder, recipe, wanted)[0]],
+    )
+    return _run(out, recipe, runner, phases or SYNTH_PHASES, inputs, partial)
 
 
-def _run(
-    out: str,
-    recipe: Recipe,
-    runner: str,
-    phases: Sequence[str],
-    todo: Callable[[str, str], tuple[list[Unit], int]],
-) -> Summary:
-    """The phases over an output folder; `todo` lists what is left of a phase and how much was done before."""
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is given. `todo` lists what is left of a phase and how much was done before; `prepare` is called once, before
+    the phases; `unmade` names the inputs that have no unit yet; `said` is for the summary.
+    """
+
+    todo: Callable[[str, str], tuple[list[Unit], int]]
+    prepare: Callable[[str], None]
+    unmade: Callable[[str], list[str]]
+    said: Sequence[tuple[str, str]] = ()
+
+
+def _run(out: str, recipe: Recipe, runner: str, phases: Sequence[str], inputs: Inputs, partial: bool) -> Summary:
+    """The phases over an output folder."""
     began = time.monotonic()
     out = storage.normal(out)
     if recipe.caption.vlm.backend == "vllm" and runner != "ray":
@@ -113,12 +150,18 @@ def _run(
         if runner == "ray":
             runners.start_ray()
         summary = Summary(out)
+        before = set(units.superseded(out))
+        inputs.prepare(out)
         for name in phases:
-            for left, before in _rounds(name, out, recipe, todo):
-                summary.before.setdefault(name, before)
+            if name == "shard":
+                summary.held = listing.plan(out, recipe, inputs.unmade(out), partial)
+            for left, done in _rounds(name, out, recipe, inputs.todo):
+                summary.before.setdefault(name, done)
                 summary.records += list(_watched(Phase(name, recipe, out), left, runner))
+        summary.changed = sorted(set(units.superseded(out)) - before)
         chunked.sweep(out)
         _conclude(summary, recipe)
+    summary.said = [*inputs.said, *summary.said]
     summary.wall_s = time.monotonic() - began
     return summary
 
@@ -207,7 +250,8 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     kept = ledger.kept(clips)
     status = Counter(videos["status"].to_pylist())
     summary.sources, summary.duplicates = len(videos), status["duplicate"]
-    summary.unreadable = len(videos) - status["ok"] - status["duplicate"]
+    summary.superseded = status["superseded"]
+    summary.unreadable = len(videos) - status["ok"] - status["duplicate"] - status["superseded"]
     summary.clips, summary.kept = len(clips), len(kept)
     summary.errors = len(clips) - clips["error"].null_count
     summary.rejected = len(clips) - summary.kept - summary.errors

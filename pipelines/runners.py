@@ -1,29 +1,20 @@
-"""Two ways to run a phase's units: a supervised process on this machine, or Ray Data. Both call `phases.work`."""
+"""Two ways to run a phase's units: on this machine, or on Ray Data. Both watch a child process that does them (`worker`)."""
 
 import logging
-import multiprocessing
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from multiprocessing.connection import Connection
-from typing import Any
+from functools import cache, partial
 
 import pyarrow as pa
 
 from operators.op import map_units, steps
 from operators.vllm import answer_ahead
-from pipelines import attempts, ledger
+from pipelines import ledger
 from pipelines.ledger import Record
-from pipelines.phases import Phase, questions, work
+from pipelines.phases import Phase, questions
 from pipelines.units import Unit
+from pipelines.worker import Supervisor
 
 NAMES = ("local", "ray")
-_PARENT_CHECK_S = 1.0
-_SHOW_EVERY_S = 0.5
-_FAREWELL_S = 10.0
 # A unit of slim rows takes about as long as handing out a task: a tenth of a second.
 _SLIM_UNITS_A_TASK = 16
 
@@ -31,92 +22,26 @@ _SLIM_UNITS_A_TASK = 16
 def run_local(phase: Phase, units: Sequence[Unit], show: Callable[[float], None]) -> Iterator[Record]:
     """Units one after the other in one child process, which is started anew where a unit kills it.
 
-    `show` is told how many units are done, parts of one included. The child dies with this process; what it was doing is
+    `show` gets how many units are done, parts of one included. The child dies with this process; what it was doing is
     done again by the next run.
     """
-    worker = _Worker()
+    supervisor = Supervisor()
     try:
         for number, unit in enumerate(units):
-            while (record := worker.do(phase, unit, partial(_shifted, show, number))) is None:
-                worker.stop()
-                worker = _Worker()
-            yield record
+            yield supervisor.do(phase, unit, partial(_shifted, show, number))
     finally:
-        worker.stop()
+        supervisor.stop()
 
 
 def _shifted(show: Callable[[float], None], before: int, part: float) -> None:
     show(before + part)
 
 
-class _Worker:
-    """The child process and the pipe to it."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._part, self._idle = context.Value("d", 0.0), True
-        self._process = context.Process(target=_serve, args=(theirs, self._part), daemon=True, name="gamecraft worker")
-        self._process.start()
-        theirs.close()
-        try:
-            self._pipe.recv()
-        except EOFError:
-            raise ChildProcessError(
-                "the worker process could not start (its message is above); a script that calls this must do so under "
-                "if __name__ == '__main__'"
-            ) from None
-
-    def do(self, phase: Phase, unit: Unit, show: Callable[[float], None]) -> Record | None:
-        """The unit's record; None if the child died over it. `show` is told now and then what part is done."""
-        try:
-            self._part.value, self._idle = 0.0, False
-            self._pipe.send((phase, unit))
-            while not self._pipe.poll(_SHOW_EVERY_S):
-                show(self._part.value)
-            record: Record = self._pipe.recv()
-            self._idle = True
-        except (EOFError, ConnectionError):
-            return None
-        return record
-
-    def stop(self) -> None:
-        """One that has nothing to do leaves by itself, when it has taken away what its libraries left in shared memory."""
-        self._pipe.close()
-        if self._idle:
-            self._process.join(_FAREWELL_S)
-        self._process.terminate()
-        self._process.join()
-
-
-def _serve(pipe: Connection, part: Any) -> None:
-    """The child: do units until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
-    signal.signal(signal.SIGTERM, lambda *_: _leave())
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
-    pipe.send("ready")
-    while True:
-        try:
-            phase, unit = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(work(phase, unit, lambda done: setattr(part, "value", done)))
-
-
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_PARENT_CHECK_S)
-    _leave()
-
-
-def _leave() -> None:
-    """Stop at once, as a worker that was told to: no note of a death stays behind."""
-    attempts.withdraw()
-    os._exit(1)
-
-
 def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
-    """Units as blocks of a Ray Data pipeline, a task each; Ray starts a task again whose worker or node is lost."""
+    """Units as blocks of a Ray Data pipeline, a task each; Ray starts a task again whose worker or node is lost.
+
+    A Ray worker watches a child process that does the units: it sees how the child ends, which Ray does not tell.
+    """
     import ray
 
     preflight(phase)
@@ -151,11 +76,17 @@ def _ask_ahead(phase: Phase, units: Sequence[Unit]) -> None:
 
 def _block_work(phase: Phase):  # type: ignore[no-untyped-def]
     def do_units(block: pa.Table) -> pa.Table:
-        records = [work(phase, Unit.from_json(text)) for text in block["unit"].to_pylist()]
+        records = [_supervisor().do(phase, Unit.from_json(text)) for text in block["unit"].to_pylist()]
         return pa.table({"record": [record.to_json() for record in records]})
 
     do_units.__name__ = phase.name
     return do_units
+
+
+@cache
+def _supervisor() -> Supervisor:
+    """The one of this Ray worker; its child lives as long, since starting one costs a second."""
+    return Supervisor()
 
 
 def start_ray() -> None:

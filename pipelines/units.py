@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 from curation import storage
 from curation.schema import digest
-from curation.shards import from_parquet
 from curation.storage import Entry
 from pipelines.recipes import Recipe
 
 PART_CLIPS = 64
+SUPERSEDED = "superseded"
+"""The folder, beside those of the phases, with the clips that a change of their source took out."""
 
 
 class Name(NamedTuple):
@@ -42,7 +43,7 @@ class Name(NamedTuple):
 class Unit:
     """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` are the units whose rows go in
     ("phase/name", in order of phase), `clips` those that a shard takes of them, in order. `chunks`: those that a source was
-    measured in.
+    measured in. `reason`: why a source is not measured.
     `problem`: why its source cannot even be named. `request`: what an attempt of `generate` is to make, as JSON.
     """
 
@@ -54,6 +55,7 @@ class Unit:
     upstream: tuple[str, ...] = ()
     clips: tuple[str, ...] = ()
     chunks: tuple[str, ...] = ()
+    reason: str | None = None
     problem: str | None = None
     request: str = ""
 
@@ -72,6 +74,17 @@ def done(out: str, phase: str) -> list[Name]:
     return [Name.parse(name) for name in storage.names(storage.join(out, "clips", phase))]
 
 
+def superseded(out: str) -> list[str]:
+    """The partition units whose source has changed since (`pipelines.sources`), by one listing."""
+    return [str(name) for name in done(out, SUPERSEDED)]
+
+
+def measured(out: str) -> list[Name]:
+    """The committed partition units of sources that are as they were measured."""
+    gone = set(superseded(out))
+    return [name for name in done(out, "partition") if str(name) not in gone]
+
+
 def of_videos(out: str, phase: str, video_ids: Collection[str]) -> list[str]:
     """The names of the committed units of a phase that hold clips of these videos."""
     return [str(name) for name in done(out, phase) if name.video_id in video_ids]
@@ -80,41 +93,6 @@ def of_videos(out: str, phase: str, video_ids: Collection[str]) -> list[str]:
 def source_digest(entry: Entry, recipe: Recipe) -> str:
     """Names a source's unit before its bytes are read: where it is, its listing token, the partition settings."""
     return digest(entry.uri, entry.token, recipe.digest("partition"))
-
-
-def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Unit]:
-    """Units of the sources that have none yet; the same bytes a second time are a unit that only says so.
-
-    Only new sources are read, and of those the few blocks that name them. The first of equal sources is the one that was
-    committed before, else the first by uri.
-    """
-    finished = done(out, "partition")
-    seen = {name.digest for name in finished}
-    owners = {name.video_id: name for name in finished}
-    new = [entry for entry in sorted(entries) if source_digest(entry, recipe) not in seen]
-    identified = storage.at_once(_identify, new)
-    first: dict[str, str] = {}
-    units = []
-    for entry, (video_id, problem) in zip(new, identified, strict=True):
-        owner = _owner_uri(out, owners[video_id]) if video_id in owners else first.get(video_id)
-        first.setdefault(video_id, entry.uri)
-        if owner != entry.uri:  # equal: the same file with a new date, and its clips are there
-            name = Name(video_id, source_digest(entry, recipe))
-            units.append(Unit("partition", str(name), entry.uri, entry.token, owner, problem=problem))
-    return units
-
-
-def _identify(entry: Entry) -> tuple[str, str | None]:
-    """The source's id, or a stand-in and why its bytes cannot be read now: no right to, or a store that does not answer."""
-    try:
-        return storage.content_id(entry), None
-    except OSError as error:
-        return digest(entry.uri, entry.token), f"{entry.uri}: {error.strerror or error}"
-
-
-def _owner_uri(out: str, name: Name) -> str:
-    row = from_parquet(storage.read(storage.join(out, "videos", f"{name}.parquet"))).to_pylist()[0]
-    return str(row["duplicate_of"] or row["uri"])
 
 
 def part_names(upstream: str, clips: int, phase_digest: str) -> list[Name]:

@@ -150,17 +150,42 @@ def test_an_operator_may_make_many_rows_of_one():
     assert [row["luma_mean"] for row in done] == [0.0, 1.0, 10.0, 11.0]
 
 
-def test_admit_is_asked_row_by_row_and_its_reason_rejects():
-    asked = []
+def test_a_careful_step_says_which_row_is_next_and_takes_them_one_by_one():
+    seen = []
 
-    def admit(row):
-        asked.append(row["index"])
-        return "quarantined: killed its worker 2 times" if row["index"] == 1 else None
+    def look(rows):
+        seen.append([row["index"] for row in rows])
+        return rows
 
-    done = Step([op(measure, batch=8)])(rows(3), admit)
-    assert asked == [0, 1, 2]
-    assert [row.get("reject") for row in done] == [None, "quarantined: killed its worker 2 times", None]
-    assert "luma_mean" not in done[1]
+    Step([op(look, batch=8)])(rows(3), lambda row: seen.append(row["index"]))
+    assert seen == [0, [0], 1, [1], 2, [2]]
+
+
+def test_a_careful_step_blames_no_row_for_an_operator_that_relates_them():
+    blamed = []
+    Step([op(measure, batch=WHOLE_UNIT)])(rows(3), blamed.append)
+    assert blamed == [None]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no memory"),
+        ModuleNotFoundError("No module named 'torch'"),
+        av.error.MemoryError(12, "Cannot allocate memory"),
+        av.error.FileNotFoundError(2, "No such file or directory"),
+        av.error.PermissionError(13, "Permission denied"),
+        av.error.OSError(116, "Stale file handle"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_machine_did_is_no_rows_fault(error):
+    def work(rows):
+        raise error
+
+    with pytest.raises(type(error)):
+        run_local([op(work, batch=2)], rows(4))
 
 
 def test_a_step_keeps_codecs_to_its_cores(monkeypatch):

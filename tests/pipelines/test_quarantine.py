@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import attempts, chunked, ledger, recipes, run
-from pipelines.attempts import Attempt, Poisoned
+from pipelines import chunked, ledger, recipes, run
 
 KILLER = """
 import importlib.abc, importlib.machinery, os, sys
@@ -24,7 +23,7 @@ class Finder(importlib.abc.MetaPathFinder):
         spec.loader.exec_module = exec_module
         return spec
 
-if "--multiprocessing-fork" in sys.argv:
+if "pipelines.worker" in sys.orig_argv:
     sys.meta_path.insert(0, Finder())
 """
 
@@ -42,10 +41,6 @@ def child(tmp_path, monkeypatch):
     return patch
 
 
-def notes(out):
-    return [f.name for f in Path(out, "attempts").rglob("*.json")]
-
-
 def test_a_clip_that_kills_its_worker_is_quarantined_and_the_job_ends_well(child, raw, tmp_path):
     out = str(tmp_path / "o")
     doomed = "s.start_s == 0 and u.endswith('b.mp4')"
@@ -57,7 +52,6 @@ def test_a_clip_that_kills_its_worker_is_quarantined_and_the_job_ends_well(child
     assert (dead[0]["start_s"], Path(dead[0]["source_uri"]).name) == (0.0, "b.mp4")
     assert done.failures == []
     assert done.stored == done.kept > 0
-    assert len(notes(out)) == 3
 
 
 def test_a_source_that_kills_its_worker_is_quarantined(child, raw, tmp_path):
@@ -88,53 +82,3 @@ def test_a_chunk_that_kills_its_worker_is_left_out_and_its_source_is_not(child, 
     assert done.failures == []
     assert done.stored == done.kept > 0
     assert chunked._stored(done.out) == []
-
-
-def test_an_attempt_that_ends_leaves_no_note(tmp_path):
-    with Attempt(str(tmp_path), "score", "u") as attempt:
-        assert len(notes(tmp_path)) == 1
-        assert not attempt.careful
-    with pytest.raises(RuntimeError), Attempt(str(tmp_path), "score", "u"):
-        raise RuntimeError
-    assert notes(tmp_path) == []
-
-
-def test_a_worker_told_to_stop_leaves_no_note(tmp_path):
-    Attempt(str(tmp_path), "score", "u").__enter__()
-    attempts.withdraw()
-    assert notes(tmp_path) == []
-
-
-def die(out, row):
-    """An attempt whose worker died on this row (None: before the first)."""
-    attempt = Attempt(out, "score", "u")
-    attempt.__enter__()
-    if row:
-        attempt.admit({"clip_id": row})
-    attempts._open_notes.clear()
-
-
-def test_a_clip_is_rejected_after_two_deaths_and_not_before(tmp_path):
-    out = str(tmp_path)
-    die(out, None)
-    die(out, "c1")
-    with Attempt(out, "score", "u") as attempt:
-        assert attempt.careful
-        assert attempt.admit({"clip_id": "c1"}) is None
-    die(out, "c1")
-    with Attempt(out, "score", "u") as attempt:
-        assert attempt.admit({"clip_id": "c1"}) == "quarantined: killed its worker 2 times"
-        assert attempt.admit({"clip_id": "c2"}) is None
-    with Attempt(out, "score", "other") as attempt:
-        assert not attempt.careful
-
-
-def test_a_unit_that_dies_outside_its_clips_is_given_up(tmp_path):
-    out = str(tmp_path)
-    for _ in range(3):
-        die(out, None)
-    with (
-        pytest.raises(Poisoned, match=r"killed its worker 3 times outside of any clip; see .*attempts/score"),
-        Attempt(out, "score", "u"),
-    ):
-        pass

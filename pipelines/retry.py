@@ -1,0 +1,90 @@
+"""Take back what hangs on a reason, so that the next run tries it again.
+
+A reason stands in a row of a source (quarantined, unreadable) or of a clip, as the phase that found it wrote it. Taking it back
+removes that phase's unit; the next listing drops what later phases made of it. A shard stays as it is: a clip that it was
+committed without goes into a later one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from curation import storage
+from curation.schema import CLIP, Row
+from pipelines import ledger
+from pipelines.lock import locked
+from pipelines.recipes import CLIP_PHASES
+
+_COLUMNS = ("reject", "error", "consistency_status", "caption_error", "action_error", "interaction_error", "camera_status")
+_FAILED_SOURCES = ("quarantined", "unreadable", "error")
+
+
+@dataclass(frozen=True)
+class TakenBack:
+    """A reason that stands no more: the phase that wrote it, the clip or "" for a source, the source's uri, and the words."""
+
+    phase: str
+    clip_id: str
+    uri: str
+    reason: str
+
+
+def retry(out: str, reason: str = "", source: str = "") -> list[TakenBack]:
+    """Take back the rows whose reason fits the pattern `reason`, of sources whose uri fits `source`; both are as a shell's.
+
+    Without `reason` that is all that failed (errors, quarantines, sources that could not be read), and nothing that a rule
+    rejected. ValueError where another run is writing there.
+    """
+    out = storage.normal(out)
+    with locked(out):
+        rows = {phase: ledger.read_all(storage.join(out, "clips", phase), CLIP)[0].to_pylist() for phase in CLIP_PHASES}
+        uris = {row["clip_id"]: row["source_uri"] or "" for row in rows["partition"]}
+        taken = [
+            (row["unit_id"], TakenBack(phase, row["clip_id"], uris.get(row["clip_id"], ""), words))
+            for phase in CLIP_PHASES
+            for row in rows[phase]
+            for words in _reasons(row, reason)[:1]
+        ]
+        taken += _sources(out, reason)
+        taken = [
+            (unit, one) for unit, one in taken if not source or _fits(one.uri, source) or one.uri == storage.normal(source)
+        ]
+        _remove(out, taken)
+    return [one for _, one in taken]
+
+
+def _sources(out: str, reason: str) -> Iterator[tuple[str, TakenBack]]:
+    for row in ledger.videos(out).to_pylist():
+        if row["status"] in _FAILED_SOURCES and _wanted(f"{row['status']}: {row['reason']}", row["reason"] or "", reason):
+            yield row["unit_id"], TakenBack("partition", "", row["uri"], f"{row['status']}: {row['reason']}")
+
+
+def _reasons(row: Row, pattern: str) -> list[str]:
+    """The row's reasons that fit; without a pattern those of failures."""
+    reasons = [(name, row[name]) for name in _COLUMNS if row[name]]
+    if pattern:
+        return [words for _, words in reasons if _fits(words, pattern)]
+    return [words for name, words in reasons if name.endswith("error") or words.startswith(("quarantined", "failed:"))]
+
+
+def _wanted(whole: str, words: str, pattern: str) -> bool:
+    return not pattern or _fits(whole, pattern) or _fits(words, pattern)
+
+
+def _fits(text: str, pattern: str) -> bool:
+    return fnmatchcase(text, pattern)
+
+
+def _remove(out: str, taken: list[tuple[str, TakenBack]]) -> None:
+    """Remove the units, the last phase first: what is left of a run that is killed here still fits together."""
+    units: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for unit, one in taken:
+        units[one.phase, unit].append(one.clip_id)
+    for phase, unit in sorted(units, key=lambda key: -CLIP_PHASES.index(key[0])):
+        if phase == "shard":
+            ledger.remove_clips(out, phase, unit, units[phase, unit])
+        elif phase == "partition":
+            ledger.take_back(out, unit)
+        else:
+            storage.delete(ledger.clips_uri(out, phase, unit))

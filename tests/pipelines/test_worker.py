@@ -1,0 +1,139 @@
+"""A unit whose worker dies: by itself, which counts, or from outside, which does not."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from curation.schema import CLIP, columns
+from operators.op import WHOLE_UNIT, Op
+from pipelines import ledger, recipes, worker
+from pipelines.ledger import Record
+from pipelines.phases import Phase
+from pipelines.units import Unit
+from pipelines.worker import Supervisor
+
+CLIPS = ["c0", "c1", "c2", "c3"]
+SCHEMA = columns(CLIP, ["clip_id", "video_id", "unit_id", "reject", "error", "index"])
+
+
+@pytest.fixture(autouse=True)
+def own_crash_notes(tmp_path, monkeypatch):
+    """Workers of other tests crash on this machine at the same time."""
+    monkeypatch.setattr(worker, "_notes", lambda: tmp_path)
+
+
+@dataclass(frozen=True)
+class Odd(Phase):
+    """The real phase with an operator that does something to its process when it meets a row."""
+
+    deed: str = ""
+    clip: str = ""
+    times: int = 99
+    batch: int = 1
+
+    @property
+    def chain(self):
+        args = {"deed": self.deed, "clip": self.clip, "log": f"{self.out}/log", "times": self.times}
+        return [Op(meet, reads=("clip_id",), writes=("index",), args=args, batch=self.batch)]
+
+
+def meet(rows, deed, clip, log, times):
+    with open(log, "a+") as file:
+        file.write(" ".join(row["clip_id"] for row in rows) + "\n")
+        file.seek(0)
+        met = sum(clip in line.split() for line in file)
+    if any(row["clip_id"] == clip for row in rows) and met <= times:
+        os._exit(int(deed)) if deed.isdigit() else os.kill(os.getpid(), getattr(signal, deed))
+    return [{**row, "index": len(rows)} for row in rows]
+
+
+@pytest.fixture
+def done(tmp_path):
+    """The record and the rows of a unit of four clips, of which one does something."""
+
+    def do(deed, clip="c2", **how):
+        out = str(tmp_path)
+        rows = [{"clip_id": name, "video_id": "v" * 16} for name in CLIPS]
+        ledger.write_clips(out, "partition", "p-d-0of1", rows, SCHEMA, Record("partition", "p-d-0of1"))
+        unit = Unit("score", "s-d-0of1", upstream=("partition/p-d-0of1",))
+        supervisor = Supervisor()
+        try:
+            record = supervisor.do(Odd("score", recipes.smoke(), out, deed, clip, **how), unit)
+        finally:
+            supervisor.stop()
+        committed = Path(ledger.clips_uri(out, "score", unit.name)).exists()
+        return record, {row["clip_id"]: row for row in ledger.read_unit(out, "score", unit.name)} if committed else None
+
+    return do
+
+
+@pytest.mark.parametrize("deed", ["11", "SIGSEGV", "SIGABRT"])
+def test_a_clip_that_crashes_two_workers_is_quarantined_and_the_others_are_not(done, deed):
+    record, rows = done(deed)
+    assert record.failure is None
+    assert {name: row["reject"] for name, row in rows.items()} == {
+        "c0": None,
+        "c1": None,
+        "c2": "quarantined: killed its worker 2 times",
+        "c3": None,
+    }
+
+
+@pytest.mark.parametrize("deed", ["SIGKILL", "SIGTERM"])
+def test_a_kill_from_outside_is_no_fault_of_the_clip(done, deed):
+    record, rows = done(deed, times=3)
+    assert record.failure is None
+    assert {row["reject"] for row in rows.values()} == {None}
+
+
+def test_a_unit_that_is_killed_again_and_again_is_left_to_the_next_run(done):
+    record, rows = done("SIGKILL")
+    assert record.failure == "s-d-0of1: its worker was killed too often: 5 x SIGKILL; is there memory enough?"
+    assert rows is None
+
+
+def test_a_crash_that_does_not_come_back_costs_nothing(done):
+    record, rows = done("11", times=1)
+    assert record.failure is None
+    assert {row["reject"] for row in rows.values()} == {None}
+
+
+def test_clips_whose_results_are_pooled_are_pooled_again_without_the_one_that_crashes(done):
+    _, rows = done("11", batch=64)
+    assert {name: row["index"] for name, row in rows.items()} == {"c0": 2, "c1": 2, "c2": None, "c3": 1}
+
+
+def test_a_crash_that_does_not_come_back_changes_no_pooled_result(done):
+    record, rows = done("11", times=1, batch=64)
+    assert {row["index"] for row in rows.values()} == {4}
+    assert record.rows == 4
+
+
+def test_rows_that_are_related_are_not_blamed_one_by_one(done):
+    record, rows = done("11", batch=WHOLE_UNIT)
+    assert record.failure == "s-d-0of1: crashed its worker 3 times outside of any clip: 3 x exit code 11"
+    assert rows is None
+
+
+def test_crashes_of_several_units_at_once_speak_of_the_machine(done, monkeypatch):
+    monkeypatch.setattr(worker, "_apart_s", lambda unit: 0.0)
+    real = worker._note
+
+    def note(death):
+        real(death)
+        real(worker.Death("another unit", None, "SIGSEGV", True, death.time_s + 0.5))
+
+    monkeypatch.setattr(worker, "_note", note)
+    record, rows = done("SIGSEGV")
+    assert record.failure == "s-d-0of1: its worker was killed too often: 5 x SIGSEGV; is there memory enough?"
+    assert rows is None
+
+
+def test_a_worker_that_cannot_start_is_said_at_once(monkeypatch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'pipelines.worker' in sys.orig_argv: os._exit(3)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ChildProcessError, match="could not start .exit code 3."):
+        worker.WorkerProcess()
