@@ -1,23 +1,27 @@
 """Files by uri, the same for a path, file:// and s3:// (boto3): list, open, read, and put whole or not at all.
 
 A put is atomic: a reader sees the old object, the new one or none, never half of one. With `if_absent` it also says who was
-first, which is all that commits and locks need.
+first, which is all that commits need. A file has a version (`Entry.token`): reads that are given one never mix two versions.
 """
 
 import glob
 import hashlib
 import io
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from types import TracebackType
+from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import unquote, urlsplit
+
+from curation.processes import per_process
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
@@ -34,11 +38,17 @@ _WAITING = 16  # requests under way at once
 _ID_BLOCKS, _ID_BLOCK_BYTES, _ID_EDGE_BYTES = 16, 64 << 10, 1 << 20
 # One range request each: smaller makes a sequential decode wait on round trips, larger wastes a seek.
 _RANGE_BYTES = 4 << 20
+# A read whose answer is short or of other bytes is tried so often, each time on fresh connections.
+_READ_TRIES = 3
+
+
+class SourceChanged(OSError):
+    """A file is no longer the version that was listed or opened; what was measured of that one does not hold for it."""
 
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """One listed file: its uri, size in bytes, and a token that changes when the file does (etag, or mtime in ns)."""
+    """One listed file: its uri, its size in bytes, and its version: "size-etag" on S3, else "size-mtime in ns"."""
 
     uri: str
     size: int
@@ -64,20 +74,43 @@ def normal(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(uri))
 
 
-def read(uri: str, start: int = 0, length: int | None = None) -> bytes:
-    """The bytes from `start`, all of the rest or `length`; FileNotFoundError where there is none."""
+def version(uri: str) -> str:
+    """Return the version that a file has now, as `Entry.token` gives it. FileNotFoundError where there is no file."""
     if is_s3(uri):
-        return _s3_read(uri, start, length)
-    with open(uri, "rb") as file:
+        return _s3_version(uri)
+    status = os.stat(uri)
+    if not stat.S_ISREG(status.st_mode):
+        raise FileNotFoundError(f"{uri}: is not a file")
+    return _local_version(status)
+
+
+def check_version(uri: str, token: str) -> None:
+    """Raise SourceChanged where a file's version is not `token`. An empty token is unknown and never differs."""
+    if token:
+        _require_version(uri, token, version(uri))
+
+
+def read(uri: str, start: int = 0, length: int | None = None, token: str = "") -> bytes:
+    """Return the bytes from `start`, all of the rest or `length`, fewer where the file ends before.
+
+    token: the version that they must be of; else SourceChanged. FileNotFoundError where there is no file.
+    """
+    if is_s3(uri):
+        return _s3_read(uri, start, length, token)
+    with _LocalFile(uri, token) as file:
         file.seek(start)
         return file.read(-1 if length is None else length)
 
 
-def open_binary(uri: str) -> BinaryIO:
-    """A seekable file for reading; on S3 each read fetches ranges, so a short span of a long video costs little."""
+def open_binary(uri: str, token: str = "") -> BinaryIO:
+    """Open a seekable file for reading; on S3 each read fetches ranges, so a short span of a long video costs little.
+
+    All that is read is of one version: `token`, or the one at opening. SourceChanged where the file has another: raised by
+    opening and reading on S3, by opening and closing locally. Leaving a `with` block by another error raises that one.
+    """
     if is_s3(uri):
-        return io.BufferedReader(_RangeFile(uri), _RANGE_BYTES)
-    return open(uri, "rb")
+        return io.BufferedReader(_RangeFile(uri, token), _RANGE_BYTES)
+    return cast(BinaryIO, _LocalFile(uri, token))
 
 
 def put(uri: str, data: bytes, if_absent: bool = False) -> bool:
@@ -126,7 +159,7 @@ def exists(uri: str) -> bool:
     if not is_s3(uri):
         return os.path.isfile(uri)
     try:
-        return _s3_size(uri) >= 0
+        return bool(version(uri))
     except FileNotFoundError:
         return False
 
@@ -169,10 +202,13 @@ def find_sources(inputs: Iterable[str], exclude: str | None = None) -> list[Entr
 
 
 def content_id(entry: Entry) -> str:
-    """Name a source by its bytes: SHA-256 over size, first and last MiB and sixteen blocks between (16 hex digits)."""
+    """Name a source by its bytes: SHA-256 over size, first and last MiB and sixteen blocks between (16 hex digits).
+
+    SourceChanged where the file is no longer the listed version.
+    """
     sha = hashlib.sha256(str(entry.size).encode())
     for start, length in _sampled_ranges(entry.size):
-        sha.update(read(entry.uri, start, length))
+        sha.update(read(entry.uri, start, length, entry.token))
     return sha.hexdigest()[:16]
 
 
@@ -274,8 +310,49 @@ def _unlisted(error: OSError) -> None:
 
 
 def _local_entry(path: str) -> Entry:
-    stat = os.stat(path)
-    return Entry(path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+    status = os.stat(path)
+    return Entry(path, status.st_size, _local_version(status))
+
+
+def _local_version(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _require_version(uri: str, token: str, now: str) -> None:
+    if token and now != token:
+        was, (size, mark) = token.partition("-")[::2], now.partition("-")[::2]
+        kind = "ETag" if is_s3(uri) else "mtime"
+        raise SourceChanged(
+            f"{uri}: the file changed since it was listed (size and {kind} were {was[0]} and {was[1]}, are {size} and {mark})"
+        )
+
+
+class _LocalFile(io.BufferedReader):
+    """A local file that is checked when it is opened and when it is closed: it must have one version all the time."""
+
+    def __init__(self, path: str, token: str) -> None:
+        file = io.FileIO(path)
+        try:
+            self._uri, self._token = path, _local_version(os.fstat(file.fileno()))
+            _require_version(path, token, self._token)
+        except BaseException:
+            file.close()
+            raise
+        super().__init__(file)
+
+    def close(self) -> None:
+        """Close it; SourceChanged where what was read may be of two versions."""
+        if self.closed:
+            return
+        try:
+            now = _local_version(os.fstat(self.fileno()))
+        finally:
+            super().close()
+        _require_version(self._uri, self._token, now)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with suppress(SourceChanged) if error else nullcontext():
+            self.close()
 
 
 def _place(uri: str, if_absent: bool, write: Any) -> bool:
@@ -296,13 +373,14 @@ def _place(uri: str, if_absent: bool, write: Any) -> bool:
         Path(temporary).unlink(missing_ok=True)
 
 
-@cache
+@per_process
 def _s3() -> Any:
-    """One client a process; the endpoint and the keys come from the usual AWS environment."""
+    """Build the S3 client of this process; the endpoint and the keys come from the usual AWS environment."""
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", config=Config(retries={"max_attempts": 8, "mode": "adaptive"}))
+    # A session of its own: the default one is shared with a forked child, and is not safe between threads.
+    return boto3.Session().client("s3", config=Config(retries={"max_attempts": 8, "mode": "adaptive"}))
 
 
 def _bucket_key(uri: str) -> tuple[str, str]:
@@ -330,34 +408,91 @@ def _s3_list(prefix: str) -> list[Entry]:
         listed = [item for page in pages for item in page.get("Contents", [])]
     inside = [i for i in listed if not key or i["Key"] == key or i["Key"].startswith(key.rstrip("/") + "/")]
     return [
-        Entry(f"s3://{bucket}/{i['Key']}", i["Size"], f"{i['Size']}-{i['ETag'].strip(chr(34))}")
+        Entry(f"s3://{bucket}/{i['Key']}", i["Size"], f"{i['Size']}-{_plain_etag(i['ETag'])}")
         for i in inside
         if not i["Key"].endswith("/")
     ]
 
 
-def _s3_size(uri: str) -> int:
+def _s3_version(uri: str) -> str:
     bucket, key = _bucket_key(uri)
     with _s3_errors(uri):
-        size: int = _s3().head_object(Bucket=bucket, Key=key)["ContentLength"]
-    return size
+        head = _s3().head_object(Bucket=bucket, Key=key)
+    return f"{head['ContentLength']}-{_plain_etag(head['ETag'])}"
 
 
-def _s3_read(uri: str, start: int, length: int | None) -> bytes:
-    from botocore.exceptions import ClientError
+def _plain_etag(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
 
+
+class _WrongAnswer(Exception):
+    """The store answered a read with other bytes than those asked for, or with too few."""
+
+
+def _s3_read(uri: str, start: int, length: int | None, token: str = "") -> bytes:
+    """A range of an object, checked; `_WrongAnswer`s are tried again before they are an OSError."""
     if length == 0:
         return b""  # a range names at least one byte
+    trouble = ""
+    for _ in range(_READ_TRIES):
+        try:
+            return _s3_range(uri, start, length, token)
+        except _WrongAnswer as error:
+            trouble = str(error)
+            _s3().close()  # closes the idle connections of the pool: one that is out of step stays so
+            check_version(uri, token)
+    raise OSError(f"{uri}: {trouble}, {_READ_TRIES} times")
+
+
+def _s3_range(uri: str, start: int, length: int | None, token: str) -> bytes:
+    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+
     bucket, key = _bucket_key(uri)
-    wanted = {} if start == 0 and length is None else {"Range": f"bytes={start}-{'' if length is None else start + length - 1}"}
+    whole = start == 0 and length is None
+    wanted = {} if whole else {"Range": f"bytes={start}-{'' if length is None else start + length - 1}"}
+    if token:
+        wanted["IfMatch"] = f'"{token.partition("-")[2]}"'
     with _s3_errors(uri):
         try:
-            data: bytes = _s3().get_object(Bucket=bucket, Key=key, **wanted)["Body"].read()
+            answer = _s3().get_object(Bucket=bucket, Key=key, **wanted)
         except ClientError as error:
-            if error.response["Error"]["Code"] != "InvalidRange":
+            code = error.response["Error"]["Code"]
+            if code in ("PreconditionFailed", "412") and token:
+                check_version(uri, token)
+                raise OSError(f"{uri}: the store refuses If-Match with the ETag that it gives itself") from error
+            if code != "InvalidRange":
                 raise
+            check_version(uri, token)
             return b""
+        with closing(answer["Body"]) as body:  # closed before its end, a connection is not used again
+            expected = _expected_bytes(answer, None if whole else (start, length), token)
+            try:
+                data: bytes = body.read()
+            except (HTTPClientError, IncompleteReadError) as error:
+                raise _WrongAnswer(f"the answer broke off ({error})") from error
+    if len(data) != expected:
+        raise _WrongAnswer(f"{len(data)} bytes came instead of {expected}")
     return data
+
+
+def _expected_bytes(answer: Any, span: tuple[int, int | None] | None, token: str) -> int:
+    """How many bytes an answer must have to be the range (start, length), or the whole, of this version of the object."""
+    size, _, etag = token.partition("-")
+    if token and _plain_etag(answer.get("ETag", "")) != etag:
+        raise _WrongAnswer(f"asked for ETag {etag}, the answer has {answer.get('ETag')}")
+    if span is None:
+        first, last, total = 0, answer["ContentLength"] - 1, answer["ContentLength"]
+    else:
+        said = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.get("ContentRange") or "")
+        if not said:
+            raise _WrongAnswer(f"asked for a range, the answer has Content-Range {answer.get('ContentRange')}")
+        first, last, total = (int(number) for number in said.groups())
+    start, length = span or (0, None)
+    end = total if length is None else min(start + length, total)
+    if (first, last + 1) != (start, end) or (token and total != int(size)):
+        wanted = f"bytes {start} to {end} of {size or total}"
+        raise _WrongAnswer(f"asked for {wanted}, the answer has {first} to {last + 1} of {total}")
+    return end - start
 
 
 def _s3_put(uri: str, data: bytes | BinaryIO, if_absent: bool) -> bool:
@@ -386,10 +521,12 @@ def _as_os_error(uri: str, error: Any) -> OSError:
 
 
 class _RangeFile(io.RawIOBase):
-    """A read-only S3 object as a raw file: each `readinto` is one range request."""
+    """One version of an S3 object as a raw read-only file: each `readinto` is one range request with If-Match."""
 
-    def __init__(self, uri: str) -> None:
-        self._uri, self._size, self._at = uri, _s3_size(uri), 0
+    def __init__(self, uri: str, token: str = "") -> None:
+        self._uri, self._token, self._at = uri, version(uri), 0
+        _require_version(uri, token, self._token)
+        self._size = int(self._token.partition("-")[0])
 
     def readable(self) -> bool:
         return True
@@ -408,7 +545,7 @@ class _RangeFile(io.RawIOBase):
         length = min(len(buffer), self._size - self._at)
         if length <= 0:
             return 0
-        data = read(self._uri, self._at, length)
+        data = read(self._uri, self._at, length, self._token)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)

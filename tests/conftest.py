@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,27 @@ def s3(_moto: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
     yield SimpleNamespace(uri=f"s3://{bucket}", bucket=bucket, client=client, fetched=fetched)
     client.close()
     storage._s3.cache_clear()
+
+
+@pytest.fixture
+def front(s3: SimpleNamespace, _moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """The same bucket behind a server that keeps connections open and can be made to err: see `store_front.Front`."""
+    kept = _beside("store_front")
+    server = kept.Front(_moto)
+    server.uri, server.refusal = s3.uri, kept.refusal
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    storage._s3.cache_clear()
+    yield server
+    storage._s3.cache_clear()
+    server.stop()
+
+
+def _beside(name: str) -> Any:
+    """A module of helpers in this folder."""
+    found = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
 
 
 class Server:
@@ -178,9 +200,7 @@ def pipelines(tmp_path_factory):
     """Folders of a painter, an editor and an animator: diffusers' own classes, tiny, with random weights."""
     for package in ("diffusers", "ftfy"):
         pytest.importorskip(package, reason=f'{package} is in the extra "synth"')
-    beside = importlib.util.spec_from_file_location("tiny_pipelines", Path(__file__).with_name("tiny_pipelines.py"))
-    tiny = importlib.util.module_from_spec(beside)
-    beside.loader.exec_module(tiny)
+    tiny = _beside("tiny_pipelines")
     folder = tmp_path_factory.mktemp("pipelines")
     return SimpleNamespace(
         painter=tiny.flux(folder / "flux"), editor=tiny.flux(folder / "kontext", editor=True), animator=tiny.wan(folder / "wan")

@@ -244,3 +244,59 @@ def test_equal_bytes_have_one_name_and_other_bytes_another(size, tmp_path):
         changed = bytearray(data)
         changed[at] ^= 1
         assert content(tmp_path / "c", bytes(changed)) != name, at
+
+
+# Versions
+
+
+def test_reads_of_another_version_are_refused(tmp_path):
+    uri = str(tmp_path / "a")
+    storage.put(uri, b"first version")
+    (entry,) = storage.list_files(uri)
+    assert storage.version(uri) == entry.token
+    assert storage.read(uri, 2, 3, entry.token) == b"rst"
+    with storage.open_binary(uri, entry.token) as file:
+        storage.put(uri, b"other version")  # another file under the same name; the open one is still the old one
+        assert file.read() == b"first version"
+    now = storage.version(uri)
+    words = f"^{uri}: the file changed since it was listed .size and mtime were 13 and {entry.token[3:]}, are 13 and {now[3:]}"
+    for call in (storage.open_binary, storage.check_version, lambda *_: storage.content_id(entry)):
+        with pytest.raises(storage.SourceChanged, match=words):
+            call(uri, entry.token)
+    with pytest.raises(storage.SourceChanged, match=words):
+        storage.read(uri, 2, 3, entry.token)
+    storage.check_version(uri, "")
+    assert storage.read(uri, 0, 5) == b"other"
+    for gone in (str(tmp_path / "none"), str(tmp_path)):
+        with pytest.raises(FileNotFoundError, match=gone):
+            storage.version(gone)
+        with pytest.raises(FileNotFoundError, match=gone):
+            storage.check_version(gone, now)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused_when_it_is_closed(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"first version")
+    file = storage.open_binary(str(path))
+    assert file.read(5) == b"first"
+    with open(path, "ab") as growing:
+        growing.write(b"more")
+    with pytest.raises(storage.SourceChanged, match=r"size and mtime were 13 and \d+, are 17 and"):
+        file.close()
+    assert file.closed
+    file.close()
+
+
+def grow_inside(path: Path, error: Exception | None) -> None:
+    with storage.open_binary(str(path)), open(path, "ab") as growing:
+        growing.write(b"more")
+        if error:
+            raise error
+
+
+def test_a_change_is_raised_by_the_context_but_hides_no_other_error(tmp_path):
+    (tmp_path / "a").write_bytes(b"first version")
+    with pytest.raises(storage.SourceChanged):
+        grow_inside(tmp_path / "a", None)
+    with pytest.raises(KeyError, match="theirs"):
+        grow_inside(tmp_path / "a", KeyError("theirs"))

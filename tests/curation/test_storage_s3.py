@@ -1,5 +1,6 @@
 """s3:// behaves as local files do, against a store on this machine; reads fetch parts."""
 
+import os
 import random
 import threading
 from pathlib import Path
@@ -158,3 +159,143 @@ def test_a_store_that_fails_while_a_video_is_read_is_not_a_short_video(reads, re
     monkeypatch.setattr(storage, "_s3_read", failing)
     with pytest.raises(OSError, match="SlowDown"):
         list(video.decode(there))
+
+
+# Versions, and answers that nobody asked for
+
+
+def test_reads_of_another_version_are_refused(front):
+    uri = f"{front.uri}/a"
+    storage.put(uri, b"first version")
+    (entry,) = storage.list_files(uri)
+    assert storage.version(uri) == entry.token
+    assert storage.read(uri, 2, 3, entry.token) == b"rst"
+    assert storage.content_id(entry)
+    file = storage.open_binary(uri, entry.token)
+    unknown = storage.open_binary(uri)
+    storage.put(uri, b"other version")  # as long, so that only the ETag tells
+    now = storage.version(uri)
+    words = f"^{uri}: the file changed since it was listed .size and ETag were 13 and {entry.token[3:]}, are 13 and {now[3:]}"
+    for call in (
+        lambda: storage.read(uri, 2, 3, entry.token),
+        lambda: storage.read(uri, token=entry.token),
+        lambda: storage.read(uri, 99, 3, entry.token),
+        lambda: storage.open_binary(uri, entry.token),
+        lambda: storage.check_version(uri, entry.token),
+        lambda: storage.content_id(entry),
+        file.read,
+        unknown.read,
+    ):
+        with pytest.raises(storage.SourceChanged, match=words):
+            call()
+    storage.check_version(uri, "")
+    assert storage.read(uri, 0, 5) == b"other"
+    storage.delete(uri)
+    for call in (storage.version, lambda uri: storage.check_version(uri, now), lambda uri: storage.read(uri, 0, 1, now)):
+        with pytest.raises(FileNotFoundError, match=uri):
+            call(uri)
+
+
+def test_a_store_that_ignores_if_match_on_reads_is_seen_through(front):
+    uri = f"{front.uri}/a"
+    storage.put(uri, b"first version")
+    before = storage.version(uri)
+    storage.put(uri, b"other version")
+    front.before = lambda request: request.headers.pop("if-match", None) and None
+    with pytest.raises(storage.SourceChanged, match="the file changed since it was listed"):
+        storage.read(uri, 2, 3, before)
+
+
+def test_a_store_that_refuses_the_etag_it_gives_is_named(front):
+    uri = f"{front.uri}/a"
+    storage.put(uri, b"first version")
+    front.before = lambda request: front.refusal(412, "PreconditionFailed") if "if-match" in request.headers else None
+    with pytest.raises(OSError, match=f"{uri}: the store refuses If-Match with the ETag that it gives itself") as caught:
+        storage.read(uri, 2, 3, storage.version(uri))
+    assert not isinstance(caught.value, storage.SourceChanged)
+
+
+def shorter(answer):
+    answer.body, answer.length = answer.body[:-3], answer.length - 3
+
+
+def broken_off(answer):
+    answer.body = answer.body[:-3]
+
+
+def other_start(answer):
+    answer.headers["content-range"] = answer.headers["content-range"].replace("bytes 2-", "bytes 3-")
+
+
+def other_object(answer):
+    answer.headers["etag"] = '"0123"'
+
+
+def other_size(answer):
+    answer.headers["content-range"] = answer.headers["content-range"].replace("/13", "/14")
+
+
+def not_a_range(answer):
+    del answer.headers["content-range"]
+
+
+WRONG = {
+    shorter: r"(4|8) bytes came instead of (7|11)",
+    broken_off: "the answer broke off",
+    other_start: r"asked for bytes 2 to \d+ of 13, the answer has 3 to",
+    other_object: "asked for ETag .*, the answer has .0123",
+    other_size: r"asked for bytes 2 to \d+ of 13, the answer has 2 to \d+ of 14",
+    not_a_range: "asked for a range, the answer has Content-Range None",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
+@pytest.mark.parametrize("length", [7, None])
+def test_a_wrong_answer_is_asked_for_again_on_a_new_connection_and_then_an_error(wrong, length, front):
+    uri = f"{front.uri}/a"
+    storage.put(uri, b"first version")
+    token, left = storage.version(uri), [1]
+
+    def spoil(request, answer):
+        if request.ranged and left:
+            left.pop()
+            wrong(answer)
+
+    front.after = spoil
+    before = front.connections
+    assert storage.read(uri, 2, length, token) == b"first version"[2 : 2 + length if length else None]
+    assert front.connections == before + 1
+    left += [1] * 3
+    with pytest.raises(OSError, match=f"{uri}: ({WRONG[wrong]}).*, 3 times$") as caught:
+        storage.read(uri, 2, length, token)
+    assert not isinstance(caught.value, storage.SourceChanged)
+    assert not left
+    assert storage.read(uri, 2, length) == b"first version"[2 : 2 + length if length else None]
+
+
+# Forked children
+
+
+def test_forked_children_do_not_read_each_others_bytes(front):
+    for child in "AB":
+        storage.put(f"{front.uri}/{child}", child.encode() * 50_000)
+    storage.list_files(front.uri)  # as a loader does before it forks: an open connection lies in the pool
+    client, before = storage._s3(), front.connections
+    children = {}
+    for child in "AB":
+        if not (pid := os.fork()):
+            ours = client is not storage._s3() and storage._s3() is storage._s3()
+            wrong = sum(storage.read(f"{front.uri}/{child}", 100, 40_000) != child.encode() * 40_000 for _ in range(100))
+            os._exit(wrong if ours else 255)
+        children[child] = pid
+    codes = {child: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for child, pid in children.items()}
+    assert codes == {"A": 0, "B": 0}, "reads of other bytes, 255: the client was the parent's"
+    assert front.connections == before + 2, "one for each child"
+    assert storage._s3() is client
+    assert storage.read(f"{front.uri}/A", 1, 2) == b"AA"
+    assert front.connections == before + 2, "the parent's is still open"
+
+
+def test_threads_of_a_process_share_one_client(front):
+    storage._s3.cache_clear()
+    assert len(set(map(id, storage.at_once(lambda _: storage._s3(), range(64))))) == 1
