@@ -204,11 +204,12 @@ def find_sources(inputs: Iterable[str], exclude: str | None = None) -> list[Entr
 def content_id(entry: Entry) -> str:
     """Name a source by its bytes: SHA-256 over size, first and last MiB and sixteen blocks between (16 hex digits).
 
-    SourceChanged where the file is no longer the listed version.
+    Of a file that is longer than the entry says, its beginning is named. SourceChanged where the file is no longer the listed
+    version.
     """
     sha = hashlib.sha256(str(entry.size).encode())
     for start, length in _sampled_ranges(entry.size):
-        sha.update(read(entry.uri, start, length, entry.token))
+        sha.update(read(entry.uri, start, min(length, entry.size - start), entry.token))
     return sha.hexdigest()[:16]
 
 
