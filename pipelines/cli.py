@@ -1,6 +1,7 @@
 """The command line: `gamecraft curate | synth | train | report | recipe | inspect | bench`. It picks recipe, input, output."""
 
 import importlib
+import re
 import sys
 from collections import Counter, defaultdict
 from types import SimpleNamespace
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperCommand
 
 from curation import shards, storage
 from curation.schema import CLIP
 from pipelines import recipes
 from pipelines.figures import plural, short_name
+from pipelines.lock import LeaseLost
 from pipelines.recipes import PHASES, SYNTH_PHASES
 
 if TYPE_CHECKING:
@@ -33,12 +36,28 @@ BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captio
     "world": "bench.demo_world",
 }
 
+Wait = Annotated[
+    float,
+    typer.Option(metavar="[SECONDS]", min=0, help="Wait for another run that holds OUT; without SECONDS as long as it takes."),
+]
 Data = Annotated[list[str], typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again.")]
 OfTraining = Annotated[bool, typer.Option("--train", help="A recipe of training instead of curation.")]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
 
 
-@app.command()
+class _Waits(TyperCommand):
+    """Lets --wait stand without a number."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        if "--wait" in given:
+            behind = given.index("--wait") + 1
+            if not re.fullmatch(r"\d+(\.\d+)?", "".join(given[behind : behind + 1])):
+                given.insert(behind, "inf")
+        return super().parse_args(ctx, given)
+
+
+@app.command(cls=_Waits)
 def curate(
     inputs: Annotated[
         list[str],
@@ -48,6 +67,7 @@ def curate(
     recipe: Annotated[str, typer.Option(help="A recipe's name (see `gamecraft recipe list`) or a YAML file.")] = "laptop",
     runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
     phase: Annotated[str, typer.Option(help=f"Run one phase only: {', '.join(PHASES)}.")] = "",
+    wait: Wait = 0.0,
 ) -> None:
     """Turn videos into WebDataset shards, a ledger of every clip, and a report. Run it again to go on or to add input."""
     from pipelines import run, runners
@@ -56,14 +76,14 @@ def curate(
     _among("--runner", runner, runners.NAMES)
     if phase:
         _among("--phase", phase, PHASES)
-    summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None)
+    summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None, wait)
     report = write_report(summary.out)
     _print_summary(summary, report)
     if summary.failures:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=_Waits)
 def synth(
     out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix; also one of curate.")],
     interactions: Annotated[str, typer.Option(help="Names of interactions or categories, with commas; or all.")] = "all",
@@ -73,6 +93,7 @@ def synth(
     recipe: Annotated[str, typer.Option(help="A recipe's name (see `gamecraft recipe list`) or a YAML file.")] = "laptop",
     runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
     phase: Annotated[str, typer.Option(help=f"Run one phase only: {', '.join(SYNTH_PHASES)}.")] = "",
+    wait: Wait = 0.0,
 ) -> None:
     """Make videos of interactions, verify them, and add those accepted to OUT as clips, with a ledger of every attempt."""
     from pipelines import run, runners
@@ -82,7 +103,7 @@ def synth(
     if phase:
         _among("--phase", phase, SYNTH_PHASES)
     names, given = ([word.strip() for word in words.split(",")] for words in (interactions, frames))
-    summary = run.synthesise(names, given, out, recipes.load(recipe), runner, [phase] if phase else None)
+    summary = run.synthesise(names, given, out, recipes.load(recipe), runner, [phase] if phase else None, wait)
     _print_summary(summary, write_report(summary.out))
     if summary.failures:
         raise typer.Exit(1)
@@ -376,6 +397,8 @@ def main() -> None:
         status = app(standalone_mode=False)
     except (ValueError, OSError) as error:
         status = _fail(str(error), 2)
+    except LeaseLost as error:
+        status = _fail(str(error), 1)
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own way of saying what was wrong with the words
             raise

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from curation import shards, storage
-from pipelines import captioned, chunked, ledger, listing, recipes, runners, synthesis
+from pipelines import captioned, chunked, ledger, listing, lock, recipes, runners, synthesis
 from pipelines.ledger import Record
 from pipelines.lock import locked
 from pipelines.phases import Phase
@@ -60,16 +60,22 @@ class Summary:
 
 
 def curate(
-    inputs: Sequence[str], out: str, recipe: Recipe, runner: str = "local", phases: Sequence[str] | None = None
+    inputs: Sequence[str],
+    out: str,
+    recipe: Recipe,
+    runner: str = "local",
+    phases: Sequence[str] | None = None,
+    wait_s: float = 0.0,
 ) -> Summary:
     """Turn sources into shards under `out`. ValueError for what the user got wrong; bad media end up in the ledger.
 
     Without `phases` all run that help: one process gains nothing from chunks, so the local runner has no `scan`.
+    wait_s: how long to wait for another run that holds `out`. LeaseLost where another takes it from this one.
     """
     phases = phases or (PHASES if runner == "ray" else CLIP_PHASES)
     exclude = storage.normal(out)
     entries = storage.find_sources(inputs, exclude=exclude) if {"scan", "partition"} & set(phases) else []
-    return _run(out, recipe, runner, phases, lambda name, folder: listing.todo(name, folder, recipe, entries))
+    return _run(out, recipe, runner, phases, lambda name, folder: listing.todo(name, folder, recipe, entries), wait_s)
 
 
 def synthesise(
@@ -79,17 +85,18 @@ def synthesise(
     recipe: Recipe,
     runner: str = "local",
     phases: Sequence[str] | None = None,
+    wait_s: float = 0.0,
 ) -> Summary:
     """Make interactions from initial frames, verify them, and turn those accepted into shards under `out`, as clips of footage.
 
-    ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger.
+    ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger. wait_s: as for `curate`.
     """
     wanted = synthesis.plan(interactions, frames, recipe)
 
     def todo(name: str, folder: str) -> tuple[list[Unit], int]:
         return synthesis.todo(folder, recipe, wanted) if name == "generate" else listing.todo(name, folder, recipe, [])
 
-    return _run(out, recipe, runner, phases or SYNTH_PHASES, todo)
+    return _run(out, recipe, runner, phases or SYNTH_PHASES, todo, wait_s)
 
 
 def _run(
@@ -98,6 +105,7 @@ def _run(
     runner: str,
     phases: Sequence[str],
     todo: Callable[[str, str], tuple[list[Unit], int]],
+    wait_s: float,
 ) -> Summary:
     """The phases over an output folder; `todo` lists what is left of a phase and how much was done before."""
     began = time.monotonic()
@@ -107,16 +115,18 @@ def _run(
             "caption.vlm.backend vllm runs engines on a Ray cluster: use --runner ray, or backend http or transformers"
         )
     _claim(out)
-    with locked(out):
+    with locked(out, wait_s):
         storage.sweep(out)
         _check_recipe(out, recipe)
         if runner == "ray":
             runners.start_ray()
         summary = Summary(out)
         for name in phases:
+            lock.check(out)  # what lists units may delete those of other settings, and plans shards
             for left, before in _rounds(name, out, recipe, todo):
                 summary.before.setdefault(name, before)
                 summary.records += list(_watched(Phase(name, recipe, out), left, runner))
+        lock.check(out)
         chunked.sweep(out)
         _conclude(summary, recipe)
     summary.wall_s = time.monotonic() - began
@@ -137,11 +147,9 @@ def _rounds(
 
 
 def _claim(out: str) -> None:
-    """Find out now, not after an hour's work, that the output folder cannot be written."""
-    probe = storage.join(out, "writable.tmp")
+    """Find out now, not after an hour's work, that the output folder cannot be written, or not by one run at a time."""
     try:
-        storage.put(probe, b"")
-        storage.delete(probe)
+        storage.check_conditions(out)
     except OSError as error:
         raise ValueError(f"{out}: cannot be written ({error.strerror or error})") from error
 
@@ -241,6 +249,7 @@ def _write_dataset(out: str, recipe: Recipe, listed: Sequence[dict[str, Any]], c
     codec = {name: ".".join(map(str, numbers)) for name, numbers in sorted(av.library_versions.items())}
     build = {"gamecraft": code_version(), "pyav": av.__version__, **codec}
     about = {"recipe_name": recipe.name, "recipe": recipes.settings_of(recipe), "build": build, "pose_unit": _POSE_UNIT}
+    lock.check(out)
     shards.write_dataset(out, {**about, "counts": counts, "shards": list(listed)})
 
 
