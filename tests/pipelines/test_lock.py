@@ -157,17 +157,17 @@ def test_wait_stands_with_and_without_a_number(tmp_path, monkeypatch):
 
 def test_of_several_that_find_a_dead_lock_one_takes_it(tmp_path):
     hold(tmp_path, 1, "elsewhere", age_s=500)
-    start, done, got = threading.Barrier(6), threading.Event(), []
+    start, all_tried, got = threading.Barrier(6), threading.Barrier(6), []
 
     def take():
         start.wait()
         try:
             with locked(str(tmp_path)):
                 got.append("taken")
-                done.wait()
+                all_tried.wait(60)
         except ValueError as error:
             got.append(str(error))
-            done.set()
+            all_tried.wait(60)
 
     threads = [threading.Thread(target=take) for _ in range(6)]
     for thread in threads:
