@@ -8,8 +8,9 @@ waits for threads that the child does not have. So every cache of such a thing i
 import os
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # Of a parent: kept for ever, since dropping the last reference would close it.
@@ -44,24 +45,56 @@ class OwnValue(Generic[T]):
         self._held = None if value is None else (os.getpid(), value)
 
 
-class per_process(Generic[T]):  # noqa: N801  a decorator
-    """Call the function once in each process and return that value from then on; a forked child calls it again.
+class per_process(Generic[P, T]):  # noqa: N801  a decorator
+    """Call the function once in each process for the same arguments, and return that value from then on.
 
-    Threads that ask at the same time get the same value. `cache_clear` forgets this process's value.
+    A forked child calls it again. Threads that ask at the same time get the same value. `cache_clear` forgets this process's
+    values.
     """
 
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make, self._own = make, OwnValue[T]()
+    def __init__(self, make: Callable[P, T]) -> None:
+        self._make, self._own = make, OwnValue[dict[Any, T]]()
 
-    def __call__(self) -> T:
-        value = self._own.get()
-        if value is None:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        key, values = (args, *sorted(kwargs.items())), self._own.get()
+        if values is None or key not in values:
             with _making:
-                value = self._own.get()
-                if value is None:
-                    value = self._make()
-                    self._own.put(value)
-        return value
+                values = self._own.get()
+                if values is None:
+                    self._own.put(values := {})
+                if key not in values:
+                    values[key] = self._make(*args, **kwargs)
+        return values[key]
 
     def cache_clear(self) -> None:
         self._own.put(None)
+
+
+def space() -> str:
+    """Name the space in which a process number means something: this start of the machine, and the PID namespace in it."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def started(pid: int) -> str:
+    """Return when a process of this space was started, in the kernel's words; empty where none of that number lives."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            state, *others = file.read().rpartition(") ")[2].split()
+    except FileNotFoundError:
+        return "" if os.path.isdir("/proc/self") or not _answers(pid) else "unknown"
+    return "" if state in "ZX" else others[18]
+
+
+def _answers(pid: int) -> bool:
+    """Whether a process of this number can be signalled, on systems without /proc."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -4,6 +4,8 @@ A put is atomic: a reader sees the old object, the new one or none, never half o
 first, which is all that commits need. A file has a version (`Entry.token`): reads that are given one never mix two versions.
 """
 
+import errno
+import fcntl
 import glob
 import hashlib
 import io
@@ -11,14 +13,16 @@ import os
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from curation.processes import per_process
@@ -40,6 +44,11 @@ _ID_BLOCKS, _ID_BLOCK_BYTES, _ID_EDGE_BYTES = 16, 64 << 10, 1 << 20
 _RANGE_BYTES = 4 << 20
 # A read whose answer is short or of other bytes is tried so often, each time on fresh connections.
 _READ_TRIES = 3
+# S3's answers to a conditional write that is not done; 409: two at once, and the other one is on its way.
+_NOT_WRITTEN = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
+_UNKNOWN_TO_STORE = ("NotImplemented", "501")
+# What file systems without hard links answer.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class SourceChanged(OSError):
@@ -118,6 +127,71 @@ def put(uri: str, data: bytes, if_absent: bool = False) -> bool:
     if is_s3(uri):
         return _s3_put(uri, data, if_absent)
     return _place(uri, if_absent, lambda temporary: Path(temporary).write_bytes(data))
+
+
+class Stamped(NamedTuple):
+    """A file's bytes, its version, and how long ago it was written by the clock of the store that holds it."""
+
+    data: bytes
+    version: str
+    age_s: float
+
+
+def read_stamped(uri: str) -> Stamped:
+    """Read a small file with its version and its age. FileNotFoundError where there is none."""
+    if is_s3(uri):
+        return _s3_read_stamped(uri)
+    with open(uri, "rb") as file:
+        data, status = file.read(), os.fstat(file.fileno())
+    return Stamped(data, _local_version(status), _local_now(uri) - status.st_mtime)
+
+
+def replace(uri: str, data: bytes, token: str) -> str:
+    """Write a small object whole, but only where its version is still `token`; empty: only where there is none.
+
+    Return the new version, or "" where the file has another. Of several that replace one version at once, one succeeds. OSError
+    within a minute where the store does not answer. An answer can get lost on the way: after an error, and after "", read
+    the file to know whether it was written all the same.
+    """
+    if is_s3(uri):
+        return _s3_replace(uri, data, token)
+    if not token:
+        return version(uri) if put(uri, data, if_absent=True) else ""
+    if not os.path.exists(uri):
+        return ""
+    with _guarded(uri):
+        if not os.path.exists(uri) or version(uri) != token:
+            return ""
+        put(uri, data)
+        return version(uri)
+
+
+def check_conditions(folder: str) -> None:
+    """Raise ValueError where the store of a folder cannot write "only if absent" and "only this version", or OSError.
+
+    Commits, plans and locks depend on both. Writes a probe of a few bytes and takes it away.
+    """
+    uri = join(folder, f"probe-{uuid.uuid4().hex}.tmp")
+    try:
+        first = _tried(uri, b"1", "")
+        if not first or _tried(uri, b"2", ""):
+            raise ValueError(_unknown_condition(folder, "If-None-Match"))
+        second = _tried(uri, b"3", first)
+        if not second or _tried(uri, b"4", first):
+            raise ValueError(_unknown_condition(folder, "If-Match"))
+    finally:
+        with suppress(OSError):
+            delete(uri)
+
+
+def _tried(uri: str, data: bytes, token: str) -> str:
+    """As `replace`; empty also where the store says that it does not know how."""
+    try:
+        return replace(uri, data, token)
+    except OSError as error:
+        if _is_refusal(error):
+            return ""
+        raise
 
 
 def put_file(uri: str, path: str, if_absent: bool = False) -> bool:
@@ -363,25 +437,82 @@ def _place(uri: str, if_absent: bool, write: Any) -> bool:
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)
-        if not if_absent:
-            os.replace(temporary, uri)
-            return True
-        os.link(temporary, uri)
+        if if_absent:
+            return _moved_if_absent(temporary, uri)
+        os.replace(temporary, uri)
         return True
-    except FileExistsError:
-        return False
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
+def _moved_if_absent(temporary: str, uri: str) -> bool:
+    try:
+        os.link(temporary, uri)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    with _guarded(uri):  # every process that puts here takes this way, since none can link
+        if os.path.exists(uri):
+            return False
+        os.replace(temporary, uri)
+        return True
+
+
+@contextmanager
+def _guarded(uri: str) -> Iterator[None]:
+    """Keep out the other processes that replace a file of this folder, on this machine and on those that share it by NFS.
+
+    A folder can be locked on a local disk. On NFS only a file that is open for writing can: a hidden one beside the target.
+    """
+    folder, name = os.path.split(uri)
+    held = _locked(folder, os.O_RDONLY)
+    if held is None:
+        held = _locked(os.path.join(folder, f".{name}.guard"), os.O_RDWR | os.O_CREAT)
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _locked(path: str, flags: int) -> int | None:
+    """A descriptor that holds the lock of a file or folder; None where the file system knows no such lock."""
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _local_now(uri: str) -> float:
+    """The time, s, by the clock of the file system that holds a file: a file server has its own."""
+    folder, name = os.path.split(uri)
+    probe = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        Path(probe).write_bytes(b"")
+        return os.stat(probe).st_mtime
+    finally:
+        Path(probe).unlink(missing_ok=True)
+
+
 @per_process
-def _s3() -> Any:
-    """Build the S3 client of this process; the endpoint and the keys come from the usual AWS environment."""
+def _s3(brief: bool = False) -> Any:
+    """Build an S3 client of this process; the endpoint and the keys come from the usual AWS environment.
+
+    brief: one that gives up within a minute, for locks, whose holder must know in time that they cannot be kept.
+    """
     import boto3
     from botocore.config import Config
 
+    patient = Config(retries={"max_attempts": 8, "mode": "adaptive"})
+    short = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 4, "mode": "standard"})
     # A session of its own: the default one is shared with a forked child, and is not safe between threads.
-    return boto3.Session().client("s3", config=Config(retries={"max_attempts": 8, "mode": "adaptive"}))
+    return boto3.Session().client("s3", config=short if brief else patient)
 
 
 def _bucket_key(uri: str) -> tuple[str, str]:
@@ -426,6 +557,11 @@ def _plain_etag(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
+def _quoted_etag(token: str) -> str:
+    """The ETag of a version as headers spell it."""
+    return f'"{token.partition("-")[2]}"'
+
+
 class _WrongAnswer(Exception):
     """The store answered a read with other bytes than those asked for, or with too few."""
 
@@ -452,7 +588,7 @@ def _s3_range(uri: str, start: int, length: int | None, token: str) -> bytes:
     whole = start == 0 and length is None
     wanted = {} if whole else {"Range": f"bytes={start}-{'' if length is None else start + length - 1}"}
     if token:
-        wanted["IfMatch"] = f'"{token.partition("-")[2]}"'
+        wanted["IfMatch"] = _quoted_etag(token)
     with _s3_errors(uri):
         try:
             answer = _s3().get_object(Bucket=bucket, Key=key, **wanted)
@@ -505,11 +641,48 @@ def _s3_put(uri: str, data: bytes | BinaryIO, if_absent: bool) -> bool:
         try:
             _s3().put_object(Bucket=bucket, Key=key, Body=data, **condition)
         except ClientError as error:
-            # 409 is S3's answer to two conditional puts at once: the other one is on its way.
-            if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
+            if error.response["Error"]["Code"] not in _NOT_WRITTEN:
                 raise
             return False
     return True
+
+
+def _s3_replace(uri: str, data: bytes, token: str) -> str:
+    from botocore.exceptions import ClientError
+
+    bucket, key = _bucket_key(uri)
+    condition = {"IfMatch": _quoted_etag(token)} if token else {"IfNoneMatch": "*"}
+    with _s3_errors(uri):
+        try:
+            answer = _s3(brief=True).put_object(Bucket=bucket, Key=key, Body=data, **condition)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in (*_NOT_WRITTEN, "NoSuchKey", "404"):
+                return ""
+            raise
+    return f"{len(data)}-{_plain_etag(answer['ETag'])}"
+
+
+def _s3_read_stamped(uri: str) -> Stamped:
+    bucket, key = _bucket_key(uri)
+    with _s3_errors(uri):
+        answer = _s3(brief=True).get_object(Bucket=bucket, Key=key)
+        data: bytes = answer["Body"].read()
+    said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    now = parsedate_to_datetime(said).timestamp() if said else time.time()
+    return Stamped(data, f"{len(data)}-{_plain_etag(answer['ETag'])}", now - answer["LastModified"].timestamp())
+
+
+def _is_refusal(error: OSError) -> bool:
+    """Whether a store does not know conditional writes, rather than that it could not do this one now."""
+    said = getattr(error.__cause__, "response", {}).get("Error", {})
+    return said.get("Code") in _UNKNOWN_TO_STORE or "If-" in said.get("Message", "")
+
+
+def _unknown_condition(folder: str, condition: str) -> str:
+    return (
+        f"{folder}: this store does not know conditional writes ({condition}); without them two runs could write at the same "
+        "time. Use a store that does, as AWS S3 and MinIO do, or a local folder for --out"
+    )
 
 
 def _as_os_error(uri: str, error: Any) -> OSError:

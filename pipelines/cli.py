@@ -1,6 +1,7 @@
 """The command line: `gamecraft curate | synth | retry | train | report | recipe | inspect | bench`."""
 
 import importlib
+import re
 import sys
 from collections import Counter, defaultdict
 from types import SimpleNamespace
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperCommand
 
 from curation import shards, storage
 from curation.schema import CLIP
 from pipelines import recipes
 from pipelines.figures import plural, short_name
+from pipelines.lock import LeaseLost
 from pipelines.recipes import PHASES, SYNTH_PHASES
 
 if TYPE_CHECKING:
@@ -33,6 +36,10 @@ BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captio
     "world": "bench.demo_world",
 }
 
+Wait = Annotated[
+    float,
+    typer.Option(metavar="[SECONDS]", min=0, help="Wait for another run that holds OUT; without SECONDS as long as it takes."),
+]
 Data = Annotated[list[str], typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again.")]
 OfTraining = Annotated[bool, typer.Option("--train", help="A recipe of training instead of curation.")]
 Partial = Annotated[
@@ -42,7 +49,19 @@ Partial = Annotated[
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
 
 
-@app.command()
+class _Waits(TyperCommand):
+    """Lets --wait stand without a number."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        if "--wait" in given:
+            behind = given.index("--wait") + 1
+            if not re.fullmatch(r"\d+(\.\d+)?", "".join(given[behind : behind + 1])):
+                given.insert(behind, "inf")
+        return super().parse_args(ctx, given)
+
+
+@app.command(cls=_Waits)
 def curate(
     inputs: Annotated[
         list[str],
@@ -53,6 +72,7 @@ def curate(
     runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
     phase: Annotated[str, typer.Option(help=f"Run one phase only: {', '.join(PHASES)}.")] = "",
     partial: Partial = False,
+    wait: Wait = 0.0,
 ) -> None:
     """Turn videos into WebDataset shards, a ledger of every clip, and a report. Run it again to go on or to add input."""
     from pipelines import run, runners
@@ -61,14 +81,14 @@ def curate(
     _among("--runner", runner, runners.NAMES)
     if phase:
         _among("--phase", phase, PHASES)
-    summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None, partial)
+    summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait)
     report = write_report(summary.out)
     _print_summary(summary, report)
     if not summary.finished:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=_Waits)
 def synth(
     out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix; also one of curate.")],
     interactions: Annotated[str, typer.Option(help="Names of interactions or categories, with commas; or all.")] = "all",
@@ -79,6 +99,7 @@ def synth(
     runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
     phase: Annotated[str, typer.Option(help=f"Run one phase only: {', '.join(SYNTH_PHASES)}.")] = "",
     partial: Partial = False,
+    wait: Wait = 0.0,
 ) -> None:
     """Make videos of interactions, verify them, and add those accepted to OUT as clips, with a ledger of every attempt."""
     from pipelines import run, runners
@@ -88,7 +109,7 @@ def synth(
     if phase:
         _among("--phase", phase, SYNTH_PHASES)
     names, given = ([word.strip() for word in words.split(",")] for words in (interactions, frames))
-    summary = run.synthesise(names, given, out, recipes.load(recipe), runner, [phase] if phase else None, partial)
+    summary = run.synthesise(names, given, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait)
     _print_summary(summary, write_report(summary.out))
     if not summary.finished:
         raise typer.Exit(1)
@@ -409,6 +430,8 @@ def main() -> None:
         status = app(standalone_mode=False)
     except (ValueError, OSError) as error:
         status = _fail(str(error), 2)
+    except LeaseLost as error:
+        status = _fail(str(error), 1)
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own way of saying what was wrong with the words
             raise

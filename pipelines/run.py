@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from curation import shards, storage
-from pipelines import captioned, chunked, ledger, listing, recipes, runners, sources, synthesis, units
+from pipelines import captioned, chunked, ledger, listing, lock, recipes, runners, sources, synthesis, units
 from pipelines.ledger import Record
 from pipelines.lock import locked
 from pipelines.phases import Phase
@@ -78,11 +78,13 @@ def curate(
     runner: str = "local",
     phases: Sequence[str] | None = None,
     partial: bool = False,
+    wait_s: float = 0.0,
 ) -> Summary:
     """Turn sources into shards under `out`. ValueError for what the user got wrong; bad media end up in the ledger.
 
     Without `phases` all run that help: one process gains nothing from chunks, so the local runner has no `scan`. `partial`
-    plans shards although sources of the input are unfinished.
+    plans shards although sources of the input are unfinished. wait_s: how long to wait for another run that holds `out`.
+    LeaseLost where another takes it from this one.
     """
     phases = phases or (PHASES if runner == "ray" else CLIP_PHASES)
     exclude = storage.normal(out)
@@ -94,7 +96,7 @@ def curate(
         unmade=lambda folder: sources.unmeasured(entries, folder, recipe),
         said=[("still being written, so the next run takes it", uri) for uri in growing],
     )
-    return _run(out, recipe, runner, phases, inputs_, partial)
+    return _run(out, recipe, runner, phases, inputs_, partial, wait_s)
 
 
 def synthesise(
@@ -105,10 +107,11 @@ def synthesise(
     runner: str = "local",
     phases: Sequence[str] | None = None,
     partial: bool = False,
+    wait_s: float = 0.0,
 ) -> Summary:
     """Make interactions from initial frames, verify them, and turn those accepted into shards under `out`, as clips of footage.
 
-    ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger. `partial`: as `curate`.
+    ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger. The rest is as for `curate`.
     """
     wanted = synthesis.plan(interactions, frames, recipe)
 
@@ -120,7 +123,7 @@ def synthesise(
         prepare=lambda _: None,
         unmade=lambda folder: [unit.name for unit in synthesis.todo(folder, recipe, wanted)[0]],
     )
-    return _run(out, recipe, runner, phases or SYNTH_PHASES, inputs, partial)
+    return _run(out, recipe, runner, phases or SYNTH_PHASES, inputs, partial, wait_s)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Inputs:
     said: Sequence[tuple[str, str]] = ()
 
 
-def _run(out: str, recipe: Recipe, runner: str, phases: Sequence[str], inputs: Inputs, partial: bool) -> Summary:
+def _run(out: str, recipe: Recipe, runner: str, phases: Sequence[str], inputs: Inputs, partial: bool, wait_s: float) -> Summary:
     """The phases over an output folder."""
     began = time.monotonic()
     out = storage.normal(out)
@@ -144,7 +147,7 @@ def _run(out: str, recipe: Recipe, runner: str, phases: Sequence[str], inputs: I
             "caption.vlm.backend vllm runs engines on a Ray cluster: use --runner ray, or backend http or transformers"
         )
     _claim(out)
-    with locked(out):
+    with locked(out, wait_s):
         storage.sweep(out)
         _check_recipe(out, recipe)
         if runner == "ray":
@@ -153,11 +156,13 @@ def _run(out: str, recipe: Recipe, runner: str, phases: Sequence[str], inputs: I
         before = set(units.superseded(out))
         inputs.prepare(out)
         for name in phases:
+            lock.check(out)  # what lists units may delete those of other settings, and plans shards
             if name == "shard":
                 summary.held = listing.plan(out, recipe, inputs.unmade(out), partial)
             for left, done in _rounds(name, out, recipe, inputs.todo):
                 summary.before.setdefault(name, done)
                 summary.records += list(_watched(Phase(name, recipe, out), left, runner))
+        lock.check(out)
         summary.changed = sorted(set(units.superseded(out)) - before)
         chunked.sweep(out)
         _conclude(summary, recipe)
@@ -180,11 +185,9 @@ def _rounds(
 
 
 def _claim(out: str) -> None:
-    """Find out now, not after an hour's work, that the output folder cannot be written."""
-    probe = storage.join(out, "writable.tmp")
+    """Find out now, not after an hour's work, that the output folder cannot be written, or not by one run at a time."""
     try:
-        storage.put(probe, b"")
-        storage.delete(probe)
+        storage.check_conditions(out)
     except OSError as error:
         raise ValueError(f"{out}: cannot be written ({error.strerror or error})") from error
 
@@ -285,6 +288,7 @@ def _write_dataset(out: str, recipe: Recipe, listed: Sequence[dict[str, Any]], c
     codec = {name: ".".join(map(str, numbers)) for name, numbers in sorted(av.library_versions.items())}
     build = {"gamecraft": code_version(), "pyav": av.__version__, **codec}
     about = {"recipe_name": recipe.name, "recipe": recipes.settings_of(recipe), "build": build, "pose_unit": _POSE_UNIT}
+    lock.check(out)
     shards.write_dataset(out, {**about, "counts": counts, "shards": list(listed)})
 
 

@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -300,3 +302,59 @@ def test_a_change_is_raised_by_the_context_but_hides_no_other_error(tmp_path):
         grow_inside(tmp_path / "a", None)
     with pytest.raises(KeyError, match="theirs"):
         grow_inside(tmp_path / "a", KeyError("theirs"))
+
+
+# Replacing one version
+
+
+def test_only_the_known_version_is_replaced(tmp_path):
+    uri = str(tmp_path / "new/name")
+    assert storage.replace(uri, b"none", "4-1") == ""
+    first = storage.replace(uri, b"one", "")
+    assert first == storage.version(uri)
+    assert storage.replace(uri, b"two", "") == ""
+    second = storage.replace(uri, b"second", first)
+    assert second == storage.version(uri) != first
+    assert storage.replace(uri, b"third", first) == ""
+    assert storage.read(uri) == b"second"
+    stamped = storage.read_stamped(uri)
+    assert (stamped.data, stamped.version) == (b"second", second)
+    assert 0 <= stamped.age_s < 60
+    os.utime(uri, (1e9, 1e9))
+    assert storage.read_stamped(uri).age_s > 1e8
+    assert os.listdir(tmp_path / "new") == ["name"]
+    storage.check_conditions(str(tmp_path / "new"))
+    assert os.listdir(tmp_path / "new") == ["name"]
+
+
+COUNT = """
+import errno, fcntl, os, sys
+from curation import storage
+uri, turns, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+real = fcntl.flock
+def no_folder(file, how):
+    if os.path.isdir(f"/proc/self/fd/{file}"):
+        raise OSError(errno.EBADF, "a folder cannot be locked on NFS")
+    return real(file, how)
+def no_link(*_):
+    raise OSError(errno.EPERM, "no links here")
+if kind == "nfs":
+    fcntl.flock = no_folder
+if kind == "no links":
+    os.link = no_link
+while turns:
+    try:
+        seen = storage.read_stamped(uri)
+    except FileNotFoundError:
+        turns -= bool(storage.replace(uri, b"1", ""))
+        continue
+    turns -= bool(storage.replace(uri, b"%d" % (int(seen.data) + 1), seen.version))
+"""
+
+
+@pytest.mark.parametrize("kind", ["local", "nfs", "no links"])
+def test_processes_that_replace_one_file_lose_no_turn(kind, tmp_path):
+    uri = str(tmp_path / "count")
+    counting = [subprocess.Popen([sys.executable, "-c", COUNT, uri, "20", kind]) for _ in range(3)]
+    assert [process.wait() for process in counting] == [0, 0, 0]
+    assert storage.read(uri) == b"60"

@@ -299,3 +299,24 @@ def test_forked_children_do_not_read_each_others_bytes(front):
 def test_threads_of_a_process_share_one_client(front):
     storage._s3.cache_clear()
     assert len(set(map(id, storage.at_once(lambda _: storage._s3(), range(64))))) == 1
+
+
+# Replacing one version
+
+
+def test_only_the_known_version_is_replaced(front):
+    uri = f"{front.uri}/name"
+    assert storage.replace(uri, b"none", "4-abc") == ""
+    first = storage.replace(uri, b"one", "")
+    assert first == storage.version(uri)
+    assert storage.replace(uri, b"two", "") == ""
+    second = storage.replace(uri, b"second", first)
+    assert second == storage.version(uri) != first
+    assert storage.replace(uri, b"third", first) == ""
+    stamped = storage.read_stamped(uri)
+    assert (stamped.data, stamped.version) == (b"second", second)
+    assert 0 <= stamped.age_s < 60
+    storage.check_conditions(front.uri)
+    assert storage.names(front.uri) == ["name"]
+    with pytest.raises(FileNotFoundError, match="no-such-bucket-here"):
+        storage.replace("s3://no-such-bucket-here/a", b"", "")

@@ -41,8 +41,8 @@ def test_the_command_line_stays_small():
         for name, command in group.commands.items()
     }
     assert flags == {
-        "curate": ["--out", "--phase", "--recipe", "--runner"],
-        "synth": ["--frames", "--interactions", "--out", "--phase", "--recipe", "--runner"],
+        "curate": ["--out", "--phase", "--recipe", "--runner", "--wait"],
+        "synth": ["--frames", "--interactions", "--out", "--phase", "--recipe", "--runner", "--wait"],
         "train": ["--data", "--out", "--recipe", "--runner", "--watch", "--workers"],
         "encode": ["--data", "--out", "--recipe", "--runner", "--workers"],
         "report": [],
