@@ -17,6 +17,7 @@ from curation.iqa import FAULTS, Iqa
 from curation.looks import CHANNELS, looks
 from curation.quality import LumaLog
 from curation.scenes import EXPLAINED, ContentScore, Layout, Matcher, small
+from curation.stretches import HOLE_S
 
 # Frames closer than this make one pair of flow skip to the next: 60 fps captures often show each game frame twice.
 _MIN_PAIR_GAP_S = 1 / 37
@@ -143,14 +144,14 @@ class PairLog:
     """Flow between the first frame of each period and the next one that is not too close to it, `pairs_per_s` times a second.
 
     pair_frame int64 [P], the later frame of a pair; cells float16 [P, R, C, 2] px/frame at 320 wide; looks uint8 [P, R, C, 4],
-    of the pair and the first frame of the one before. Where a period begins before such a next frame is seen, the pair begins
-    there instead.
+    of the pair and the first frame of the one before, if that is no longer ago than a hole. Where a period begins before such
+    a next frame is seen, the pair begins there instead.
     """
 
     def __init__(self, flow: Flow, pairs_per_s: float) -> None:
         self._flow, self._every_s = flow, max(1 / pairs_per_s, _MIN_PAIR_GAP_S)
         self._first: _First | None = None
-        self._earlier: np.ndarray | None = None
+        self._earlier: _First | None = None
         self._shape = (1, 1)
         self._cells, self._looks = bytearray(), bytearray()
         self.frames = array("l")
@@ -159,13 +160,14 @@ class PairLog:
         first = self._first
         if first is not None and look.time_s - first.time_s >= _MIN_PAIR_GAP_S:
             self._pair(first, look)
-            self._first, self._earlier = None, first.gray
+            self._first, self._earlier = None, first
         if look.first_in(self._every_s):
             self._first = _First(look.number, look.time_s, look.rgb, gray(look.rgb))
 
     def _pair(self, first: _First, look: Look) -> None:
         field = self._flow(first.rgb, look.rgb)
-        earlier = first.gray if self._earlier is None else self._earlier
+        recent = self._earlier is not None and first.time_s - self._earlier.time_s <= HOLE_S
+        earlier = self._earlier.gray if self._earlier is not None and recent else first.gray
         self._looks += looks(earlier, first.gray, gray(look.rgb), field).tobytes()
         cells = cell_means(field * (WIDTH / look.rgb.shape[1] / (look.number - first.number))).astype(np.float16)
         self._shape = cells.shape[:2]

@@ -53,19 +53,32 @@ def _clips(row: Row, signals: Signals, scene: SceneSettings, actions: ActionSett
 
 
 def clip_spans(signals: Signals, scene: SceneSettings, actions: ActionSettings) -> list[tuple[int, float, float]]:
-    """Scene number, start and end in seconds of every clip."""
+    """Scene number, start and end in seconds of every clip. Each holds a frame; what no clip covers is a hole in time."""
     times_s, cost = boundary_costs(signals, happenings(signals, actions))
     return [
         (number, *span)
-        for number, (start_s, end_s) in enumerate(scene_bounds(signals, scene))
-        for span in divide(start_s, end_s, scene, times_s, cost)
+        for number, bounds in enumerate(scene_bounds(signals, scene))
+        for span in _from_frames(divide(*bounds, scene, times_s, cost), signals.times_s)
     ]
 
 
 def scene_bounds(signals: Signals, scene: SceneSettings) -> list[tuple[float, float]]:
-    """Start and end of each scene in seconds; together they are the source."""
-    cuts = signals.times_s[scenes.cut_frames(signals.content, signals.explained, signals.layout, signals.fps, scene)].tolist()
-    return list(zip([float(signals.times_s[0]), *cuts], [*cuts, signals.end_s], strict=True))
+    """Start and end of each scene in seconds. A hole in time ends one; together they are the source without its holes."""
+    content, explained, layout = signals.content, signals.explained, signals.layout
+    bounds: list[tuple[float, float]] = []
+    for part in signals.stretches:
+        inside = slice(part.first, part.last)
+        cuts = scenes.cut_frames(content[inside], explained[inside], layout[inside], signals.fps, scene)
+        starts = signals.times_s[part.first + np.array([0, *cuts], np.int64)].tolist()
+        bounds += zip(starts, [*starts[1:], part.end_s], strict=True)
+    return bounds
+
+
+def _from_frames(spans: list[tuple[float, float]], times_s: np.ndarray) -> list[tuple[float, float]]:
+    """Touching spans, each from a frame on: where frames lie too far apart for the division, some move and some merge."""
+    frames = np.searchsorted(times_s, [start_s for start_s, _ in spans])
+    starts = sorted({float(times_s[frame]) for frame in frames if times_s[frame] < spans[-1][1]})
+    return list(zip(starts, [*starts[1:], spans[-1][1]], strict=True))
 
 
 def _clip(
