@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from curation.flow import WIDTH, Flow, cell_means, gray
-from curation.iqa import FAULTS, Iqa
+from curation.iqa import FAULTS, Iqa, combing, luma_plane
 from curation.looks import CHANNELS, looks
 from curation.quality import LumaLog
 from curation.scenes import EXPLAINED, ContentScore, Layout, Matcher, small
@@ -78,18 +78,23 @@ def logs(flow: Flow, pairs_per_s: float, iqa: Iqa, iqa_every_s: float) -> list[L
 
 
 class FrameLog:
-    """Time and luma histogram of every frame: times_s float64 [N], luma_bins uint16 [N, B]."""
+    """Time and luma histogram of every frame, and whether it was interlaced: times_s float64 [N], luma_bins uint16 [N, B],
+    deinterlaced uint8 [N].
+    """
 
     def __init__(self) -> None:
         self.frames, self._times_s, self._lumas = array("l"), array("d"), LumaLog()
+        self._deinterlaced = array("B")
 
     def add(self, look: Look) -> None:
         self.frames.append(look.number)
         self._times_s.append(look.time_s)
         self._lumas.add(look.gray)
+        self._deinterlaced.append(bool(look.frame.opaque))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"times_s": np.asarray(self._times_s), "luma_bins": self._lumas.result()}
+        made_whole = np.asarray(self._deinterlaced, np.uint8)
+        return {"times_s": np.asarray(self._times_s), "luma_bins": self._lumas.result(), "deinterlaced": made_whole}
 
 
 class CutLog:
@@ -181,7 +186,8 @@ class PairLog:
 
 
 class QualityLog:
-    """What a backend says of the first frame of each period, as decoded: iqa_frame int64 [S], iqa_rows float32 [S, 1 + FAULTS].
+    """What a backend says of the first frame of each period, as decoded: iqa_frame int64 [S], iqa_rows float32 [S, 1 + FAULTS];
+    and combing float64 [S] of it.
 
     A backend that likes batches gets them; until then the frames wait.
     """
@@ -190,11 +196,12 @@ class QualityLog:
         self._rate, self._every_s = rate, every_s
         self._waiting: list[av.VideoFrame] = []
         self._rows = bytearray()
-        self.frames = array("l")
+        self.frames, self._combing = array("l"), array("d")
 
     def add(self, look: Look) -> None:
         if look.first_in(self._every_s):
             self.frames.append(look.number)
+            self._combing.append(combing(luma_plane(look.frame)))
             self._waiting.append(look.frame)
             if len(self._waiting) >= self._rate.batch:
                 self._look()
@@ -207,7 +214,7 @@ class QualityLog:
     def arrays(self) -> dict[str, np.ndarray]:
         self._look()
         rows = np.frombuffer(self._rows, np.float32).reshape(-1, 1 + len(FAULTS))
-        return {"iqa_frame": np.asarray(self.frames, np.int64), "iqa_rows": rows}
+        return {"iqa_frame": np.asarray(self.frames, np.int64), "iqa_rows": rows, "combing": np.asarray(self._combing)}
 
 
 class ThumbnailLog:

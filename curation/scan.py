@@ -5,7 +5,7 @@ frame, flow in cells of 20 px ten times a second, one small JPEG a second, and r
 A long source may be measured in chunks instead (`curation.chunks`), which join to the same, bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
@@ -17,9 +17,12 @@ import numpy as np
 from curation import detector, stretches, video
 from curation.chunks import Chunk, ScanSettings, check_seams, concatenated, loaded_flow, loaded_iqa, measure, scan_chunk
 from curation.flow import CameraMotion, camera_motion
+from curation.iqa import combed_share
 from curation.stretches import Stretch
 from curation.video import Source
 from curation.viewport import Viewport, viewport
+
+_NOTED_COMBED = 0.05  # of a source's samples; one alone may be chance
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Signals:
     times_s [N]; content [N]; explained [N] (by `scenes.Matcher`, 1 where it was not asked); layout [N] (`scenes.Layout`);
     luma_bins [N, B]; pair_frame [P], the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; looks [P, R, C, 4] as
     `looks` gives them, no pair across a hole; iqa_frame [S], the frames looked at, and iqa_rows [S, 1 + FAULTS] by an
-    `iqa.Iqa`; stretches, the frames between holes in time; end_s, the end of the last frame; fps, the median rate; damage, as
-    `video.damage` counts it.
+    `iqa.Iqa`, combing [S] of those; deinterlaced [N], frames that were two fields; stretches, the frames between holes in
+    time; end_s, the end of the last frame; fps, the median rate; damage, as `video.damage` counts it.
     """
 
     source: Source
@@ -53,6 +56,8 @@ class Signals:
     viewport: Viewport
     iqa_frame: np.ndarray
     iqa_rows: np.ndarray
+    combing: np.ndarray
+    deinterlaced: np.ndarray
     thumbnails: tuple[Thumbnail, ...]
     flow: str
     iqa: str
@@ -73,8 +78,25 @@ class Signals:
     @property
     def notes(self) -> list[str]:
         """What a reader of the ledger should know of the source."""
-        lost = [f"{count} {what}" for what, count in self.damage.items()]
-        return [*lost, *filter(None, [stretches.note(self.stretches)])]
+        return [
+            *(f"{count} {what}" for what, count in self.damage.items()),
+            *filter(None, [stretches.note(self.stretches), *self._fields(), *self._source()]),
+        ]
+
+    def _fields(self) -> Iterator[str]:
+        count, total = int(self.deinterlaced.sum()), len(self.deinterlaced)
+        if count:
+            yield (
+                "interlaced: deinterlaced" if count == total else f"interlaced in part: {count} of {total} frames deinterlaced"
+            )
+        if (share := combed_share(self.combing) or 0) > _NOTED_COMBED:
+            yield f"looks interlaced and is not marked so: {share:.0%} of its samples are combed"
+
+    def _source(self) -> Iterator[str]:
+        if self.source.transfer:
+            yield f"HDR ({self.source.transfer.upper()}): its pictures are mapped to SDR"
+        if self.source.other_tracks:
+            yield f"video tracks not taken: {', '.join(self.source.other_tracks)}"
 
     @cached_property
     def reading(self) -> detector.Reading:
@@ -136,6 +158,8 @@ def join(source: Source, chunks: Sequence[Chunk]) -> Signals:
         viewport=viewport(reduce(add, (chunk.evidence for chunk in chunks))),
         iqa_frame=notes["iqa_frame"],
         iqa_rows=notes["iqa_rows"],
+        combing=notes["combing"],
+        deinterlaced=notes["deinterlaced"],
         thumbnails=tuple(map(Thumbnail, thumbnail_times_s, notes["jpegs"].tolist())),
         flow=chunks[0].flow,
         iqa=chunks[0].iqa,

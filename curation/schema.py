@@ -57,6 +57,16 @@ CLIP = pa.schema(
         _column("fps", pa.float32(), "1/s", "median frame rate of the source"),
         _column("width", pa.int32(), "px", "width of the source, upright"),
         _column("height", pa.int32(), "px", "height of the source, upright"),
+        _column(
+            "transfer",
+            pa.string(),
+            "",
+            "sdr | pq | hlg: light in the source; what is HDR was mapped to SDR for all that follows",
+        ),
+        _column(
+            "deinterlaced", pa.float32(), "0-1", "share of frames that were interlaced, and were deinterlaced when decoded"
+        ),
+        _column("combed", pa.float32(), "0-1", "share of samples that look interlaced, though they were not marked so"),
         _column("picture", _RECT, "px", "the source without letterbox bars: what a shard stores"),
         _column("viewport", _RECT, "px", "where the 3-D view is: the picture without bars that never change"),
         _column("static_share", pa.float32(), "0-1", "share of the viewport that never changes (HUD, weapon, overlay)"),
@@ -235,7 +245,7 @@ VIDEO = pa.schema(
         _column("codec", pa.string(), "", "video codec"),
         _column("container", pa.string(), "", "container format, as libavformat names it"),
         _column("cuts_s", pa.list_(pa.float64()), "s", "first frame of every scene but the first"),
-        _column("note", pa.string(), "", "what a reader should know: frames lost, damage met, holes in time"),
+        _column("note", pa.string(), "", "what a reader should know: damage, holes in time, fields, HDR, tracks not taken"),
         _column("unit_id", pa.string(), "", "the unit that committed this row"),
     ]
 )

@@ -11,7 +11,7 @@ import numpy as np
 from curation import action, chunks, scenes
 from curation.chunks import ScanSettings
 from curation.happenings import ActionSettings, Happenings, boundary_costs, happenings
-from curation.iqa import fold, frozen_share
+from curation.iqa import combed_share, fold, frozen_share
 from curation.quality import luminance, without_bars
 from curation.scan import Signals, scan
 from curation.scenes import SceneSettings
@@ -35,7 +35,8 @@ def scan_chunk(row: Row, how: ScanSettings) -> Row:
 def scan_source(row: Row, how: ScanSettings) -> Row:
     """Make the pass over a source that the operators behind this one drink from; its cost stands under this name."""
     signals = scan(row["source_uri"], how)
-    return {**row, "fps": signals.fps, "width": signals.source.width, "height": signals.source.height}
+    about = signals.source
+    return {**row, "fps": signals.fps, "width": about.width, "height": about.height, "transfer": about.transfer or "sdr"}
 
 
 def split_scenes(
@@ -163,10 +164,14 @@ def measure_luminance(row: Row, how: ScanSettings) -> Row:
 
 @each
 def measure_quality(row: Row, how: ScanSettings) -> Row:
-    """How clean the picture looks over the clip's samples, and how much of its time it stands still."""
+    """How clean the picture looks over the clip's samples, how much of its time it stands still, and what fields left in it."""
     signals = scan(row["source_uri"], how)
     frames = slice(row["start_frame"], row["end_frame"])
     frozen = frozen_share(signals.times_s[frames], signals.content[frames], row["end_s"])
     samples_s = signals.times_s[signals.iqa_frame]
     inside = (samples_s >= row["start_s"]) & (samples_s < row["end_s"])
-    return {**row, **fold(signals.iqa_rows[inside], frozen)._asdict(), "iqa_backend": signals.iqa}
+    fields = {
+        "deinterlaced": float(signals.deinterlaced[frames].mean()),
+        "combed": combed_share(signals.combing[inside]),
+    }
+    return {**row, **fold(signals.iqa_rows[inside], frozen)._asdict(), "iqa_backend": signals.iqa, **fields}

@@ -183,7 +183,7 @@ def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) ->
 def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
     row: Row = {"video_id": Name.parse(unit.name).video_id, "uri": unit.uri, "token": unit.token}
     if unit.duplicate_of:
-        return {**row, "status": "duplicate", "reason": "the same bytes", "duplicate_of": unit.duplicate_of}
+        return {**row, "status": "duplicate", "reason": unit.reason, "duplicate_of": unit.duplicate_of}
     left = next((r for r in rows if not r.get("clip_id")), None)
     if left is not None:
         return {**row, **_why_out(left)}

@@ -15,6 +15,7 @@ from curation import storage
 from curation.schema import digest
 from curation.shards import from_parquet
 from curation.storage import Entry
+from pipelines import duplicates
 from pipelines.recipes import Recipe
 
 PART_CLIPS = 64
@@ -42,7 +43,7 @@ class Name(NamedTuple):
 class Unit:
     """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` are the units whose rows go in
     ("phase/name", in order of phase), `clips` those that a shard takes of them, in order. `chunks`: those that a source was
-    measured in.
+    measured in. `reason`: why a source is not measured.
     `problem`: why its source cannot even be named. `request`: what an attempt of `generate` is to make, as JSON.
     """
 
@@ -54,6 +55,7 @@ class Unit:
     upstream: tuple[str, ...] = ()
     clips: tuple[str, ...] = ()
     chunks: tuple[str, ...] = ()
+    reason: str | None = None
     problem: str | None = None
     request: str = ""
 
@@ -83,24 +85,36 @@ def source_digest(entry: Entry, recipe: Recipe) -> str:
 
 
 def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Unit]:
-    """Units of the sources that have none yet; the same bytes a second time are a unit that only says so.
+    """Units of the sources that have none yet; the same recording a second time is a unit that only says so.
 
     Only new sources are read, and of those the few blocks that name them. The first of equal sources is the one that was
     committed before, else the first by uri.
     """
+    entries = sorted(entries)
     finished = done(out, "partition")
     seen = {name.digest for name in finished}
     owners = {name.video_id: name for name in finished}
-    new = [entry for entry in sorted(entries) if source_digest(entry, recipe) not in seen]
+    listed = {entry.uri: entry for entry in entries}
+    new = [entry for entry in entries if source_digest(entry, recipe) not in seen]
     identified = storage.at_once(_identify, new)
-    first: dict[str, str] = {}
+    twins = duplicates.twins(new, [entry for entry in entries if source_digest(entry, recipe) in seen])
+    first: dict[str, Entry] = {}
+
+    def owner_of(video_id: str) -> Entry | None:
+        if video_id not in owners:
+            return first.get(video_id)
+        uri, size = _owner(out, owners[video_id])
+        return listed.get(uri, Entry(uri, size, ""))
+
     units = []
     for entry, (video_id, problem) in zip(new, identified, strict=True):
-        owner = _owner_uri(out, owners[video_id]) if video_id in owners else first.get(video_id)
-        first.setdefault(video_id, entry.uri)
-        if owner != entry.uri:  # equal: the same file with a new date, and its clips are there
-            name = Name(video_id, source_digest(entry, recipe))
-            units.append(Unit("partition", str(name), entry.uri, entry.token, owner, problem=problem))
+        owner, reason = None, None
+        if problem is None:
+            video_id, owner, reason = duplicates.original(entry, video_id, owner_of, twins)
+            first.setdefault(video_id, entry)
+        if owner is None or owner.uri != entry.uri:  # equal: the same file with a new date, and its clips are there
+            name, of = Name(video_id, source_digest(entry, recipe)), owner.uri if owner else None
+            units.append(Unit("partition", str(name), entry.uri, entry.token, of, reason=reason, problem=problem))
     return units
 
 
@@ -112,9 +126,10 @@ def _identify(entry: Entry) -> tuple[str, str | None]:
         return digest(entry.uri, entry.token), f"{entry.uri}: {error.strerror or error}"
 
 
-def _owner_uri(out: str, name: Name) -> str:
+def _owner(out: str, name: Name) -> tuple[str, int]:
+    """Where the source with a committed unit's bytes is, and their size: tokens begin with it."""
     row = from_parquet(storage.read(storage.join(out, "videos", f"{name}.parquet"))).to_pylist()[0]
-    return str(row["duplicate_of"] or row["uri"])
+    return str(row["duplicate_of"] or row["uri"]), int(row["token"].partition("-")[0])
 
 
 def part_names(upstream: str, clips: int, phase_digest: str) -> list[Name]:
