@@ -53,12 +53,20 @@ _KINDS = (("turn_left", "turn_right"), ("look_down", "look_up"), ("back", "forwa
 
 
 def regime_names(motion: CameraMotion, times_s: np.ndarray, fps: float, settings: RegimeSettings) -> list[str]:
-    """The regime of each pair. A turn outranks looking up or down, both outrank the feet; of the feet the stronger counts."""
+    """The regime of each pair, none shorter than `min_s`; see `pair_regimes`."""
+    return settled(pair_regimes(motion, times_s, fps, settings), times_s, settings.min_s)
+
+
+def pair_regimes(motion: CameraMotion, times_s: np.ndarray, fps: float, settings: RegimeSettings) -> list[str]:
+    """Name what the camera does in each pair, however briefly.
+
+    A turn outranks looking up or down, both outrank the feet; of the feet the stronger counts.
+    """
     if not len(times_s):
         return []
     rates = smooth(motion.rates() * fps, times_s)
     limits = np.array([settings.turn_px_s, settings.look_px_s, settings.walk_px_s, settings.strafe_px_s])
-    return settled([_name(rate, rate / limits) for rate in rates], times_s, settings.min_s)
+    return [_name(rate, rate / limits) for rate in rates]
 
 
 def _name(rate: np.ndarray, ratio: np.ndarray) -> str:

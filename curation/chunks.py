@@ -27,7 +27,7 @@ from curation.video import Painter, Source, Span
 from curation.viewport import Evidence, ViewportWatch
 
 # Part of every chunk file's name: a new number where what a log notes changes, so that no run joins old notes to new ones.
-FORMAT = 2
+FORMAT = 3
 # Enough for what the logs look back at in all footage but stills; a hundredth of a chunk's time.
 _RUN_UP_S = 3.0
 _VIEWPORT_EVERY_S = 0.5

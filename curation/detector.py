@@ -5,7 +5,8 @@ and most interactions happen while the player stands. So a network of 0.1 M weig
 over about three seconds; `bench/train/interactions.py` trained it, `docs/models/interactions.md` is its card.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib.resources import files
 
@@ -47,6 +48,13 @@ def read(times_s: np.ndarray, cells: np.ndarray, looks: np.ndarray, fps: float) 
     parts = [nearest[first : first + _TICKS_AT_ONCE] for first in range(0, len(nearest), _TICKS_AT_ONCE)]
     seen = [trained().look(inputs(cells[part], looks[part], fps)) for part in parts]
     return trained().judge(ticks, *(np.concatenate(of_all) for of_all in zip(*seen, strict=True)))
+
+
+def joined(readings: Sequence[Reading]) -> Reading:
+    """Readings of the parts of a source as one, in order; at least one."""
+    if len(readings) == 1:
+        return readings[0]
+    return Reading(*(np.concatenate([getattr(one, part.name) for one in readings]) for part in fields(Reading)))
 
 
 def inputs(cells: np.ndarray, looks: np.ndarray, fps: float) -> np.ndarray:

@@ -52,11 +52,15 @@ def happenings(signals: Signals, settings: ActionSettings) -> Happenings:
         which = "learned"
     else:
         times_s, event = signals.pair_times_s, action.unusual(signals.motion, signals.pair_times_s)
-        names = action.regime_names(signals.motion, times_s, signals.fps, settings.regimes)
+        names = action.pair_regimes(signals.motion, times_s, signals.fps, settings.regimes)
         which = "flow"
     energy = np.interp(times_s, signals.pair_times_s, signals.motion.camera) if len(times_s) else times_s
-    spans = action.regime_spans(names, times_s, energy, signals.end_s)
-    spans += action.interaction_spans(times_s, event, settings.interactions, signals.end_s)
+    spans: list[ActionSpan] = []
+    for part in signals.stretches:  # what is done or happens does not go on over a hole in time
+        inside = slice(*np.searchsorted(times_s, [part.start_s, part.end_s]))
+        course = action.settled(names[inside], times_s[inside], settings.regimes.min_s)
+        spans += action.regime_spans(course, times_s[inside], energy[inside], part.end_s)
+        spans += action.interaction_spans(times_s[inside], event[inside], settings.interactions, part.end_s)
     return Happenings(times_s, event, sorted(spans), which, distance)
 
 
@@ -66,8 +70,7 @@ def _learned_regimes(signals: Signals, settings: RegimeSettings) -> list[str]:
     names = action.likeliest(reading.regime, detector.REGIMES)
     plain = action.regime_names(signals.motion, signals.pair_times_s, signals.fps, settings)
     at = np.searchsorted(signals.pair_times_s, reading.times_s - 1e-6).clip(0, max(len(plain) - 1, 0))
-    names = [plain[k] if plain[k].startswith("look") else name for k, name in zip(at, names, strict=True)]
-    return action.settled(names, reading.times_s, settings.min_s)
+    return [plain[k] if plain[k].startswith("look") else name for k, name in zip(at, names, strict=True)]
 
 
 def boundary_costs(signals: Signals, found: Happenings) -> tuple[np.ndarray, np.ndarray]:

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 
 from curation.flow import WIDTH, Flow, cell_means, gray
-from curation.iqa import FAULTS, Iqa
+from curation.iqa import FAULTS, Iqa, combing, luma_plane
 from curation.looks import CHANNELS, looks
 from curation.quality import LumaLog
 from curation.scenes import EXPLAINED, ContentScore, Layout, Matcher, small
+from curation.stretches import HOLE_S
 
 # Frames closer than this make one pair of flow skip to the next: 60 fps captures often show each game frame twice.
 _MIN_PAIR_GAP_S = 1 / 37
@@ -77,18 +78,23 @@ def logs(flow: Flow, pairs_per_s: float, iqa: Iqa, iqa_every_s: float) -> list[L
 
 
 class FrameLog:
-    """Time and luma histogram of every frame: times_s float64 [N], luma_bins uint16 [N, B]."""
+    """Time and luma histogram of every frame, and whether it was interlaced: times_s float64 [N], luma_bins uint16 [N, B],
+    deinterlaced uint8 [N].
+    """
 
     def __init__(self) -> None:
         self.frames, self._times_s, self._lumas = array("l"), array("d"), LumaLog()
+        self._deinterlaced = array("B")
 
     def add(self, look: Look) -> None:
         self.frames.append(look.number)
         self._times_s.append(look.time_s)
         self._lumas.add(look.gray)
+        self._deinterlaced.append(bool(look.frame.opaque))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"times_s": np.asarray(self._times_s), "luma_bins": self._lumas.result()}
+        made_whole = np.asarray(self._deinterlaced, np.uint8)
+        return {"times_s": np.asarray(self._times_s), "luma_bins": self._lumas.result(), "deinterlaced": made_whole}
 
 
 class CutLog:
@@ -143,14 +149,14 @@ class PairLog:
     """Flow between the first frame of each period and the next one that is not too close to it, `pairs_per_s` times a second.
 
     pair_frame int64 [P], the later frame of a pair; cells float16 [P, R, C, 2] px/frame at 320 wide; looks uint8 [P, R, C, 4],
-    of the pair and the first frame of the one before. Where a period begins before such a next frame is seen, the pair begins
-    there instead.
+    of the pair and the first frame of the one before, if that is no longer ago than a hole. Where a period begins before such
+    a next frame is seen, the pair begins there instead.
     """
 
     def __init__(self, flow: Flow, pairs_per_s: float) -> None:
         self._flow, self._every_s = flow, max(1 / pairs_per_s, _MIN_PAIR_GAP_S)
         self._first: _First | None = None
-        self._earlier: np.ndarray | None = None
+        self._earlier: _First | None = None
         self._shape = (1, 1)
         self._cells, self._looks = bytearray(), bytearray()
         self.frames = array("l")
@@ -159,13 +165,14 @@ class PairLog:
         first = self._first
         if first is not None and look.time_s - first.time_s >= _MIN_PAIR_GAP_S:
             self._pair(first, look)
-            self._first, self._earlier = None, first.gray
+            self._first, self._earlier = None, first
         if look.first_in(self._every_s):
             self._first = _First(look.number, look.time_s, look.rgb, gray(look.rgb))
 
     def _pair(self, first: _First, look: Look) -> None:
         field = self._flow(first.rgb, look.rgb)
-        earlier = first.gray if self._earlier is None else self._earlier
+        recent = self._earlier is not None and first.time_s - self._earlier.time_s <= HOLE_S
+        earlier = self._earlier.gray if self._earlier is not None and recent else first.gray
         self._looks += looks(earlier, first.gray, gray(look.rgb), field).tobytes()
         cells = cell_means(field * (WIDTH / look.rgb.shape[1] / (look.number - first.number))).astype(np.float16)
         self._shape = cells.shape[:2]
@@ -179,7 +186,8 @@ class PairLog:
 
 
 class QualityLog:
-    """What a backend says of the first frame of each period, as decoded: iqa_frame int64 [S], iqa_rows float32 [S, 1 + FAULTS].
+    """What a backend says of the first frame of each period, as decoded: iqa_frame int64 [S], iqa_rows float32 [S, 1 + FAULTS];
+    and combing float64 [S] of it.
 
     A backend that likes batches gets them; until then the frames wait.
     """
@@ -188,11 +196,12 @@ class QualityLog:
         self._rate, self._every_s = rate, every_s
         self._waiting: list[av.VideoFrame] = []
         self._rows = bytearray()
-        self.frames = array("l")
+        self.frames, self._combing = array("l"), array("d")
 
     def add(self, look: Look) -> None:
         if look.first_in(self._every_s):
             self.frames.append(look.number)
+            self._combing.append(combing(luma_plane(look.frame)))
             self._waiting.append(look.frame)
             if len(self._waiting) >= self._rate.batch:
                 self._look()
@@ -205,7 +214,7 @@ class QualityLog:
     def arrays(self) -> dict[str, np.ndarray]:
         self._look()
         rows = np.frombuffer(self._rows, np.float32).reshape(-1, 1 + len(FAULTS))
-        return {"iqa_frame": np.asarray(self.frames, np.int64), "iqa_rows": rows}
+        return {"iqa_frame": np.asarray(self.frames, np.int64), "iqa_rows": rows, "combing": np.asarray(self._combing)}
 
 
 class ThumbnailLog:

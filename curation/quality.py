@@ -41,6 +41,7 @@ class QualityLimits:
     """How far from clean a kept clip may be; null switches the rule off. `docs/quality.md` says what the default costs."""
 
     min_iqa: float | None = 0.45
+    max_combed: float | None = 0.2
 
 
 class Luminance(NamedTuple):
@@ -158,6 +159,7 @@ RULES = (
     Rule("white_share", "luminance", "max_white_share", False, "mostly white: share"),
     Rule("flashes_hz", "luminance", "max_flashes_hz", False, "flashing: per second"),
     Rule("fade_share", "luminance", "max_fade_share", False, "fading: share of the time"),
+    Rule("combed", "quality", "max_combed", False, "combed, though not marked as interlaced: share of samples"),
     Rule("iqa", "quality", "min_iqa", True, "{fault}: quality"),
 )
 

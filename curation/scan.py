@@ -5,19 +5,24 @@ frame, flow in cells of 20 px ten times a second, one small JPEG a second, and r
 A long source may be measured in chunks instead (`curation.chunks`), which join to the same, bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
+from typing import Any
 
 import cv2
 import numpy as np
 
-from curation import detector, video
+from curation import detector, stretches, video
 from curation.chunks import Chunk, ScanSettings, check_seams, concatenated, loaded_flow, loaded_iqa, measure, scan_chunk
 from curation.flow import CameraMotion, camera_motion
+from curation.iqa import combed_share
+from curation.stretches import Stretch
 from curation.video import Source
 from curation.viewport import Viewport, viewport
+
+_NOTED_COMBED = 0.05  # of a source's samples; one alone may be chance
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,9 @@ class Signals:
 
     times_s [N]; content [N]; explained [N] (by `scenes.Matcher`, 1 where it was not asked); layout [N] (`scenes.Layout`);
     luma_bins [N, B]; pair_frame [P], the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; looks [P, R, C, 4] as
-    `looks` gives them; iqa_frame [S], the frames looked at, and iqa_rows [S, 1 + FAULTS] by an `iqa.Iqa`; end_s, the end of the
-    last frame; fps, the median rate; damage, as `video.damage` counts it.
+    `looks` gives them, no pair across a hole; iqa_frame [S], the frames looked at, and iqa_rows [S, 1 + FAULTS] by an
+    `iqa.Iqa`, combing [S] of those; deinterlaced [N], frames that were two fields; stretches, the frames between holes in
+    time; end_s, the end of the last frame; fps, the median rate; damage, as `video.damage` counts it.
     """
 
     source: Source
@@ -50,10 +56,13 @@ class Signals:
     viewport: Viewport
     iqa_frame: np.ndarray
     iqa_rows: np.ndarray
+    combing: np.ndarray
+    deinterlaced: np.ndarray
     thumbnails: tuple[Thumbnail, ...]
     flow: str
     iqa: str
     fps: float
+    stretches: tuple[Stretch, ...]
     end_s: float
     damage: dict[str, int]
 
@@ -61,10 +70,41 @@ class Signals:
     def pair_times_s(self) -> np.ndarray:
         return self.times_s[self.pair_frame]
 
+    @property
+    def hole_s(self) -> float:
+        """Seconds between the first frame and the last in which there is none."""
+        return float(sum(length_s for _, length_s in stretches.holes(self.stretches)))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the ledger should know of the source."""
+        return [
+            *(f"{count} {what}" for what, count in self.damage.items()),
+            *filter(None, [stretches.note(self.stretches), *self._fields(), *self._source()]),
+        ]
+
+    def _fields(self) -> Iterator[str]:
+        count, total = int(self.deinterlaced.sum()), len(self.deinterlaced)
+        if count:
+            yield (
+                "interlaced: deinterlaced" if count == total else f"interlaced in part: {count} of {total} frames deinterlaced"
+            )
+        if (share := combed_share(self.combing) or 0) > _NOTED_COMBED:
+            yield f"looks interlaced and is not marked so: {share:.0%} of its samples are combed"
+
+    def _source(self) -> Iterator[str]:
+        if self.source.transfer:
+            yield f"HDR ({self.source.transfer.upper()}): its pictures are mapped to SDR"
+        if self.source.other_tracks:
+            yield f"video tracks not taken: {', '.join(self.source.other_tracks)}"
+
     @cached_property
     def reading(self) -> detector.Reading:
-        """What the learned detector says."""
-        return detector.read(self.pair_times_s, self.cells, self.looks, self.fps)
+        """What the learned detector says of each stretch, one behind the other."""
+        parts = [slice(*np.searchsorted(self.pair_frame, [part.first, part.last])) for part in self.stretches]
+        return detector.joined(
+            [detector.read(self.pair_times_s[part], self.cells[part], self.looks[part], self.fps) for part in parts]
+        )
 
     @cached_property
     def motion(self) -> CameraMotion:
@@ -98,7 +138,12 @@ def join(source: Source, chunks: Sequence[Chunk]) -> Signals:
     check_seams(chunks)
     notes = concatenated(chunks)
     times_s = notes["times_s"]
-    step_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1 / (source.fps or 30)
+    step_s = stretches.frame_step(times_s, source.fps)
+    parts = tuple(stretches.stretches(times_s, step_s))
+    # A pair across a hole shows no motion.
+    pairs: Any = slice(None)
+    if len(parts) > 1:
+        pairs = ~np.isin(notes["pair_frame"], [part.first for part in parts[1:]])
     thumbnail_times_s = times_s[notes["thumbnail_frame"]].tolist()
     return Signals(
         source=source,
@@ -107,16 +152,19 @@ def join(source: Source, chunks: Sequence[Chunk]) -> Signals:
         explained=notes["explained"],
         layout=notes["layout"],
         luma_bins=notes["luma_bins"],
-        pair_frame=notes["pair_frame"],
-        cells=notes["cells"],
-        looks=notes["looks"],
+        pair_frame=notes["pair_frame"][pairs],
+        cells=notes["cells"][pairs],
+        looks=notes["looks"][pairs],
         viewport=viewport(reduce(add, (chunk.evidence for chunk in chunks))),
         iqa_frame=notes["iqa_frame"],
         iqa_rows=notes["iqa_rows"],
+        combing=notes["combing"],
+        deinterlaced=notes["deinterlaced"],
         thumbnails=tuple(map(Thumbnail, thumbnail_times_s, notes["jpegs"].tolist())),
         flow=chunks[0].flow,
         iqa=chunks[0].iqa,
         fps=1 / step_s,
+        stretches=parts,
         end_s=float(times_s[-1]) + step_s,
         damage=chunks[0].damage,
     )

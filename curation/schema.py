@@ -58,6 +58,16 @@ CLIP = pa.schema(
         _column("fps", pa.float32(), "1/s", "median frame rate of the source"),
         _column("width", pa.int32(), "px", "width of the source, upright"),
         _column("height", pa.int32(), "px", "height of the source, upright"),
+        _column(
+            "transfer",
+            pa.string(),
+            "",
+            "sdr | pq | hlg: light in the source; what is HDR was mapped to SDR for all that follows",
+        ),
+        _column(
+            "deinterlaced", pa.float32(), "0-1", "share of frames that were interlaced, and were deinterlaced when decoded"
+        ),
+        _column("combed", pa.float32(), "0-1", "share of samples that look interlaced, though they were not marked so"),
         _column("picture", _RECT, "px", "the source without letterbox bars: what a shard stores"),
         _column("viewport", _RECT, "px", "where the 3-D view is: the picture without bars that never change"),
         _column("static_share", pa.float32(), "0-1", "share of the viewport that never changes (HUD, weapon, overlay)"),
@@ -228,6 +238,7 @@ VIDEO = pa.schema(
         _column("reason", pa.string(), "", "why the status is not ok"),
         _column("duplicate_of", pa.string(), "", "uri of the first source with the same bytes"),
         _column("duration_s", pa.float64(), "s", "from the first frame to the end of the last, as decoded"),
+        _column("hole_s", pa.float64(), "s", "how much of duration_s lies in holes of over a second without a frame"),
         _column("frames", pa.int32(), "frame", "frames decoded"),
         _column("fps", pa.float32(), "1/s", "median frame rate"),
         _column("width", pa.int32(), "px", "upright width"),
@@ -235,7 +246,7 @@ VIDEO = pa.schema(
         _column("codec", pa.string(), "", "video codec"),
         _column("container", pa.string(), "", "container format, as libavformat names it"),
         _column("cuts_s", pa.list_(pa.float64()), "s", "first frame of every scene but the first"),
-        _column("note", pa.string(), "", "what a reader should know: frames lost, damage met"),
+        _column("note", pa.string(), "", "what a reader should know: damage, holes in time, fields, HDR, tracks not taken"),
         _column("unit_id", pa.string(), "", "the unit that committed this row"),
     ]
 )

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
@@ -40,6 +41,7 @@ U = TypeVar("U")
 
 _WAITING = 16  # requests under way at once
 _ID_BLOCKS, _ID_BLOCK_BYTES, _ID_EDGE_BYTES = 16, 64 << 10, 1 << 20
+_COMPARED_BYTES = 8 << 20
 # One range request each: smaller makes a sequential decode wait on round trips, larger wastes a seek.
 _RANGE_BYTES = 4 << 20
 # A read whose answer is short or of other bytes is tried so often, each time on fresh connections.
@@ -284,6 +286,32 @@ def content_id(entry: Entry) -> str:
     sha = hashlib.sha256(str(entry.size).encode())
     for start, length in _sampled_ranges(entry.size):
         sha.update(read(entry.uri, start, min(length, entry.size - start), entry.token))
+    return sha.hexdigest()[:16]
+
+
+@lru_cache(maxsize=4096)
+def same_bytes(one: Entry, other: Entry) -> bool:
+    """Whether two listed files hold the same bytes, all of them: equal samples do not say so. OSError where one cannot be read.
+
+    Two recordings of one seed, without compression, differ only where something happens.
+    """
+    if one.size != other.size:
+        return False
+    if is_s3(one.uri) and is_s3(other.uri):
+        if one.token == other.token:  # the size and a hash of the bytes
+            return True
+    elif not (is_s3(one.uri) or is_s3(other.uri)) and os.path.samefile(one.uri, other.uri):
+        return True
+    blocks = range(0, one.size, _COMPARED_BYTES)
+    return all(read(one.uri, at, _COMPARED_BYTES) == read(other.uri, at, _COMPARED_BYTES) for at in blocks)
+
+
+@lru_cache(maxsize=4096)
+def whole_id(entry: Entry) -> str:
+    """Name a source by all of its bytes (16 hex digits): for one whose `content_id` another source has already."""
+    sha = hashlib.sha256(f"whole {entry.size}".encode())
+    for at in range(0, entry.size, _COMPARED_BYTES):
+        sha.update(read(entry.uri, at, _COMPARED_BYTES))
     return sha.hexdigest()[:16]
 
 

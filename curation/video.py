@@ -6,6 +6,7 @@ seeking gives exactly the frames that a decode from the start gives: see `_enter
 """
 
 import errno
+import hashlib
 import itertools
 import math
 from collections import Counter
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
 import av
@@ -23,6 +24,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from curation import storage, versions
 from curation.errors import is_machine_fault
+from curation.repair import HDR, repaired
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -36,6 +38,10 @@ _NOT_VIDEO = {
     **dict.fromkeys(("image2", "image2pipe", "ico"), "a picture, not a video"),
     **dict.fromkeys(("hls", "dash", "concat", "imf", "sdp", "rtsp"), "a playlist, not a video; name the files that it lists"),
 }
+# Streams that hold pictures to show beside a recording.
+_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+# FFmpeg's orders of fields: top first or bottom first, coded or shown.
+_INTERLACED = (2, 3, 4, 5)
 # How far to step back, in seconds, when a seek lands after its target or on a frame that is no key frame.
 _STEPS_BACK_S = (0.0, 5.0, 20.0)
 # How far before a time a decode may begin to be near it: some recordings have key frames minutes apart, or one, at the start.
@@ -75,7 +81,11 @@ class UnreadableVideo(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """What a source is, upright. `fps` and `duration_s` are what the container declares and may be absent or wrong."""
+    """What a source is, upright. `fps` and `duration_s` are what the container declares and may be absent or wrong.
+
+    interlaced: some of its frames may be two fields; transfer: "pq" or "hlg" of HDR, else None. Of both `decode` gives whole
+    frames in SDR. other_tracks: the video tracks that are not taken, in words.
+    """
 
     uri: str
     width: int
@@ -90,6 +100,9 @@ class Source:
     mirrored: bool
     pixel_aspect: float
     seekable: bool
+    interlaced: bool = False
+    transfer: str | None = None
+    other_tracks: tuple[str, ...] = ()
 
     def time_s(self, pts: int) -> float:
         return float((pts - self.origin) * self.time_base)
@@ -133,6 +146,9 @@ def probe(uri: str) -> Source:
             mirrored=mirrored,
             pixel_aspect=1 / aspect if turns % 2 else aspect,
             seekable=bool(_SEEKABLE & set(container.format.name.split(","))),
+            interlaced=bool(first.interlaced_frame) or stream.codec_context.field_order in _INTERLACED,
+            transfer=HDR.get(first.color_trc),
+            other_tracks=tuple(_described(other) for other in _video_tracks(container) if other.index != stream.index),
         )
 
 
@@ -301,7 +317,7 @@ class Painter:
 
 @contextmanager
 def _opened(uri: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """A container and its first video stream; both are closed on the way out, whatever happens."""
+    """A container and its video stream; both are closed on the way out, whatever happens."""
     with _bytes_of(uri) as file, _container(file) as container:
         yield container, _video_stream(container)
 
@@ -346,13 +362,35 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
     name = container.format.name
     if reason := "a picture, not a video" if name.endswith("_pipe") else _NOT_VIDEO.get(name):
         raise UnreadableVideo(f"is {reason}")
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams:
+    tracks = _video_tracks(container)
+    if not tracks:
         raise UnreadableVideo("holds no video stream")
-    if streams[0].codec_context is None:
+    stream = max(tracks, key=_rank)
+    if stream.codec_context is None:
         raise UnreadableVideo("its codec is not known to this decoder")
-    streams[0].codec_context.thread_count = _threads
-    return streams[0]
+    stream.codec_context.thread_count = _threads
+    return stream
+
+
+def _video_tracks(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """The tracks that are video: no cover, and no strip of thumbnails."""
+    return [s for s in container.streams.video if not s.disposition & _PICTURES]
+
+
+def _rank(stream: av.VideoStream) -> tuple[bool, bool, bool, int]:
+    """The track to take is the largest here: one that can be decoded and holds frames, the container's choice, the larger one.
+
+    Of equal ones the first is taken. A preview or a camera's small copy may come before the recording.
+    """
+    context = stream.codec_context
+    if context is None:
+        return False, False, False, 0
+    return True, stream.frames > 0, bool(stream.disposition & Disposition.default), context.width * context.height
+
+
+def _described(stream: av.VideoStream) -> str:
+    context = stream.codec_context
+    return f"{context.name} {context.width}x{context.height}" if context else "unknown codec"
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
@@ -389,6 +427,20 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
         yield None
 
 
+def packet_digest(uri: str, most: int | None = None) -> str:
+    """Name a recording by its coded video, whatever holds it: SHA-256 over the packets of its track (the first `most` of them).
+
+    Nothing is decoded. A remux from MKV to MP4 keeps the packets; one from or to MPEG-TS writes them in another form.
+    """
+    sha = hashlib.sha256()
+    with _opened(uri) as (container, stream):
+        for packet in itertools.islice(_packets(container, stream), most):
+            if packet is not None and packet.size:
+                sha.update(packet.size.to_bytes(8, "big"))
+                sha.update(packet)
+    return sha.hexdigest()[:16]
+
+
 def can_enter(uri: str, time_s: float) -> bool:
     """Whether a decode can begin, exactly, at most half a minute before a time: a few seeks, a frame each."""
     source = probe(uri)
@@ -403,18 +455,23 @@ def _enter(
     container: av.container.InputContainer, stream: av.VideoStream, source: Source, start_s: float
 ) -> Iterator[av.VideoFrame]:
     """Frames from a point at or before `start_s` on, the start of the source if there is no better one."""
-    landed = _landed(container, stream, source, start_s) if source.seekable and start_s > 0 else _decoded(container, stream)
+    repair = partial(repaired, interlaced=source.interlaced, transfer=source.transfer)
+    if not (source.seekable and start_s > 0):
+        yield from repair(_decoded(container, stream))
+        return
+    landed = _landed(container, stream, source, start_s)
     if landed is not None:
-        yield from landed
+        yield from repair(landed, skip=int(source.interlaced))
         return
     with _opened(source.uri) as (again, anew):
-        yield from _decoded(again, anew)
+        yield from repair(_decoded(again, anew))
 
 
 def _landed(
     container: av.container.InputContainer, stream: av.VideoStream, source: Source, start_s: float
 ) -> Iterator[av.VideoFrame] | None:
-    """Frames from where a seek lands that can be trusted: the first frame out is a key frame at or before the target.
+    """Frames from where a seek lands that can be trusted: the first frame out is a key frame at or before the target; of an
+    interlaced source the second one is too, since the first lacks the neighbour that its fields are filled in from.
 
     MPEG-TS lands after it and intra-refresh streams on a picture without its references; for those it steps back. None
     where the steps lead to the start of the source.
@@ -427,7 +484,9 @@ def _landed(
         frames = _decoded(container, stream)
         first = next(frames, None)
         if first is not None and first.key_frame and cast(int, first.pts) <= target:
-            return itertools.chain([first], frames)
+            lead = [first, *itertools.islice(frames, int(source.interlaced))]
+            if len(lead) == 1 + source.interlaced and cast(int, lead[-1].pts) <= target:
+                return itertools.chain(lead, frames)
     return None
 
 

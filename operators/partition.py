@@ -11,7 +11,7 @@ import numpy as np
 from curation import action, chunks, scenes
 from curation.chunks import ScanSettings
 from curation.happenings import ActionSettings, Happenings, boundary_costs, happenings
-from curation.iqa import fold, frozen_share
+from curation.iqa import combed_share, fold, frozen_share
 from curation.quality import luminance, without_bars
 from curation.scan import Signals, scan
 from curation.scenes import SceneSettings
@@ -35,7 +35,8 @@ def scan_chunk(row: Row, how: ScanSettings) -> Row:
 def scan_source(row: Row, how: ScanSettings) -> Row:
     """Make the pass over a source that the operators behind this one drink from; its cost stands under this name."""
     signals = scan(row["source_uri"], how)
-    return {**row, "fps": signals.fps, "width": signals.source.width, "height": signals.source.height}
+    about = signals.source
+    return {**row, "fps": signals.fps, "width": about.width, "height": about.height, "transfer": about.transfer or "sdr"}
 
 
 def split_scenes(
@@ -53,19 +54,32 @@ def _clips(row: Row, signals: Signals, scene: SceneSettings, actions: ActionSett
 
 
 def clip_spans(signals: Signals, scene: SceneSettings, actions: ActionSettings) -> list[tuple[int, float, float]]:
-    """Scene number, start and end in seconds of every clip."""
+    """Scene number, start and end in seconds of every clip. Each holds a frame; what no clip covers is a hole in time."""
     times_s, cost = boundary_costs(signals, happenings(signals, actions))
     return [
         (number, *span)
-        for number, (start_s, end_s) in enumerate(scene_bounds(signals, scene))
-        for span in divide(start_s, end_s, scene, times_s, cost)
+        for number, bounds in enumerate(scene_bounds(signals, scene))
+        for span in _from_frames(divide(*bounds, scene, times_s, cost), signals.times_s)
     ]
 
 
 def scene_bounds(signals: Signals, scene: SceneSettings) -> list[tuple[float, float]]:
-    """Start and end of each scene in seconds; together they are the source."""
-    cuts = signals.times_s[scenes.cut_frames(signals.content, signals.explained, signals.layout, signals.fps, scene)].tolist()
-    return list(zip([float(signals.times_s[0]), *cuts], [*cuts, signals.end_s], strict=True))
+    """Start and end of each scene in seconds. A hole in time ends one; together they are the source without its holes."""
+    content, explained, layout = signals.content, signals.explained, signals.layout
+    bounds: list[tuple[float, float]] = []
+    for part in signals.stretches:
+        inside = slice(part.first, part.last)
+        cuts = scenes.cut_frames(content[inside], explained[inside], layout[inside], signals.fps, scene)
+        starts = signals.times_s[part.first + np.array([0, *cuts], np.int64)].tolist()
+        bounds += zip(starts, [*starts[1:], part.end_s], strict=True)
+    return bounds
+
+
+def _from_frames(spans: list[tuple[float, float]], times_s: np.ndarray) -> list[tuple[float, float]]:
+    """Touching spans, each from a frame on: where frames lie too far apart for the division, some move and some merge."""
+    frames = np.searchsorted(times_s, [start_s for start_s, _ in spans])
+    starts = sorted({float(times_s[frame]) for frame in frames if times_s[frame] < spans[-1][1]})
+    return list(zip(starts, [*starts[1:], spans[-1][1]], strict=True))
 
 
 def _clip(
@@ -150,10 +164,14 @@ def measure_luminance(row: Row, how: ScanSettings) -> Row:
 
 @each
 def measure_quality(row: Row, how: ScanSettings) -> Row:
-    """How clean the picture looks over the clip's samples, and how much of its time it stands still."""
+    """How clean the picture looks over the clip's samples, how much of its time it stands still, and what fields left in it."""
     signals = scan(row["source_uri"], how)
     frames = slice(row["start_frame"], row["end_frame"])
     frozen = frozen_share(signals.times_s[frames], signals.content[frames], row["end_s"])
     samples_s = signals.times_s[signals.iqa_frame]
     inside = (samples_s >= row["start_s"]) & (samples_s < row["end_s"])
-    return {**row, **fold(signals.iqa_rows[inside], frozen)._asdict(), "iqa_backend": signals.iqa}
+    fields = {
+        "deinterlaced": float(signals.deinterlaced[frames].mean()),
+        "combed": combed_share(signals.combing[inside]),
+    }
+    return {**row, **fold(signals.iqa_rows[inside], frozen)._asdict(), "iqa_backend": signals.iqa, **fields}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from curation import vlm
+from curation import stretches, vlm
 from curation.chunks import ScanSettings
 from curation.iqa import fold
 from curation.scan import scan
@@ -119,7 +119,7 @@ def verify_video(row: Row, how: SynthSettings, pass_: ScanSettings, scene: Scene
     assert initial is not None, "an initial frame that is no PNG"
     found = evidence(row["source_uri"], signals, initial, scene)
     row = {**row, **{f"synth_{name}": value for name, value in found._asdict().items()}}
-    reason = verify.judge(found, row, asked.interaction, how.verify)
+    reason = stretches.note(signals.stretches) or verify.judge(found, row, asked.interaction, how.verify)
     if reason is None and how.vlm.asked:
         answer = _trigger(row, asked, found, how)
         reason = verify.answered(answer) if answer.value or how.vlm.on_error == "reject" else None

@@ -6,11 +6,13 @@ row that fails keeps its own error.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from curation.errors import Unavailable
 from curation.vlm import EngineSettings, Prompt, Reply, VlmSettings, answers
 from curation.vlm.http import messages
 
@@ -27,10 +29,21 @@ def answer_ahead(units: Sequence[str], collect: Collect, settings: VlmSettings, 
 
     `collect` answers a unit (as JSON) with the prompts that the cache does not hold; it runs on the cluster.
     """
-    return sum(_round(units, collect, settings, folder) for _ in range(_ROUNDS))
+    asked, failures = 0, list[str]()
+    for _ in range(_ROUNDS):
+        more, failed = _round(units, collect, settings, folder)
+        asked, failures = asked + more, failures + list(failed.values())
+        # One question may be at fault itself; where no question is answered, the engines are.
+        if asked == len(failures) > 1:
+            raise Unavailable(f"vLLM's engines answer no question ({failures[0]}); see their log, and run again")
+        answers.use(folder)
+        for key, error in failed.items():
+            answers.put(key, Reply(error=error))
+    return asked
 
 
-def _round(units: Sequence[str], collect: Collect, settings: VlmSettings, folder: str) -> int:
+def _round(units: Sequence[str], collect: Collect, settings: VlmSettings, folder: str) -> tuple[int, dict[str, str]]:
+    """Ask once; returns how many were asked, and by their keys why some have no reply."""
     import ray
 
     blocks = [pa.table({"unit": [unit]}) for unit in units]
@@ -39,9 +52,11 @@ def _round(units: Sequence[str], collect: Collect, settings: VlmSettings, folder
     )
     asked = asked.materialize()  # an engine takes a minute to start: not for nothing
     if not asked.count():
-        return 0
+        return 0, {}
     told = _processor(settings)(asked).map_batches(_store(folder), batch_size=_BATCH, batch_format="pyarrow")
-    return int(sum(len(block) for block in told.iter_batches(batch_size=None, batch_format="pyarrow")))
+    blocks = [block.to_pylist() for block in told.iter_batches(batch_size=None, batch_format="pyarrow")]
+    rows = [row for block in blocks for row in block]
+    return len(rows), {row["key"]: row["error"] for row in rows if row["error"]}
 
 
 def _questions(collect: Collect, model: str) -> Callable[[pa.Table], pa.Table]:
@@ -84,7 +99,7 @@ def _processor(settings: VlmSettings) -> Any:
 
     def after(row: dict[str, Any]) -> dict[str, Any]:
         counts = {name: int(row.get(name) or 0) for name in ("num_input_tokens", "num_generated_tokens")}
-        return {"key": row["key"], "text": row["generated_text"], **counts}
+        return {"key": row["key"], "text": row["generated_text"], "max_tokens": settings.max_tokens, **counts}
 
     return build_processor(config, preprocess=before, postprocess=after)
 
@@ -107,9 +122,13 @@ def _engine_arguments(engine: EngineSettings) -> dict[str, Any]:
 def _store(folder: str) -> Callable[[pa.Table], pa.Table]:
     def store(block: pa.Table) -> pa.Table:
         answers.use(folder)
-        for row in block.to_pylist():
-            answers.put(row["key"], _reply(row))
-        return block.select(["key"])
+        rows = block.to_pylist()
+        replies = [_reply(row) for row in rows]
+        for row, reply in zip(rows, replies, strict=True):
+            if not reply.error:
+                answers.put(row["key"], reply)
+        told = {"key": [row["key"] for row in rows], "error": [reply.error for reply in replies]}
+        return pa.table({name: pa.array(values, pa.string()) for name, values in told.items()})
 
     return store
 
@@ -117,4 +136,6 @@ def _store(folder: str) -> Callable[[pa.Table], pa.Table]:
 def _reply(row: dict[str, Any]) -> Reply:
     if error := row.get("__inference_error__"):
         return Reply(error=f"the engine failed: {' '.join(str(error).split())[:200]}")
-    return Reply(row.get("text") or "", None, row.get("num_input_tokens") or 0, row.get("num_generated_tokens") or 0)
+    written = row.get("num_generated_tokens") or 0
+    stop = "length" if written >= (row.get("max_tokens") or math.inf) else "stop"
+    return Reply(row.get("text") or "", None, row.get("num_input_tokens") or 0, written, stop)

@@ -52,6 +52,7 @@ REQUEST_COLUMNS = ("clip_id", "video_id", "request", "synth_attempt")
 CHUNK_COLUMNS = (*SOURCE_COLUMNS, "start_s", "end_s")
 _MASK_COLUMNS = ("static_png",)  # partition leaves it beside the ledger; a unit's rows are loaded with it
 _SPAN_COLUMNS = ("clip_id", "source", "index", "scene_index", "start_s", "end_s", "start_frame", "end_frame")
+_SOURCE_FACTS = ("fps", "width", "height", "transfer")
 _LUMA_COLUMNS = Luminance._fields
 _IQA_COLUMNS = Quality._fields
 
@@ -70,7 +71,7 @@ def partition(recipe: Recipe) -> list[Op]:
         Op(
             scan_source,
             reads=("source_uri",),
-            writes=("fps", "width", "height"),
+            writes=_SOURCE_FACTS,
             args={"how": how},
             memory=_DECODE_MEMORY,
         ),
@@ -110,7 +111,7 @@ def partition(recipe: Recipe) -> list[Op]:
         Op(
             measure_quality,
             reads=("source_uri", "start_s", "end_s", "start_frame", "end_frame"),
-            writes=(*_IQA_COLUMNS, "iqa_backend"),
+            writes=(*_IQA_COLUMNS, "iqa_backend", "deinterlaced", "combed"),
             args={"how": how},
             memory=_DECODE_MEMORY,
         ),
@@ -122,7 +123,7 @@ def generate(recipe: Recipe) -> list[Op]:
     settings, how = recipe.synth, recipe.partition.scan
     ops = [
         Op(make_video, reads=REQUEST_COLUMNS, writes=(*ASKED_COLUMNS, *MADE_COLUMNS), args={"how": settings}),
-        Op(scan_source, reads=("source_uri",), writes=("fps", "width", "height"), args={"how": how}),
+        Op(scan_source, reads=("source_uri",), writes=_SOURCE_FACTS, args={"how": how}),
         Op(take_whole, reads=("source_uri", "width", "height"), writes=WHOLE_COLUMNS, args={"how": how}),
         *(op for op in partition(recipe) if op.fn in (measure_motion, measure_luminance)),
         Op(measure_picture, reads=("source_uri",), writes=(*_IQA_COLUMNS, "iqa_backend"), args={"how": how}),
@@ -141,7 +142,7 @@ def score(recipe: Recipe) -> list[Op]:
     """Section 3.4, filtering: verdicts over the scores."""
     return [
         Op(judge_luminance, reads=_LUMA_COLUMNS, writes=("reject",), args={"limits": recipe.score.luminance}),
-        Op(judge_quality, reads=("iqa", "iqa_fault"), writes=("reject",), args={"limits": recipe.score.quality}),
+        Op(judge_quality, reads=("iqa", "iqa_fault", "combed"), writes=("reject",), args={"limits": recipe.score.quality}),
     ]
 
 

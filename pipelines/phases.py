@@ -246,6 +246,7 @@ def _facts(signals: scan.Signals, clips: list[Row]) -> Row:
     source = signals.source
     return {
         "duration_s": signals.end_s - float(signals.times_s[0]),
+        "hole_s": signals.hole_s,
         "frames": len(signals.times_s),
         "fps": signals.fps,
         "width": source.width,
@@ -253,7 +254,7 @@ def _facts(signals: scan.Signals, clips: list[Row]) -> Row:
         "codec": source.codec,
         "container": source.container,
         "cuts_s": [clip["start_s"] for before, clip in pairwise(clips) if clip["scene_index"] != before["scene_index"]],
-        "note": ", ".join(f"{count} {what}" for what, count in signals.damage.items()) or None,
+        "note": "; ".join(signals.notes) or None,
     }
 
 

@@ -111,7 +111,7 @@ def synthesise(
 ) -> Summary:
     """Make interactions from initial frames, verify them, and turn those accepted into shards under `out`, as clips of footage.
 
-    ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger. The rest is as for `curate`.
+    ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger. The rest: as `curate`.
     """
     wanted = synthesis.plan(interactions, frames, recipe)
 

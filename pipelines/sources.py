@@ -7,13 +7,13 @@ to the output cost more than that.
 """
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from curation import shards, storage
 from curation.schema import CLIP, Row, columns, digest
 from curation.storage import Entry
-from pipelines import ledger, units
+from pipelines import duplicates, ledger, units
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
 from pipelines.units import SUPERSEDED, Name, Unit, source_digest
@@ -57,30 +57,56 @@ def unmeasured(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[str]:
 
 
 def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Unit]:
-    """Units of the sources that have none yet; the same bytes a second time are a unit that only says so.
+    """Units of the sources that have none yet; the same recording a second time is a unit that only says so.
 
     Only new sources are read, and of those the few blocks that name them. The first of equal sources is the one that was
     committed before, else the first by uri.
     """
-    finished = units.done(out, "partition")
-    seen = {name.digest for name in finished}
-    new = [entry for entry in sorted(entries) if source_digest(entry, recipe) not in seen]
-    identified = storage.at_once(_identify, new)
-    old = _superseded_rows(out) if new else {}
-    for unit in [unit for unit in old if Name.parse(unit).video_id in {video_id for video_id, _ in identified}]:
-        ledger.take_back(out, unit)  # the same bytes are there again, under a new date or name
-    owners = {name.video_id: name for name in units.measured(out)}
-    first: dict[str, str] = {}
-    listed = []
-    for entry, (video_id, problem) in zip(new, identified, strict=True):
-        owner = _owner_uri(out, owners[video_id]) if video_id in owners else first.get(video_id)
-        first.setdefault(video_id, entry.uri)
-        name = str(Name(video_id, source_digest(entry, recipe)))
-        reason = "the same bytes" if owner else None
-        if not (owner or problem) and _grew(out, entry, old):
-            owner, reason = entry.uri, GREW
-        listed.append(Unit("partition", name, entry.uri, entry.token, owner, reason=reason, problem=problem))
-    return listed
+    entries = sorted(entries)
+    seen = {name.digest for name in units.done(out, "partition")}
+    new = [entry for entry in entries if source_digest(entry, recipe) not in seen]
+    if not new:
+        return []
+    listed = [_source_unit(recipe, *identity) for identity in _identified(new, entries, out, recipe)]
+    ids = {Name.parse(unit.name).video_id for unit in listed}
+    old = _superseded_rows(out)
+    for name in [name for name in old if Name.parse(name).video_id in ids]:
+        ledger.take_back(out, name)  # the same bytes are there again, under a new date or name
+        del old[name]
+    return [_not_again(out, unit, old) for unit in listed]
+
+
+def _identified(
+    new: Sequence[Entry], entries: Sequence[Entry], out: str, recipe: Recipe
+) -> Iterator[tuple[Entry, str, Entry | None, str | None, str | None]]:
+    """Of each new source its id, and the source that stands for the same recording with what is the same, or its problem."""
+    current = {source_digest(entry, recipe): entry for entry in entries}
+    measured = {name.video_id: name for name in units.measured(out)}
+    fresh = set(new)
+    twins = duplicates.twins(new, [entry for entry in entries if entry not in fresh])
+    first: dict[str, Entry] = {}
+
+    def owner_of(video_id: str) -> Entry | None:
+        if name := measured.get(video_id):
+            return current.get(name.digest) or _measured_source(out, name)
+        return first.get(video_id)
+
+    for entry, (video_id, problem) in zip(new, storage.at_once(_identify, new), strict=True):
+        owner, same = None, None
+        if problem is None:
+            try:
+                video_id, owner, same = duplicates.original(entry, video_id, owner_of, twins)
+                first.setdefault(video_id, entry)
+            except OSError as error:
+                video_id, problem = _unreadable_now(entry, error)
+        yield entry, video_id, owner, same, problem
+
+
+def _source_unit(
+    recipe: Recipe, entry: Entry, video_id: str, owner: Entry | None, same: str | None, problem: str | None
+) -> Unit:
+    name = str(Name(video_id, source_digest(entry, recipe)))
+    return Unit("partition", name, entry.uri, entry.token, owner.uri if owner else None, reason=same, problem=problem)
 
 
 def _identify(entry: Entry) -> tuple[str, str | None]:
@@ -88,13 +114,17 @@ def _identify(entry: Entry) -> tuple[str, str | None]:
     try:
         return storage.content_id(entry), None
     except OSError as error:
-        return digest(entry.uri, entry.token), f"{entry.uri}: {error.strerror or error}"
+        return _unreadable_now(entry, error)
 
 
-def _owner_uri(out: str, name: Name) -> str:
-    row = ledger.read_video(out, str(name))
-    assert row is not None, name
-    return str(row["duplicate_of"] or row["uri"])
+def _unreadable_now(entry: Entry, error: OSError) -> tuple[str, str]:
+    return digest(entry.uri, entry.token), f"{entry.uri}: {error.strerror or error}"
+
+
+def _measured_source(out: str, name: Name) -> Entry:
+    """Where the source with a committed unit's bytes is, and its size: tokens begin with it."""
+    row = ledger.read_video(out, str(name)) or {"uri": str(name), "token": "0-"}
+    return Entry(row.get("duplicate_of") or row["uri"], int(row["token"].partition("-")[0]), "")
 
 
 def _superseded_rows(out: str) -> dict[str, Row]:
@@ -104,14 +134,17 @@ def _superseded_rows(out: str) -> dict[str, Row]:
     return {unit: row for unit, row in zip(names, rows, strict=True) if row}
 
 
-def _grew(out: str, entry: Entry, old: Mapping[str, Row]) -> bool:
-    """Whether a source begins with all bytes of an older version of it, of which clips are stored: a copy that went on."""
-    for unit, row in old.items():
-        size = int(row["token"].partition("-")[0])
-        older = row["uri"] == entry.uri and size < entry.size and _has_stored(out, unit)
-        if older and storage.content_id(replace(entry, size=size)) == row["video_id"]:
-            return True
-    return False
+def _not_again(out: str, unit: Unit, old: Mapping[str, Row]) -> Unit:
+    """The unit; one that says so where its source begins with all bytes of an older version of which clips are stored."""
+    grew = not (unit.duplicate_of or unit.problem) and any(_goes_on(out, unit, name, row) for name, row in old.items())
+    return replace(unit, duplicate_of=unit.uri, reason=GREW) if grew else unit
+
+
+def _goes_on(out: str, unit: Unit, name: str, row: Row) -> bool:
+    size = int(row["token"].partition("-")[0])
+    if row["uri"] != unit.uri or size >= int(unit.token.partition("-")[0]) or not _has_stored(out, name):
+        return False
+    return storage.content_id(Entry(unit.uri, size, unit.token)) == row["video_id"]
 
 
 def _has_stored(out: str, unit: str) -> bool:

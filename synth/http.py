@@ -19,12 +19,15 @@ import numpy as np
 import urllib3
 
 from curation import video
+from curation.errors import Unavailable
 from curation.video import Span
 from curation.vlm.http import ServerGone
 from synth.backends import ModelSettings, NotMade, Words
 from synth.pictures import from_bytes, to_png
 
 _POLL_S = 2.0
+# No key, no money, no right, no such model: no attempt's fault.
+_REFUSED = (401, 402, 403, 404)
 _ERROR_CHARS = 200
 
 
@@ -89,6 +92,10 @@ class HttpModel:
             raise NotMade(f"{self.name} gave nothing within {self._how.timeout_s:g} s") from error
         except urllib3.exceptions.HTTPError as error:
             raise ServerGone(f"no model answers at {server.url}; start it, or correct synth.models.server.url") from error
+        if response.status in _REFUSED:
+            raise Unavailable(
+                f"{self.name} at {server.url} refuses (HTTP {response.status}); correct the key or the model's name"
+            )
         if response.status != 200:
             said = " ".join(response.data.decode("utf-8", "replace").split())[:_ERROR_CHARS]
             raise NotMade(f"{self.name}: the server answered {response.status}: {said}")

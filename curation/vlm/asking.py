@@ -1,34 +1,20 @@
 """Asking: the cache, validation, the second try and the accounting, once for every backend."""
 
-import json
-import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
-
-import jsonschema
 
 from curation import storage
-from curation.vlm import answers
+from curation.vlm import answers, parsing
+from curation.vlm.parsing import Answer
 from curation.vlm.protocol import Prompt, Reply, Vlm, VlmSettings
 
 # What the questions of this process have cost, counted as `video.decodes` counts decodes: calls, prompt_tokens,
 # completion_tokens, seconds, failed (calls without a reply), invalid (replies that do not fit), cached (not asked at all).
 spent: Counter[str] = Counter()
 
-_ERROR_CHARS = 240
 NOT_YET = "not answered yet"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A value that fits its schema, or the reason why there is none."""
-
-    value: dict[str, Any] | None = None
-    error: str | None = None
 
 
 class Ahead:
@@ -65,8 +51,8 @@ def ask(vlm: Vlm, prompts: Sequence[Prompt]) -> list[Answer]:
     """
     replies = _replies(vlm, prompts)
     found = [_judged(*pair) for pair in zip(prompts, replies, strict=True)]
-    bad = [i for i, reply in enumerate(replies) if found[i].error and not reply.error]
-    spent["invalid"] += len(bad)
+    spent["invalid"] += sum(bool(answer.error) and not reply.error for answer, reply in zip(found, replies, strict=True))
+    bad = [i for i, reply in enumerate(replies) if found[i].error and not parsing.stopped_early(reply)]
     more = [prompts[i].again(replies[i].text, found[i].error or "") for i in bad]
     for i, prompt, reply in zip(bad, more, _replies(vlm, more), strict=True):
         found[i] = _judged(prompt, reply)
@@ -110,30 +96,4 @@ def _count(reply: Reply) -> None:
 
 
 def _judged(prompt: Prompt, reply: Reply) -> Answer:
-    return Answer(error=reply.error) if reply.error else validated(reply.text, prompt.schema)
-
-
-def _plain(value: Any) -> Any:
-    """Strings without control characters, blanks joined: captions are lines."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", value).split()) if isinstance(value, str) else value
-
-
-def validated(text: str, schema: Mapping[str, Any]) -> Answer:
-    """The text as JSON that fits the schema; a fence of ``` around it is taken off, prose is not."""
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", text, re.DOTALL)
-    body = fenced[1] if fenced else text.strip()
-    if not body:
-        return Answer(error="the reply is empty")
-    try:
-        value = _plain(json.loads(body, strict=False))  # models put raw line breaks into strings
-    except (json.JSONDecodeError, RecursionError) as error:
-        return Answer(error=f"the reply is not JSON: {error}"[:_ERROR_CHARS])
-    wrong = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(value)), None)
-    if wrong is not None:
-        where = "".join(f".{step}" for step in wrong.absolute_path)
-        return Answer(error=f"the reply breaks the schema{f' at {where[1:]}' if where else ''}: {wrong.message}"[:_ERROR_CHARS])
-    return Answer(value)
+    return parsing.answer(reply, prompt.schema)

@@ -58,7 +58,8 @@ class LocalVlm:
                 **(sampling or {"do_sample": False}),
             )[0, asked:]
         text = self._processor.decode(written, skip_special_tokens=True)
-        return Reply(text, prompt_tokens=asked, completion_tokens=len(written))
+        stop = "length" if len(written) >= self._settings.max_tokens else "stop"
+        return Reply(text, prompt_tokens=asked, completion_tokens=len(written), stop=stop)
 
     def _held_to(self, prompt: Prompt, asked: int) -> list[Any]:
         return [_Grammar(self._vocabulary, prompt.schema, asked)] if self._vocabulary is not None else []

@@ -38,12 +38,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said, or why it said nothing, and what it cost."""
+    """What a model said, or why it said nothing, and what it cost. `stop`: why it stopped, in OpenAI's words; "length" is at
+    max_tokens.
+    """
 
     text: str = ""
     error: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    stop: str = "stop"
 
 
 class Vlm(Protocol):
@@ -52,7 +55,9 @@ class Vlm(Protocol):
     name: str
 
     def replies(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Reply]]:
-        """The number of a prompt and its reply, as they come in, each once. OSError where the model cannot be reached."""
+        """The number of a prompt and its reply, as they come in, each once. OSError where the model cannot be had: then it is
+        no prompt's fault.
+        """
         ...
 
 

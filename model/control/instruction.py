@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation import questions
-from curation.vlm.asking import Answer, ask
+from curation.vlm import Answer, ask
 from curation.vlm.protocol import Prompt, Vlm
 
 _TEXT = {"type": "string", "minLength": 1, "maxLength": 400}

@@ -172,6 +172,21 @@ def test_stills_and_sources_that_end_early_are_refused(tmp_path, moving, write):
         scan_chunk(uri, DIS, 30.0, math.inf)
 
 
+def test_a_hole_in_time_is_joined_or_refused(tmp_path, scenes, write):
+    times_s = [k / FPS + (3600 if k >= 100 else 0) for k in range(COUNT)]
+    uri = write(tmp_path / "hole.mp4", scenes(COUNT), times_s, options={"g": "20"})
+    whole = scan.scan(uri, DIS)
+    assert [(part.first, part.last) for part in whole.stretches] == [(0, 100), (100, COUNT)]
+    assert_same(scan.join(whole.source, chunked(uri, 2.5, 3608.5)), whole)
+    for bounds_s in (
+        (4.0, 2000.0),
+        (2000.0, 3000.0),
+        (3605.0,),
+    ):  # a seam in the hole, a chunk without a frame, a seam at its end
+        with pytest.raises(NotExact, match=r"cannot be entered|too few frames"):
+            chunked(uri, *bounds_s)
+
+
 def test_what_is_no_video_says_so(tmp_path):
     (tmp_path / "x.mp4").write_bytes(b"")
     with pytest.raises(UnreadableVideo):

@@ -12,6 +12,7 @@ from curation.detector import REGIMES, Reading
 from curation.flow import CameraMotion, FlowSettings
 from curation.happenings import ActionSettings, boundary_costs
 from curation.scan import Signals, scan
+from curation.stretches import Stretch
 
 TICKS = 200
 
@@ -22,6 +23,7 @@ class Played:
     def __init__(self, distance=0.5, look_px=0.0):
         self.times_s = np.arange(2 * TICKS) / 20
         self.pair_times_s, self.fps, self.end_s = np.arange(TICKS) / 10, 20.0, 20.0
+        self.stretches = (Stretch(0, 2 * TICKS, 0.0, 20.0),)
         affine = np.zeros((TICKS, 2, 3))
         affine[:, 1, 0] = look_px
         pan, parallax = np.where((self.pair_times_s >= 5) & (self.pair_times_s < 10), -10.0, 0.0), np.zeros(TICKS)
@@ -52,6 +54,17 @@ def test_one_unlike_it_is_judged_by_its_flow_and_says_so():
 @pytest.mark.parametrize(("which", "distance"), [("learned", 9.0), ("flow", 0.1)])
 def test_a_detector_asked_for_by_name_is_taken(which, distance):
     assert happenings.happenings(Played(distance), ActionSettings(detector=which)).detector == which
+
+
+def test_nothing_goes_on_over_a_hole_in_time():
+    played = Played()
+    played.stretches = (Stretch(0, 160, 0.0, 8.0), Stretch(160, 250, 8.0, 12.5), Stretch(250, 400, 12.5, 20.0))
+    for distance in (0.5, 1.2):
+        played.reading = replace(played.reading, distance=np.full(TICKS, distance))
+        spans = happenings.happenings(played, ActionSettings()).spans
+        assert [(s.start_s, s.end_s) for s in spans if s.name == "turn_right"] == [(5.0, 8.0), (8.0, 10.0)]
+        events = [(round(s.start_s, 6), round(s.end_s, 6)) for s in spans if s.kind == "interaction"]
+        assert events == ([(11.9, 12.5), (12.5, 13.1)] if distance < 1 else [])
 
 
 def test_how_far_is_too_far_is_a_setting():

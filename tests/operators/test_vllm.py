@@ -5,7 +5,8 @@ import json
 import pyarrow as pa
 import pytest
 
-from curation.vlm import EngineSettings, Prompt, answers
+from curation.errors import Unavailable
+from curation.vlm import EngineSettings, Prompt, VlmSettings, answers
 from operators import vllm
 
 SCHEMA = {"type": "object", "properties": {"keep": {"type": "boolean"}}}
@@ -43,10 +44,35 @@ def test_replies_go_into_the_cache_and_a_failed_row_keeps_its_own_error(tmp_path
             "__inference_error__": "too\nlong",
         },
     ]
-    vllm._store(str(tmp_path))(pa.Table.from_pylist(rows))
-    good, bad = answers.get("a" * 16), answers.get("b" * 16)
+    told = vllm._store(str(tmp_path))(pa.Table.from_pylist(rows)).to_pylist()
+    good = answers.get("a" * 16)
     assert (good.text, good.error, good.prompt_tokens, good.completion_tokens) == ("{}", None, 7, 2)
-    assert bad.error == "the engine failed: too long"
+    assert [row["error"] for row in told] == [None, "the engine failed: too long"]
+    assert answers.get("b" * 16) is None, "whose fault it is, is known when all are in"
+
+
+def rounds(monkeypatch, *of_rounds):
+    left = iter(of_rounds)
+    monkeypatch.setattr(vllm, "_round", lambda *_: next(left))
+
+
+def test_one_question_that_fails_keeps_its_reason(tmp_path, monkeypatch):
+    rounds(monkeypatch, (3, {"b" * 16: "too long"}), (1, {"c" * 16: "too long"}))
+    assert vllm.answer_ahead([], None, VlmSettings("vllm", "m"), str(tmp_path)) == 4
+    assert [answers.get(key * 16).error for key in "bc"] == ["too long"] * 2
+
+
+def test_engines_that_answer_nothing_are_no_clips_fault(tmp_path, monkeypatch):
+    rounds(monkeypatch, (2, {"b" * 16: "CUDA is gone", "c" * 16: "CUDA is gone"}))
+    with pytest.raises(Unavailable, match=r"answer no question \(CUDA is gone\)"):
+        vllm.answer_ahead([], None, VlmSettings("vllm", "m"), str(tmp_path))
+    assert not list(tmp_path.rglob("*.json")), "nothing of it is kept"
+
+
+def test_a_reply_as_long_as_may_be_was_cut_off():
+    row = {"text": "{", "num_input_tokens": 7, "num_generated_tokens": 64, "max_tokens": 64}
+    assert vllm._reply(row).stop == "length"
+    assert vllm._reply({**row, "num_generated_tokens": 63}).stop == "stop"
 
 
 def test_without_a_gpu_the_engine_is_told_so():

@@ -241,6 +241,24 @@ def test_a_server_that_is_gone_fails_the_unit_and_the_next_run_asks_only_what_is
     assert len(asked) == len(again.bodies)
 
 
+def test_a_refused_key_fails_the_unit_and_the_next_run_asks_again(film, out, serve, monkeypatch):
+    def answer(body, number):
+        right = server.headers[number].get("Authorization") == "Bearer right"
+        return serve.say(json.dumps(serve.fitting(_schema(body)))) if right else serve.status(401, b"Incorrect API key")
+
+    server = serve(answer)
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    first = curate(film, out, asking(server.url), TOLD)
+    assert [record.phase for record in first.failures] == ["caption"]
+    assert "Unavailable: the VLM at" in first.failures[0].failure
+    assert "set the environment variable OPENAI_API_KEY" in first.failures[0].failure
+    assert not any(row["caption_error"] for row in ledger.clips(out).to_pylist()), "no clip's reason"
+    monkeypatch.setenv("OPENAI_API_KEY", "right")
+    second = curate(film, out, asking(server.url), TOLD)
+    assert second.failures == []
+    assert {row["caption_source"] for row in kept(out)} == {"a-model"}
+
+
 def test_engines_on_a_cluster_need_the_cluster(film, out):
     engines = replace(measured(), caption=replace(measured().caption, vlm=VlmSettings("vllm", "a-model")))
     with pytest.raises(ValueError, match=r"backend vllm runs engines on a Ray cluster: use --runner ray, or backend http"):

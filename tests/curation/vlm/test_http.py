@@ -1,11 +1,13 @@
 """The HTTP backend against a real server on loopback: what it sends, and what becomes of every kind of bad reply."""
 
 import base64
+import json
 import socket
 import time
 
 import pytest
 
+from curation.errors import Unavailable
 from curation.vlm import Prompt, ServerSettings, VlmSettings, ask, load
 from curation.vlm.http import ServerGone
 
@@ -118,6 +120,94 @@ def test_a_request_that_fails_for_good_is_that_rows_reason_and_no_other_rows(ser
     assert good.value == also_good.value == {"keep": True}
     assert bad.value is None
     assert bad.error.startswith(reason)
+
+
+REFUSALS = {
+    "wrong key": (
+        401,
+        b'{"error": {"code": "invalid_api_key"}}',
+        "answered 401: .* set the environment variable OPENAI_API_KEY",
+    ),
+    "no right": (403, b"no", "answered 403: no.* give the key the right"),
+    "no such model": (
+        404,
+        b"The model `qwen` does not exist.",
+        "answered 404: The model `qwen` does not exist.*caption.vlm.model",
+    ),
+    "spent": (429, b'{"error": {"code": "insufficient_quota"}}', "answered 429: .*insufficient_quota.* wait until the quota"),
+    "too many": (429, b"slow down", "answered 429: slow down"),
+    "broken": (500, b"CUDA error", "answered 500: CUDA error"),
+    "no pictures": (400, b"this model is not multimodal", "answered 400: this model is not multimodal"),
+    "no schemas": (400, b"response_format is not supported", "answered 400: response_format .*see what the server takes"),
+    "html": (200, b"<html>", "is no chat completion"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_server_that_answers_no_question_is_no_rows_fault(name, serve, cache):
+    code, body, words = REFUSALS[name]
+    server = serve(lambda asked, number: serve.status(code, body))
+    with pytest.raises(Unavailable, match=f"(?s)answers no question.*{words}"):
+        ask(load(settings(server.url, retries=1)), [prompt("a"), prompt("b")])
+    assert not list(cache.rglob("*.json"))
+
+
+def test_a_spent_quota_is_not_waited_for(serve):
+    server = serve(lambda asked, number: serve.status(429, b'{"error": {"code": "insufficient_quota"}}'))
+    with pytest.raises(Unavailable):
+        ask(load(settings(server.url, retries=5, backoff_s=30.0)), [prompt()])
+    assert len(server.bodies) == 2, "the question and the plain one that decides whose fault it is"
+
+
+def test_the_plain_question_shows_a_picture_and_asks_for_a_form(serve):
+    server = serve(lambda asked, number: serve.say(GOOD) if number else serve.status(403, b"flagged by moderation"))
+    (answer,) = ask(load(settings(server.url)), [prompt()])
+    assert answer.error == "the server answered 403: flagged by moderation"
+    first, plain = server.bodies
+    assert [part["type"] for part in plain["messages"][0]["content"]] == ["image_url", "text"]
+    assert plain["response_format"]["type"] == first["response_format"]["type"] == "json_schema"
+
+
+def test_a_key_is_read_for_each_request(serve, monkeypatch):
+    server = serve(lambda asked, number: serve.say(GOOD) if number >= 2 else serve.status(401))
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    with pytest.raises(Unavailable):
+        ask(load(settings(server.url)), [prompt()])
+    monkeypatch.setenv("OPENAI_API_KEY", "right")
+    assert ask(load(settings(server.url)), [prompt()])[0].value == {"keep": True}
+    assert [headers["Authorization"] for headers in server.headers] == ["Bearer wrong", "Bearer wrong", "Bearer right"]
+
+
+def test_a_server_that_takes_no_bounds_in_a_schema_is_asked_without_them(serve):
+    bound = {
+        "type": "object",
+        "properties": {"minLength": {"type": "string", "minLength": 1}, "of": {"type": "array", "items": {"maximum": 3}}},
+    }
+
+    def answer(asked, number):
+        text = str(asked["response_format"])
+        return (
+            serve.status(400, b"Invalid schema: 'minLength' is not permitted") if "'minLength': 1" in text else serve.say(said)
+        )
+
+    said = '{"minLength": "a", "of": []}'
+    server = serve(answer)
+    vlm = load(settings(server.url))
+    (found,) = ask(vlm, [Prompt("q", "What?", bound)])
+    assert found.value == {"minLength": "a", "of": []}
+    kept = server.bodies[-1]["response_format"]["json_schema"]["schema"]
+    assert kept["properties"] == {"minLength": {"type": "string"}, "of": {"type": "array", "items": {}}}
+    said = '{"minLength": "", "of": []}'
+    assert "breaks the schema at minLength" in ask(vlm, [Prompt("q", "Which?", bound)])[0].error, "it is held against them here"
+    assert len(server.bodies) == 4, "what the server takes is learned once"
+
+
+def test_a_reply_that_was_cut_off_is_not_asked_for_again(serve, spent):
+    body = {"choices": [{"finish_reason": "length", "message": {"content": '{"keep"'}}], "usage": {"completion_tokens": 7}}
+    server = serve(lambda asked, number: serve.status(200, json.dumps(body).encode()))
+    (answer,) = ask(load(settings(server.url)), [prompt()])
+    assert answer.error == "the reply is cut off by max_tokens after 7 tokens; raise vlm.max_tokens"
+    assert (len(server.bodies), spent["invalid"]) == (1, 1)
 
 
 def test_a_server_that_is_not_there_is_no_rows_fault(free_port):

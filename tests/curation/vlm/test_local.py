@@ -56,7 +56,7 @@ def test_a_reply_that_is_cut_short_is_the_rows_reason(tiny_vlm, jpeg):
     short = load(VlmSettings("transformers", str(tiny_vlm), max_tokens=16))
     long_winded = {"type": "object", "properties": {"why": {"type": "string", "minLength": 200}}, "required": ["why"]}
     (answer,) = ask(short, [Prompt("q", "Well?", long_winded, (jpeg(),))])
-    assert answer.error.startswith("the reply is not JSON")
+    assert answer.error.startswith("the reply is cut off by max_tokens after 16 tokens")
 
 
 def test_a_model_that_cannot_be_had_is_named_with_the_ways_to_provide_it(monkeypatch):

@@ -1,0 +1,126 @@
+"""The same recording twice, and two that only look so."""
+
+import av
+import numpy as np
+import pytest
+
+from curation import storage
+from curation.storage import Entry, content_id, same_bytes
+from pipelines import duplicates, ledger, recipes, units
+
+
+@pytest.fixture(autouse=True)
+def nothing_known():
+    storage.same_bytes.cache_clear()
+    storage.whole_id.cache_clear()
+    duplicates._known.clear()
+
+
+def entries(*paths):
+    return storage.find_sources(map(str, paths))
+
+
+def pair(folder):
+    """Two raw recordings of one seed that differ in a moment, between the blocks that name a source."""
+    data = bytearray(np.random.default_rng(3).bytes(5 << 20))
+    (folder / "a.y4m").write_bytes(data)
+    at = (1 << 20) + (150 << 10)
+    data[at : at + 20_000] = bytes(20_000)
+    (folder / "b.y4m").write_bytes(data)
+    return entries(folder / "a.y4m", folder / "b.y4m")
+
+
+def remux(source, target):
+    with av.open(str(source)) as input_, av.open(str(target), "w") as output:
+        stream = output.add_stream_from_template(input_.streams.video[0])
+        for packet in input_.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                output.mux(packet)
+    return target
+
+
+def told(found):
+    return [
+        (unit.uri.rpartition("/")[2], unit.duplicate_of and unit.duplicate_of.rpartition("/")[2], unit.reason) for unit in found
+    ]
+
+
+def commit(out, found):
+    """The units as `partition` leaves them."""
+    for unit in found:
+        of = {"status": "duplicate" if unit.duplicate_of else "ok", "duplicate_of": unit.duplicate_of}
+        name = units.Name.parse(unit.name)
+        ledger.write_video(out, unit.name, {"video_id": name.video_id, "uri": unit.uri, "token": unit.token, **of})
+        schema = ledger.columns(ledger.CLIP, ("clip_id", "video_id", "unit_id", "reject", "error"))
+        ledger.write_clips(out, "partition", unit.name, [], schema, ledger.Record("partition", unit.name))
+
+
+def test_recordings_that_differ_in_a_moment_are_two_sources(tmp_path):
+    a, b = pair(tmp_path)
+    assert content_id(a) == content_id(b)
+    assert not same_bytes(a, b)
+    out, recipe = str(tmp_path / "out"), recipes.smoke()
+    found = units.source_units([a, b], out, recipe)
+    assert told(found) == [("a.y4m", None, None), ("b.y4m", None, None)]
+    ids = [units.Name.parse(unit.name).video_id for unit in found]
+    assert ids == [content_id(a), storage.whole_id(b)]
+    commit(out, found[:1])
+    (later,) = units.source_units([a, b], out, recipe)
+    assert later == found[1], "the same name in one run and in two"
+
+
+def test_the_same_bytes_are_one_source_and_a_copy_of_the_second_is_its_copy(tmp_path):
+    pair(tmp_path)
+    for name, of in (("c", "a"), ("d", "b")):
+        (tmp_path / f"{name}.y4m").write_bytes((tmp_path / f"{of}.y4m").read_bytes())
+    found = units.source_units(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())
+    copies = [("c.y4m", "a.y4m", "the same bytes"), ("d.y4m", "b.y4m", "the same bytes")]
+    assert told(found)[2:] == copies
+    commit(str(tmp_path / "out"), found[:2])
+    assert told(units.source_units(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())) == copies
+
+
+def test_what_can_no_longer_be_compared_says_so(tmp_path):
+    a, b = pair(tmp_path)
+    out = str(tmp_path / "out")
+    commit(out, units.source_units([a], out, recipes.smoke()))
+    (tmp_path / "a.y4m").unlink()
+    assert told(units.source_units([b], out, recipes.smoke())) == [("b.y4m", "a.y4m", duplicates.SAME_SAMPLES)]
+
+
+def test_links_and_equal_etags_are_not_read(tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").write_bytes(b"x" * 100)
+    (tmp_path / "b.mp4").hardlink_to(tmp_path / "a.mp4")
+    monkeypatch.setattr(storage, "read", lambda *_: pytest.fail("read"))
+    assert same_bytes(*entries(tmp_path))
+    assert same_bytes(Entry("s3://x/a", 5, "5-abc"), Entry("s3://x/b", 5, "5-abc"))
+    assert not same_bytes(Entry("s3://x/a", 5, "5-abc"), Entry("s3://x/b", 6, "6-abd"))
+
+
+def test_a_remux_is_the_same_recording(tmp_path, make_video):
+    make_video(tmp_path / "session.mkv", seconds=3, seed=4)
+    remux(tmp_path / "session.mkv", tmp_path / "session.mp4")
+    remux(tmp_path / "session.mkv", tmp_path / "renamed.mov")
+    make_video(tmp_path / "other.mp4", seconds=3, seed=5)
+    out = str(tmp_path / "out")
+    sources = entries(tmp_path)
+    found = units.source_units(sources, out, recipes.smoke())
+    assert told(found) == [
+        ("other.mp4", None, None),
+        ("renamed.mov", None, None),
+        ("session.mkv", "renamed.mov", "the same video packets"),
+        ("session.mp4", "renamed.mov", "the same video packets"),
+    ]
+    committed = [entry for entry in sources if entry.uri.endswith("session.mp4")]
+    commit(out, units.source_units(committed, out, recipes.smoke()))
+    later = {name: of for name, of, _ in told(units.source_units(sources, out, recipes.smoke()))}
+    assert later == {"other.mp4": None, "renamed.mov": "session.mp4", "session.mkv": "session.mp4"}, "what is curated stays"
+
+
+def test_files_of_one_kind_or_other_sizes_are_not_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "_all", lambda *_: pytest.fail("opened"))
+    same_kind = [Entry("a.mp4", 1000, "1"), Entry("b.mp4", 1001, "2")]
+    far_apart = [Entry("a.mkv", 10 << 20, "1"), Entry("b.mp4", 20 << 20, "2")]
+    assert duplicates.twins(same_kind, []) == {}
+    assert duplicates.twins(far_apart, []) == {}
