@@ -31,7 +31,7 @@ app.add_typer(recipe_app, name="recipe")
 
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
 # By name; `bench.train` holds what trains the weights that the package ships.
-BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captions", "curate", "camera", "synth")} | {
+BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captions", "chaos", "curate", "camera", "synth")} | {
     "train": "bench.training",
     "world": "bench.demo_world",
 }

@@ -41,8 +41,9 @@ def test_the_command_line_stays_small():
         for name, command in group.commands.items()
     }
     assert flags == {
-        "curate": ["--out", "--phase", "--recipe", "--runner", "--wait"],
-        "synth": ["--frames", "--interactions", "--out", "--phase", "--recipe", "--runner", "--wait"],
+        "curate": ["--out", "--partial", "--phase", "--recipe", "--runner", "--wait"],
+        "synth": ["--frames", "--interactions", "--out", "--partial", "--phase", "--recipe", "--runner", "--wait"],
+        "retry": ["--reason", "--source"],
         "train": ["--data", "--out", "--recipe", "--runner", "--watch", "--workers"],
         "encode": ["--data", "--out", "--recipe", "--runner", "--workers"],
         "report": [],

@@ -158,15 +158,6 @@ def test_more_input_makes_new_shards_and_touches_no_old_one(raw, tmp_path, monke
     assert len(ids) == len(set(ids)) == done.kept
 
 
-def test_a_touched_file_is_not_done_again(raw, tmp_path, monkeypatch):
-    in_process(monkeypatch)
-    copy, out = tmp_path / "b.mp4", str(tmp_path / "o")
-    copy.write_bytes((raw / "b.mp4").read_bytes())
-    run.curate([str(copy)], out, recipes.smoke())
-    os.utime(copy, (1, 1))
-    assert run.curate([str(copy)], out, recipes.smoke()).records == []
-
-
 def test_phases_can_run_one_by_one(raw, tmp_path, monkeypatch):
     in_process(monkeypatch)
     out = str(tmp_path / "o")
@@ -237,10 +228,11 @@ def test_a_source_that_may_not_be_read_now_is_tried_again_later(raw, tmp_path, m
     monkeypatch.setattr(storage, "content_id", refuse)
     done = run.curate([str(raw)], out, recipes.smoke())
     assert [r.failure for r in done.failures] == [f"{raw}/b.mp4: Permission denied"]
-    assert done.stored > 0
+    assert done.held.startswith(f"1 unfinished ({raw}/b.mp4)")
     monkeypatch.setattr(storage, "content_id", real)
     again = run.curate([str(raw)], out, recipes.smoke())
     assert again.failures == []
+    assert again.stored > 0
     assert {Path(v["uri"]).name for v in ledger.videos(out).to_pylist()} == {"a.mp4", "b.mp4", "broken.mp4", "copy of a.mp4"}
 
 
@@ -267,7 +259,7 @@ def test_a_unit_that_cannot_be_committed_is_a_failure_and_the_rest_goes_on(raw, 
     out = str(tmp_path / "o")
     done = run.curate([str(raw)], out, recipes.smoke())
     assert [record.failure for record in done.failures] == ["OSError: No space left on device"]
-    assert done.stored > 0
+    assert done.clips > 0
     monkeypatch.setattr(ledger, "write_video", commit)
     assert run.curate([str(raw)], out, recipes.smoke()).failures == []
     assert {Path(v["uri"]).name for v in ledger.videos(out).to_pylist()} >= {"a.mp4", "b.mp4"}
@@ -327,12 +319,11 @@ def test_a_phase_is_what_a_worker_needs(curated):
     assert pickle.loads(pickle.dumps(phase)) == phase
 
 
-def test_a_script_without_a_guard_is_told_so(raw, tmp_path):
+def test_a_script_needs_no_guard(raw, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         f"from pipelines import run, recipes\nrun.curate([{str(raw)!r}], {str(tmp_path / 'o')!r}, recipes.smoke())\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert "ChildProcessError: the worker process could not start" in done.stderr
-    assert "under if __name__ == '__main__'" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert shards.committed(str(tmp_path / "o"))

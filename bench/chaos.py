@@ -1,0 +1,358 @@
+"""Seeded kills: runs are killed at random moments and started again, and what they leave is held against an undisturbed run.
+
+A history is one output folder. Its command is started, something is killed (a worker process, the driver, the driver with all
+its workers, the store's connections), and the command is started again until it ends by itself with nothing left to do. Then
+the shards must be those of the undisturbed run, byte for byte, the ledger's rows too, nothing may be quarantined but a clip
+that really crashes its worker (`poison`), and no note, lock, chunk or scratch file may be left.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from bench.machine import describe
+from curation import shards, storage
+from curation.schema import Row
+from pipelines import ledger
+
+MODES = ("worker", "driver", "group", "terminate", "poison", "outage", "ray-worker", "ray-driver")
+_SOURCES, _SECONDS, _FPS, _SIZE = 6, 5, 15, (160, 120)
+_KILLS_A_HISTORY = 5
+_MAX_RUNS = 25
+_BUCKET = "s3://chaos"
+# Kills the worker that encodes the first clip of source 3, as a segmentation fault in a codec would.
+_POISON = """
+import importlib.abc, importlib.machinery, os, signal, sys
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "curation.encode":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+        def exec_module(module):
+            load(module)
+            real = module.encode
+            def encode(uri, *rest):
+                if uri.endswith("3.mp4"):
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                return real(uri, *rest)
+            module.encode = encode
+        spec.loader.exec_module = exec_module
+        return spec
+if "pipelines.worker" in sys.orig_argv:
+    sys.meta_path.insert(0, Finder())
+"""
+
+
+@dataclass
+class History:
+    """What was done to one output folder, and what is wrong with it at the end."""
+
+    mode: str
+    seed: int
+    kills: int = 0
+    runs: int = 0
+    codes: list[int] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the environment, a JSON line a history, and the sums."""
+    parser = argparse.ArgumentParser(prog="gamecraft bench chaos", description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100, help="in all, shared out over the modes; default 100")
+    parser.add_argument("--modes", default=",".join(MODES), help=f"with commas; default {','.join(MODES)}")
+    parser.add_argument("--seed", type=int, default=0, help="of the first history; default 0")
+    options = parser.parse_args(arguments)
+    modes = options.modes.split(",")
+    if unknown := set(modes) - set(MODES):
+        parser.error(f"--modes: {', '.join(sorted(unknown))} is none of {', '.join(MODES)}")
+    print(describe(), flush=True)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        histories = list(_histories(Path(folder), modes, options.kills, options.seed))
+    bad = [history for history in histories if history.wrong]
+    print(f"{sum(h.kills for h in histories)} kills, {len(histories)} histories, {len(bad)} of them wrong")
+    if bad:
+        raise SystemExit(1)
+
+
+def _histories(folder: Path, modes: Sequence[str], kills: int, seed: int) -> Iterator[History]:
+    """Histories of each mode in turn until there were so many kills."""
+    _make_sources(folder / "in")
+    (folder / "poison").mkdir()
+    (folder / "poison" / "sitecustomize.py").write_text(_POISON)
+    references: dict[bool, tuple[str, float]] = {}
+    done = 0
+    with _store() as store:
+        os.environ |= store.environment
+        while done < kills:
+            mode = modes[seed % len(modes)]
+            poisoned = mode == "poison"
+            if poisoned not in references:
+                references[poisoned] = _reference(folder, poisoned)
+            history = _history(folder, mode, seed, min(_KILLS_A_HISTORY, kills - done), references[poisoned], store)
+            print(json.dumps(vars(history)), flush=True)
+            done += history.kills
+            seed += 1
+            yield history
+
+
+def _make_sources(folder: Path) -> None:
+    folder.mkdir()
+    for seed in range(_SOURCES):
+        _film(folder / f"{seed}.mp4", seed)
+
+
+def _film(path: Path, seed: int) -> None:
+    """A texture of boxes that scrolls: small, sharp, and unlike the others."""
+    rng = np.random.default_rng(seed)
+    width, height = _SIZE
+    world = cv2.resize(rng.integers(0, 256, (15, 40, 3), np.uint8), (2 * width, height), interpolation=cv2.INTER_CUBIC)
+    for _ in range(300):
+        x, y, w, h = rng.integers((2 * width, height, 40, 30))
+        cv2.rectangle(world, (x, y), (x + w, y + h), rng.integers(0, 256, 3).tolist(), -1)
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=_FPS, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for index in range(_SECONDS * _FPS):
+            view = np.ascontiguousarray(np.roll(world, -3 * index, axis=1)[:, :width])
+            frame = av.VideoFrame.from_ndarray(view, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, _FPS)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+
+
+def _command(source: str, out: str, mode: str) -> list[str]:
+    runner = "ray" if mode.startswith("ray") else "local"
+    gamecraft = str(Path(sys.executable).with_name("gamecraft"))
+    return [gamecraft, "curate", source, "--out", out, "--recipe", "smoke", "--runner", runner, "--wait", "150"]
+
+
+def _environment(folder: Path, temporary: Path, poisoned: bool) -> dict[str, str]:
+    path = {"PYTHONPATH": str(folder / "poison")} if poisoned else {}
+    return {**os.environ, **path, "TMPDIR": str(temporary), "RAY_AUTH_MODE": "disabled"}
+
+
+def _reference(folder: Path, poisoned: bool) -> tuple[str, float]:
+    """An undisturbed run, and how long it took."""
+    out, began = folder / f"reference-{poisoned}", time.monotonic()
+    temporary = folder / f"tmp-reference-{poisoned}"
+    temporary.mkdir()
+    environment = _environment(folder, temporary, poisoned)
+    subprocess.run(_command(str(folder / "in"), str(out), ""), env=environment, check=True, stdout=subprocess.DEVNULL)
+    return str(out), time.monotonic() - began
+
+
+def _history(folder: Path, mode: str, seed: int, kills: int, reference: tuple[str, float], store: "_Store") -> History:
+    history, rng = History(mode, seed), random.Random(seed)
+    temporary = folder / f"t{seed}"
+    temporary.mkdir()
+    environment = _environment(folder, temporary, mode == "poison")
+    source, out = str(folder / "in"), str(folder / f"out-{seed}")
+    if mode == "outage":
+        source, out = f"{_BUCKET}/in", f"{_BUCKET}/out-{seed}"
+        store.fill(folder / "in")
+    with (folder / f"log-{seed}").open("w") as log:
+        while history.runs < _MAX_RUNS and (not history.codes or history.codes[-1]):
+            history.runs += 1
+            command = _command(source, out, mode)
+            driver = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+            while history.kills < kills and _still_runs(driver, rng.uniform(0.3, reference[1] * 0.9)):
+                history.kills += _strike(mode, driver, rng, store)
+            history.codes.append(driver.wait())
+    history.wrong = list(_wrong(out, reference[0], mode == "poison")) + _left_behind(temporary)
+    if history.wrong or history.codes[-1]:
+        history.wrong += (folder / f"log-{seed}").read_text().splitlines()[-5:]
+    return history
+
+
+def _still_runs(driver: "subprocess.Popen[bytes]", seconds: float) -> bool:
+    try:
+        driver.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _strike(mode: str, driver: "subprocess.Popen[bytes]", rng: random.Random, store: "_Store") -> int:
+    """Kill something; how many kills that were."""
+    if mode == "outage":
+        store.fail_for(rng.uniform(1, 8))
+        return 1
+    family = _descendants(driver.pid)
+    victims = [driver.pid]
+    if mode in ("worker", "poison"):
+        victims = [rng.choice(workers)] if (workers := [pid for pid in family if _is_worker(pid)]) else []
+    elif mode == "ray-worker":
+        workers = [pid for pid in family if _is_worker(pid) or _name(pid).startswith("ray::")]
+        victims = [rng.choice(workers)] if workers else []
+    elif mode in ("group", "terminate"):
+        victims += family
+    for pid in victims:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM if mode == "terminate" else signal.SIGKILL)
+    return int(bool(victims))
+
+
+def _descendants(pid: int) -> list[int]:
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    family = [pid]
+    for parent in family:
+        family += [child for child, of in parents.items() if of == parent]
+    return family[1:]
+
+
+def _name(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
+
+
+def _is_worker(pid: int) -> bool:
+    return "pipelines.worker" in _name(pid)
+
+
+def _wrong(out: str, reference: str, poisoned: bool) -> Iterator[str]:
+    """What differs from the undisturbed run, and what should not be there."""
+    ours, theirs = (_shards(uri) for uri in (out, reference))
+    if ours != theirs:
+        yield f"shards differ: {sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))}"
+    if _rows(out) != _rows(reference):
+        yield "rows of clips differ"
+    status, expected = ({Path(v["uri"]).name: v["status"] for v in ledger.videos(uri).to_pylist()} for uri in (out, reference))
+    if status != expected:
+        yield f"sources differ: {status}"
+    quarantined = [row["clip_id"] for row in ledger.clips(out).to_pylist() if (row["reject"] or "").startswith("quarantined")]
+    if len(quarantined) != int(poisoned):
+        yield f"{len(quarantined)} clips are quarantined"
+    names, wanted = (_kinds(uri) for uri in (out, reference))
+    if names != wanted:
+        yield f"files differ: {names} instead of {wanted}"
+    listed = {shard["name"] for shard in (shards.read_dataset(out) or {"shards": []})["shards"]}
+    if listed != set(shards.committed(out)):
+        yield "dataset.json lists other shards"
+
+
+def _shards(out: str) -> dict[str, bytes]:
+    folder = storage.join(out, "shards")
+    return {name: storage.read(storage.join(folder, name)) for name in storage.names(folder)}
+
+
+def _rows(out: str) -> list[Row]:
+    """Rows without what says where and when: names of units hash the version of a source, which is a date or an ETag."""
+    left_out = ("source_uri", "source_token", "unit_id")
+    return [{k: v for k, v in row.items() if k not in left_out} for row in ledger.clips(out).to_pylist()]
+
+
+def _kinds(out: str) -> dict[str, int]:
+    """How many files of an output lie in each of its folders, hidden ones of a local folder included."""
+    uris = [entry.uri for entry in storage.list_files(out)]
+    if not storage.is_s3(out):
+        uris = [str(path) for path in Path(out).rglob("*") if path.is_file()]
+    counts: dict[str, int] = {}
+    for uri in uris:
+        folder = uri[len(out) :].rpartition("/")[0]
+        counts[folder] = counts.get(folder, 0) + 1
+    return counts
+
+
+def _left_behind(temporary: Path) -> list[str]:
+    """Scratch files that no process will use any more."""
+    left = [path.name for path in temporary.iterdir() if path.name.startswith("gamecraft") and any(path.iterdir())]
+    return [f"left in the temporary folder: {left}"] if left else []
+
+
+class _Store:
+    """An S3 server behind a relay that can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._to, self._open, self._cut = port, set[socket.socket](), threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        keys = {"AWS_ACCESS_KEY_ID": "chaos", "AWS_SECRET_ACCESS_KEY": "chaos", "AWS_DEFAULT_REGION": "us-east-1"}
+        return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", **keys}
+
+    def fill(self, folder: Path) -> None:
+        """Put the sources into the bucket, once."""
+        import boto3
+
+        client = boto3.client("s3", endpoint_url=self.environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
+                              aws_access_key_id="chaos", aws_secret_access_key="chaos")  # fmt: skip
+        bucket = _BUCKET.removeprefix("s3://")
+        client.create_bucket(Bucket=bucket)
+        for path in sorted(folder.iterdir()):
+            client.put_object(Bucket=bucket, Key=f"in/{path.name}", Body=path.read_bytes())
+
+    def fail_for(self, seconds: float) -> None:
+        """Cut all connections and refuse new ones for a while."""
+        self._cut.set()
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        time.sleep(seconds)
+        self._cut.clear()
+
+    def _serve(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            if self._cut.is_set():
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self._to))
+            for one, other in ((client, server), (server, client)):
+                self._open.add(one)
+                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+
+    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(1 << 16):
+                other.sendall(data)
+        for end in (one, other):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._open.discard(one)
+        one.close()
+
+
+@contextmanager
+def _store() -> Iterator[_Store]:
+    """A store in a process of its own; its data are gone at the end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        yield _Store(port)
+    finally:
+        server.kill()
+        server.wait()
