@@ -120,6 +120,7 @@ def _run(
         _check_recipe(out, recipe)
         if runner == "ray":
             runners.start_ray()
+            runners.foresee(Phase(name, recipe, out) for name in phases)
         summary = Summary(out)
         for name in phases:
             lock.check(out)  # what lists units may delete those of other settings, and plans shards
