@@ -4,14 +4,14 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
+from curation.yaml_text import load_yaml
 
 
 @cache
 def data(name: str) -> dict[str, Any]:
     """`<name>.yaml` of this package, `<package>:<name>` of another; its `version` is part of every prompt made from it."""
     package, _, file = name.rpartition(":")
-    loaded: dict[str, Any] = yaml.safe_load(files(package or "curation").joinpath(f"{file}.yaml").read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = load_yaml(files(package or "curation").joinpath(f"{file}.yaml").read_text(encoding="utf-8"))
     return loaded
 
 

@@ -30,6 +30,7 @@ from curation.scenes import SceneSettings
 from curation.schema import SCHEMA_VERSION, digest
 from curation.vlm import VlmSettings
 from curation.vlm.frames import FrameSettings
+from curation.yaml_text import dump_yaml, load_yaml
 from synth.backends import ModelSettings
 from synth.strategies import ProceduralSettings, SynthSettings
 
@@ -230,7 +231,9 @@ def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN
     if not path.is_file():
         raise ValueError(f"{name_or_path}: neither a recipe file nor one of {', '.join(sorted(built_in))}")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = load_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: a recipe must be UTF-8 text ({error.reason} at byte {error.start})") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     try:
@@ -240,7 +243,7 @@ def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN
 
 
 def to_yaml(recipe: Any) -> str:
-    return yaml.safe_dump(json.loads(json.dumps(asdict(recipe))), sort_keys=False, allow_unicode=True)
+    return dump_yaml(json.loads(json.dumps(asdict(recipe))))
 
 
 def from_mapping(kind: type[Any], data: Any, where: str = "") -> Any:

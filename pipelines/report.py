@@ -14,11 +14,11 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from curation import shards, storage
 from curation.quality import RULES, Luminance
 from curation.schema import CLIP
+from curation.yaml_text import dump_yaml
 from pipelines import captioned, figures, report_cameras, report_clips, report_funnel, report_synth
 from pipelines.figures import clock, duration, number, plural, short_name
 from pipelines.output import Output, column, read_output, spread, thumbs
@@ -71,7 +71,7 @@ def _page(output: Output) -> dict[str, Any]:
         "cameras": _cameras(output),
         "synth": _synth(output),
         "cost": _cost(output),
-        "yaml": yaml.safe_dump(output.dataset.get("recipe", {}), sort_keys=False, allow_unicode=True),
+        "yaml": dump_yaml(output.dataset.get("recipe", {})),
         "build": output.dataset.get("build", {}),
         "regimes": _REGIMES,
     }

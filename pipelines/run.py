@@ -152,6 +152,7 @@ def _run(out: str, recipe: Recipe, runner: str, phases: Sequence[str], inputs: I
         _check_recipe(out, recipe)
         if runner == "ray":
             runners.start_ray()
+            runners.foresee(Phase(name, recipe, out) for name in phases)
         summary = Summary(out)
         before = set(units.superseded(out))
         inputs.prepare(out)

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
+from curation.yaml_text import load_yaml
 
 # The paper's headings, by the names that the ledger uses.
 CATEGORIES = {
@@ -89,7 +89,7 @@ def version() -> int:
 
 @cache
 def _data() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(files("synth").joinpath("interactions.yaml").read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = load_yaml(files("synth").joinpath("interactions.yaml").read_text(encoding="utf-8"))
     return loaded
 
 

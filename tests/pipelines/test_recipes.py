@@ -34,10 +34,11 @@ def test_a_file_need_only_say_what_differs(tmp_path):
         ("partition: 5", "partition must be a mapping of settings, not 5"),
         ("- a", "a recipe must be a mapping"),
         ("a: [", "not valid YAML"),
+        ("name: caf\udce9", r"a recipe must be UTF-8 text \(unexpected end of data at byte 9\)"),
     ],
 )
 def test_a_mistake_is_one_clear_line_with_the_file(tmp_path, text, words):
-    (tmp_path / "bad.yaml").write_text(text)
+    (tmp_path / "bad.yaml").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=words) as caught:
         recipes.load(str(tmp_path / "bad.yaml"))
     assert str(caught.value).startswith(str(tmp_path / "bad.yaml"))

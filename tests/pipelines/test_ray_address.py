@@ -1,0 +1,190 @@
+"""What start_ray and preflight say of addresses and of clusters that are described, without a cluster."""
+
+import socket
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from curation.vlm import EngineSettings, VlmSettings  # noqa: E402
+from pipelines import recipes, runners  # noqa: E402
+from pipelines.phases import Phase  # noqa: E402
+
+
+@contextmanager
+def service(says):
+    """A server that answers each connection so; None: with nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held = []
+
+        def serve():
+            while True:
+                try:
+                    held.append(server.accept()[0])
+                except OSError:
+                    return
+                if says is not None:
+                    held[-1].recv(100)
+                    held[-1].sendall(says)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+        for connection in held:
+            connection.close()
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """How often Ray itself was asked to start."""
+    calls = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: calls.append(1))
+    monkeypatch.setattr(runners, "_PROBE_S", 0.2)
+    return calls
+
+
+def refusal(address, monkeypatch) -> str:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ValueError, match="RAY_ADDRESS is") as caught:
+        runners.start_ray()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "localhost:{}"])
+def test_an_address_where_nothing_of_ray_answers_is_one_line(form, started, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = closed.getsockname()[1]
+    words = refusal(form.format(nobody), monkeypatch)
+    assert words.startswith(
+        f"RAY_ADDRESS is {form.format(nobody)}: no head of Ray answers there ([Errno 111] Connection refused). "
+    )
+    assert words.endswith(
+        "Check the address and that the cluster runs (`ray status` on it), or unset RAY_ADDRESS to use this machine's cores"
+    )
+    with service(b"HTTP/1.1 400 Bad Request\r\n\r\n") as web:
+        assert "answers there (what answers is another service)" in refusal(form.format(web), monkeypatch)
+    with service(None) as silent:
+        assert "answers there (timed out)" in refusal(form.format(silent), monkeypatch)
+    assert "\n" not in words
+    assert started == []
+
+
+def test_a_name_that_is_not_known_is_said(started, monkeypatch):
+    assert "no head of Ray answers there ([Errno -" in refusal("no-such-host.invalid:6379", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:8265", "https://head:8265", "ray://:10001", "head:port", "head:99999", ":6379"]
+)
+def test_an_address_of_another_form_is_explained(address, started, monkeypatch):
+    assert refusal(address, monkeypatch) == (
+        f"RAY_ADDRESS is {address}: it must be HOST:PORT of a head (port 6379 by default), ray://HOST:10001, auto or local; "
+        "http:// is the dashboard's, for `ray job submit`"
+    )
+    assert started == []
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "auto", "local", ""])
+def test_what_may_be_ray_is_left_to_ray(form, started, monkeypatch):
+    with service(bytes([0, 0, 18, 4, 0, 0, 0, 0, 0]) + bytes(18)) as grpc:
+        monkeypatch.setenv("RAY_ADDRESS", form.format(grpc))
+        runners.start_ray()
+    assert started == [1]
+
+
+def test_what_ray_itself_refuses_is_one_line(started, monkeypatch):
+    def refuse(**_):
+        raise ConnectionError("Could not find any running Ray instance.\nPlease specify the one to connect to.")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    words = refusal("auto", monkeypatch)
+    said = "Could not find any running Ray instance. Please specify the one to connect to."
+    assert words == f"RAY_ADDRESS is auto: Ray cannot be started: {said}"
+
+
+# Clusters that are described
+
+
+GIB = 1 << 30
+CORES, GPUS = {"CPU": 64.0, "memory": 200 * GIB}, {"CPU": 16.0, "GPU": 4.0, "memory": 200 * GIB}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Let Ray describe such nodes, and an autoscaler that may add such groups of them: (resources, at most)."""
+
+    def describe(*nodes, groups=None, scales=False):
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        kinds = [SimpleNamespace(resources=resources, max_count=most) for resources, most in groups or []]
+        config = SimpleNamespace(node_group_configs=kinds) if groups is not None else None
+        monkeypatch.setattr(ray._private.state.state, "get_cluster_config", lambda: config)
+        monkeypatch.setattr(runners, "_scales", lambda: scales)
+
+    return describe
+
+
+def engines(replicas, gpus):
+    base = recipes.gamecraft2()
+    model = VlmSettings("vllm", "a-model", engine=EngineSettings(replicas=replicas, gpus=gpus))
+    return replace(base, caption=replace(base.caption, vlm=model))
+
+
+def preflight(name, recipe):
+    runners.preflight(Phase(name, recipe, "/out"))
+
+
+def test_engines_need_their_gpus(cluster):
+    cluster(CORES, CORES)
+    for phase in ("caption", "relate"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^phase {phase}: caption\.vlm\.engine needs 2 x 4 GPU for vLLM, the cluster has 2 nodes of 64 CPU, 0 GPU, "
+            r"200\.0 GiB\. Change its replicas or gpus, or let caption\.vlm\.backend be http",
+        ):
+            preflight(phase, engines(2, 4))
+    preflight("partition", engines(2, 4))
+    preflight("caption", engines(2, 0))
+    preflight("caption", recipes.smoke())
+    cluster(GPUS)
+    with pytest.raises(ValueError, match="needs 2 x 4 GPU for vLLM, the cluster has 16 CPU, 4 GPU"):
+        preflight("caption", engines(2, 4))
+    preflight("caption", engines(1, 4))
+    cluster(GPUS, GPUS)
+    preflight("caption", engines(2, 4))
+
+
+def test_nodes_that_an_autoscaler_may_add_count(cluster, capsys):
+    head = {"memory": 4.0 * GIB}
+    cluster(head, groups=[(CORES, 10), (GPUS, 2), ({"CPU": 4096.0, "GPU": 100.0, "memory": 1}, 0)])
+    preflight("partition", recipes.smoke())
+    preflight("caption", engines(2, 4))
+    preflight("annotate", engines(2, 4))
+    with pytest.raises(ValueError, match=r"its autoscaler may add 10 of 64 CPU, .*; 2 of 16 CPU, 4 GPU, 200\.0 GiB\. Change"):
+        preflight("caption", engines(3, 4))
+    cluster(head, groups=[(GPUS, -1)])
+    preflight("caption", engines(300, 4))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("node", "scales"), [({"memory": 4.0 * GIB}, False), ({"CPU": 0.0}, False), ({"CPU": 1.0, "memory": 1}, True)]
+)
+def test_an_autoscaler_that_tells_no_limits_is_waited_for_with_a_word(node, scales, cluster, capsys):
+    cluster(node, scales=scales)
+    preflight("partition", recipes.smoke())
+    words = capsys.readouterr().err
+    assert "phase partition: " in words
+    assert words.endswith("; its autoscaler does not tell what it can add, so this waits for it\n")
+
+
+def test_what_later_phases_lack_is_said_at_the_start(cluster, capsys):
+    cluster(CORES)
+    runners.foresee(Phase(name, engines(1, 1), "/out") for name in recipes.CLIP_PHASES)
+    lines = capsys.readouterr().err.splitlines()
+    start = "gamecraft: as this cluster is, later work will be refused: phase "
+    assert [line.removeprefix(start).partition(":")[0] for line in lines] == ["annotate", "caption", "relate"]
