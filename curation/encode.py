@@ -80,12 +80,16 @@ def pictures(
 def store(
     pictures: Iterable[av.VideoFrame], size: tuple[int, int], fps: float | None, how: Encoding
 ) -> tuple[bytes, np.ndarray]:
-    """Pictures of one size, stamped in 1 / 90000 s, as the bytes of an mp4, and the times of them in s; `fps` as declared."""
-    buffer, stamps = io.BytesIO(), []
+    """Pictures of one size, stamped in 1 / 90000 s, as the bytes of an mp4, and the times of them in s; `fps` as declared.
+
+    Each is stored at least one tick behind the one before it: frames that lie closer in the source are moved apart.
+    """
+    buffer, stamps = io.BytesIO(), list[int]()
     with av.open(buffer, "w", format="mp4") as output:
         stream = _output_stream(output, size, fps, how)
         for picture in pictures:
             picture.pict_type = av.video.frame.PictureType.NONE
+            picture.pts = max(picture.pts or 0, stamps[-1] + 1 if stamps else 0)
             output.mux(stream.encode(picture))
             stamps.append(picture.pts)
         if stamps:

@@ -15,6 +15,8 @@ from typing import Any
 import av
 import numpy as np
 
+from curation import scratch
+
 HDR = {16: "pq", 18: "hlg"}
 """Transfer characteristics (ISO/IEC 23091-2) of HDR pictures: SMPTE ST 2084 and ARIB STD-B67."""
 
@@ -90,7 +92,7 @@ def _whole_frames(frame: av.VideoFrame) -> av.filter.Graph:
 def _to_sdr(frame: av.VideoFrame, transfer: str) -> av.filter.Graph:
     """HDR to BT.709 by a table; the filter reads it from a file, at once."""
     wide = frame.color_primaries == _BT2020
-    with tempfile.TemporaryDirectory(prefix="gamecraft-") as folder:
+    with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
         path = os.path.join(folder, "sdr.cube")
         with open(path, "w") as file:
             file.write(_cube(transfer, wide))

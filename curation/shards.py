@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation import storage
+from curation import scratch, storage
 from curation.schema import SCHEMA_VERSION
 
 PLAN = pa.schema([("shard", pa.string()), ("clip_id", pa.string())])
@@ -118,7 +118,7 @@ def _sha256(file: Any) -> str:
 def put_tar(out: str, shard: str, samples: Iterable[Sample]) -> pa.Table:
     """Write `shards/<shard>.tar` unless another attempt did; returns the index of the one that is there now."""
     tar_uri = storage.join(out, "shards", f"{shard}.tar")
-    with tempfile.TemporaryDirectory(prefix="gamecraft-") as folder:
+    with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
         path = os.path.join(folder, f"{shard}.tar")
         write_tar(path, samples)
         index = index_tar(path, f"{shard}.tar")

@@ -1,13 +1,8 @@
 """Encode kept clips, once, for their shard."""
 
-import atexit
-import os
-import shutil
-import tempfile
-from functools import cache
 from pathlib import Path
 
-from curation import encode, storage
+from curation import encode, scratch
 from curation.cameras.camera import from_npz, to_npz
 from curation.encode import Encoding
 from curation.schema import Row
@@ -38,17 +33,4 @@ def _stored_camera(row: Row, crop: Rect, clip: encode.Clip) -> bytes | None:
 
 def scratch_file(clip_id: str) -> Path:
     """Where an encoded clip waits on its node."""
-    return _scratch(os.getpid()) / f"{clip_id}.mp4"
-
-
-@cache
-def _scratch(pid: int) -> Path:
-    """The folder of this process; removed at exit, and by the next process if this one is killed."""
-    for folder in Path(tempfile.gettempdir()).glob("gamecraft-scratch-*"):
-        owner = folder.name.rpartition("-")[2]
-        if owner.isdigit() and not storage.process_lives(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-    folder = Path(tempfile.gettempdir()) / f"gamecraft-scratch-{pid}"
-    folder.mkdir(exist_ok=True)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return scratch.folder() / f"{clip_id}.mp4"

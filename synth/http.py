@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import urllib3
 
-from curation import video
+from curation import scratch, video
 from curation.errors import Unavailable
 from curation.video import Span
 from curation.vlm.http import ServerGone
@@ -121,7 +121,7 @@ def _decoded(answer: dict[str, Any], name: str) -> np.ndarray:
 def _frames(mp4: bytes, name: str) -> np.ndarray:
     import tempfile
 
-    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+    with tempfile.NamedTemporaryFile(suffix=".mp4", dir=scratch.folder()) as file:
         file.write(mp4)
         file.flush()
         try:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from curation import encode, video
+from curation import encode, scratch, video
 from curation.cameras.annotate import ClipView
 from curation.cameras.camera import Camera, Facts
 from curation.cameras.checks import judged
@@ -64,7 +64,7 @@ def in_process() -> bool:
 def annotate(clip: ClipView, how: CameraSettings) -> tuple[Facts, Camera | None]:
     """A clip's camera by ViPE; a status that says why where it gave none. `annotate.missing` says whether it can be run."""
     try:
-        with tempfile.TemporaryDirectory(prefix="gamecraft-vipe-") as folder:
+        with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
             fed = encode.encode(clip.uri, clip.span, clip.viewport, _FED)
             path = os.path.join(folder, "clip.mp4")
             with open(path, "wb") as file:

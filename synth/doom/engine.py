@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curation import scratch
 from synth.doom.events import Observation
 from synth.doom.player import Action
 from synth.doom.walk import Monster
@@ -140,7 +141,7 @@ def running(
     """Start a map, with an add-on (pk3) where one is given, and stop the engine afterwards, whatever happens."""
     littered = LITTER.exists()
     game = vizdoom.DoomGame()
-    with tempfile.TemporaryDirectory() as settings:
+    with tempfile.TemporaryDirectory(dir=scratch.folder()) as settings:
         game.set_doom_config_path(os.path.join(settings, "engine.ini"))  # else it lands in the working directory
         _set_map(game, wad, level, seed, skill)
         _set_screen(game, screen)

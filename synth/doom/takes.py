@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from curation import scratch
 from synth.doom.engine import Game, Screen, running, wads
 from synth.doom.player import Action
 from synth.doom.props import write_addon
@@ -130,7 +131,7 @@ def film(take: Take) -> Filmed:
     rng = random.Random(f"{take.seed}/{take.collection}/{take.level}/{take.interaction}")
     happens = _happens(take, rng)
     screen = Screen(take.width, take.height, hud=False, weapon=True, depth=False)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
         addon = Path(folder) / "props.pk3"
         write_addon(addon)
         with running(wads()[take.collection], take.level, take.seed % 2**31, SKILL, False, screen, addon) as game:

@@ -176,6 +176,20 @@ def test_a_turned_and_mirrored_recording_equals_its_plain_twin_turned(footage):
 # Storing
 
 
+@pytest.mark.parametrize("preset", ["veryfast", "ultrafast"])
+def test_frames_microseconds_apart_are_all_stored(tmp_path, moving, write, preset):
+    burst = [0.2 + k * 2e-6 for k in range(12)]
+    times_s = [0.0, 3e-6, 0.1, *burst, 0.3, 0.300005, 0.4]
+    uri = write(tmp_path / "burst.nut", moving(18, 96, 64), times_s, "ffv1", clock=Fraction(1, 1_000_000))
+    assert [time_s for time_s, _ in video.decode(uri)] == pytest.approx(times_s, abs=1e-9)
+    clip = encode(uri, Span(0, 1), None, Encoding(preset=preset))
+    assert clip.times_s == pytest.approx(times_s, abs=13 / 90_000), "moved apart by as few ticks as it takes"
+    assert (np.diff(clip.times_s) > 1e-5).all()
+    path = tmp_path / "stored.mp4"
+    path.write_bytes(clip.mp4)
+    assert read_frames(str(path), Span(0, 1)).times_s == pytest.approx(clip.times_s, abs=1e-9)
+
+
 def test_equal_input_gives_equal_bytes_whatever_the_number_of_threads(clip):
     first = encode(clip, Span(1, 3), (8, 8, 120, 70), Encoding(fps=8))
     video.set_threads(3)
