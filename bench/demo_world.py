@@ -20,8 +20,9 @@ from torch import Tensor
 
 from bench import demo_footage
 from bench.machine import describe
+from model import build
 from model.backbone.vae import signed
-from model.build import Parts, parts
+from model.build import Parts
 from model.config import FRAMES_A_LATENT
 from model.control.spec import ControlSpec, ControlState
 from model.control.trajectory import integrate
@@ -33,8 +34,7 @@ from model.parallel import ranks
 from model.parallel.layout import seated
 from model.recipes import TrainRecipe, demo
 from model.sampling import levels, sample
-from model.training import checkpoint, flow
-from model.training.average import Average
+from model.training import flow
 from model.training.notes import pictures, sheet
 from model.training.run import train
 from model.training.watching import as_played, plainly
@@ -116,12 +116,9 @@ def evaluate(recipe: TrainRecipe, trained: Sequence[str], held_out: Sequence[str
     clips = held_out_clips(held_out, recipe.data)
     *_, device = ranks.start()
     try:
-        made = parts(recipe, trained, str(run), seated(recipe.layout, device), print)
-        average = Average(made.world, recipe.train.average)
-        checkpoint.load_average(str(checkpoint.latest(str(run))), average)
-        with average.applied(made.world):
-            videos = generated(made, clips)
-            keys = commanded(made, clips, recipe.data.fps)
+        made = build.trained(recipe, trained, str(run), seated(recipe.layout, device), print)
+        videos = generated(made, clips)
+        keys = commanded(made, clips, recipe.data.fps)
     finally:
         ranks.stop()
     table = {name: obeyed(clips.kinds, found) for name, found in videos.items() if name != _STILL}
@@ -169,7 +166,8 @@ def commanded(made: Parts, clips: Clips, fps: float) -> dict[Kind, Tensor]:
 
 def _videos(made: Parts, batch: dict[str, Any], seed: int, guidance: float = GUIDANCE) -> Tensor:
     """What the world makes of a batch's first frames and cameras."""
-    given = flow.encoded(batch, made.codec, made.words, torch.device("cpu")).given
+    device = next(made.world.parameters()).device
+    given = flow.encoded(batch, made.codec, made.words, device, made.thoughts).given
     still = given._replace(maps=None if given.maps is None else torch.zeros_like(given.maps))
     sigmas, generator = levels(made.world.noise, STEPS), torch.Generator().manual_seed(seed)
     return pictures(made.codec.decode(sample(made.world, given, sigmas, generator, still, guidance)))
@@ -227,7 +225,7 @@ def curves(log: Path, out: Path) -> None:
 def lines(table: dict[str, dict[str, obedience.Share]], quality: dict[str, dict[str, float]]) -> Iterator[str]:
     """The table in words."""
     for name, shares in table.items():
-        yield f"{name:24}" + "  ".join(f"{kind} {shares[kind]}" for kind in ("turn", "forward/back", *KINDS))
+        yield f"{name:24}" + "  ".join(f"{kind} {shares[kind]}" for kind in ("turn", "forward/back", *KINDS) if kind in shares)
     for name, numbers in quality.items():
         yield f"{name:24}PSNR {numbers['psnr_db']:.1f} dB, sharpness {numbers['sharpness']:.1f}"
 

@@ -137,7 +137,17 @@ def tiny() -> TrainRecipe:
         model=ModelSpec(backbone, control_width=16),
         codec=replace(small.codec, width=8, fitted=4, steps=20, batch=2),
         data=replace(small.data, fps=10.0, size=(32, 32)),
-        train=replace(small.train, curriculum=curriculum, batch=2, warm_up=1, log_every=1, watch_every=6, watch_clips=2),
+        train=replace(
+            small.train,
+            curriculum=curriculum,
+            batch=2,
+            warm_up=1,
+            precision="float32",
+            log_every=1,
+            watch_every=6,
+            watch_clips=2,
+            watch_steps=4,
+        ),
     )
 
 

@@ -14,6 +14,9 @@ from curation import weights
 from model.backbone.attention import Attend, attend
 from model.backbone.dit import Expert
 
+# What `widened` adds to an expert, as parts of parameter names.
+PARTS = ("attn2.add_k_proj", "attn2.add_v_proj", "attn2.norm_added_k")
+
 
 def widened(base: Expert, width: int, attention: Attend = attend) -> Expert:
     """The same expert with a second source of so many numbers a token; it takes over the base's weights, without a copy. A base

@@ -2,18 +2,24 @@
 
 Written with torch's distributed checkpoints, so that a run may go on with another number of ranks. A checkpoint counts once its
 `state.json` is there, which is written last.
+
+The average holds trained weights only: what a run froze is among its plain weights. `load_weights` puts the two together.
 """
 
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -22,9 +28,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from model.parallel import ranks
-from model.training.average import Average
+from model.training.average import Average, put
 
 _DONE = "state.json"
+_SAME_MODEL = "use the recipe that the run was made with"
+_DAMAGED = "if files are lost, delete this checkpoint, and the run goes on from the one before"
 
 
 class Saver:
@@ -55,7 +63,8 @@ class Saver:
     def finish(self) -> None:
         """Wait until what was begun is stored on every rank."""
         if self._writing is not None:
-            self._writing.result()
+            with _plain_errors(self._folder, "make room, and start the run again"):
+                self._writing.result()
             self._writing = None
             _wait()
 
@@ -93,9 +102,10 @@ def latest(folder: str) -> str | None:
 
 
 def load(path: str, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> dict[str, Any]:
-    """Put a checkpoint's tensors into place; returns its state."""
+    """Put a checkpoint's tensors into place; returns its state. OSError where its files are damaged."""
     tensors = _tensors(module, optimizer, average)
-    dcp.load(tensors, checkpoint_id=path)
+    with _plain_errors(path):
+        dcp.load(tensors, checkpoint_id=path)
     set_model_state_dict(module, tensors["model"])
     set_optimizer_state_dict(module, optimizer, tensors["optimizer"])
     for name, weight in tensors["average"].items():
@@ -103,15 +113,62 @@ def load(path: str, module: nn.Module, optimizer: torch.optim.Optimizer, average
     return read_state(path)
 
 
-def load_average(path: str, average: Average) -> None:
-    """Only the averaged weights of a checkpoint: what is played and evaluated."""
-    dcp.load({"average": average.weights}, checkpoint_id=path)
+def load_weights(path: str, module: nn.Module, new: Sequence[str] = ()) -> list[str]:
+    """Put the averaged weights of a checkpoint into a module, and the plain ones of what that run froze.
+
+    new: parts of names of parameters that the checkpoint may lack; they keep their values, and their names are returned.
+    ValueError where other parameters are missing, unknown or of another shape; OSError where files are damaged.
+    """
+    parameters = dict(module.named_parameters())
+    with _plain_errors(path):
+        stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    shapes = {name: tuple(item.size) for name, item in stored.items() if isinstance(item, TensorStorageMetadata)}
+    sources = {name: next((part for part in ("average", "model") if f"{part}.{name}" in shapes), "") for name in parameters}
+    missing = [name for name, part in sources.items() if not part]
+    if undeclared := [name for name in missing if not any(part in name for part in new)]:
+        raise ValueError(f"{path}: lacks {len(undeclared)} weights of this model, {undeclared[0]} the first; {_SAME_MODEL}")
+    held = {name.partition(".")[2] for name in shapes if name.startswith("model.")}
+    if unknown := sorted(held - module.state_dict().keys()):
+        raise ValueError(f"{path}: holds {len(unknown)} weights that this model has not, {unknown[0]} the first; {_SAME_MODEL}")
+    for name, part in sources.items():
+        if part and (shape := shapes[f"{part}.{name}"]) != tuple(parameters[name].shape):
+            raise ValueError(f"{path}: {name} is {shape}, this model's is {tuple(parameters[name].shape)}; {_SAME_MODEL}")
+    read: dict[str, dict[str, Tensor]] = {"average": {}, "model": {}}
+    for name, part in sources.items():
+        if part:
+            read[part][name] = parameters[name].detach().clone()
+    with _plain_errors(path):
+        dcp.load({part: tensors for part, tensors in read.items() if tensors}, checkpoint_id=path)
+    put(module, read["model"] | read["average"])
+    return missing
+
+
+@contextmanager
+def _plain_errors(path: str, remedy: str = _DAMAGED) -> Iterator[None]:
+    """Torch raises a BaseException for a checkpoint that it cannot read or write; make it an OSError with its first cause."""
+    try:
+        yield
+    except CheckpointException as error:
+        cause = next((failure[0] for failure in error.failures.values()), error)
+        raise OSError(f"{path}: {type(cause).__name__}: {cause}; {remedy}") from error
 
 
 def read_state(path: str) -> dict[str, Any]:
     with open(os.path.join(path, _DONE), encoding="utf-8") as file:
         state: dict[str, Any] = json.load(file)
     return state
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
+    """The entries in which two specs differ, in words: "data.fps was 16.0, now 10.0"; null is what one has not."""
+    found = []
+    for name in dict.fromkeys([*before, *now]):
+        a, b, place = before.get(name), now.get(name), f"{where}.{name}" if where else name
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, place)
+        elif a != b:
+            found.append(f"{place} was {json.dumps(a)}, now {json.dumps(b)}")
+    return found
 
 
 def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from model.data.loader import DataSettings, decoded, parts_of
 from model.data.runs import Window, runs, stored_clips, windows
 from model.parallel import launch
 from model.recipes import TrainRecipe, weights_folder
+from model.training.codec import fingerprint
 from model.training.flow import coded
 
 # Windows of a shard: at 480p and 81 frames about 400 MB.
@@ -102,9 +103,7 @@ def encoded(window: Window, data: DataSettings, codec: Codec) -> latents.Encoded
 
 def _check_spec(folder: str, data: DataSettings, place: str) -> None:
     """Put down what the latents are made with; ValueError where the folder has others."""
-    with open(os.path.join(place, "config.json"), "rb") as file:
-        codec = hashlib.sha256(file.read()).hexdigest()[:16]
-    spec: dict[str, Any] = {"codec": codec, "size": list(data.size), "fps": data.fps}
+    spec: dict[str, Any] = {"codec": fingerprint(place), "size": list(data.size), "fps": data.fps}
     uri = storage.join(storage.normal(folder), "encoded.json")
     storage.put(uri, json.dumps(spec).encode(), if_absent=True)
     found = json.loads(storage.read(uri))

@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from curation import storage
@@ -13,6 +14,7 @@ from model.data.runs import Clip, stored_clips
 from model.parallel import launch, ranks
 from model.parallel.layout import seated
 from model.recipes import TrainRecipe
+from model.training.precision import settle
 from model.training.trainer import Trainer, unsaid
 
 # Sources of which a clip is looked at before training; a shard's index does not hold sizes.
@@ -29,14 +31,20 @@ def train(
     One process a device, as torchrun starts them; alone it is a run of one. watched: see `Trainer`.
     """
     said = say if ranks.first() else unsaid
-    _check_all(outputs, watched, recipe, said)
+    checked = _check_all(outputs, watched, recipe)
     _, count, device = ranks.start()
     try:
+        name, reason = settle(recipe.train.precision, folder, device)
+        recipe = replace(recipe, train=replace(recipe.train, precision=name))
+        said(f"{name} ({reason})")
+        for words in checked:
+            said(words)
         seat = seated(recipe.layout, device)
         made = parts(recipe, outputs, folder, seat, said)
         weights = sum(p.numel() for p in made.world.parameters())
+        pins = {"codec": made.codec_hash, "precision": name}
         trainer = Trainer(
-            *made[:3], outputs, recipe.data, recipe.train, folder, seat.number, seat.of, watched, said, made.thoughts
+            *made[:3], outputs, recipe.data, recipe.train, folder, seat.number, seat.of, watched, said, made.thoughts, pins
         )
         said(f"{weights / 1e6:.1f} M weights on {count} x {device.type}; step {trainer.step} of {recipe.train.steps}")
         return trainer.run()
@@ -56,7 +64,8 @@ def train_on_ray(
 
     folder: where all nodes see it. ValueError for data that cannot be used.
     """
-    _check_all(outputs, watched, recipe, say)
+    for words in _check_all(outputs, watched, recipe):
+        say(words)
     say(f"training on Ray; {os.path.join(folder, 'log.jsonl')} and TensorBoard's files beside it tell how it goes")
     launch.on_ray(_rank, {"given": (recipe, list(outputs), folder, list(watched))}, workers, os.path.join(folder, "ray"))
 
@@ -65,10 +74,8 @@ def _rank(config: dict[str, Any]) -> None:
     train(*config["given"])
 
 
-def _check_all(outputs: Sequence[str], watched: Sequence[str], recipe: TrainRecipe, say: Callable[[str], None]) -> None:
-    for part in (outputs, watched):
-        if part:
-            say(check(part, recipe))
+def _check_all(outputs: Sequence[str], watched: Sequence[str], recipe: TrainRecipe) -> list[str]:
+    return [check(part, recipe) for part in (outputs, watched) if part]
 
 
 def check(outputs: Sequence[str], recipe: TrainRecipe) -> str:

@@ -5,8 +5,9 @@ seed and the sample's number. So a run goes on bit for bit where it stopped, and
 """
 
 import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -47,11 +48,15 @@ class Trainer:
         watched: Sequence[str] = (),
         say: Callable[[str], None] | None = None,
         thoughts: flow.Thoughts | None = None,
+        pins: Mapping[str, Any] | None = None,
     ) -> None:
-        """rank, count: whose samples these are; ranks that share a sample's tokens have the same (`parallel.layout.Seat`)."""
+        """rank, count: whose samples these are; ranks that share a sample's tokens have the same (`parallel.layout.Seat`).
+
+        pins: more of what must not change within a run, as plain data by name: what only the recipe knows, such as its codec.
+        """
         self.world, self.codec, self.words, self.outputs, self.data, self.how = world, codec, words, outputs, data, how
         self.folder, self.rank, self.count, self.watched, self.say = folder, rank, count, watched or outputs, say or unsaid
-        self.device, self.thoughts = next(world.parameters()).device, thoughts
+        self.device, self.thoughts, self._pins = next(world.parameters()).device, thoughts, dict(pins or {})
         for expert in (world.high, world.low):
             expert.camera.requires_grad_(not how.freeze_camera)
         self.optimizer = torch.optim.AdamW(
@@ -60,26 +65,28 @@ class Trainer:
         self.average = Average(world, how.average)
         self._saver = checkpoint.Saver(folder)
         self.step, self.phase, self.position = 0, 0, 0
-        self._peak = throughput.peak(self.device)
+        self._peak = throughput.peak(self.device, torch.bfloat16 if how.precision == "bfloat16" else torch.float32)
         self._resume()
 
     def _resume(self) -> None:
         path = checkpoint.latest(self.folder)
         if path is None:
             return
-        spec = checkpoint.read_state(path)["spec"]
-        if spec != self._spec():
-            raise ValueError(f"{path} was made with {spec}, not {self._spec()}; use another folder, or those settings")
+        if changed := checkpoint.differences(checkpoint.read_state(path)["spec"], self._spec()):
+            raise ValueError(f"{path}: {'; '.join(changed)}; use another folder, or those settings")
         state = checkpoint.load(path, self.world, self.optimizer, self.average)
         self.step, self.phase, self.position = state["step"], state["phase"], state["position"]
 
     def _spec(self) -> dict[str, Any]:
         """What must not change within a run."""
-        return {
+        spec = {
             "noise": asdict(self.world.noise),
             "config": self.world.high.expert.config.to_diffusers(),
             "seed": self.how.seed,
+            **self._pins,
         }
+        plain: dict[str, Any] = json.loads(json.dumps(spec))  # as a checkpoint gives it back: lists for tuples
+        return plain
 
     def run(self, steps: int | None = None) -> list[dict[str, Any]]:
         """Train to the curriculum's end, or for so many steps more; returns what was logged of each step."""

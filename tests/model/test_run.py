@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa: E402
 
 from model.recipes import BUILT_IN, ModelSpec, demo, tiny  # noqa: E402
-from model.training import checkpoint, run  # noqa: E402
+from model.training import checkpoint, precision, run  # noqa: E402
 from model.training.codec import CodecSettings  # noqa: E402
 from model.training.settings import Phase  # noqa: E402
 from pipelines import recipes  # noqa: E402
@@ -46,7 +46,8 @@ def trained(out, tmp_path_factory):
 
 def test_a_run_goes_on_and_says_what_it_does(trained, out):
     _, said = trained
-    assert said[0] == f"{out}: 4 clips, 0.1 min, 4 with cameras"
+    assert said[0] == "float32 (named by the recipe)"
+    assert said[1] == f"{out}: 4 clips, 0.1 min, 4 with cameras"
     starts = [words for words in said if words.endswith((" of 3", " of 12"))]
     assert [words.split("; ")[1] for words in starts] == ["step 0 of 3", "step 3 of 12"]
     steps = [words for words in said if ": loss " in words]
@@ -102,7 +103,7 @@ def test_stage_two_begins_with_the_averaged_weights_of_stage_one_and_leaves_its_
     weights = saved(tmp_path / "r", "model")
     assert all(torch.equal(weights[name], value) for name, value in first.items() if ".camera." in name)
     assert any(not torch.equal(weights[name], value) for name, value in first.items() if ".camera." not in name)
-    with pytest.raises(ValueError, match=r"no complete checkpoint there; model.start must name the folder of a run"):
+    with pytest.raises(ValueError, match=r"no such file; the run that model.start names needs its codec"):
         run.train(replace(tiny(), model=replace(tiny().model, start=str(tmp_path))), [out], str(tmp_path / "q"))
     with pytest.raises(ValueError, match=r"nowhere: no such folder; model.weights must be a diffusers folder"):
         run.train(replace(tiny(), model=replace(tiny().model, weights="nowhere")), [out], str(tmp_path / "q"))
@@ -120,7 +121,7 @@ def test_a_recipe_survives_yaml(name, tmp_path):
         (lambda r: replace(r, codec=CodecSettings(channels=8)), "codec.channels must be out_channels of the backbone, 32"),
         (lambda r: ModelSpec(replace(r.model.backbone, in_channels=36)), "in_channels must be 68"),
         (lambda r: replace(r.model, noise=replace(r.model.noise, boundary=0.5)), "boundary must be 0, not 0.5"),
-        (lambda r: replace(r.train, precision="float16"), "precision must be one of bfloat16, float32"),
+        (lambda r: replace(r.train, precision="float16"), "precision must be one of auto, bfloat16, float32"),
         (lambda r: replace(r.layout, context=0), "context must be at least 1"),
         (lambda r: replace(r.train, decay_share=2.0), "decay_share is a share"),
     ],
@@ -128,6 +129,27 @@ def test_a_recipe_survives_yaml(name, tmp_path):
 def test_what_cannot_be_is_said(change, words):
     with pytest.raises(ValueError, match=words):
         change(demo())
+
+
+def test_precision_is_measured_once_and_kept_by_the_run(out, tmp_path, monkeypatch):
+    """Where bfloat16 is slow float32 is chosen; another machine that goes on with the run does not choose anew."""
+    paces = {torch.float32: 1.0, torch.bfloat16: 7.7}
+    monkeypatch.setattr(precision, "measure", lambda dtype, device: paces[dtype])
+    how = replace(tiny().train, curriculum=(Phase(5, 2),), precision="auto", watch_every=0)
+    said = []
+    run.train(replace(tiny(), train=how), [out], str(tmp_path / "r"), say=said.append)
+    assert said[0] == "float32 (measured: bfloat16 takes 7.70 times as long on this device)"
+    assert checkpoint.read_state(checkpoint.latest(str(tmp_path / "r")))["spec"]["precision"] == "float32"
+    paces[torch.bfloat16] = 0.5
+    cpu = torch.device("cpu")
+    assert precision.settle("auto", str(tmp_path / "r"), cpu) == ("float32", "as the run began")
+    assert precision.settle("auto", str(tmp_path / "new"), cpu).name == "bfloat16"
+    with pytest.raises(ValueError, match=r'precision was "float32", now "bfloat16"; use another folder'):
+        run.train(replace(tiny(), train=replace(how, precision="bfloat16")), [out], str(tmp_path / "r"), say=said.append)
+
+
+def test_both_precisions_are_measured_on_the_device():
+    assert all(0 < precision.measure(dtype, torch.device("cpu")) < 10 for dtype in (torch.float32, torch.bfloat16))
 
 
 def test_the_rate_rises_stays_and_falls():
