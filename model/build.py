@@ -31,7 +31,8 @@ class Parts(NamedTuple):
 
 
 def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, seat: Seat, say: Callable[[str], None]) -> Parts:
-    """The recipe's model; its precision is named (not auto). Where it has a codec of its own that is trained first, into `folder`; other ranks wait for it.
+    """The recipe's model; its precision is named (not auto). Where it has a codec of its own that is trained first, into
+    `folder`; other ranks wait for it.
 
     Weights of `model.start` are loaded where `folder` has no checkpoint yet. ValueError where `model.weights` or `model.start`
     names nothing, or a run of another model.

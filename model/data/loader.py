@@ -66,8 +66,8 @@ class DataSettings:
 class Sample(TypedDict):
     """video uint8 [3, F, H, W], or latents f2 [C, T, h, w] and image f2 [4 + C, T, h, w] that were encoded before; pose f4
     [F, 4, 4] relative to the first frame, in the data set's unit; origin f4 [4, 4], from which rays are seen, likewise;
-    intrinsics f4 [F, 4] in px of the video; camera_known, to_scale: see `poses.Path`; instruction: what of the text tells what
-    happens; key: the window's; replaced: those that could not be read.
+    intrinsics f4 [F, 4] in px of the video; camera_known: see `poses.Path`; instruction: what of the text tells what happens;
+    key: the window's; replaced: those that could not be read.
     """
 
     video: Tensor
@@ -75,7 +75,6 @@ class Sample(TypedDict):
     origin: Tensor
     intrinsics: Tensor
     camera_known: bool
-    to_scale: bool
     text: str
     instruction: str
     key: str
@@ -150,7 +149,6 @@ def read(window: Window, how: DataSettings, epoch: int, encoded: Place | None = 
         "pose": torch.from_numpy(path.pose),
         "intrinsics": torch.from_numpy(cover(stored, how.size).intrinsics(path.intrinsics, stored).astype(np.float32)),
         "camera_known": path.known,
-        "to_scale": path.to_scale,
         "text": text,
         "instruction": instruction(middle, text),
         "key": window.key,
@@ -260,9 +258,9 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
         stacked["video"] = (torch.stack(videos) if videos[1:] else videos[0][None]).permute(0, 4, 1, 2, 3)
     else:
         stacked |= {name: torch.stack([s[name] for s in samples]) for name in ("latents", "image")}
-    flags = {name: torch.tensor([s[name] for s in samples]) for name in ("camera_known", "to_scale")}
+    known = {"camera_known": torch.tensor([s["camera_known"] for s in samples])}
     words = {name: [s[name] for s in samples] for name in ("text", "instruction", "key")}
-    return {**stacked, **flags, **words, "replaced": [key for s in samples for key in s["replaced"]]}
+    return {**stacked, **known, **words, "replaced": [key for s in samples for key in s["replaced"]]}
 
 
 class Batches:

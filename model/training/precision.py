@@ -21,9 +21,9 @@ class Precision(NamedTuple):
 
 
 def settle(setting: str, folder: str, device: torch.device) -> Precision:
-    """The precision of the run in `folder`: `setting`. For auto it is the one that the run began with, for a new run the faster.
+    """The precision of the run in `folder`: `setting`, where that is not auto.
 
-    Every rank gets what the first one measured.
+    Auto is the one that the run began with, and for a new run the faster one. Every rank gets what the first one measured.
     """
     if setting != AUTO:
         return Precision(setting, "named by the recipe")

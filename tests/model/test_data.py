@@ -11,15 +11,20 @@ import pytest
 from av.video.frame import PictureType
 
 from curation import shards
+from curation.cameras.camera import to_npz
 from model.data.captions import CaptionMix, caption
 from model.data.decode import cover, frames_at
-from model.data.poses import chained
+from model.data.poses import chained, has_scale
 from model.data.runs import runs, stored_clips, windows
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
+pytest.importorskip("diffusers", reason="the extra `train` is not installed")
+
+import tiny_world  # noqa: E402
 
 from model.control.pluecker import control_maps  # noqa: E402
-from model.data.loader import Batches, DataSettings, Order, Windows, read  # noqa: E402
+from model.data.loader import Batches, DataSettings, Order, Windows, collate, read  # noqa: E402
+from model.training import flow  # noqa: E402
 
 HOW = DataSettings(frames=5, fps=10.0, size=(48, 32), camera_none_share=0.0, captions=CaptionMix(none_share=0.0))
 
@@ -77,7 +82,7 @@ def test_poses_and_intrinsics_are_those_of_the_frames(data):
     assert torch.equal(sample["pose"][0], torch.eye(4))
     # 64x48 covers 48x32 as 48x36, and loses two rows above and below
     torch.testing.assert_close(sample["intrinsics"][0], torch.tensor([30.0, 30.0, 24.0, 16.0]))
-    assert (sample["camera_known"], sample["to_scale"]) == (True, True)
+    assert sample["camera_known"]
 
 
 def test_rays_are_seen_from_an_origin_that_is_drawn_and_steps_are_not(data):
@@ -108,15 +113,43 @@ def test_a_window_over_three_clips_walks_on_in_one_unit(out):
 def test_a_camera_that_is_not_believed_is_left_out(data):
     sample = read(data.windows[-1], HOW, epoch=0)
     assert sample["key"].startswith("b00")
-    assert (sample["camera_known"], sample["to_scale"]) == (False, False)
+    assert not sample["camera_known"]
     assert torch.equal(sample["pose"], torch.eye(4).expand(5, 4, 4))
 
 
-def test_an_unknown_scale_gives_no_translation(made):
-    camera = replace(made.walk(6), scale_source="none")
-    path = chained([camera], [np.arange(3) / 10])
-    assert (path.known, path.to_scale) == (True, False)
-    assert not path.pose[:, :3, 3].any()
+def lost_scale(made, index, **changes):
+    """A clip whose camera walks, in a unit that nobody knows."""
+    camera = replace(made.walk(30), scale_source="none", **changes)
+    clip = made.clip("a", index, 30 * index, 30)
+    return replace(clip, members={**clip.members, "camera.npz": to_npz(camera)})
+
+
+def test_a_clip_of_unknown_scale_trains_without_a_camera_not_as_one_that_stands_still(made, tmp_path):
+    """What the model reads is what it reads of a clip that has no camera at all, in a window over two clips too."""
+    known, lost = made.clip("b", 0, 0, 30), lost_scale(made, 0)
+    shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", [known, lost, lost_scale(made, 1)]))
+    samples = [
+        read(window, how, epoch=0)
+        for how in (HOW, replace(HOW, frames=17))
+        for window in Windows([str(tmp_path)], how).windows
+        if window.run[0].video_id == "a"
+    ]
+    assert [len(sample["pose"]) for sample in samples] == [5, 5, 5, 5, 17]
+    for sample in samples:
+        assert not sample["camera_known"]
+        assert torch.equal(sample["pose"], torch.eye(4).expand_as(sample["pose"]))
+    batch = collate([{**samples[0], "replaced": []}])
+    seen = flow.encoded(batch, tiny_world.codec(), tiny_world.Words(), torch.device("cpu"))
+    assert not seen.given.maps.any(), "a camera that stands still has rays"
+
+
+def test_a_scale_is_needed_by_cameras_that_move_from_their_place_only(made):
+    walks, turns = made.walk(6), replace(made.walk(6), pose=np.tile(np.eye(4), (6, 1, 1)))
+    assert has_scale(walks)
+    assert has_scale(replace(turns, scale_source="none"))
+    assert not has_scale(replace(walks, scale_source="none"))
+    assert not any(has_scale(replace(walks, scale_to_unit=factor)) for factor in (0.0, np.nan, np.inf))
+    assert chained([replace(turns, scale_source="none")], [np.arange(3) / 10]).known
 
 
 def test_variable_rates_show_the_frame_on_screen(made):
