@@ -118,7 +118,7 @@ def evaluate(recipe: TrainRecipe, trained: Sequence[str], held_out: Sequence[str
     try:
         made = build.trained(recipe, trained, str(run), seated(recipe.layout, device), print)
         videos = generated(made, clips)
-        keys = commanded(made, clips, recipe.data.fps)
+        keys = commanded(made, clips, recipe.control)
     finally:
         ranks.stop()
     table = {name: obeyed(clips.kinds, found) for name, found in videos.items() if name != _STILL}
@@ -150,9 +150,8 @@ def generated(made: Parts, clips: Clips) -> dict[str, Tensor]:
     return {name: torch.cat(parts_) for name, parts_ in found.items()}
 
 
-def commanded(made: Parts, clips: Clips, fps: float) -> dict[Kind, Tensor]:
+def commanded(made: Parts, clips: Clips, spec: ControlSpec) -> dict[Kind, Tensor]:
     """Videos of one key held down from the first frame of clips, by the integrator that play uses."""
-    spec = ControlSpec(fps=fps, speed=0.5, turn_deg_s=60.0, max_pitch_deg=0.0)
     starts = [clips.samples[i] for i in np.random.default_rng(10).permutation(len(clips.samples))[:_STARTS]]
     found: dict[Kind, list[Tensor]] = defaultdict(list)
     for kind, key in _KEYS.items():

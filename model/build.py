@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from model.backbone.dit import Expert
 from model.backbone.vae import Codec
 from model.control.encoder import CameraEncoder
 from model.parallel.layout import Seat
-from model.recipes import ModelSpec, TrainRecipe, weights_folder
+from model.recipes import TrainRecipe, weights_folder
 from model.training import checkpoint as checkpoints
 from model.training import codec as frame_codec
 from model.training.flow import Thoughts, Words
@@ -48,7 +48,7 @@ def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, seat: Seat, 
     low = _expert(recipe, codec.per, "transformer_2", seat, device, width) if spec.pair else high
     world = World(high, low, spec.noise)
     if spec.start and checkpoints.latest(folder) is None:
-        _start(world, spec, codec_hash, say)
+        _start(world, recipe, codec_hash, say)
     return Parts(world, codec, words, thoughts, codec_hash)
 
 
@@ -64,16 +64,18 @@ def trained(recipe: TrainRecipe, outputs: Sequence[str], folder: str, seat: Seat
     return made
 
 
-def _start(world: World, spec: ModelSpec, codec_hash: str, say: Callable[[str], None]) -> None:
+def _start(world: World, recipe: TrainRecipe, codec_hash: str, say: Callable[[str], None]) -> None:
     """Load the averaged weights of the run `model.start`. Its model has the same sizes; the branch for a vision-language model
-    may be new, and then begins at zero.
+    may be new, and then begins at zero. ValueError where that run has another codec or other controls.
     """
+    spec = recipe.model
     path = checkpoints.latest(spec.start)
     if path is None:
         raise ValueError(f"{spec.start}: no complete checkpoint there; model.start must name the folder of a run")
-    theirs = checkpoints.read_state(path)["spec"].get("codec", codec_hash)
-    if theirs != codec_hash:
-        raise ValueError(f"{path} was trained on latents of codec {theirs}, not {codec_hash}: use that codec")
+    theirs = checkpoints.read_state(path)["spec"]
+    ours = {"codec": codec_hash, "control": asdict(recipe.control)}
+    if changed := checkpoints.differences({name: theirs[name] for name in ours if name in theirs}, ours):
+        raise ValueError(f"{path}: {'; '.join(changed)}; set what the run that model.start names was made with")
     new = checkpoints.load_weights(path, world, added.PARTS if spec.thoughts else ())
     say(f"start from {path}" + (f"; {len(new)} weights of model.thoughts are new" if new else ""))
 

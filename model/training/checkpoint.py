@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import torch
@@ -31,6 +31,7 @@ from model.parallel import ranks
 from model.training.average import Average, put
 
 _DONE = "state.json"
+_LEAVING_S = 600.0
 _SAME_MODEL = "use the recipe that the run was made with"
 _DAMAGED = "if files are lost, delete this checkpoint, and the run goes on from the one before"
 
@@ -38,11 +39,12 @@ _DAMAGED = "if files are lost, delete this checkpoint, and the run goes on from 
 class Saver:
     """Writes checkpoints under a folder beside the work: a step waits until its weights are copied, not until they are stored.
 
-    One is written at a time. What went wrong in writing is raised by the next `save`, or by `finish`.
+    One is written at a time. What went wrong in writing is raised by the next `save`, or by `finish`. keep: how many complete
+    ones stay, the newest; an older one is deleted once a newer one is complete.
     """
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, folder: str, keep: int) -> None:
+        self._folder, self._keep = folder, keep
         # A group of its own: the writing thread's messages must not fall between those of the steps.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._writing: Future[Any] | None = None
@@ -53,12 +55,44 @@ class Saver:
         """Begin the checkpoint of a step; `state` is what JSON holds: position, spec."""
         self.finish()
         path = os.path.join(self._folder, f"step-{step:08d}")
+        if self._is_there(path):
+            return
         if ranks.first():
             shutil.rmtree(path, ignore_errors=True)  # an earlier attempt that never got its state.json
         _wait()
         tensors = _tensors(module, optimizer, average)
         written = cast("Future[Any]", dcp.async_save(tensors, checkpoint_id=path, process_group=self._group))
-        self._writing = _signed(written, path, {"step": step, **state}) if ranks.first() else written
+        self._writing = self._signed(written, path, {"step": step, **state}) if ranks.first() else written
+
+    def _is_there(self, path: str) -> bool:
+        """Whether a step's checkpoint is complete, as the first rank sees it. Equal draws made it, so it is not made again."""
+        found = [os.path.exists(os.path.join(path, _DONE)) if ranks.first() else None]
+        if dist.is_initialized():
+            dist.broadcast_object_list(found, src=0, group=self._group)
+        return bool(found[0])
+
+    def _signed(self, written: "Future[Any]", path: str, state: dict[str, Any]) -> "Future[Any]":
+        """Done once the state stands beside what was written."""
+        signed: Future[Any] = Future()
+
+        def sign(written: "Future[Any]") -> None:
+            try:
+                written.result()
+                _put_state(path, state)
+                _delete_old(self._folder, self._keep)
+            except BaseException as error:
+                signed.set_exception(error)
+            else:
+                signed.set_result(None)
+
+        written.add_done_callback(sign)
+        return signed
+
+    def leave(self) -> None:
+        """Let what was begun be stored where the run fails: the group that it is written with ends with the run."""
+        if self._writing is not None:
+            with suppress(TimeoutError):
+                self._writing.exception(_LEAVING_S)
 
     def finish(self) -> None:
         """Wait until what was begun is stored on every rank."""
@@ -67,23 +101,6 @@ class Saver:
                 self._writing.result()
             self._writing = None
             _wait()
-
-
-def _signed(written: "Future[Any]", path: str, state: dict[str, Any]) -> "Future[Any]":
-    """Done once the state stands beside what was written."""
-    signed: Future[Any] = Future()
-
-    def sign(written: "Future[Any]") -> None:
-        try:
-            written.result()
-            _put_state(path, state)
-        except BaseException as error:
-            signed.set_exception(error)
-        else:
-            signed.set_result(None)
-
-    written.add_done_callback(sign)
-    return signed
 
 
 def _put_state(path: str, state: dict[str, Any]) -> None:
@@ -95,10 +112,28 @@ def _put_state(path: str, state: dict[str, Any]) -> None:
 
 def latest(folder: str) -> str | None:
     """The newest complete checkpoint, None where there is none."""
-    if not os.path.isdir(folder):
-        return None
-    names = sorted(n for n in os.listdir(folder) if n.startswith("step-") and os.path.exists(os.path.join(folder, n, _DONE)))
+    names = _complete(folder)
     return os.path.join(folder, names[-1]) if names else None
+
+
+def _complete(folder: str) -> list[str]:
+    """The names of the complete checkpoints of a run, oldest first."""
+    return [name for name in _begun(folder) if os.path.exists(os.path.join(folder, name, _DONE))]
+
+
+def _begun(folder: str) -> list[str]:
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted((n for n in names if n.startswith("step-") and n[5:].isdigit()), key=lambda n: int(n[5:]))
+
+
+def _delete_old(folder: str, keep: int) -> None:
+    """Delete complete checkpoints but for the newest, and what killed runs left unfinished before them."""
+    kept = _complete(folder)[-keep:]
+    for name in _begun(folder):
+        if int(name[5:]) < int(kept[-1][5:]) and name not in kept:
+            with suppress(FileNotFoundError):
+                os.remove(os.path.join(folder, name, _DONE))  # first, so that a kill leaves none that counts and lacks tensors
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
 
 def load(path: str, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from curation import storage
 from model.backbone import vae
 from model.backbone.vae import Codec
 from model.data import latents
-from model.data.loader import DataSettings, decoded, parts_of
-from model.data.runs import Window, runs, stored_clips, windows
+from model.data.loader import DataSettings, decoded, parts_of, stored_in
+from model.data.runs import Window, in_order, runs, windows
 from model.parallel import launch
 from model.recipes import TrainRecipe, weights_folder
 from model.training.codec import fingerprint
@@ -62,7 +62,8 @@ def encode(
 
 def units(recipe: TrainRecipe, outputs: Sequence[str], folder: str) -> Iterator[Unit]:
     """Windows of all lengths of the curriculum that the folder lacks, a shard at a time; a shard's name follows from them."""
-    there, chains = latents.places(folder), runs(stored_clips(outputs))
+    there = latents.places(folder)
+    chains = [run for stored in stored_in(outputs, recipe.data) for run in runs(in_order(stored))]
     for frames in sorted({phase.frames for phase in recipe.train.curriculum}):
         data = replace(recipe.data, frames=frames, latents="")
         missing = [w for w in windows(chains, frames, data.fps) if latents.name(w, frames) not in there]

@@ -4,18 +4,19 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from curation import storage
 from model.build import parts
-from model.data.loader import DataSettings
-from model.data.runs import Clip, stored_clips
+from model.data.loader import DataSettings, Source, Windows, sources_of, stored_in
+from model.data.runs import Clip, in_order
 from model.parallel import launch, ranks
 from model.parallel.layout import seated
 from model.recipes import TrainRecipe
 from model.training.precision import settle
 from model.training.trainer import Trainer, unsaid
+from model.training.watching import as_played
 
 # Sources of which a clip is looked at before training; a shard's index does not hold sizes.
 _LOOKED_AT = 32
@@ -42,7 +43,13 @@ def train(
         seat = seated(recipe.layout, device)
         made = parts(recipe, outputs, folder, seat, said)
         weights = sum(p.numel() for p in made.world.parameters())
-        pins = {"codec": made.codec_hash, "precision": name}
+        pins = {
+            "codec": made.codec_hash,
+            "precision": name,
+            "vlm": recipe.model.thoughts,
+            "control": asdict(recipe.control),
+            "control_width": recipe.model.control_width,
+        }
         trainer = Trainer(
             *made[:3], outputs, recipe.data, recipe.train, folder, seat.number, seat.of, watched, said, made.thoughts, pins
         )
@@ -75,29 +82,68 @@ def _rank(config: dict[str, Any]) -> None:
 
 
 def _check_all(outputs: Sequence[str], watched: Sequence[str], recipe: TrainRecipe) -> list[str]:
-    return [check(part, recipe) for part in (outputs, watched) if part]
+    """What there is to train on and to watch, in words. ValueError where it cannot be trained on."""
+    lines = check(outputs, recipe)
+    if watched:
+        data = as_played(recipe.data, recipe.data.frames, watched)
+        lines += check(watched, replace(recipe, data=data))
+    return lines
 
 
-def check(outputs: Sequence[str], recipe: TrainRecipe) -> str:
-    """What there is to train on, in words. ValueError where it cannot be trained on, with the remedy."""
-    clips = stored_clips(outputs)
+def with_shares(recipe: TrainRecipe, outputs: Sequence[str], shares: Sequence[float]) -> TrainRecipe:
+    """The recipe with these outputs as sources of its data. ValueError where there is not a share for each output."""
+    if len(outputs) != len(shares):
+        raise ValueError(f"--share must be given once for each --data: {len(shares)} for {len(outputs)}")
+    sources = tuple(map(Source, outputs, shares))
+    return replace(recipe, data=replace(recipe.data, sources=sources))
+
+
+def check(outputs: Sequence[str], recipe: TrainRecipe) -> list[str]:
+    """What there is to train on, in words: clips, then windows and hours for each phase of the curriculum and each source.
+
+    ValueError with the remedy where no camera can be learned from, or a phase has no window: also the last phase, which would
+    otherwise fail after days.
+    """
+    data = recipe.data
+    stored = stored_in(outputs, data)
+    clips = in_order(shard for source in stored for shard in source)
     cameras = Counter(clip.camera_status for clip in clips if clip.place("camera.npz"))
-    believed = sum(cameras[status] for status in recipe.data.cameras)
-    where = ", ".join(outputs)
+    believed = sum(cameras[status] for status in data.cameras)
+    names = [", ".join(uris) for uris, _ in sources_of(outputs, data)]
+    where = ", ".join(names)
     if not believed:
         raise ValueError(
             f"no clip of {where} has a camera that is believed ({dict(cameras) or 'none has one'}), so "
             "that no control can be learned; curate with a camera backend, or name more statuses in data.cameras"
         )
-    for clip in list({clip.video_id: clip for clip in clips}.values())[:_LOOKED_AT]:
-        _check_stored(clip, recipe.data, where)
+    looked_at = list({clip.video_id: clip for clip in clips}.values())[:_LOOKED_AT]
+    metas = [_meta(clip) for clip in looked_at]
+    for clip, meta in zip(looked_at, metas, strict=True):
+        _check_stored(clip, meta, data, where)
+    _check_scales(metas, data, where)
     seconds = sum(clip.seconds for clip in clips)
-    return f"{where}: {len(clips)} clips, {seconds / 60:.1f} min, {believed} with cameras"
+    lines = [f"{where}: {len(clips)} clips, {seconds / 60:.1f} min, {believed} with cameras"]
+    for frames in dict.fromkeys(phase.frames for phase in recipe.train.curriculum):
+        windows = Windows(outputs, replace(data, frames=frames), stored=stored)
+        counts = windows.counts.items()
+        each = [f"{name}: {count} windows, {count * frames / data.fps / 3600:.2f} h" for name, count in counts]
+        shares = [f" ({stock.share:.0%} of samples)" if len(names) > 1 else "" for stock in windows.stocks]
+        lines.append(f"{frames} frames: " + "; ".join(map("".join, zip(each, shares, strict=True))))
+    return lines
 
 
-def _check_stored(clip: Clip, data: DataSettings, where: str) -> None:
+def _check_scales(metas: Sequence[dict[str, Any]], data: DataSettings, where: str) -> None:
+    """A camera that walks in an unknown unit is trained on as none (`poses.chained`); others must be there."""
+    believed = [meta for meta in metas if meta.get("camera_status") in data.cameras]
+    if believed and all(meta["camera_status"] == "ok" and meta.get("camera_scale_source") == "none" for meta in believed):
+        raise ValueError(
+            f"{where}: the scale of no camera is known in {len(believed)} clips looked at, so that no walk can be learned; "
+            "curate longer sources, or footage with an engine's log of its camera"
+        )
+
+
+def _check_stored(clip: Clip, meta: dict[str, Any], data: DataSettings, where: str) -> None:
     """Pictures are not enlarged and frames not repeated: a model would learn to."""
-    meta = _meta(clip)
     stored, fps = (meta["stored_width"], meta["stored_height"]), meta["stored_frames"] / clip.seconds
     if stored[0] < data.size[0] or stored[1] < data.size[1]:
         raise ValueError(

@@ -1,9 +1,10 @@
 """Shards to batches: the right frames, poses and words, each sample once, and on from where it stopped."""
 
 import io
+import json
 import shutil
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import av
 import numpy as np
@@ -15,7 +16,7 @@ from curation.cameras.camera import to_npz
 from model.data.captions import CaptionMix, caption
 from model.data.decode import cover, frames_at
 from model.data.poses import chained, has_scale
-from model.data.runs import runs, stored_clips, windows
+from model.data.runs import Clip, runs, stored_clips, windows
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("diffusers", reason="the extra `train` is not installed")
@@ -23,7 +24,8 @@ pytest.importorskip("diffusers", reason="the extra `train` is not installed")
 import tiny_world  # noqa: E402
 
 from model.control.pluecker import control_maps  # noqa: E402
-from model.data.loader import Batches, DataSettings, Order, Windows, collate, read  # noqa: E402
+from model.data.loader import Batches, DataSettings, Source, Windows, collate, read  # noqa: E402
+from model.data.order import Order, Span, Stock, source_of, taken  # noqa: E402
 from model.training import flow  # noqa: E402
 
 HOW = DataSettings(frames=5, fps=10.0, size=(48, 32), camera_none_share=0.0, captions=CaptionMix(none_share=0.0))
@@ -67,6 +69,30 @@ def test_windows_stay_in_a_clip_where_they_can_and_join_clips_where_they_must(ou
     long = windows(chains, 13, 10.0)
     assert [(len(w.run), round(w.start_s, 6), round(w.slack_s, 6)) for w in long] == [(3, 0.0, 0.2), (3, 1.5, 0.2)]
     assert windows(chains, 45, 10.0) == []
+
+
+def lengths(*seconds):
+    """Touching clips of so many seconds."""
+    edges = np.cumsum([0.0, *seconds])
+    return tuple(Clip(f"c{i}", "v", i, a, b, "ok", ()) for i, (a, b) in enumerate(pairwise(edges)))
+
+
+def spread(run, frames, fps=16.0):
+    """Each window: its clips, where it begins."""
+    return [([c.clip_id for c in w.run], round(w.start_s, 3)) for w in windows([run], frames, fps)]
+
+
+def test_a_short_clip_does_not_send_the_rest_of_its_run_across_joints():
+    """81 frames at 16 fps are 5.06 s; in the middle of six-second clips lies one of four."""
+    run = lengths(6, 6, 4, 6, 6)
+    assert spread(run, 81) == [(["c0"], 0), (["c1"], 0), (["c3"], 0), (["c4"], 0)]
+    assert spread(run, 45) == [(["c0"], 0), (["c0"], 3), (["c1"], 0), (["c1"], 3), (["c2"], 0)] + [
+        ([f"c{i}"], s) for i in (3, 4) for s in (0, 3)
+    ]
+    assert spread(lengths(6, 3, 3, 6), 81) == [(["c0"], 0), (["c1", "c2"], 0), (["c3"], 0)], "short ones are joined"
+    assert spread(lengths(4.5, 6), 81) == [(["c0", "c1"], 0), (["c0", "c1"], 5.25)], "where it makes one window more"
+    assert spread(lengths(6, 4.5), 81) == [(["c0", "c1"], 0), (["c0", "c1"], 5.25)]
+    assert [len(clips) for clips, _ in spread(lengths(6, 6, 6), 149)] == [3], "9.3 s, where all are too short"
 
 
 def test_frames_are_those_on_screen_at_the_ticks(data):
@@ -138,7 +164,7 @@ def test_a_clip_of_unknown_scale_trains_without_a_camera_not_as_one_that_stands_
     for sample in samples:
         assert not sample["camera_known"]
         assert torch.equal(sample["pose"], torch.eye(4).expand_as(sample["pose"]))
-    batch = collate([{**samples[0], "replaced": []}])
+    batch = collate([{**samples[0], "source": "", "replaced": []}])
     seen = flow.encoded(batch, tiny_world.codec(), tiny_world.Words(), torch.device("cpu"))
     assert not seen.given.maps.any(), "a camera that stands still has rays"
 
@@ -204,15 +230,113 @@ def test_a_run_goes_on_where_it_stopped_and_makes_the_same_samples(data, workers
         assert a["text"] == b["text"]
 
 
+TEN = [Stock(1.0, (Span(0, 0, 10),))]
+
+
 def test_a_run_with_other_ranks_sees_exactly_what_is_left():
-    one = list(islice(Order(10, 0), 10))
-    two = [list(islice(Order(10, 0, rank, 2), 2)) for rank in range(2)]
-    rest = list(islice(Order(10, 0, position=4), 6))
-    assert sorted(two[0] + two[1] + rest) == sorted(one)
+    one = list(islice(Order(TEN, 0), 10))
+    two = [list(islice(Order(TEN, 0, rank, 2), 2)) for rank in range(2)]
+    rest = list(islice(Order(TEN, 0, position=4), 6))
+    assert sorted(two[0] + two[1] + rest) == sorted(one) == [(0, number) for number in range(10)]
+
+
+MIXED = [Stock(0.7, (Span(0, 0, 30),)), Stock(0.2, (Span(0, 30, 7),)), Stock(0.1, (Span(0, 37, 200),))]
+
+
+def test_sources_are_drawn_by_their_shares_and_each_window_once_an_epoch_of_its_source():
+    drawn = list(islice(Order(MIXED, 0), 5000))
+    which = np.array([source_of(MIXED, number)[0] for _, number in drawn])
+    for source, share in enumerate((0.7, 0.2, 0.1)):
+        for first in range(0, 5000, 1000):
+            assert abs((which[first : first + 1000] == source).sum() - 1000 * share) <= 1
+        mine = [item for item, whose in zip(drawn, which, strict=True) if whose == source]
+        (span,) = MIXED[source].spans
+        for epoch in range(len(mine) // span.length):
+            passed = mine[epoch * span.length : (epoch + 1) * span.length]
+            assert sorted(passed) == [(epoch, span.start + i) for i in range(span.length)]
+    assert all(0 < (which[rank::2] == 0).mean() < 1 for rank in range(2)), "every rank sees every source"
+    switches = (np.diff(which) != 0).mean()
+    assert switches == pytest.approx(1 - 0.7**2 - 0.2**2 - 0.1**2, abs=0.05), "drawn, not in turn"
+
+
+@pytest.mark.parametrize("position", [0, 1, 999, 1000, 1234, 3001])
+def test_a_mix_resumes_at_any_position(position):
+    whole = list(islice(Order(MIXED, 3), 3500))
+    assert list(islice(Order(MIXED, 3, position=position), 400)) == whole[position : position + 400]
+    counts = np.bincount([source_of(MIXED, number)[0] for _, number in whole[:position]], minlength=3)
+    assert taken(position, [0.7, 0.2, 0.1], 3) == counts.tolist()
+    halves = [list(islice(Order(MIXED, 3, rank, 2, position), 100)) for rank in range(2)]
+    assert [item for pair in zip(*halves, strict=True) for item in pair] == whole[position : position + 200]
+
+
+def put(folder, name, samples):
+    shards.put_index(str(folder), name, shards.put_tar(str(folder), name, samples))
+
+
+def test_new_shards_enter_at_the_next_epoch_and_lost_ones_are_refused(made, tmp_path):
+    put(tmp_path, "000000", [made.clip("a", i, 30 * i, 30) for i in range(3)])
+    first = Windows([str(tmp_path)], HOW)
+    assert len(first) == 6
+    before = list(islice(Order(first.stocks, 0), 8))  # two into the second epoch
+    put(tmp_path, "000001", [made.clip("b", 0, 0, 30)])
+    grown = Windows([str(tmp_path)], HOW, first.listings, position=8)
+    assert [item[0] for item in grown.listings[0]] == [0, 2]
+    rest = list(islice(Order(grown.stocks, 0, position=8), 4 + 8))
+    key = {epoch: sorted(grown.windows[n].key for e, n in before + rest if e == epoch) for epoch in range(3)}
+    assert key[1] == key[0] == sorted(window.key for window in first.windows), "the epoch that had begun is as it was"
+    assert key[2] == sorted([*key[0], "b00@0.000", "b00@0.500"])
+    again = Windows([str(tmp_path)], HOW, json.loads(json.dumps(grown.listings)), position=10)
+    assert list(islice(Order(again.stocks, 0, position=10), 10)) == rest[2:]
+    put(tmp_path, "000002", [made.clip("c", 0, 0, 30)])
+    later = Windows([str(tmp_path)], HOW, grown.listings, position=9)
+    assert [(epoch, len(held)) for epoch, held in later.listings[0]] == [(0, 1), (2, 3)], "both enter at the same epoch"
+    (tmp_path / "shards" / "000000.parquet").unlink()
+    with pytest.raises(ValueError, match=r"1 of 2 shards .* are gone or changed, .*/shards/000000 the first; bring them back"):
+        Windows([str(tmp_path)], HOW, grown.listings, position=8)
+
+
+def test_a_source_that_is_replaced_by_another_of_the_same_name_is_refused(made, tmp_path):
+    put(tmp_path / "one", "000000", [made.clip("a", 0, 0, 30)])
+    put(tmp_path / "two", "000000", [made.clip("b", 0, 0, 30)])
+    pinned = Windows([str(tmp_path / "one")], HOW).listings
+    moved = shutil.copytree(tmp_path / "one", tmp_path / "moved")
+    assert Windows([str(moved)], HOW, pinned, position=1).counts == {str(moved): 2}, "the same bytes elsewhere"
+    with pytest.raises(ValueError, match="1 of 1 shards that this run is trained on are gone or changed"):
+        Windows([str(tmp_path / "two")], HOW, pinned, position=1)
+
+
+def test_sources_and_shares_are_said_once_and_add_up(made, tmp_path):
+    put(tmp_path / "one", "000000", [made.clip("a", 0, 0, 30)])
+    put(tmp_path / "two", "000000", [made.clip("b", 0, 0, 30)])
+    sources = Source(str(tmp_path / "one"), 0.25), Source(str(tmp_path / "two"), 0.75)
+    mixed = Windows([], replace(HOW, sources=sources))
+    batches = list(islice(Batches(mixed, 4, workers=0), 10))
+    assert sum(name == sources[1].uri for batch in batches for name in batch["source"]) == pytest.approx(30, abs=6)
+    for batch in batches:
+        for name, key in zip(batch["source"], batch["key"], strict=True):
+            assert (name == sources[0].uri) == key.startswith("a")
+    with pytest.raises(ValueError, match=r"shares of sources must add up to 1, not 1\.25"):
+        replace(HOW, sources=(sources[1], Source("x", 0.5)))
+    with pytest.raises(ValueError, match="share of x must be over 0 and at most 1, not 0"):
+        Source("x", 0.0)
+    with pytest.raises(ValueError, match="both name outputs; name them in one place"):
+        Windows([str(tmp_path / "one")], replace(HOW, sources=sources))
+    with pytest.raises(ValueError, match="neither names an output"):
+        Windows([], HOW)
+
+
+def test_a_damaged_clip_is_replaced_by_one_of_its_source(made, tmp_path):
+    broken = made.clip("a", 0, 0, 20)
+    put(tmp_path / "one", "000000", [replace(broken, members={**broken.members, "mp4": b"no video"}), made.clip("c", 0, 0, 20)])
+    put(tmp_path / "two", "000000", [made.clip("b", i, 30 * i, 30) for i in range(4)])
+    mixed = Windows([], replace(HOW, sources=(Source(str(tmp_path / "one"), 0.5), Source(str(tmp_path / "two"), 0.5))))
+    sample = mixed[0, 0]
+    assert (sample["key"], sample["source"]) == ("c00@0.000", str(tmp_path / "one"))
+    assert all(words.startswith("a00@0.000: ") for words in sample["replaced"])
 
 
 def test_the_second_epoch_is_another_order(data):
-    order = list(islice(Order(len(data), 0), 2 * len(data)))
+    order = list(islice(Order(data.stocks, 0), 2 * len(data)))
     first, second = order[: len(data)], order[len(data) :]
     assert {e for e, _ in first} == {0}
     assert sorted(i for _, i in first) == sorted(i for _, i in second)
