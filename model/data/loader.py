@@ -19,7 +19,7 @@ from curation.cameras.camera import from_npz
 from model.config import check_frames
 from model.control.pluecker import from_origin
 from model.data import latents
-from model.data.captions import CaptionMix, caption, instruction
+from model.data.captions import CaptionMix, caption, instruction, may_mirror, may_reverse
 from model.data.decode import cover, frames_at
 from model.data.order import Order, Span, Stock, source_of, taken
 from model.data.poses import Path, chained, unknown
@@ -53,11 +53,12 @@ class DataSettings:
     sources: outputs with their shares; where none are named, all outputs that the command is given are one source, each window
     once an epoch. size: (width, height) px. fps: of training and of play. camera_none_share: samples without a camera, for
     guidance. cameras: which statuses are believed; a clip with another is trained on without its camera. mirror_share: samples
-    that are shown as in a mirror, with their cameras; only where no text says left or right and nothing is written.
-    reverse_share: samples that run backwards, with their cameras, since players seldom walk so (Hunyuan-GameCraft, arXiv
-    2506.17201); only where no text says what happens and nothing but the camera moves. origin_way: how far off a sample's
-    origin may lie, in the data set's unit (0: at its first frame); a stream that has gone on for a minute is that far from its
-    own. latents: a folder of `gamecraft encode`, read in the place of videos.
+    that are shown as in a mirror, with their cameras; not where the text names a side or something is written
+    (`captions.may_mirror`). reverse_share: samples that run backwards, with their cameras, since players seldom walk so
+    (Hunyuan-GameCraft, arXiv 2506.17201); not where the text tells motion or time, or something happens
+    (`captions.may_reverse`). origin_way: how far off a sample's origin may lie, in the data set's unit (0: at its first frame);
+    a stream that has gone on for a minute is that far from its own. latents: a folder of `gamecraft encode`, read in the place
+    of videos.
     """
 
     frames: int = 81
@@ -250,8 +251,10 @@ def read(window: Window, how: DataSettings, epoch: int, encoded: Place | None = 
         "key": window.key,
     }
     mirrors, reverses = rng.random(2)
-    sample = _mirrored(sample) if mirrors < how.mirror_share else sample
-    sample = _reversed(sample) if reverses < how.reverse_share else sample
+    if mirrors < how.mirror_share and may_mirror(text, metas):
+        sample = _mirrored(sample)
+    if reverses < how.reverse_share and may_reverse(text, metas):
+        sample = _reversed(sample)
     return {**sample, "origin": torch.from_numpy(_origin(rng, how.origin_way))}
 
 

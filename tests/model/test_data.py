@@ -13,7 +13,7 @@ from av.video.frame import PictureType
 
 from curation import shards
 from curation.cameras.camera import to_npz
-from model.data.captions import CaptionMix, caption
+from model.data.captions import CaptionMix, caption, may_mirror, may_reverse
 from model.data.decode import cover, frames_at
 from model.data.poses import chained, has_scale
 from model.data.runs import Clip, runs, stored_clips, windows
@@ -409,3 +409,54 @@ def test_a_missing_caption_is_replaced_by_the_other_and_by_nothing():
     assert set(texts(only, {"interaction_caption": "a door opens"}, 5)) == {"a door opens"}
     assert set(texts(only, {}, 5)) == {""}
     assert set(texts(replace(only, with_interaction=False), META, 5)) == {"a long dark hall"}
+
+
+@pytest.mark.parametrize(
+    ("text", "mirror", "reverse"),
+    [
+        ("", True, True),
+        ("A dark hall with brick walls under bright lamps.", True, True),
+        ("Brightly lit; a copyright notice is not a side, nor is a cleft.", True, True),
+        ("A door on the LEFT-hand side.", False, False),
+        ("The rightmost of three lamps.", False, False),
+        ("A lamp in the upper-left corner.", False, False),
+        ("A wheel that spins counter-clockwise.", False, False),
+        ("画面左侧有一扇门", False, False),
+        ("The camera moves forward.", True, False),
+        ("The camera turns around.", True, False),
+        ("The camera hardly moves.", True, False),
+        ("Fog lies in the hall until the lamps are lit.", True, False),
+        ("First it is dim.", True, False),
+        ("A hall. The door opens.", True, False),
+    ],
+)
+def test_text_forbids_what_would_make_it_untrue(text, mirror, reverse):
+    assert (may_mirror(text, [{}]), may_reverse(text, [{}])) == (mirror, reverse)
+
+
+def test_what_is_written_is_not_mirrored_and_what_happens_is_not_reversed_told_or_not():
+    assert not may_mirror("", [{}, {"caption_long": "A sign reads EXIT."}])
+    assert may_mirror("", [{"caption_long": "A door on the left."}]), "a text that is not given forbids nothing by its sides"
+    for meta in ({"interactive": True}, {"interaction_caption": "The lamp glows."}):
+        assert not may_reverse("", [{}, meta])
+    assert may_reverse("", [{"interactive": False, "interaction_caption": None}])
+
+
+@pytest.mark.parametrize(
+    ("meta", "mirrored", "backwards"),
+    [
+        ({"caption_short": "a hall"}, True, True),
+        ({"caption_short": "a door on the left"}, False, False),
+        ({"caption_short": "a hall", "interaction_caption": "It glows."}, True, False),
+        ({"caption_short": "the camera moves forward"}, True, False),
+    ],
+)
+def test_the_loader_mirrors_and_reverses_only_what_no_text_forbids(made, tmp_path, meta, mirrored, backwards):
+    put(tmp_path, "000000", [made.clip("a", 0, 0, 20, **meta)])
+    plain = read(Windows([str(tmp_path)], HOW).windows[0], HOW, epoch=0)
+    how = replace(HOW, mirror_share=1.0, reverse_share=1.0)
+    changed = read(Windows([str(tmp_path)], how).windows[0], how, epoch=0)
+    assert changed["text"] == plain["text"]
+    expected = plain["video"].flip(3) if mirrored else plain["video"]
+    assert torch.equal(changed["video"], expected.flip(1) if backwards else expected)
+    assert float(changed["pose"][-1, 2, 3]) == pytest.approx(-1.2 if backwards else 1.2, abs=1e-4)
