@@ -139,9 +139,9 @@ def generated(made: Parts, clips: Clips) -> dict[str, Tensor]:
     for first in range(0, len(clips.samples), _BATCH):
         batch = collate(clips.samples[first : first + _BATCH])
         other = collate([clips.samples[i] for i in others[first : first + _BATCH]])
-        real = signed(batch["video"])
+        real = signed(batch["video"].to(made.device))
         found["real frames"].append(batch["video"])
-        found["codec"].append(pictures(made.codec.decode(made.codec.encode(real))))
+        found["codec"].append(pictures(made.codec.decode(made.codec.encode(real))).cpu())
         found[_STILL].append(batch["video"][:, :, :1].expand_as(batch["video"]))
         for name, poses in (("own controls", batch["pose"]), ("another clip's controls", other["pose"])):
             found[name].append(_videos(made, {**batch, "pose": poses}, first))
@@ -165,11 +165,10 @@ def commanded(made: Parts, clips: Clips, spec: ControlSpec) -> dict[Kind, Tensor
 
 def _videos(made: Parts, batch: dict[str, Any], seed: int, guidance: float = GUIDANCE) -> Tensor:
     """What the world makes of a batch's first frames and cameras."""
-    device = next(made.world.parameters()).device
-    given = flow.encoded(batch, made.codec, made.words, device, made.thoughts).given
-    still = given._replace(maps=None if given.maps is None else torch.zeros_like(given.maps))
+    given = flow.encoded(batch, made.codec, made.words, made.device, made.thoughts).given
     sigmas, generator = levels(made.world.noise, STEPS), torch.Generator().manual_seed(seed)
-    return pictures(made.codec.decode(sample(made.world, given, sigmas, generator, still, guidance)))
+    latents = sample(made.world, given, sigmas, generator, given._replace(maps=None), guidance)
+    return pictures(made.codec.decode(latents)).cpu()
 
 
 def obeyed(kinds: Sequence[Kind], videos: Tensor) -> dict[str, obedience.Share]:

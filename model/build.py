@@ -29,6 +29,10 @@ class Parts(NamedTuple):
     thoughts: Thoughts | None
     codec_hash: str
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.world.parameters()).device
+
 
 def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, seat: Seat, say: Callable[[str], None]) -> Parts:
     """The recipe's model; its precision is named (not auto). Where it has a codec of its own that is trained first, into
@@ -98,7 +102,7 @@ def _coded(
         frame_codec.trained(outputs, recipe.data, recipe.codec, path, device, say)
     torch.distributed.barrier()
     codec = frame_codec.trained(outputs, recipe.data, recipe.codec, path, device, say)
-    return codec, text.NoWords(recipe.model.backbone.text_dim), frame_codec.fingerprint(path)
+    return codec, text.NoWords(recipe.model.backbone.text_dim).to(device), frame_codec.fingerprint(path)
 
 
 def _expert(recipe: TrainRecipe, per: int, name: str, seat: Seat, device: torch.device, width: int | None) -> ControlledExpert:
