@@ -56,7 +56,7 @@ def weights_folder(spec: ModelSpec) -> str:
 @dataclass(frozen=True)
 class TrainRecipe:
     """Everything that decides what a training run makes. control: how keys and mouse become motion when the world is played or
-    evaluated; kept in its checkpoints.
+    evaluated; kept in its checkpoints. Its fps is that of the data, at which the world is played.
     """
 
     name: str = "gamecraft2"
@@ -72,10 +72,7 @@ class TrainRecipe:
             raise ValueError(
                 "train.freeze_camera needs model.start, the run whose camera encoder is kept: a fresh one says nothing"
             )
-        if self.control.fps != self.data.fps:
-            raise ValueError(
-                f"control.fps must be data.fps, at which the world is played: {self.data.fps:g}, not {self.control.fps:g}"
-            )
+        object.__setattr__(self, "control", replace(self.control, fps=self.data.fps))
         if self.data.latents and (not self.model.weights or self.model.thoughts):
             raise ValueError(
                 "data.latents needs model.weights, whose codec made them, and no model.thoughts, which see pictures"
@@ -148,7 +145,7 @@ def demo() -> TrainRecipe:
             watch_steps=8,
             workers=0,
         ),
-        control=ControlSpec(fps=8.75, speed=0.5, turn_deg_s=60.0, max_pitch_deg=0.0),
+        control=ControlSpec(speed=0.5, turn_deg_s=60.0, max_pitch_deg=0.0),
     )
 
 
@@ -174,7 +171,6 @@ def tiny() -> TrainRecipe:
             watch_clips=2,
             watch_steps=4,
         ),
-        control=replace(small.control, fps=10.0),
     )
 
 

@@ -93,6 +93,7 @@ def test_a_short_clip_does_not_send_the_rest_of_its_run_across_joints():
     assert spread(lengths(4.5, 6), 81) == [(["c0", "c1"], 0), (["c0", "c1"], 5.25)], "where it makes one window more"
     assert spread(lengths(6, 4.5), 81) == [(["c0", "c1"], 0), (["c0", "c1"], 5.25)]
     assert [len(clips) for clips, _ in spread(lengths(6, 6, 6), 149)] == [3], "9.3 s, where all are too short"
+    assert [len(spread(lengths(s), 81)) for s in (5.0, 81 / 16, 5.25)] == [0, 1, 1], "synthetic clips: before, animated, acted"
 
 
 def test_frames_are_those_on_screen_at_the_ticks(data):

@@ -12,7 +12,6 @@ pytest.importorskip("tensorboard", reason="the extra `train` is not installed")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa: E402
 
-from model.control.spec import ControlSpec  # noqa: E402
 from model.recipes import BUILT_IN, ModelSpec, demo, tiny  # noqa: E402
 from model.training import checkpoint, precision, run  # noqa: E402
 from model.training.codec import CodecSettings  # noqa: E402
@@ -107,7 +106,7 @@ def test_data_that_cannot_be_trained_on_is_said_before_anything_is_built(made, o
     with pytest.raises(ValueError, match=r"stored at 64x48 px, too small for 832x480; set data.size"):
         run.check([out], BUILT_IN["gamecraft2"]())
     with pytest.raises(ValueError, match=r"stored at 30 fps, too slow for 60; set data.fps"):
-        run.check([out], replace(tiny(), data=replace(tiny().data, fps=60.0), control=ControlSpec(fps=60.0)))
+        run.check([out], replace(tiny(), data=replace(tiny().data, fps=60.0)))
     blind = str(tmp_path / "blind")
     samples = [made.clip("a", 0, 0, 30, status="suspect")]
     shards.put_index(blind, "000000", shards.put_tar(blind, "000000", samples))
@@ -154,7 +153,7 @@ def test_data_without_a_known_scale_is_said_before_training(made, tmp_path):
     ("change", "words"),
     [
         ({"data": {"size": (48, 32)}}, r"data.size was \[32, 32\], now \[48, 32\]"),
-        ({"data": {"fps": 8.0}, "control": {"fps": 8.0}}, r"control.fps was 10.0, now 8.0; data.fps was 10.0, now 8.0"),
+        ({"data": {"fps": 8.0}}, r"control.fps was 10.0, now 8.0; data.fps was 10.0, now 8.0"),
         ({"data": {"mirror_share": 0.0}}, r"data.mirror_share was 0.5, now 0.0"),
         ({"train": {"curriculum": (Phase(5, 9),)}}, r"curriculum was \[{.*now \[{"),
         ({"train": {"seed": 4}}, r"seed was 0, now 4"),
@@ -183,6 +182,10 @@ def test_a_start_with_other_controls_is_refused(trained, out, tmp_path):
     other = replace(tiny(), model=replace(tiny().model, start=str(folder)), control=replace(tiny().control, speed=2.0))
     with pytest.raises(ValueError, match=r"control.speed was 0.5, now 2.0; set what the run that model.start names"):
         run.train(other, [out], str(tmp_path / "r"), say=lambda words: None)
+
+
+def test_a_world_is_played_at_the_rate_of_its_data():
+    assert replace(tiny(), data=replace(tiny().data, fps=8.0)).control == replace(demo().control, fps=8.0)
 
 
 def test_the_papers_recipes_have_its_numbers():
@@ -229,7 +232,6 @@ def test_a_recipe_survives_yaml(name, tmp_path):
         (lambda r: replace(r.train, decay_share=2.0), "decay_share is a share"),
         (lambda r: replace(r.train, keep=0), "keep must be at least 1, not 0"),
         (lambda r: replace(r, train=replace(r.train, freeze_camera=True)), "train.freeze_camera needs model.start"),
-        (lambda r: replace(r, control=ControlSpec(fps=16.0)), "control.fps must be data.fps.*: 8.75, not 16"),
     ],
 )
 def test_what_cannot_be_is_said(change, words):
