@@ -20,8 +20,9 @@ from torch import Tensor
 
 from bench import demo_footage
 from bench.machine import describe
+from model import build
 from model.backbone.vae import signed
-from model.build import Parts, parts
+from model.build import Parts
 from model.config import FRAMES_A_LATENT
 from model.control.spec import ControlSpec, ControlState
 from model.control.trajectory import integrate
@@ -33,8 +34,7 @@ from model.parallel import ranks
 from model.parallel.layout import seated
 from model.recipes import TrainRecipe, demo
 from model.sampling import levels, sample
-from model.training import checkpoint, flow
-from model.training.average import Average
+from model.training import flow
 from model.training.notes import pictures, sheet
 from model.training.run import train
 from model.training.watching import as_played, plainly
@@ -116,12 +116,9 @@ def evaluate(recipe: TrainRecipe, trained: Sequence[str], held_out: Sequence[str
     clips = held_out_clips(held_out, recipe.data)
     *_, device = ranks.start()
     try:
-        made = parts(recipe, trained, str(run), seated(recipe.layout, device), print)
-        average = Average(made.world, recipe.train.average)
-        checkpoint.load_average(str(checkpoint.latest(str(run))), average)
-        with average.applied(made.world):
-            videos = generated(made, clips)
-            keys = commanded(made, clips, recipe.data.fps)
+        made = build.trained(recipe, trained, str(run), seated(recipe.layout, device), print)
+        videos = generated(made, clips)
+        keys = commanded(made, clips, recipe.control)
     finally:
         ranks.stop()
     table = {name: obeyed(clips.kinds, found) for name, found in videos.items() if name != _STILL}
@@ -142,9 +139,9 @@ def generated(made: Parts, clips: Clips) -> dict[str, Tensor]:
     for first in range(0, len(clips.samples), _BATCH):
         batch = collate(clips.samples[first : first + _BATCH])
         other = collate([clips.samples[i] for i in others[first : first + _BATCH]])
-        real = signed(batch["video"])
+        real = signed(batch["video"].to(made.device))
         found["real frames"].append(batch["video"])
-        found["codec"].append(pictures(made.codec.decode(made.codec.encode(real))))
+        found["codec"].append(pictures(made.codec.decode(made.codec.encode(real))).cpu())
         found[_STILL].append(batch["video"][:, :, :1].expand_as(batch["video"]))
         for name, poses in (("own controls", batch["pose"]), ("another clip's controls", other["pose"])):
             found[name].append(_videos(made, {**batch, "pose": poses}, first))
@@ -153,9 +150,8 @@ def generated(made: Parts, clips: Clips) -> dict[str, Tensor]:
     return {name: torch.cat(parts_) for name, parts_ in found.items()}
 
 
-def commanded(made: Parts, clips: Clips, fps: float) -> dict[Kind, Tensor]:
+def commanded(made: Parts, clips: Clips, spec: ControlSpec) -> dict[Kind, Tensor]:
     """Videos of one key held down from the first frame of clips, by the integrator that play uses."""
-    spec = ControlSpec(fps=fps, speed=0.5, turn_deg_s=60.0, max_pitch_deg=0.0)
     starts = [clips.samples[i] for i in np.random.default_rng(10).permutation(len(clips.samples))[:_STARTS]]
     found: dict[Kind, list[Tensor]] = defaultdict(list)
     for kind, key in _KEYS.items():
@@ -169,10 +165,10 @@ def commanded(made: Parts, clips: Clips, fps: float) -> dict[Kind, Tensor]:
 
 def _videos(made: Parts, batch: dict[str, Any], seed: int, guidance: float = GUIDANCE) -> Tensor:
     """What the world makes of a batch's first frames and cameras."""
-    given = flow.encoded(batch, made.codec, made.words, torch.device("cpu")).given
-    still = given._replace(maps=None if given.maps is None else torch.zeros_like(given.maps))
+    given = flow.encoded(batch, made.codec, made.words, made.device, made.thoughts).given
     sigmas, generator = levels(made.world.noise, STEPS), torch.Generator().manual_seed(seed)
-    return pictures(made.codec.decode(sample(made.world, given, sigmas, generator, still, guidance)))
+    latents = sample(made.world, given, sigmas, generator, given._replace(maps=None), guidance)
+    return pictures(made.codec.decode(latents)).cpu()
 
 
 def obeyed(kinds: Sequence[Kind], videos: Tensor) -> dict[str, obedience.Share]:
@@ -227,7 +223,7 @@ def curves(log: Path, out: Path) -> None:
 def lines(table: dict[str, dict[str, obedience.Share]], quality: dict[str, dict[str, float]]) -> Iterator[str]:
     """The table in words."""
     for name, shares in table.items():
-        yield f"{name:24}" + "  ".join(f"{kind} {shares[kind]}" for kind in ("turn", "forward/back", *KINDS))
+        yield f"{name:24}" + "  ".join(f"{kind} {shares[kind]}" for kind in ("turn", "forward/back", *KINDS) if kind in shares)
     for name, numbers in quality.items():
         yield f"{name:24}PSNR {numbers['psnr_db']:.1f} dB, sharpness {numbers['sharpness']:.1f}"
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import torch
@@ -14,62 +15,94 @@ from model.parallel.layout import Seat
 from model.recipes import TrainRecipe, weights_folder
 from model.training import checkpoint as checkpoints
 from model.training import codec as frame_codec
-from model.training.average import Average
 from model.training.flow import Thoughts, Words
+from model.training.precision import settle
 from model.world import ControlledExpert, World
 
 
 class Parts(NamedTuple):
-    """What a trainer is made of."""
+    """What a trainer is made of. codec_hash: of the codec's file or folder (`codec.fingerprint`)."""
 
     world: World
     codec: Codec
     words: Words
-    thoughts: Thoughts | None = None
+    thoughts: Thoughts | None
+    codec_hash: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.world.parameters()).device
 
 
 def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, seat: Seat, say: Callable[[str], None]) -> Parts:
-    """The recipe's model. Where it has a codec of its own that is trained first, into `folder`; other ranks wait for it.
+    """The recipe's model; its precision is named (not auto). Where it has a codec of its own that is trained first, into
+    `folder`; other ranks wait for it.
 
-    ValueError where `model.weights` or `model.start` names nothing.
+    Weights of `model.start` are loaded where `folder` has no checkpoint yet. ValueError where `model.weights` or `model.start`
+    names nothing, or a run of another model.
     """
     kind = seat.everyone.device_type
     device = torch.device(kind, torch.cuda.current_device() if kind == "cuda" else None)
     spec = recipe.model
-    codec, words = _coded(recipe, outputs, folder, device, say)
-    thoughts = added.load_thoughts(spec.thoughts, device) if spec.thoughts else None
+    codec, words, codec_hash = _coded(recipe, outputs, folder, device, say)
+    thoughts = added.load_thoughts(spec.thoughts, device, getattr(torch, recipe.train.precision)) if spec.thoughts else None
     width = thoughts.width if thoughts else None
     torch.manual_seed(recipe.train.seed)
     high = _expert(recipe, codec.per, "transformer", seat, device, width)
     low = _expert(recipe, codec.per, "transformer_2", seat, device, width) if spec.pair else high
     world = World(high, low, spec.noise)
-    if spec.start:
-        _start(world, spec.start)
-    return Parts(world, codec, words, thoughts)
+    if spec.start and checkpoints.latest(folder) is None:
+        _start(world, recipe, codec_hash, say)
+    return Parts(world, codec, words, thoughts, codec_hash)
 
 
-def _start(world: World, run: str) -> None:
-    """Weights of a run whose model has the same sizes, averaged."""
-    path, average = checkpoints.latest(run), Average(world, decay=0.0)
+def trained(recipe: TrainRecipe, outputs: Sequence[str], folder: str, seat: Seat, say: Callable[[str], None]) -> Parts:
+    """The model of a run with its averaged weights, for evaluation. ValueError where `folder` has no complete checkpoint."""
+    path = checkpoints.latest(folder)
     if path is None:
-        raise ValueError(f"{run}: no complete checkpoint there; model.start must name the folder of a run")
-    checkpoints.load_average(path, average)
-    average.put(world)
+        raise ValueError(f"{folder}: no complete checkpoint there; train first")
+    precision = settle(recipe.train.precision, folder, torch.device(seat.everyone.device_type)).name
+    recipe = replace(recipe, train=replace(recipe.train, precision=precision))
+    made = parts(recipe, outputs, folder, seat, say)
+    checkpoints.load_weights(path, made.world)
+    return made
+
+
+def _start(world: World, recipe: TrainRecipe, codec_hash: str, say: Callable[[str], None]) -> None:
+    """Load the averaged weights of the run `model.start`. Its model has the same sizes; the branch for a vision-language model
+    may be new, and then begins at zero. ValueError where that run has another codec or other controls.
+    """
+    spec = recipe.model
+    path = checkpoints.latest(spec.start)
+    if path is None:
+        raise ValueError(f"{spec.start}: no complete checkpoint there; model.start must name the folder of a run")
+    theirs = checkpoints.read_state(path)["spec"]
+    ours = {"codec": codec_hash, "control": asdict(recipe.control)}
+    if changed := checkpoints.differences({name: theirs[name] for name in ours if name in theirs}, ours):
+        raise ValueError(f"{path}: {'; '.join(changed)}; set what the run that model.start names was made with")
+    new = checkpoints.load_weights(path, world, added.PARTS if spec.thoughts else ())
+    say(f"start from {path}" + (f"; {len(new)} weights of model.thoughts are new" if new else ""))
 
 
 def _coded(
     recipe: TrainRecipe, outputs: Sequence[str], folder: str, device: torch.device, say: Callable[[str], None]
-) -> tuple[Codec, Words]:
+) -> tuple[Codec, Words, str]:
+    """Codec, text encoder and the codec's hash."""
     if recipe.model.weights:
         weights = weights_folder(recipe.model)
-        return vae.load(os.path.join(weights, "vae"), device), text.load(weights, device)
+        place = os.path.join(weights, "vae")
+        return vae.load(place, device), text.load(weights, device), frame_codec.fingerprint(place)
     path = os.path.join(folder, "codec.safetensors")
     if torch.distributed.get_rank() == 0:
         os.makedirs(folder, exist_ok=True)
+        if recipe.model.start:
+            frame_codec.taken_over(recipe.model.start, path)
+        elif not os.path.exists(path) and checkpoints.latest(folder):
+            raise ValueError(f"{path}: no such file, but checkpoints that were trained with it are there: copy it back")
         frame_codec.trained(outputs, recipe.data, recipe.codec, path, device, say)
     torch.distributed.barrier()
     codec = frame_codec.trained(outputs, recipe.data, recipe.codec, path, device, say)
-    return codec, text.NoWords(recipe.model.backbone.text_dim)
+    return codec, text.NoWords(recipe.model.backbone.text_dim).to(device), frame_codec.fingerprint(path)
 
 
 def _expert(recipe: TrainRecipe, per: int, name: str, seat: Seat, device: torch.device, width: int | None) -> ControlledExpert:

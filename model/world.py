@@ -27,12 +27,11 @@ class ControlledExpert(nn.Module):
         first_frame: int = 0,
         added_BUV: Tensor | None = None,
     ) -> Tensor:
-        """Velocity [B, 16, T, h, w]. maps: `control.pluecker.control_maps` of the frames (None: no camera). added: what a
-        vision-language model thought of frame and instruction (`backbone.added`; None: the text alone tells).
+        """Velocity [B, 16, T, h, w]. maps: `control.pluecker.control_maps` of the frames; None is no camera, as zeros are in a
+        batch where other samples have one. added: what a vision-language model thought of frame and instruction
+        (`backbone.added`); None is no instruction, as zeros are.
         """
-        control = None
-        if maps_BFCHW is not None:
-            control = self.camera(maps_BFCHW, first_alone=first_frame == 0)
+        control = self.camera.nothing() if maps_BFCHW is None else self.camera(maps_BFCHW, first_alone=first_frame == 0)
         velocity: Tensor = self.expert(x_BCThw, sigma_BT * TIMESTEPS, text_BSE, control, first_frame, added_BUV)
         return velocity
 

@@ -40,7 +40,10 @@ Wait = Annotated[
     float,
     typer.Option(metavar="[SECONDS]", min=0, help="Wait for another run that holds OUT; without SECONDS as long as it takes."),
 ]
-Data = Annotated[list[str], typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again.")]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again. Else data.sources of the recipe."),
+]
 OfTraining = Annotated[bool, typer.Option("--train", help="A recipe of training instead of curation.")]
 Partial = Annotated[
     bool,
@@ -118,8 +121,11 @@ def synth(
 @app.command()
 def train(
     out: Annotated[str, typer.Option(help="The run's folder: checkpoints, log, TensorBoard's files.")],
-    data: Data,
     recipe: Annotated[str, typer.Option(help="A training recipe's name (`gamecraft recipe list --train`) or a YAML file.")],
+    data: Data = None,
+    share: Annotated[
+        list[float] | None, typer.Option(help="The share of samples from each --data, in their order; together 1.")
+    ] = None,
     watch: Annotated[
         list[str] | None, typer.Option(help="An output that is not trained on, from which sample videos are made.")
     ] = None,
@@ -131,11 +137,14 @@ def train(
 
     _among("--runner", runner, runners.NAMES)
     training, settings = _training(), _training_recipe(recipe)
+    outputs = data or []
+    if share:
+        settings, outputs = training.run.with_shares(settings, outputs, share), []
     if runner == "ray":
         runners.start_ray()
-        training.run.train_on_ray(settings, data, out, watch or (), workers, _say)
+        training.run.train_on_ray(settings, outputs, out, watch or (), workers, _say)
     else:
-        training.run.train(settings, data, out, watch or (), _say)
+        training.run.train(settings, outputs, out, watch or (), _say)
 
 
 @app.command()
@@ -143,8 +152,8 @@ def encode(
     out: Annotated[
         str, typer.Option(help="Where the latents go: a folder or an s3:// prefix; then `data.latents` of the recipe.")
     ],
-    data: Data,
     recipe: Annotated[str, typer.Option(help="The training recipe that will read them: its codec, size, rate and lengths.")],
+    data: Data = None,
     runner: Annotated[str, typer.Option(help="local: this process. ray: actors on a cluster, a GPU each.")] = "local",
     workers: Annotated[int, typer.Option(help="How many actors on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
 ) -> None:
@@ -155,7 +164,7 @@ def encode(
     training, settings = _training(), _training_recipe(recipe)
     if runner == "ray":
         runners.start_ray()
-    training.encode.encode(settings, data, out, runner == "ray", workers, _say)
+    training.encode.encode(settings, data or [], out, runner == "ray", workers, _say)
 
 
 @app.command()

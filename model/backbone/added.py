@@ -14,6 +14,9 @@ from curation import weights
 from model.backbone.attention import Attend, attend
 from model.backbone.dit import Expert
 
+# What `widened` adds to an expert, as parts of parameter names.
+PARTS = ("attn2.add_k_proj", "attn2.add_v_proj", "attn2.norm_added_k")
+
 
 def widened(base: Expert, width: int, attention: Attend = attend) -> Expert:
     """The same expert with a second source of so many numbers a token; it takes over the base's weights, without a copy. A base
@@ -50,7 +53,9 @@ class Thoughts(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames_BCHW: Tensor, instructions: list[str]) -> Tensor:
-        """frames: uint8 [B, 3, H, W]. Float32 [B, U, V], U the longest of the batch; what is behind a shorter one is zero."""
+        """frames: uint8 [B, 3, H, W]. Float32 [B, U, V], U the longest of the batch; a shorter one is padded with zeros, which
+        experts do not read.
+        """
         pictures = [frame.permute(1, 2, 0).cpu().numpy() for frame in frames_BCHW]
         chats = [
             [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": words}]}]

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[..., Tensor]
 
 
-def attend(q_BLNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, mask_LS: Tensor | None = None) -> Tensor:
-    """Softmax attention by PyTorch's own choice of kernel; mask: True where a query sees a key."""
+def attend(q_BLNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention by PyTorch's own choice of kernel; mask: True where a query sees a key, broadcast to [B, N, L, S]."""
     q, k, v = (x.transpose(1, 2) for x in (q_BLNH, k_BSNH, v_BSNH))
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask_LS).transpose(1, 2)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)

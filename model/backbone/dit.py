@@ -1,8 +1,8 @@
 """The Wan2.2 diffusion transformer of one expert. Its parameters have the names of diffusers' `WanTransformer3DModel`.
 
 B batch, C channels, T latent frames, h w latent rows and columns, L tokens (T x h/2 x w/2), D width, N heads, H head width,
-S text tokens, E text width, U added tokens, V their width. Noise levels are per latent frame, [B, T]: context frames of a
-causal model are clean (0).
+S text tokens, E text width, U added tokens, V their width. An added token of zeros is padding: nothing reads it. Noise levels
+are per latent frame, [B, T]: context frames of a causal model are clean (0).
 
 Single precision, whatever the weights' type: the time embedder, the tables of scales and shifts, the norms and the rotary
 angles (`FP32`). A bfloat16 there is what makes a fine-tune drift from its base.
@@ -50,7 +50,7 @@ class Expert(nn.Module):
         """Velocity [B, 16, T, h, w]. time: 0 clean to 1000 noise. control: added to the tokens (None: no control).
 
         first_frame: position of the first latent in its stream. added: a second source beside the text, U tokens of
-        `added_kv_proj_dim` (None: not asked). ValueError for sizes that do not divide into tokens.
+        `added_kv_proj_dim` (None: not asked), padded with zeros. ValueError for sizes that do not divide into tokens.
         """
         sizes = self._tokens(x_BCThw)
         tokens_BLD = self.patch_embedding(x_BCThw.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
@@ -186,6 +186,7 @@ class Attention(nn.Module):
         turn_LP: tuple[Tensor, Tensor] | None = None,
         added_BUV: Tensor | None = None,
     ) -> Tensor:
+        """added: see `Expert.forward`."""
         q = self.norm_q(self.to_q(x_BLD)).unflatten(-1, (self._heads, -1))
         k = self.norm_k(self.to_k(source_BSD)).unflatten(-1, (self._heads, -1))
         v = self.to_v(source_BSD).unflatten(-1, (self._heads, -1))
@@ -197,10 +198,17 @@ class Attention(nn.Module):
         return self.to_out[0](seen.flatten(2))
 
     def _added(self, q_BLNH: Tensor, added_BUV: Tensor) -> Tensor:
-        """The same queries of the second source, with keys and values of its own (as Wan2.1 reads its image tokens)."""
+        """The same queries of the second source, with keys and values of its own (as Wan2.1 reads its image tokens).
+
+        Padding is masked, or a sample would depend on how long its neighbours in a batch are. A sample that is all padding
+        reads nothing: zero.
+        """
         k = self.norm_added_k(self.add_k_proj(added_BUV)).unflatten(-1, (self._heads, -1))
         v = self.add_v_proj(added_BUV).unflatten(-1, (self._heads, -1))
-        return self.attend(q_BLNH, k, v)
+        told_BU = (added_BUV != 0).any(-1)
+        any_B = told_BU.any(-1)
+        read = self.attend(q_BLNH, k, v, (told_BU | ~any_B[:, None])[:, None, None])  # softmax over no key would be NaN
+        return read * any_B[:, None, None, None]
 
 
 class FeedForward(nn.Module):

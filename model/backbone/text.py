@@ -33,12 +33,14 @@ class TextEncoder(nn.Module):
 class NoWords(nn.Module):
     """For worlds that are told nothing: one zero token, whatever is said."""
 
+    nothing: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
-        self._width = width
+        self.register_buffer("nothing", torch.zeros(1, 1, width), persistent=False)
 
     def forward(self, texts: list[str]) -> Tensor:
-        return torch.zeros(len(texts), 1, self._width)
+        return self.nothing.expand(len(texts), -1, -1)
 
 
 def load(folder: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16) -> TextEncoder:

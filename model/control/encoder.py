@@ -33,6 +33,14 @@ class CameraEncoder(nn.Module):
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
+    def nothing(self) -> Tensor:
+        """The token [1, 1, D] of no camera: what maps of zeros give in every place. Training learns it from samples that have
+        none.
+        """
+        side = CELL * self._patch
+        token: Tensor = self(self.out.weight.new_zeros(1, 1, _MAPS, side, side))
+        return token
+
     def forward(self, maps_BFCHW: Tensor, first_alone: bool = True) -> Tensor:
         """first_alone: the first frame is a latent of its own (a stream's start); its map stands in for all frames.
 

@@ -77,10 +77,16 @@ def _speed(player: Player, keys: frozenset[str], yaw: float, spec: ControlSpec, 
 
 
 def _jumped(player: Player, keys: frozenset[str], spec: ControlSpec, frame_s: float) -> tuple[float, float]:
-    """Height (down is positive) and upward speed; the ground is at the start's height."""
+    """Height (down is positive) and upward speed; the ground is at the start's height.
+
+    In the air it is the parabola itself at the frame's time: how high and how far a jump goes does not depend on the fps.
+    """
     on_ground = player.y >= 0 and player.rising <= 0
-    rising = spec.jump_speed if JUMP in keys and on_ground else player.rising - (0.0 if on_ground else spec.gravity * frame_s)
-    y = player.y - rising * frame_s
+    if on_ground and JUMP not in keys:
+        return 0.0, 0.0
+    before = spec.jump_speed if on_ground else player.rising
+    rising = before - spec.gravity * frame_s
+    y = player.y - (before + rising) / 2 * frame_s
     return (0.0, 0.0) if y >= 0 and rising <= 0 else (y, rising)
 
 

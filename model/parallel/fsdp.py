@@ -4,7 +4,7 @@ The parts named in `dit.FP32` and the camera encoder stay float32 and unsharded:
 policy of FSDP2 would cast them with their block. Their gradients are averaged by hand (`average_whole`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -48,11 +48,23 @@ def average_whole(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def clip(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale all gradients so that their norm over all ranks is at most `most`; returns the norm before."""
+    """Scale all gradients so that their norm over all ranks is at most `most`; returns the norm before.
+
+    A sharded gradient's squares are summed over the ranks, in one message for all of them; a whole one is equal on each.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    squares = [g.detach().float().square().sum() for g in gradients]
-    norm = torch.stack([s.full_tensor() if isinstance(s, DTensor) else s for s in squares]).sum().sqrt()
+    sharded = [g.to_local() for g in gradients if isinstance(g, DTensor)]
+    whole = [g for g in gradients if not isinstance(g, DTensor)]
+    squares = _squares(sharded, gradients[0].device)
+    if sharded:
+        dist.all_reduce(squares)
+    norm = (squares + _squares(whole, squares.device)).sqrt()
     scale = float((most / (norm + 1e-6)).clamp(max=1.0))
-    for gradient in gradients:
+    for gradient in (*sharded, *whole):
         gradient.mul_(scale)
     return norm
+
+
+def _squares(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
+    """The sum of squares of all numbers in float32, 0 for none."""
+    return sum((g.detach().float().square().sum() for g in gradients), torch.zeros((), device=device))

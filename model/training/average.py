@@ -1,6 +1,6 @@
 """The moving average of weights that is played and evaluated: sharded as they are, never gathered."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -28,22 +28,19 @@ class Average:
     def applied(self, module: nn.Module) -> Iterator[None]:
         """The module has these weights inside, its own again afterwards."""
         own = {name: p.detach().clone() for name, p in module.named_parameters() if name in self.weights}
-        self.put(module)
+        put(module, self.weights)
         try:
             yield
         finally:
-            self._put(module, own)
+            put(module, own)
 
-    def put(self, module: nn.Module) -> None:
-        """Make them the module's own."""
-        self._put(module, self.weights)
 
-    @staticmethod
-    @torch.no_grad()
-    def _put(module: nn.Module, weights: dict[str, Tensor]) -> None:
-        for part in module.modules():
-            if isinstance(part, FSDPModule):
-                part.reshard()  # a root that was only run forward still holds gathered weights, the old ones
-        for name, parameter in module.named_parameters():
-            if name in weights:
-                parameter.data.copy_(weights[name])
+@torch.no_grad()
+def put(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into the parameters of those names; others keep their values."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()  # a root that was only run forward still holds gathered weights, the old ones
+    for name, parameter in module.named_parameters():
+        if name in weights:
+            parameter.data.copy_(weights[name])

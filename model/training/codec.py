@@ -3,6 +3,9 @@
 B batch, F frames, N = B x F pictures.
 """
 
+import hashlib
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -37,15 +40,51 @@ class CodecSettings:
 def trained(
     outputs: Sequence[str], data: DataSettings, how: CodecSettings, path: str, device: torch.device, say: Callable[[str], None]
 ) -> FrameCodec:
-    """The codec in a file, or one trained now and put there. Same seed and threads: same codec."""
+    """The codec in a file, or one trained now and put there. Same seed and threads: same codec. ValueError where the file's
+    codec has other sizes.
+    """
     torch.manual_seed(data.seed)
     codec = FrameCodec(how.channels, how.width).to(device)
-    try:
-        codec.load_state_dict(load_file(path))
-    except FileNotFoundError:
+    if os.path.exists(path):
+        try:
+            codec.load_state_dict(load_file(path))
+        except RuntimeError as error:
+            sizes = f"codec.channels {how.channels}, codec.width {how.width}"
+            raise ValueError(f"{path} is no codec of {sizes}; set those it was trained with: {error}") from error
+    else:
         _train(codec, outputs, data, how, say)
-        save_file(codec.state_dict(), path)
+        save_file(codec.state_dict(), f"{path}.partial")
+        os.replace(f"{path}.partial", path)
     return codec.eval().requires_grad_(False)
+
+
+def taken_over(start: str, path: str) -> None:
+    """Copy the codec of the run `start` to a file. The weights of that run know no other latents.
+
+    ValueError where the file holds another codec, or neither run has one.
+    """
+    source = os.path.join(start, os.path.basename(path))
+    if not os.path.exists(source):
+        if not os.path.exists(path):
+            raise ValueError(f"{source}: no such file; the run that model.start names needs its codec: copy it back there")
+        return
+    if not os.path.exists(path):
+        shutil.copyfile(source, f"{path}.partial")
+        os.replace(f"{path}.partial", path)
+    elif (ours := fingerprint(path)) != (theirs := fingerprint(source)):
+        raise ValueError(f"{path} is codec {ours}, that of model.start is {theirs}; delete it, or use another folder")
+
+
+def fingerprint(place: str) -> str:
+    """16 hex digits over the bytes of a codec: a file, or all files of a diffusers folder. OSError where it is not there."""
+    names = sorted(os.listdir(place)) if os.path.isdir(place) else [""]
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode())
+        with open(os.path.join(place, name) if name else place, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def _train(

@@ -17,10 +17,11 @@ from curation import storage
 from model.backbone import vae
 from model.backbone.vae import Codec
 from model.data import latents
-from model.data.loader import DataSettings, decoded, parts_of
-from model.data.runs import Window, runs, stored_clips, windows
+from model.data.loader import DataSettings, decoded, parts_of, stored_in
+from model.data.runs import Window, in_order, runs, windows
 from model.parallel import launch
 from model.recipes import TrainRecipe, weights_folder
+from model.training.codec import fingerprint
 from model.training.flow import coded
 
 # Windows of a shard: at 480p and 81 frames about 400 MB.
@@ -61,7 +62,8 @@ def encode(
 
 def units(recipe: TrainRecipe, outputs: Sequence[str], folder: str) -> Iterator[Unit]:
     """Windows of all lengths of the curriculum that the folder lacks, a shard at a time; a shard's name follows from them."""
-    there, chains = latents.places(folder), runs(stored_clips(outputs))
+    there = latents.places(folder)
+    chains = [run for stored in stored_in(outputs, recipe.data) for run in runs(in_order(stored))]
     for frames in sorted({phase.frames for phase in recipe.train.curriculum}):
         data = replace(recipe.data, frames=frames, latents="")
         missing = [w for w in windows(chains, frames, data.fps) if latents.name(w, frames) not in there]
@@ -102,9 +104,7 @@ def encoded(window: Window, data: DataSettings, codec: Codec) -> latents.Encoded
 
 def _check_spec(folder: str, data: DataSettings, place: str) -> None:
     """Put down what the latents are made with; ValueError where the folder has others."""
-    with open(os.path.join(place, "config.json"), "rb") as file:
-        codec = hashlib.sha256(file.read()).hexdigest()[:16]
-    spec: dict[str, Any] = {"codec": codec, "size": list(data.size), "fps": data.fps}
+    spec: dict[str, Any] = {"codec": fingerprint(place), "size": list(data.size), "fps": data.fps}
     uri = storage.join(storage.normal(folder), "encoded.json")
     storage.put(uri, json.dumps(spec).encode(), if_absent=True)
     found = json.loads(storage.read(uri))

@@ -33,7 +33,7 @@ def encoded(
     batch: dict[str, Any], codec: Codec, words: Words, device: torch.device, thoughts: Thoughts | None = None
 ) -> Latents:
     """A loader's batch through the frozen encoders. A sample without a camera has maps of zeros: no camera at rest has them;
-    one without an instruction has hidden states of zeros.
+    one without an instruction has hidden states of zeros, which are read as none.
     """
     x0, image = coded(batch, codec, device)
     height, width = CELL * x0.shape[-2], CELL * x0.shape[-1]

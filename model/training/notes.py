@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,21 @@ class Notes:
         self._board = SummaryWriter(os.path.join(folder, "tensorboard"))
         self._since: list[dict[str, Any]] = []
 
+    def begun(self, step: int, frames: int, windows: dict[str, int]) -> None:
+        """Note that clips of so many frames are trained on from this step, and how many windows each source has."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "frames": frames, "windows": windows}) + "\n")
+
     def step(self, note: dict[str, Any]) -> None:
         """Keep what a training step was."""
         self._since.append(note)
 
-    def write(self) -> dict[str, Any]:
-        """Note the steps since the last call: means of them, losses by expert and by noise level, all that was replaced."""
+    def write(self) -> dict[str, Any] | None:
+        """Note the steps since the last call: means of them, losses by expert and by noise level, samples of this rank by
+        source, all that was replaced. None where there was no step.
+        """
+        if not self._since:
+            return None
         line = _meant(self._since)
         self._since = []
         with open(self._path, "a", encoding="utf-8") as file:
@@ -56,7 +66,8 @@ def _meant(notes: list[dict[str, Any]]) -> dict[str, Any]:
     """One line for several steps, named by the last."""
     experts = [{note["expert"]: note["loss"]} for note in notes]
     plain = {name: float(np.mean([note[name] for note in notes])) for name in ("loss", *_PACE)}
-    grouped = {"experts": _by_name(experts), "bins": _by_name([note["bins"] for note in notes])}
+    grouped: dict[str, Any] = {"experts": _by_name(experts), "bins": _by_name([note["bins"] for note in notes])}
+    grouped["sources"] = dict(sum((Counter(note["sources"]) for note in notes), Counter[str]()))
     return {"step": notes[-1]["step"], **plain, **grouped, "replaced": [key for note in notes for key in note["replaced"]]}
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from model.config import check_frames
 
-PRECISIONS = ("bfloat16", "float32")
+PRECISIONS = ("auto", "bfloat16", "float32")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Phase:
 class TrainSettings:
     """batch: samples a rank and pass; accumulate: passes a step. decay_share: the last part of the steps, in which the rate
     falls to zero. freeze_camera: stage 2. most_gradient: the norm that gradients are cut to. average: decay of the weights that
-    are played. precision: what the blocks compute in, bfloat16 or float32. save_every, log_every, watch_every: steps; when
+    are played. precision: what the blocks compute in: bfloat16, float32, or auto, the faster on the device that the run begins
+    on. save_every, log_every, watch_every: steps. keep: how many checkpoints stay, the newest. When
     watched, `watch_clips` videos are made by so many sampler steps, and measured (0 never). The paper gives none of the
     numbers; rates are Self-Forcing's for fine-tuning Wan.
     """
@@ -40,8 +41,9 @@ class TrainSettings:
     most_gradient: float = 1.0
     average: float = 0.999
     freeze_camera: bool = False
-    precision: str = "bfloat16"
+    precision: str = "auto"
     save_every: int = 500
+    keep: int = 3
     log_every: int = 10
     watch_every: int = 1000
     watch_clips: int = 4
@@ -52,7 +54,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if not self.curriculum:
             raise ValueError("a curriculum needs at least one phase")
-        for name in ("batch", "accumulate", "save_every", "log_every"):
+        for name in ("batch", "accumulate", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.rate <= 0:

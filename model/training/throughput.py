@@ -30,14 +30,16 @@ def tokens(config: BackboneConfig, latents_Thw: tuple[int, int, int]) -> int:
     return frames * (rows // config.patch_size[1]) * (columns // config.patch_size[2])
 
 
-def peak(device: torch.device) -> float:
-    """Operations a second that the device is sold for; of one that is not in the table, what a matrix product reaches now."""
+def peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second that the device is sold for; of one that is not in the table, what a matrix product of this type
+    reaches now.
+    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for part, value in _PEAK.items():
             if part in name:
                 return value
-    a, best = torch.ones(_SIDE, _SIDE, dtype=torch.bfloat16, device=device), float("inf")
+    a, best = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device), float("inf")
     for _ in range(_TRIES):
         began = time.perf_counter()
         float((a @ a)[0, 0])

@@ -5,8 +5,10 @@ seed and the sample's number. So a run goes on bit for bit where it stopped, and
 """
 
 import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from model.backbone.vae import Codec
 from model.config import CELL
-from model.data.loader import Batches, DataSettings, Windows
+from model.data.loader import Batches, DataSettings, Listing, Windows
 from model.experts import Name
 from model.parallel import fsdp, ranks
 from model.training import checkpoint, flow, throughput, watching
@@ -29,8 +31,9 @@ _BINS = 5
 
 
 class Trainer:
-    """A run in a folder: `step-*/` checkpoints, `log.jsonl`, `tensorboard/`. Made again with the same arguments it goes on from
-    the newest checkpoint. watched: outputs from which sample videos are made during training; by default those trained on.
+    """A run in a folder: `step-*/` checkpoints, `log.jsonl`, `tensorboard/`. Made again with the same arguments it resumes from
+    the newest checkpoint. outputs: one source, or none where `data` names sources. watched: outputs from which sample videos
+    are made during training; by default those trained on.
     """
 
     def __init__(
@@ -47,77 +50,107 @@ class Trainer:
         watched: Sequence[str] = (),
         say: Callable[[str], None] | None = None,
         thoughts: flow.Thoughts | None = None,
+        pins: Mapping[str, Any] | None = None,
     ) -> None:
-        """rank, count: whose samples these are; ranks that share a sample's tokens have the same (`parallel.layout.Seat`)."""
+        """rank, count: whose samples these are; ranks that share a sample's tokens have the same (`parallel.layout.Seat`).
+
+        pins: more of what must not change within a run, as plain data by name: what only the recipe knows, such as its codec.
+        """
         self.world, self.codec, self.words, self.outputs, self.data, self.how = world, codec, words, outputs, data, how
-        self.folder, self.rank, self.count, self.watched, self.say = folder, rank, count, watched or outputs, say or unsaid
-        self.device, self.thoughts = next(world.parameters()).device, thoughts
+        self.folder, self.rank, self.count, self.watched, self.say = folder, rank, count, watched, say or unsaid
+        self.device, self.thoughts, self._pins = next(world.parameters()).device, thoughts, dict(pins or {})
         for expert in (world.high, world.low):
             expert.camera.requires_grad_(not how.freeze_camera)
         self.optimizer = torch.optim.AdamW(
             [p for p in world.parameters() if p.requires_grad], lr=how.rate, betas=how.betas, weight_decay=how.weight_decay
         )
         self.average = Average(world, how.average)
-        self._saver = checkpoint.Saver(folder)
+        self._saver = checkpoint.Saver(folder, how.keep)
         self.step, self.phase, self.position = 0, 0, 0
-        self._peak = throughput.peak(self.device)
+        self._listings: Sequence[Listing] = ()  # of the phase; none before its first step
+        self._peak = throughput.peak(self.device, torch.bfloat16 if how.precision == "bfloat16" else torch.float32)
         self._resume()
 
     def _resume(self) -> None:
         path = checkpoint.latest(self.folder)
         if path is None:
             return
-        spec = checkpoint.read_state(path)["spec"]
-        if spec != self._spec():
-            raise ValueError(f"{path} was made with {spec}, not {self._spec()}; use another folder, or those settings")
+        if changed := checkpoint.differences(checkpoint.read_state(path)["spec"], self._spec()):
+            raise ValueError(f"{path}: {'; '.join(changed)}; use another folder, or those settings")
         state = checkpoint.load(path, self.world, self.optimizer, self.average)
         self.step, self.phase, self.position = state["step"], state["phase"], state["position"]
+        self._listings = state["shards"]
 
     def _spec(self) -> dict[str, Any]:
         """What must not change within a run."""
-        return {
+        spec = {
             "noise": asdict(self.world.noise),
             "config": self.world.high.expert.config.to_diffusers(),
+            "data": _pinned(self.data),
             "seed": self.how.seed,
+            "curriculum": [asdict(phase) for phase in self.how.curriculum],
+            "freeze_camera": self.how.freeze_camera,
+            **self._pins,
         }
+        plain: dict[str, Any] = json.loads(json.dumps(spec))  # as a checkpoint gives it back: lists for tuples
+        return plain
 
     def run(self, steps: int | None = None) -> list[dict[str, Any]]:
         """Train to the curriculum's end, or for so many steps more; returns what was logged of each step."""
         end = self.how.steps if steps is None else min(self.how.steps, self.step + steps)
         found, notes = [], Notes(self.folder) if ranks.first() else None
-        while self.step < end:
-            phase, _ = self.how.phase_at(self.step)
-            if phase != self.phase:
-                self.phase, self.position = phase, 0
-            for note in self._steps_of_phase(end):
-                found.append(note)
-                self._tell(note, notes)
-        self._save()
-        self._saver.finish()
-        if notes:
-            notes.close()
+        try:
+            while self.step < end:
+                phase, _ = self.how.phase_at(self.step)
+                if phase != self.phase:
+                    self.phase, self.position, self._listings = phase, 0, ()
+                for note in self._steps_of_phase(end, notes):
+                    found.append(note)
+                    self._tell(note, notes)
+            self._save()
+            self._saver.finish()
+        except BaseException:
+            self._saver.leave()
+            raise
+        finally:
+            if notes:
+                self._told(notes)
+                notes.close()
         return found
 
     def _tell(self, note: dict[str, Any], notes: Notes | None) -> None:
         """Write down what a step was, and look at what the world shows by now."""
         if notes:
             notes.step(note)
-        if notes and self.step % self.how.log_every == 0:
-            line = notes.write()
-            self.say(
-                f"step {line['step']}: loss {line['loss']:.4f}, {line['samples_s']:.1f} samples/s, MFU {line['mfu']:.2f}, "
-                f"waited {line['waited']:.0%}" + (f", {len(line['replaced'])} replaced" if line["replaced"] else "")
-            )
+            if self.step % self.how.log_every == 0:
+                self._told(notes)
         if self.how.watch_every and self.step % self.how.watch_every == 0:
+            frames = self.how.curriculum[self.phase].frames
+            data = watching.as_played(self.data, frames, self.watched)
             with self.average.applied(self.world):
-                seen = watching.watch(self.world, self.codec, self.words, self.watched, self.data, self.how, self.thoughts)
+                seen = watching.watch(
+                    self.world, self.codec, self.words, self.watched or self.outputs, data, self.how, self.thoughts
+                )
             if notes:
                 notes.watched(self.step, *seen)
                 self.say(f"step {self.step}: obeyed " + ", ".join(f"{kind} {value:.2f}" for kind, value in seen[0].items()))
 
-    def _steps_of_phase(self, end: int) -> Iterator[dict[str, Any]]:
+    def _told(self, notes: Notes) -> None:
+        """Write the line of the steps since the last one, if there are any."""
+        line = notes.write()
+        if line:
+            self.say(
+                f"step {line['step']}: loss {line['loss']:.4f}, {line['samples_s']:.1f} samples/s, MFU {line['mfu']:.2f}, "
+                f"waited {line['waited']:.0%}" + (f", {len(line['replaced'])} replaced" if line["replaced"] else "")
+            )
+
+    def _steps_of_phase(self, end: int, notes: Notes | None) -> Iterator[dict[str, Any]]:
         number, phase = self.how.phase_at(self.step)
-        windows = Windows(self.outputs, replace(self.data, frames=phase.frames))
+        data = replace(self.data, frames=phase.frames)
+        windows = Windows(self.outputs, data, self._listings, self.position)
+        self._listings = windows.listings
+        if notes:
+            notes.begun(self.step, phase.frames, windows.counts)
         batches = Batches(windows, self.how.batch, self.rank, self.count, self.how.workers, self.position)
         source = iter(batches)
         while self.step < end and self.how.phase_at(self.step)[0] == number:
@@ -126,9 +159,9 @@ class Trainer:
             waited = time.monotonic() - began
             note = self._step(given)
             self.step, self.position = self.step + 1, batches.position
-            yield note | self._pace(phase.frames, time.monotonic() - began, waited)
             if self.step % self.how.save_every == 0:
                 self._save()
+            yield note | self._pace(phase.frames, time.monotonic() - began, waited)
 
     def _pace(self, frames: int, seconds: float, waited: float) -> dict[str, float]:
         """waited: the share of the step in which it had no data yet; mfu: of one device, which may share its samples."""
@@ -171,6 +204,7 @@ class Trainer:
             "gradient": float(norm),
             "rate": rate,
             "bins": _binned(torch.cat(losses).cpu(), torch.cat(sigmas).cpu()),
+            "sources": dict(Counter(name for batch, _ in batches for name in batch["source"])),
             "replaced": [words for batch, _ in batches for words in batch["replaced"]],
         }
 
@@ -193,8 +227,15 @@ class Trainer:
         return levels, flow.loss(self.world, seen, levels, torch.stack(noise).to(self.device))
 
     def _save(self) -> None:
-        state = {"phase": self.phase, "position": self.position, "spec": self._spec()}
+        state = {"phase": self.phase, "position": self.position, "shards": self._listings, "spec": self._spec()}
         self._saver.save(self.step, self.world, self.optimizer, self.average, state)
+
+
+def _pinned(data: DataSettings) -> dict[str, Any]:
+    """What of the data settings must not change within a run: all that decides samples, but not where they lie."""
+    plain = asdict(data)
+    del plain["frames"], plain["latents"]
+    return {**plain, "sources": [source.share for source in data.sources]}
 
 
 def unsaid(words: str) -> None:

@@ -33,10 +33,9 @@ def watch(
 ) -> tuple[dict[str, float], Tensor]:
     """Shares that obeyed by what was asked (those kinds that occur), and the videos uint8 [B, 3, F, H, W].
 
-    Every rank makes the same ones: the shards of a model must be gathered as often everywhere.
+    data: as `as_played` gives it. Every rank makes the same videos: a model's shards must be gathered as often everywhere.
     """
-    plain = as_played(data, how.curriculum[-1].frames)
-    batch = collate([plainly(window, plain) for window in chosen(outputs, plain, how.watch_clips)])
+    batch = collate(chosen(Windows(outputs, data), how.watch_clips))
     device = next(world.parameters()).device
     given = flow.encoded(batch, codec, words, device, thoughts).given
     generator = torch.Generator().manual_seed(how.seed)
@@ -49,17 +48,18 @@ def watch(
     return {kind: float(np.mean(found)) for kind, found in sorted(hits.items())}, videos
 
 
-def as_played(data: DataSettings, frames: int) -> DataSettings:
-    """Every sample with its camera, neither mirrored nor backwards nor encoded before."""
-    return replace(data, frames=frames, camera_none_share=0.0, mirror_share=0.0, reverse_share=0.0, latents="")
+def as_played(data: DataSettings, frames: int, outputs: Sequence[str] = ()) -> DataSettings:
+    """Every sample with its camera, neither mirrored nor backwards nor encoded before; of these outputs where there are any."""
+    plain = replace(data, frames=frames, camera_none_share=0.0, mirror_share=0.0, reverse_share=0.0, latents="")
+    return replace(plain, sources=()) if outputs else plain
 
 
 def plainly(window: Window, data: DataSettings) -> Sample:
     """The sample of a window, which must be there."""
-    return Sample(**read(window, data, epoch=0), replaced=[])  # type: ignore[typeddict-item]
+    return Sample(**read(window, data, epoch=0), source="", replaced=[])  # type: ignore[typeddict-item]
 
 
-def chosen(outputs: Sequence[str], data: DataSettings, count: int) -> list[Window]:
-    """The same windows every time, spread over all there are."""
-    found = Windows(outputs, data).windows
-    return [found[i] for i in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
+def chosen(windows: Windows, count: int) -> list[Sample]:
+    """The same windows every time, spread over all there are; one that cannot be read is replaced, as in training."""
+    numbers = np.linspace(0, len(windows) - 1, min(count, len(windows))).astype(int)
+    return [windows[0, int(number)] for number in numbers]

@@ -73,11 +73,21 @@ def test_gliding_tends_to_the_speed_and_runs_out():
     assert speed[64 + 4] == pytest.approx(math.exp(-5 / 4), rel=1e-6)
 
 
-def test_space_jumps_once_and_lands():
+@pytest.mark.parametrize("fps", [8.75, 16, 30, 60])
+def test_space_jumps_as_high_and_as_long_at_any_rate(fps):
+    """v^2 / 2g = 0.25 units high and 2v / g = 0.5 s long; every frame lies on the parabola."""
+    spec = replace(SPEC, fps=fps, jump_speed=2.0, gravity=8.0)
+    height = -integrate([*held("SPACE", frames=1), *held(frames=round(2 * fps))], spec)[:, 1, 3]
+    times_s = np.arange(len(height)) / fps
+    np.testing.assert_allclose(height, np.clip(2 * times_s - 4 * times_s**2, 0, None), atol=1e-9)
+    assert height.max() == pytest.approx(0.25, abs=4 / (2 * fps) ** 2 + 1e-9), "the top may lie between two frames"
+
+
+def test_space_held_down_jumps_again_after_landing_and_does_nothing_where_the_spec_has_no_jump():
     spec = replace(SPEC, jump_speed=2.0, gravity=8.0)
-    height = -integrate([*held("SPACE", frames=1), *held(frames=31)], spec)[:, 1, 3]
-    assert 0.2 < height.max() < 0.35  # v^2 / 2g = 0.25, in steps
-    assert (height[-16:] == 0).all()
+    height = -integrate(held("SPACE", frames=32), spec)[:, 1, 3]
+    assert (height >= 0).all()
+    assert ((height[:-1] == 0) & (height[1:] > 0)).sum() == 4
     assert (integrate(held("SPACE"), SPEC)[:, 1, 3] == 0).all()
 
 

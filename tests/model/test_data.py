@@ -1,9 +1,10 @@
 """Shards to batches: the right frames, poses and words, each sample once, and on from where it stopped."""
 
 import io
+import json
 import shutil
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import av
 import numpy as np
@@ -11,15 +12,21 @@ import pytest
 from av.video.frame import PictureType
 
 from curation import shards
-from model.data.captions import CaptionMix, caption
+from curation.cameras.camera import to_npz
+from model.data.captions import CaptionMix, caption, may_mirror, may_reverse
 from model.data.decode import cover, frames_at
-from model.data.poses import chained
-from model.data.runs import runs, stored_clips, windows
+from model.data.poses import chained, has_scale
+from model.data.runs import Clip, runs, stored_clips, windows
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
+pytest.importorskip("diffusers", reason="the extra `train` is not installed")
+
+import tiny_world  # noqa: E402
 
 from model.control.pluecker import control_maps  # noqa: E402
-from model.data.loader import Batches, DataSettings, Order, Windows, read  # noqa: E402
+from model.data.loader import Batches, DataSettings, Source, Windows, collate, read  # noqa: E402
+from model.data.order import Order, Span, Stock, source_of, taken  # noqa: E402
+from model.training import flow  # noqa: E402
 
 HOW = DataSettings(frames=5, fps=10.0, size=(48, 32), camera_none_share=0.0, captions=CaptionMix(none_share=0.0))
 
@@ -64,6 +71,31 @@ def test_windows_stay_in_a_clip_where_they_can_and_join_clips_where_they_must(ou
     assert windows(chains, 45, 10.0) == []
 
 
+def lengths(*seconds):
+    """Touching clips of so many seconds."""
+    edges = np.cumsum([0.0, *seconds])
+    return tuple(Clip(f"c{i}", "v", i, a, b, "ok", ()) for i, (a, b) in enumerate(pairwise(edges)))
+
+
+def spread(run, frames, fps=16.0):
+    """Each window: its clips, where it begins."""
+    return [([c.clip_id for c in w.run], round(w.start_s, 3)) for w in windows([run], frames, fps)]
+
+
+def test_a_short_clip_does_not_send_the_rest_of_its_run_across_joints():
+    """81 frames at 16 fps are 5.06 s; in the middle of six-second clips lies one of four."""
+    run = lengths(6, 6, 4, 6, 6)
+    assert spread(run, 81) == [(["c0"], 0), (["c1"], 0), (["c3"], 0), (["c4"], 0)]
+    assert spread(run, 45) == [(["c0"], 0), (["c0"], 3), (["c1"], 0), (["c1"], 3), (["c2"], 0)] + [
+        ([f"c{i}"], s) for i in (3, 4) for s in (0, 3)
+    ]
+    assert spread(lengths(6, 3, 3, 6), 81) == [(["c0"], 0), (["c1", "c2"], 0), (["c3"], 0)], "short ones are joined"
+    assert spread(lengths(4.5, 6), 81) == [(["c0", "c1"], 0), (["c0", "c1"], 5.25)], "where it makes one window more"
+    assert spread(lengths(6, 4.5), 81) == [(["c0", "c1"], 0), (["c0", "c1"], 5.25)]
+    assert [len(clips) for clips, _ in spread(lengths(6, 6, 6), 149)] == [3], "9.3 s, where all are too short"
+    assert [len(spread(lengths(s), 81)) for s in (5.0, 81 / 16, 5.25)] == [0, 1, 1], "synthetic clips: before, animated, acted"
+
+
 def test_frames_are_those_on_screen_at_the_ticks(data):
     sample = read(data.windows[1], HOW, epoch=0)
     assert numbers(sample["video"]) == [15, 18, 21, 24, 27]
@@ -77,7 +109,7 @@ def test_poses_and_intrinsics_are_those_of_the_frames(data):
     assert torch.equal(sample["pose"][0], torch.eye(4))
     # 64x48 covers 48x32 as 48x36, and loses two rows above and below
     torch.testing.assert_close(sample["intrinsics"][0], torch.tensor([30.0, 30.0, 24.0, 16.0]))
-    assert (sample["camera_known"], sample["to_scale"]) == (True, True)
+    assert sample["camera_known"]
 
 
 def test_rays_are_seen_from_an_origin_that_is_drawn_and_steps_are_not(data):
@@ -108,15 +140,43 @@ def test_a_window_over_three_clips_walks_on_in_one_unit(out):
 def test_a_camera_that_is_not_believed_is_left_out(data):
     sample = read(data.windows[-1], HOW, epoch=0)
     assert sample["key"].startswith("b00")
-    assert (sample["camera_known"], sample["to_scale"]) == (False, False)
+    assert not sample["camera_known"]
     assert torch.equal(sample["pose"], torch.eye(4).expand(5, 4, 4))
 
 
-def test_an_unknown_scale_gives_no_translation(made):
-    camera = replace(made.walk(6), scale_source="none")
-    path = chained([camera], [np.arange(3) / 10])
-    assert (path.known, path.to_scale) == (True, False)
-    assert not path.pose[:, :3, 3].any()
+def lost_scale(made, index, **changes):
+    """A clip whose camera walks, in a unit that nobody knows."""
+    camera = replace(made.walk(30), scale_source="none", **changes)
+    clip = made.clip("a", index, 30 * index, 30)
+    return replace(clip, members={**clip.members, "camera.npz": to_npz(camera)})
+
+
+def test_a_clip_of_unknown_scale_trains_without_a_camera_not_as_one_that_stands_still(made, tmp_path):
+    """What the model reads is what it reads of a clip that has no camera at all, in a window over two clips too."""
+    known, lost = made.clip("b", 0, 0, 30), lost_scale(made, 0)
+    shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", [known, lost, lost_scale(made, 1)]))
+    samples = [
+        read(window, how, epoch=0)
+        for how in (HOW, replace(HOW, frames=17))
+        for window in Windows([str(tmp_path)], how).windows
+        if window.run[0].video_id == "a"
+    ]
+    assert [len(sample["pose"]) for sample in samples] == [5, 5, 5, 5, 17]
+    for sample in samples:
+        assert not sample["camera_known"]
+        assert torch.equal(sample["pose"], torch.eye(4).expand_as(sample["pose"]))
+    batch = collate([{**samples[0], "source": "", "replaced": []}])
+    seen = flow.encoded(batch, tiny_world.codec(), tiny_world.Words(), torch.device("cpu"))
+    assert not seen.given.maps.any(), "a camera that stands still has rays"
+
+
+def test_a_scale_is_needed_by_cameras_that_move_from_their_place_only(made):
+    walks, turns = made.walk(6), replace(made.walk(6), pose=np.tile(np.eye(4), (6, 1, 1)))
+    assert has_scale(walks)
+    assert has_scale(replace(turns, scale_source="none"))
+    assert not has_scale(replace(walks, scale_source="none"))
+    assert not any(has_scale(replace(walks, scale_to_unit=factor)) for factor in (0.0, np.nan, np.inf))
+    assert chained([replace(turns, scale_source="none")], [np.arange(3) / 10]).known
 
 
 def test_variable_rates_show_the_frame_on_screen(made):
@@ -171,15 +231,113 @@ def test_a_run_goes_on_where_it_stopped_and_makes_the_same_samples(data, workers
         assert a["text"] == b["text"]
 
 
+TEN = [Stock(1.0, (Span(0, 0, 10),))]
+
+
 def test_a_run_with_other_ranks_sees_exactly_what_is_left():
-    one = list(islice(Order(10, 0), 10))
-    two = [list(islice(Order(10, 0, rank, 2), 2)) for rank in range(2)]
-    rest = list(islice(Order(10, 0, position=4), 6))
-    assert sorted(two[0] + two[1] + rest) == sorted(one)
+    one = list(islice(Order(TEN, 0), 10))
+    two = [list(islice(Order(TEN, 0, rank, 2), 2)) for rank in range(2)]
+    rest = list(islice(Order(TEN, 0, position=4), 6))
+    assert sorted(two[0] + two[1] + rest) == sorted(one) == [(0, number) for number in range(10)]
+
+
+MIXED = [Stock(0.7, (Span(0, 0, 30),)), Stock(0.2, (Span(0, 30, 7),)), Stock(0.1, (Span(0, 37, 200),))]
+
+
+def test_sources_are_drawn_by_their_shares_and_each_window_once_an_epoch_of_its_source():
+    drawn = list(islice(Order(MIXED, 0), 5000))
+    which = np.array([source_of(MIXED, number)[0] for _, number in drawn])
+    for source, share in enumerate((0.7, 0.2, 0.1)):
+        for first in range(0, 5000, 1000):
+            assert abs((which[first : first + 1000] == source).sum() - 1000 * share) <= 1
+        mine = [item for item, whose in zip(drawn, which, strict=True) if whose == source]
+        (span,) = MIXED[source].spans
+        for epoch in range(len(mine) // span.length):
+            passed = mine[epoch * span.length : (epoch + 1) * span.length]
+            assert sorted(passed) == [(epoch, span.start + i) for i in range(span.length)]
+    assert all(0 < (which[rank::2] == 0).mean() < 1 for rank in range(2)), "every rank sees every source"
+    switches = (np.diff(which) != 0).mean()
+    assert switches == pytest.approx(1 - 0.7**2 - 0.2**2 - 0.1**2, abs=0.05), "drawn, not in turn"
+
+
+@pytest.mark.parametrize("position", [0, 1, 999, 1000, 1234, 3001])
+def test_a_mix_resumes_at_any_position(position):
+    whole = list(islice(Order(MIXED, 3), 3500))
+    assert list(islice(Order(MIXED, 3, position=position), 400)) == whole[position : position + 400]
+    counts = np.bincount([source_of(MIXED, number)[0] for _, number in whole[:position]], minlength=3)
+    assert taken(position, [0.7, 0.2, 0.1], 3) == counts.tolist()
+    halves = [list(islice(Order(MIXED, 3, rank, 2, position), 100)) for rank in range(2)]
+    assert [item for pair in zip(*halves, strict=True) for item in pair] == whole[position : position + 200]
+
+
+def put(folder, name, samples):
+    shards.put_index(str(folder), name, shards.put_tar(str(folder), name, samples))
+
+
+def test_new_shards_enter_at_the_next_epoch_and_lost_ones_are_refused(made, tmp_path):
+    put(tmp_path, "000000", [made.clip("a", i, 30 * i, 30) for i in range(3)])
+    first = Windows([str(tmp_path)], HOW)
+    assert len(first) == 6
+    before = list(islice(Order(first.stocks, 0), 8))  # two into the second epoch
+    put(tmp_path, "000001", [made.clip("b", 0, 0, 30)])
+    grown = Windows([str(tmp_path)], HOW, first.listings, position=8)
+    assert [item[0] for item in grown.listings[0]] == [0, 2]
+    rest = list(islice(Order(grown.stocks, 0, position=8), 4 + 8))
+    key = {epoch: sorted(grown.windows[n].key for e, n in before + rest if e == epoch) for epoch in range(3)}
+    assert key[1] == key[0] == sorted(window.key for window in first.windows), "the epoch that had begun is as it was"
+    assert key[2] == sorted([*key[0], "b00@0.000", "b00@0.500"])
+    again = Windows([str(tmp_path)], HOW, json.loads(json.dumps(grown.listings)), position=10)
+    assert list(islice(Order(again.stocks, 0, position=10), 10)) == rest[2:]
+    put(tmp_path, "000002", [made.clip("c", 0, 0, 30)])
+    later = Windows([str(tmp_path)], HOW, grown.listings, position=9)
+    assert [(epoch, len(held)) for epoch, held in later.listings[0]] == [(0, 1), (2, 3)], "both enter at the same epoch"
+    (tmp_path / "shards" / "000000.parquet").unlink()
+    with pytest.raises(ValueError, match=r"1 of 2 shards .* are gone or changed, .*/shards/000000 the first; bring them back"):
+        Windows([str(tmp_path)], HOW, grown.listings, position=8)
+
+
+def test_a_source_that_is_replaced_by_another_of_the_same_name_is_refused(made, tmp_path):
+    put(tmp_path / "one", "000000", [made.clip("a", 0, 0, 30)])
+    put(tmp_path / "two", "000000", [made.clip("b", 0, 0, 30)])
+    pinned = Windows([str(tmp_path / "one")], HOW).listings
+    moved = shutil.copytree(tmp_path / "one", tmp_path / "moved")
+    assert Windows([str(moved)], HOW, pinned, position=1).counts == {str(moved): 2}, "the same bytes elsewhere"
+    with pytest.raises(ValueError, match="1 of 1 shards that this run is trained on are gone or changed"):
+        Windows([str(tmp_path / "two")], HOW, pinned, position=1)
+
+
+def test_sources_and_shares_are_said_once_and_add_up(made, tmp_path):
+    put(tmp_path / "one", "000000", [made.clip("a", 0, 0, 30)])
+    put(tmp_path / "two", "000000", [made.clip("b", 0, 0, 30)])
+    sources = Source(str(tmp_path / "one"), 0.25), Source(str(tmp_path / "two"), 0.75)
+    mixed = Windows([], replace(HOW, sources=sources))
+    batches = list(islice(Batches(mixed, 4, workers=0), 10))
+    assert sum(name == sources[1].uri for batch in batches for name in batch["source"]) == pytest.approx(30, abs=6)
+    for batch in batches:
+        for name, key in zip(batch["source"], batch["key"], strict=True):
+            assert (name == sources[0].uri) == key.startswith("a")
+    with pytest.raises(ValueError, match=r"shares of sources must add up to 1, not 1\.25"):
+        replace(HOW, sources=(sources[1], Source("x", 0.5)))
+    with pytest.raises(ValueError, match="share of x must be over 0 and at most 1, not 0"):
+        Source("x", 0.0)
+    with pytest.raises(ValueError, match="both name outputs; name them in one place"):
+        Windows([str(tmp_path / "one")], replace(HOW, sources=sources))
+    with pytest.raises(ValueError, match="neither names an output"):
+        Windows([], HOW)
+
+
+def test_a_damaged_clip_is_replaced_by_one_of_its_source(made, tmp_path):
+    broken = made.clip("a", 0, 0, 20)
+    put(tmp_path / "one", "000000", [replace(broken, members={**broken.members, "mp4": b"no video"}), made.clip("c", 0, 0, 20)])
+    put(tmp_path / "two", "000000", [made.clip("b", i, 30 * i, 30) for i in range(4)])
+    mixed = Windows([], replace(HOW, sources=(Source(str(tmp_path / "one"), 0.5), Source(str(tmp_path / "two"), 0.5))))
+    sample = mixed[0, 0]
+    assert (sample["key"], sample["source"]) == ("c00@0.000", str(tmp_path / "one"))
+    assert all(words.startswith("a00@0.000: ") for words in sample["replaced"])
 
 
 def test_the_second_epoch_is_another_order(data):
-    order = list(islice(Order(len(data), 0), 2 * len(data)))
+    order = list(islice(Order(data.stocks, 0), 2 * len(data)))
     first, second = order[: len(data)], order[len(data) :]
     assert {e for e, _ in first} == {0}
     assert sorted(i for _, i in first) == sorted(i for _, i in second)
@@ -252,3 +410,54 @@ def test_a_missing_caption_is_replaced_by_the_other_and_by_nothing():
     assert set(texts(only, {"interaction_caption": "a door opens"}, 5)) == {"a door opens"}
     assert set(texts(only, {}, 5)) == {""}
     assert set(texts(replace(only, with_interaction=False), META, 5)) == {"a long dark hall"}
+
+
+@pytest.mark.parametrize(
+    ("text", "mirror", "reverse"),
+    [
+        ("", True, True),
+        ("A dark hall with brick walls under bright lamps.", True, True),
+        ("Brightly lit; a copyright notice is not a side, nor is a cleft.", True, True),
+        ("A door on the LEFT-hand side.", False, False),
+        ("The rightmost of three lamps.", False, False),
+        ("A lamp in the upper-left corner.", False, False),
+        ("A wheel that spins counter-clockwise.", False, False),
+        ("画面左侧有一扇门", False, False),
+        ("The camera moves forward.", True, False),
+        ("The camera turns around.", True, False),
+        ("The camera hardly moves.", True, False),
+        ("Fog lies in the hall until the lamps are lit.", True, False),
+        ("First it is dim.", True, False),
+        ("A hall. The door opens.", True, False),
+    ],
+)
+def test_text_forbids_what_would_make_it_untrue(text, mirror, reverse):
+    assert (may_mirror(text, [{}]), may_reverse(text, [{}])) == (mirror, reverse)
+
+
+def test_what_is_written_is_not_mirrored_and_what_happens_is_not_reversed_told_or_not():
+    assert not may_mirror("", [{}, {"caption_long": "A sign reads EXIT."}])
+    assert may_mirror("", [{"caption_long": "A door on the left."}]), "a text that is not given forbids nothing by its sides"
+    for meta in ({"interactive": True}, {"interaction_caption": "The lamp glows."}):
+        assert not may_reverse("", [{}, meta])
+    assert may_reverse("", [{"interactive": False, "interaction_caption": None}])
+
+
+@pytest.mark.parametrize(
+    ("meta", "mirrored", "backwards"),
+    [
+        ({"caption_short": "a hall"}, True, True),
+        ({"caption_short": "a door on the left"}, False, False),
+        ({"caption_short": "a hall", "interaction_caption": "It glows."}, True, False),
+        ({"caption_short": "the camera moves forward"}, True, False),
+    ],
+)
+def test_the_loader_mirrors_and_reverses_only_what_no_text_forbids(made, tmp_path, meta, mirrored, backwards):
+    put(tmp_path, "000000", [made.clip("a", 0, 0, 20, **meta)])
+    plain = read(Windows([str(tmp_path)], HOW).windows[0], HOW, epoch=0)
+    how = replace(HOW, mirror_share=1.0, reverse_share=1.0)
+    changed = read(Windows([str(tmp_path)], how).windows[0], how, epoch=0)
+    assert changed["text"] == plain["text"]
+    expected = plain["video"].flip(3) if mirrored else plain["video"]
+    assert torch.equal(changed["video"], expected.flip(1) if backwards else expected)
+    assert float(changed["pose"][-1, 2, 3]) == pytest.approx(-1.2 if backwards else 1.2, abs=1e-4)

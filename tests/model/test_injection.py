@@ -1,9 +1,7 @@
-"""Interaction injection: words that a model has understood, and its hidden states as a second source of cross-attention."""
+"""Interaction injection: hidden states of a vision-language model as a second source of cross-attention."""
 
-import json
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 
@@ -13,13 +11,10 @@ diffusers = pytest.importorskip("diffusers", reason="the extra `train` is not in
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa: E402
 
 from curation import shards  # noqa: E402
-from curation.vlm.asking import load  # noqa: E402
-from curation.vlm.protocol import ServerSettings, VlmSettings  # noqa: E402
 from model.backbone import added, checkpoint  # noqa: E402
 from model.backbone.attention import attend  # noqa: E402
 from model.backbone.dit import Attention, Expert  # noqa: E402
 from model.config import BackboneConfig, tiny  # noqa: E402
-from model.control import instruction  # noqa: E402
 from model.data.captions import CaptionMix, caption  # noqa: E402
 from model.data.captions import instruction as instruction_of  # noqa: E402
 from model.parallel import ranks  # noqa: E402
@@ -29,48 +24,6 @@ from model.training.checkpoint import latest  # noqa: E402
 from model.training.run import train  # noqa: E402
 from model.training.settings import Phase  # noqa: E402
 from model.world import ControlledExpert  # noqa: E402
-
-FRAME = bytes(cv2.imencode(".jpg", np.full((64, 64, 3), 90, np.uint8))[1])
-
-
-@pytest.fixture
-def vlm(serve):
-    def served(answer):
-        return load(VlmSettings("http", "m", server=ServerSettings(serve(answer).url, retries=0)))
-
-    return served
-
-
-def test_an_instruction_is_understood_in_the_frame(vlm, serve):
-    told = {
-        "verb": "open",
-        "object": "the steel door",
-        "region": "middle",
-        "end_state": "the door is open",
-        "possible": True,
-        "reason": "",
-        "text": "The steel door ahead slides up and stays open.",
-    }
-    bodies = []
-
-    def answer(body, number):
-        bodies.append(body)
-        return serve.say(json.dumps(told))
-
-    (found,) = instruction.understood(vlm(answer), [(FRAME, "open the door")], "A corridor.")
-    assert (found.verb, found.region, found.possible, found.error) == ("open", "middle", True, None)
-    assert found.after("A corridor.") == "A corridor. The steel door ahead slides up and stays open."
-    asked = json.dumps(bodies[0])
-    assert "open the door" in asked
-    assert "described as: A corridor." in asked
-
-
-def test_where_no_answer_fits_the_players_words_stand_with_the_reason(vlm, serve):
-    (found,) = instruction.understood(vlm(lambda body, number: serve.say("a poem")), [(FRAME, "open the door")])
-    assert (found.text, found.possible) == ("open the door", None)
-    assert "JSON" in found.error
-    with pytest.raises(ValueError, match="needs words"):
-        instruction.plain("  ")
 
 
 def inputs(config):
@@ -88,6 +41,38 @@ def test_a_widened_expert_is_its_base_bit_for_bit_until_it_learns():
     assert all(block.attn2.add_v_proj.weight.grad.abs().sum() > 0 for block in expert.blocks)
     with pytest.raises(ValueError, match="second source already, 12 wide"):
         added.widened(expert, 12)
+
+
+@pytest.fixture
+def wide():
+    """An expert that reads its second source: values are no longer zero."""
+    torch.manual_seed(1)
+    expert = added.widened(Expert(tiny()), 12)
+    for block in expert.blocks:
+        torch.nn.init.normal_(block.attn2.add_v_proj.weight)
+        torch.nn.init.normal_(block.attn2.add_v_proj.bias)
+    return expert
+
+
+def test_a_sample_does_not_depend_on_how_long_its_neighbours_in_a_batch_are(wide):
+    x, time, text, thoughts = inputs(tiny())
+    alone = wide(x, time, text, added_BUV=thoughts)
+    padded = torch.nn.functional.pad(thoughts, (0, 0, 0, 7))
+    longer = torch.randn(1, 12, 12)
+    both = wide(*(t.expand(2, *t.shape[1:]) for t in (x, time, text)), added_BUV=torch.cat([padded, longer]))
+    torch.testing.assert_close(both[:1], alone, rtol=1e-5, atol=1e-6)
+    assert (both[1:] - alone).norm() > 0.05 * alone.norm(), "the source is read"
+
+
+def test_a_sample_without_an_instruction_is_one_without_the_second_source(wide):
+    x, time, text, thoughts = inputs(tiny())
+    batch = torch.cat([torch.zeros_like(thoughts), thoughts])
+    both = wide(*(t.expand(2, *t.shape[1:]) for t in (x, time, text)), added_BUV=batch)
+    torch.testing.assert_close(both[:1], wide(x, time, text), rtol=1e-5, atol=1e-6)
+    both[0].square().mean().backward()
+    gradients = [p.grad for p in wide.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert not any(block.attn2.add_v_proj.weight.grad.any() for block in wide.blocks), "nothing is learned of what was not told"
 
 
 def test_a_widened_expert_is_saved_and_loaded(tmp_path):
@@ -175,3 +160,11 @@ def test_a_models_thoughts_differ_by_instruction_and_frame(tiny_vlm):
     assert shorter < (found[1] != 0).any(-1).sum()
     alone = thoughts(frames[:1], ["open the door"])
     torch.testing.assert_close(found[0, :shorter], alone[0], rtol=1e-3, atol=1e-4)
+    torch.manual_seed(1)
+    expert = added.widened(Expert(tiny()), thoughts.width)
+    for block in expert.blocks:
+        torch.nn.init.normal_(block.attn2.add_v_proj.weight)
+    x, time, text, _ = inputs(tiny())
+    with torch.no_grad():
+        single, batched = expert(x, time, text, added_BUV=alone), expert(x, time, text, added_BUV=found[:1])
+    assert (batched - single).norm() < 1e-3 * single.norm(), "beside a longer instruction as alone"

@@ -7,10 +7,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
+from torch.distributed.tensor import DTensor  # noqa: E402
+from torch.distributed.tensor.debug import CommDebugMode  # noqa: E402
 
 from model.backbone.dit import Expert  # noqa: E402
 from model.config import tiny  # noqa: E402
-from model.parallel import blocks, context, ranks  # noqa: E402
+from model.parallel import blocks, context, fsdp, ranks  # noqa: E402
 from model.parallel.layout import Layout, seated  # noqa: E402
 from model.world import ControlledExpert  # noqa: E402
 
@@ -70,3 +72,27 @@ def test_one_rank_reads_everything():
     seat = seated(Layout(recompute=True), torch.device("cpu"))
     seat.put(ControlledExpert(Expert(tiny())), torch.float32)
     assert (seat.number, seat.of) == (0, 1)
+
+
+def test_the_norm_to_clip_by_takes_one_message(monkeypatch):
+    """Of all sharded gradients together, and it is the norm of what one device would have."""
+    torch.manual_seed(1)
+    made = seated(Layout(), torch.device("cpu")).put(ControlledExpert(Expert(tiny())), torch.float32)
+    x, text = torch.randn(1, 36, 2, 4, 4), torch.randn(1, 3, tiny().text_dim)
+    made(x, torch.full((1, 2), 0.5), text).square().mean().backward()
+    trained = [p for p in made.parameters() if p.grad is not None]
+    before = [(g.full_tensor() if isinstance(g, DTensor) else g).clone() for g in (p.grad for p in trained)]
+    assert {isinstance(p.grad, DTensor) for p in trained} == {True, False}
+    sent, send = [], torch.distributed.all_reduce
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda tensor, *more: sent.append(tensor.numel()) or send(tensor, *more)
+    )
+    with CommDebugMode() as counted:
+        norm = fsdp.clip(trained, 1e-3)
+    assert sent == [1]
+    assert counted.get_total_counts() <= 1, "and none by the tensors themselves"
+    expected = torch.cat([g.flatten() for g in before]).norm()
+    torch.testing.assert_close(norm, expected)
+    for parameter, gradient in zip(trained, before, strict=True):
+        now = parameter.grad.full_tensor() if isinstance(parameter.grad, DTensor) else parameter.grad
+        torch.testing.assert_close(now, gradient * 1e-3 / expected, rtol=1e-4, atol=1e-12)

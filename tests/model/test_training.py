@@ -15,7 +15,7 @@ import tiny_world  # noqa: E402
 from model.experts import NoiseSpec  # noqa: E402
 from model.parallel import ranks  # noqa: E402
 from model.sampling import Given  # noqa: E402
-from model.training import checkpoint, flow  # noqa: E402
+from model.training import checkpoint, flow, watching  # noqa: E402
 from model.training.settings import Phase, TrainSettings  # noqa: E402
 from model.training.trainer import Trainer  # noqa: E402
 from model.world import World  # noqa: E402
@@ -113,7 +113,8 @@ def test_stage_two_leaves_the_camera_encoder_bit_for_bit(trainer):
 
 def test_the_log_has_a_line_a_step_by_expert_and_noise_level(trainer, tmp_path):
     found = trainer().run(steps=3)
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    first, *lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert (first["step"], first["frames"], list(first["windows"].values())) == (0, 5, [8])
     assert [line["step"] for line in lines] == [0, 1, 2]
     for line, note in zip(lines, found, strict=True):
         assert line["experts"] == {note["expert"]: note["loss"]}
@@ -124,7 +125,7 @@ def test_the_log_has_a_line_a_step_by_expert_and_noise_level(trainer, tmp_path):
 
 def test_a_line_for_several_steps_holds_their_means(trainer, tmp_path):
     found = trainer(replace(HOW, log_every=3)).run(steps=3)
-    (line,) = (json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    _, line = (json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines())
     assert line["step"] == 2
     assert line["loss"] == pytest.approx(sum(note["loss"] for note in found) / 3)
     for expert, loss in line["experts"].items():
@@ -138,6 +139,69 @@ def test_a_checkpoint_without_its_state_does_not_count(trainer, tmp_path):
     (tmp_path / "run" / "step-00000004" / "state.json").unlink()
     assert checkpoint.latest(str(tmp_path / "run")).endswith("step-00000002")
     assert trainer().step == 2
+
+
+def test_the_newest_checkpoints_stay_and_what_killed_runs_left_goes(trainer, tmp_path):
+    folder = tmp_path / "run"
+    torn = folder / "step-00000001"
+    torn.mkdir(parents=True)
+    (torn / "__0_0.distcp").write_bytes(b"half")
+    trainer(replace(HOW, save_every=1, keep=2)).run(steps=5)
+    assert sorted(path.name for path in folder.glob("step-*")) == ["step-00000004", "step-00000005"]
+    assert all((folder / f"step-0000000{n}" / "state.json").exists() for n in (4, 5))
+
+
+def test_a_second_save_of_a_step_leaves_the_complete_one_alone(trainer, tmp_path, monkeypatch):
+    """The last step is due and is the end as well. To write it again would first delete what is complete."""
+    deleted = []
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda path, **_: deleted.append(path))
+    trainer(replace(HOW, save_every=2)).run(steps=4)
+    again = trainer()
+    assert again.run(steps=0) == []
+    assert [path for path in deleted if path.endswith(("step-00000002", "step-00000004"))] == [
+        str(tmp_path / "run" / f"step-0000000{n}") for n in (2, 4)
+    ], "before their first writing only"
+
+
+def test_older_checkpoints_go_only_when_a_newer_one_is_complete(trainer, tmp_path, monkeypatch):
+    made = trainer(replace(HOW, keep=1))
+    made.run(steps=1)
+
+    def full(path, state):
+        assert checkpoint.latest(str(tmp_path / "run")).endswith("step-00000001")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint, "_put_state", full)
+    with pytest.raises(OSError, match="no space left"):
+        made.run(steps=1)
+    assert checkpoint.latest(str(tmp_path / "run")).endswith("step-00000001")
+
+
+def test_a_checkpoint_is_saved_before_the_look_at_what_the_world_shows(trainer, tmp_path, monkeypatch):
+    """A look that fails costs no steps."""
+
+    def fails(*_):
+        raise RuntimeError("no look")
+
+    monkeypatch.setattr(watching, "watch", fails)
+    made = trainer(replace(HOW, save_every=3, watch_every=3))
+    with pytest.raises(RuntimeError, match="no look"):
+        made.run()
+    assert trainer().step == 3
+
+
+def test_steps_after_the_last_line_are_written_when_the_run_ends_or_fails(trainer, tmp_path, monkeypatch):
+    log = tmp_path / "run" / "log.jsonl"
+    trainer(replace(HOW, log_every=5)).run(steps=7)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [4, 6]
+    made = trainer(replace(HOW, log_every=5))
+    real = made._step
+    monkeypatch.setattr(made, "_step", lambda given: real(given) if made.step < 9 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made.run()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [4, 6, 8]
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error_not_a_silence(trainer, tmp_path, monkeypatch):
@@ -155,7 +219,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_not_a_silence(trainer, 
 
 def test_a_run_of_another_spec_is_refused(trainer):
     trainer().run(steps=1)
-    with pytest.raises(ValueError, match=r"was made with .*use another folder"):
+    with pytest.raises(ValueError, match=r"seed was 0, now 5; use another folder"):
         trainer(replace(HOW, seed=5))
 
 

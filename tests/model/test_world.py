@@ -55,3 +55,22 @@ def test_experts_of_two_sizes_are_no_pair():
     other = Expert(replace(tiny(), num_layers=1))
     with pytest.raises(ValueError, match="differ in size"):
         World(ControlledExpert(Expert(tiny())), ControlledExpert(other), NOISE)
+
+
+def test_no_camera_is_one_thing_whether_none_is_given_or_zeros_beside_samples_that_have_one(inputs):
+    """With a trained encoder; a camera at rest is something else."""
+    x, text, maps = inputs
+    world = ControlledExpert(Expert(tiny()))
+    for weight in world.camera.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    sigma = torch.full((1, 3), 0.4)
+    rest = control_maps(torch.eye(4).expand(1, 9, 4, 4), torch.tensor([30.0, 30.0, 16.0, 16.0]).expand(1, 9, 4), 32, 32)
+    with torch.no_grad():
+        none = world(x, sigma, text)
+        both = torch.cat([torch.zeros_like(maps), maps])
+        mixed = world(x.expand(2, -1, -1, -1, -1), sigma.expand(2, -1), text.expand(2, -1, -1), both)
+        later = world(x[:, :, :2], sigma[:, :2], text, torch.zeros_like(maps)[:, 1:], first_frame=1)
+        torch.testing.assert_close(mixed[:1], none, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(later, world(x[:, :, :2], sigma[:, :2], text, first_frame=1), rtol=1e-5, atol=1e-5)
+        for other in (mixed[1:], world(x, sigma, text, rest), world.expert(x, 1000 * sigma, text)):
+            assert (other - none).norm() > 1e-3 * none.norm()

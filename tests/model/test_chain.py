@@ -1,0 +1,211 @@
+"""The chain of stages at tiny size: started, killed, resumed, started from, evaluated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from curation import shards
+
+torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
+pytest.importorskip("tensorboard", reason="the extra `train` is not installed")
+pytest.importorskip("diffusers", reason="the extra `train` is not installed")
+pytest.importorskip("vizdoom", reason="the extra `demo` is not installed")
+
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa: E402
+
+from bench import demo_world  # noqa: E402
+from model.backbone import added  # noqa: E402
+from model.data.captions import CaptionMix  # noqa: E402
+from model.recipes import tiny  # noqa: E402
+from model.training import checkpoint  # noqa: E402
+from model.training.codec import fingerprint  # noqa: E402
+from model.training.run import train  # noqa: E402
+from model.training.settings import Phase  # noqa: E402
+from pipelines import recipes  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:torch")  # FSDP's advice to writers of models
+ROOT = Path(__file__).resolve().parents[2]
+
+# Train the recipe argv[1] on argv[2] in argv[3], and die without a word once it says argv[4].
+KILLED = """
+import os, signal, sys
+from model.recipes import BUILT_IN, TrainRecipe
+from model.training.run import train
+from pipelines import recipes
+
+def say(words):
+    if words.startswith(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(recipes.load(sys.argv[1], BUILT_IN, TrainRecipe), [sys.argv[2]], sys.argv[3], say=say)
+"""
+
+
+def quiet(words):
+    pass
+
+
+def saved(folder):
+    """All tensors of a run's newest checkpoint by part and name, and its state."""
+    path = checkpoint.latest(str(folder))
+    dcp_to_torch_save(path, f"{folder}-whole.pt")
+    return torch.load(f"{folder}-whole.pt"), checkpoint.read_state(path)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def out(made, tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("data"))
+    clips = [made.clip("a", i, 30 * i, 30, interaction_caption="The door opens.") for i in range(4)]
+    shards.put_index(folder, "000000", shards.put_tar(folder, "000000", clips))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stage1(out, tmp_path_factory):
+    """A finished run of stage 1 without a vision-language model: its recipe and folder."""
+    small = tiny()
+    how = replace(small.train, watch_every=0, rate=1e-2)
+    recipe = replace(small, train=how, data=replace(small.data, captions=CaptionMix(none_share=0.0)))
+    folder = tmp_path_factory.mktemp("stage1") / "run"
+    train(recipe, [out], str(folder), say=quiet)
+    return recipe, folder
+
+
+@pytest.fixture(scope="module")
+def second(stage1, tiny_vlm):
+    """The recipe of stage 2: on from stage 1 with its camera frozen, and a vision-language model that stage 1 had not."""
+    recipe, folder = stage1
+    model = replace(recipe.model, start=str(folder), thoughts=str(tiny_vlm))
+    how = replace(recipe.train, curriculum=(Phase(5, 5), Phase(9, 3)), freeze_camera=True, save_every=2, watch_every=4)
+    return replace(recipe, name="second", model=model, train=how)
+
+
+@pytest.fixture(scope="module")
+def stage2(second, out, tmp_path_factory):
+    """An undisturbed run of stage 2: its folder, what it said."""
+    folder, said = tmp_path_factory.mktemp("stage2") / "run", []
+    train(second, [out], str(folder), say=said.append)
+    return folder, said
+
+
+def test_stage_two_adds_the_branch_that_stage_one_had_not(stage1, stage2, second):
+    (first, _), (weights, state) = saved(stage1[1]), saved(stage2[0])
+    new = {name for name in weights["model"] if any(part in name for part in added.PARTS)}
+    assert weights["model"].keys() - first["model"].keys() == new
+    assert f"start from {checkpoint.latest(str(stage1[1]))}; {len(new)} weights of model.thoughts are new" in stage2[1]
+    cameras = [name for name in first["average"] if ".camera." in name]
+    assert cameras
+    assert all(torch.equal(weights["model"][name], first["average"][name]) for name in cameras), "the averaged ones, frozen"
+    assert not any(name in weights["average"] for name in cameras)
+    assert any(weights["model"][name].any() for name in new if name.endswith("add_v_proj.weight")), "trained from zero"
+    assert state["step"] == second.train.steps
+
+
+def test_a_killed_stage_two_goes_on_to_what_an_undisturbed_one_gives(second, stage2, stage1, out, tmp_path):
+    folder = tmp_path / "run"
+    (tmp_path / "second.yaml").write_text(recipes.to_yaml(second))
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "second.yaml"), out, str(folder), "step 5: loss"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    dead = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert dead.returncode == -signal.SIGKILL, dead.stderr[-1500:]
+    assert 0 < checkpoint.read_state(checkpoint.latest(str(folder)))["step"] < second.train.steps
+    moved = replace(second, model=replace(second.model, start=str(tmp_path / "stage 1 is not needed any more")))
+    train(moved, [out], str(folder), say=quiet)
+    (again, state), (whole, undisturbed) = saved(folder), saved(stage2[0])
+    assert equal(again["model"], whole["model"])
+    assert equal(again["average"], whole["average"])
+    assert state == undisturbed
+
+
+def test_a_further_stage_starts_from_stage_two_and_each_can_be_evaluated(second, stage2, out, tmp_path, monkeypatch):
+    for name, few in (("_MOST", 4), ("_STARTS", 2), ("STEPS", 2)):
+        monkeypatch.setattr(demo_world, name, few)
+    third = replace(
+        second,
+        name="third",
+        model=replace(second.model, start=str(stage2[0])),
+        train=replace(second.train, curriculum=(Phase(5, 2),), freeze_camera=False),
+    )
+    train(third, [out], str(tmp_path / "run"), say=quiet)
+    before, after = saved(stage2[0])[0], saved(tmp_path / "run")[0]
+    assert after["average"].keys() == before["average"].keys() | {n for n in before["model"] if ".camera." in n}
+    for recipe, folder in ((second, stage2[0]), (third, tmp_path / "run")):
+        table = demo_world.evaluate(recipe, [out], [out], folder)
+        assert "own controls" in table
+        found = json.loads((folder / "evaluation.json").read_text())
+        assert found["obedience"]["own controls"]["forward"][3] > 0, "clips were generated and measured"
+
+
+def test_a_run_of_another_model_is_refused_by_the_name_of_what_differs(stage1, stage2, second, out, tmp_path):
+    recipe, _ = stage1
+    start = replace(recipe.model, start=str(stage2[0]))
+    with pytest.raises(
+        ValueError, match=r"holds \d+ weights that this model has not, .*attn2\.add_k_proj.* the first; use the"
+    ):
+        train(replace(recipe, model=start), [out], str(tmp_path / "r"), say=quiet)
+    deeper = replace(second, model=replace(second.model, backbone=replace(second.model.backbone, num_layers=3)))
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of this model, high\.expert\.blocks\.2.* the first"):
+        train(deeper, [out], str(tmp_path / "r"), say=quiet)
+    wider = replace(second, model=replace(second.model, backbone=replace(second.model.backbone, ffn_dim=64)))
+    with pytest.raises(ValueError, match=r"ffn\.net\.0\.proj\.weight is \(48, 32\), this model's is \(64, 32\)"):
+        train(wider, [out], str(tmp_path / "r"), say=quiet)
+
+
+def test_a_damaged_checkpoint_is_an_error_with_a_remedy(second, stage2, out, tmp_path):
+    folder = tmp_path / "run"
+    checkpoint_ = folder / "step-00000008"
+    checkpoint_.mkdir(parents=True)
+    for file in Path(checkpoint.latest(str(stage2[0]))).iterdir():
+        (checkpoint_ / file.name).write_bytes(file.read_bytes())
+    (folder / "codec.safetensors").write_bytes((stage2[0] / "codec.safetensors").read_bytes())
+    next(checkpoint_.glob("*.distcp")).unlink()
+    with pytest.raises(OSError, match=r"step-00000008: FileNotFoundError: .*delete this checkpoint"):
+        train(second, [out], str(folder), say=quiet)
+
+
+def test_stage_two_takes_over_the_codec_of_stage_one_and_pins_it(stage1, stage2, second, made, tmp_path):
+    recipe, folder = stage1
+    codec, state = (folder / "codec.safetensors").read_bytes(), saved(folder)[1]
+    assert (stage2[0] / "codec.safetensors").read_bytes() == codec
+    other = str(tmp_path / "other")  # data on which another codec would be fitted
+    shards.put_index(other, "000000", shards.put_tar(other, "000000", [made.clip("b", 0, 200, 40)]))
+    on = replace(recipe, model=replace(recipe.model, start=str(folder)), train=replace(recipe.train, curriculum=(Phase(5, 1),)))
+    said = []
+    train(on, [other], str(tmp_path / "run"), say=said.append)
+    assert (tmp_path / "run" / "codec.safetensors").read_bytes() == codec
+    assert not any(words.startswith("codec: ") for words in said), "none was fitted"
+    spec = saved(tmp_path / "run")[1]["spec"]
+    assert spec["codec"] == state["spec"]["codec"] == fingerprint(str(folder / "codec.safetensors"))
+
+
+def test_another_codec_than_the_one_trained_with_is_refused(stage1, out, made, tmp_path):
+    recipe, folder = stage1
+    short = replace(recipe.train, curriculum=(Phase(5, 1),))
+    alone = replace(recipe, train=short, data=replace(recipe.data, seed=3))
+    train(alone, [out], str(tmp_path / "run"), say=quiet)
+    ours = fingerprint(str(tmp_path / "run" / "codec.safetensors"))
+    theirs = fingerprint(str(folder / "codec.safetensors"))
+    on = replace(alone, model=replace(alone.model, start=str(folder)))
+    with pytest.raises(ValueError, match=rf"codec.safetensors is codec {ours}, that of model.start is {theirs}; delete it"):
+        train(on, [out], str(tmp_path / "run"), say=quiet)
+    (tmp_path / "run" / "codec.safetensors").write_bytes((folder / "codec.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=rf'codec was "{ours}", now "{theirs}"; use another folder'):
+        train(alone, [out], str(tmp_path / "run"), say=quiet)
+    (tmp_path / "run" / "codec.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"codec.safetensors: no such file, but checkpoints .* copy it back"):
+        train(alone, [out], str(tmp_path / "run"), say=quiet)
+    with pytest.raises(ValueError, match=r"no such file; the run that model.start names needs its codec"):
+        train(replace(alone, model=replace(alone.model, start=str(tmp_path / "run"))), [out], str(tmp_path / "q"), say=quiet)
+    narrow = replace(recipe, codec=replace(recipe.codec, width=4))
+    with pytest.raises(ValueError, match=r"is no codec of codec.channels 32, codec.width 4; set those it was trained with"):
+        train(narrow, [out], str(folder), say=quiet)
