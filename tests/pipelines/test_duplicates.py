@@ -7,6 +7,7 @@ import pytest
 from curation import storage
 from curation.storage import Entry, content_id, same_bytes
 from pipelines import duplicates, ledger, recipes, units
+from pipelines.sources import source_units
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +62,12 @@ def test_recordings_that_differ_in_a_moment_are_two_sources(tmp_path):
     assert content_id(a) == content_id(b)
     assert not same_bytes(a, b)
     out, recipe = str(tmp_path / "out"), recipes.smoke()
-    found = units.source_units([a, b], out, recipe)
+    found = source_units([a, b], out, recipe)
     assert told(found) == [("a.y4m", None, None), ("b.y4m", None, None)]
     ids = [units.Name.parse(unit.name).video_id for unit in found]
     assert ids == [content_id(a), storage.whole_id(b)]
     commit(out, found[:1])
-    (later,) = units.source_units([a, b], out, recipe)
+    (later,) = source_units([a, b], out, recipe)
     assert later == found[1], "the same name in one run and in two"
 
 
@@ -74,19 +75,19 @@ def test_the_same_bytes_are_one_source_and_a_copy_of_the_second_is_its_copy(tmp_
     pair(tmp_path)
     for name, of in (("c", "a"), ("d", "b")):
         (tmp_path / f"{name}.y4m").write_bytes((tmp_path / f"{of}.y4m").read_bytes())
-    found = units.source_units(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())
+    found = source_units(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())
     copies = [("c.y4m", "a.y4m", "the same bytes"), ("d.y4m", "b.y4m", "the same bytes")]
     assert told(found)[2:] == copies
     commit(str(tmp_path / "out"), found[:2])
-    assert told(units.source_units(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())) == copies
+    assert told(source_units(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())) == copies
 
 
 def test_what_can_no_longer_be_compared_says_so(tmp_path):
     a, b = pair(tmp_path)
     out = str(tmp_path / "out")
-    commit(out, units.source_units([a], out, recipes.smoke()))
+    commit(out, source_units([a], out, recipes.smoke()))
     (tmp_path / "a.y4m").unlink()
-    assert told(units.source_units([b], out, recipes.smoke())) == [("b.y4m", "a.y4m", duplicates.SAME_SAMPLES)]
+    assert told(source_units([b], out, recipes.smoke())) == [("b.y4m", "a.y4m", duplicates.SAME_SAMPLES)]
 
 
 def test_links_and_equal_etags_are_not_read(tmp_path, monkeypatch):
@@ -105,7 +106,7 @@ def test_a_remux_is_the_same_recording(tmp_path, make_video):
     make_video(tmp_path / "other.mp4", seconds=3, seed=5)
     out = str(tmp_path / "out")
     sources = entries(tmp_path)
-    found = units.source_units(sources, out, recipes.smoke())
+    found = source_units(sources, out, recipes.smoke())
     assert told(found) == [
         ("other.mp4", None, None),
         ("renamed.mov", None, None),
@@ -113,8 +114,8 @@ def test_a_remux_is_the_same_recording(tmp_path, make_video):
         ("session.mp4", "renamed.mov", "the same video packets"),
     ]
     committed = [entry for entry in sources if entry.uri.endswith("session.mp4")]
-    commit(out, units.source_units(committed, out, recipes.smoke()))
-    later = {name: of for name, of, _ in told(units.source_units(sources, out, recipes.smoke()))}
+    commit(out, source_units(committed, out, recipes.smoke()))
+    later = {name: of for name, of, _ in told(source_units(sources, out, recipes.smoke()))}
     assert later == {"other.mp4": None, "renamed.mov": "session.mp4", "session.mkv": "session.mp4"}, "what is curated stays"
 
 
