@@ -6,12 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import jsonschema
 
 from curation import storage
+from curation.processes import per_process
 from curation.vlm import answers
 from curation.vlm.protocol import Prompt, Reply, Vlm, VlmSettings
 
@@ -42,7 +42,7 @@ class Ahead:
         return ((number, Reply(error=NOT_YET)) for number in range(len(prompts)))
 
 
-@lru_cache(maxsize=2)
+@per_process
 def load(settings: VlmSettings) -> Vlm:
     """The backend that the settings name, once a process; ValueError where they name none."""
     if settings.backend == "http":

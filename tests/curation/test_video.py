@@ -1,7 +1,9 @@
 """Times, resampling, orientation, and what a stored clip keeps of its source."""
 
+import contextlib
 import io
 import itertools
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -281,3 +283,22 @@ def test_a_wrong_encoding_is_refused_with_its_value():
         Encoding(max_width=8)
     with pytest.raises(ValueError, match="fps must be positive or null, not 0"):
         Encoding(fps=0)
+
+
+def test_a_forked_child_does_not_read_from_its_parents_open_decode(clip):
+    """They would share one position in one file: both would see other bytes."""
+    times = [time_s for time_s, _ in video.decode(clip)]
+    parts = [[time_s for time_s, _ in video.decode(clip, Span(*span))] for span in ((0.5, 1), (1, 2), (2, 4))]
+    video.forget()
+    assert [time_s for time_s, _ in video.decode(clip, Span(0.5, 1))] == parts[0]
+    if not (pid := os.fork()):
+        code = 9
+        with contextlib.suppress(BaseException):
+            open_here = video._reading.get() is not None
+            seen = [time_s for time_s, _ in video.decode(clip, Span(1, 2))]
+            video.forget()
+            code = int(open_here) + 2 * (seen != parts[1])
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "1: the parent's decode was used, 2: other frames"
+    assert [time_s for time_s, _ in video.decode(clip, Span(2, 4))] == parts[2]
+    assert [*parts[1], *parts[2]] == [time_s for time_s in times if time_s >= 1]
