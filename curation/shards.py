@@ -120,7 +120,8 @@ def put_tar(out: str, shard: str, samples: Iterable[Sample]) -> pa.Table:
     tar_uri = storage.join(out, "shards", f"{shard}.tar")
     with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
         path = os.path.join(folder, f"{shard}.tar")
-        write_tar(path, samples)
+        with storage.naming(path):
+            write_tar(path, samples)
         index = index_tar(path, f"{shard}.tar")
         if not storage.put_file(tar_uri, path, if_absent=True):
             index = index_tar(_copy(tar_uri, folder), f"{shard}.tar")

@@ -9,12 +9,16 @@ import fcntl
 import glob
 import hashlib
 import io
+import logging
+import math
 import os
+import random
 import re
 import shutil
 import stat
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -39,6 +43,9 @@ LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 T = TypeVar("T")
 U = TypeVar("U")
 
+requests: Counter[str] = Counter()
+"""Requests to S3 of this process: "all", and those among them that the store "throttled"."""
+
 _WAITING = 16  # requests under way at once
 _ID_BLOCKS, _ID_BLOCK_BYTES, _ID_EDGE_BYTES = 16, 64 << 10, 1 << 20
 _COMPARED_BYTES = 8 << 20
@@ -46,9 +53,15 @@ _COMPARED_BYTES = 8 << 20
 _RANGE_BYTES = 4 << 20
 # A read whose answer is short or of other bytes is tried so often, each time on fresh connections.
 _READ_TRIES = 3
+# So often a request is sent that the store puts off or does not answer; the last pauses are up to so long.
+_REQUEST_TRIES, _LONGEST_PAUSE_S = 12, 20.0
 # S3's answers to a conditional write that is not done; 409: two at once, and the other one is on its way.
 _NOT_WRITTEN = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 _UNKNOWN_TO_STORE = ("NotImplemented", "501")
+# S3's answers to more requests than it takes.
+_THROTTLED = (503, 429)
+_SAID_FROM, _SAID_EVERY_S, _said_s = 5, 60.0, -math.inf
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What file systems without hard links answer.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -74,12 +87,17 @@ def join(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/") if base != "/" else "", *parts])
 
 
+def shown(text: str) -> str:
+    """Return a uri, or a message with one, fit to be read and stored: bytes that are no UTF-8 are spelled by number."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def normal(uri: str) -> str:
     """An s3 uri as it is; everything else as an absolute path, so that a file has one name."""
     if is_s3(uri):
         return uri
     if uri.startswith("file://"):
-        uri = unquote(urlsplit(uri).path)
+        uri = unquote(urlsplit(uri).path, errors="surrogateescape")
     elif "://" in uri:
         raise ValueError(f"{uri}: only paths, file:// and s3:// can be read; download other sources first")
     return os.path.abspath(os.path.expanduser(uri))
@@ -99,6 +117,31 @@ def check_version(uri: str, token: str) -> None:
     """Raise SourceChanged where a file's version is not `token`. An empty token is unknown and never differs."""
     if token:
         _require_version(uri, token, version(uri))
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Name the local file in errors of writing it, which the system leaves out, and the remedy where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            words = f"{os.strerror(error.errno)}; free some space, and the same command resumes"
+            raise OSError(error.errno, words, path) from error
+        if error.errno and error.filename is None:
+            raise OSError(error.errno, os.strerror(error.errno), path) from error
+        raise
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's class and words; where it has none, those of what caused it or of its number."""
+    words = str(error).strip()
+    if not words and isinstance(error, OSError) and error.errno:
+        words = os.strerror(error.errno)
+    behind = error.__cause__ or error.__context__
+    if not words:
+        words = f"because of {describe(behind)}" if behind else "without further words"
+    return f"{type(error).__name__}: {words}"
 
 
 def read(uri: str, start: int = 0, length: int | None = None, token: str = "") -> bytes:
@@ -426,7 +469,8 @@ def _require_version(uri: str, token: str, now: str) -> None:
         was, (size, mark) = token.partition("-")[::2], now.partition("-")[::2]
         kind = "ETag" if is_s3(uri) else "mtime"
         raise SourceChanged(
-            f"{uri}: the file changed since it was listed (size and {kind} were {was[0]} and {was[1]}, are {size} and {mark})"
+            f"{shown(uri)}: the file changed since it was listed "
+            f"(size and {kind} were {was[0]} and {was[1]}, are {size} and {mark})"
         )
 
 
@@ -461,14 +505,15 @@ class _LocalFile(io.BufferedReader):
 def _place(uri: str, if_absent: bool, write: Any) -> bool:
     """Write beside the target under a hidden name, then link (only if absent) or rename: both are atomic."""
     folder, name = os.path.split(uri)
-    os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     try:
-        write(temporary)
-        if if_absent:
-            return _moved_if_absent(temporary, uri)
-        os.replace(temporary, uri)
-        return True
+        with naming(uri):
+            os.makedirs(folder, exist_ok=True)
+            write(temporary)
+            if if_absent:
+                return _moved_if_absent(temporary, uri)
+            os.replace(temporary, uri)
+            return True
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -537,10 +582,57 @@ def _s3(brief: bool = False) -> Any:
     import boto3
     from botocore.config import Config
 
-    patient = Config(retries={"max_attempts": 8, "mode": "adaptive"})
+    # Not "adaptive": with 16 threads on a store that puts off 30 % of the requests it made 1.2 a second, "standard" 21. But
+    # "standard" gives requests up while the process repeats many of them: `_repeat` goes on (docs/log.md).
+    patient = Config(max_pool_connections=_WAITING, retries={"total_max_attempts": _REQUEST_TRIES, "mode": "standard"})
     short = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 4, "mode": "standard"})
     # A session of its own: the default one is shared with a forked child, and is not safe between threads.
-    return boto3.Session().client("s3", config=short if brief else patient)
+    client = boto3.Session().client("s3", config=short if brief else patient)
+    client.meta.events.register("response-received.s3", _count_response)
+    if not brief:
+        client.meta.events.register_last("needs-retry.s3", _repeat)
+    return client
+
+
+def _count_response(response_dict: dict[str, Any] | None, **_: Any) -> None:
+    """Count every answer, those to repeated requests too, and say now and then that the store throttles."""
+    global _said_s
+    requests["all"] += 1
+    if not response_dict or response_dict.get("status_code") not in _THROTTLED:
+        return
+    requests["throttled"] += 1
+    if requests["throttled"] >= _SAID_FROM and time.monotonic() >= _said_s + _SAID_EVERY_S:
+        _said_s = time.monotonic()
+        logging.getLogger(__name__).warning("%s", throttling())
+
+
+def _repeat(attempts: int, response: Any, caught_exception: Exception | None, **_: Any) -> float | None:
+    """How long to wait, s, before a request is sent again that the store put off or did not answer; None: it is not.
+
+    botocore asks its own handler first.
+    """
+    status = response[0].status_code if response else None
+    trouble = status in (*_THROTTLED, 500, 502, 504) or isinstance(caught_exception, _unanswered())
+    if not trouble or attempts >= _REQUEST_TRIES:
+        return None
+    return random.random() * min(2.0 ** (attempts - 1), _LONGEST_PAUSE_S)  # noqa: S311  spreads requests, hides nothing
+
+
+def _unanswered() -> tuple[type[Exception], ...]:
+    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore.exceptions import HTTPClientError
+
+    return NoConnection, HTTPClientError
+
+
+def throttling() -> str:
+    """How much of what this process asked S3 for was put off, in words; empty where nothing was."""
+    if not requests["throttled"]:
+        return ""
+    return (
+        f"S3 throttled {requests['throttled']} of {requests['all']} requests of this process (503 or 429); they are repeated "
+        "later, which takes time. Fewer workers, or sources spread over more prefixes, help"
+    )
 
 
 def _bucket_key(uri: str) -> tuple[str, str]:
@@ -552,13 +644,14 @@ def _bucket_key(uri: str) -> tuple[str, str]:
 def _s3_errors(uri: str) -> Iterator[None]:
     """S3's refusals, and a store that cannot be reached, as the errors that a local file gives: callers handle one kind."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
     except ClientError as error:
         raise _as_os_error(uri, error) from error
-    except BotoCoreError as error:
-        raise OSError(f"{uri}: {error}") from error
+    except (BotoCoreError, HTTPError) as error:
+        raise OSError(f"{uri}: {str(error) or describe(error)}") from error
 
 
 def _s3_list(prefix: str) -> list[Entry]:
@@ -611,6 +704,7 @@ def _s3_read(uri: str, start: int, length: int | None, token: str = "") -> bytes
 
 def _s3_range(uri: str, start: int, length: int | None, token: str) -> bytes:
     from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+    from urllib3.exceptions import HTTPError
 
     bucket, key = _bucket_key(uri)
     whole = start == 0 and length is None
@@ -633,8 +727,8 @@ def _s3_range(uri: str, start: int, length: int | None, token: str) -> bytes:
             expected = _expected_bytes(answer, None if whole else (start, length), token)
             try:
                 data: bytes = body.read()
-            except (HTTPClientError, IncompleteReadError) as error:
-                raise _WrongAnswer(f"the answer broke off ({error})") from error
+            except (HTTPClientError, IncompleteReadError, HTTPError, ConnectionError) as error:
+                raise _WrongAnswer(f"the answer broke off ({describe(error)})") from error
     if len(data) != expected:
         raise _WrongAnswer(f"{len(data)} bytes came instead of {expected}")
     return data

@@ -24,6 +24,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from curation import storage, versions
 from curation.errors import is_machine_fault
+from curation.processes import OwnValue
 from curation.repair import HDR, repaired
 
 av.logging.set_level(av.logging.PANIC)
@@ -224,21 +225,22 @@ class _Reading:
         return 0 <= span.start_s - self.behind[0] <= (_SOON_S if source.seekable else math.inf)
 
 
-_reading: _Reading | None = None
+_reading = OwnValue[_Reading]()
 
 
 def _span(source: Source, span: Span) -> Iterator[Shown]:
     """A span, from the frame on screen at its start or from before it. The decode stays open behind it: a clip that touches
     the one before needs no run-up, and spans in order of a source that cannot be sought in cost one decode, not one each.
     """
-    global _reading
-    here, _reading = _reading, None
+    here = _reading.get()
+    _reading.put(None)
     if here is None or not here.leads_to(source, span):
         here = _Reading(source.uri, _entered(source, span.start_s))
     again = [shown for shown in (here.behind, here.ahead) if shown is not None]
     for shown in itertools.chain(again, here.frames):
         if shown[0] >= span.end_s:
-            here.ahead, _reading = shown, here
+            here.ahead = shown
+            _reading.put(here)
             return
         here.behind = shown
         yield shown
@@ -267,8 +269,7 @@ def _read_frames(uri: str, span: Span, fps: float | None, size: tuple[int, int] 
 
 def forget() -> None:
     """Drop what is kept of sources: they may have changed."""
-    global _reading
-    _reading = None
+    _reading.put(None)
     probe.cache_clear()
     _read_frames.cache_clear()
 

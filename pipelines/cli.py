@@ -438,7 +438,7 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except (ValueError, OSError) as error:
-        status = _fail(str(error), 2)
+        status = _fail(str(error) or storage.describe(error), 2)
     except LeaseLost as error:
         status = _fail(str(error), 1)
     except Exception as error:
@@ -451,5 +451,5 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"gamecraft: {message}\n")
+    sys.stderr.write(f"gamecraft: {storage.shown(message)}\n")
     return status

@@ -13,8 +13,12 @@ import pyarrow.compute as pc
 from curation import shards, storage
 from curation.schema import Row, digest
 from pipelines import chunked, ledger, sources, units
+from pipelines.lock import check
 from pipelines.recipes import Recipe
 from pipelines.units import Name, Unit
+
+# How many units are taken back before the lock is looked at again.
+_UNITS_A_CHECK = 64
 
 
 def todo(phase: str, out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
@@ -168,6 +172,7 @@ def plan(out: str, recipe: Recipe, unmade: Sequence[str], partial: bool = False)
         first = 1 + max((int(row["shard"]) for row in planned), default=-1)
         size = recipe.shard.clips_per_shard
         rows = [{"shard": f"{first + i // size:06d}", "clip_id": row["clip_id"]} for i, row in enumerate(new)]
+        check(out)
         shards.put_plan(out, len(shards.plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
     return None
 
@@ -221,7 +226,9 @@ def _unscored(out: str, recipe: Recipe) -> set[str]:
 
 def _drop(out: str, phase: str, names: Iterable[Name]) -> None:
     """Take back units whose settings or clips are no longer these; their rows first, which are the commit."""
-    for name in names:
+    for number, name in enumerate(names):
+        if number % _UNITS_A_CHECK == 0:
+            check(out)
         storage.delete(ledger.clips_uri(out, phase, str(name)))
         if phase == "annotate":
             storage.delete(storage.join(out, "sidecar", "camera", f"{name}.parquet"))

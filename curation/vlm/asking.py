@@ -3,9 +3,9 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 from curation import storage
+from curation.processes import per_process
 from curation.vlm import answers, parsing
 from curation.vlm.parsing import Answer
 from curation.vlm.protocol import Prompt, Reply, Vlm, VlmSettings
@@ -28,7 +28,7 @@ class Ahead:
         return ((number, Reply(error=NOT_YET)) for number in range(len(prompts)))
 
 
-@lru_cache(maxsize=2)
+@per_process
 def load(settings: VlmSettings) -> Vlm:
     """The backend that the settings name, once a process; ValueError where they name none."""
     if settings.backend == "http":

@@ -1,5 +1,6 @@
 """Local files: what an input names, puts that are whole or nothing, and names by content."""
 
+import errno
 import os
 import random
 import subprocess
@@ -358,3 +359,65 @@ def test_processes_that_replace_one_file_lose_no_turn(kind, tmp_path):
     counting = [subprocess.Popen([sys.executable, "-c", COUNT, uri, "20", kind]) for _ in range(3)]
     assert [process.wait() for process in counting] == [0, 0, 0]
     assert storage.read(uri) == b"60"
+
+
+# Words
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("step", ["makedirs", "link", "write"])
+def test_a_full_disk_is_named_with_the_remedy(code, step, tmp_path, monkeypatch):
+    uri = str(tmp_path / "new/name")
+
+    def full(*_, **__):
+        raise OSError(code, os.strerror(code))  # as a write raises it: without a file's name
+
+    monkeypatch.setattr(*{"makedirs": (os, "makedirs"), "link": (os, "link"), "write": (Path, "write_bytes")}[step], full)
+    with pytest.raises(OSError, match=f"{os.strerror(code)}; free some space, and the same command resumes: '{uri}'") as caught:
+        storage.put(uri, b"data", if_absent=True)
+    assert caught.value.errno == code
+    assert not (tmp_path / "new").exists() or os.listdir(tmp_path / "new") == []
+
+
+def test_errors_of_writing_name_their_file_and_keep_their_class(tmp_path):
+    with pytest.raises(PermissionError, match=r"\[Errno 13\] Permission denied: '/somewhere'"), storage.naming("/somewhere"):
+        raise OSError(errno.EACCES, "Permission denied")
+    with pytest.raises(OSError, match=r"^plain$"), storage.naming("/somewhere"):
+        raise OSError("plain")
+    with pytest.raises(FileNotFoundError, match="'/theirs'"), storage.naming("/ours"):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "/theirs")
+
+
+def test_no_error_is_without_words():
+    silent = OSError()
+    silent.__cause__ = KeyError()
+    silent.__cause__.__context__ = ValueError("the real one")
+    numbered = OSError()
+    numbered.errno = errno.EIO
+    assert [storage.describe(error) for error in (OSError("plain"), numbered, silent, TimeoutError())] == [
+        "OSError: plain",
+        "OSError: Input/output error",
+        "OSError: because of KeyError: because of ValueError: the real one",
+        "TimeoutError: without further words",
+    ]
+
+
+# Names that are no UTF-8
+
+
+def test_a_name_that_is_no_utf_8_is_listed_read_and_replaced(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9.mp4")
+    Path(path).write_bytes(b"a video")
+    (entry,) = storage.find_sources([str(tmp_path)])
+    assert entry.uri == path
+    assert storage.version(path) == entry.token
+    assert storage.read(path, 2, 5, entry.token) == b"video"
+    with storage.open_binary(path, entry.token) as file:
+        assert file.read() == b"a video"
+    assert storage.content_id(entry)
+    assert storage.replace(path, b"other", entry.token) == storage.version(path)
+    assert [storage.find_sources([item])[0].uri for item in (path, f"{tmp_path}/*.mp4", f"file://{tmp_path}/%E9t%E9.mp4")] == [
+        path
+    ] * 3
+    with pytest.raises(storage.SourceChanged, match=r"/\\xe9t\\xe9\.mp4: the file changed"):
+        storage.check_version(path, entry.token)

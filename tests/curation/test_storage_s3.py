@@ -2,7 +2,9 @@
 
 import os
 import random
+import re
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -320,3 +322,58 @@ def test_only_the_known_version_is_replaced(front):
     assert storage.names(front.uri) == ["name"]
     with pytest.raises(FileNotFoundError, match="no-such-bucket-here"):
         storage.replace("s3://no-such-bucket-here/a", b"", "")
+
+
+# A store that is busy
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Pauses of no length, and no words said yet."""
+    monkeypatch.setattr(storage, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    monkeypatch.setattr(storage, "_said_s", float("-inf"))
+    storage.requests.clear()
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (429, "TooManyRequests")])
+def test_a_store_that_throttles_is_asked_again_and_said_to_throttle_once_in_a_while(status, code, impatient, front, caplog):
+    storage.put(f"{front.uri}/a", b"bytes")
+    storage.requests.clear()
+    tries = Counter()
+
+    def busy(request):
+        tries[name := request.headers["amz-sdk-invocation-id"]] += 1
+        return front.refusal(status, code) if tries[name] < 3 else None
+
+    front.before = busy
+    # More repeats at once than botocore's own quota lets a process have.
+    assert set(storage.at_once(lambda _: storage.read(f"{front.uri}/a"), range(60))) == {b"bytes"}
+    assert (storage.requests["all"], storage.requests["throttled"]) == (180, 120)
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "curation.storage"]
+    assert re.fullmatch(
+        r"S3 throttled 5 of \d requests of this process \(503 or 429\); they are repeated later, which takes time\. "
+        "Fewer workers, or sources spread over more prefixes, help",
+        said,
+    )
+    assert storage.throttling().startswith("S3 throttled 120 of 180 requests of this process")
+
+
+def test_a_store_that_throttles_for_too_long_is_an_error_with_words(impatient, front):
+    front.before = lambda request: front.refusal(503, "SlowDown", "reduce your rate")
+    with pytest.raises(OSError, match=rf"^{front.uri}/a: SlowDown: .*reduce your rate"):
+        storage.read(f"{front.uri}/a")
+    assert storage.requests["throttled"] == storage._REQUEST_TRIES
+
+
+def test_a_store_that_is_away_for_a_moment_is_asked_again(impatient, front):
+    storage.put(f"{front.uri}/a", b"bytes")
+    gone = [1] * 6
+
+    def drop(request, answer):
+        if gone:
+            gone.pop()
+            answer.body, answer.length = b"", 10  # the connection closes before the answer
+
+    front.after = drop
+    assert storage.version(f"{front.uri}/a")

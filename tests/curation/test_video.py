@@ -1,7 +1,10 @@
 """Times, resampling, orientation, and what a stored clip keeps of its source."""
 
+import contextlib
 import io
 import itertools
+import os
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -295,3 +298,23 @@ def test_a_wrong_encoding_is_refused_with_its_value():
         Encoding(max_width=8)
     with pytest.raises(ValueError, match="fps must be positive or null, not 0"):
         Encoding(fps=0)
+
+
+def test_a_forked_child_does_not_read_from_its_parents_open_decode(tmp_path, moving, write):
+    """They would share one position in one file: both would see other bytes."""
+    uri = write(tmp_path / "a.mp4", moving(300, 160, 120), (k / 10 for k in range(300)), options={"g": "20", "crf": "4"})
+
+    def seen(*span):
+        return [(time_s, zlib.crc32(frame.to_ndarray().tobytes())) for time_s, frame in video.decode(uri, Span(*span))]
+
+    before, behind = seen(2, 3), seen(3, 30)
+    video.forget()
+    assert seen(2, 3) == before
+    if not (pid := os.fork()):
+        code = 9
+        with contextlib.suppress(BaseException):
+            code = int(seen(3, 30) != behind)
+            video.forget()
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "1: the child saw other frames"
+    assert seen(3, 30) == behind
