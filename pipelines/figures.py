@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
@@ -84,8 +85,9 @@ def plural(count: int, noun: str) -> str:
 
 
 def short_name(uri: str) -> str:
-    """A uri's file name, by which people know a video."""
-    return PurePosixPath(uri).name
+    """A uri's file name, by which people know a video; bytes that are no text in hexadecimal."""
+    name = PurePosixPath(uri).name
+    return unquote_to_bytes(name).decode("utf-8", "backslashreplace") if uri.startswith("file://") else name
 
 
 def histogram(kept: np.ndarray, taken: np.ndarray, unit: str, limits: Sequence[tuple[str, float]]) -> Histogram:

@@ -137,7 +137,9 @@ def _rounds(
 
 
 def _claim(out: str) -> None:
-    """Find out now, not after an hour's work, that the output folder cannot be written."""
+    """Find out now, not after an hour's work, that the output folder cannot be written, or its name not be printed."""
+    if not storage.is_text(out):
+        raise ValueError(f"{out!a}: the name of the output must be UTF-8")
     probe = storage.join(out, "writable.tmp")
     try:
         storage.put(probe, b"")
