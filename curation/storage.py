@@ -28,7 +28,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from curation.processes import per_process
 
@@ -36,10 +36,12 @@ VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in (
         *("3gp", "asf", "avi", "flv", "gif", "h264", "hevc", "ivf", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg"),
-        *("mts", "mxf", "nut", "ogv", "ts", "vob", "webm", "wmv", "y4m"),
+        *("mpd", "mts", "mxf", "nut", "ogv", "ts", "vob", "webm", "wmv", "y4m"),  # mpd: to say how its parts are joined
     )
 )
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
+_TABLE_SUFFIXES, _DATA_SUFFIXES = frozenset({".csv", ".tsv"}), frozenset({".json", ".jsonl", ".ndjson", ".yaml", ".yml"})
+_LOOKED_AT_BYTES = 4 << 10
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -94,20 +96,40 @@ def shown(text: str) -> str:
 
 def normal(uri: str) -> str:
     """An s3 uri as it is; everything else as an absolute path, so that a file has one name."""
-    if is_s3(uri):
-        return uri
-    if uri.startswith("file://"):
-        uri = unquote(urlsplit(uri).path, errors="surrogateescape")
-    elif "://" in uri:
+    scheme, colon, rest = uri.partition("://")
+    if colon and scheme.lower() == "s3":
+        return f"s3://{rest}"
+    if colon and scheme.lower() == "file":
+        uri = os.fsdecode(unquote_to_bytes(urlsplit(uri).path))
+    elif colon:
         raise ValueError(f"{uri}: only paths, file:// and s3:// can be read; download other sources first")
     return os.path.abspath(os.path.expanduser(uri))
+
+
+def local_path(uri: str) -> str:
+    """The path of a local uri as it is listed: a path, or file:// with what is not UTF-8 in it as %XX."""
+    return normal(uri) if uri.startswith("file://") else uri
+
+
+def _local_uri(path: str) -> str:
+    """A path as rows can hold it: one that is not UTF-8 as a file:// uri."""
+    return path if is_text(path) else f"file://{quote(os.fsencode(path))}"
+
+
+def is_text(path: str) -> bool:
+    """Whether a path is UTF-8: file systems allow any bytes, rows and printed lines do not."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def version(uri: str) -> str:
     """Return the version that a file has now, as `Entry.token` gives it. FileNotFoundError where there is no file."""
     if is_s3(uri):
         return _s3_version(uri)
-    status = os.stat(uri)
+    status = os.stat(local_path(uri))
     if not stat.S_ISREG(status.st_mode):
         raise FileNotFoundError(f"{uri}: is not a file")
     return _local_version(status)
@@ -276,7 +298,7 @@ def sweep(folder: str) -> None:
 
 def exists(uri: str) -> bool:
     if not is_s3(uri):
-        return os.path.isfile(uri)
+        return os.path.isfile(local_path(uri))
     try:
         return bool(version(uri))
     except FileNotFoundError:
@@ -290,7 +312,7 @@ def list_files(prefix: str) -> list[Entry]:
     would be missing in silence.
     """
     found = _s3_list(prefix) if is_s3(prefix) else _local_list(prefix)
-    return sorted(entry for entry in found if "/." not in entry.uri[len(prefix.rstrip("/")) :])
+    return sorted(entry for entry in found if "/." not in local_path(entry.uri)[len(prefix.rstrip("/")) :])
 
 
 def names(prefix: str) -> list[str]:
@@ -343,7 +365,7 @@ def same_bytes(one: Entry, other: Entry) -> bool:
     if is_s3(one.uri) and is_s3(other.uri):
         if one.token == other.token:  # the size and a hash of the bytes
             return True
-    elif not (is_s3(one.uri) or is_s3(other.uri)) and os.path.samefile(one.uri, other.uri):
+    elif not (is_s3(one.uri) or is_s3(other.uri)) and os.path.samefile(local_path(one.uri), local_path(other.uri)):
         return True
     blocks = range(0, one.size, _COMPARED_BYTES)
     return all(read(one.uri, at, _COMPARED_BYTES) == read(other.uri, at, _COMPARED_BYTES) for at in blocks)
@@ -368,16 +390,29 @@ def _sampled_ranges(size: int) -> Iterator[tuple[int, int]]:
 
 
 def _expand(item: str) -> list[Entry]:
-    if is_s3(item):
-        return [e for e in list_files(item) if e.uri == item or _is_video(e.uri)]
     path = normal(item)
+    if is_s3(path):
+        return [e for e in list_files(path) if e.uri == path or _is_video(e.uri)]
     if os.path.isdir(path):
         return [e for e in list_files(path) if _is_video(e.uri)]
     if not os.path.exists(path) and glob.has_magic(path):
         return [e for match in sorted(glob.glob(path, recursive=True)) for e in _expand_match(match)]
     if _is_list(path):
         return _read_list(path)
+    if os.path.isfile(path) and _is_table(path):
+        raise ValueError(
+            f"{item}: is a table, not a video; give a list: a .txt file with one path or s3:// uri a line (what is behind http "
+            "links must be downloaded first)"
+        )
     return _local_list(path)
+
+
+def _is_table(path: str) -> bool:
+    """Whether a file is a table by its name, or data with links in it."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in _DATA_SUFFIXES:
+        return suffix in _TABLE_SUFFIXES
+    return re.search(rb"\b(?:https?|s3)://", read(path, 0, _LOOKED_AT_BYTES)) is not None
 
 
 def _expand_match(path: str) -> list[Entry]:
@@ -394,11 +429,15 @@ def _read_list(path: str) -> list[Entry]:
             continue
         if "://" not in item:
             item = os.path.join(os.path.dirname(path), os.path.expanduser(item))
-        if _is_list(item):
-            raise ValueError(f"{path}, line {number}: {item} is a list itself; name its videos here")
-        here = _expand(item)
-        if not here:
-            raise ValueError(f"{path}, line {number}: {_nothing_at(item)}")
+        try:
+            if _is_list(item):
+                raise ValueError(f"{item} is a list itself; name its videos here")
+            here = _expand(item)
+            if not here:
+                raise ValueError(_nothing_at(item))
+        except (ValueError, OSError) as error:
+            kind = ValueError if isinstance(error, ValueError) else type(error)
+            raise kind(f"{path}, line {number}: {error}") from error
         entries += here
     return entries
 
@@ -411,7 +450,8 @@ def _lines(path: str) -> list[str]:
 
 
 def _is_list(item: str) -> bool:
-    return not is_s3(item) and Path(normal(item)).suffix.lower() in LIST_SUFFIXES and os.path.isfile(normal(item))
+    path = normal(item)
+    return not is_s3(path) and Path(path).suffix.lower() in LIST_SUFFIXES and os.path.isfile(path)
 
 
 def _is_video(uri: str) -> bool:
@@ -419,7 +459,7 @@ def _is_video(uri: str) -> bool:
 
 
 def _nothing_at(item: str) -> str:
-    if is_s3(item):
+    if is_s3(normal(item)):
         advice = "; name a prefix, patterns are not matched on s3://" if glob.has_magic(item) else ""
         return f"{item}: no video found there{advice}"
     path = normal(item)
@@ -457,7 +497,7 @@ def _unlisted(error: OSError) -> None:
 
 def _local_entry(path: str) -> Entry:
     status = os.stat(path)
-    return Entry(path, status.st_size, _local_version(status))
+    return Entry(_local_uri(path), status.st_size, _local_version(status))
 
 
 def _local_version(status: os.stat_result) -> str:
@@ -477,11 +517,11 @@ def _require_version(uri: str, token: str, now: str) -> None:
 class _LocalFile(io.BufferedReader):
     """A local file that is checked when it is opened and when it is closed: it must have one version all the time."""
 
-    def __init__(self, path: str, token: str) -> None:
-        file = io.FileIO(path)
+    def __init__(self, uri: str, token: str) -> None:
+        file = io.FileIO(local_path(uri))
         try:
-            self._uri, self._token = path, _local_version(os.fstat(file.fileno()))
-            _require_version(path, token, self._token)
+            self._uri, self._token = uri, _local_version(os.fstat(file.fileno()))
+            _require_version(uri, token, self._token)
         except BaseException:
             file.close()
             raise

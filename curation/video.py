@@ -33,11 +33,16 @@ av.logging.set_level(av.logging.PANIC)
 _SEEKABLE = frozenset({"mov", "mp4", "matroska", "webm", "mpegts", "flv"})
 # Containers that stamp packets in order of decoding, or not at all: a frame's time is that of the packet that let it out.
 _UNSTAMPED = frozenset({"avi", "h264", "hevc", "vvc", "obu", "m4v", "mpegvideo", "vc1"})
+# Steam's recordings, and others. FFmpeg reads them only where it was built with an XML parser.
+_DASH = (
+    "a recording in parts (DASH); join them in its folder and name the result: cat init-stream0.m4s chunk-stream0-*.m4s > a.mp4"
+)
 # What FFmpeg would paint or follow although it is no video of its own; pictures end in "_pipe" when read from a stream.
 _NOT_VIDEO = {
     **dict.fromkeys(("tty", "bin", "adf", "idf", "xbin"), "text, not a video"),
     **dict.fromkeys(("image2", "image2pipe", "ico"), "a picture, not a video"),
-    **dict.fromkeys(("hls", "dash", "concat", "imf", "sdp", "rtsp"), "a playlist, not a video; name the files that it lists"),
+    **dict.fromkeys(("hls", "concat", "imf", "sdp", "rtsp"), "a playlist, not a video; name the files that it lists"),
+    "dash": _DASH,
 }
 # Streams that hold pictures to show beside a recording.
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -319,6 +324,8 @@ class Painter:
 @contextmanager
 def _opened(uri: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """A container and its video stream; both are closed on the way out, whatever happens."""
+    if uri.lower().endswith(".mpd") and storage.read(uri, 0, 1):
+        raise UnreadableVideo(f"is {_DASH}")
     with _bytes_of(uri) as file, _container(file) as container:
         yield container, _video_stream(container)
 

@@ -1,9 +1,11 @@
 """The command line: `gamecraft curate | synth | retry | train | report | recipe | inspect | bench`."""
 
-import importlib
+import ast
+import importlib.util
 import re
 import sys
 from collections import Counter, defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Turns raw gameplay video into interaction-aware training shards.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 recipe_app = typer.Typer(help="Show or list recipes.", rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
@@ -50,6 +53,23 @@ Partial = Annotated[
     typer.Option("--partial", help="Plan shards although units failed; what is finished later goes into shards of its own."),
 ]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from pipelines.run import code_version
+
+        _say(f"gamecraft {code_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Turn raw gameplay video into interaction-aware training shards."""
 
 
 class _Waits(TyperCommand):
@@ -255,14 +275,28 @@ def inspect(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}; without one they are listed.")
+    ] = "",
 ) -> None:
     """Measure one part of the project; each benchmark has options of its own (`gamecraft bench NAME --help`)."""
+    if name in ("", "-h", "--help"):
+        _say("gamecraft bench NAME [OPTIONS]; each has options of its own: gamecraft bench NAME --help\n")
+        for known, module in BENCHMARKS.items():
+            _say(f"{known:10} {_first_line(module)}")
+        return
     _among("NAME", name, tuple(BENCHMARKS))
     try:
         importlib.import_module(BENCHMARKS[name]).main(context.args)
     except ModuleNotFoundError as error:
         raise ValueError(f'it needs {error.name}; install it with: pip install "gamecraft[bench,train]"') from error
+
+
+def _first_line(module: str) -> str:
+    """What a module says that it is; read and not imported, since it may need what is not installed."""
+    spec = importlib.util.find_spec(module)
+    words = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) if spec and spec.origin else None
+    return (words or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def _require_dataset(out: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
@@ -84,8 +85,9 @@ def plural(count: int, noun: str) -> str:
 
 
 def short_name(uri: str) -> str:
-    """A uri's file name, by which people know a video."""
-    return PurePosixPath(uri).name
+    """A uri's file name, by which people know a video; bytes that are no text in hexadecimal."""
+    name = PurePosixPath(uri).name
+    return unquote_to_bytes(name).decode("utf-8", "backslashreplace") if uri.startswith("file://") else name
 
 
 def histogram(kept: np.ndarray, taken: np.ndarray, unit: str, limits: Sequence[tuple[str, float]]) -> Histogram:
@@ -133,7 +135,7 @@ def _bin_label(edges: np.ndarray, i: int, kept: int, taken: int) -> str:
 
 def ticks(total_s: float) -> list[Mark]:
     """A handful of round times from 0 on."""
-    step = next((s for s in _TICK_STEPS_S if total_s / s <= _MOST_TICKS), _TICK_STEPS_S[-1])
+    step = next((s for s in _TICK_STEPS_S if total_s / s <= _MOST_TICKS), 86_400 * math.ceil(total_s / 86_400 / _MOST_TICKS))
     times = [step * i for i in range(int(total_s / step + 1e-6) + 1)]
     return [Mark(round(100 * t / total_s, 3), f"{number(t)} s" if total_s <= 60 else clock(t)) for t in times]
 

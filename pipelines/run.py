@@ -186,7 +186,9 @@ def _rounds(
 
 
 def _claim(out: str) -> None:
-    """Find out now, not after an hour's work, that the output folder cannot be written, or not by one run at a time."""
+    """Find out now, not after an hour's work, that the output cannot be written, not by one run at a time, or not named."""
+    if not storage.is_text(out):
+        raise ValueError(f"{out!a}: the name of the output must be UTF-8")
     try:
         storage.check_conditions(out)
     except OSError as error:

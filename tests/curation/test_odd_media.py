@@ -4,13 +4,14 @@ import gc
 import os
 import random
 import resource
+import subprocess
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from curation import video
+from curation import storage, video
 from curation.encode import Encoding, encode
 from curation.video import Span, UnreadableVideo, probe, read_frames
 
@@ -76,6 +77,27 @@ def test_what_is_no_video_is_refused_by_what_it_is(tmp_path, moving, write):
         video.probe(str(tmp_path))
     with pytest.raises(FileNotFoundError):
         video.probe(str(tmp_path / "absent.mp4"))
+
+
+def test_a_recording_in_parts_says_how_they_are_joined(clip, tmp_path):
+    folder = tmp_path / "fg_123"
+    folder.mkdir()
+    with (
+        av.open(clip) as source,
+        av.open(str(folder / "session.mpd"), "w", format="dash", options={"seg_duration": "1"}) as output,
+    ):
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                output.mux(packet)
+    assert [entry.uri for entry in storage.find_sources([str(tmp_path)])] == [clip, str(folder / "session.mpd")], (
+        "not passed over"
+    )
+    words = reason(folder / "session.mpd")
+    assert words.startswith("is a recording in parts (DASH); join them in its folder")
+    subprocess.run(words.rpartition("result: ")[2], shell=True, cwd=folder, check=True)
+    assert len(list(video.decode(str(folder / "a.mp4")))) == 40
 
 
 def test_a_playlist_is_refused_and_reaches_no_network(clip, tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -405,19 +406,63 @@ def test_no_error_is_without_words():
 # Names that are no UTF-8
 
 
-def test_a_name_that_is_no_utf_8_is_listed_read_and_replaced(tmp_path):
-    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9.mp4")
-    Path(path).write_bytes(b"a video")
-    (entry,) = storage.find_sources([str(tmp_path)])
-    assert entry.uri == path
-    assert storage.version(path) == entry.token
-    assert storage.read(path, 2, 5, entry.token) == b"video"
-    with storage.open_binary(path, entry.token) as file:
-        assert file.read() == b"a video"
-    assert storage.content_id(entry)
-    assert storage.replace(path, b"other", entry.token) == storage.version(path)
-    assert [storage.find_sources([item])[0].uri for item in (path, f"{tmp_path}/*.mp4", f"file://{tmp_path}/%E9t%E9.mp4")] == [
-        path
-    ] * 3
-    with pytest.raises(storage.SourceChanged, match=r"/\\xe9t\\xe9\.mp4: the file changed"):
-        storage.check_version(path, entry.token)
+NAME = b"\xe9t\xe9.mp4"
+
+
+def test_a_name_that_is_no_utf8_is_listed_as_a_uri_that_can_be_read(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)
+    for name in (NAME, b".\xe9.mp4", b"plain.mp4"):
+        with open(folder + b"/" + name, "wb") as file:
+            file.write(name)
+    (tmp_path / "good é.mp4").write_bytes(b"good")
+    found = storage.find_sources([str(tmp_path)])
+    assert [entry.uri for entry in found] == [
+        str(tmp_path / "good é.mp4"),
+        f"file://{tmp_path}/%FF/%E9t%E9.mp4",
+        f"file://{tmp_path}/%FF/plain.mp4",
+    ]
+    assert [storage.read(entry.uri) for entry in found] == [b"good", NAME, b"plain.mp4"]
+    with storage.open_binary(found[1].uri) as file:
+        assert file.read() == NAME
+    assert storage.exists(found[1].uri)
+    assert storage.version(found[1].uri) == found[1].token
+    for entry in found:
+        assert entry.uri.encode().isascii() or entry.uri.endswith("é.mp4")
+        assert storage.find_sources([entry.uri]) == [entry], "a row's uri is an input"
+    assert storage.content_id(found[0]) != storage.content_id(found[1])
+
+
+def test_a_scheme_is_one_in_any_case(tmp_path):
+    assert storage.normal("S3://Bucket/Key") == "s3://Bucket/Key"
+    (tmp_path / "a b.mp4").write_bytes(b"x")
+    assert [entry.uri for entry in storage.find_sources([f"FILE://{tmp_path}/a%20b.mp4"])] == [str(tmp_path / "a b.mp4")]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("gone.mp4", "gone.mp4: no such file or folder"),
+        ("https://example.com/a.mp4", "https://example.com/a.mp4: only paths, file:// and s3:// can be read; download"),
+        ("more.txt", "more.txt is a list itself; name its videos here"),
+        ("links.csv", "links.csv: is a table, not a video; give a list: a .txt file"),
+        ("empty", "empty: the folder holds no video"),
+    ],
+)
+def test_a_bad_line_of_a_list_is_named(tmp_path, line, reason):
+    (tmp_path / "more.txt").write_text("a.mp4\n")
+    (tmp_path / "links.csv").write_text("url\nhttps://example.com/a.mp4\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (tmp_path / "list.txt").write_text(f"# mine\na.mp4\n{line}\n")
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}/list.txt, line 3: ") + ".*" + re.escape(reason)):
+        storage.find_sources([str(tmp_path / "list.txt")])
+
+
+def test_a_table_of_links_is_called_one(tmp_path):
+    (tmp_path / "links.csv").write_text("a.mp4\n")
+    (tmp_path / "links.jsonl").write_text('{"url": "https://example.com/a.mp4"}\n')
+    with pytest.raises(ValueError, match=r"links.jsonl: is a table"):
+        storage.find_sources([str(tmp_path / "links.jsonl")])
+    with pytest.raises(ValueError, match=r"links.csv: is a table, not a video; .*must be downloaded first"):
+        storage.find_sources([str(tmp_path / "links.csv")])

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -51,6 +52,37 @@ def test_the_command_line_stays_small():
         "recipe": [],
         "bench": [],
     }
+
+
+def test_a_newcomer_is_told_version_help_and_benchmarks(gamecraft):
+    assert gamecraft("--version")[:2] == (0, f"gamecraft {run.code_version()}\n")
+    for words in (("-h",), ("curate", "-h"), ("recipe", "show", "-h")):
+        status, said, _ = gamecraft(*words)
+        assert (status, said.startswith("Usage:")) == (0, True), words
+    for words in (("bench",), ("bench", "--help"), ("bench", "-h")):
+        status, said, _ = gamecraft(*words)
+        assert status == 0
+        listed = [line.split()[0] for line in said.splitlines()[2:]]
+        assert listed == list(cli.BENCHMARKS)
+        assert "world      The demo world from nothing" in said
+    assert gamecraft("bench", "nope")[0] == 2
+
+
+def test_a_name_that_is_no_utf8_is_curated_like_any_other(gamecraft, make_video, tmp_path):
+    (tmp_path / "in").mkdir()
+    make_video(tmp_path / "in" / "good.mp4", seconds=3.2, seed=4)
+    make_video(tmp_path / "in" / "b.mp4", seconds=3.2, seed=5)
+    os.rename(tmp_path / "in" / "b.mp4", os.fsencode(tmp_path / "in") + b"/\xe9t\xe9.mp4")
+    status, said, _ = gamecraft("curate", tmp_path / "in", "--out", tmp_path / "o", "--recipe", "smoke")
+    assert status == 0
+    assert "2 sources; 2 clips: kept 2" in said
+    assert "2 in 1 shard" in said
+    status, said, _ = gamecraft("inspect", tmp_path / "o")
+    assert status == 0
+    assert re.search(r"^ good.mp4 +ok", said, re.MULTILINE)
+    assert re.search(r"^ \\xe9t\\xe9.mp4 +ok", said, re.MULTILINE)
+    status, _, trouble = gamecraft("curate", tmp_path / "in", "--out", os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    assert (status, "the name of the output must be UTF-8" in trouble) == (2, True)
 
 
 def test_curate_says_what_came_out_and_where_to_look(gamecraft, raw, tmp_path):

@@ -356,3 +356,10 @@ def test_a_browser_shows_every_section_and_plays_a_clip(browser, made: str, page
     assert not tab.locator("dialog").is_visible()
     tab.close()
     assert complaints == []
+
+
+@pytest.mark.parametrize("total_s", [0.3, 59.0, 7200.0, 200_000.0, 4e7])
+def test_a_timeline_of_any_length_has_a_handful_of_ticks(total_s):
+    marks = figures.ticks(total_s)
+    assert 1 <= len(marks) <= 10
+    assert marks[0].percent == 0

@@ -152,6 +152,12 @@ def test_a_server_that_answers_no_question_is_no_rows_fault(name, serve, cache):
     assert not list(cache.rglob("*.json"))
 
 
+def test_a_server_that_lists_its_models_and_answers_no_question_is_no_rows_fault(serve):
+    server = serve(lambda asked, number: serve.hang(2.0))
+    with pytest.raises(ServerGone, match=r"no VLM answers at .*no answer after 1 tries of 0.2 s: ReadTimeoutError"):
+        ask(load(settings(server.url, timeout_s=0.2, retries=0)), [prompt()])
+
+
 def test_a_spent_quota_is_not_waited_for(serve):
     server = serve(lambda asked, number: serve.status(429, b'{"error": {"code": "insufficient_quota"}}'))
     with pytest.raises(Unavailable):
