@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the builtin one from Python 3.11 on
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
@@ -91,7 +92,7 @@ class Saver:
     def leave(self) -> None:
         """Let what was begun be stored where the run fails: the group that it is written with ends with the run."""
         if self._writing is not None:
-            with suppress(TimeoutError):
+            with suppress(FutureTimeoutError):
                 self._writing.exception(_LEAVING_S)
 
     def finish(self) -> None:

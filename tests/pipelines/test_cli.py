@@ -43,7 +43,7 @@ def test_the_command_line_stays_small():
     assert flags == {
         "curate": ["--out", "--phase", "--recipe", "--runner"],
         "synth": ["--frames", "--interactions", "--out", "--phase", "--recipe", "--runner"],
-        "train": ["--data", "--out", "--recipe", "--runner", "--watch", "--workers"],
+        "train": ["--data", "--out", "--recipe", "--runner", "--share", "--watch", "--workers"],
         "encode": ["--data", "--out", "--recipe", "--runner", "--workers"],
         "report": [],
         "inspect": ["--camera", "--thresholds"],
