@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the builtin one from Python 3.11 on
 from contextlib import contextmanager, suppress
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -184,8 +185,9 @@ def _plain_errors(path: str, remedy: str = _DAMAGED) -> Iterator[None]:
     """Torch raises a BaseException for a checkpoint that it cannot read or write; make it an OSError with its first cause."""
     try:
         yield
-    except CheckpointException as error:
-        cause = next((failure[0] for failure in error.failures.values()), error)
+    except (CheckpointException, UnpicklingError, EOFError) as error:
+        failures = error.failures.values() if isinstance(error, CheckpointException) else ()
+        cause = next((failure[0] for failure in failures), error)
         raise OSError(f"{path}: {type(cause).__name__}: {cause}; {remedy}") from error
 
 
