@@ -15,6 +15,7 @@ from model.parallel.layout import Seat
 from model.recipes import TrainRecipe, weights_folder
 from model.training import checkpoint as checkpoints
 from model.training import codec as frame_codec
+from model.training.encode import check_made_with
 from model.training.flow import Thoughts, Words
 from model.training.precision import settle
 from model.world import ControlledExpert, World
@@ -91,7 +92,10 @@ def _coded(
     if recipe.model.weights:
         weights = weights_folder(recipe.model)
         place = os.path.join(weights, "vae")
-        return vae.load(place, device), text.load(weights, device), frame_codec.fingerprint(place)
+        codec_hash = frame_codec.fingerprint(place)
+        if recipe.data.latents:
+            check_made_with(recipe.data.latents, recipe.data, codec_hash)
+        return vae.load(place, device), text.load(weights, device), codec_hash
     path = os.path.join(folder, "codec.safetensors")
     if torch.distributed.get_rank() == 0:
         os.makedirs(folder, exist_ok=True)

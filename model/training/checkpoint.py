@@ -11,7 +11,9 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the builtin one from Python 3.11 on
 from contextlib import contextmanager, suppress
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -91,7 +93,7 @@ class Saver:
     def leave(self) -> None:
         """Let what was begun be stored where the run fails: the group that it is written with ends with the run."""
         if self._writing is not None:
-            with suppress(TimeoutError):
+            with suppress(FutureTimeoutError):
                 self._writing.exception(_LEAVING_S)
 
     def finish(self) -> None:
@@ -183,8 +185,9 @@ def _plain_errors(path: str, remedy: str = _DAMAGED) -> Iterator[None]:
     """Torch raises a BaseException for a checkpoint that it cannot read or write; make it an OSError with its first cause."""
     try:
         yield
-    except CheckpointException as error:
-        cause = next((failure[0] for failure in error.failures.values()), error)
+    except (CheckpointException, UnpicklingError, EOFError) as error:
+        failures = error.failures.values() if isinstance(error, CheckpointException) else ()
+        cause = next((failure[0] for failure in failures), error)
         raise OSError(f"{path}: {type(cause).__name__}: {cause}; {remedy}") from error
 
 

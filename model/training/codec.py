@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def trained(
     if os.path.exists(path):
         try:
             codec.load_state_dict(load_file(path))
-        except RuntimeError as error:
+        except (RuntimeError, SafetensorError) as error:
             sizes = f"codec.channels {how.channels}, codec.width {how.width}"
             raise ValueError(f"{path} is no codec of {sizes}; set those it was trained with: {error}") from error
     else:

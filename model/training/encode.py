@@ -21,6 +21,7 @@ from model.data.loader import DataSettings, decoded, parts_of, stored_in
 from model.data.runs import Window, in_order, runs, windows
 from model.parallel import launch
 from model.recipes import TrainRecipe, weights_folder
+from model.training.checkpoint import differences
 from model.training.codec import fingerprint
 from model.training.flow import coded
 
@@ -104,9 +105,24 @@ def encoded(window: Window, data: DataSettings, codec: Codec) -> latents.Encoded
 
 def _check_spec(folder: str, data: DataSettings, place: str) -> None:
     """Put down what the latents are made with; ValueError where the folder has others."""
-    spec: dict[str, Any] = {"codec": fingerprint(place), "size": list(data.size), "fps": data.fps}
-    uri = storage.join(storage.normal(folder), "encoded.json")
-    storage.put(uri, json.dumps(spec).encode(), if_absent=True)
-    found = json.loads(storage.read(uri))
-    if found != spec:
-        raise ValueError(f"{folder} was encoded with {found}, not {spec}; use another folder, or those settings")
+    spec = _spec(data, fingerprint(place))
+    storage.put(_spec_uri(folder), json.dumps(spec).encode(), if_absent=True)
+    check_made_with(folder, data, spec["codec"])
+
+
+def check_made_with(folder: str, data: DataSettings, codec_hash: str) -> None:
+    """ValueError where the latents in a folder are of another codec, size or rate, or where there are none."""
+    try:
+        found = json.loads(storage.read(_spec_uri(folder)))
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder}: no encoded.json there; data.latents must be a folder of `gamecraft encode`") from error
+    if changed := differences(found, _spec(data, codec_hash)):
+        raise ValueError(f"{folder}: {'; '.join(changed)}; use another folder, or those settings")
+
+
+def _spec(data: DataSettings, codec_hash: str) -> dict[str, Any]:
+    return {"codec": codec_hash, "size": list(data.size), "fps": data.fps}
+
+
+def _spec_uri(folder: str) -> str:
+    return storage.join(storage.normal(folder), "encoded.json")

@@ -103,7 +103,8 @@ class Trainer:
             while self.step < end:
                 phase, _ = self.how.phase_at(self.step)
                 if phase != self.phase:
-                    self.phase, self.position, self._listings = phase, 0, ()
+                    self.phase, self.position = phase, 0
+                    self._listings = [[(0, listing[-1][1])] for listing in self._listings]  # new shards enter here too
                 for note in self._steps_of_phase(end, notes):
                     found.append(note)
                     self._tell(note, notes)

@@ -58,6 +58,10 @@ def saved(folder):
     return torch.load(f"{folder}-whole.pt"), checkpoint.read_state(path)
 
 
+def codec_of(folder):
+    return (folder / "codec.safetensors").read_bytes()
+
+
 def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -161,28 +165,34 @@ def test_a_run_of_another_model_is_refused_by_the_name_of_what_differs(stage1, s
         train(wider, [out], str(tmp_path / "r"), say=quiet)
 
 
-def test_a_damaged_checkpoint_is_an_error_with_a_remedy(second, stage2, out, tmp_path):
+@pytest.mark.parametrize("damage", ["lost", "cut off"])
+def test_a_damaged_checkpoint_is_an_error_with_a_remedy(second, stage2, stage1, out, tmp_path, damage):
     folder = tmp_path / "run"
     checkpoint_ = folder / "step-00000008"
     checkpoint_.mkdir(parents=True)
     for file in Path(checkpoint.latest(str(stage2[0]))).iterdir():
         (checkpoint_ / file.name).write_bytes(file.read_bytes())
-    (folder / "codec.safetensors").write_bytes((stage2[0] / "codec.safetensors").read_bytes())
-    next(checkpoint_.glob("*.distcp")).unlink()
-    with pytest.raises(OSError, match=r"step-00000008: FileNotFoundError: .*delete this checkpoint"):
+    (folder / "codec.safetensors").write_bytes(codec_of(stage2[0]))
+    tensors = next(checkpoint_.glob("*.distcp"))
+    tensors.unlink() if damage == "lost" else tensors.write_bytes(tensors.read_bytes()[:1000])
+    with pytest.raises(OSError, match=r"step-00000008: \w+: .*delete this checkpoint, and the run goes on from the one before"):
         train(second, [out], str(folder), say=quiet)
+    (checkpoint_ / ".metadata").write_bytes(b"")
+    on = replace(stage1[0], model=replace(second.model, start=str(folder)))
+    with pytest.raises(OSError, match=r"step-00000008: EOFError: .*delete this checkpoint"):
+        train(on, [out], str(tmp_path / "on"), say=quiet)
 
 
 def test_stage_two_takes_over_the_codec_of_stage_one_and_pins_it(stage1, stage2, second, made, tmp_path):
     recipe, folder = stage1
-    codec, state = (folder / "codec.safetensors").read_bytes(), saved(folder)[1]
-    assert (stage2[0] / "codec.safetensors").read_bytes() == codec
+    codec, state = codec_of(folder), saved(folder)[1]
+    assert codec_of(stage2[0]) == codec
     other = str(tmp_path / "other")  # data on which another codec would be fitted
     shards.put_index(other, "000000", shards.put_tar(other, "000000", [made.clip("b", 0, 200, 40)]))
     on = replace(recipe, model=replace(recipe.model, start=str(folder)), train=replace(recipe.train, curriculum=(Phase(5, 1),)))
     said = []
     train(on, [other], str(tmp_path / "run"), say=said.append)
-    assert (tmp_path / "run" / "codec.safetensors").read_bytes() == codec
+    assert codec_of(tmp_path / "run") == codec
     assert not any(words.startswith("codec: ") for words in said), "none was fitted"
     spec = saved(tmp_path / "run")[1]["spec"]
     assert spec["codec"] == state["spec"]["codec"] == fingerprint(str(folder / "codec.safetensors"))
@@ -198,7 +208,7 @@ def test_another_codec_than_the_one_trained_with_is_refused(stage1, out, made, t
     on = replace(alone, model=replace(alone.model, start=str(folder)))
     with pytest.raises(ValueError, match=rf"codec.safetensors is codec {ours}, that of model.start is {theirs}; delete it"):
         train(on, [out], str(tmp_path / "run"), say=quiet)
-    (tmp_path / "run" / "codec.safetensors").write_bytes((folder / "codec.safetensors").read_bytes())
+    (tmp_path / "run" / "codec.safetensors").write_bytes(codec_of(folder))
     with pytest.raises(ValueError, match=rf'codec was "{ours}", now "{theirs}"; use another folder'):
         train(alone, [out], str(tmp_path / "run"), say=quiet)
     (tmp_path / "run" / "codec.safetensors").unlink()
@@ -206,6 +216,11 @@ def test_another_codec_than_the_one_trained_with_is_refused(stage1, out, made, t
         train(alone, [out], str(tmp_path / "run"), say=quiet)
     with pytest.raises(ValueError, match=r"no such file; the run that model.start names needs its codec"):
         train(replace(alone, model=replace(alone.model, start=str(tmp_path / "run"))), [out], str(tmp_path / "q"), say=quiet)
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / "codec.safetensors").write_bytes(codec_of(folder)[:200])
+    with pytest.raises(ValueError, match=r"codec.safetensors is no codec of codec.channels 32, codec.width 8"):
+        train(alone, [out], str(cut), say=quiet)
     narrow = replace(recipe, codec=replace(recipe.codec, width=4))
     with pytest.raises(ValueError, match=r"is no codec of codec.channels 32, codec.width 4; set those it was trained with"):
         train(narrow, [out], str(folder), say=quiet)

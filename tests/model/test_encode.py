@@ -16,6 +16,7 @@ from model.data import latents  # noqa: E402
 from model.data.loader import Batches, DataSettings, Windows, read  # noqa: E402
 from model.recipes import BUILT_IN, ModelSpec, TrainRecipe  # noqa: E402
 from model.training import encode, flow  # noqa: E402
+from model.training.codec import fingerprint  # noqa: E402
 from model.training.settings import Phase, TrainSettings  # noqa: E402
 
 
@@ -88,12 +89,25 @@ def test_a_window_that_cannot_be_read_is_put_down_and_left_out(recipe, made, tmp
     assert sum(place is None for place in latents.places(folder).values()) == 3
 
 
+def test_a_codec_of_the_same_settings_and_other_weights_is_another_codec(recipe, codec, tmp_path):
+    torch.manual_seed(7)
+    tiny_world.VideoCodec(type(codec.vae).from_config(codec.vae.config)).vae.save_pretrained(tmp_path / "vae")
+    theirs = f"{recipe.model.weights}/vae"
+    assert fingerprint(str(tmp_path / "vae")) != fingerprint(theirs) == fingerprint(theirs)
+
+
 def test_latents_of_another_size_and_recipes_without_a_codec_are_refused(recipe, out, tmp_path):
     folder = str(tmp_path / "latents")
     encode.encode(recipe, [out], folder, say=lambda words: None)
     other = replace(recipe, data=replace(recipe.data, size=(48, 32)))
-    with pytest.raises(ValueError, match=r"was encoded with .*use another folder"):
+    with pytest.raises(ValueError, match=r"size was \[32, 32\], now \[48, 32\]; use another folder"):
         encode.encode(other, [out], folder)
+    with pytest.raises(ValueError, match=r"fps was 10.0, now 5.0; use another folder"):
+        encode.check_made_with(folder, replace(recipe.data, fps=5.0), fingerprint(f"{recipe.model.weights}/vae"))
+    with pytest.raises(ValueError, match=r'codec was ".*", now "another"; use another folder'):
+        encode.check_made_with(folder, recipe.data, "another")
+    with pytest.raises(ValueError, match=r"no encoded.json there; data.latents must be a folder of `gamecraft encode`"):
+        encode.check_made_with(str(tmp_path / "none"), recipe.data, "another")
     with pytest.raises(ValueError, match=r"needs model.weights"):
         encode.encode(BUILT_IN["tiny"](), [out], folder)
     with pytest.raises(ValueError, match=r"nowhere: no such folder; model.weights must be"):

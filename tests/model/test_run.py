@@ -221,6 +221,14 @@ def test_a_recipe_survives_yaml(name, tmp_path):
     assert recipes.load(str(tmp_path / f"{name}.yaml"), BUILT_IN, type(demo())) == BUILT_IN[name]()
 
 
+def test_sources_are_named_in_yaml(tmp_path):
+    (tmp_path / "mix.yaml").write_text("data: {sources: [{uri: 's3://real', share: 0.8}, {uri: 's3://made', share: 0.2}]}\n")
+    found = recipes.load(str(tmp_path / "mix.yaml"), BUILT_IN, type(demo()))
+    assert found == replace(run.with_shares(type(demo())(), ["s3://real", "s3://made"], [0.8, 0.2]), name="mix")
+    (tmp_path / "mix.yaml").write_text(recipes.to_yaml(found))
+    assert recipes.load(str(tmp_path / "mix.yaml"), BUILT_IN, type(demo())) == found
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

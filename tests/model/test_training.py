@@ -1,7 +1,9 @@
 """Stages 1 and 2 on a tiny world: it learns, goes on bit for bit where it stopped, and leaves alone what is frozen."""
 
 import json
+import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -57,9 +59,9 @@ def codec():
 def trainer(out, codec, tmp_path):
     """A function: settings -> a trainer of the same fresh world, in the folder of a name."""
 
-    def make(how=HOW, folder="run"):
+    def make(how=HOW, folder="run", outputs=(out,)):
         world = World(*tiny_world.experts(), NoiseSpec())
-        return Trainer(world, codec, tiny_world.Words(), [out], tiny_world.DATA, how, str(tmp_path / folder))
+        return Trainer(world, codec, tiny_world.Words(), outputs, tiny_world.DATA, how, str(tmp_path / folder))
 
     return make
 
@@ -139,6 +141,22 @@ def test_a_checkpoint_without_its_state_does_not_count(trainer, tmp_path):
     (tmp_path / "run" / "step-00000004" / "state.json").unlink()
     assert checkpoint.latest(str(tmp_path / "run")).endswith("step-00000002")
     assert trainer().step == 2
+
+
+def test_a_run_says_which_shards_it_is_trained_on_through_all_phases(trainer, tmp_path, made, out):
+    """A new shard enters with the next phase at the latest; one that is lost is missed there too."""
+    copy = shutil.copytree(out, tmp_path / "data")
+    make = partial(trainer, outputs=[str(copy)])
+    make().run(steps=7)
+    shards.put_index(str(copy), "000001", shards.put_tar(str(copy), "000001", [made.clip("b", 0, 0, 30)]))
+    make().run(steps=1)
+    (listing,) = checkpoint.read_state(checkpoint.latest(str(tmp_path / "run")))["shards"]
+    assert [(epoch, sorted(held.values())) for epoch, held in listing] == [
+        (0, [f"{copy}/shards/000000", f"{copy}/shards/000001"])
+    ]
+    (copy / "shards" / "000000.parquet").unlink()
+    with pytest.raises(ValueError, match="1 of 2 shards that this run is trained on are gone or changed"):
+        make().run(steps=1)
 
 
 def test_the_newest_checkpoints_stay_and_what_killed_runs_left_goes(trainer, tmp_path):
