@@ -67,7 +67,7 @@ def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Uni
     new = [entry for entry in entries if source_digest(entry, recipe) not in seen]
     if not new:
         return []
-    listed = [_source_unit(recipe, *identity) for identity in _identified(new, entries, out, recipe)]
+    listed = [_source_unit(recipe, *identity) for identity in _identified(new, entries, out)]
     ids = {Name.parse(unit.name).video_id for unit in listed}
     old = _superseded_rows(out)
     for name in [name for name in old if Name.parse(name).video_id in ids]:
@@ -77,10 +77,10 @@ def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Uni
 
 
 def _identified(
-    new: Sequence[Entry], entries: Sequence[Entry], out: str, recipe: Recipe
+    new: Sequence[Entry], entries: Sequence[Entry], out: str
 ) -> Iterator[tuple[Entry, str, Entry | None, str | None, str | None]]:
     """Of each new source its id, and the source that stands for the same recording with what is the same, or its problem."""
-    current = {source_digest(entry, recipe): entry for entry in entries}
+    listed = {entry.uri: entry for entry in entries}
     measured = {name.video_id: name for name in units.measured(out)}
     fresh = set(new)
     twins = duplicates.twins(new, [entry for entry in entries if entry not in fresh])
@@ -88,7 +88,8 @@ def _identified(
 
     def owner_of(video_id: str) -> Entry | None:
         if name := measured.get(video_id):
-            return current.get(name.digest) or _measured_source(out, name)
+            source = _measured_source(out, name)
+            return listed.get(source.uri, source)
         return first.get(video_id)
 
     for entry, (video_id, problem) in zip(new, storage.at_once(_identify, new), strict=True):
@@ -122,7 +123,7 @@ def _unreadable_now(entry: Entry, error: OSError) -> tuple[str, str]:
 
 
 def _measured_source(out: str, name: Name) -> Entry:
-    """Where the source with a committed unit's bytes is, and its size: tokens begin with it."""
+    """Where the source is that stands for a committed unit's bytes, and its size: tokens begin with it."""
     row = ledger.read_video(out, str(name)) or {"uri": str(name), "token": "0-"}
     return Entry(row.get("duplicate_of") or row["uri"], int(row["token"].partition("-")[0]), "")
 
