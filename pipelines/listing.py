@@ -12,8 +12,12 @@ import pyarrow as pa
 from curation import shards, storage
 from curation.schema import Row, digest
 from pipelines import chunked, ledger, units
+from pipelines.lock import check
 from pipelines.recipes import Recipe
 from pipelines.units import Name, Unit
+
+# How many units are taken back before the lock is looked at again.
+_UNITS_A_CHECK = 64
 
 
 def todo(phase: str, out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
@@ -158,6 +162,7 @@ def _plan(out: str, recipe: Recipe, clips: pa.Table) -> None:
     first = 1 + max((int(name) for name in planned["shard"].to_pylist()), default=-1)
     size = recipe.shard.clips_per_shard
     rows = [{"shard": f"{first + i // size:06d}", "clip_id": row["clip_id"]} for i, row in enumerate(new)]
+    check(out)
     shards.put_plan(out, len(shards.plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
 
 
@@ -202,7 +207,9 @@ def _unscored(out: str, recipe: Recipe) -> set[str]:
 
 def _drop(out: str, phase: str, names: Iterable[Name]) -> None:
     """Take back units whose settings or clips are no longer these; their rows first, which are the commit."""
-    for name in names:
+    for number, name in enumerate(names):
+        if number % _UNITS_A_CHECK == 0:
+            check(out)
         storage.delete(ledger.clips_uri(out, phase, str(name)))
         if phase == "annotate":
             storage.delete(storage.join(out, "sidecar", "camera", f"{name}.parquet"))
