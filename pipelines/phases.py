@@ -60,6 +60,7 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
     if unit.problem:
         return record
     before, spent = video.decodes.copy(), vlm.spent.copy()
+    asked = storage.requests.copy()
     answers.use(ledger.answers_uri(phase.out))
     try:
         with Attempt(phase.out, phase.name, unit.name) as attempt:
@@ -70,7 +71,8 @@ def work(phase: Phase, unit: Unit, tell: Callable[[float], None] | None = None) 
             record.wall_s = round(time.monotonic() - began, 3)
             phase.commit(unit, rows, record)
     except Exception as error:
-        record.failure = f"{type(error).__name__}: {error}"
+        record.failure = storage.describe(error)
+    record.s3 = dict(storage.requests - asked)
     return record
 
 
