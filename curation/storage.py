@@ -19,7 +19,7 @@ import stat
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -643,7 +643,7 @@ def _count_response(response_dict: dict[str, Any] | None, **_: Any) -> None:
     requests["throttled"] += 1
     if requests["throttled"] >= _SAID_FROM and time.monotonic() >= _said_s + _SAID_EVERY_S:
         _said_s = time.monotonic()
-        logging.getLogger(__name__).warning("%s", throttling())
+        logging.getLogger(__name__).warning("%s", throttling(requests))
 
 
 def _repeat(attempts: int, response: Any, caught_exception: Exception | None, **_: Any) -> float | None:
@@ -665,13 +665,13 @@ def _unanswered() -> tuple[type[Exception], ...]:
     return NoConnection, HTTPClientError
 
 
-def throttling() -> str:
-    """How much of what this process asked S3 for was put off, in words; empty where nothing was."""
-    if not requests["throttled"]:
+def throttling(counts: Mapping[str, int]) -> str:
+    """How many of these `requests` S3 put off, in words; empty where it put off none."""
+    if not counts.get("throttled"):
         return ""
     return (
-        f"S3 throttled {requests['throttled']} of {requests['all']} requests of this process (503 or 429); they are repeated "
-        "later, which takes time. Fewer workers, or sources spread over more prefixes, help"
+        f"S3 throttled {counts['throttled']} of {counts['all']} requests (503 or 429); they are repeated later, which takes "
+        "time. Fewer workers, or sources spread over more prefixes, help"
     )
 
 

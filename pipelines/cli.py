@@ -432,6 +432,9 @@ def _print_summary(summary: Any, report: str) -> None:
         _say(f"  {name:20} {seconds:9.2f} CPU-s")
     if decodes:
         _say("  decodes: " + ", ".join(f"{count} {name}" for name, count in sorted(decodes.items())))
+    asked = sum((Counter(record.s3) for record in summary.records), storage.requests)
+    if words := storage.throttling(asked):
+        _say(f"  {words}")
     for title, words in summary.said:
         _say(f"  {title}: {words}")
     done, before = len(summary.records) - len(summary.failures), sum(summary.before.values())

@@ -43,7 +43,10 @@ _RECORD_KEY = b"gamecraft.record"
 
 @dataclass
 class Record:
-    """What one unit did and cost. `failure` is set where the unit could not be committed, `note` where there is more to say."""
+    """What one unit did and cost. `failure` is set where the unit could not be committed, `note` where there is more to say.
+
+    s3: requests of the unit as `storage.requests` counts them; not in files.
+    """
 
     phase: str
     unit: str
@@ -54,6 +57,7 @@ class Record:
     cpu_s: dict[str, float] = field(default_factory=dict)
     decodes: dict[str, int] = field(default_factory=dict)
     vlm: dict[str, int] = field(default_factory=dict)
+    s3: dict[str, int] = field(default_factory=dict)
     failure: str | None = None
     note: str | None = None
 

@@ -68,6 +68,7 @@ def work(
     if unit.problem:
         return record
     before, spent = video.decodes.copy(), vlm.spent.copy()
+    asked = storage.requests.copy()
     answers.use(ledger.answers_uri(phase.out))
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
@@ -81,7 +82,8 @@ def work(
         if commits:
             phase.commit(unit, rows, record)
     except Exception as error:
-        record.failure = f"{type(error).__name__}: {error}"
+        record.failure = storage.describe(error)
+    record.s3 = dict(storage.requests - asked)
     return record
 
 

@@ -9,8 +9,9 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -109,18 +110,32 @@ def start_ray() -> None:
 
     ValueError within seconds where nothing of Ray's answers at the address; Ray itself would try for minutes.
     """
-    import ray
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if ray.is_initialized():
-        return
     address = os.environ.get("RAY_ADDRESS", "")
-    _require_ray_at(address)
+    with _quiet_backend() if address not in ("", "local") else nullcontext():
+        import ray
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        if ray.is_initialized():
+            return
+        _require_ray_at(address)
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+        except (ConnectionError, RuntimeError) as error:
+            named = f"RAY_ADDRESS is {address}: " if address else ""
+            raise ValueError(f"{named}Ray cannot be started: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _quiet_backend() -> Iterator[None]:
+    """Keep Ray's C++ side from printing each of its tries to connect. It reads this once; processes started later do not."""
+    name = "RAY_BACKEND_LOG_LEVEL"
+    before = os.environ.get(name)
+    os.environ[name] = before or "error"
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, RuntimeError) as error:
-        named = f"RAY_ADDRESS is {address}: " if address else ""
-        raise ValueError(f"{named}Ray cannot be started: {' '.join(str(error).split())}") from error
+        yield
+    finally:
+        if not before:
+            del os.environ[name]
 
 
 def _require_ray_at(address: str) -> None:

@@ -352,11 +352,11 @@ def test_a_store_that_throttles_is_asked_again_and_said_to_throttle_once_in_a_wh
     assert (storage.requests["all"], storage.requests["throttled"]) == (180, 120)
     (said,) = [record.getMessage() for record in caplog.records if record.name == "curation.storage"]
     assert re.fullmatch(
-        r"S3 throttled 5 of \d requests of this process \(503 or 429\); they are repeated later, which takes time\. "
+        r"S3 throttled 5 of \d requests \(503 or 429\); they are repeated later, which takes time\. "
         "Fewer workers, or sources spread over more prefixes, help",
         said,
     )
-    assert storage.throttling().startswith("S3 throttled 120 of 180 requests of this process")
+    assert storage.throttling(storage.requests).startswith("S3 throttled 120 of 180 requests (503 or 429)")
 
 
 def test_a_store_that_throttles_for_too_long_is_an_error_with_words(impatient, front):

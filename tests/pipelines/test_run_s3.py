@@ -1,5 +1,7 @@
 """From bucket to bucket: the same rows and shards as on a local disk."""
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 pytest.importorskip("moto", reason="the S3 store of the tests is in the extra 'dev'")
 
 from curation import shards, storage
-from pipelines import ledger, recipes, run
+from pipelines import cli, ledger, recipes, run
 from pipelines.report import write_report
 
 
@@ -40,3 +42,38 @@ def test_a_bucket_that_is_not_there(s3, raw):
         run.curate([str(raw)], "s3://no-such-bucket-here/out", recipes.smoke())
     with pytest.raises(ValueError, match=rf"{s3.uri}/empty: no video"):
         run.curate([f"{s3.uri}/empty"], f"{s3.uri}/out", recipes.smoke())
+
+
+def test_throttling_is_in_the_summary_of_a_run(front, raw, monkeypatch, capsys):
+    monkeypatch.setattr(storage, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    storage.put(f"{front.uri}/raw/b.mp4", (raw / "b.mp4").read_bytes())
+    tries = set()
+
+    def busy(request):
+        """Every first try of a ranged read: workers make those."""
+        name = request.headers.get("amz-sdk-invocation-id")
+        if request.ranged and name not in tries:
+            tries.add(name)
+            return front.refusal(503, "SlowDown")
+        return None
+
+    front.before = busy
+    words = [
+        "gamecraft",
+        "curate",
+        f"{front.uri}/raw",
+        "--out",
+        f"{front.uri}/out",
+        "--recipe",
+        "smoke",
+        "--phase",
+        "partition",
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    said = re.search(r"  S3 throttled (\d+) of (\d+) requests \(503 or 429\); they are repeated", capsys.readouterr().out)
+    throttled, asked = (int(number) for number in said.groups())
+    assert 3 < throttled == len(tries) < asked
