@@ -19,7 +19,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -38,6 +38,7 @@ _STOPPED = 143  # the exit code of a worker that was told to stop
 # Workers of other units that crash on the same machine within these seconds speak of the machine.
 _TOGETHER_S = 2.0
 _FORGET_S = 60.0
+_NOT_LOOKED_FOR = ""  # the row of a crash among rows that went in together
 _PARENT_CHECK_S = 1.0
 _SHOW_EVERY_S = 0.5
 _FAREWELL_S = 10.0
@@ -47,7 +48,7 @@ Show = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Death:
-    """How a worker ended over a unit: on which row (None: not known), from what, and when."""
+    """How a worker ended over a unit: on which row (None: outside of any), from what, and when."""
 
     unit: str
     row: str | None
@@ -123,11 +124,11 @@ class Supervisor:
     def do(self, phase: Phase, unit: Unit, show: Show = lambda _: None) -> Record:
         """The unit's record. Its `failure` says so if the worker crashed outside of any clip, or was killed too often."""
         deaths: list[Death] = []
-        careful = False
+        careful = cleared = False
         while True:
             crashes = Counter(death.row for death in deaths if death.crashed and not _crashed_together(death))
-            if crashes[None] > MAX_CRASHES:
-                return _failed(phase, unit, f"crashed its worker {crashes[None]} times outside of any clip: {_causes(deaths)}")
+            if crashes[None] >= MAX_CRASHES:
+                return _failed(phase, unit, f"crashed its worker outside of any clip: {_causes(deaths)}")
             if len(deaths) - crashes.total() >= _MAX_KILLS:
                 return _failed(phase, unit, f"its worker was killed too often: {_causes(deaths)}; is there memory enough?")
             # A clip that is found goes out, and the others are worked on together again: some results are pooled over them.
@@ -136,13 +137,13 @@ class Supervisor:
             end = self._running().do(phase, unit, Attempt(poison, careful), show)
             if isinstance(end, Death):
                 self.stop()
-                deaths.append(end)
+                deaths.append(end if careful or cleared else replace(end, row=_NOT_LOOKED_FOR))
                 careful = careful or end.crashed
                 if end.crashed:
                     _note(end)
                     time.sleep(_apart_s(unit.name) if _crashed_together(end) else 0)
             elif careful and _pools(phase) and not end.failure:
-                careful = False
+                careful, cleared = False, True
             else:
                 return end
 
