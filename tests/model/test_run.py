@@ -12,7 +12,7 @@ pytest.importorskip("tensorboard", reason="the extra `train` is not installed")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa: E402
 
-from model.recipes import BUILT_IN, ModelSpec, demo, tiny  # noqa: E402
+from model.recipes import BUILT_IN, ModelSpec, TrainRecipe, demo, tiny  # noqa: E402
 from model.training import checkpoint, precision, run  # noqa: E402
 from model.training.codec import CodecSettings  # noqa: E402
 from model.training.settings import Phase  # noqa: E402
@@ -222,9 +222,11 @@ def test_a_recipe_survives_yaml(name, tmp_path):
 
 
 def test_sources_are_named_in_yaml(tmp_path):
-    (tmp_path / "mix.yaml").write_text("data: {sources: [{uri: 's3://real', share: 0.8}, {uri: 's3://made', share: 0.2}]}\n")
+    sources = "data: {sources: [{uri: 's3://real', share: 0.8}, {uri: 's3://made', share: 0.2}]}\n"
+    (tmp_path / "mix.yaml").write_text("model: {weights: w}\n" + sources)
     found = recipes.load(str(tmp_path / "mix.yaml"), BUILT_IN, type(demo()))
-    assert found == replace(run.with_shares(type(demo())(), ["s3://real", "s3://made"], [0.8, 0.2]), name="mix")
+    plain = TrainRecipe(name="mix", model=ModelSpec(weights="w"))
+    assert found == run.with_shares(plain, ["s3://real", "s3://made"], [0.8, 0.2])
     (tmp_path / "mix.yaml").write_text(recipes.to_yaml(found))
     assert recipes.load(str(tmp_path / "mix.yaml"), BUILT_IN, type(demo())) == found
 
