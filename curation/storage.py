@@ -368,7 +368,9 @@ def same_bytes(one: Entry, other: Entry) -> bool:
     elif not (is_s3(one.uri) or is_s3(other.uri)) and os.path.samefile(local_path(one.uri), local_path(other.uri)):
         return True
     blocks = range(0, one.size, _COMPARED_BYTES)
-    return all(read(one.uri, at, _COMPARED_BYTES) == read(other.uri, at, _COMPARED_BYTES) for at in blocks)
+    return all(
+        read(one.uri, at, _COMPARED_BYTES, one.token) == read(other.uri, at, _COMPARED_BYTES, other.token) for at in blocks
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -376,7 +378,7 @@ def whole_id(entry: Entry) -> str:
     """Name a source by all of its bytes (16 hex digits): for one whose `content_id` another source has already."""
     sha = hashlib.sha256(f"whole {entry.size}".encode())
     for at in range(0, entry.size, _COMPARED_BYTES):
-        sha.update(read(entry.uri, at, _COMPARED_BYTES))
+        sha.update(read(entry.uri, at, _COMPARED_BYTES, entry.token))
     return sha.hexdigest()[:16]
 
 
