@@ -114,7 +114,7 @@ def gamecraft2_instruct() -> TrainRecipe:
 
 
 def demo() -> TrainRecipe:
-    """A world of 64x48 px for an hour of one processor core; `docs/demo-world.md` says what it learns."""
+    """A world of 64x48 px for an hour or two of one processor core; `docs/demo-world.md` says what it learns."""
     backbone = BackboneConfig(
         num_attention_heads=3,
         attention_head_dim=64,
