@@ -6,6 +6,7 @@ The wheel of VizDoom carries the free Freedoom maps, so nothing else has to be i
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,8 +158,20 @@ def running(
         finally:
             game.close()
             if not littered:
-                with contextlib.suppress(OSError):  # another recording may still hold it
-                    LITTER.rmdir()
+                _tidy_up()
+
+
+def _tidy_up() -> None:
+    """Remove what the engine leaves, once it has let go of it; another recording may hold it for longer."""
+    for _ in range(10):
+        try:
+            LITTER.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _set_map(game: Any, wad: Path, level: str, seed: int, skill: int) -> None:
