@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from curation import encode, scratch
+from curation import encode, scratch, storage
 from curation.cameras.camera import from_npz, to_npz
 from curation.encode import Encoding
 from curation.schema import Row
@@ -20,7 +20,9 @@ def encode_clip(row: Row, how: Encoding) -> Row:
     """
     crop = Rect(**row["picture"])
     clip = encode.encode(row["source_uri"], Span(row["start_s"], row["end_s"]), crop, how)
-    scratch_file(row["clip_id"]).write_bytes(clip.mp4)
+    waiting = scratch_file(row["clip_id"])
+    with storage.naming(str(waiting)):
+        waiting.write_bytes(clip.mp4)
     stored = {"stored_width": clip.width, "stored_height": clip.height, "stored_frames": len(clip.times_s)}
     return {**row, **stored, "camera_npz": _stored_camera(row, crop, clip)}
 

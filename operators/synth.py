@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from curation import stretches, vlm
+from curation import storage, stretches, vlm
 from curation.chunks import ScanSettings
 from curation.iqa import fold
 from curation.scan import scan
@@ -64,7 +64,8 @@ def make_video(row: Row, how: SynthSettings) -> Row:
     except Exception as error:
         return {**row, **_tried(f"not made: {type(error).__name__}: {error}", row["synth_attempt"], how)}
     file = scratch_file(row["video_id"])
-    file.write_bytes(to_mp4(made.pictures, made.fps))
+    with storage.naming(str(file)):
+        file.write_bytes(to_mp4(made.pictures, made.fps))
     return {
         **row,
         "source_uri": str(file),

@@ -1,5 +1,6 @@
 """Two ways to run a phase's units: on this machine, or on Ray Data. Both watch a child process that does them (`worker`)."""
 
+import atexit
 import json
 import logging
 import math
@@ -46,7 +47,7 @@ def run_local(phase: Phase, units: Sequence[Unit], show: Callable[[float], None]
         for number, unit in enumerate(units):
             yield supervisor.do(phase, unit, partial(_shifted, show, number))
     finally:
-        supervisor.stop()
+        supervisor.close()
 
 
 def _shifted(show: Callable[[float], None], before: int, part: float) -> None:
@@ -79,7 +80,7 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
 def _units_a_task(phase: Phase, units: int, cores: int) -> int:
     """One that decodes or asks a model; several that only read rows, if every core still has a few tasks."""
     slim = phase.name == "relate" and not phase.recipe.caption.vlm.asked
-    return max(1, min(_SLIM_UNITS_A_TASK, units // (4 * cores))) if slim else 1
+    return max(1, min(_SLIM_UNITS_A_TASK, units // (4 * max(1, cores)))) if slim else 1
 
 
 def _ask_ahead(phase: Phase, units: Sequence[Unit]) -> None:
@@ -102,7 +103,9 @@ def _block_work(phase: Phase):  # type: ignore[no-untyped-def]
 @cache
 def _supervisor() -> Supervisor:
     """The one of this Ray worker; its child lives as long, since starting one costs a second."""
-    return Supervisor()
+    supervisor = Supervisor()
+    atexit.register(supervisor.close)
+    return supervisor
 
 
 def start_ray() -> None:

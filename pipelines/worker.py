@@ -120,6 +120,7 @@ class Supervisor:
 
     def __init__(self) -> None:
         self._worker: WorkerProcess | None = None
+        self._notes: list[Path] = []
 
     def do(self, phase: Phase, unit: Unit, show: Show = lambda _: None) -> Record:
         """The unit's record. Its `failure` says so if the worker crashed outside of any clip, or was killed too often."""
@@ -140,7 +141,7 @@ class Supervisor:
                 deaths.append(end if careful or cleared else replace(end, row=_NOT_LOOKED_FOR))
                 careful = careful or end.crashed
                 if end.crashed:
-                    _note(end)
+                    self._notes += _note(end)
                     time.sleep(_apart_s(unit.name) if _crashed_together(end) else 0)
             elif careful and _pools(phase) and not end.failure:
                 careful, cleared = False, True
@@ -152,6 +153,14 @@ class Supervisor:
         if self._worker:
             self._worker.stop()
         self._worker = None
+
+    def close(self) -> None:
+        """End the worker process, and remove the notes of its crashes."""
+        self.stop()
+        for note in self._notes:
+            with suppress(OSError):  # others may have notes in that folder
+                note.unlink(missing_ok=True)
+                note.parent.rmdir()
 
     def _running(self) -> WorkerProcess:
         self._worker = self._worker or WorkerProcess()
@@ -191,13 +200,16 @@ def _notes() -> Path:
     return folder
 
 
-def _note(death: Death) -> None:
+def _note(death: Death) -> list[Path]:
     """Let those who watch other workers on this machine know of a crash. A note is an empty file: its name says all."""
     with suppress(OSError):  # a full disk must not hide the crash itself
-        for note in _notes().iterdir():
-            if death.time_s - float(note.name.partition(" ")[0]) > _FORGET_S:
-                note.unlink(missing_ok=True)
-        (_notes() / f"{death.time_s} {death.unit}").touch()
+        note = _notes() / f"{death.time_s} {death.unit}"
+        for old in _notes().iterdir():
+            if death.time_s - float(old.name.partition(" ")[0]) > _FORGET_S:
+                old.unlink(missing_ok=True)
+        note.touch()
+        return [note]
+    return []
 
 
 def _crashed_together(death: Death) -> bool:

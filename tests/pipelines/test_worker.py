@@ -98,7 +98,7 @@ def done(tmp_path):
         try:
             record = supervisor.do(Odd("score", recipes.smoke(), out, deed, clip, really=really, **how), unit)
         finally:
-            supervisor.stop()
+            supervisor.close()
         committed = Path(ledger.clips_uri(out, "score", unit.name)).exists()
         return record, {row["clip_id"]: row for row in ledger.read_unit(out, "score", unit.name)} if committed else None
 
@@ -173,6 +173,11 @@ def test_crashes_of_several_units_at_once_speak_of_the_machine(done, monkeypatch
     record, rows = done("SIGSEGV")
     assert record.failure == "s-d-0of1: its worker was killed too often: 5 x SIGSEGV; is there memory enough?"
     assert rows is None
+
+
+def test_no_note_of_a_crash_is_left(done, tmp_path):
+    done("11")
+    assert not (tmp_path / "crashes").exists()
 
 
 def test_a_worker_that_cannot_start_is_said_at_once(monkeypatch, tmp_path):
