@@ -166,8 +166,7 @@ def test_crashes_of_several_units_at_once_speak_of_the_machine(done, monkeypatch
     real = worker._note
 
     def note(death):
-        real(death)
-        real(worker.Death("another unit", None, "SIGSEGV", True, death.time_s + 0.5))
+        return real(death) + real(worker.Death("another unit", None, "SIGSEGV", True, death.time_s + 0.5))
 
     monkeypatch.setattr(worker, "_note", note)
     record, rows = done("SIGSEGV")
