@@ -41,7 +41,7 @@ BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captio
 
 Wait = Annotated[
     float,
-    typer.Option(metavar="[SECONDS]", min=0, help="Wait for another run that holds OUT; without SECONDS as long as it takes."),
+    typer.Option(metavar="[SECONDS]", min=0, help="Wait until another run releases OUT; without SECONDS, without a limit."),
 ]
 Data = Annotated[
     list[str] | None,
@@ -50,7 +50,7 @@ Data = Annotated[
 OfTraining = Annotated[bool, typer.Option("--train", help="A recipe of training instead of curation.")]
 Partial = Annotated[
     bool,
-    typer.Option("--partial", help="Plan shards although units failed; what is finished later goes into shards of its own."),
+    typer.Option("--partial", help="Plan shards although sources are unfinished; those get separate shards later."),
 ]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
 
@@ -200,11 +200,14 @@ def report(out: Out) -> None:
 def retry(
     out: Out,
     reason: Annotated[
-        str, typer.Option(metavar="GLOB", help="Of the reasons that fit, as '*timed out*'. Without it: of all that failed.")
+        str,
+        typer.Option(
+            metavar="GLOB", help="Only reasons that match, such as '*timed out*'. Default: all failures, no verdict of a rule."
+        ),
     ] = "",
-    source: Annotated[str, typer.Option(metavar="URI", help="Of this source only; a pattern too.")] = "",
+    source: Annotated[str, typer.Option(metavar="URI", help="Only this source; may be a pattern.")] = "",
 ) -> None:
-    """Take back what failed for a reason, so that the next run of the same command tries it again."""
+    """Take back what failed, so that the next run of the same command tries it again."""
     from pipelines import retry as retrying
 
     _require_dataset(out)

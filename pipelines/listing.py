@@ -121,18 +121,20 @@ def _left(out: str, phase: str, wanted: dict[str, Unit], waiting: set[str]) -> t
 
 def _shards(out: str, _recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
     """The planned shards that are not committed, each with those of its clips that nothing has taken out since."""
-    kept = ledger.kept(ledger.clips(out)).select(["clip_id", "unit_id"])
-    unit_of = dict(zip(kept["clip_id"].to_pylist(), kept["unit_id"].to_pylist(), strict=True))
     finished = set(shards.committed(out))
     planned: dict[str, list[str]] = {}
     for row in shards.read_plan(out).to_pylist():
-        planned.setdefault(row["shard"], []).append(row["clip_id"])
+        if row["shard"] not in finished:
+            planned.setdefault(row["shard"], []).append(row["clip_id"])
+    if not planned:
+        return [], len(finished)
+    kept = ledger.kept(ledger.clips(out)).select(["clip_id", "unit_id"])
+    unit_of = dict(zip(kept["clip_id"].to_pylist(), kept["unit_id"].to_pylist(), strict=True))
     later = _by_video(out, ("annotate", "caption", "relate"))
     left = []
     for name, ids in sorted(planned.items()):
-        if name not in finished:
-            clips = tuple(clip for clip in ids if clip in unit_of)
-            left.append(Unit("shard", name, upstream=_paths({unit_of[clip] for clip in clips}, later), clips=clips))
+        clips = tuple(clip for clip in ids if clip in unit_of)
+        left.append(Unit("shard", name, upstream=_paths({unit_of[clip] for clip in clips}, later), clips=clips))
     return left, len(finished)
 
 
