@@ -160,8 +160,14 @@ def _column(ledger: pa.Table, later: pa.Table, name: str, where: pa.Array) -> pa
 
 
 def videos(out: str) -> pa.Table:
-    """One row a source."""
-    return read_all(storage.join(out, "videos"), VIDEO)[0].sort_by([("uri", "ascending")])
+    """One row a source; one that changed since it was measured is `superseded`, whatever it was before."""
+    table = read_all(storage.join(out, "videos"), VIDEO)[0].sort_by([("uri", "ascending")])
+    gone = {name.removesuffix(".parquet") for name in storage.names(storage.join(out, "clips", SUPERSEDED))}
+    if not gone:
+        return table
+    changed = {"status": SUPERSEDED, "reason": "the source changed since it was measured"}
+    rows = [row | changed if row["unit_id"] in gone else row for row in table.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=table.schema)
 
 
 def records(out: str) -> list[Record]:

@@ -4,7 +4,7 @@ The verdicts are read once a listing: `_wanted_annotations` reads them, and what
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -154,11 +154,14 @@ def _paths(partition_units: Iterable[str], later: dict[str, list[str]]) -> tuple
     )
 
 
-def plan(out: str, recipe: Recipe, unmade: Sequence[str], partial: bool = False) -> str | None:
+def plan(
+    out: str, recipe: Recipe, unmade: Sequence[str], partial: bool = False, holds: Callable[[str], bool] = lambda _: True
+) -> str | None:
     """Cut the kept clips that no shard has yet into shards, in order of content, and commit that as the next plan.
 
-    Which clips share a shard is for ever. So there is no plan while anything is unfinished: `unmade`, the inputs that have no
-    unit yet, or sources that have not been through every phase. Returns why there is none; `partial` plans what is finished.
+    A plan never changes. So none is made while anything of the input is unfinished: `unmade`, the inputs that have no unit yet,
+    or sources that have not been through every phase, if `holds` is true of their partition units. Returns why there is none;
+    `partial` plans what is finished.
     """
     clips = ledger.clips(out).select(["clip_id", "unit_id", "interaction_category", "reject", "error", "shard"])
     planned, finished = shards.read_plan(out).to_pylist(), set(shards.committed(out))
@@ -168,8 +171,9 @@ def plan(out: str, recipe: Recipe, unmade: Sequence[str], partial: bool = False)
     open_ = _open(out, recipe)
     kept = [row for row in ledger.kept(clips).to_pylist() if row["unit_id"] not in open_]
     new = [row for row in _balanced(kept, known, recipe.shard.max_category_ratio) if row["clip_id"] not in known]
-    if (unmade or open_) and not partial:
-        return _held(out, unmade, open_)
+    unfinished = [unit for unit in sorted(open_) if holds(unit)]
+    if (unmade or unfinished) and not partial:
+        return _held(out, unmade, unfinished)
     if new:
         first = 1 + max((int(row["shard"]) for row in planned), default=-1)
         size = recipe.shard.clips_per_shard
@@ -179,12 +183,12 @@ def plan(out: str, recipe: Recipe, unmade: Sequence[str], partial: bool = False)
     return None
 
 
-def _held(out: str, unmade: Sequence[str], open_: Collection[str]) -> str:
-    waiting = [(ledger.read_video(out, unit) or {}).get("uri") or unit for unit in sorted(open_)[:3]]
-    names = ", ".join([*unmade, *waiting][:3])
-    count = len(unmade) + len(open_)
-    more = ", ..." if count > 3 else ""
-    return f"{count} unfinished ({names}{more}); the same command finishes them, --partial plans without them"
+def _held(out: str, unmade: Sequence[str], unfinished: Sequence[str]) -> str:
+    uris = [(ledger.read_video(out, unit) or {}).get("uri") or unit for unit in unfinished[:3]]
+    names = ", ".join([*unmade, *uris][:3])
+    count = len(unmade) + len(unfinished)
+    sources, more = "source is" if count == 1 else "sources are", ", ..." if count > 3 else ""
+    return f"{count} {sources} not finished ({names}{more}); run the same command again, or use --partial to plan without"
 
 
 def _balanced(kept: Sequence[Row], known: set[str], ratio: float | None) -> list[Row]:

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from curation import storage
 from curation.schema import CLIP, Row
-from pipelines import ledger
+from pipelines import ledger, units
 from pipelines.lock import locked
 from pipelines.recipes import CLIP_PHASES
 
@@ -22,9 +22,10 @@ _FAILED_SOURCES = ("quarantined", "unreadable", "error")
 
 @dataclass(frozen=True)
 class TakenBack:
-    """A reason that stands no more: the phase that wrote it, the clip or "" for a source, the source's uri, and the words."""
+    """A reason that stands no more: the phase that wrote it, the clip or "" for a source, the source, and the words."""
 
     phase: str
+    video_id: str
     clip_id: str
     uri: str
     reason: str
@@ -34,14 +35,16 @@ def retry(out: str, reason: str = "", source: str = "") -> list[TakenBack]:
     """Take back the rows whose reason fits the pattern `reason`, of sources whose uri fits `source`; both are as a shell's.
 
     Without `reason` that is all that failed (errors, quarantines, sources that could not be read), and nothing that a rule
-    rejected. ValueError where another run is writing there.
+    rejected. A source that is not there any more as it was measured is left alone. ValueError where another run is writing
+    there.
     """
     out = storage.normal(out)
     with locked(out):
         rows = {phase: ledger.read_all(storage.join(out, "clips", phase), CLIP)[0].to_pylist() for phase in CLIP_PHASES}
         uris = {row["clip_id"]: row["source_uri"] or "" for row in rows["partition"]}
+        gone = _not_there(out)
         taken = [
-            (row["unit_id"], TakenBack(phase, row["clip_id"], uris.get(row["clip_id"], ""), words))
+            (row["unit_id"], TakenBack(phase, row["video_id"], row["clip_id"], uris.get(row["clip_id"], ""), words))
             for phase in CLIP_PHASES
             for row in rows[phase]
             for words in _reasons(row, reason)[:1]
@@ -50,14 +53,31 @@ def retry(out: str, reason: str = "", source: str = "") -> list[TakenBack]:
         taken = [
             (unit, one) for unit, one in taken if not source or _fits(one.uri, source) or one.uri == storage.normal(source)
         ]
+        taken = [(unit, one) for unit, one in taken if one.video_id not in gone]
         _remove(out, taken)
     return [one for _, one in taken]
+
+
+def _not_there(out: str) -> set[str]:
+    """The video_ids of sources that are not there any more as they were measured: what is known of them must stay."""
+    made = storage.join(out, "sidecar", "made", "")
+    rows = [row for row in ledger.videos(out).to_pylist() if not row["uri"].startswith(made)]
+    there = storage.at_once(lambda row: _is_there(row["uri"], row["token"] or ""), rows)
+    gone = {row["video_id"] for row, is_there in zip(rows, there, strict=True) if not is_there}
+    return gone | {units.Name.parse(unit).video_id for unit in units.superseded(out)}
+
+
+def _is_there(uri: str, token: str) -> bool:
+    try:
+        return not token or storage.version(uri) == token
+    except OSError:
+        return False
 
 
 def _sources(out: str, reason: str) -> Iterator[tuple[str, TakenBack]]:
     for row in ledger.videos(out).to_pylist():
         if row["status"] in _FAILED_SOURCES and _wanted(f"{row['status']}: {row['reason']}", row["reason"] or "", reason):
-            yield row["unit_id"], TakenBack("partition", "", row["uri"], f"{row['status']}: {row['reason']}")
+            yield row["unit_id"], TakenBack("partition", row["video_id"], "", row["uri"], f"{row['status']}: {row['reason']}")
 
 
 def _reasons(row: Row, pattern: str) -> list[str]:
@@ -78,12 +98,12 @@ def _fits(text: str, pattern: str) -> bool:
 
 def _remove(out: str, taken: list[tuple[str, TakenBack]]) -> None:
     """Remove the units, the last phase first: what is left of a run that is killed here still fits together."""
-    units: dict[tuple[str, str], list[str]] = defaultdict(list)
+    clips: dict[tuple[str, str], list[str]] = defaultdict(list)
     for unit, one in taken:
-        units[one.phase, unit].append(one.clip_id)
-    for phase, unit in sorted(units, key=lambda key: -CLIP_PHASES.index(key[0])):
+        clips[one.phase, unit].append(one.clip_id)
+    for phase, unit in sorted(clips, key=lambda key: -CLIP_PHASES.index(key[0])):
         if phase == "shard":
-            ledger.remove_clips(out, phase, unit, units[phase, unit])
+            ledger.remove_clips(out, phase, unit, clips[phase, unit])
         elif phase == "partition":
             ledger.take_back(out, unit)
         else:

@@ -25,7 +25,7 @@ from pipelines.ledger import Record
 from pipelines.lock import locked
 from pipelines.phases import Phase
 from pipelines.recipes import CLIP_PHASES, PHASES, SYNTH_PHASES, Recipe
-from pipelines.units import Unit
+from pipelines.units import SUPERSEDED, Unit
 
 _POSE_UNIT = "translation times a camera's scale_to_unit: what the player moves in a second at top speed is 1"
 # What may differ from the run before, as long as no clip is planned into a shard.
@@ -88,15 +88,20 @@ def curate(
     """
     phases = phases or (PHASES if runner == "ray" else CLIP_PHASES)
     exclude = storage.normal(out)
-    listed = storage.find_sources(inputs, exclude=exclude) if {"scan", "partition", "shard"} & set(phases) else []
-    entries, growing = sources.settled(listed)
-    inputs_ = Inputs(
-        todo=lambda name, folder: listing.todo(name, folder, recipe, entries),
-        prepare=lambda folder: sources.supersede_changed(entries, folder, recipe),
-        unmade=lambda folder: sources.unmeasured(entries, folder, recipe),
-        said=[("still being written, so the next run takes it", uri) for uri in growing],
-    )
-    return _run(out, recipe, runner, phases, inputs_, partial, wait_s)
+
+    def list_inputs() -> Inputs:
+        listed = storage.find_sources(inputs, exclude=exclude) if {"scan", "partition", "shard"} & set(phases) else []
+        entries, growing = sources.settled(listed)
+        digests = {units.source_digest(entry, recipe) for entry in entries}
+        return Inputs(
+            todo=lambda name, folder: listing.todo(name, folder, recipe, entries),
+            prepare=lambda folder: sources.supersede_changed(entries, growing, folder, recipe),
+            unmade=lambda folder: sources.unmeasured(entries, folder, recipe),
+            includes=lambda unit: units.Name.parse(unit).digest in digests,
+            said=[("still being written, so the next run takes it", uri) for uri in growing],
+        )
+
+    return _run(out, recipe, runner, phases, list_inputs, partial, wait_s)
 
 
 def synthesise(
@@ -122,23 +127,34 @@ def synthesise(
         todo=todo,
         prepare=lambda _: None,
         unmade=lambda folder: [unit.name for unit in synthesis.todo(folder, recipe, wanted)[0]],
+        includes=lambda _: True,
     )
-    return _run(out, recipe, runner, phases or SYNTH_PHASES, inputs, partial, wait_s)
+    return _run(out, recipe, runner, phases or SYNTH_PHASES, lambda: inputs, partial, wait_s)
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What a run is given. `todo` lists what is left of a phase and how much was done before; `prepare` is called once, before
-    the phases; `unmade` names the inputs that have no unit yet; `said` is for the summary.
+    the phases; `unmade` names the inputs that have no unit yet; `includes` tells whether a partition unit is of the input;
+    `said` is for the summary.
     """
 
     todo: Callable[[str, str], tuple[list[Unit], int]]
     prepare: Callable[[str], None]
     unmade: Callable[[str], list[str]]
+    includes: Callable[[str], bool]
     said: Sequence[tuple[str, str]] = ()
 
 
-def _run(out: str, recipe: Recipe, runner: str, phases: Sequence[str], inputs: Inputs, partial: bool, wait_s: float) -> Summary:
+def _run(
+    out: str,
+    recipe: Recipe,
+    runner: str,
+    phases: Sequence[str],
+    list_inputs: Callable[[], Inputs],
+    partial: bool,
+    wait_s: float,
+) -> Summary:
     """The phases over an output folder."""
     began = time.monotonic()
     out = storage.normal(out)
@@ -146,8 +162,11 @@ def _run(out: str, recipe: Recipe, runner: str, phases: Sequence[str], inputs: I
         raise ValueError(
             "caption.vlm.backend vllm runs engines on a Ray cluster: use --runner ray, or backend http or transformers"
         )
+    inputs = list_inputs()  # before anything is written: an input that is not there is said at once
     _claim(out)
     with locked(out, wait_s):
+        if wait_s:
+            inputs = list_inputs()
         storage.sweep(out)
         _check_recipe(out, recipe)
         if runner == "ray":
@@ -159,12 +178,14 @@ def _run(out: str, recipe: Recipe, runner: str, phases: Sequence[str], inputs: I
         for name in phases:
             lock.check(out)  # what lists units may delete those of other settings, and plans shards
             if name == "shard":
-                summary.held = listing.plan(out, recipe, inputs.unmade(out), partial)
+                summary.held = listing.plan(out, recipe, inputs.unmade(out), partial, inputs.includes)
             for left, done in _rounds(name, out, recipe, inputs.todo):
                 summary.before.setdefault(name, done)
                 summary.records += list(_watched(Phase(name, recipe, out), left, runner))
         lock.check(out)
-        summary.changed = sorted(set(units.superseded(out)) - before)
+        summary.changed = [
+            unit for unit in units.superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
+        ]
         chunked.sweep(out)
         _conclude(summary, recipe)
     summary.said = [*inputs.said, *summary.said]

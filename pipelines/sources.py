@@ -7,8 +7,12 @@ to the output cost more than that.
 """
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+
+import pyarrow.compute as pc
 
 from curation import shards, storage
 from curation.schema import CLIP, Row, columns, digest
@@ -19,7 +23,7 @@ from pipelines.recipes import Recipe
 from pipelines.units import SUPERSEDED, Name, Unit, source_digest
 
 CHANGED = "superseded: the source changed since it was measured"
-GREW = "a longer version of a source of which clips are in shards already; curate it into another --out"
+GREW = "the file grew after clips of its shorter version were stored in shards; curate it into another --out"
 
 # A file that changed so recently is looked at again a moment later: one that is being written waits for the next run.
 _YOUNG_S, _AGAIN_S = 2.0, 1.0
@@ -68,11 +72,13 @@ def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Uni
     if not new:
         return []
     listed = [_source_unit(recipe, *identity) for identity in _identified(new, entries, out)]
-    ids = {Name.parse(unit.name).video_id for unit in listed}
     old = _superseded_rows(out)
-    for name in [name for name in old if Name.parse(name).video_id in ids]:
-        ledger.take_back(out, name)  # the same bytes are there again, under a new date or name
-        del old[name]
+    ids = {Name.parse(unit.name).video_id for unit in listed}
+    moved = {Name.parse(unit.name).video_id for unit in listed if not unit.duplicate_of}
+    again = [name for name in old if Name.parse(name).video_id in ids]  # the same bytes under a new date or name
+    for name in [*again, *(str(name) for name in units.measured(out) if name.video_id in moved)]:
+        ledger.take_back(out, name)
+        old.pop(name, None)
     return [_not_again(out, unit, old) for unit in listed]
 
 
@@ -86,10 +92,14 @@ def _identified(
     twins = duplicates.twins(new, [entry for entry in entries if entry not in fresh])
     first: dict[str, Entry] = {}
 
+    unstored = cache(lambda: _with_unstored_clips(out))
+
     def owner_of(video_id: str) -> Entry | None:
         if name := measured.get(video_id):
             source = _measured_source(out, name)
-            return listed.get(source.uri, source)
+            # One that is gone before all of its clips are stored has moved: it is measured where it is now.
+            if source.uri in listed or storage.exists(source.uri) or str(name) not in unstored():
+                return listed.get(source.uri, source)
         return first.get(video_id)
 
     for entry, (video_id, problem) in zip(new, storage.at_once(_identify, new), strict=True):
@@ -97,6 +107,7 @@ def _identified(
         if problem is None:
             try:
                 video_id, owner, same = duplicates.original(entry, video_id, owner_of, twins)
+                owner, same = (owner, same) if owner and owner.uri != entry.uri else (None, None)
                 first.setdefault(video_id, entry)
             except OSError as error:
                 video_id, problem = _unreadable_now(entry, error)
@@ -128,6 +139,12 @@ def _measured_source(out: str, name: Name) -> Entry:
     return Entry(row.get("duplicate_of") or row["uri"], int(row["token"].partition("-")[0]), "")
 
 
+def _with_unstored_clips(out: str) -> set[str]:
+    """The partition units of which kept clips are in no shard yet."""
+    kept = ledger.kept(ledger.clips(out))
+    return set(kept.filter(pc.is_null(kept["shard"]))["unit_id"].to_pylist())
+
+
 def _superseded_rows(out: str) -> dict[str, Row]:
     """The superseded units with the rows of their sources."""
     names = units.superseded(out)
@@ -137,7 +154,10 @@ def _superseded_rows(out: str) -> dict[str, Row]:
 
 def _not_again(out: str, unit: Unit, old: Mapping[str, Row]) -> Unit:
     """The unit; one that says so where its source begins with all bytes of an older version of which clips are stored."""
-    grew = not (unit.duplicate_of or unit.problem) and any(_goes_on(out, unit, name, row) for name, row in old.items())
+    try:
+        grew = not (unit.duplicate_of or unit.problem) and any(_goes_on(out, unit, name, row) for name, row in old.items())
+    except OSError as error:
+        return replace(unit, problem=f"{unit.uri}: {error.strerror or error}")
     return replace(unit, duplicate_of=unit.uri, reason=GREW) if grew else unit
 
 
@@ -152,45 +172,51 @@ def _has_stored(out: str, unit: str) -> bool:
     return len(ledger.read_unit(out, "partition", unit)) > len(ledger.read_unit(out, SUPERSEDED, unit))
 
 
-def supersede_changed(entries: Sequence[Entry], out: str, recipe: Recipe) -> None:
+def supersede_changed(entries: Sequence[Entry], growing: Sequence[str], out: str, recipe: Recipe) -> None:
     """Take the clips of sources that changed out of the output, and give back those of a version that returned.
 
-    An output whose sources are as they were costs two listings.
+    growing: uris of those that are changing now. An output whose sources are as they were costs two listings.
     """
     finished, gone = units.done(out, "partition"), set(units.superseded(out))
     current = {source_digest(entry, recipe): entry for entry in entries}
     back = [name for name in finished if name.digest in current and str(name) in gone]
-    for name in back:
-        _revive(out, name)
+    for name in back:  # the same version is there again, by its size and date
+        storage.delete(ledger.clips_uri(out, SUPERSEDED, str(name)))
     here = {name.digest for name in finished}
     new = {entry.uri for key, entry in current.items() if key not in here} | {current[name.digest].uri for name in back}
-    old = [name for name in finished if name.digest not in current and str(name) not in gone] if new else []
+    old = [name for name in finished if name.digest not in current and str(name) not in gone] if new or growing else []
     rows = storage.at_once(lambda name: ledger.read_video(out, str(name)), old)
-    changed = [(name, row) for name, row in zip(old, rows, strict=True) if row and row["uri"] in new]
+    changed = [(name, row) for name, row in zip(old, rows, strict=True) if row and row["uri"] in new.union(growing)]
     if not changed:
         return
     stored = {clip for shard in shards.committed(out) for clip in shards.read_index(out, shard)["clip_id"].to_pylist()}
+    copies = _copies(out, [name for name in finished if name.digest in current])
     for name, row in changed:
-        twins = [twin for twin in finished if twin.video_id == name.video_id and twin.digest in current]
-        if twins:  # the same bytes are there under another name, which was left out: that one is measured now
-            for twin in [*twins, name]:
-                ledger.take_back(out, str(twin))
-        else:
-            _supersede(out, name, row, stored)
+        _replace_by_copy(out, name, copies.get(row["uri"], []), stored)
 
 
-def _supersede(out: str, name: Name, video: Row, stored: Collection[str]) -> None:
-    """Keep the rows of a source's old version, with the reason; clips that are in shards stay what they are."""
-    clips = [row for row in ledger.read_unit(out, "partition", str(name)) if row["clip_id"] not in stored]
-    rows = [{"clip_id": row["clip_id"], "video_id": row["video_id"], "reject": CHANGED} for row in clips]
-    ledger.write_video(out, str(name), {**video, "status": "superseded", "reason": CHANGED.partition(": ")[2]})
-    schema = columns(CLIP, ("clip_id", "video_id", "unit_id", "reject"))
-    ledger.write_clips(out, SUPERSEDED, str(name), rows, schema, Record(SUPERSEDED, str(name), rows=len(rows)))
+def _copies(out: str, names: Sequence[Name]) -> dict[str, list[Name]]:
+    """The units that only say that a source is the same recording as another one, by the uri of that one."""
+    copies: dict[str, list[Name]] = defaultdict(list)
+    for name, row in zip(names, storage.at_once(lambda name: ledger.read_video(out, str(name)), names), strict=True):
+        if row and row["duplicate_of"] and row["duplicate_of"] != row["uri"]:
+            copies[row["duplicate_of"]].append(name)
+    return copies
 
 
-def _revive(out: str, name: Name) -> None:
-    """The old version is there again, byte for byte by its date and size: its clips count again."""
-    video = ledger.read_video(out, str(name))
-    if video:
-        ledger.write_video(out, str(name), {**video, "status": "ok", "reason": None})
-    storage.delete(ledger.clips_uri(out, SUPERSEDED, str(name)))
+def _replace_by_copy(out: str, name: Name, copies: Sequence[Name], stored: set[str]) -> None:
+    """Supersede a source that changed. Where a copy of its old bytes is in the input, that is measured by this run.
+
+    A copy with the same bytes gives the same clips. One with the same packets in another container gives others, so it stays
+    left out where clips of this recording are in shards.
+    """
+    equal = [copy for copy in copies if copy.video_id == name.video_id]
+    clips = [row["clip_id"] for row in ledger.read_unit(out, "partition", str(name))]
+    for copy in equal or ([] if stored.intersection(clips) else copies):
+        ledger.take_back(out, str(copy))
+    if equal:
+        ledger.take_back(out, str(name))
+    else:
+        rows = [{"clip_id": clip, "video_id": name.video_id, "reject": CHANGED} for clip in clips if clip not in stored]
+        schema = columns(CLIP, ("clip_id", "video_id", "unit_id", "reject"))
+        ledger.write_clips(out, SUPERSEDED, str(name), rows, schema, Record(SUPERSEDED, str(name), rows=len(rows)))

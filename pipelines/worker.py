@@ -59,9 +59,9 @@ class Death:
 
 @dataclass(frozen=True)
 class Attempt:
-    """How to do a unit: which rows to leave out (with how many workers each crashed), and whether to go row by row.
+    """How to do a unit: which rows to reject unseen (and how many workers each crashed), and whether to go row by row.
 
-    A pass row by row over rows that are pooled commits nothing.
+    In a phase whose operators take several rows at once, a pass row by row only looks for the culprit and commits nothing.
     """
 
     poison: Mapping[str, int]
@@ -125,13 +125,17 @@ class Supervisor:
     def do(self, phase: Phase, unit: Unit, show: Show = lambda _: None) -> Record:
         """The unit's record. Its `failure` says so if the worker crashed outside of any clip, or was killed too often."""
         deaths: list[Death] = []
+        together: set[Death] = set()  # notes of other crashes do not last
         careful = cleared = False
         while True:
-            crashes = Counter(death.row for death in deaths if death.crashed and not _crashed_together(death))
+            together |= {death for death in deaths if death.crashed and _crashed_together(death)}
+            crashes = Counter(death.row for death in deaths if death.crashed and death not in together)
             if crashes[None] >= MAX_CRASHES:
                 return _failed(phase, unit, f"crashed its worker outside of any clip: {_causes(deaths)}")
             if len(deaths) - crashes.total() >= _MAX_KILLS:
-                return _failed(phase, unit, f"its worker was killed too often: {_causes(deaths)}; is there memory enough?")
+                return _failed(
+                    phase, unit, f"its worker ended for reasons outside the footage: {_causes(deaths)}; is memory short?"
+                )
             # A clip that is found goes out, and the others are worked on together again: some results are pooled over them.
             poison = {row: count for row, count in crashes.items() if row and count >= MAX_CRASHES}
             careful = careful and not (deaths and deaths[-1].row in poison)
@@ -187,7 +191,9 @@ def _crashed(code: int) -> bool:
 
 
 def _cause(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+    if code >= 0:
+        return f"exit code {code}"
+    return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
 
 
 def _causes(deaths: list[Death]) -> str:

@@ -89,6 +89,15 @@ def test_only_what_is_asked_for_is_taken_back(curate, monkeypatch, tmp_path):
     assert status(out) == {"a.mp4": "unreadable"}
 
 
+def test_what_is_known_of_a_source_that_is_gone_stays(curate, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        refuse(patch, "a.mp4", video.UnreadableVideo("no frame could be decoded"))
+        out = curate().out
+    (tmp_path / "in" / "a.mp4").unlink()
+    assert retry(out) == []
+    assert status(out) == {"a.mp4": "unreadable", "b.mp4": "ok"}
+
+
 def test_what_a_rule_rejected_is_taken_back_only_by_its_reason(raw, tmp_path):
     out = run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke()).out
     dark = {row["clip_id"] for row in ledger.clips(out).to_pylist() if (row["reject"] or "").startswith("too dark")}

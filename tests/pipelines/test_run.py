@@ -228,7 +228,7 @@ def test_a_source_that_may_not_be_read_now_is_tried_again_later(raw, tmp_path, m
     monkeypatch.setattr(storage, "content_id", refuse)
     done = run.curate([str(raw)], out, recipes.smoke())
     assert [r.failure for r in done.failures] == [f"{raw}/b.mp4: Permission denied"]
-    assert done.held.startswith(f"1 unfinished ({raw}/b.mp4)")
+    assert done.held.startswith(f"1 source is not finished ({raw}/b.mp4)")
     monkeypatch.setattr(storage, "content_id", real)
     again = run.curate([str(raw)], out, recipes.smoke())
     assert again.failures == []

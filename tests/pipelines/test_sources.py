@@ -201,6 +201,51 @@ def test_a_copy_of_a_source_that_was_replaced_is_measured_in_its_place(films, al
     assert stored(done.out) == alone[0] | alone[1]
 
 
+def test_a_source_that_moved_is_measured_where_it_is(films, alone, folder, tmp_path):
+    put(films[0], folder / "a.mp4")
+    curate(folder, tmp_path, BEFORE_SHARDS)
+    folder.rename(tmp_path / "elsewhere")
+    done = curate(tmp_path / "elsewhere", tmp_path)
+    assert done.finished
+    assert [v["uri"] for v in ledger.videos(done.out).to_pylist()] == [f"{tmp_path}/elsewhere/a.mp4"]
+    assert stored(done.out) == alone[0]
+
+
+def test_a_remux_of_a_recording_that_was_replaced_is_measured_in_its_place(films, alone, folder, tmp_path):
+    put(films[0], folder / "b.mp4")
+    with av.open(films[0]) as source, av.open(str(folder / "a.mkv"), "w") as target:
+        track = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = track
+                target.mux(packet)
+    os.utime(folder / "a.mkv", (1e9, 1e9))
+    done = curate(folder, tmp_path, BEFORE_SHARDS)
+    assert status(done.out) == [("a.mkv", "ok"), ("b.mp4", "duplicate")]
+    put(films[1], folder / "a.mkv", 60)
+    done = curate(folder, tmp_path)
+    assert status(done.out) == [("a.mkv", "ok"), ("a.mkv", "superseded"), ("b.mp4", "ok")]
+    assert stored(done.out) == alone[0] | alone[1]
+
+
+def test_a_copy_that_changes_leaves_its_original_alone(films, alone, folder, tmp_path):
+    put(films[0], folder / "a.mp4")
+    put(films[0], folder / "copy.mp4")
+    curate(folder, tmp_path)
+    put(films[1], folder / "copy.mp4", 60)
+    done = curate(folder, tmp_path)
+    assert [record.phase for record in done.records].count("partition") == 1
+    assert done.finished
+    assert stored(done.out) == alone[0] | alone[1]
+
+
+def test_a_source_outside_of_the_input_holds_no_plan(films, folder, tmp_path):
+    put(films[0], folder / "a.mp4")
+    out = curate(folder, tmp_path, ["partition"]).out
+    assert listing.plan(out, recipes.smoke(), [], holds=lambda unit: False) is None
+    assert listing.plan(out, recipes.smoke(), []).startswith("1 source is not finished (")
+
+
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory, make_video):
     """A recording whose bytes only grow while it is made, as MPEG-TS does: the whole, and its first 70 %."""
@@ -296,7 +341,9 @@ def test_no_shard_is_planned_while_a_source_is_unfinished(films, folder, tmp_pat
         patch.setattr(phases.Phase, "commit", fail_on_a)
         done = curate(folder, tmp_path)
     assert done.stored == 0
-    assert done.held.startswith(f"1 unfinished ({folder}/a.mp4); the same command finishes them, --partial")
+    assert done.held == (
+        f"1 source is not finished ({folder}/a.mp4); run the same command again, or use --partial to plan without"
+    )
     assert not done.finished
     whole = curate(folder, tmp_path)
     assert whole.finished
@@ -319,7 +366,7 @@ def test_a_source_that_failed_in_a_later_phase_holds_the_plan_too(films, folder,
     monkeypatch.setattr(phases.Phase, "commit", fail_once)
     done = curate(folder, tmp_path)
     assert done.stored == 0
-    assert done.held.startswith("1 unfinished (")
+    assert done.held.startswith("1 source is not finished (")
     assert curate(folder, tmp_path).stored > 0
 
 

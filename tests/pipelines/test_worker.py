@@ -134,7 +134,7 @@ def test_a_kill_from_outside_is_no_fault_of_the_clip(done, deed):
 
 def test_a_unit_that_is_killed_again_and_again_is_left_to_the_next_run(done):
     record, rows = done("SIGKILL")
-    assert record.failure == "s-d-0of1: its worker was killed too often: 5 x SIGKILL; is there memory enough?"
+    assert record.failure == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGKILL; is memory short?"
     assert rows is None
 
 
@@ -170,7 +170,7 @@ def test_crashes_of_several_units_at_once_speak_of_the_machine(done, monkeypatch
 
     monkeypatch.setattr(worker, "_note", note)
     record, rows = done("SIGSEGV")
-    assert record.failure == "s-d-0of1: its worker was killed too often: 5 x SIGSEGV; is there memory enough?"
+    assert record.failure == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGSEGV; is memory short?"
     assert rows is None
 
 
