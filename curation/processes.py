@@ -80,7 +80,7 @@ def space() -> str:
 
 
 def started(pid: int) -> str:
-    """Return when a process of this space was started, in the kernel's words; empty where none of that number lives."""
+    """Return the start time of a process in this PID namespace, as /proc gives it; empty if no such process runs."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             state, *others = file.read().rpartition(") ")[2].split()

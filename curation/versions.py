@@ -1,4 +1,4 @@
-"""Which version of each source a unit may read: what was measured is what is read, or the unit fails (`SourceChanged`).
+"""Pin source versions: a unit reads the version of a source that was measured, or fails with `SourceChanged`.
 
 A worker pins the versions of a unit's sources before it runs, and every opening of a source asks here. On S3 each range request
 carries the version (If-Match). A local file is checked when it is opened, and once more before the unit is committed.

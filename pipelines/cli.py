@@ -450,7 +450,7 @@ def _print_summary(summary: Any, report: str) -> None:
     )
     if summary.changed:
         _say(
-            f"{plural(len(summary.changed), 'source')} changed since it was measured: clips of the old version that are not in "
+            f"{plural(len(summary.changed), 'source')} changed after being measured; clips of the old version that are not in "
             "shards are superseded"
         )
     if summary.held:

@@ -1,8 +1,8 @@
 """Which sources are the same recording: equal bytes, all of them, or the same coded video in two containers.
 
 OBS remuxes each MKV to an MP4 beside it: their bytes differ, their video does not. Only files that may be such twins are
-opened: another suffix, nearly the same size, and then equal first packets. A process of its own asks, since a file that kills a
-demuxer must not kill the driver; then nothing is known to be a twin.
+opened: another suffix, nearly the same size, and then equal first packets. A separate process reads packets, so that a file
+that crashes the demuxer does not crash the driver; then no file of that batch counts as a remux.
 """
 
 from bisect import bisect_right
@@ -21,7 +21,7 @@ _OVERHEAD, _OVERHEAD_BYTES = 0.03, 64 << 10
 _FIRST_PACKETS = 16
 
 SAME_BYTES, SAME_PACKETS = "the same bytes", "the same video packets"
-SAME_SAMPLES = "the same size and samples; the other one cannot be read any more to be compared whole"
+SAME_SAMPLES = "the same size and sampled bytes; the original is gone, so the whole files could not be compared"
 
 _known: dict[tuple[Entry, int | None], str] = {}
 
@@ -29,11 +29,11 @@ _known: dict[tuple[Entry, int | None], str] = {}
 def original(
     entry: Entry, video_id: str, owner_of: Callable[[str], Entry | None], twin_of: Mapping[str, Entry]
 ) -> tuple[str, Entry | None, str | None]:
-    """The source's id, the one that stands for the same recording, and what is the same; None and None where it is the first.
+    """Return (id, original, why): the source's id, the earlier source with the same recording, and what is equal.
 
-    video_id: by `storage.content_id`, whose samples do not tell all sources apart. Two that differ elsewhere are both
-    curated: the second is named by all of its bytes. OSError where one cannot be read now. owner_of: the source that an id
-    belongs to, if there is one; twin_of: as `twins` gives it.
+    original and why are None for the first of its kind. video_id: by `storage.content_id`, whose samples do not tell all
+    sources apart. Two that differ elsewhere are both curated: the second is named by all of its bytes. OSError where one cannot
+    be read now. owner_of: the source that an id belongs to, if there is one; twin_of: as `twins` gives it.
     """
     owner = owner_of(video_id)
     if owner is not None and owner.uri != entry.uri:

@@ -2,7 +2,7 @@
 
 The holder writes the lock anew every 20 s, each time only over its own last version, so that two drivers never both hold it. A
 lock that was not renewed for 120 s, by the clock of the store that holds it, is free. Its holder stops before that: it repeats
-a heartbeat that fails, and after 90 s, or as soon as it finds the lock in other hands, the run ends with `LeaseLost`. What only
+a heartbeat that fails, and after 110 s, or as soon as another run holds the lock, the run ends with `LeaseLost`. What only
 one run may write (a plan, dataset.json) or delete is preceded by `check`.
 """
 

@@ -1,8 +1,8 @@
-"""Take back what hangs on a reason, so that the next run tries it again.
+"""Clear failures, so that the next run tries them again.
 
-A reason stands in a row of a source (quarantined, unreadable) or of a clip, as the phase that found it wrote it. Taking it back
-removes that phase's unit; the next listing drops what later phases made of it. A shard stays as it is: a clip that it was
-committed without goes into a later one.
+The phase that failed stored its reason in the row of a source (quarantined, unreadable) or of a clip. Clearing it deletes that
+phase's unit. The next listing deletes what later phases derived from it. A shard stays as it is: a clip that it was committed
+without goes into a later one.
 """
 
 from collections import defaultdict

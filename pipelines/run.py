@@ -67,7 +67,7 @@ class Summary:
 
     @property
     def failures(self) -> list[Record]:
-        """Units that are still to do; a chunk that failed is none: its source was, or will be, measured in one pass."""
+        """Units that are still to do. A failed chunk does not count: its source is measured in one pass instead."""
         return [record for record in self.records if record.failure and record.phase != "scan"]
 
 

@@ -61,7 +61,7 @@ def unmeasured(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[str]:
 
 
 def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Unit]:
-    """Units of the sources that have none yet; the same recording a second time is a unit that only says so.
+    """Units of the sources that have none yet. A second copy of a recording gets a unit that only records the duplicate.
 
     Only new sources are read, and of those the few blocks that name them. The first of equal sources is the one that was
     committed before, else the first by uri.

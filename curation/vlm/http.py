@@ -42,7 +42,7 @@ _YES_NO = {
 _REMEDIES = {
     400: "see what the server takes: pictures, and a response_format with a JSON schema",
     401: "set the environment variable {key} to a valid key",
-    402: "pay for the account, or name another server",
+    402: "add credit to the account, or name another server",
     403: "give the key the right to use the model",
     404: "name a model that the server has (caption.vlm.model), and the address up to and with /v1 (caption.vlm.server.url)",
     429: "wait until the quota is there again, or lower caption.vlm.server.concurrency",

@@ -26,7 +26,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Stock:
-    """The windows of one source. share: of all samples. spans: by epoch, the first from epoch 0 on, none of them empty."""
+    """The windows of one source. share: its fraction of all samples. spans: the windows used from an epoch on."""
 
     share: float
     spans: tuple[Span, ...]
@@ -44,7 +44,7 @@ class Stock:
         return span.first_epoch + epoch, place, span
 
     def next_epoch(self, ordinal: int) -> int:
-        """The first epoch of which no sample before this one is."""
+        """Return the first epoch that has not begun before this sample."""
         epoch, place, _ = self.at(ordinal)
         return epoch + (place > 0)
 

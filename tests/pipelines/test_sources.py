@@ -23,7 +23,7 @@ def in_process(monkeypatch):
 def films(make_video, tmp_path_factory):
     """Two recordings of other content, some minutes old."""
     folder = tmp_path_factory.mktemp("films")
-    paths = [make_video(folder / name, seconds=7, seed=seed) for name, seed in (("one.mp4", 31), ("two.mp4", 32))]
+    paths = [make_video(folder / name, seconds=4, seed=seed) for name, seed in (("one.mp4", 31), ("two.mp4", 32))]
     for path in paths:
         os.utime(path, (1e9, 1e9))
     return paths
@@ -250,7 +250,7 @@ def test_a_source_outside_of_the_input_holds_no_plan(films, folder, tmp_path):
 def stream(tmp_path_factory, make_video):
     """A recording whose bytes only grow while it is made, as MPEG-TS does: the whole, and its first 70 %."""
     folder = tmp_path_factory.mktemp("stream")
-    film = make_video(folder / "film.mp4", seconds=16, seed=33)
+    film = make_video(folder / "film.mp4", seconds=12, seed=33)
     with av.open(film) as source, av.open(str(folder / "film.ts"), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
