@@ -146,7 +146,8 @@ def _command(source: str, out: str, mode: str) -> list[str]:
 
 
 def _environment(folder: Path, temporary: Path, poisoned: bool) -> dict[str, str]:
-    path = {"PYTHONPATH": str(folder / "poison")} if poisoned else {}
+    paths = [str(folder / "poison") if poisoned else "", os.environ.get("PYTHONPATH", "")]
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return {**os.environ, **path, "TMPDIR": str(temporary), "RAY_AUTH_MODE": "disabled"}
 
 
