@@ -73,20 +73,18 @@ class WorkerProcess:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        self._pipe, self._idle = Connection(ours.detach()), True
+        self._pipe, self._idle, self._started = Connection(ours.detach()), True, False
         command = [sys.executable, "-m", "pipelines.worker", str(theirs.fileno()), str(os.getpid())]
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and words
             command, pass_fds=[theirs.fileno()], env=_environment()
         )
         theirs.close()
-        try:
-            self._pipe.recv()
-        except (EOFError, ConnectionError):
-            code = self._process.wait()
-            raise ChildProcessError(f"the worker process could not start ({_cause(code)}); its message is above") from None
 
     def do(self, phase: Phase, unit: Unit, attempt: Attempt, show: Show) -> Record | Death:
-        """The unit's record, or how the child ended over it. `show` gets the part done, 0 to 1."""
+        """The unit's record, or how the child ended over it. `show` gets the part done, 0 to 1.
+
+        ChildProcessError where the child cannot even start, as where a package is missing.
+        """
         row: str | None = None
         try:
             self._idle = False
@@ -99,10 +97,14 @@ class WorkerProcess:
                     return record
                 if kind == "row":
                     row = value
-                else:
+                elif kind == "part":
                     show(value)
+                else:
+                    self._started = True
         except (EOFError, ConnectionError):
             code = self._process.wait()
+            if _crashed(code) and not self._started:
+                raise ChildProcessError(f"the worker process could not start ({_cause(code)}); its message is above") from None
             return Death(unit.name, row, _cause(code), _crashed(code), time.time())
 
     def stop(self) -> None:
@@ -237,7 +239,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, lambda *_: os._exit(_STOPPED))
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    pipe.send("ready")
+    pipe.send(("started", None))
     while True:
         try:
             phase, unit, attempt = pipe.recv()

@@ -179,8 +179,8 @@ def test_no_note_of_a_crash_is_left(done, tmp_path):
     assert not (tmp_path / "crashes").exists()
 
 
-def test_a_worker_that_cannot_start_is_said_at_once(monkeypatch, tmp_path):
+def test_a_worker_that_cannot_start_is_said_at_once(done, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'pipelines.worker' in sys.orig_argv: os._exit(3)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(ChildProcessError, match=r"could not start \(exit code 3\)"):
-        worker.WorkerProcess()
+        done("11", really=True)
