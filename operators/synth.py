@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from curation import storage, stretches, vlm
 from curation.chunks import ScanSettings
-from curation.iqa import fold
+from curation.iqa import combed_share, fold
 from curation.scan import scan
 from curation.scenes import SceneSettings
 from curation.schema import Row
@@ -109,7 +109,8 @@ def take_whole(row: Row, how: ScanSettings) -> Row:
 def measure_picture(row: Row, how: ScanSettings) -> Row:
     """How clean the picture looks. That it stands still is no fault here; whether anything happens is for `verify`."""
     signals = scan(row["source_uri"], how)
-    return {**row, **fold(signals.iqa_rows, 0.0)._asdict(), "iqa_frozen": None, "iqa_backend": signals.iqa}
+    fields = {"deinterlaced": float(signals.deinterlaced.mean()), "combed": combed_share(signals.combing)}
+    return {**row, **fold(signals.iqa_rows, 0.0)._asdict(), "iqa_frozen": None, "iqa_backend": signals.iqa, **fields}
 
 
 @each

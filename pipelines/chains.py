@@ -55,6 +55,7 @@ _SPAN_COLUMNS = ("clip_id", "source", "index", "scene_index", "start_s", "end_s"
 _SOURCE_FACTS = ("fps", "width", "height", "transfer")
 _LUMA_COLUMNS = Luminance._fields
 _IQA_COLUMNS = Quality._fields
+_PICTURE_COLUMNS = (*_IQA_COLUMNS, "iqa_backend", "deinterlaced", "combed")
 
 
 def scan(recipe: Recipe) -> list[Op]:
@@ -111,7 +112,7 @@ def partition(recipe: Recipe) -> list[Op]:
         Op(
             measure_quality,
             reads=("source_uri", "start_s", "end_s", "start_frame", "end_frame"),
-            writes=(*_IQA_COLUMNS, "iqa_backend", "deinterlaced", "combed"),
+            writes=_PICTURE_COLUMNS,
             args={"how": how},
             memory=_DECODE_MEMORY,
         ),
@@ -126,7 +127,7 @@ def generate(recipe: Recipe) -> list[Op]:
         Op(scan_source, reads=("source_uri",), writes=_SOURCE_FACTS, args={"how": how}),
         Op(take_whole, reads=("source_uri", "width", "height"), writes=WHOLE_COLUMNS, args={"how": how}),
         *(op for op in partition(recipe) if op.fn in (measure_motion, measure_luminance)),
-        Op(measure_picture, reads=("source_uri",), writes=(*_IQA_COLUMNS, "iqa_backend"), args={"how": how}),
+        Op(measure_picture, reads=("source_uri",), writes=_PICTURE_COLUMNS, args={"how": how}),
         Op(
             verify_video,
             reads=("source_uri", "request", "initial_png", "strategy", *_LUMA_COLUMNS, *_IQA_COLUMNS),
