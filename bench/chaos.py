@@ -171,7 +171,7 @@ def _history(folder: Path, mode: str, seed: int, kills: int, reference: tuple[st
         source, out = f"{_BUCKET}/in", f"{_BUCKET}/out-{seed}"
         store.fill(folder / "in")
     # A worker's death does not end a run, so that one run can take several.
-    longest_s = reference[1] * (0.3 if mode.endswith(("worker", "poison", "outage")) else 0.9)
+    longest_s = reference[1] * (0.15 if mode.endswith(("worker", "poison", "outage")) else 0.6)
     with (folder / f"log-{seed}").open("w") as log:
         while history.runs < _MAX_RUNS and (not history.codes or history.codes[-1]):
             history.runs += 1
