@@ -282,7 +282,7 @@ def _kinds(out: str) -> dict[str, int]:
 
 def _left_behind(temporary: Path) -> list[str]:
     """Scratch files that no process will use any more."""
-    left = [path.name for path in temporary.iterdir() if path.name.startswith("gamecraft") and any(path.iterdir())]
+    left = [path.name for path in temporary.iterdir() if path.name.startswith("gamecraft")]
     return [f"left in the temporary folder: {left}"] if left else []
 
 

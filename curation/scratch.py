@@ -23,7 +23,7 @@ def folder() -> Path:
 
 @cache
 def _own(pid: int) -> Path:
-    _sweep()
+    sweep()
     file, path = _locked_file()
     mine = Path(path.removesuffix(_LOCK))
     mine.mkdir()
@@ -57,8 +57,8 @@ def _remove(pid: int, file: int, mine: Path, path: str) -> None:
         os.close(file)
 
 
-def _sweep() -> None:
-    """Remove the folders of processes that are gone: those whose locks can be had."""
+def sweep() -> None:
+    """Remove the scratch folders of processes that are gone: those whose locks can be had."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*{_LOCK}"):
         with suppress(OSError):  # another process's, or just removed
             file = os.open(path, os.O_RDWR)

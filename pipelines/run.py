@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from curation import shards, storage
+from curation import scratch, shards, storage
 from pipelines import captioned, chunked, ledger, listing, lock, recipes, runners, sources, synthesis, units
 from pipelines.ledger import Record
 from pipelines.lock import locked
@@ -187,6 +187,7 @@ def _run(
             unit for unit in units.superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
         ]
         chunked.sweep(out)
+        scratch.sweep()  # of workers that were killed
         _conclude(summary, recipe)
     summary.said = [*inputs.said, *summary.said]
     summary.wall_s = time.monotonic() - began
