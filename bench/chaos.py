@@ -180,6 +180,7 @@ def _history(folder: Path, mode: str, seed: int, kills: int, reference: tuple[st
             while history.kills < kills and _still_runs(driver, rng.uniform(0.3, longest_s)):
                 history.kills += _strike(mode, driver, rng, store)
             history.codes.append(driver.wait())
+    _end_orphans(temporary)
     history.wrong = list(_wrong(out, reference[0], mode == "poison")) + _left_behind(temporary)
     if history.wrong or history.codes[-1]:
         history.wrong += (folder / f"log-{seed}").read_text().splitlines()[-5:]
@@ -224,6 +225,14 @@ def _descendants(pid: int) -> list[int]:
     for parent in family:
         family += [child for child, of in parents.items() if of == parent]
     return family[1:]
+
+
+def _end_orphans(temporary: Path) -> None:
+    """Kill what a killed driver left running: Ray's processes end by themselves, but not at once."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and f"TMPDIR={temporary}\0".encode() in (entry / "environ").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _name(pid: int) -> str:
