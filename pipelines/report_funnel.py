@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from curation.schema import Row
 from pipelines.figures import plural
 from pipelines.output import Output, spread, thumbs
+from pipelines.units import SUPERSEDED
 
 MAX_EXAMPLES = 8
 MAX_REASONS = 24
@@ -32,6 +33,7 @@ _LOST = {
     "unreadable": "unreadable",
     "quarantined": "quarantined",
     "duplicate": "the same as another",
+    "superseded": "older versions of a source",
 }
 
 
@@ -40,6 +42,7 @@ def funnel(output: Output) -> list[dict[str, Any]]:
     status = Counter(row["status"] for row in output.videos)
     source_s, lost = output.source_s, len(output.videos) - len(output.sources)
     gone = ", ".join(f"{count:,} {_LOST.get(name, name)}" for name, count in sorted(status.items()) if name != "ok")
+    current = ~np.asarray(pc.fill_null(pc.starts_with(output.clips["reject"], SUPERSEDED), False), bool)
     note = f"length of {plural(lost, 'source')} unknown" if lost else ""
     steps = [
         {"title": "Sources", "noun": "source", "count": len(output.videos), "seconds": source_s, "lost": note},
@@ -53,19 +56,18 @@ def funnel(output: Output) -> list[dict[str, Any]]:
         {
             "title": "Cut into clips",
             "noun": "clip",
-            "count": len(output.clips),
-            "seconds": output.seconds.sum(),
+            "count": int(current.sum()),
+            "seconds": float(output.seconds[current].sum()),
             "lost": "",
         },
-        *_clip_steps(output),
+        *_clip_steps(output, current),
     ]
     longest = max(step["seconds"] for step in steps) or 1.0
     return [{"waiting": 0, **step, "percent": round(100 * step["seconds"] / longest, 2)} for step in steps]
 
 
-def _clip_steps(output: Output) -> Iterable[dict[str, Any]]:
-    """One step a phase: the clips that it let pass, and why others did not."""
-    passed = np.ones(len(output.clips), bool)
+def _clip_steps(output: Output, passed: np.ndarray) -> Iterable[dict[str, Any]]:
+    """One step a phase: of the clips that went in, those that it let pass, and why others did not."""
     for phase, table in output.phases.items():
         out = table.filter(pc.or_(pc.is_valid(table["reject"]), pc.is_valid(table["error"])))
         seen, lost = _among(output, table) & passed, _among(output, out) & passed

@@ -9,7 +9,9 @@ import pytest
 
 from curation import shards, storage
 from pipelines import ledger, listing, phases, recipes, run, sources, units
+from pipelines.output import read_output
 from pipelines.phases import Phase
+from pipelines.report_funnel import funnel
 
 BEFORE_SHARDS = ("partition", "score", "annotate", "caption", "relate")
 
@@ -84,6 +86,7 @@ def test_a_source_replaced_before_its_clips_are_stored_is_superseded(films, alon
     assert status(done.out) == [("a.mp4", "ok"), ("a.mp4", "superseded")]
     assert {row["reject"] for row in ledger.clips(done.out).to_pylist() if row["clip_id"] in alone[0]} == {sources.CHANGED}
     assert stored(done.out) == alone[1]
+    assert {step["count"] for step in funnel(read_output(done.out)) if step["noun"] == "clip"} == {len(alone[1])}
     again = curate(folder, tmp_path)
     assert again.finished
     assert again.records == []
