@@ -34,7 +34,7 @@ from pipelines import ledger
 
 MODES = ("worker", "driver", "group", "terminate", "poison", "outage", "ray-worker", "ray-driver")
 _SOURCES, _SECONDS, _FPS, _SIZE = 6, 5, 15, (160, 120)
-_KILLS_A_HISTORY = 5
+_KILLS_A_HISTORY = 8
 _MAX_RUNS = 25
 _BUCKET = "s3://chaos"
 # Kills the worker that encodes the first clip of source 3, as a segmentation fault in a codec would.
@@ -171,7 +171,7 @@ def _history(folder: Path, mode: str, seed: int, kills: int, reference: tuple[st
         source, out = f"{_BUCKET}/in", f"{_BUCKET}/out-{seed}"
         store.fill(folder / "in")
     # A worker's death does not end a run, so that one run can take several.
-    longest_s = reference[1] * (0.15 if mode.endswith(("worker", "poison", "outage")) else 0.6)
+    longest_s = reference[1] * (0.15 if mode.endswith(("worker", "poison", "outage")) else 0.4)
     with (folder / f"log-{seed}").open("w") as log:
         while history.runs < _MAX_RUNS and (not history.codes or history.codes[-1]):
             history.runs += 1
