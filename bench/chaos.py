@@ -36,6 +36,7 @@ MODES = ("worker", "driver", "group", "terminate", "poison", "outage", "ray-work
 _SOURCES, _SECONDS, _FPS, _SIZE = 6, 5, 15, (160, 120)
 _KILLS_A_HISTORY = 8
 _MAX_RUNS = 25
+_ORPHANS_S = 20.0
 _BUCKET = "s3://chaos"
 # Kills the worker that encodes the first clip of source 3, as a segmentation fault in a codec would.
 _POISON = """
@@ -205,7 +206,7 @@ def _strike(mode: str, driver: "subprocess.Popen[bytes]", rng: random.Random, st
     if mode in ("worker", "poison"):
         victims = [rng.choice(workers)] if (workers := [pid for pid in family if _is_worker(pid)]) else []
     elif mode == "ray-worker":
-        workers = [pid for pid in family if _is_worker(pid) or _name(pid).startswith("ray::")]
+        workers = [pid for pid in family if _is_worker(pid) or _name(pid).startswith(("ray::IDLE", "ray::Map"))]
         victims = [rng.choice(workers)] if workers else []
     elif mode in ("group", "terminate"):
         victims += family
@@ -228,11 +229,23 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _end_orphans(temporary: Path) -> None:
-    """Kill what a killed driver left running: Ray's processes end by themselves, but not at once."""
+    """Give what a killed driver left running time to end by itself, as Ray's processes do, and kill what does not."""
+    deadline = time.monotonic() + _ORPHANS_S
+    while (orphans := _with_folder(temporary)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    for pid in orphans:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _with_folder(temporary: Path) -> list[int]:
+    """The processes that were started with this temporary folder."""
+    pids = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
             if entry.name.isdigit() and f"TMPDIR={temporary}\0".encode() in (entry / "environ").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
+                pids.append(int(entry.name))
+    return pids
 
 
 def _name(pid: int) -> str:

@@ -13,6 +13,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+_mine: list[tuple[int, int, Path, str]] = []
+
 _PREFIX, _LOCK = "gamecraft-scratch-", ".lock"
 
 
@@ -27,7 +29,8 @@ def _own(pid: int) -> Path:
     file, path = _locked_file()
     mine = Path(path.removesuffix(_LOCK))
     mine.mkdir()
-    atexit.register(_remove, pid, file, mine, path)
+    _mine.append((pid, file, mine, path))
+    atexit.register(remove)
     return mine
 
 
@@ -51,10 +54,16 @@ def _is_at(file: int, path: str) -> bool:
 
 
 def _remove(pid: int, file: int, mine: Path, path: str) -> None:
-    if os.getpid() == pid:  # a forked child inherits what is registered here, but not the folder
+    if os.getpid() == pid and Path(path).exists():  # a forked child inherits what is registered here, but not the folder
         shutil.rmtree(mine, ignore_errors=True)
         Path(path).unlink(missing_ok=True)
         os.close(file)
+
+
+def remove() -> None:
+    """Remove the scratch folder of this process, which is about to leave without Python's own ending."""
+    for arguments in list(_mine):
+        _remove(*arguments)
 
 
 def sweep() -> None:

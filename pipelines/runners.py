@@ -123,7 +123,7 @@ def start_ray() -> None:
         _require_ray_at(address)
         try:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-        except (ConnectionError, RuntimeError) as error:
+        except Exception as error:  # Ray raises bare ones where a node does not start
             named = f"RAY_ADDRESS is {address}: " if address else ""
             raise ValueError(f"{named}Ray cannot be started: {' '.join(str(error).split())}") from error
 

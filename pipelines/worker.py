@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from curation import scratch
 from curation.schema import Row
 from pipelines.ledger import Record
 from pipelines.phases import Phase, row_key, work
@@ -237,7 +238,7 @@ def main() -> None:
     """The child: do units until the pipe closes or the parent is gone."""
     pipe, parent = Connection(int(sys.argv[1])), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(_STOPPED))
+    signal.signal(signal.SIGTERM, lambda *_: _leave())
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     pipe.send(("started", None))
     while True:
@@ -267,6 +268,12 @@ def _attempted(pipe: Connection, phase: Phase, unit: Unit, attempt: Attempt) -> 
 def _die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK_S)
+    _leave()
+
+
+def _leave() -> None:
+    """Leave at once, whatever the main thread is at."""
+    scratch.remove()
     os._exit(_STOPPED)
 
 
