@@ -1,4 +1,4 @@
-"""A folder of this process for files that wait: removed at exit, or by another process once this one is gone.
+"""A folder of this process for files that wait: removed by it, or by another process once this one is gone.
 
 Whoever uses a folder holds a lock on the file beside it, which ends with the process however that ends. A process number would
 say nothing: containers that share a temporary folder count their processes anew.
@@ -61,9 +61,10 @@ def _remove(pid: int, file: int, mine: Path, path: str) -> None:
 
 
 def remove() -> None:
-    """Remove the scratch folder of this process, which is about to leave without Python's own ending."""
-    for arguments in list(_mine):
-        _remove(*arguments)
+    """Remove the scratch folder of this process, if it has one; it may be asked for again."""
+    while _mine:
+        _remove(*_mine.pop())
+    _own.cache_clear()
 
 
 def sweep() -> None:

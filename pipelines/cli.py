@@ -435,8 +435,7 @@ def _print_summary(summary: Any, report: str) -> None:
         _say(f"  {name:20} {seconds:9.2f} CPU-s")
     if decodes:
         _say("  decodes: " + ", ".join(f"{count} {name}" for name, count in sorted(decodes.items())))
-    asked = sum((Counter(record.s3) for record in summary.records), storage.requests)
-    if words := storage.throttling(asked):
+    if words := storage.throttling(summary.s3):
         _say(f"  {words}")
     for title, words in summary.said:
         _say(f"  {title}: {words}")

@@ -37,7 +37,7 @@ class Summary:
     """What a run found and did. `records` are of the units it ran itself; counts are of the whole output.
 
     `changed`: the units of sources that changed since they were measured, as this run noticed. `held`: why no new shards were
-    planned.
+    planned. `s3`: requests by this process and its workers, as `storage.requests` counts them.
     """
 
     out: str
@@ -58,6 +58,7 @@ class Summary:
     said: list[tuple[str, str]] = field(default_factory=list)
     before: dict[str, int] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
+    s3: Counter[str] = field(default_factory=Counter)
     wall_s: float = 0.0
 
     @property
@@ -156,7 +157,7 @@ def _run(
     wait_s: float,
 ) -> Summary:
     """The phases over an output folder."""
-    began = time.monotonic()
+    began, asked = time.monotonic(), storage.requests.copy()
     out = storage.normal(out)
     if recipe.caption.vlm.backend == "vllm" and runner != "ray":
         raise ValueError(
@@ -190,6 +191,7 @@ def _run(
         scratch.sweep()  # of workers that were killed
         _conclude(summary, recipe)
     summary.said = [*inputs.said, *summary.said]
+    summary.s3 = sum((Counter(record.s3) for record in summary.records), storage.requests - asked)
     summary.wall_s = time.monotonic() - began
     return summary
 

@@ -262,7 +262,10 @@ def _attempted(pipe: Connection, phase: Phase, unit: Unit, attempt: Attempt) -> 
         pipe.send(("row", row_key(row) if row else None))
 
     reasons = {row: f"quarantined: killed its worker {count} times" for row, count in attempt.poison.items()}
-    return work(phase, unit, tell, reasons, on_row if attempt.careful else None, not (attempt.careful and _pools(phase)))
+    try:
+        return work(phase, unit, tell, reasons, on_row if attempt.careful else None, not (attempt.careful and _pools(phase)))
+    finally:
+        scratch.remove()  # now, since Ray kills what its workers started
 
 
 def _die_with(parent: int) -> None:
