@@ -279,17 +279,6 @@ def delete(uri: str) -> None:
         Path(uri).unlink(missing_ok=True)
 
 
-def process_lives(pid: int) -> bool:
-    """Whether the process that left a lock or a scratch folder on this machine still runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def sweep(folder: str) -> None:
     """Remove what puts that were killed half-way left in a local folder; S3 keeps no half objects."""
     for path in [] if is_s3(folder) else Path(folder).rglob(".*.tmp"):

@@ -51,7 +51,9 @@ def retry(out: str, reason: str = "", source: str = "") -> list[TakenBack]:
         ]
         taken += _sources(out, reason)
         taken = [
-            (unit, one) for unit, one in taken if not source or _fits(one.uri, source) or one.uri == storage.normal(source)
+            (unit, one)
+            for unit, one in taken
+            if not source or fnmatchcase(one.uri, source) or one.uri == storage.normal(source)
         ]
         taken = [(unit, one) for unit, one in taken if one.video_id not in gone]
         _remove(out, taken)
@@ -84,16 +86,12 @@ def _reasons(row: Row, pattern: str) -> list[str]:
     """The row's reasons that fit; without a pattern those of failures."""
     reasons = [(name, row[name]) for name in _COLUMNS if row[name]]
     if pattern:
-        return [words for _, words in reasons if _fits(words, pattern)]
+        return [words for _, words in reasons if fnmatchcase(words, pattern)]
     return [words for name, words in reasons if name.endswith("error") or words.startswith(("quarantined", "failed:"))]
 
 
 def _wanted(whole: str, words: str, pattern: str) -> bool:
-    return not pattern or _fits(whole, pattern) or _fits(words, pattern)
-
-
-def _fits(text: str, pattern: str) -> bool:
-    return fnmatchcase(text, pattern)
+    return not pattern or fnmatchcase(whole, pattern) or fnmatchcase(words, pattern)
 
 
 def _remove(out: str, taken: list[tuple[str, TakenBack]]) -> None:
