@@ -21,13 +21,15 @@ from bench import camera_controls, camera_takes
 from bench.camera_takes import KINDS, Take
 from bench.machine import describe
 from bench.trajectory import Errors, errors
-from curation import video
-from curation.cameras.annotate import CameraSettings, ClipView, annotate
+from curation.cameras.annotate import annotate
 from curation.cameras.camera import Camera, Facts
-from curation.cameras.look import Look, looked_at
+from curation.cameras.clip import ClipView
+from curation.cameras.klt.clip_tracks import Look, looked_at
 from curation.cameras.scale import scales
-from curation.video import Span
-from curation.viewport import ViewportWatch, viewport
+from curation.cameras.settings import CameraSettings
+from curation.media import decode
+from curation.media.decode import Span
+from curation.media.viewport import ViewportWatch, viewport
 from operators.op import share_cores
 
 SEED = 9900
@@ -121,8 +123,8 @@ def source_views(takes: Sequence[Take], asked: Sequence[Take] | None = None) -> 
     """The takes as clips of one source: what never moves is found over all of them, as partition does."""
     watch = ViewportWatch()
     for take in takes:
-        painter, due_s = video.Painter(video.probe(str(take.file)), (320, 240), "gray"), 0.0
-        for time_s, frame in video.decode(str(take.file), purpose="bench"):
+        painter, due_s = decode.Painter(decode.probe(str(take.file)), (320, 240), "gray"), 0.0
+        for time_s, frame in decode.decode(str(take.file), purpose="bench"):
             if time_s >= due_s:
                 watch.add(painter(frame), counts=time_s > 0)
                 due_s += _LOOK_EVERY_S

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from bench.train.footage import maps_of
-from curation import encode
-from curation.video import Source
+from curation.media import encode
+from curation.media.decode import Source
 from synth.doom.cameras import PIXEL_ASPECT, poses
 from synth.doom.engine import Game, Screen, running, wads
+from synth.doom.map_splits import maps_of
 from synth.doom.player import Action, Player
 from synth.doom.wad import Level, read_level
 

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from bench.machine import describe
-from bench.train.footage import maps_of, recordings
-from curation.interaction import event_score
+from curation.captions.interaction import event_score
 from operators.captions import facts_of
 from pipelines import ledger, recipes, run
 from synth.doom import truth
+from synth.doom.map_splits import maps_of, recordings
 from synth.doom.record import Recording, record
 from synth.doom.truth import Truth
 

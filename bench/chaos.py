@@ -43,7 +43,7 @@ _POISON = """
 import importlib.abc, importlib.machinery, os, signal, sys
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "curation.encode":
+        if name != "curation.media.encode":
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)

@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from bench.machine import describe
-from curation import encode, storage, video
-from curation.embeddings import EncoderSettings
-from curation.encode import Encoding
-from curation.video import Span
+from curation import storage
+from curation.captions.embeddings import EncoderSettings
+from curation.media import decode as video
+from curation.media import encode
+from curation.media.decode import Span
+from curation.media.encode import Encoding
 from pipelines import ledger, recipes, run
 from synth.doom.record import Recording, record
 

@@ -4,7 +4,7 @@ A clip here is the luma of its frames, uint8 [N, H, W]: the quality score looks 
 own unit. A *level* is the same damage for every kind: `AMOUNTS` says which amount costs a GMSD of 0, 0.04, 0.08 ... 0.20 on
 average over the tuning footage, so that level 0.6 of blur and level 0.6 of noise are as far from their originals by a measure
 that sees both. GMSD (gradient magnitude similarity deviation: Xue, Zhang, Mou, Bovik, IEEE TIP 2014) agrees with people over
-many kinds of damage and is a few lines. `python -m bench.train.quality levels FOOTAGE...` prints the table anew.
+many kinds of damage and is a few lines. `python -m bench.shipped_weights.train_quality levels FOOTAGE...` prints it anew.
 """
 
 import io

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.machine import describe
-from bench.train.footage import maps_of
 from pipelines import recipes, run
 from synth.doom.cameras import write_log
+from synth.doom.map_splits import maps_of
 from synth.doom.record import Recording, record
 
 # A recording has several maps, so that its top moving speed, the unit of its poses, hangs on none of them.

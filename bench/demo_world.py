@@ -27,17 +27,17 @@ from model.config import FRAMES_A_LATENT
 from model.control.spec import ControlSpec, ControlState
 from model.control.trajectory import integrate
 from model.data.loader import DataSettings, Sample, collate
-from model.data.runs import Clip, Window, stored_clips
-from model.evaluation import obedience
-from model.evaluation.obedience import KINDS, Kind
-from model.parallel import ranks
+from model.data.windows import Clip, Window, stored_clips
+from model.evaluation import control_accuracy
+from model.evaluation.control_accuracy import KINDS, Kind
+from model.parallel import dist
 from model.parallel.layout import seated
 from model.recipes import TrainRecipe, demo
 from model.sampling import levels, sample
-from model.training import flow
-from model.training.notes import pictures, sheet
-from model.training.run import train
-from model.training.watching import as_played, plainly
+from model.train import train
+from model.training import flow_matching
+from model.training.metrics import pictures, sheet
+from model.training.sample_videos import as_played, plainly
 
 # Guidance leads away from no camera at all (1: none); it was compared on training maps, the others chosen.
 FRAMES, STEPS, GUIDANCE = 5, 6, 3.0
@@ -104,8 +104,8 @@ def _window(whole: Sample, start: int, wanted: Sequence[str]) -> tuple[Kind, Sam
     """What was asked from a frame on and the sample of it, if it is something wanted and there is something to see."""
     part = slice(start, start + FRAMES)
     pose = torch.linalg.inv(whole["pose"][start].double()) @ whole["pose"][part].double()
-    kind = obedience.told(pose.numpy()).kind
-    if kind is None or kind not in wanted or obedience.blank(whole["video"][:, start].permute(1, 2, 0).numpy()):
+    kind = control_accuracy.told(pose.numpy()).kind
+    if kind is None or kind not in wanted or control_accuracy.blank(whole["video"][:, start].permute(1, 2, 0).numpy()):
         return None
     video, inner = whole["video"][:, part], whole["intrinsics"][part]
     return kind, Sample({**whole, "video": video, "pose": pose.float(), "intrinsics": inner, "key": f"{whole['key']}+{start}"})
@@ -114,13 +114,13 @@ def _window(whole: Sample, start: int, wanted: Sequence[str]) -> tuple[Kind, Sam
 def evaluate(recipe: TrainRecipe, trained: Sequence[str], held_out: Sequence[str], run: Path) -> str:
     """Obedience and picture quality of a run's averaged weights, as a table; numbers and a sheet are left in its folder."""
     clips = held_out_clips(held_out, recipe.data)
-    *_, device = ranks.start()
+    *_, device = dist.start()
     try:
         made = build.trained(recipe, trained, str(run), seated(recipe.layout, device), print)
         videos = generated(made, clips)
         keys = commanded(made, clips, recipe.control)
     finally:
-        ranks.stop()
+        dist.stop()
     table = {name: obeyed(clips.kinds, found) for name, found in videos.items() if name != _STILL}
     held = [(kind, video) for kind, found in keys.items() for video in found]
     table["keys held down"] = obeyed([kind for kind, _ in held], torch.stack([video for _, video in held]))
@@ -165,20 +165,20 @@ def commanded(made: Parts, clips: Clips, spec: ControlSpec) -> dict[Kind, Tensor
 
 def _videos(made: Parts, batch: dict[str, Any], seed: int, guidance: float = GUIDANCE) -> Tensor:
     """What the world makes of a batch's first frames and cameras."""
-    given = flow.encoded(batch, made.codec, made.words, made.device, made.thoughts).given
+    given = flow_matching.encoded(batch, made.codec, made.words, made.device, made.thoughts).given
     sigmas, generator = levels(made.world.noise, STEPS), torch.Generator().manual_seed(seed)
     latents = sample(made.world, given, sigmas, generator, given._replace(maps=None), guidance)
     return pictures(made.codec.decode(latents)).cpu()
 
 
-def obeyed(kinds: Sequence[Kind], videos: Tensor) -> dict[str, obedience.Share]:
+def obeyed(kinds: Sequence[Kind], videos: Tensor) -> dict[str, control_accuracy.Share]:
     """Shares by kind, and of turns and walks, each the mean of its two kinds' clips."""
     hits: dict[str, list[bool]] = defaultdict(list)
     for kind, video in zip(kinds, videos, strict=True):
-        hit = obedience.obeys(kind, obedience.shown(video.permute(1, 2, 3, 0).numpy()))
+        hit = control_accuracy.obeys(kind, control_accuracy.shown(video.permute(1, 2, 3, 0).numpy()))
         hits[kind].append(hit)
         hits["turn" if kind in ("right", "left") else "forward/back"].append(hit)
-    return {kind: obedience.share(found) for kind, found in hits.items()}
+    return {kind: control_accuracy.share(found) for kind, found in hits.items()}
 
 
 def fidelity(videos: Tensor, real: Tensor) -> dict[str, float]:
@@ -220,7 +220,7 @@ def curves(log: Path, out: Path) -> None:
     pyplot.close(figure)
 
 
-def lines(table: dict[str, dict[str, obedience.Share]], quality: dict[str, dict[str, float]]) -> Iterator[str]:
+def lines(table: dict[str, dict[str, control_accuracy.Share]], quality: dict[str, dict[str, float]]) -> Iterator[str]:
     """The table in words."""
     for name, shares in table.items():
         yield f"{name:24}" + "  ".join(f"{kind} {shares[kind]}" for kind in ("turn", "forward/back", *KINDS) if kind in shares)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from curation.cameras.infill import infill
-from curation.cameras.mapping import Map
+from curation.cameras.klt.frame_poses import infill
+from curation.cameras.klt.mapping import Map
 
 _EVERY = 5  # frames from keyframe to keyframe
 _NEIGHBOURS = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # keyframes that are matched

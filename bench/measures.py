@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curation import action
+from curation.actions import spans
 from synth.doom import truth
 
 
 def lasting_regimes(told: truth.Truth) -> list[str]:
     """The engine's regime at each frame, those shorter than the least that we name given to the one before."""
-    return action.settled(truth.regimes(told), told.time_s, action.RegimeSettings().min_s)
+    return spans.settled(truth.regimes(told), told.time_s, spans.RegimeSettings().min_s)
 
 
 def auc(score: np.ndarray, flags: np.ndarray) -> float:

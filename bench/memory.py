@@ -47,9 +47,9 @@ def repeat(source: Path, target: Path, times: int) -> None:
 
 def scan_once(path: str) -> None:
     """In a process of its own: one pass, then this process's peak in KiB."""
-    from curation.chunks import ScanSettings
-    from curation.flow import FlowSettings
-    from curation.scan import scan
+    from curation.partition.chunks import ScanSettings
+    from curation.partition.optical_flow import FlowSettings
+    from curation.partition.scan import scan
 
     scan(path, ScanSettings(FlowSettings(backend="dis")))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -15,16 +15,17 @@ import numpy as np
 
 from bench.machine import describe
 from bench.measures import Hits, auc, contained, lasting_regimes, matched
-from bench.train.footage import maps_of
-from curation import scenes, video
-from curation.action import ActionSpan
-from curation.chunks import ScanSettings
-from curation.flow import FlowSettings
-from curation.happenings import ActionSettings, Happenings, happenings
-from curation.scan import Signals, scan
-from curation.scenes import SceneSettings
+from curation.actions.detect import ActionSettings, Happenings, happenings
+from curation.actions.spans import ActionSpan
+from curation.media import decode
+from curation.partition import cuts as scenes
+from curation.partition.chunks import ScanSettings
+from curation.partition.cuts import SceneSettings
+from curation.partition.optical_flow import FlowSettings
+from curation.partition.scan import Signals, scan
 from operators.partition import clip_spans
 from synth.doom import truth
+from synth.doom.map_splits import maps_of
 from synth.doom.record import Recording, record
 from synth.doom.truth import Truth
 
@@ -178,9 +179,9 @@ def all_cuts(file: Path, signals: Signals) -> dict[str, list[int]]:
 def _theirs(detector, file: Path) -> list[int]:  # type: ignore[no-untyped-def]
     from scenedetect import FrameTimecode
 
-    source = video.probe(str(file))
-    painter, count, cuts = video.Painter(source, (320, round(source.height * 320 / source.width))), 0, []
-    for count, (_, frame) in enumerate(video.decode(str(file), purpose="bench")):
+    source = decode.probe(str(file))
+    painter, count, cuts = decode.Painter(source, (320, round(source.height * 320 / source.width))), 0, []
+    for count, (_, frame) in enumerate(decode.decode(str(file), purpose="bench")):
         cuts += detector.process_frame(FrameTimecode(count, source.fps), painter(frame)[:, :, ::-1])
     return sorted(cut.frame_num for cut in [*cuts, *detector.post_process(FrameTimecode(count, source.fps))])
 

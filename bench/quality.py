@@ -27,9 +27,11 @@ from bench import degrade
 from bench.degrade import KINDS, Clip, Kind, damaged, gmsd
 from bench.machine import describe
 from bench.measures import spearman
-from curation import scenes, video
-from curation.flow import WIDTH
-from curation.iqa import Iqa, IqaSettings, fold, frozen_share, load_iqa, luma_plane
+from curation.media import decode
+from curation.partition import cuts
+from curation.partition.optical_flow import WIDTH
+from curation.quality.backends import load_iqa
+from curation.quality.iqa import Iqa, IqaSettings, fold, frozen_share, luma_plane
 
 LEVELS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.95)
 _CLIP_S, _CLIPS = 4.0, 3
@@ -98,13 +100,13 @@ def _default(folder: Path) -> list[Path]:
 
 def stretches(file: Path, smaller: int = 1) -> Iterator[Stretch]:
     """Up to three stretches of four seconds, spread over a file; made so many times smaller if they are high enough."""
-    source = video.probe(str(file))
+    source = decode.probe(str(file))
     smaller = smaller if source.height >= _HIGH else 1
     fps, length = source.fps or 25.0, source.duration_s or _CLIP_S
     count = max(1, min(_CLIPS, int(length / _CLIP_S)))
     for number in range(count):
         start = (number + 0.5) * length / count - min(_CLIP_S, length) / 2
-        frames = [frame for _, frame in video.decode(str(file), video.Span(max(0.0, start), start + _CLIP_S), "bench")]
+        frames = [frame for _, frame in decode.decode(str(file), decode.Span(max(0.0, start), start + _CLIP_S), "bench")]
         if len(frames) > fps:
             small = (WIDTH, round(source.height * WIDTH / source.width / 2) * 2)
             rgb = np.stack([f.reformat(*small, format="rgb24").to_ndarray() for f in frames])
@@ -225,7 +227,7 @@ def _frozen(stretch: Stretch, shown: np.ndarray) -> float:
 
 
 def _still_share(rgb: np.ndarray, fps: float) -> float:
-    score = scenes.ContentScore()
+    score = cuts.ContentScore()
     content = np.array([score(np.ascontiguousarray(picture)) for picture in rgb])
     return frozen_share(np.arange(len(rgb)) / fps, content, len(rgb) / fps)
 

@@ -12,9 +12,10 @@ import time
 from collections.abc import Sequence
 
 from bench.machine import describe
-from curation import captions, interaction
-from curation.captions import Facts, Happening
-from curation.embeddings import EncoderSettings
+from curation.captions import caption as captions
+from curation.captions import interaction
+from curation.captions.caption import Facts, Happening
+from curation.captions.embeddings import EncoderSettings
 from curation.schema import CLIP, Row, columns
 from operators.captions import change_columns
 from pipelines import ledger, phases, recipes, runners

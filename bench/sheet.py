@@ -9,12 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from curation.action import ActionSpan
-from curation.chunks import ScanSettings
-from curation.flow import FlowSettings
-from curation.happenings import DETECTORS, ActionSettings, happenings
-from curation.scan import scan
-from curation.video import Span, read_frames
+from curation.actions.detect import DETECTORS, ActionSettings, happenings
+from curation.actions.spans import ActionSpan
+from curation.media.decode import Span, read_frames
+from curation.partition.chunks import ScanSettings
+from curation.partition.optical_flow import FlowSettings
+from curation.partition.scan import scan
 
 _SIZE = (256, 144)
 _AROUND_S = 0.4

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.machine import describe
-from bench.train.footage import HELD_OUT, maps_of
-from curation import scan, video
+from curation.media import decode
+from curation.partition import scan
 from operators.op import run_local
 from pipelines import chains, recipes
 from pipelines.recipes import Recipe
 from synth import taxonomy
+from synth.doom.map_splits import HELD_OUT, maps_of
 from synth.doom.takes import KINDS, SCRIPTS, NoPlace, Take, film, kinds_of
-from synth.film import to_mp4
-from synth.pictures import to_png
+from synth.media import to_mp4, to_png
 from synth.requests import Frame, Request
 from synth.taxonomy import Interaction
 
@@ -87,7 +87,7 @@ def _outcome(take: Take, file: Path, recipe: Recipe, log: Path | None) -> Outcom
     wanted, filmed = taxonomy.built_in()[take.interaction], _filmed(take)
     file.write_bytes(to_mp4(filmed.pictures, filmed.fps))
     scan.forget()
-    video.forget()
+    decode.forget()
     asked = Request(wanted, wanted.templates[0], Frame(f"doom:{take.collection}:{take.level}"), take.seed)
     row: dict[str, Any] = {
         "clip_id": "0",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curation.cameras.agreement import turned_apart_deg, umeyama
+from curation.cameras.klt.agreement import turned_apart_deg, umeyama
 from curation.cameras.rotation import angle_deg
 
 LEAST_PATH = 8.0  # map units, a quarter of a metre: what a player's view bobs and settles by

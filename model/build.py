@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 import torch
 
-from model.backbone import added, checkpoint, text, vae
+from model.backbone import load_weights, text, vae, vlm_context
 from model.backbone.dit import Expert
 from model.backbone.vae import Codec
 from model.control.encoder import CameraEncoder
+from model.encode_latents import check_made_with
 from model.parallel.layout import Seat
 from model.recipes import TrainRecipe, weights_folder
 from model.training import checkpoint as checkpoints
-from model.training import codec as frame_codec
-from model.training.encode import check_made_with
-from model.training.flow import Thoughts, Words
+from model.training import frame_codec
+from model.training.flow_matching import Thoughts, Words
 from model.training.precision import settle
 from model.world import ControlledExpert, World
 
@@ -46,7 +46,9 @@ def parts(recipe: TrainRecipe, outputs: Sequence[str], folder: str, seat: Seat, 
     device = torch.device(kind, torch.cuda.current_device() if kind == "cuda" else None)
     spec = recipe.model
     codec, words, codec_hash = _coded(recipe, outputs, folder, device, say)
-    thoughts = added.load_thoughts(spec.thoughts, device, getattr(torch, recipe.train.precision)) if spec.thoughts else None
+    thoughts = (
+        vlm_context.load_thoughts(spec.thoughts, device, getattr(torch, recipe.train.precision)) if spec.thoughts else None
+    )
     width = thoughts.width if thoughts else None
     torch.manual_seed(recipe.train.seed)
     high = _expert(recipe, codec.per, "transformer", seat, device, width)
@@ -81,7 +83,7 @@ def _start(world: World, recipe: TrainRecipe, codec_hash: str, say: Callable[[st
     ours = {"codec": codec_hash, "control": asdict(recipe.control)}
     if changed := checkpoints.differences({name: theirs[name] for name in ours if name in theirs}, ours):
         raise ValueError(f"{path}: {'; '.join(changed)}; set what the run that model.start names was made with")
-    new = checkpoints.load_weights(path, world, added.PARTS if spec.thoughts else ())
+    new = checkpoints.load_weights(path, world, vlm_context.PARTS if spec.thoughts else ())
     say(f"start from {path}" + (f"; {len(new)} weights of model.thoughts are new" if new else ""))
 
 
@@ -115,12 +117,12 @@ def _expert(recipe: TrainRecipe, per: int, name: str, seat: Seat, device: torch.
     """
     spec, fps, dtype = recipe.model, recipe.data.fps, getattr(torch, recipe.train.precision)
     folder = os.path.join(spec.weights, name) if spec.weights else ""
-    base = checkpoint.blank(checkpoint.read_config(folder)) if folder else Expert(spec.backbone)
+    base = load_weights.blank(load_weights.read_config(folder)) if folder else Expert(spec.backbone)
     if width is not None and base.config.added_kv_proj_dim is None:
-        base = added.widened(base, width)
+        base = vlm_context.widened(base, width)
     camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, fps / per)
     if not folder:
         return seat.put(ControlledExpert(base, camera).to(device), dtype)
     made = seat.put(ControlledExpert(base, camera.to(device)), dtype)
-    checkpoint.load_sharded(made, base, folder)
+    load_weights.load_sharded(made, base, folder)
     return made

@@ -9,9 +9,9 @@ from model.config import BackboneConfig, wan22_i2v_a14b
 from model.control.spec import ControlSpec
 from model.data.captions import CaptionMix
 from model.data.loader import DataSettings
-from model.experts import NoiseSpec
+from model.noise import NoiseSpec
 from model.parallel.layout import Layout
-from model.training.codec import CodecSettings
+from model.training.frame_codec import CodecSettings
 from model.training.settings import Phase, TrainSettings
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.experts import NoiseSpec
+from model.noise import NoiseSpec
 from model.world import World
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from model.backbone.dit import Expert
 from model.control.encoder import CameraEncoder
-from model.experts import TIMESTEPS, Name, NoiseSpec
+from model.noise import TIMESTEPS, Name, NoiseSpec
 
 
 class ControlledExpert(nn.Module):

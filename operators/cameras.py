@@ -5,14 +5,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation import video
 from curation.cameras import engine
-from curation.cameras.annotate import CameraSettings, ClipView, annotate, missing
+from curation.cameras.annotate import annotate, missing
 from curation.cameras.camera import Camera, Facts, to_npz
+from curation.cameras.clip import ClipView
+from curation.cameras.settings import CameraSettings
 from curation.cameras.words import Motion, WordSettings, describe
+from curation.media import decode
+from curation.media.decode import Span
+from curation.media.viewport import Rect
 from curation.schema import Row
-from curation.video import Span
-from curation.viewport import Rect
 
 # A column's name is the fact's behind `camera_`, save this one: the word `source` is the field's own for it.
 _RENAMED = {"backend": "source"}
@@ -36,7 +38,7 @@ def _logged(rows: list[Row]) -> list[tuple[Facts, Camera | None]]:
 
 
 def _times_s(row: Row) -> np.ndarray:
-    return np.array([time_s for time_s, _ in video.decode(row["source_uri"], _span(row), "camera")])
+    return np.array([time_s for time_s, _ in decode.decode(row["source_uri"], _span(row), "camera")])
 
 
 def _estimated(rows: list[Row], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:

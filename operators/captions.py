@@ -9,13 +9,15 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from curation import captions, consistency, interaction, vlm
-from curation.captions import Caption, Facts, Happening
-from curation.consistency import Verdicts
-from curation.interaction import Change, Interactive, InteractiveSettings
+from curation import vlm
+from curation.captions import caption as captions
+from curation.captions import consistency, interaction
+from curation.captions.caption import Caption, Facts, Happening
+from curation.captions.consistency import Verdicts
+from curation.captions.interaction import Change, Interactive, InteractiveSettings
+from curation.media.decode import Span, UnreadableVideo
+from curation.media.viewport import Rect
 from curation.schema import Row
-from curation.video import Span, UnreadableVideo
-from curation.viewport import Rect
 from curation.vlm import Answer, Prompt, VlmSettings
 from curation.vlm.frames import FrameSettings, grab, labels, moments
 

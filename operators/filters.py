@@ -1,6 +1,6 @@
 """Filters (paper section 3.4, second stage): they judge scores that are already in the row."""
 
-from curation.quality import LuminanceLimits, QualityLimits, verdict
+from curation.quality.luminance import LuminanceLimits, QualityLimits, verdict
 from curation.schema import Row
 from operators.op import each
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from curation import video
 from curation.errors import is_machine_fault
+from curation.media import decode
 from curation.schema import CLIP, Row, columns, conform
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def share_cores(count: int) -> None:
     import threadpoolctl
 
     cv2.setNumThreads(count)
-    video.set_threads(count)
+    decode.set_threads(count)
     os.environ["OMP_NUM_THREADS"] = str(count)  # read by what is loaded later
     threadpoolctl.threadpool_limits(count, "blas")
     if "torch" in sys.modules:

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from curation import action, chunks, scenes
-from curation.chunks import ScanSettings
-from curation.happenings import ActionSettings, Happenings, boundary_costs, happenings
-from curation.iqa import combed_share, fold, frozen_share
-from curation.quality import luminance, without_bars
-from curation.scan import Signals, scan
-from curation.scenes import SceneSettings
+from curation.actions import spans as action
+from curation.actions.detect import ActionSettings, Happenings, boundary_costs, happenings
+from curation.media.viewport import Rect
+from curation.partition import chunks
+from curation.partition import cuts as scenes
+from curation.partition.chunks import ScanSettings
+from curation.partition.clip_spans import divide
+from curation.partition.cuts import SceneSettings
+from curation.partition.scan import Signals, scan
+from curation.quality.iqa import combed_share, fold, frozen_share
+from curation.quality.luminance import luminance, without_bars
 from curation.schema import Row, clip_id
-from curation.spans import divide
-from curation.viewport import Rect
 from operators.op import each
 
 # Under this side flow and cuts measure noise; the smallest format that was ever sold as video is about twice as large.
@@ -26,7 +28,7 @@ MIN_SIDE_PX = 64
 
 @each
 def scan_chunk(row: Row, how: ScanSettings) -> Row:
-    """Measure a part of a source; what was found is kept until it is stored (`curation.chunks`)."""
+    """Measure a part of a source; what was found is kept until it is stored (`curation.partition.chunks`)."""
     chunks.scan_chunk(row["source_uri"], how, row["start_s"], row["end_s"])
     return row
 

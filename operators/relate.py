@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from curation import embeddings, interaction
-from curation.embeddings import Encoder, EncoderSettings
-from curation.interaction import Change
+from curation.captions import embeddings, interaction
+from curation.captions.embeddings import Encoder, EncoderSettings
+from curation.captions.interaction import Change
+from curation.media.decode import Span
 from curation.schema import TOUCHING_S, Row
-from curation.video import Span
 from curation.vlm import Answer, Prompt, VlmSettings
 from curation.vlm.frames import FrameSettings, grab
 from operators.captions import asked_of, change_columns, facts_of, view

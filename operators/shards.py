@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from curation import encode, scratch, storage
+from curation import scratch, storage
 from curation.cameras.camera import from_npz, to_npz
-from curation.encode import Encoding
+from curation.media import encode
+from curation.media.decode import Span
+from curation.media.encode import Encoding
+from curation.media.viewport import Rect
 from curation.schema import Row
-from curation.video import Span
-from curation.viewport import Rect
 from operators.op import each
 
 

@@ -3,21 +3,21 @@
 import json
 from collections.abc import Sequence
 
-from curation import storage, stretches, vlm
-from curation.chunks import ScanSettings
-from curation.iqa import combed_share, fold
-from curation.scan import scan
-from curation.scenes import SceneSettings
+from curation import storage, vlm
+from curation.media import stretches
+from curation.media.decode import Span
+from curation.media.viewport import Rect
+from curation.partition.chunks import ScanSettings
+from curation.partition.cuts import SceneSettings
+from curation.partition.scan import scan
+from curation.quality.iqa import combed_share, fold
 from curation.schema import Row
-from curation.video import Span
-from curation.viewport import Rect
 from curation.vlm.frames import grab, labels, moments
 from operators.op import each
 from operators.shards import scratch_file
 from synth import strategies, verify
 from synth.evidence import Evidence, evidence
-from synth.film import to_mp4
-from synth.pictures import from_bytes, to_png
+from synth.media import from_bytes, to_mp4, to_png
 from synth.prompts import Refused
 from synth.requests import Request, request
 from synth.strategies import SynthSettings

@@ -5,8 +5,8 @@ Resources stand beside each operator. Neighbours of equal resources become one s
 
 from dataclasses import replace
 
-from curation.iqa import Quality
-from curation.quality import Luminance
+from curation.quality.iqa import Quality
+from curation.quality.luminance import Luminance
 from operators.cameras import FACT_COLUMNS, MOTION_COLUMNS, SCALE_COLUMNS, annotate_cameras
 from operators.captions import (
     CAPTION_COLUMNS,

@@ -17,9 +17,9 @@ from typer.core import TyperCommand
 from curation import shards, storage
 from curation.schema import CLIP
 from pipelines import recipes
-from pipelines.figures import plural, short_name
 from pipelines.lock import LeaseLost
 from pipelines.recipes import PHASES, SYNTH_PHASES
+from pipelines.wording import plural, short_name
 
 if TYPE_CHECKING:
     from curation.cameras.camera import Camera
@@ -33,9 +33,9 @@ recipe_app = typer.Typer(help="Show or list recipes.", rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
-# By name; `bench.train` holds what trains the weights that the package ships.
+# By name; `bench.shipped_weights` holds what trains the weights that the package ships.
 BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captions", "chaos", "curate", "camera", "synth")} | {
-    "train": "bench.training",
+    "train": "bench.train_step",
     "world": "bench.demo_world",
 }
 
@@ -99,7 +99,7 @@ def curate(
 ) -> None:
     """Turn videos into WebDataset shards, a ledger of every clip, and a report. Run it again to go on or to add input."""
     from pipelines import run, runners
-    from pipelines.report import write_report
+    from pipelines.report.page import write_report
 
     _among("--runner", runner, runners.NAMES)
     if phase:
@@ -126,7 +126,7 @@ def synth(
 ) -> None:
     """Make videos of interactions, verify them, and add those accepted to OUT as clips, with a ledger of every attempt."""
     from pipelines import run, runners
-    from pipelines.report import write_report
+    from pipelines.report.page import write_report
 
     _among("--runner", runner, runners.NAMES)
     if phase:
@@ -190,7 +190,7 @@ def encode(
 @app.command()
 def report(out: Out) -> None:
     """Draw the report of an output anew."""
-    from pipelines.report import write_report
+    from pipelines.report.page import write_report
 
     _require_dataset(out)
     _say(write_report(storage.normal(out)))
@@ -243,7 +243,7 @@ def _training_recipe(name_or_path: str) -> Any:
 def _training() -> Any:
     """The model's side, which needs torch: `.recipes`, `.run`, `.encode`."""
     try:
-        names = {"recipes": "model.recipes", "run": "model.training.run", "encode": "model.training.encode"}
+        names = {"recipes": "model.recipes", "run": "model.train", "encode": "model.encode_latents"}
         return SimpleNamespace(**{name: importlib.import_module(module) for name, module in names.items()})
     except ModuleNotFoundError as error:
         raise ValueError(f'training needs {error.name}; install it with: pip install "gamecraft[train]"') from error
@@ -344,7 +344,7 @@ def _kind(row: dict[str, Any]) -> str:
 
 def _print_thresholds(out: str, dataset: dict[str, Any]) -> None:
     """A table a rule; the limit in use is marked."""
-    from pipelines.thresholds import trials
+    from pipelines.report.thresholds import trials
 
     tables: dict[str, Table] = {}
     for trial in trials(out, dataset):
@@ -399,7 +399,7 @@ def _stored_camera(out: str, row: dict[str, Any]) -> "Camera | None":
 
 
 def _print_controls(camera: "Camera") -> None:
-    from pipelines.report_cameras import timeline
+    from pipelines.report.cameras import timeline
 
     for line in timeline(camera):
         _say(line)

@@ -13,7 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import PurePosixPath
 
-from curation import storage, video
+from curation import storage
+from curation.media import decode
 from curation.storage import Entry
 
 # What containers add beside the same packets: a few bytes a packet, and an index.
@@ -103,6 +104,6 @@ def _all(uris: Sequence[str], most: int | None) -> list[str]:
 
 def _digest(uri: str, most: int | None) -> str:
     try:
-        return video.packet_digest(uri, most)
+        return decode.packet_digest(uri, most)
     except Exception:  # whatever it is, `partition` will meet it and say so
         return ""

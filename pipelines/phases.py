@@ -13,15 +13,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation import chunks, scan, shards, storage, versions, video, vlm
-from curation.quality import mean_luma
+from curation import shards, storage, versions, vlm
+from curation.media import decode
+from curation.partition import chunks, scan
+from curation.quality.luminance import mean_luma
 from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns
 from curation.shards import Sample
 from curation.vlm import answers
 from operators import synth
 from operators.op import Op, Step
 from operators.shards import scratch_file
-from pipelines import chains, chunked, ledger
+from pipelines import chains, chunk_units, ledger
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
 from pipelines.units import PART_CLIPS, Name, Unit
@@ -67,16 +69,16 @@ def work(
     record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
     if unit.problem:
         return record
-    before, spent = video.decodes.copy(), vlm.spent.copy()
+    before, spent = decode.decodes.copy(), vlm.spent.copy()
     asked = storage.requests.copy()
     answers.use(ledger.answers_uri(phase.out))
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
-        video.on_decode = tell if phase.name in ("partition", "generate") else None
+        decode.on_decode = tell if phase.name in ("partition", "generate") else None
         rows = step([_without(row, left_out or {}) for row in rows], on_row, tell)
         if on_row:
             on_row(None)
-        _count(record, rows, step.cpu_s, video.decodes - before, vlm.spent - spent)
+        _count(record, rows, step.cpu_s, decode.decodes - before, vlm.spent - spent)
         record.wall_s = round(time.monotonic() - began, 3)
         versions.check_opened()
         if commits:
@@ -109,7 +111,7 @@ def _load_pinned(phase: Phase, unit: Unit) -> list[Row]:
 
 def _pin(source_versions: Mapping[str, str | None]) -> None:
     if versions.pin(source_versions):
-        video.forget()
+        decode.forget()
 
 
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
@@ -144,7 +146,7 @@ def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Co
 
 
 def _load_chunk(phase: Phase, unit: Unit) -> list[Row]:
-    start_s, end_s = chunked.span(unit, phase.recipe)
+    start_s, end_s = chunk_units.span(unit, phase.recipe)
     return [{**_fresh_source(phase, unit), "start_s": start_s, "end_s": end_s}]
 
 
@@ -155,7 +157,7 @@ def _commit_chunk(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> 
         record.note = f"{unit.uri} is measured in one pass: {_words(reason)}"
     else:
         found = chunks.scan_chunk(unit.uri, phase.recipe.partition.scan, row["start_s"], row["end_s"])
-        chunked.put(phase.out, unit.name, found)
+        chunk_units.put(phase.out, unit.name, found)
     ledger.write_clips(phase.out, phase.name, unit.name, [], ledger.phase_columns(phase.chain), record)
 
 
@@ -177,8 +179,8 @@ def _fresh_source(phase: Phase, unit: Unit) -> Row:
 
 def _join_chunks(phase: Phase, unit: Unit) -> None:
     """Spare the source its pass. Where that fails the pass is made, and says better than a chunk what is wrong, if anything."""
-    with suppress(OSError, chunks.NotExact, video.UnreadableVideo):
-        scan.adopt(unit.uri, phase.recipe.partition.scan, chunked.read(phase.out, unit.chunks))
+    with suppress(OSError, chunks.NotExact, decode.UnreadableVideo):
+        scan.adopt(unit.uri, phase.recipe.partition.scan, chunk_units.read(phase.out, unit.chunks))
 
 
 def _load_attempt(phase: Phase, unit: Unit) -> list[Row]:
@@ -215,7 +217,7 @@ def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) ->
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(clips[0], signals)], ledger.SIGNALS)
     schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri", "source_token"})
     ledger.write_clips(phase.out, phase.name, unit.name, clips, schema, record)
-    chunked.drop(phase.out, unit.chunks)
+    chunk_units.drop(phase.out, unit.chunks)
 
 
 def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
@@ -233,14 +235,14 @@ def _why_out(row: Row) -> Row:
     """Status and reason of a source that gave no clips."""
     if row.get("reject"):
         return {"status": "quarantined", "reason": row["reject"]}
-    unreadable = row["error"].split(": ", 2)[1] == video.UnreadableVideo.__name__
+    unreadable = row["error"].split(": ", 2)[1] == decode.UnreadableVideo.__name__
     return {"status": "unreadable" if unreadable else "error", "reason": _words(row["error"])}
 
 
 def _words(reason: str) -> str:
     """A row's error as people read it: what our own exceptions say stands without operator, class and line."""
     parts = reason.split(": ", 2)
-    ours = len(parts) == 3 and parts[1] in (video.UnreadableVideo.__name__, chunks.NotExact.__name__)
+    ours = len(parts) == 3 and parts[1] in (decode.UnreadableVideo.__name__, chunks.NotExact.__name__)
     return parts[2].rpartition(" (")[0] if ours else reason
 
 

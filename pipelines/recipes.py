@@ -15,23 +15,23 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from curation.cameras.annotate import CameraSettings
+from curation.actions.detect import ActionSettings
+from curation.cameras.settings import CameraSettings
 from curation.cameras.words import WordSettings
-from curation.chunks import ScanSettings
-from curation.consistency import Verdicts
-from curation.embeddings import EncoderSettings
-from curation.encode import Encoding
-from curation.flow import FlowSettings
-from curation.happenings import ActionSettings
-from curation.interaction import InteractiveSettings
-from curation.iqa import IqaSettings
-from curation.quality import LuminanceLimits, QualityLimits
-from curation.scenes import SceneSettings
+from curation.captions.consistency import Verdicts
+from curation.captions.embeddings import EncoderSettings
+from curation.captions.interaction import InteractiveSettings
+from curation.media.encode import Encoding
+from curation.partition.chunks import ScanSettings
+from curation.partition.cuts import SceneSettings
+from curation.partition.optical_flow import FlowSettings
+from curation.quality.iqa import IqaSettings
+from curation.quality.luminance import LuminanceLimits, QualityLimits
 from curation.schema import SCHEMA_VERSION, digest
 from curation.vlm import VlmSettings
 from curation.vlm.frames import FrameSettings
 from curation.yaml_text import dump_yaml, load_yaml
-from synth.backends import ModelSettings
+from synth.models.base import ModelSettings
 from synth.strategies import ProceduralSettings, SynthSettings
 
 # Those with settings of their own, which leave rows of clips.

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from curation import scratch, shards, storage
-from pipelines import captioned, chunked, ledger, listing, lock, recipes, runners, sources, synthesis, units
+from pipelines import caption_summary, chunk_units, ledger, lock, planning, recipes, runners, sources, synth_units, units
 from pipelines.ledger import Record
 from pipelines.lock import locked
 from pipelines.phases import Phase
@@ -95,7 +95,7 @@ def curate(
         entries, growing = sources.settled(listed)
         digests = {units.source_digest(entry, recipe) for entry in entries}
         return Inputs(
-            todo=lambda name, folder: listing.todo(name, folder, recipe, entries),
+            todo=lambda name, folder: planning.todo(name, folder, recipe, entries),
             prepare=lambda folder: sources.supersede_changed(entries, growing, folder, recipe),
             unmade=lambda folder: sources.unmeasured(entries, folder, recipe),
             includes=lambda unit: units.Name.parse(unit).digest in digests,
@@ -119,15 +119,15 @@ def synthesise(
 
     ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger. The rest: as `curate`.
     """
-    wanted = synthesis.plan(interactions, frames, recipe)
+    wanted = synth_units.plan(interactions, frames, recipe)
 
     def todo(name: str, folder: str) -> tuple[list[Unit], int]:
-        return synthesis.todo(folder, recipe, wanted) if name == "generate" else listing.todo(name, folder, recipe, [])
+        return synth_units.todo(folder, recipe, wanted) if name == "generate" else planning.todo(name, folder, recipe, [])
 
     inputs = Inputs(
         todo=todo,
         prepare=lambda _: None,
-        unmade=lambda folder: [unit.name for unit in synthesis.todo(folder, recipe, wanted)[0]],
+        unmade=lambda folder: [unit.name for unit in synth_units.todo(folder, recipe, wanted)[0]],
         includes=lambda _: True,
     )
     return _run(out, recipe, runner, phases or SYNTH_PHASES, lambda: inputs, partial, wait_s)
@@ -179,7 +179,7 @@ def _run(
         for name in phases:
             lock.check(out)  # what lists units may delete those of other settings, and plans shards
             if name == "shard":
-                summary.held = listing.plan(out, recipe, inputs.unmade(out), partial, inputs.includes)
+                summary.held = planning.plan(out, recipe, inputs.unmade(out), partial, inputs.includes)
             for left, done in _rounds(name, out, recipe, inputs.todo):
                 summary.before.setdefault(name, done)
                 summary.records += list(_watched(Phase(name, recipe, out), left, runner))
@@ -187,7 +187,7 @@ def _run(
         summary.changed = [
             unit for unit in units.superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
         ]
-        chunked.sweep(out)
+        chunk_units.sweep(out)
         scratch.sweep()  # of workers that were killed
         _conclude(summary, recipe)
     summary.said = [*inputs.said, *summary.said]
@@ -287,7 +287,7 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     summary.rejected = len(clips) - summary.kept - summary.errors
     summary.stored = len(clips) - clips["shard"].null_count
     summary.kept_s, summary.total_s = _seconds(kept), _seconds(clips)
-    summary.said = captioned.lines(kept, summary.records)
+    summary.said = caption_summary.lines(kept, summary.records)
     names = shards.committed(out)
     summary.shards = len(names)
     indexes = storage.at_once(partial(shards.read_index, out), names)

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from curation import scenes, video
-from curation.quality import luma
-from curation.scan import Signals
-from curation.scenes import SceneSettings
-from curation.video import Span
+from curation.media import decode
+from curation.media.decode import Span
+from curation.partition import cuts as scenes
+from curation.partition.cuts import SceneSettings
+from curation.partition.scan import Signals
+from curation.quality.luminance import luma
 
 WIDTH, CELL, RATE_FPS = 160, 10, 10.0
 # A cell has changed where its pixels differ by this much (root mean square of 0-255); codecs and dim flicker stay under it.
@@ -59,7 +60,7 @@ def evidence(uri: str, signals: Signals, initial: np.ndarray, scene: SceneSettin
     """Measure a made video; `initial`: the frame uint8 [H, W, 3] that it was to begin with."""
     first = small(initial)
     size = (first.shape[1], first.shape[0])
-    rgb = video.read_frames(uri, Span(0.0, signals.end_s), RATE_FPS, size).rgb
+    rgb = decode.read_frames(uri, Span(0.0, signals.end_s), RATE_FPS, size).rgb
     change = changes(rgb)
     return Evidence(
         first_error=float(np.abs(rgb[0].astype(np.float32) - first).mean()),

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from curation import questions, vlm
-from curation.vlm import Prompt, VlmSettings
+from curation import vlm
+from curation.vlm import Prompt, VlmSettings, question_files
 from synth.requests import Request
 from synth.taxonomy import Interaction
 
@@ -47,10 +47,10 @@ def plan(initial: np.ndarray, request: Request, model: VlmSettings) -> Plan:
 
 def analysis(request: Request, initial: np.ndarray) -> Prompt:
     """The question about the initial frame."""
-    wanted, asked = request.interaction, questions.data(_QUESTIONS)
+    wanted, asked = request.interaction, question_files.data(_QUESTIONS)
     needs = asked["needs"].format(needs=wanted.needs) if wanted.needs else ""
     told = {"instruction": request.instruction, "end_state": wanted.described, "needs": needs, "strategy": wanted.strategy}
-    return Prompt("analysis", questions.text(_QUESTIONS, "analysis", **told), asked["analysis_schema"], (_jpeg(initial),))
+    return Prompt("analysis", question_files.text(_QUESTIONS, "analysis", **told), asked["analysis_schema"], (_jpeg(initial),))
 
 
 def written(answer: dict[str, Any], model: str) -> Plan:
@@ -63,7 +63,7 @@ def written(answer: dict[str, Any], model: str) -> Plan:
 
 def plain(request: Request) -> Plan:
     """Prompts that name the instruction and the end state, and know nothing of the scene."""
-    wanted, words = request.interaction, questions.data(_QUESTIONS)["plain"]
+    wanted, words = request.interaction, question_files.data(_QUESTIONS)["plain"]
     instruction = request.instruction[:1].upper() + request.instruction[1:]
     told = {"instruction": instruction, "end_state": wanted.described, "camera": words[wanted.camera]}
     return Plan(
@@ -78,7 +78,7 @@ def plain(request: Request) -> Plan:
 
 def painted(wanted: Interaction) -> str:
     """The prompt for an initial frame that the interaction can begin from."""
-    words: str = questions.data(_QUESTIONS)["paint"]
+    words: str = question_files.data(_QUESTIONS)["paint"]
     return words.format(scene=wanted.scene)
 
 

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from curation.vlm import VlmSettings
-from synth import frames, prompts
-from synth.backends import KINDS as MODEL_KINDS
-from synth.backends import Models, ModelSettings, Words
+from synth import initial_frames, prompts
+from synth.models.base import KINDS as MODEL_KINDS
+from synth.models.base import ModelSettings, Words
+from synth.models.load import Models
 from synth.prompts import Plan, Refused
 from synth.requests import PAINT, Request
 from synth.taxonomy import Interaction
@@ -157,7 +158,7 @@ def _initial(request: Request, models: Models) -> tuple[np.ndarray, tuple[str, .
             f"{models.kind} makes videos from pictures, not from {request.frame.name}: give --frames pictures, or paint"
         )
     try:
-        return frames.fitted(frames.pixels(request.frame), models.how.width, models.how.height), ()
+        return initial_frames.fitted(initial_frames.pixels(request.frame), models.how.width, models.how.height), ()
     except ValueError as error:
         raise Refused(str(error)) from error
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation import questions
-from curation.quality import LuminanceLimits, QualityLimits
-from curation.quality import verdict as broken_rule
-from curation.vlm import Answer, Prompt
+from curation.quality.luminance import LuminanceLimits, QualityLimits
+from curation.quality.luminance import verdict as broken_rule
+from curation.vlm import Answer, Prompt, question_files
 from synth.evidence import Evidence
 from synth.taxonomy import Interaction
 
@@ -105,8 +104,8 @@ def _under(words: str, value: float, limit: float | None) -> Iterator[str]:
 def trigger_prompt(wanted: Interaction, instruction: str, frames: tuple[bytes, ...], labels: tuple[str, ...]) -> Prompt:
     """Was the interaction triggered? Asked over frames from before, during and after it (the paper's trigger rate)."""
     told = {"instruction": instruction, "end_state": wanted.described, "asked": wanted.question}
-    asked = questions.text("synth:questions", "trigger", **told)
-    return Prompt("trigger", asked, questions.data("synth:questions")["trigger_schema"], frames, labels)
+    asked = question_files.text("synth:questions", "trigger", **told)
+    return Prompt("trigger", asked, question_files.data("synth:questions")["trigger_schema"], frames, labels)
 
 
 def answered(answer: Answer) -> str | None:

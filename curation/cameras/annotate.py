@@ -3,33 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
-
-import numpy as np
 
 from curation.cameras.camera import Camera, Facts
+from curation.cameras.clip import ClipView
 from curation.cameras.scale import scales
 from curation.cameras.settings import CameraSettings
 from curation.schema import TOUCHING_S
-from curation.video import Span
-from curation.viewport import Rect
-
-__all__ = ["CameraSettings", "ClipView", "annotate"]
-
-
-class ClipView(NamedTuple):
-    """A clip to annotate: where it is, and what is known of its picture.
-
-    viewport, picture: the 3-D view and what lies inside the bars, px of the source. static: bool [H, W] of any size, covering
-    the whole frame: what never moves (HUD, weapon); None where nothing is known. scene: clips of different scenes do not touch.
-    """
-
-    uri: str
-    span: Span
-    viewport: Rect
-    picture: Rect
-    static: np.ndarray | None = None
-    scene: int = 0
 
 
 def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
@@ -59,9 +38,9 @@ def _looked_at(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Fac
         from curation.cameras import vipe
 
         return [vipe.annotate(clip, how) for clip in clips]
-    from curation.cameras import klt
+    from curation.cameras.klt import estimate
 
-    return klt.annotate(clips, how)
+    return estimate.annotate(clips, how)
 
 
 def missing(how: CameraSettings) -> str | None:

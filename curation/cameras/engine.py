@@ -8,7 +8,7 @@ import numpy as np
 from curation import storage
 from curation.cameras.camera import Camera, Facts, from_npz
 from curation.cameras.rotation import angle_deg
-from curation.video import Span
+from curation.media.decode import Span
 
 # A log may miss the stamp of a frame by less than half a frame at 240 a second.
 _SAME_FRAME_S = 2e-3

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from curation import encode, scratch, video
-from curation.cameras.annotate import ClipView
+from curation import scratch
 from curation.cameras.camera import Camera, Facts
 from curation.cameras.checks import judged
+from curation.cameras.clip import ClipView
+from curation.cameras.path_smoothness import spike, step_ratio
 from curation.cameras.rotation import angle_deg
 from curation.cameras.settings import CameraSettings
-from curation.cameras.smoothness import spike, step_ratio
-from curation.encode import Encoding
+from curation.media import decode, encode
+from curation.media.encode import Encoding
 
 # Fine enough that the encoder hides nothing from the tracker; ViPE scales to about 384x512 itself.
 _FED = Encoding(max_width=1280, max_height=1280, crf=12)
@@ -71,7 +72,7 @@ def annotate(clip: ClipView, how: CameraSettings) -> tuple[Facts, Camera | None]
                 file.write(fed.mp4)
             found = _in_process(path, how) if in_process() else _as_program(path, len(fed.times_s), how)
             check(found, len(fed.times_s))
-    except (video.UnreadableVideo, BadArtifacts, subprocess.SubprocessError) as error:
+    except (decode.UnreadableVideo, BadArtifacts, subprocess.SubprocessError) as error:
         return Facts(f"failed:{_reason(error)}", backend="vipe"), None
     camera = _camera(clip, fed, found)
     return judged(_facts(camera), how.checks), camera
@@ -135,7 +136,7 @@ def check(found: Artifacts, frames: int) -> None:
 
 def _camera(clip: ClipView, fed: encode.Clip, found: Artifacts) -> Camera:
     """Poses from the first frame on, intrinsics in px of the source."""
-    source, view = video.probe(clip.uri), clip.viewport
+    source, view = decode.probe(clip.uri), clip.viewport
     scale = np.array([view.w / fed.width, view.h / fed.height] * 2)
     frames = len(fed.times_s)
     return Camera(

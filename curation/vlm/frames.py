@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from av import VideoFrame
 
-from curation import video
-from curation.video import Span
-from curation.viewport import Rect
+from curation.media import decode
+from curation.media.decode import Span
+from curation.media.viewport import Rect
 
 # A state before an action and after it: far enough from its span that the action has not begun or is over.
 _ASIDE_S = 0.3
@@ -87,20 +87,20 @@ def grab(uri: str, span: Span, times_s: tuple[float, ...], view: Rect, width_px:
 
     UnreadableVideo where the span holds no frame.
     """
-    source = video.probe(uri)
+    source = decode.probe(uri)
     scale = min(1.0, width_px / view.w)
-    painter = video.Painter(source, (max(1, round(source.width * scale)), max(1, round(source.height * scale))))
+    painter = decode.Painter(source, (max(1, round(source.width * scale)), max(1, round(source.height * scale))))
     cut = view.scaled(scale, scale)
     shots = [_jpeg(painter(frame)[cut.y : cut.y + cut.h, cut.x : cut.x + cut.w]) for frame in _shown(uri, span, times_s)]
     if not shots:
-        raise video.UnreadableVideo(f"no frame between {span.start_s:.2f} and {span.end_s:.2f} s")
+        raise decode.UnreadableVideo(f"no frame between {span.start_s:.2f} and {span.end_s:.2f} s")
     return (*shots, *[shots[-1]] * (len(times_s) - len(shots)))
 
 
 def _shown(uri: str, span: Span, times_s: Sequence[float]) -> Iterator[VideoFrame]:
     """The frame on screen at each of these times, in order."""
     due, held = list(times_s), None
-    for time_s, frame in video.decode(uri, span, purpose="vlm"):
+    for time_s, frame in decode.decode(uri, span, purpose="vlm"):
         while held is not None and due and due[0] < time_s:
             due.pop(0)
             yield held

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from curation import weights
+from curation import model_files
 from curation.vlm.protocol import Prompt, Reply, VlmSettings
 
 
@@ -28,10 +28,10 @@ class LocalVlm:
             raise OSError(f'vlm.backend transformers needs {error.name}; pip install "gamecraft[vlm]"') from error
         logging.disable_progress_bar()
         self.name, self._settings = settings.model, settings
-        place = weights.model_folder(settings.model)
+        place = model_files.model_folder(settings.model)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
-        with weights.named_if_missing(settings.model):
+        with model_files.named_if_missing(settings.model):
             self._processor = AutoProcessor.from_pretrained(place)
             self._model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype).to(self._device).eval()
 

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from model.data.pages import borrowed
+from model.data.buffers import borrowed
 
 # A tick shows the frame on screen; stamps of stored frames are rounded to 1 / 90000 s.
 _SAME_S = 5e-4

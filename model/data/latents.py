@@ -12,7 +12,7 @@ from torch import Tensor
 
 from curation import shards, storage
 from curation.shards import Sample
-from model.data.runs import Place, Window
+from model.data.windows import Place, Window
 
 _MEMBER = "latents.npz"
 

@@ -23,7 +23,7 @@ from model.data.captions import CaptionMix, caption, instruction, may_mirror, ma
 from model.data.decode import cover, frames_at
 from model.data.order import Order, Span, Stock, source_of, taken
 from model.data.poses import Path, chained, unknown
-from model.data.runs import Clip, Place, Shard, Window, in_order, runs, stored_shards, windows
+from model.data.windows import Clip, Place, Shard, Window, in_order, runs, stored_shards, windows
 
 # A data set of which so many samples in a row cannot be read is not damaged here and there, it is gone.
 _MOST_LOST = 16

@@ -6,7 +6,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from model.parallel import blocks, context, fsdp
+from model.parallel import context_parallel, fsdp
+from model.parallel import recompute as blocks
 from model.world import ControlledExpert
 
 
@@ -38,7 +39,7 @@ class Seat:
     def put(self, controlled: ControlledExpert, dtype: torch.dtype) -> ControlledExpert:
         """Put an expert on all ranks, in place; dtype: what its blocks compute in. ValueError where it cannot be divided."""
         if self.layout.context > 1:
-            context.share(controlled.expert, self.sharers)
+            context_parallel.share(controlled.expert, self.sharers)
         if self.layout.recompute:
             blocks.recompute(controlled.expert)
         if self.layout.compile:

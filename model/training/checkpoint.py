@@ -29,8 +29,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from model.parallel import ranks
-from model.training.average import Average, put
+from model.parallel import dist as ranks
+from model.training.ema import Average, put
 
 _DONE = "state.json"
 _LEAVING_S = 600.0

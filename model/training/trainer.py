@@ -18,11 +18,11 @@ from torch import Tensor
 from model.backbone.vae import Codec
 from model.config import CELL
 from model.data.loader import Batches, DataSettings, Listing, Windows
-from model.experts import Name
-from model.parallel import fsdp, ranks
-from model.training import checkpoint, flow, throughput, watching
-from model.training.average import Average
-from model.training.notes import Notes
+from model.noise import Name
+from model.parallel import dist, fsdp
+from model.training import checkpoint, flow_matching, sample_videos, throughput
+from model.training.ema import Average
+from model.training.metrics import Notes
 from model.training.settings import TrainSettings
 from model.world import World
 
@@ -40,7 +40,7 @@ class Trainer:
         self,
         world: World,
         codec: Codec,
-        words: flow.Words,
+        words: flow_matching.Words,
         outputs: Sequence[str],
         data: DataSettings,
         how: TrainSettings,
@@ -49,7 +49,7 @@ class Trainer:
         count: int = 1,
         watched: Sequence[str] = (),
         say: Callable[[str], None] | None = None,
-        thoughts: flow.Thoughts | None = None,
+        thoughts: flow_matching.Thoughts | None = None,
         pins: Mapping[str, Any] | None = None,
     ) -> None:
         """rank, count: whose samples these are; ranks that share a sample's tokens have the same (`parallel.layout.Seat`).
@@ -98,7 +98,7 @@ class Trainer:
     def run(self, steps: int | None = None) -> list[dict[str, Any]]:
         """Train to the curriculum's end, or for so many steps more; returns what was logged of each step."""
         end = self.how.steps if steps is None else min(self.how.steps, self.step + steps)
-        found, notes = [], Notes(self.folder) if ranks.first() else None
+        found, notes = [], Notes(self.folder) if dist.first() else None
         try:
             while self.step < end:
                 phase, _ = self.how.phase_at(self.step)
@@ -127,9 +127,9 @@ class Trainer:
                 self._told(notes)
         if self.how.watch_every and self.step % self.how.watch_every == 0:
             frames = self.how.curriculum[self.phase].frames
-            data = watching.as_played(self.data, frames, self.watched)
+            data = sample_videos.as_played(self.data, frames, self.watched)
             with self.average.applied(self.world):
-                seen = watching.watch(
+                seen = sample_videos.watch(
                     self.world, self.codec, self.words, self.watched or self.outputs, data, self.how, self.thoughts
                 )
             if notes:
@@ -171,7 +171,7 @@ class Trainer:
         tokens = throughput.tokens(config, latents)
         samples = self.how.batch * self.how.accumulate
         work = samples * throughput.operations(config, tokens, self.text_tokens)
-        sharers = ranks.count() // self.count
+        sharers = dist.count() // self.count
         return {
             "seconds": seconds,
             "waited": waited / seconds,
@@ -201,7 +201,7 @@ class Trainer:
         return {
             "step": self.step,
             "expert": expert,
-            "loss": float(ranks.mean(torch.cat(losses).mean())),
+            "loss": float(dist.mean(torch.cat(losses).mean())),
             "gradient": float(norm),
             "rate": rate,
             "bins": _binned(torch.cat(losses).cpu(), torch.cat(sigmas).cpu()),
@@ -212,12 +212,12 @@ class Trainer:
     def _expert(self) -> Name:
         """The same on every rank."""
         expert = self.world.noise.draw_expert(_generator(self.how.seed, "expert", self.step))
-        ranks.agree("the expert of a step", expert)
+        dist.agree("the expert of a step", expert)
         return expert
 
     def _pass(self, batch: dict[str, Any], first: int, expert: Name) -> tuple[Tensor, Tensor]:
         """Noise levels and losses [B] of a batch whose first sample has the number `first` over all ranks."""
-        seen = flow.encoded(batch, self.codec, self.words, self.device, self.thoughts)
+        seen = flow_matching.encoded(batch, self.codec, self.words, self.device, self.thoughts)
         self.text_tokens = seen.given.text.shape[1]
         sigma, noise = [], []
         for i in range(len(seen.x0)):
@@ -225,7 +225,7 @@ class Trainer:
             sigma.append(self.world.noise.draw_sigma(expert, 1, generator))
             noise.append(torch.randn(seen.x0.shape[1:], generator=generator))
         levels = torch.cat(sigma).to(self.device)
-        return levels, flow.loss(self.world, seen, levels, torch.stack(noise).to(self.device))
+        return levels, flow_matching.loss(self.world, seen, levels, torch.stack(noise).to(self.device))
 
     def _save(self) -> None:
         state = {"phase": self.phase, "position": self.position, "shards": self._listings, "spec": self._spec()}

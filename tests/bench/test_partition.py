@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from bench import partition
-from bench.train.footage import HELD_OUT, recordings
-from curation.action import ActionSpan
-from curation.happenings import Happenings
+from curation.actions.detect import Happenings
+from curation.actions.spans import ActionSpan
+from synth.doom.map_splits import HELD_OUT, recordings
 
 pytest.importorskip("vizdoom", reason="the benchmark records its footage")
 

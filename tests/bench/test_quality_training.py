@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from bench import degrade
-from bench.train import quality
-from bench.train.boxes import FRAMES
-from bench.train.material import SEEN, Material
-from curation.iqa import FAULTS, PATCH
+from bench.shipped_weights import train_quality
+from bench.shipped_weights.boxes import FRAMES
+from bench.shipped_weights.material import SEEN, Material
+from curation.quality.iqa import FAULTS, PATCH
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +62,14 @@ def test_damage_on_top_of_what_was_stored_is_never_less(material):
 
 def _snippet(material, number):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quality, "_material", lambda _: material)
-        return quality._of_snippet((), 3, False, number)
+        patch.setattr(train_quality, "_material", lambda _: material)
+        return train_quality._of_snippet((), 3, False, number)
 
 
 def test_footage_made_smaller_after_coding_counts_for_what_can_still_be_measured():
     rng = np.random.default_rng(0)
     clip = np.stack([cv2.GaussianBlur(rng.integers(0, 256, (128, 192), np.uint8), (0, 0), 1.5)] * 2)
-    small = quality._halved(clip)
+    small = train_quality._halved(clip)
     assert small.shape == (2, 64, 96)
-    worse = quality._halved(degrade.damaged(clip, degrade.KINDS["blocks"], 0.8, 0))
+    worse = train_quality._halved(degrade.damaged(clip, degrade.KINDS["blocks"], 0.8, 0))
     assert degrade.gmsd(small[0], worse[0]) < degrade.gmsd(clip[0], degrade.damaged(clip, degrade.KINDS["blocks"], 0.8, 0)[0])

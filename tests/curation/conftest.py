@@ -10,16 +10,16 @@ import cv2
 import numpy as np
 import pytest
 
-from curation import video
+from curation.media import decode
 
 CLOCK = Fraction(1, 90_000)
 
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> None:
-    video.forget()
-    video.decodes.clear()
-    video.damage.clear()
+    decode.forget()
+    decode.decodes.clear()
+    decode.damage.clear()
 
 
 def _moving(count: int, width: int, height: int) -> Iterator[np.ndarray]:

@@ -14,9 +14,10 @@ pytest.importorskip("moto", reason="the S3 store of the tests is in the extra 'd
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
-from curation import storage, video
-from curation.encode import Encoding, encode
-from curation.video import Span, probe, read_frames
+from curation import storage
+from curation.media import decode
+from curation.media.decode import Span, probe, read_frames
+from curation.media.encode import Encoding, encode
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_content_has_the_same_name_here_and_there(size, s3, tmp_path):
 def test_a_video_is_the_same_here_and_there(remote):
     here, there = remote
     assert vars(probe(there)) == {**vars(probe(here)), "uri": there}
-    assert [time_s for time_s, _ in video.decode(there)] == [time_s for time_s, _ in video.decode(here)]
+    assert [time_s for time_s, _ in decode.decode(there)] == [time_s for time_s, _ in decode.decode(here)]
     span = Span(2.05, 3.0)
     assert read_frames(there, span).rgb.tobytes() == read_frames(here, span).rgb.tobytes()
     assert encode(there, span, None, Encoding()).mp4 == encode(here, span, None, Encoding()).mp4
@@ -160,7 +161,7 @@ def test_a_store_that_fails_while_a_video_is_read_is_not_a_short_video(reads, re
     monkeypatch.setattr(storage, "_RANGE_BYTES", 16 << 10)
     monkeypatch.setattr(storage, "_s3_read", failing)
     with pytest.raises(OSError, match="SlowDown"):
-        list(video.decode(there))
+        list(decode.decode(there))
 
 
 # Versions, and answers that nobody asked for

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from tiny_world import DATA, Words, codec, experts  # beside this program
 
-from model.backbone import checkpoint
-from model.experts import NoiseSpec
-from model.parallel import ranks
+from model.backbone import load_weights
+from model.noise import NoiseSpec
+from model.parallel import dist
 from model.parallel.layout import Layout, seated
 from model.training.settings import Phase, TrainSettings
 from model.training.trainer import Trainer
@@ -28,9 +28,9 @@ def world(seat, what):
 
 def loaded(folder, seat):
     """A sharded expert that was built without memory, out of a folder; its whole weights."""
-    base = checkpoint.blank(checkpoint.read_config(folder))
+    base = load_weights.blank(load_weights.read_config(folder))
     made = seat.put(ControlledExpert(base), torch.float32)
-    checkpoint.load_sharded(made, base, folder)
+    load_weights.load_sharded(made, base, folder)
     assert not any(p.is_meta for p in made.parameters())
     return base
 
@@ -41,17 +41,17 @@ def whole(module):
 
 
 def main(out, folder, steps, what):
-    rank, _, device = ranks.start()
+    rank, _, device = dist.start()
     seat = seated(LAYOUTS.get(what, Layout()), device)
     if what == "load":
         state = whole(loaded(out, seat))
         if rank == 0:
             torch.save(state, f"{folder}-weights.pt")
             sys.stdout.write("null\n")
-        ranks.stop()
+        dist.stop()
         return
     if what == "disagree":
-        ranks.agree("the expert of a step", f"expert of rank {rank}")
+        dist.agree("the expert of a step", f"expert of rank {rank}")
     how = replace(HOW, batch=2 // seat.of)
     trainer = Trainer(world(seat, what), codec(), Words(), [out], DATA, how, folder, seat.number, seat.of)
     notes = trainer.run(int(steps))
@@ -59,7 +59,7 @@ def main(out, folder, steps, what):
     if rank == 0:
         torch.save(state, f"{folder}-weights.pt")
         sys.stdout.write(json.dumps([[note["expert"], note["loss"], note["gradient"]] for note in notes]) + "\n")
-    ranks.stop()
+    dist.stop()
 
 
 if __name__ == "__main__":

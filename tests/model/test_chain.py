@@ -20,12 +20,12 @@ pytest.importorskip("vizdoom", reason="the extra `demo` is not installed")
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa: E402
 
 from bench import demo_world  # noqa: E402
-from model.backbone import added  # noqa: E402
+from model.backbone import vlm_context  # noqa: E402
 from model.data.captions import CaptionMix  # noqa: E402
 from model.recipes import tiny  # noqa: E402
+from model.train import train  # noqa: E402
 from model.training import checkpoint  # noqa: E402
-from model.training.codec import fingerprint  # noqa: E402
-from model.training.run import train  # noqa: E402
+from model.training.frame_codec import fingerprint  # noqa: E402
 from model.training.settings import Phase  # noqa: E402
 from pipelines import recipes  # noqa: E402
 
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
 import os, signal, sys
 from model.recipes import BUILT_IN, TrainRecipe
-from model.training.run import train
+from model.train import train
 from pipelines import recipes
 
 def say(words):
@@ -104,7 +104,7 @@ def stage2(second, out, tmp_path_factory):
 
 def test_stage_two_adds_the_branch_that_stage_one_had_not(stage1, stage2, second):
     (first, _), (weights, state) = saved(stage1[1]), saved(stage2[0])
-    new = {name for name in weights["model"] if any(part in name for part in added.PARTS)}
+    new = {name for name in weights["model"] if any(part in name for part in vlm_context.PARTS)}
     assert weights["model"].keys() - first["model"].keys() == new
     assert f"start from {checkpoint.latest(str(stage1[1]))}; {len(new)} weights of model.thoughts are new" in stage2[1]
     cameras = [name for name in first["average"] if ".camera." in name]

@@ -7,9 +7,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("safetensors", reason="the extra `train` is not installed")
 
-from model.backbone.checkpoint import blank, load, precision, save  # noqa: E402
 from model.backbone.convert import original_names, to_diffusers  # noqa: E402
 from model.backbone.dit import FP32, Expert  # noqa: E402
+from model.backbone.load_weights import blank, load, precision, save  # noqa: E402
 from model.config import tiny, wan22_i2v_a14b  # noqa: E402
 
 

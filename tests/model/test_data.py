@@ -16,7 +16,7 @@ from curation.cameras.camera import to_npz
 from model.data.captions import CaptionMix, caption, may_mirror, may_reverse
 from model.data.decode import cover, frames_at
 from model.data.poses import chained, has_scale
-from model.data.runs import Clip, runs, stored_clips, windows
+from model.data.windows import Clip, runs, stored_clips, windows
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("diffusers", reason="the extra `train` is not installed")
@@ -26,7 +26,7 @@ import tiny_world  # noqa: E402
 from model.control.pluecker import control_maps  # noqa: E402
 from model.data.loader import Batches, DataSettings, Source, Windows, collate, read  # noqa: E402
 from model.data.order import Order, Span, Stock, source_of, taken  # noqa: E402
-from model.training import flow  # noqa: E402
+from model.training import flow_matching  # noqa: E402
 
 HOW = DataSettings(frames=5, fps=10.0, size=(48, 32), camera_none_share=0.0, captions=CaptionMix(none_share=0.0))
 
@@ -166,7 +166,7 @@ def test_a_clip_of_unknown_scale_trains_without_a_camera_not_as_one_that_stands_
         assert not sample["camera_known"]
         assert torch.equal(sample["pose"], torch.eye(4).expand_as(sample["pose"]))
     batch = collate([{**samples[0], "source": "", "replaced": []}])
-    seen = flow.encoded(batch, tiny_world.codec(), tiny_world.Words(), torch.device("cpu"))
+    seen = flow_matching.encoded(batch, tiny_world.codec(), tiny_world.Words(), torch.device("cpu"))
     assert not seen.given.maps.any(), "a camera that stands still has rays"
 
 

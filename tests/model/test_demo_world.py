@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch", reason="the extra `train` is not installed"
 pytest.importorskip("vizdoom", reason="the extra `demo` is not installed")
 
 from bench import demo_footage, demo_world  # noqa: E402
-from bench.train.footage import HELD_OUT  # noqa: E402
 from model.recipes import demo  # noqa: E402
+from synth.doom.map_splits import HELD_OUT  # noqa: E402
 
 DATA = replace(demo().data, fps=10.0, size=(48, 32))
 

@@ -9,7 +9,7 @@ from curation import shards
 
 pytest.importorskip("torch", reason="the extra `train` is not installed")
 
-PROGRAM = "import sys, torch; from model.data.runs import stored_clips; stored_clips([sys.argv[1]]); sys.exit(3)"
+PROGRAM = "import sys, torch; from model.data.windows import stored_clips; stored_clips([sys.argv[1]]); sys.exit(3)"
 
 
 def test_reading_indexes_beside_torch_lets_the_process_end(made, tmp_path):

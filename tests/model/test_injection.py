@@ -11,17 +11,17 @@ diffusers = pytest.importorskip("diffusers", reason="the extra `train` is not in
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa: E402
 
 from curation import shards  # noqa: E402
-from model.backbone import added, checkpoint  # noqa: E402
+from model.backbone import load_weights, vlm_context  # noqa: E402
 from model.backbone.attention import attend  # noqa: E402
 from model.backbone.dit import Attention, Expert  # noqa: E402
 from model.config import BackboneConfig, tiny  # noqa: E402
 from model.data.captions import CaptionMix, caption  # noqa: E402
 from model.data.captions import instruction as instruction_of  # noqa: E402
-from model.parallel import ranks  # noqa: E402
+from model.parallel import dist  # noqa: E402
 from model.parallel.layout import Layout, seated  # noqa: E402
 from model.recipes import tiny as tiny_recipe  # noqa: E402
+from model.train import train  # noqa: E402
 from model.training.checkpoint import latest  # noqa: E402
-from model.training.run import train  # noqa: E402
 from model.training.settings import Phase  # noqa: E402
 from model.world import ControlledExpert  # noqa: E402
 
@@ -34,20 +34,20 @@ def inputs(config):
 def test_a_widened_expert_is_its_base_bit_for_bit_until_it_learns():
     torch.manual_seed(1)
     base = Expert(tiny())
-    expert = added.widened(base, 12)
+    expert = vlm_context.widened(base, 12)
     x, time, text, thoughts = inputs(tiny())
     assert torch.equal(expert(x, time, text, added_BUV=thoughts), base(x, time, text))
     expert(x, time, text, added_BUV=thoughts).square().mean().backward()
     assert all(block.attn2.add_v_proj.weight.grad.abs().sum() > 0 for block in expert.blocks)
     with pytest.raises(ValueError, match="second source already, 12 wide"):
-        added.widened(expert, 12)
+        vlm_context.widened(expert, 12)
 
 
 @pytest.fixture
 def wide():
     """An expert that reads its second source: values are no longer zero."""
     torch.manual_seed(1)
-    expert = added.widened(Expert(tiny()), 12)
+    expert = vlm_context.widened(Expert(tiny()), 12)
     for block in expert.blocks:
         torch.nn.init.normal_(block.attn2.add_v_proj.weight)
         torch.nn.init.normal_(block.attn2.add_v_proj.bias)
@@ -77,30 +77,30 @@ def test_a_sample_without_an_instruction_is_one_without_the_second_source(wide):
 
 def test_a_widened_expert_is_saved_and_loaded(tmp_path):
     torch.manual_seed(1)
-    expert = added.widened(Expert(tiny()), 12)
+    expert = vlm_context.widened(Expert(tiny()), 12)
     torch.nn.init.normal_(expert.blocks[0].attn2.add_v_proj.weight)
-    checkpoint.save(expert, str(tmp_path))
-    again = checkpoint.load(str(tmp_path))
+    load_weights.save(expert, str(tmp_path))
+    again = load_weights.load(str(tmp_path))
     x, time, text, thoughts = inputs(tiny())
     assert torch.equal(again(x, time, text, added_BUV=thoughts), expert(x, time, text, added_BUV=thoughts))
     with pytest.raises(ValueError, match="second source"):
-        checkpoint.save(expert, str(tmp_path / "original"), original=True)
+        load_weights.save(expert, str(tmp_path / "original"), original=True)
 
 
 @pytest.fixture
 def seat():
-    ranks.start()
+    dist.start()
     yield seated(Layout(), torch.device("cpu"))
-    ranks.stop()
+    dist.stop()
 
 
 def test_weights_are_read_into_an_expert_that_was_widened_without_memory(tmp_path, seat):
     torch.manual_seed(1)
     base = Expert(tiny())
-    checkpoint.save(base, str(tmp_path))
-    wide = added.widened(checkpoint.blank(tiny()), 12)
+    load_weights.save(base, str(tmp_path))
+    wide = vlm_context.widened(load_weights.blank(tiny()), 12)
     made = seat.put(ControlledExpert(wide), torch.float32)
-    checkpoint.load_sharded(made, wide, str(tmp_path))
+    load_weights.load_sharded(made, wide, str(tmp_path))
     x, time, text, thoughts = inputs(tiny())
     assert torch.equal(made(x, time / 1000, text, added_BUV=thoughts), base(x, time, text))
 
@@ -147,7 +147,7 @@ def test_the_second_source_is_read_as_diffusers_reads_image_tokens():
 
 
 def test_a_models_thoughts_differ_by_instruction_and_frame(tiny_vlm):
-    thoughts = added.load_thoughts(str(tiny_vlm), dtype=torch.float32)
+    thoughts = vlm_context.load_thoughts(str(tiny_vlm), dtype=torch.float32)
     frames = torch.full((3, 3, 56, 56), 90, dtype=torch.uint8)
     frames[2] += 100
     found = thoughts(frames, ["open the door", "draw the gun and fire at the wall", "open the door"])
@@ -161,7 +161,7 @@ def test_a_models_thoughts_differ_by_instruction_and_frame(tiny_vlm):
     alone = thoughts(frames[:1], ["open the door"])
     torch.testing.assert_close(found[0, :shorter], alone[0], rtol=1e-3, atol=1e-4)
     torch.manual_seed(1)
-    expert = added.widened(Expert(tiny()), thoughts.width)
+    expert = vlm_context.widened(Expert(tiny()), thoughts.width)
     for block in expert.blocks:
         torch.nn.init.normal_(block.attn2.add_v_proj.weight)
     x, time, text, _ = inputs(tiny())

@@ -8,7 +8,7 @@ import pytest
 ray = pytest.importorskip("ray")
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
-from model.parallel import ranks  # noqa: E402
+from model.parallel import dist  # noqa: E402
 from model.parallel.launch import each_on_ray, on_ray  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -25,8 +25,8 @@ def cluster(tmp_path_factory):
 
 def test_a_rank_that_dies_is_started_again_with_the_others(cluster, tmp_path):
     def work(config):
-        rank, count, _ = ranks.start()
-        mean = float(ranks.mean(torch.tensor(float(rank))))
+        rank, count, _ = dist.start()
+        mean = float(dist.mean(torch.tensor(float(rank))))
         died = os.path.join(config["folder"], "died")
         if rank == 1 and not os.path.exists(died):
             time.sleep(5)  # Ray Train gives up where a rank dies before it has seen all of them at work

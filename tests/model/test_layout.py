@@ -12,16 +12,16 @@ from torch.distributed.tensor.debug import CommDebugMode  # noqa: E402
 
 from model.backbone.dit import Expert  # noqa: E402
 from model.config import tiny  # noqa: E402
-from model.parallel import blocks, context, fsdp, ranks  # noqa: E402
+from model.parallel import context_parallel, dist, fsdp, recompute  # noqa: E402
 from model.parallel.layout import Layout, seated  # noqa: E402
 from model.world import ControlledExpert  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
 def group():
-    ranks.start()
+    dist.start()
     yield
-    ranks.stop()
+    dist.stop()
 
 
 def gradients(expert):
@@ -33,9 +33,9 @@ def gradients(expert):
 
 # aot_eager traces blocks as the compiler does, without a minute of C++.
 WRAPPINGS = {
-    "recomputed": blocks.recompute,
-    "compiled": lambda e: blocks.compiled(blocks.recompute(e), backend="aot_eager"),
-    "shared": lambda e: context.share(e, init_device_mesh("cpu", (1,))),
+    "recomputed": recompute.recompute,
+    "compiled": lambda e: recompute.compiled(recompute.recompute(e), backend="aot_eager"),
+    "shared": lambda e: context_parallel.share(e, init_device_mesh("cpu", (1,))),
 }
 
 
@@ -58,7 +58,7 @@ def test_ranks_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="at least 1 rank, not 0"):
         Layout(context=0)
     with pytest.raises(ValueError, match="heads that divide among them, not 3"):
-        context.share(Expert(replace(tiny(), num_attention_heads=3)), Two())
+        context_parallel.share(Expert(replace(tiny(), num_attention_heads=3)), Two())
 
 
 class Two:

@@ -14,7 +14,7 @@ from curation import shards
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("diffusers", reason="the extra `train` is not installed")
 
-from model.backbone import checkpoint  # noqa: E402
+from model.backbone import load_weights  # noqa: E402
 from model.backbone.dit import Expert  # noqa: E402
 from model.config import tiny  # noqa: E402
 
@@ -84,7 +84,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(out, alone, tmp_path):
 def test_an_expert_built_without_memory_is_read_by_each_rank_in_part(tmp_path, count):
     torch.manual_seed(3)
     expert = Expert(tiny())
-    checkpoint.save(expert, str(tmp_path / "w"))
+    load_weights.save(expert, str(tmp_path / "w"))
     start(count, tmp_path / "w", tmp_path / "x", 0, "load")
     found = torch.load(f"{tmp_path / 'x'}-weights.pt")
     assert found.keys() == dict(expert.named_parameters()).keys()

@@ -12,18 +12,18 @@ torch = pytest.importorskip("torch", reason="the extra `train` is not installed"
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from model.backbone.dit import Expert  # noqa: E402
-from model.backbone.frames import FrameCodec  # noqa: E402
+from model.backbone.frame_codec import FrameCodec  # noqa: E402
 from model.backbone.vae import Codec  # noqa: E402
 from model.config import tiny  # noqa: E402
 from model.control.encoder import CameraEncoder  # noqa: E402
 from model.control.pluecker import control_maps  # noqa: E402
 from model.data.loader import _mirrored, _reversed  # noqa: E402
-from model.evaluation import obedience  # noqa: E402
-from model.experts import NoiseSpec  # noqa: E402
+from model.evaluation import control_accuracy  # noqa: E402
+from model.noise import NoiseSpec  # noqa: E402
 from model.recipes import demo  # noqa: E402
 from model.sampling import Given, levels, sample  # noqa: E402
 from model.training import throughput  # noqa: E402
-from model.training.average import Average  # noqa: E402
+from model.training.ema import Average  # noqa: E402
 
 
 class Oracle:
@@ -151,7 +151,7 @@ def test_a_video_run_backwards_is_a_walk_back_to_where_it_began():
     assert torch.equal(there["intrinsics"][0], inner[2])
     torch.testing.assert_close(there["pose"][0], torch.eye(4))
     for pair in ((pose, 1), (there["pose"], -1)):
-        told = obedience.told(pair[0].double().numpy())
+        told = control_accuracy.told(pair[0].double().numpy())
         assert told.ahead == pytest.approx(pair[1], abs=1e-6)
         assert math.radians(told.yaw_deg) == pytest.approx(pair[1] * 0.3, abs=1e-6)
     torch.testing.assert_close(_reversed(there)["pose"], pose)

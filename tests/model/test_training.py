@@ -14,10 +14,10 @@ diffusers = pytest.importorskip("diffusers", reason="the extra `train` is not in
 
 import tiny_world  # noqa: E402
 
-from model.experts import NoiseSpec  # noqa: E402
-from model.parallel import ranks  # noqa: E402
+from model.noise import NoiseSpec  # noqa: E402
+from model.parallel import dist  # noqa: E402
 from model.sampling import Given  # noqa: E402
-from model.training import checkpoint, flow, watching  # noqa: E402
+from model.training import checkpoint, flow_matching, sample_videos  # noqa: E402
 from model.training.settings import Phase, TrainSettings  # noqa: E402
 from model.training.trainer import Trainer  # noqa: E402
 from model.world import World  # noqa: E402
@@ -38,9 +38,9 @@ HOW = TrainSettings(
 @pytest.fixture(scope="module", autouse=True)
 def group():
     """A process group of one, as the command makes it."""
-    ranks.start()
+    dist.start()
     yield
-    ranks.stop()
+    dist.stop()
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_a_checkpoint_is_saved_before_the_look_at_what_the_world_shows(trainer, 
     def fails(*_):
         raise RuntimeError("no look")
 
-    monkeypatch.setattr(watching, "watch", fails)
+    monkeypatch.setattr(sample_videos, "watch", fails)
     made = trainer(replace(HOW, save_every=3, watch_every=3))
     with pytest.raises(RuntimeError, match="no look"):
         made.run()
@@ -245,10 +245,10 @@ def test_the_loss_is_zero_for_the_true_velocity():
     """Rectified flow: x = (1 - sigma) x0 + sigma eps moves with eps - x0."""
     torch.manual_seed(0)
     x0, noise, sigma = torch.randn(2, 16, 2, 4, 4), torch.randn(2, 16, 2, 4, 4), torch.tensor([0.3, 0.8])
-    seen = flow.Latents(x0, Given(torch.zeros(2, 20, 2, 4, 4), torch.zeros(2, 3, 24), None))
+    seen = flow_matching.Latents(x0, Given(torch.zeros(2, 20, 2, 4, 4), torch.zeros(2, 3, 24), None))
 
     def oracle(x, sigma_BT, text, **_):
         torch.testing.assert_close(x[:, :16], (1 - sigma.view(-1, 1, 1, 1, 1)) * x0 + sigma.view(-1, 1, 1, 1, 1) * noise)
         return noise - x0
 
-    assert flow.loss(oracle, seen, sigma, noise).tolist() == [0, 0]
+    assert flow_matching.loss(oracle, seen, sigma, noise).tolist() == [0, 0]

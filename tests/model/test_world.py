@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the extra `train` is not installed"
 from model.backbone.dit import Expert  # noqa: E402
 from model.config import tiny  # noqa: E402
 from model.control.pluecker import control_maps  # noqa: E402
-from model.experts import NoiseSpec  # noqa: E402
+from model.noise import NoiseSpec  # noqa: E402
 from model.world import ControlledExpert, World  # noqa: E402
 
 NOISE = NoiseSpec()

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from curation import scan
+from curation.partition import scan
 from operators.op import run_local
 from pipelines import chains, recipes
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from curation import embeddings
-from curation.embeddings import EncoderSettings
+from curation.captions import embeddings
+from curation.captions.embeddings import EncoderSettings
 from curation.schema import CLIP, columns, conform
 from curation.vlm import VlmSettings
 from curation.vlm.frames import FrameSettings

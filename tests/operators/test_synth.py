@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from curation.stretches import Stretch
+from curation.media.stretches import Stretch
 from operators import synth
 from operators.synth import verify_video
 from synth.evidence import Evidence
-from synth.pictures import to_png
+from synth.media import to_png
 from synth.strategies import SynthSettings
 
 

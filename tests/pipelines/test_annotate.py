@@ -12,7 +12,7 @@ from curation.cameras import engine
 from curation.cameras.camera import Camera, from_npz, to_npz
 from pipelines import ledger, phases, recipes, run
 from pipelines.cli import app
-from pipelines.report import write_report
+from pipelines.report.page import write_report
 
 EVERY = ["partition", "score", "annotate"]
 LATER = ["score", "annotate"]

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from curation import embeddings, shards, storage, vlm
+from curation import shards, storage, vlm
+from curation.captions import embeddings
 from curation.vlm import ServerSettings, VlmSettings
 from curation.vlm.frames import FrameSettings, grab
-from pipelines import ledger, listing, phases, recipes, run
+from pipelines import ledger, phases, planning, recipes, run
 from pipelines.phases import Phase
 
 BEFORE = ["partition", "score", "annotate"]
@@ -43,7 +44,7 @@ def _units(film, out):
     recipe = recipes.smoke()
     run._write_dataset(out, recipe, [], {})
     for name in BEFORE:
-        for unit in listing.todo(name, out, recipe, storage.find_sources([film], exclude=out))[0]:
+        for unit in planning.todo(name, out, recipe, storage.find_sources([film], exclude=out))[0]:
             yield Phase(name, recipe, out), unit
 
 

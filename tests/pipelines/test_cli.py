@@ -8,7 +8,7 @@ import pytest
 import typer.main
 
 from curation import shards
-from curation.quality import RULES
+from curation.quality.luminance import RULES
 from pipelines import cli, recipes, run
 
 

@@ -12,14 +12,14 @@ import pytest
 ray = pytest.importorskip("ray")
 
 from bench import relate  # noqa: E402
-from curation.embeddings import EncoderSettings  # noqa: E402
-from curation.quality import LuminanceLimits, QualityLimits  # noqa: E402
+from curation.captions.embeddings import EncoderSettings  # noqa: E402
+from curation.quality.luminance import LuminanceLimits, QualityLimits  # noqa: E402
 from curation.schema import CLIP, columns, conform  # noqa: E402
 from curation.vlm import VlmSettings  # noqa: E402
 from operators.op import Op, run_local, run_ray  # noqa: E402
-from pipelines import chunked, ledger, phases, recipes, run, runners  # noqa: E402
+from pipelines import chunk_units, ledger, phases, recipes, run, runners  # noqa: E402
 from pipelines.phases import Phase  # noqa: E402
-from synth.backends import ModelSettings  # noqa: E402
+from synth.models.base import ModelSettings  # noqa: E402
 from synth.strategies import SynthSettings  # noqa: E402
 from synth.verify import VerifySettings  # noqa: E402
 
@@ -68,7 +68,7 @@ def test_one_worker_and_four_give_the_same_rows(cluster, local, raw, tmp_path, m
 
 def in_chunks(monkeypatch):
     """A recipe that measures every source in chunks of two seconds."""
-    monkeypatch.setattr(chunked, "_LEAN_BYTES_PER_S", 1)
+    monkeypatch.setattr(chunk_units, "_LEAN_BYTES_PER_S", 1)
     smoke = recipes.smoke()
     return replace(smoke, partition=replace(smoke.partition, chunk_s=2.0))
 

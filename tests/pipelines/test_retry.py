@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from curation import encode, shards, storage, video
+from curation import shards, storage
+from curation.media import decode as video
+from curation.media import encode
 from pipelines import ledger, phases, recipes, run
 from pipelines.retry import retry
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from curation import shards, storage, video
+from curation import shards, storage
+from curation.media import decode
 from pipelines import ledger, phases, recipes, run, units
 from pipelines.phases import Phase
 
@@ -77,9 +78,9 @@ def test_shards_hold_the_kept_clips_and_nothing_else(curated):
 def test_a_stored_clip_plays_and_has_the_planned_size(curated, tmp_path):
     sample = next(shards.read_samples(curated.out, "000000"))
     (tmp_path / "c.mp4").write_bytes(sample.members["mp4"])
-    source = video.probe(str(tmp_path / "c.mp4"))
+    source = decode.probe(str(tmp_path / "c.mp4"))
     assert (source.width, source.height) == (sample.meta["stored_width"], sample.meta["stored_height"]) == (160, 120)
-    assert sum(1 for _ in video.decode(str(tmp_path / "c.mp4"))) == sample.meta["stored_frames"]
+    assert sum(1 for _ in decode.decode(str(tmp_path / "c.mp4"))) == sample.meta["stored_frames"]
 
 
 def test_dataset_json_lists_what_is_committed(curated):
@@ -131,7 +132,7 @@ def test_a_second_run_reads_and_does_nothing(curated, raw, monkeypatch):
     in_process(monkeypatch)
     before, read = tree(curated.out), []
     monkeypatch.setattr(storage, "content_id", lambda entry: read.append(entry) or "x")
-    monkeypatch.setattr(video, "decode", lambda *a, **k: read.append(a) or iter(()))
+    monkeypatch.setattr(decode, "decode", lambda *a, **k: read.append(a) or iter(()))
     again = run.curate([str(raw)], curated.out, recipes.smoke())
     assert (read, again.records) == ([], [])
     assert again.before == {

@@ -10,7 +10,7 @@ pytest.importorskip("moto", reason="the S3 store of the tests is in the extra 'd
 
 from curation import shards, storage
 from pipelines import cli, ledger, recipes, run
-from pipelines.report import write_report
+from pipelines.report.page import write_report
 
 
 @pytest.fixture

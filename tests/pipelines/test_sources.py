@@ -8,10 +8,10 @@ import av
 import pytest
 
 from curation import shards, storage
-from pipelines import ledger, listing, phases, recipes, run, sources, units
-from pipelines.output import read_output
+from pipelines import ledger, phases, planning, recipes, run, sources, units
 from pipelines.phases import Phase
-from pipelines.report_funnel import funnel
+from pipelines.report.funnel import funnel
+from pipelines.report.output import read_output
 
 BEFORE_SHARDS = ("partition", "score", "annotate", "caption", "relate")
 
@@ -107,8 +107,8 @@ def test_planned_clips_of_a_source_that_changed_are_never_encoded(films, alone, 
     put(films[0], folder / "a.mp4")
     done = curate(folder, tmp_path, BEFORE_SHARDS)
     recipe = recipes.smoke()
-    assert listing.plan(done.out, recipe, []) is None
-    (unit,) = listing.todo("shard", done.out, recipe, [])[0]
+    assert planning.plan(done.out, recipe, []) is None
+    (unit,) = planning.todo("shard", done.out, recipe, [])[0]
     put(films[1], folder / "a.mp4", 60)
     record = phases.work(Phase("shard", recipe, done.out), unit)
     assert record.failure.startswith("SourceChanged: ")
@@ -122,7 +122,7 @@ def test_other_phases_do_not_read_another_version_either(films, folder, tmp_path
     """Their operators read the source where a model is asked or a camera estimated; here a stand-in reads it."""
     put(films[0], folder / "a.mp4")
     done = curate(folder, tmp_path, BEFORE_SHARDS[: BEFORE_SHARDS.index(phase)])
-    (unit,) = listing.todo(phase, done.out, recipes.smoke(), [])[0]
+    (unit,) = planning.todo(phase, done.out, recipes.smoke(), [])[0]
     put(films[1], folder / "a.mp4", 60)
     monkeypatch.setattr(phases, "_step", lambda phase: Reader())
     record = phases.work(Phase(phase, recipes.smoke(), done.out), unit)
@@ -133,9 +133,9 @@ class Reader:
     cpu_s = {}
 
     def __call__(self, rows, on_row=None, tell=None):
-        from curation import video
+        from curation.media import decode
 
-        video.read_frames(rows[0]["source_uri"], video.Span(0, 1))
+        decode.read_frames(rows[0]["source_uri"], decode.Span(0, 1))
         return rows
 
 
@@ -245,8 +245,8 @@ def test_a_copy_that_changes_leaves_its_original_alone(films, alone, folder, tmp
 def test_a_source_outside_of_the_input_holds_no_plan(films, folder, tmp_path):
     put(films[0], folder / "a.mp4")
     out = curate(folder, tmp_path, ["partition"]).out
-    assert listing.plan(out, recipes.smoke(), [], holds=lambda unit: False) is None
-    assert listing.plan(out, recipes.smoke(), []).startswith("1 source is not finished (")
+    assert planning.plan(out, recipes.smoke(), [], holds=lambda unit: False) is None
+    assert planning.plan(out, recipes.smoke(), []).startswith("1 source is not finished (")
 
 
 @pytest.fixture(scope="module")

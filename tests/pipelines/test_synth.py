@@ -11,9 +11,9 @@ import pytest
 from curation import shards
 from curation.vlm import ServerSettings, VlmSettings, load
 from pipelines import ledger, phases, recipes, run
-from pipelines.report import write_report
+from pipelines.report.page import write_report
 from synth import strategies, taxonomy
-from synth.backends import ModelSettings, NotMade
+from synth.models.base import ModelSettings, NotMade
 from synth.requests import Frame
 from synth.strategies import Made, ProceduralSettings, SynthSettings
 

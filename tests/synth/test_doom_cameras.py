@@ -6,7 +6,7 @@ import pytest
 
 from curation.cameras import engine
 from curation.cameras.controls import rates
-from curation.video import Span, read_frames
+from curation.media.decode import Span, read_frames
 from synth.doom.__main__ import main
 from synth.doom.truth import forward_speed, read_truth, yaw_rate_deg_s
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from synth import strategies, taxonomy
-from synth.backends import ModelSettings
+from synth.models.base import ModelSettings
 from synth.prompts import Plan, Refused
 from synth.requests import Frame, Request
 from synth.strategies import SynthSettings, choose

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.consistency import Verdicts
+from curation.captions.consistency import Verdicts
 from curation.vlm import EngineSettings, ServerSettings, VlmSettings
 from curation.vlm.frames import FrameSettings
 from pipelines import ledger, recipes, run

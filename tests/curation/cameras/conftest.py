@@ -5,13 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from curation.cameras.annotate import CameraSettings, ClipView
 from curation.cameras.camera import Facts
-from curation.cameras.look import Look, looked
+from curation.cameras.clip import ClipView
+from curation.cameras.klt.clip_tracks import Look, looked
+from curation.cameras.klt.tracks import Tracks, Watched
 from curation.cameras.rotation import exponential
-from curation.cameras.tracks import Tracks, Watched
-from curation.video import Span
-from curation.viewport import Rect
+from curation.cameras.settings import CameraSettings
+from curation.media.decode import Span
+from curation.media.viewport import Rect
 
 SIZE = (640, 480)
 FOCAL = 320.0

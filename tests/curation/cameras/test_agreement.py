@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation.cameras.agreement import UNKNOWN, Apart, umeyama
+from curation.cameras.klt.agreement import UNKNOWN, Apart, umeyama
 from curation.cameras.rotation import exponential
 
 

@@ -11,12 +11,14 @@ import pytest
 from bench import camera_takes
 from bench.camera import source_views
 from bench.trajectory import errors
-from curation import video
-from curation.cameras import klt
-from curation.cameras.annotate import CameraSettings, ClipView, annotate
+from curation.cameras.annotate import annotate
 from curation.cameras.camera import Camera, Facts, from_npz, to_npz
-from curation.video import Span
-from curation.viewport import Rect
+from curation.cameras.clip import ClipView
+from curation.cameras.klt import estimate
+from curation.cameras.settings import CameraSettings
+from curation.media import decode
+from curation.media.decode import Span
+from curation.media.viewport import Rect
 
 HOW = CameraSettings(backend="klt")
 Write = Callable[..., str]
@@ -36,7 +38,7 @@ def view(uri: str, size: tuple[int, int], seconds: float = 9.0) -> ClipView:
 
 
 def pictures(take: camera_takes.Take, count: int) -> np.ndarray:
-    return video.read_frames(str(take.file), Span(0, (count - 0.5) / 35)).rgb
+    return decode.read_frames(str(take.file), Span(0, (count - 0.5) / 35)).rgb
 
 
 def test_a_walk_behind_hud_and_weapon_is_ok_and_right(take: camera_takes.Take) -> None:
@@ -132,7 +134,7 @@ def test_only_clips_that_touch_share_a_scale(monkeypatch: pytest.MonkeyPatch, la
     whole, fps = Rect(0, 0, 640, 480), 30
     clips = [ClipView("a", Span(0, 6), whole, whole), ClipView("a", Span(6 + later_s, 12), whole, whole, None, scene)]
     speeds = np.full(180, 4.0), np.concatenate([np.linspace(4, 1, 14), np.full(166, 1.0)])
-    monkeypatch.setattr(klt, "annotate", lambda *_: [(Facts("ok"), walked(speed, fps)) for speed in speeds])
+    monkeypatch.setattr(estimate, "annotate", lambda *_: [(Facts("ok"), walked(speed, fps)) for speed in speeds])
     (_, fast), (_, slow) = annotate(clips, HOW)
     assert fast is not None
     assert slow is not None

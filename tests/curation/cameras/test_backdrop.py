@@ -1,6 +1,6 @@
 import numpy as np
 
-from curation.cameras.backdrop import kept_rows
+from curation.cameras.klt.backdrop import kept_rows
 
 WIDTH, FOCAL, FRAMES, TURN = 640, 320.0, 16, np.radians(3.0)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation.cameras.epipolar import contradicted, off_lines
+from curation.cameras.klt.epipolar import contradicted, off_lines
 from curation.cameras.rotation import exponential
 
 TIMES = np.arange(40) / 16

@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 
 from bench.trajectory import errors
-from curation.cameras import agreement, klt, mapping
-from curation.cameras.annotate import CameraSettings
-from curation.cameras.infill import Infill, infill
-from curation.cameras.tracks import Tracks
+from curation.cameras.klt import agreement, estimate, mapping
+from curation.cameras.klt.frame_poses import Infill, infill
+from curation.cameras.klt.tracks import Tracks
+from curation.cameras.settings import CameraSettings
 
 HOW = CameraSettings(backend="klt")
 Make = Callable[..., Any]
 
 
 def annotated(*looks: Any, hint: float | None = None) -> list[Any]:
-    return klt.annotated(looks, [hint] * len(looks), HOW)
+    return estimate.annotated(looks, [hint] * len(looks), HOW)
 
 
 def test_a_walk_that_turns_gives_path_rotation_and_focal_length(path: Make, followed: Make, look: Make) -> None:
@@ -85,7 +85,7 @@ def test_the_same_tracks_give_the_same_poses(path: Make, followed: Make, look: M
 def test_what_is_wrong_with_a_clip_that_saw_its_focal_length_is_not_solved_again_with_the_pools(
     path: Make, followed: Make, look: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracks, asked, solved = followed(path(turn_deg=120, ahead=0.2)), [], klt.solved
+    tracks, asked, solved = followed(path(turn_deg=120, ahead=0.2)), [], estimate.solved
     first, second = look(tracks), look(tracks)
 
     def counted(one: Any, share: float | None, source: str, how: Any) -> Any:
@@ -93,8 +93,8 @@ def test_what_is_wrong_with_a_clip_that_saw_its_focal_length_is_not_solved_again
         found = solved(one, share, source, how)
         return found._replace(facts=found.facts._replace(status="suspect")) if one is second else found
 
-    monkeypatch.setattr(klt, "solved", counted)
-    (one, _), (other, _) = klt.annotated([first, second], [None, None], HOW)
+    monkeypatch.setattr(estimate, "solved", counted)
+    (one, _), (other, _) = estimate.annotated([first, second], [None, None], HOW)
     assert (one.status, other.status, other.focal_source) == ("ok", "suspect", "clip")
     assert asked == ["clip", "clip"]
 

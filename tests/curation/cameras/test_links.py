@@ -1,6 +1,6 @@
 import numpy as np
 
-from curation.cameras.links import links
+from curation.cameras.klt.scale_links import links
 
 
 def straight(count: int = 40) -> np.ndarray:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation.cameras.rises import rise_s
+from curation.cameras.klt.vertical_runs import rise_s
 from curation.cameras.rotation import exponential
 
 TIMES = np.arange(40) / 16

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from curation.cameras.path_smoothness import spike, step_ratio
 from curation.cameras.rotation import exponential
-from curation.cameras.smoothness import spike, step_ratio
 
 
 def walked(velocity: np.ndarray) -> np.ndarray:

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from curation.cameras import focal, mapping, rotation
-from curation.cameras.bundle import Problem, adjust, focal_error
-from curation.cameras.mapping import triangulated
-from curation.cameras.resection import Sight, resect
-from curation.cameras.steady import steadied
+from curation.cameras import rotation
+from curation.cameras.klt import focal, mapping
+from curation.cameras.klt.bundle_adjust import Problem, adjust, focal_error
+from curation.cameras.klt.mapping import triangulated
+from curation.cameras.klt.resection import Sight, resect
+from curation.cameras.klt.smooth_poses import steadied
 
 
 def problem(turn_deg: float, noise: float = 0.3) -> Problem:

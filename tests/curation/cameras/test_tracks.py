@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 
-from curation.cameras.tracks import _Follower, evened
+from curation.cameras.klt.tracks import _Follower, evened
 
 WIDTH, HEIGHT = 320, 240
 

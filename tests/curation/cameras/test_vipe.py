@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from curation.cameras import vipe
-from curation.cameras.annotate import CameraSettings, ClipView, missing
-from curation.video import Span
-from curation.viewport import Rect
+from curation.cameras.annotate import missing
+from curation.cameras.clip import ClipView
+from curation.cameras.settings import CameraSettings
+from curation.media.decode import Span
+from curation.media.viewport import Rect
 
 SHARED = Path(os.environ.get("GAMECRAFT_SHARED", Path(__file__).resolve().parents[4] / "shared"))
 GOLDEN = SHARED / "data" / "vipe_golden"

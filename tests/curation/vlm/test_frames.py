@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.video import Span
-from curation.viewport import Rect
+from curation.media.decode import Span
+from curation.media.viewport import Rect
 from curation.vlm.frames import FrameSettings, grab, labels, moments
 
 

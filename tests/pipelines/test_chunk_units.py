@@ -1,0 +1,179 @@
+"""A long source in chunks gives what it gives in one pass, whatever happens to the chunks. The chunks here are short."""
+
+import ctypes
+import math
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from curation import storage
+from curation.media import decode
+from curation.partition import chunks, scan
+from pipelines import chunk_units, ledger, phases, recipes, run, units
+
+SMOKE = recipes.smoke()
+
+
+def in_chunks_of(chunk_s):
+    return replace(SMOKE, partition=replace(SMOKE.partition, chunk_s=chunk_s))
+
+
+TINY = in_chunks_of(2.0)
+
+
+@pytest.fixture(autouse=True)
+def lean(monkeypatch):
+    """Take every source for one that may be long, whatever its size."""
+    monkeypatch.setattr(chunk_units, "_LEAN_BYTES_PER_S", 1)
+    scan.forget()
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """The local runner's work, and the look at durations, in this process: faster, and calls can be counted."""
+    monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
+    monkeypatch.setattr(chunk_units, "_durations", lambda uris: [chunk_units._duration_s(uri) for uri in uris])
+
+
+@pytest.fixture(scope="module")
+def one_pass(raw, tmp_path_factory):
+    """The output of a run without chunks."""
+    return run.curate([str(raw)], str(tmp_path_factory.mktemp("one") / "o"), in_chunks_of(None), phases=recipes.PHASES)
+
+
+def shards_of(out):
+    return {f.name: f.read_bytes() for f in sorted((Path(out) / "shards").iterdir())}
+
+
+def assert_same(done, one_pass):
+    assert ledger.clips(done.out).to_pylist() == ledger.clips(one_pass.out).to_pylist()
+    assert ledger.videos(done.out).to_pylist() == ledger.videos(one_pass.out).to_pylist()
+    assert shards_of(done.out) == shards_of(one_pass.out)
+    for kind in ("thumbs", "signals"):
+        names = ledger.clips(done.out)["unit_id"].to_pylist()
+        assert ledger.sidecars(done.out, kind, names) == ledger.sidecars(one_pass.out, kind, names)
+    assert chunk_units._stored(done.out) == []
+    assert done.failures == []
+
+
+def decodes(done):
+    counts = {}
+    for record in done.records:
+        for name, count in record.decodes.items():
+            counts[name] = counts.get(name, 0) + count
+    return counts
+
+
+def test_chunks_give_the_rows_and_shards_of_one_pass(one_pass, raw, tmp_path):
+    done = run.curate([str(raw)], str(tmp_path / "o"), TINY, phases=recipes.PHASES)
+    assert_same(done, one_pass)
+    assert decodes(done) == {"scan chunk": 8 + 3, "encode": done.kept}
+    assert decodes(one_pass) == {"scan": 2, "encode": done.kept}
+    again = run.curate([str(raw)], str(tmp_path / "o"), TINY, phases=recipes.PHASES)
+    assert again.records == []
+
+
+def test_one_process_makes_one_pass(here, raw, tmp_path):
+    assert decodes(run.curate([str(raw / "b.mp4")], str(tmp_path / "o"), TINY))["scan"] == 1
+
+
+def test_phase_by_phase_and_with_another_length_in_between(here, one_pass, raw, tmp_path):
+    out = str(tmp_path / "o")
+    run.curate([str(raw)], out, in_chunks_of(3.0), phases=["scan"])
+    assert len(chunk_units._stored(out)) == 5 + 2
+    run.curate([str(raw)], out, TINY, phases=["scan"])
+    assert len(chunk_units._stored(out)) == 5 + 2 + 8 + 3
+    done = run.curate([str(raw)], out, in_chunks_of(3.0), phases=["partition"])
+    assert decodes(done) == {}
+    assert chunk_units._stored(out) == []
+    assert_same(run.curate([str(raw)], out, TINY), one_pass)
+
+
+def test_a_run_that_stopped_among_the_chunks_goes_on_with_the_rest(here, one_pass, raw, tmp_path, monkeypatch):
+    real, out = phases.work, str(tmp_path / "o")
+    left = [5]
+
+    def stop(phase, unit, tell=None):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return real(phase, unit, tell)
+
+    monkeypatch.setattr(phases, "work", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run.curate([str(raw)], out, TINY, phases=recipes.PHASES)
+    assert len(chunk_units._stored(out)) == 5
+    left[0] = 1000
+    done = run.curate([str(raw)], out, TINY, phases=recipes.PHASES)
+    assert decodes(done)["scan chunk"] == 6
+    assert_same(done, one_pass)
+
+
+@pytest.mark.parametrize("harm", ["lost", "garbage", "of another pass"])
+def test_chunks_that_came_to_harm_cost_a_pass_and_nothing_else(harm, here, one_pass, raw, tmp_path):
+    out = str(tmp_path / "o")
+    run.curate([str(raw)], out, TINY, phases=["scan"])
+    first = chunk_units._uri(out, str(min(chunk_units._stored(out))))
+    if harm == "lost":
+        storage.delete(first)
+    elif harm == "garbage":
+        storage.put(first, b"x")
+    else:
+        chunk = chunks.from_bytes(storage.read(first))
+        storage.put(first, chunks.to_bytes(replace(chunk, after=chunk.after + 1)))
+    done = run.curate([str(raw)], out, TINY)
+    assert decodes(done)["scan"] == 1
+    assert_same(done, one_pass)
+
+
+def test_chunks_are_parsed_by_the_thread_that_asks(here, raw, tmp_path, monkeypatch):
+    parsed, real = [], chunks.from_bytes
+    monkeypatch.setattr(chunks, "from_bytes", lambda data: parsed.append(threading.current_thread()) or real(data))
+    run.curate([str(raw)], str(tmp_path / "o"), TINY, phases=["scan", "partition"])
+    assert set(parsed) == {threading.current_thread()}
+
+
+def test_a_chunk_that_fails_is_said_and_costs_a_pass(here, one_pass, raw, tmp_path, monkeypatch, capfd):
+    real = chunk_units.put
+    monkeypatch.setattr(chunk_units, "put", lambda out, name, chunk: real(out, name, chunk) if chunk.start_s != 4 else fail())
+
+    def fail():
+        raise OSError("no space left")
+
+    done = run.curate([str(raw)], str(tmp_path / "o"), TINY, phases=recipes.PHASES)
+    assert decodes(done)["scan"] == 2
+    assert capfd.readouterr().err.count("no space left") == 1
+    assert_same(done, one_pass)
+
+
+def test_a_source_that_cannot_be_chunked_is_said_so_once(here, raw, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(decode, "can_enter", lambda uri, time_s: False)
+    done = run.curate([str(raw / "b.mp4")], str(tmp_path / "o"), TINY, phases=recipes.PHASES)
+    assert decodes(done) == {"scan": 1, "encode": done.kept}
+    said = " ".join(capfd.readouterr().err.split())
+    assert said.count("is measured in one pass: cannot be entered but at its start") == 1
+    assert len(units.done(done.out, "scan")) == 3
+    assert run.curate([str(raw / "b.mp4")], str(tmp_path / "o"), TINY, phases=recipes.PHASES).records == []
+
+
+def test_only_large_files_are_asked_how_long_they_are(raw, tmp_path, monkeypatch):
+    entries, asked = storage.find_sources([str(raw)]), []
+    monkeypatch.setattr(chunk_units, "_durations", lambda uris: asked.extend(uris) or [600.0 for _ in uris])
+    size = {Path(entry.uri).name: entry.size for entry in entries}
+    assert size["b.mp4"] < 0.8 * size["a.mp4"]
+    monkeypatch.setattr(chunk_units, "_LEAN_BYTES_PER_S", size["a.mp4"] / 50)
+    found = chunk_units.chunk_units(entries, str(tmp_path), in_chunks_of(20.0))
+    assert [Path(uri).name for uri in asked] == ["a.mp4"], "its copy is a duplicate, the rest is small"
+    spans = [chunk_units.span(unit, in_chunks_of(20.0)) for unit in found]
+    assert spans == [(0.0, 20.0), (20.0, math.inf)], "as many as its size makes likely, not as it declares"
+    assert chunk_units.chunk_units(entries, str(tmp_path), in_chunks_of(26.0)) == []
+
+
+def test_a_file_that_kills_whoever_opens_it_leaves_the_driver_alone(raw, monkeypatch):
+    uris = [str(raw / name) for name in ("a.mp4", "broken.mp4")]
+    assert chunk_units._durations(uris) == [pytest.approx(16.0), 0.0]
+    assert chunk_units._durations([]) == []
+    monkeypatch.setattr(chunk_units, "_duration_s", ctypes.string_at)
+    assert chunk_units._durations([0, 0]) == [0.0, 0.0], "a segmentation fault"
