@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Clips of one source touch where one ends as the next begins; times are exact, but went through a file.
 TOUCHING_S = 1e-3
 
@@ -30,10 +30,10 @@ _RECT = pa.struct([("x", pa.int32()), ("y", pa.int32()), ("w", pa.int32()), ("h"
 
 
 def _column(
-    name: str, type_: pa.DataType, unit: str, meaning: str, version: int = 1, null: bool = True, rests: bool = True
+    name: str, type_: pa.DataType, unit: str, meaning: str, version: int = 1, null: bool = True, stored_in: str = "ledger"
 ) -> pa.Field:
-    """One line of the schema. `rests=False`: rows carry it from operator to operator, and it is stored beside the ledger."""
-    about = {"unit": unit, "meaning": meaning, "version": str(version), "rests": "ledger" if rests else "sidecar"}
+    """One line of the schema. `stored_in="sidecar"`: operators hand it on in rows, and a side file stores it."""
+    about = {"unit": unit, "meaning": meaning, "version": str(version), "stored_in": stored_in}
     return pa.field(name, type_, nullable=null, metadata=about)
 
 
@@ -222,12 +222,18 @@ CLIP = pa.schema(
         _column("error", pa.string(), "", "the exception that took the clip out; null where none did"),
         _column("shard", pa.string(), "", "the shard that holds the clip"),
         _column("unit_id", pa.string(), "", "the unit that committed this row"),
-        _column("initial_png", pa.binary(), "png", "the frame that a synthetic clip was to begin with", rests=False),
-        _column("static_png", pa.binary(), "png", "what never changes in the source; rests in sidecar/signals", rests=False),
-        _column("camera_npz", pa.binary(), "npz", "poses and intrinsics; rests in sidecar/camera and the shard", rests=False),
+        _column("initial_png", pa.binary(), "png", "the frame that a synthetic clip was to begin with", stored_in="sidecar"),
+        _column("static_png", pa.binary(), "png", "what never changes in the source (sidecar/signals)", stored_in="sidecar"),
+        _column(
+            "camera_npz",
+            pa.binary(),
+            "npz",
+            "poses and intrinsics (sidecar/camera and the shard)",
+            stored_in="sidecar",
+        ),
     ]
 )
-SIDECAR_COLUMNS = frozenset(field.name for field in CLIP if field.metadata[b"rests"] == b"sidecar")
+SIDECAR_COLUMNS = frozenset(field.name for field in CLIP if field.metadata[b"stored_in"] == b"sidecar")
 
 VIDEO = pa.schema(
     [
@@ -315,6 +321,11 @@ def _plain(value: Any) -> Any:
 def clip_id(video_id: str, start_s: float, end_s: float, settings: str) -> str:
     """Name a clip by its content: the source, the span to the microsecond, and the partition settings' digest."""
     return digest(video_id, f"{start_s:.6f}", f"{end_s:.6f}", settings)
+
+
+def is_dropped(row: Mapping[str, Any]) -> bool:
+    """Whether a clip is out: a rule rejected it, or an operator failed on it."""
+    return bool(row.get("reject") or row.get("error"))
 
 
 def digest(*parts: str) -> str:

@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
+from curation.errors import SourceChanged
 from curation.processes import per_process
 
 VIDEO_SUFFIXES = frozenset(
@@ -66,10 +67,6 @@ _SAID_FROM, _SAID_EVERY_S, _said_s = 5, 60.0, -math.inf
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What file systems without hard links answer.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-
-
-class SourceChanged(OSError):
-    """A file is no longer the version that was listed or opened; what was measured of that one does not hold for it."""
 
 
 @dataclass(frozen=True, order=True)

@@ -15,7 +15,8 @@ from curation.captions import consistency, interaction
 from curation.captions.caption import Caption, Facts, Happening
 from curation.captions.consistency import Verdicts
 from curation.captions.interaction import Change, Interactive, InteractiveSettings
-from curation.media.decode import Span, UnreadableVideo
+from curation.errors import UnreadableVideo
+from curation.media.decode import Span
 from curation.media.viewport import Rect
 from curation.schema import Row
 from curation.vlm import Answer, Prompt, VlmSettings

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from curation.errors import is_machine_fault
 from curation.media import decode
-from curation.schema import CLIP, Row, columns, conform
+from curation.schema import CLIP, Row, columns, conform, is_dropped
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -121,10 +121,6 @@ class Step:
         return self._started[id(op)]
 
 
-def _out(row: Row) -> bool:
-    return bool(row.get("reject") or row.get("error"))
-
-
 def guarded(work: Callable[[list[Row]], list[Row]], rows: list[Row], op: Op) -> list[Row]:
     """Rows through one operator, in order: those already out pass by, those that fail are marked.
 
@@ -133,7 +129,7 @@ def guarded(work: Callable[[list[Row]], list[Row]], rows: list[Row], op: Op) -> 
     machine did (`errors.is_machine_fault`) is no row's fault: it is raised, and the unit is tried again by the next run.
     """
     done: list[Row] = []
-    for out, group in groupby(rows, _out):
+    for out, group in groupby(rows, is_dropped):
         run = list(group)
         done += run if out else _attempt(work, run, op)
     return done

@@ -15,9 +15,9 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from curation import shards, storage
-from curation.schema import CLIP
+from curation.errors import LeaseLost
+from curation.schema import CLIP, is_dropped
 from pipelines import recipes
-from pipelines.lock import LeaseLost
 from pipelines.recipes import PHASES, SYNTH_PHASES
 from pipelines.wording import plural, short_name
 
@@ -327,13 +327,13 @@ def _print_overview(dataset: dict[str, Any], clips: Any, videos: Any) -> None:
         rows_of[row["unit_id"]].append(row)
     for video in videos.to_pylist():
         mine = rows_of[video["unit_id"]]
-        out = Counter(_kind(r) for r in mine if r["reject"] or r["error"])
+        out = Counter(_kind(r) for r in mine if is_dropped(r))
         seconds = f"{video['duration_s']:.1f}" if video["duration_s"] else ""
         why = [video["reason"], video["note"], *(f"{count} {kind}" for kind, count in out.most_common())]
         counts = str(len(mine)), str(len(mine) - out.total())
         sources.add_row(short_name(video["uri"]), video["status"], seconds, *counts, ", ".join(filter(None, why)))
     _console().print(sources)
-    for kind, count in Counter(_kind(r) for r in rows if r["reject"] or r["error"]).most_common():
+    for kind, count in Counter(_kind(r) for r in rows if is_dropped(r)).most_common():
         _say(f"{plural(count, 'clip'):>9}: {kind}")
 
 

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from curation import processes, storage
+from curation.errors import LeaseLost
 
 _BEAT_S = 20.0
 # Six missed beats: a driver that is only slow (a store that throttles, a paused machine) must not lose its folder.
@@ -29,10 +30,6 @@ _RESTARTED_S = 1.5 * _BEAT_S
 _FRESH_S = 1.0
 # Wakes the main thread wherever it waits. Not SIGINT, which is ignored in a shell's background jobs.
 _LOST = signal.SIGUSR2
-
-
-class LeaseLost(RuntimeError):
-    """The output folder is no longer held by this run, which must write nothing more there."""
 
 
 @contextmanager

@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 
 from curation import shards, storage, versions, vlm
+from curation.errors import NotExact, UnreadableVideo
 from curation.media import decode
 from curation.partition import chunks, scan
 from curation.quality.luminance import mean_luma
-from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns
+from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns, is_dropped
 from curation.shards import Sample
 from curation.vlm import answers
 from operators import synth
@@ -179,7 +180,7 @@ def _fresh_source(phase: Phase, unit: Unit) -> Row:
 
 def _join_chunks(phase: Phase, unit: Unit) -> None:
     """Spare the source its pass. Where that fails the pass is made, and says better than a chunk what is wrong, if anything."""
-    with suppress(OSError, chunks.NotExact, decode.UnreadableVideo):
+    with suppress(OSError, NotExact, UnreadableVideo):
         scan.adopt(unit.uri, phase.recipe.partition.scan, chunk_units.read(phase.out, unit.chunks))
 
 
@@ -235,14 +236,14 @@ def _why_out(row: Row) -> Row:
     """Status and reason of a source that gave no clips."""
     if row.get("reject"):
         return {"status": "quarantined", "reason": row["reject"]}
-    unreadable = row["error"].split(": ", 2)[1] == decode.UnreadableVideo.__name__
+    unreadable = row["error"].split(": ", 2)[1] == UnreadableVideo.__name__
     return {"status": "unreadable" if unreadable else "error", "reason": _words(row["error"])}
 
 
 def _words(reason: str) -> str:
     """A row's error as people read it: what our own exceptions say stands without operator, class and line."""
     parts = reason.split(": ", 2)
-    ours = len(parts) == 3 and parts[1] in (decode.UnreadableVideo.__name__, chunks.NotExact.__name__)
+    ours = len(parts) == 3 and parts[1] in (UnreadableVideo.__name__, NotExact.__name__)
     return parts[2].rpartition(" (")[0] if ours else reason
 
 
@@ -329,7 +330,7 @@ def _load_annotation(phase: Phase, unit: Unit) -> list[Row]:
 
 
 def _kept(rows: list[Row]) -> list[Row]:
-    return [row for row in rows if not (row["reject"] or row["error"])]
+    return [row for row in rows if not is_dropped(row)]
 
 
 def _commit_annotation(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
@@ -353,7 +354,7 @@ def _load_shard(phase: Phase, unit: Unit) -> list[Row]:
 
 def _commit_shard(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
     """Tar, ledger rows, index, in this order: the index is the commit, so nothing that it stands for can be missing."""
-    stored = [row for row in rows if not (row.get("reject") or row.get("error"))]
+    stored = _kept(rows)
     index = shards.put_tar(phase.out, unit.name, _samples(stored, phase.recipe))
     there = set(index["clip_id"].to_pylist())
     rows = [{**row, "shard": unit.name if row["clip_id"] in there else None} for row in rows]

@@ -5,13 +5,12 @@ The verdicts are read once a listing: `_wanted_annotations` reads them, and what
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import shards, storage
-from curation.schema import Row, digest
+from curation.schema import Row, digest, is_dropped
 from pipelines import chunk_units, ledger, sources, units
 from pipelines.lock import check
 from pipelines.recipes import Recipe
@@ -43,7 +42,7 @@ def _scores(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[
     left = [
         Unit("score", str(name), upstream=(f"partition/{unit}",))
         for (unit, have), clips in zip(open_, rows, strict=True)
-        for name in units.part_names(unit, sum(not _out(row) for row in clips), limits)
+        for name in units.part_names(unit, sum(not is_dropped(row) for row in clips), limits)
         if name.part not in have
     ]
     return left, len(finished)
@@ -64,7 +63,7 @@ def _wanted_annotations(out: str, recipe: Recipe) -> dict[str, Unit]:
     rows = storage.at_once(lambda name: ledger.read_unit(out, "score", str(name)), scored)
     wanted = {}
     for part, clips in zip(scored, rows, strict=True):
-        if kept := [row["clip_id"] for row in clips if not _out(row)]:
+        if kept := [row["clip_id"] for row in clips if not is_dropped(row)]:
             unit = source[part.digest]
             name = str(part._replace(digest=digest(unit, settings, *kept)))
             wanted[name] = Unit("annotate", name, upstream=(f"partition/{unit}", f"score/{part}"))
@@ -238,10 +237,6 @@ def _drop(out: str, phase: str, names: Iterable[Name]) -> None:
         storage.delete(ledger.clips_uri(out, phase, str(name)))
         if phase == "annotate":
             storage.delete(storage.join(out, "sidecar", "camera", f"{name}.parquet"))
-
-
-def _out(row: dict[str, Any]) -> bool:
-    return bool(row["reject"] or row["error"])
 
 
 _TODO: dict[str, Callable[[str, Recipe, Sequence[storage.Entry]], tuple[list[Unit], int]]] = {

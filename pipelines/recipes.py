@@ -21,6 +21,7 @@ from curation.cameras.words import WordSettings
 from curation.captions.consistency import Verdicts
 from curation.captions.embeddings import EncoderSettings
 from curation.captions.interaction import InteractiveSettings
+from curation.errors import InputError
 from curation.media.encode import Encoding
 from curation.partition.chunks import ScanSettings
 from curation.partition.cuts import SceneSettings
@@ -220,8 +221,12 @@ BUILT_IN: Mapping[str, Callable[[], Recipe]] = {
 }
 
 
+# Keys that had another name, by their full path: a recipe that still has one is told the new name.
+RENAMED: dict[str, str] = {}
+
+
 def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:
-    """A built-in recipe by name, or one from a YAML file. ValueError says what is wrong and where.
+    """A built-in recipe by name, or one from a YAML file. InputError says what is wrong and where.
 
     built_in, kind: those of curation; the command gives the model's for training.
     """
@@ -229,17 +234,17 @@ def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN
         return built_in[name_or_path]()
     path = Path(name_or_path)
     if not path.is_file():
-        raise ValueError(f"{name_or_path}: neither a recipe file nor one of {', '.join(sorted(built_in))}")
+        raise InputError(f"{name_or_path}: neither a recipe file nor one of {', '.join(sorted(built_in))}")
     try:
         data = load_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: a recipe must be UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise InputError(f"{path}: a recipe must be UTF-8 text ({error.reason} at byte {error.start})") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     try:
         return from_mapping(kind, {"name": path.stem, **data} if isinstance(data, dict) else data)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def to_yaml(recipe: Any) -> str:
@@ -253,6 +258,8 @@ def from_mapping(kind: type[Any], data: Any, where: str = "") -> Any:
     known = get_type_hints(kind)
     for key in data:
         if key not in known:
+            if new := RENAMED.get(_path(where, key)):
+                raise ValueError(f"{_path(where, key)} is called {new} now; rename it in the recipe")
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
             raise ValueError(f"unknown key {_path(where, key)}; {hint}")

@@ -15,6 +15,7 @@ from functools import cache
 import pyarrow.compute as pc
 
 from curation import shards, storage
+from curation.errors import SourceChanged
 from curation.schema import CLIP, Row, columns, digest
 from curation.storage import Entry
 from pipelines import duplicates, ledger, units
@@ -49,7 +50,7 @@ def _age_s(entry: Entry) -> float:
 def _changed(entry: Entry) -> bool:
     try:
         storage.check_version(entry.uri, entry.token)
-    except (storage.SourceChanged, FileNotFoundError):
+    except (SourceChanged, FileNotFoundError):
         return True
     return False
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from curation import vlm
+from curation.errors import AttemptFailed
 from curation.vlm import Prompt, VlmSettings, question_files
 from synth.requests import Request
 from synth.taxonomy import Interaction
@@ -18,7 +19,7 @@ _QUESTIONS = "synth:questions"
 _WIDTH_PX, _JPEG_QUALITY = 1024, 90
 
 
-class Refused(ValueError):
+class Refused(AttemptFailed):
     """The request cannot be met from this frame, whatever the seed; the message says why."""
 
 

@@ -23,6 +23,7 @@ from curation.cameras.clip import ClipView
 from curation.cameras.path_smoothness import spike, step_ratio
 from curation.cameras.rotation import angle_deg
 from curation.cameras.settings import CameraSettings
+from curation.errors import BadSource, UnreadableVideo
 from curation.media import decode, encode
 from curation.media.encode import Encoding
 
@@ -45,7 +46,7 @@ class Artifacts:
     keyframes: np.ndarray | None = None
 
 
-class BadArtifacts(ValueError):
+class BadArtifacts(BadSource):
     """What ViPE left behind is not what its format says; the message is the reason that the ledger shows."""
 
 
@@ -72,7 +73,7 @@ def annotate(clip: ClipView, how: CameraSettings) -> tuple[Facts, Camera | None]
                 file.write(fed.mp4)
             found = _in_process(path, how) if in_process() else _as_program(path, len(fed.times_s), how)
             check(found, len(fed.times_s))
-    except (decode.UnreadableVideo, BadArtifacts, subprocess.SubprocessError) as error:
+    except (UnreadableVideo, BadArtifacts, subprocess.SubprocessError) as error:
         return Facts(f"failed:{_reason(error)}", backend="vipe"), None
     camera = _camera(clip, fed, found)
     return judged(_facts(camera), how.checks), camera

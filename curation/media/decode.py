@@ -23,7 +23,7 @@ from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from curation import storage, versions
-from curation.errors import is_machine_fault
+from curation.errors import UnreadableVideo, is_machine_fault
 from curation.media.repair import HDR, repaired
 from curation.processes import OwnValue
 
@@ -79,10 +79,6 @@ def set_threads(count: int) -> None:
     """How many threads a decoder may use; scalers and encoders use one: x264's pixels depend on it."""
     global _threads
     _threads = count
-
-
-class UnreadableVideo(ValueError):
-    """A source from which no frame can be had; the message is the reason that the ledger shows."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from curation.media.decode import Source, Span, UnreadableVideo, at_rate, probe
+from curation.errors import UnreadableVideo
+from curation.media.decode import Source, Span, at_rate, probe
 
 # Stamps of stored frames are whole numbers of 1 / 90000 s, the clock of MPEG.
 CLOCK = 90_000

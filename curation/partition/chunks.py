@@ -18,6 +18,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from curation.errors import NotExact, UnreadableVideo
 from curation.media import decode
 from curation.media.decode import Painter, Source, Span
 from curation.media.viewport import Evidence, ViewportWatch
@@ -41,10 +42,6 @@ class ScanSettings:
 
     flow: FlowSettings = field(default_factory=FlowSettings)
     iqa: IqaSettings = field(default_factory=IqaSettings)
-
-
-class NotExact(ValueError):
-    """Measuring a source in chunks may not give what one pass gives; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,7 @@ def _check(chunk: Chunk, seams: _Seams) -> None:
     """Refuse a chunk that did not see all that its entries depend on, or of a source that is not sound."""
     whole = chunk.start_s == 0 and math.isinf(chunk.end_s)
     if not seams.own and whole:
-        raise decode.UnreadableVideo("no frame could be decoded")
+        raise UnreadableVideo("no frame could be decoded")
     if not whole and chunk.damage:
         raise NotExact("is damaged: " + ", ".join(sorted(chunk.damage)))
     if chunk.start_s > 0 and not seams.looked_back(chunk.start_s):

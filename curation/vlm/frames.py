@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from av import VideoFrame
 
+from curation.errors import UnreadableVideo
 from curation.media import decode
 from curation.media.decode import Span
 from curation.media.viewport import Rect
@@ -93,7 +94,7 @@ def grab(uri: str, span: Span, times_s: tuple[float, ...], view: Rect, width_px:
     cut = view.scaled(scale, scale)
     shots = [_jpeg(painter(frame)[cut.y : cut.y + cut.h, cut.x : cut.x + cut.w]) for frame in _shown(uri, span, times_s)]
     if not shots:
-        raise decode.UnreadableVideo(f"no frame between {span.start_s:.2f} and {span.end_s:.2f} s")
+        raise UnreadableVideo(f"no frame between {span.start_s:.2f} and {span.end_s:.2f} s")
     return (*shots, *[shots[-1]] * (len(times_s) - len(shots)))
 
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import urllib3
 
-from curation.errors import Unavailable
+from curation.errors import ServerGone, Unavailable
 from curation.vlm.parsing import chat_reply
 from curation.vlm.protocol import Prompt, Reply, VlmSettings
 
@@ -47,10 +47,6 @@ _REMEDIES = {
     404: "name a model that the server has (caption.vlm.model), and the address up to and with /v1 (caption.vlm.server.url)",
     429: "wait until the quota is there again, or lower caption.vlm.server.concurrency",
 }
-
-
-class ServerGone(Unavailable):
-    """Nothing answers at the address."""
 
 
 class HttpVlm:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from curation import scratch
+from curation.errors import AttemptFailed
 from synth.doom.engine import Game, Screen, running, wads
 from synth.doom.player import Action
 from synth.doom.props import write_addon
@@ -122,7 +123,7 @@ class Filmed:
     place: str
 
 
-class NoPlace(ValueError):
+class NoPlace(AttemptFailed):
     """The map has no spot on which the interaction can be acted out."""
 
 

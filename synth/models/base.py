@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from curation.errors import AttemptFailed
 from curation.vlm import ServerSettings
 
 KINDS = ("diffusers", "http")
@@ -20,7 +21,7 @@ OFFLOADS = ("none", "model", "sequential")
 _SIDE, _PICTURES = 16, 4
 
 
-class NotMade(RuntimeError):
+class NotMade(AttemptFailed):
     """A model gave nothing that can be used; the message says what it did instead."""
 
 

@@ -19,10 +19,9 @@ import numpy as np
 import urllib3
 
 from curation import scratch
-from curation.errors import Unavailable
+from curation.errors import ServerGone, Unavailable, UnreadableVideo
 from curation.media import decode
 from curation.media.decode import Span
-from curation.vlm.http import ServerGone
 from synth.media import from_bytes, to_png
 from synth.models.base import ModelSettings, NotMade, Words
 
@@ -127,5 +126,5 @@ def _frames(mp4: bytes, name: str) -> np.ndarray:
         file.flush()
         try:
             return decode.read_frames(file.name, Span(0.0, float("inf"))).rgb
-        except decode.UnreadableVideo as error:
+        except UnreadableVideo as error:
             raise NotMade(f"{name}: the server's video cannot be read: {error}") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from curation import storage
+from curation.errors import SourceChanged
 
 BLOCK = 1 << 20
 
@@ -265,9 +266,9 @@ def test_reads_of_another_version_are_refused(tmp_path):
     now = storage.version(uri)
     words = f"^{uri}: the file changed since it was listed .size and mtime were 13 and {entry.token[3:]}, are 13 and {now[3:]}"
     for call in (storage.open_binary, storage.check_version, lambda *_: storage.content_id(entry)):
-        with pytest.raises(storage.SourceChanged, match=words):
+        with pytest.raises(SourceChanged, match=words):
             call(uri, entry.token)
-    with pytest.raises(storage.SourceChanged, match=words):
+    with pytest.raises(SourceChanged, match=words):
         storage.read(uri, 2, 3, entry.token)
     storage.check_version(uri, "")
     assert storage.read(uri, 0, 5) == b"other"
@@ -285,7 +286,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_when_it_is_closed(tmp_p
     assert file.read(5) == b"first"
     with open(path, "ab") as growing:
         growing.write(b"more")
-    with pytest.raises(storage.SourceChanged, match=r"size and mtime were 13 and \d+, are 17 and"):
+    with pytest.raises(SourceChanged, match=r"size and mtime were 13 and \d+, are 17 and"):
         file.close()
     assert file.closed
     file.close()
@@ -300,7 +301,7 @@ def grow_inside(path: Path, error: Exception | None) -> None:
 
 def test_a_change_is_raised_by_the_context_but_hides_no_other_error(tmp_path):
     (tmp_path / "a").write_bytes(b"first version")
-    with pytest.raises(storage.SourceChanged):
+    with pytest.raises(SourceChanged):
         grow_inside(tmp_path / "a", None)
     with pytest.raises(KeyError, match="theirs"):
         grow_inside(tmp_path / "a", KeyError("theirs"))

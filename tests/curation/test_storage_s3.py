@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from curation.errors import SourceChanged
+
 pytest.importorskip("moto", reason="the S3 store of the tests is in the extra 'dev'")
 
 from moto.core import DEFAULT_ACCOUNT_ID
@@ -189,7 +191,7 @@ def test_reads_of_another_version_are_refused(front):
         file.read,
         unknown.read,
     ):
-        with pytest.raises(storage.SourceChanged, match=words):
+        with pytest.raises(SourceChanged, match=words):
             call()
     storage.check_version(uri, "")
     assert storage.read(uri, 0, 5) == b"other"
@@ -205,7 +207,7 @@ def test_a_store_that_ignores_if_match_on_reads_is_seen_through(front):
     before = storage.version(uri)
     storage.put(uri, b"other version")
     front.before = lambda request: request.headers.pop("if-match", None) and None
-    with pytest.raises(storage.SourceChanged, match="the file changed since it was listed"):
+    with pytest.raises(SourceChanged, match="the file changed since it was listed"):
         storage.read(uri, 2, 3, before)
 
 
@@ -215,7 +217,7 @@ def test_a_store_that_refuses_the_etag_it_gives_is_named(front):
     front.before = lambda request: front.refusal(412, "PreconditionFailed") if "if-match" in request.headers else None
     with pytest.raises(OSError, match=f"{uri}: the store refuses If-Match with the ETag that it gives itself") as caught:
         storage.read(uri, 2, 3, storage.version(uri))
-    assert not isinstance(caught.value, storage.SourceChanged)
+    assert not isinstance(caught.value, SourceChanged)
 
 
 def shorter(answer):
@@ -271,7 +273,7 @@ def test_a_wrong_answer_is_asked_for_again_on_a_new_connection_and_then_an_error
     left += [1] * 3
     with pytest.raises(OSError, match=f"{uri}: ({WRONG[wrong]}).*, 3 times$") as caught:
         storage.read(uri, 2, length, token)
-    assert not isinstance(caught.value, storage.SourceChanged)
+    assert not isinstance(caught.value, SourceChanged)
     assert not left
     assert storage.read(uri, 2, length) == b"first version"[2 : 2 + length if length else None]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from curation import processes, shards, storage
+from curation.errors import LeaseLost
 from pipelines import cli, lock, recipes, run, runners
-from pipelines.lock import LeaseLost, locked
+from pipelines.lock import locked
 
 
 def hold(folder, pid, host=None, age_s=0.0, **more):

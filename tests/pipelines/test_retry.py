@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from curation import shards, storage
+from curation.errors import UnreadableVideo
 from curation.media import decode as video
 from curation.media import encode
 from pipelines import ledger, phases, recipes, run
@@ -47,7 +48,7 @@ def refuse(monkeypatch, name, error):
 
 def test_a_source_that_could_not_be_read_is_measured_again(curate, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        refuse(patch, "a.mp4", video.UnreadableVideo("no frame could be decoded"))
+        refuse(patch, "a.mp4", UnreadableVideo("no frame could be decoded"))
         out = curate().out
     assert status(out) == {"a.mp4": "unreadable", "b.mp4": "ok"}
     before = stored(out)
@@ -84,7 +85,7 @@ def test_a_clip_that_its_shard_lacks_goes_into_a_later_one(curate, monkeypatch):
 
 def test_only_what_is_asked_for_is_taken_back(curate, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        refuse(patch, ".mp4", video.UnreadableVideo("no frame could be decoded"))
+        refuse(patch, ".mp4", UnreadableVideo("no frame could be decoded"))
         out = curate().out
     assert retry(out, reason="*something else*") == []
     assert [taken.uri for taken in retry(out, source="*/b.mp4")] == [f"{tmp_path}/in/b.mp4"]
@@ -93,7 +94,7 @@ def test_only_what_is_asked_for_is_taken_back(curate, monkeypatch, tmp_path):
 
 def test_what_is_known_of_a_source_that_is_gone_stays(curate, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        refuse(patch, "a.mp4", video.UnreadableVideo("no frame could be decoded"))
+        refuse(patch, "a.mp4", UnreadableVideo("no frame could be decoded"))
         out = curate().out
     (tmp_path / "in" / "a.mp4").unlink()
     assert retry(out) == []

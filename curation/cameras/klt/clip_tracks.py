@@ -11,6 +11,7 @@ from curation.cameras.checks import judged
 from curation.cameras.klt import backdrop, epipolar, focal, motion_model, tracks
 from curation.cameras.klt.tracks import Tracks, Watched
 from curation.cameras.settings import CameraSettings
+from curation.errors import UnreadableVideo
 from curation.media import decode
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def looked_at(clip: "ClipView", how: CameraSettings) -> Look | Facts:
         if min(watched.view.w, watched.view.h) < _LEAST_PX:
             return Facts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=_NAME)
         found = tracks.follow(clip.uri, clip.span, watched)
-    except decode.UnreadableVideo as error:
+    except UnreadableVideo as error:
         return Facts(f"failed:{error}", backend=_NAME)
     scale = source.width / watched.size[0], source.height / watched.size[1]
     return looked(clip, watched, scale, found, how)

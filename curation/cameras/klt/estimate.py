@@ -22,6 +22,7 @@ from curation.cameras.klt.scale_links import links
 from curation.cameras.klt.vertical_runs import rise_s
 from curation.cameras.path_smoothness import spike, step_ratio
 from curation.cameras.settings import CameraSettings, CheckSettings
+from curation.errors import UnreadableVideo
 from curation.media import decode
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _hint(clip: "ClipView", how: CameraSettings) -> float | None:
         return None
     try:
         width = decode.probe(clip.uri).width
-    except decode.UnreadableVideo:
+    except UnreadableVideo:
         return None
     return clip.viewport.w / 2 / math.tan(math.radians(how.fov_deg) / 2) / width
 

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from curation.errors import UnreadableVideo
 from curation.media import decode
 from curation.media.decode import Span, read_frames
 from curation.media.encode import Encoding, encode
@@ -79,7 +80,7 @@ def test_frames_that_do_not_advance_are_left_out_and_counted(clip, monkeypatch):
 def test_a_clock_that_restarts_is_not_passed_over(tmp_path, moving, write):
     part = Path(write(tmp_path / "part.ts", moving(30, 96, 64), every(10, 30))).read_bytes()
     (tmp_path / "both.ts").write_bytes(part + part)
-    with pytest.raises(decode.UnreadableVideo, match="30 of 60 frames go back in time: its clock restarts"):
+    with pytest.raises(UnreadableVideo, match="30 of 60 frames go back in time: its clock restarts"):
         list(decode.decode(str(tmp_path / "both.ts")))
 
 
@@ -283,7 +284,7 @@ def test_a_stream_that_changes_size_is_stored_at_its_first_one(tmp_path, write):
 
 def test_a_span_without_frames_cannot_be_stored(clip):
     for how in (Encoding(), Encoding(fps=10)):
-        with pytest.raises(decode.UnreadableVideo, match=r"no frame between 50\.000 s and 51\.000 s"):
+        with pytest.raises(UnreadableVideo, match=r"no frame between 50\.000 s and 51\.000 s"):
             encode(clip, Span(50, 51), None, how)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from curation import storage
+from curation.errors import UnreadableVideo
 from curation.media import decode
-from curation.media.decode import Span, UnreadableVideo, probe, read_frames
+from curation.media.decode import Span, probe, read_frames
 from curation.media.encode import Encoding, encode
 
 NO_HEADER = "cannot be opened: no known container, or its header is missing or damaged"

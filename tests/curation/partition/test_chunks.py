@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from curation.errors import NotExact, UnreadableVideo
 from curation.media import decode
-from curation.media.decode import UnreadableVideo
 from curation.partition import chunks, scan
-from curation.partition.chunks import NotExact, ScanSettings, scan_chunk
+from curation.partition.chunks import ScanSettings, scan_chunk
 from curation.partition.cuts import SceneSettings, cut_frames
 from curation.partition.optical_flow import FlowSettings
 

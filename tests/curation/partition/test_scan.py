@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
+from curation.errors import UnreadableVideo
 from curation.media import decode
-from curation.media.decode import UnreadableVideo
 from curation.partition.chunks import ScanSettings, analysis_size
 from curation.partition.cuts import SceneSettings, cut_frames
 from curation.partition.optical_flow import FlowSettings

@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from curation.errors import Unavailable
+from curation.errors import ServerGone, Unavailable
 from curation.vlm import Prompt, ServerSettings, VlmSettings, ask, load
-from curation.vlm.http import ServerGone
 
 SCHEMA = {
     "type": "object",
