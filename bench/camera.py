@@ -29,7 +29,8 @@ from curation.cameras.scale import scales
 from curation.cameras.settings import CameraSettings
 from curation.media import decode
 from curation.media.decode import Span
-from curation.media.viewport import ViewportWatch, viewport
+from curation.media.source import probe
+from curation.media.viewport import ViewportAccumulator, find_viewport
 from operators.op import share_cores
 
 SEED = 9900
@@ -121,14 +122,14 @@ def _taken(folder: Path, place: camera_takes.Place, seed: int) -> list[Take]:
 
 def source_views(takes: Sequence[Take], asked: Sequence[Take] | None = None) -> list[ClipView]:
     """The takes as clips of one source: what never moves is found over all of them, as partition does."""
-    watch = ViewportWatch()
+    watch = ViewportAccumulator()
     for take in takes:
-        painter, due_s = decode.Painter(decode.probe(str(take.file)), (320, 240), "gray"), 0.0
+        painter, due_s = decode.FrameConverter(probe(str(take.file)), (320, 240), "gray"), 0.0
         for time_s, frame in decode.decode(str(take.file), purpose="bench"):
             if time_s >= due_s:
                 watch.add(painter(frame), counts=time_s > 0)
                 due_s += _LOOK_EVERY_S
-    seen, scale = viewport(watch.evidence), camera_takes.WIDTH / 320
+    seen, scale = find_viewport(watch.sums), camera_takes.WIDTH / 320
     view, picture = (rect.scaled(scale, scale) for rect in (seen.view, seen.picture))
     return [
         ClipView(str(take.file), Span(0, camera_takes.SECONDS + 1), view, picture, seen.static, scene)

@@ -17,7 +17,7 @@ import av
 import numpy as np
 
 from curation.media import encode
-from curation.media.decode import Source
+from curation.media.source import Source
 from synth.doom.cameras import PIXEL_ASPECT, poses
 from synth.doom.engine import Game, Screen, running, wads
 from synth.doom.map_splits import maps_of
@@ -278,7 +278,7 @@ def _mix(game: Game, rng: random.Random) -> Script:
 def _store(file: Path, pictures: list[np.ndarray], which: np.ndarray, rate: float) -> None:
     clock = Fraction(1, 90_000)
     source = Source(str(file), WIDTH, HEIGHT, rate, None, "rawvideo", "mp4", clock, 0, 0, False, 1.0, True)
-    mp4, _ = encode.store(_coded(pictures, which, rate, clock), (WIDTH, HEIGHT), source.fps, encode.Encoding())
+    mp4, _ = encode.encode_frames(_coded(pictures, which, rate, clock), (WIDTH, HEIGHT), source.fps, encode.Encoding())
     file.write_bytes(mp4)
 
 

@@ -26,6 +26,7 @@ from curation.media import decode as video
 from curation.media import encode
 from curation.media.decode import Span
 from curation.media.encode import Encoding
+from curation.media.source import probe
 from pipelines import ledger, recipes, run
 from synth.doom.record import Recording, record
 
@@ -96,10 +97,10 @@ def _fit_and_encode_s(row: dict[str, Any], how: Encoding) -> tuple[float, float]
     uri, span, crop = row["source_uri"], Span(row["start_s"], row["end_s"]), row["picture"]
     decode_s = _decode_s(uri, span)
     began = time.process_time()
-    size, shown = encode.pictures(uri, span, (crop["x"], crop["y"], crop["w"], crop["h"]), how)
+    size, shown = encode.fitted_frames(uri, span, (crop["x"], crop["y"], crop["w"], crop["h"]), how)
     held = list(shown)
     fitted = time.process_time()
-    encode.store(held, size, video.probe(uri).fps, how)
+    encode.encode_frames(held, size, probe(uri).fps, how)
     return max(0.0, fitted - began - decode_s), time.process_time() - fitted
 
 

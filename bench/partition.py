@@ -18,6 +18,7 @@ from bench.measures import Hits, auc, contained, lasting_regimes, matched
 from curation.actions.detect import ActionSettings, Happenings, happenings
 from curation.actions.spans import ActionSpan
 from curation.media import decode
+from curation.media.source import probe
 from curation.partition import cuts as scenes
 from curation.partition.chunks import ScanSettings
 from curation.partition.cuts import SceneSettings
@@ -179,8 +180,8 @@ def all_cuts(file: Path, signals: Signals) -> dict[str, list[int]]:
 def _theirs(detector, file: Path) -> list[int]:  # type: ignore[no-untyped-def]
     from scenedetect import FrameTimecode
 
-    source = decode.probe(str(file))
-    painter, count, cuts = decode.Painter(source, (320, round(source.height * 320 / source.width))), 0, []
+    source = probe(str(file))
+    painter, count, cuts = decode.FrameConverter(source, (320, round(source.height * 320 / source.width))), 0, []
     for count, (_, frame) in enumerate(decode.decode(str(file), purpose="bench")):
         cuts += detector.process_frame(FrameTimecode(count, source.fps), painter(frame)[:, :, ::-1])
     return sorted(cut.frame_num for cut in [*cuts, *detector.post_process(FrameTimecode(count, source.fps))])

@@ -28,6 +28,7 @@ from bench.degrade import KINDS, Clip, Kind, damaged, gmsd
 from bench.machine import describe
 from bench.measures import spearman
 from curation.media import decode
+from curation.media.source import probe
 from curation.partition import cuts
 from curation.partition.optical_flow import WIDTH
 from curation.quality.backends import load_iqa
@@ -100,7 +101,7 @@ def _default(folder: Path) -> list[Path]:
 
 def stretches(file: Path, smaller: int = 1) -> Iterator[Stretch]:
     """Up to three stretches of four seconds, spread over a file; made so many times smaller if they are high enough."""
-    source = decode.probe(str(file))
+    source = probe(str(file))
     smaller = smaller if source.height >= _HIGH else 1
     fps, length = source.fps or 25.0, source.duration_s or _CLIP_S
     count = max(1, min(_CLIPS, int(length / _CLIP_S)))

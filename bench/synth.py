@@ -87,7 +87,7 @@ def _outcome(take: Take, file: Path, recipe: Recipe, log: Path | None) -> Outcom
     wanted, filmed = taxonomy.built_in()[take.interaction], _filmed(take)
     file.write_bytes(to_mp4(filmed.pictures, filmed.fps))
     scan.forget()
-    decode.forget()
+    decode.clear_caches()
     asked = Request(wanted, wanted.templates[0], Frame(f"doom:{take.collection}:{take.level}"), take.seed)
     row: dict[str, Any] = {
         "clip_id": "0",

@@ -244,7 +244,7 @@ VIDEO = pa.schema(
         _column("reason", pa.string(), "", "why the status is not ok"),
         _column("duplicate_of", pa.string(), "", "uri of the first source with the same bytes"),
         _column("duration_s", pa.float64(), "s", "from the first frame to the end of the last, as decoded"),
-        _column("hole_s", pa.float64(), "s", "how much of duration_s lies in holes of over a second without a frame"),
+        _column("gap_s", pa.float64(), "s", "how much of duration_s lies in gaps of over a second without a frame"),
         _column("frames", pa.int32(), "frame", "frames decoded"),
         _column("fps", pa.float32(), "1/s", "median frame rate"),
         _column("width", pa.int32(), "px", "upright width"),
@@ -252,7 +252,7 @@ VIDEO = pa.schema(
         _column("codec", pa.string(), "", "video codec"),
         _column("container", pa.string(), "", "container format, as libavformat names it"),
         _column("cuts_s", pa.list_(pa.float64()), "s", "first frame of every scene but the first"),
-        _column("note", pa.string(), "", "what a reader should know: damage, holes in time, fields, HDR, tracks not taken"),
+        _column("note", pa.string(), "", "what a reader should know: damage, gaps in time, fields, HDR, tracks not taken"),
         _column("unit_id", pa.string(), "", "the unit that committed this row"),
     ]
 )

@@ -69,7 +69,7 @@ def scene_bounds(signals: Signals, scene: SceneSettings) -> list[tuple[float, fl
     """Start and end of each scene in seconds. A hole in time ends one; together they are the source without its holes."""
     content, explained, layout = signals.content, signals.explained, signals.layout
     bounds: list[tuple[float, float]] = []
-    for part in signals.stretches:
+    for part in signals.segments:
         inside = slice(part.first, part.last)
         cuts = scenes.cut_frames(content[inside], explained[inside], layout[inside], signals.fps, scene)
         starts = signals.times_s[part.first + np.array([0, *cuts], np.int64)].tolist()

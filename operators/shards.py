@@ -28,7 +28,7 @@ def encode_clip(row: Row, how: Encoding) -> Row:
     return {**row, **stored, "camera_npz": _stored_camera(row, crop, clip)}
 
 
-def _stored_camera(row: Row, crop: Rect, clip: encode.Clip) -> bytes | None:
+def _stored_camera(row: Row, crop: Rect, clip: encode.EncodedClip) -> bytes | None:
     if not row.get("camera_npz"):
         return None
     return to_npz(from_npz(row["camera_npz"]).stored(crop, (clip.width, clip.height)).at(clip.times_s))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from curation import storage, vlm
-from curation.media import stretches
+from curation.media import time_gaps
 from curation.media.decode import Span
 from curation.media.viewport import Rect
 from curation.partition.chunks import ScanSettings
@@ -121,7 +121,7 @@ def verify_video(row: Row, how: SynthSettings, pass_: ScanSettings, scene: Scene
     assert initial is not None, "an initial frame that is no PNG"
     found = evidence(row["source_uri"], signals, initial, scene)
     row = {**row, **{f"synth_{name}": value for name, value in found._asdict().items()}}
-    reason = stretches.note(signals.stretches) or verify.judge(found, row, asked.interaction, how.verify)
+    reason = time_gaps.describe_gaps(signals.segments) or verify.judge(found, row, asked.interaction, how.verify)
     if reason is None and how.vlm.asked:
         answer = _trigger(row, asked, found, how)
         reason = verify.answered(answer) if answer.value or how.vlm.on_error == "reject" else None

@@ -112,7 +112,7 @@ def _load_pinned(phase: Phase, unit: Unit) -> list[Row]:
 
 def _pin(source_versions: Mapping[str, str | None]) -> None:
     if versions.pin(source_versions):
-        decode.forget()
+        decode.clear_caches()
 
 
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
@@ -251,7 +251,7 @@ def _facts(signals: scan.Signals, clips: list[Row]) -> Row:
     source = signals.source
     return {
         "duration_s": signals.end_s - float(signals.times_s[0]),
-        "hole_s": signals.hole_s,
+        "gap_s": signals.gap_s,
         "frames": len(signals.times_s),
         "fps": signals.fps,
         "width": source.width,

@@ -9,6 +9,7 @@ import numpy as np
 from curation import storage
 from curation.media import decode
 from curation.media.decode import Span
+from curation.media.source import probe
 from curation.schema import Row
 from synth.media import from_bytes
 from synth.requests import PAINT, Frame
@@ -87,7 +88,7 @@ def pixels(frame: Frame) -> np.ndarray:
 
 def _of_clip(frame: Frame) -> np.ndarray:
     """The frame shown at a moment of a source, without its bars."""
-    for _, shown in decode.at_rate(frame.uri, Span(frame.time_s, frame.time_s + 1.0), 1.0, "synth"):
-        picture, (x, y, w, h) = decode.Painter(decode.probe(frame.uri))(shown), frame.crop
+    for _, shown in decode.frames_at_rate(frame.uri, Span(frame.time_s, frame.time_s + 1.0), 1.0, "synth"):
+        picture, (x, y, w, h) = decode.FrameConverter(probe(frame.uri))(shown), frame.crop
         return np.ascontiguousarray(picture[y : y + h, x : x + w])
     raise ValueError(f"{frame.name}: no frame at {frame.time_s:.2f} s of its source")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import Colorspace
 
-from curation.media.encode import CLOCK, Encoding, store
+from curation.media.encode import CLOCK, Encoding, encode_frames
 
 # Nearly lossless: a shard encodes it once more.
 MASTER_CRF = 10
@@ -18,7 +18,7 @@ def to_mp4(pictures_FHW3: np.ndarray, fps: float) -> bytes:
     """Pictures uint8 [F, H, W, 3] RGB as an mp4 of even size; equal pictures give equal bytes."""
     height, width = (side // 2 * 2 for side in pictures_FHW3.shape[1:3])
     how = Encoding(max_width=width, max_height=height, fps=fps, crf=MASTER_CRF)
-    mp4, _ = store(_frames(pictures_FHW3[:, :height, :width], fps), (width, height), fps, how)
+    mp4, _ = encode_frames(_frames(pictures_FHW3[:, :height, :width], fps), (width, height), fps, how)
     return mp4
 
 

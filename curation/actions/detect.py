@@ -57,7 +57,7 @@ def happenings(signals: Signals, settings: ActionSettings) -> Happenings:
         which = "flow"
     energy = np.interp(times_s, signals.pair_times_s, signals.motion.camera) if len(times_s) else times_s
     spans: list[ActionSpan] = []
-    for part in signals.stretches:  # what is done or happens does not go on over a hole in time
+    for part in signals.segments:  # what is done or happens does not go on over a hole in time
         inside = slice(*np.searchsorted(times_s, [part.start_s, part.end_s]))
         course = action.settled(names[inside], times_s[inside], settings.regimes.min_s)
         spans += action.regime_spans(course, times_s[inside], energy[inside], part.end_s)
@@ -67,7 +67,7 @@ def happenings(signals: Signals, settings: ActionSettings) -> Happenings:
 
 def read(signals: Signals) -> learned.Reading:
     """Run the learned detector over each stretch of a source, and join the readings in order."""
-    parts = [slice(*np.searchsorted(signals.pair_frame, [part.first, part.last])) for part in signals.stretches]
+    parts = [slice(*np.searchsorted(signals.pair_frame, [part.first, part.last])) for part in signals.segments]
     return learned.joined(
         [learned.read(signals.pair_times_s[part], signals.cells[part], signals.looks[part], signals.fps) for part in parts]
     )

@@ -24,8 +24,9 @@ from curation.cameras.path_smoothness import spike, step_ratio
 from curation.cameras.rotation import angle_deg
 from curation.cameras.settings import CameraSettings
 from curation.errors import BadSource, UnreadableVideo
-from curation.media import decode, encode
+from curation.media import encode
 from curation.media.encode import Encoding
+from curation.media.source import probe
 
 # Fine enough that the encoder hides nothing from the tracker; ViPE scales to about 384x512 itself.
 _FED = Encoding(max_width=1280, max_height=1280, crf=12)
@@ -137,7 +138,7 @@ def check(found: Artifacts, frames: int) -> None:
 
 def _camera(clip: ClipView, fed: encode.Clip, found: Artifacts) -> Camera:
     """Poses from the first frame on, intrinsics in px of the source."""
-    source, view = decode.probe(clip.uri), clip.viewport
+    source, view = probe(clip.uri), clip.viewport
     scale = np.array([view.w / fed.width, view.h / fed.height] * 2)
     frames = len(fed.times_s)
     return Camera(

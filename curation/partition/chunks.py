@@ -19,9 +19,11 @@ from itertools import pairwise
 import numpy as np
 
 from curation.errors import NotExact, UnreadableVideo
-from curation.media import decode
-from curation.media.decode import Painter, Source, Span
-from curation.media.viewport import Evidence, ViewportWatch
+from curation.media import container, decode
+from curation.media.decode import FrameConverter, Span
+from curation.media.seek import can_seek_near
+from curation.media.source import Source, probe
+from curation.media.viewport import ViewportAccumulator, ViewportSums
 from curation.partition.optical_flow import WIDTH, Flow, FlowSettings, load_flow
 from curation.partition.recorders import FRAMES_AFTER, FRAMES_BEFORE, SECONDS_BEFORE, Log, Look, logs
 from curation.quality.backends import load_iqa
@@ -58,7 +60,7 @@ class Chunk:
     flow: str
     iqa: str
     arrays: dict[str, np.ndarray]
-    evidence: Evidence
+    evidence: ViewportSums
     before: np.ndarray
     after: np.ndarray
     damage: dict[str, int]
@@ -115,7 +117,7 @@ def loaded_iqa(settings: IqaSettings) -> Iqa:
 def scan_chunk(uri: str, how: ScanSettings, start_s: float, end_s: float) -> Chunk:
     """Measure a part of a source; the last result is kept. `NotExact` where one pass might find something else."""
     for bound_s in (start_s, end_s):
-        if not (math.isinf(bound_s) or decode.can_enter(uri, max(0.0, bound_s - _RUN_UP_S))):
+        if not (math.isinf(bound_s) or can_seek_near(uri, max(0.0, bound_s - _RUN_UP_S))):
             raise NotExact("cannot be entered but at its start")
     return measure(uri, how, start_s, end_s)
 
@@ -123,12 +125,12 @@ def scan_chunk(uri: str, how: ScanSettings, start_s: float, end_s: float) -> Chu
 def measure(uri: str, how: ScanSettings, start_s: float = 0.0, end_s: float = math.inf) -> Chunk:
     """One pass over a source or a part of it. Raises `video.UnreadableVideo` where no frame can be had, `NotExact` as above."""
     flow, iqa = loaded_flow(how.flow), loaded_iqa(how.iqa)
-    notes, watch, seams = logs(flow, how.flow.pairs_per_s, iqa, how.iqa.every_s), ViewportWatch(), _Seams()
-    damage = decode.damage.copy()
+    notes, watch, seams = logs(flow, how.flow.pairs_per_s, iqa, how.iqa.every_s), ViewportAccumulator(), _Seams()
+    damage = container.damage.copy()
     for look in _looks(uri, start_s, end_s):
         if look.number == 0 and start_s > _RUN_UP_S:
             # What comes out between where a seek lands and here may lack its references; the chunk before saw it with them.
-            damage = decode.damage.copy()
+            damage = container.damage.copy()
         for log in notes:
             log.add(look)
         if look.first_in(_VIEWPORT_EVERY_S):
@@ -140,10 +142,10 @@ def measure(uri: str, how: ScanSettings, start_s: float = 0.0, end_s: float = ma
         flow=flow.name,
         iqa=iqa.name,
         arrays={name: values for log in notes for name, values in _own(log, seams.lead, seams.own).items()},
-        evidence=watch.evidence,
+        evidence=watch.sums,
         before=seams.before,
         after=seams.after() if seams.behind else np.empty((0, 2)),
-        damage=dict(decode.damage - damage),
+        damage=dict(container.damage - damage),
     )
     _check(chunk, seams)
     return chunk
@@ -151,7 +153,7 @@ def measure(uri: str, how: ScanSettings, start_s: float = 0.0, end_s: float = ma
 
 def _looks(uri: str, start_s: float, end_s: float) -> Iterator[Look]:
     """The frames of a part, those that its entries look back at, and those that they look ahead at."""
-    painter = Painter(decode.probe(uri), analysis_size(decode.probe(uri)))
+    painter = FrameConverter(probe(uri), analysis_size(probe(uri)))
     before_s, behind = None, 0
     for index, (time_s, frame) in enumerate(_shown(uri, start_s, end_s)):
         behind += time_s >= end_s
@@ -162,7 +164,7 @@ def _looks(uri: str, start_s: float, end_s: float) -> Iterator[Look]:
         before_s = time_s
 
 
-def _shown(uri: str, start_s: float, end_s: float) -> Iterator[decode.Shown]:
+def _shown(uri: str, start_s: float, end_s: float) -> Iterator[decode.TimedFrame]:
     if start_s == 0 and math.isinf(end_s):
         return decode.decode(uri, purpose="scan")
     return decode.decode(uri, Span(max(0.0, start_s - _RUN_UP_S), math.inf), purpose="scan chunk")
@@ -231,8 +233,8 @@ def from_bytes(data: bytes) -> Chunk:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
-        *sums, frames, steps = (arrays.pop(f"viewport.{part.name}") for part in fields(Evidence))
-        evidence = Evidence(sums[0], sums[1], sums[2], int(frames), int(steps))
+        *sums, frames, steps = (arrays.pop(f"viewport.{part.name}") for part in fields(ViewportSums))
+        evidence = ViewportSums(sums[0], sums[1], sums[2], int(frames), int(steps))
         before, after = arrays.pop("before"), arrays.pop("after")
     except (EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise NotExact(f"has a chunk file that cannot be read ({error})") from error

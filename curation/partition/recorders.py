@@ -12,7 +12,7 @@ import av
 import cv2
 import numpy as np
 
-from curation.media.stretches import HOLE_S
+from curation.media.time_gaps import MIN_GAP_S
 from curation.partition.change_cells import CHANNELS, looks
 from curation.partition.cuts import EXPLAINED, ContentScore, Layout, Matcher, small
 from curation.partition.optical_flow import WIDTH, Flow, cell_means, gray
@@ -171,7 +171,7 @@ class PairLog:
 
     def _pair(self, first: _First, look: Look) -> None:
         field = self._flow(first.rgb, look.rgb)
-        recent = self._earlier is not None and first.time_s - self._earlier.time_s <= HOLE_S
+        recent = self._earlier is not None and first.time_s - self._earlier.time_s <= MIN_GAP_S
         earlier = self._earlier.gray if self._earlier is not None and recent else first.gray
         self._looks += looks(earlier, first.gray, gray(look.rgb), field).tobytes()
         cells = cell_means(field * (WIDTH / look.rgb.shape[1] / (look.number - first.number))).astype(np.float16)

@@ -15,10 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation.media import decode, stretches
-from curation.media.decode import Source
-from curation.media.stretches import Stretch
-from curation.media.viewport import Viewport, viewport
+from curation.media import decode, time_gaps
+from curation.media.source import Source, probe
+from curation.media.time_gaps import Segment
+from curation.media.viewport import Viewport, find_viewport
 from curation.partition.chunks import (
     Chunk,
     ScanSettings,
@@ -72,7 +72,7 @@ class Signals:
     flow: str
     iqa: str
     fps: float
-    stretches: tuple[Stretch, ...]
+    segments: tuple[Segment, ...]
     end_s: float
     damage: dict[str, int]
 
@@ -81,16 +81,16 @@ class Signals:
         return self.times_s[self.pair_frame]
 
     @property
-    def hole_s(self) -> float:
+    def gap_s(self) -> float:
         """Seconds between the first frame and the last in which there is none."""
-        return float(sum(length_s for _, length_s in stretches.holes(self.stretches)))
+        return float(sum(length_s for _, length_s in time_gaps.gaps(self.segments)))
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the ledger should know of the source."""
         return [
             *(f"{count} {what}" for what, count in self.damage.items()),
-            *filter(None, [stretches.note(self.stretches), *self._fields(), *self._source()]),
+            *filter(None, [time_gaps.describe_gaps(self.segments), *self._fields(), *self._source()]),
         ]
 
     def _fields(self) -> Iterator[str]:
@@ -125,14 +125,14 @@ def scan(uri: str, how: ScanSettings) -> Signals:
     global _kept
     if _kept is None or _kept[:2] != (uri, how):
         _kept = None  # two passes at once would be the peak of memory
-        _kept = uri, how, join(decode.probe(uri), [measure(uri, how)])
+        _kept = uri, how, join(probe(uri), [measure(uri, how)])
     return _kept[2]
 
 
 def adopt(uri: str, how: ScanSettings, chunks: Sequence[Chunk]) -> None:
     """Let chunks of the source stand for the pass that `scan` would make. `chunks.NotExact` where they may not be the same."""
     global _kept
-    _kept = uri, how, join(decode.probe(uri), chunks)
+    _kept = uri, how, join(probe(uri), chunks)
 
 
 def join(source: Source, chunks: Sequence[Chunk]) -> Signals:
@@ -140,8 +140,8 @@ def join(source: Source, chunks: Sequence[Chunk]) -> Signals:
     check_seams(chunks)
     notes = concatenated(chunks)
     times_s = notes["times_s"]
-    step_s = stretches.frame_step(times_s, source.fps)
-    parts = tuple(stretches.stretches(times_s, step_s))
+    step_s = time_gaps.frame_step(times_s, source.fps)
+    parts = tuple(time_gaps.split_at_gaps(times_s, step_s))
     # A pair across a hole shows no motion.
     pairs: Any = slice(None)
     if len(parts) > 1:
@@ -157,7 +157,7 @@ def join(source: Source, chunks: Sequence[Chunk]) -> Signals:
         pair_frame=notes["pair_frame"][pairs],
         cells=notes["cells"][pairs],
         looks=notes["looks"][pairs],
-        viewport=viewport(reduce(add, (chunk.evidence for chunk in chunks))),
+        viewport=find_viewport(reduce(add, (chunk.evidence for chunk in chunks))),
         iqa_frame=notes["iqa_frame"],
         iqa_rows=notes["iqa_rows"],
         combing=notes["combing"],
@@ -166,7 +166,7 @@ def join(source: Source, chunks: Sequence[Chunk]) -> Signals:
         flow=chunks[0].flow,
         iqa=chunks[0].iqa,
         fps=1 / step_s,
-        stretches=parts,
+        segments=parts,
         end_s=float(times_s[-1]) + step_s,
         damage=chunks[0].damage,
     )
@@ -193,4 +193,4 @@ def forget() -> None:
     global _kept
     _kept = None
     scan_chunk.cache_clear()
-    decode.forget()
+    decode.clear_caches()

@@ -13,6 +13,7 @@ from av import VideoFrame
 from curation.errors import UnreadableVideo
 from curation.media import decode
 from curation.media.decode import Span
+from curation.media.source import probe
 from curation.media.viewport import Rect
 
 # A state before an action and after it: far enough from its span that the action has not begun or is over.
@@ -88,9 +89,9 @@ def grab(uri: str, span: Span, times_s: tuple[float, ...], view: Rect, width_px:
 
     UnreadableVideo where the span holds no frame.
     """
-    source = decode.probe(uri)
+    source = probe(uri)
     scale = min(1.0, width_px / view.w)
-    painter = decode.Painter(source, (max(1, round(source.width * scale)), max(1, round(source.height * scale))))
+    painter = decode.FrameConverter(source, (max(1, round(source.width * scale)), max(1, round(source.height * scale))))
     cut = view.scaled(scale, scale)
     shots = [_jpeg(painter(frame)[cut.y : cut.y + cut.h, cut.x : cut.x + cut.w]) for frame in _shown(uri, span, times_s)]
     if not shots:

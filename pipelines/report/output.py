@@ -61,7 +61,7 @@ class Output:
     @property
     def source_s(self) -> float:
         """Length of the readable sources together, without the time in which they have no frame."""
-        return float(sum((row["duration_s"] or 0) - (row["hole_s"] or 0) for row in self.sources.values()))
+        return float(sum((row["duration_s"] or 0) - (row["gap_s"] or 0) for row in self.sources.values()))
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> list[Row]:
         rows: list[Row] = self.clips.take(pa.array(indices, pa.int64())).to_pylist()

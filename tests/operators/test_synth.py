@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from curation.media.stretches import Stretch
+from curation.media.time_gaps import Segment
 from operators import synth
 from operators.synth import verify_video
 from synth.evidence import Evidence
@@ -13,8 +13,8 @@ from synth.strategies import SynthSettings
 
 
 def test_a_made_video_with_a_hole_in_time_is_no_clip(monkeypatch):
-    parts = Stretch(0, 10, 0.0, 1.0), Stretch(10, 20, 5.0, 6.0)
-    monkeypatch.setattr(synth, "scan", lambda *_: SimpleNamespace(stretches=parts))
+    parts = Segment(0, 10, 0.0, 1.0), Segment(10, 20, 5.0, 6.0)
+    monkeypatch.setattr(synth, "scan", lambda *_: SimpleNamespace(segments=parts))
     monkeypatch.setattr(synth, "evidence", lambda *_: Evidence(*[0.0] * len(Evidence._fields)))
     monkeypatch.setattr(synth, "request", lambda _: SimpleNamespace(interaction=None))
     picture = to_png(np.zeros((16, 16, 3), np.uint8))

@@ -12,7 +12,7 @@ from curation.cameras.klt import backdrop, epipolar, focal, motion_model, tracks
 from curation.cameras.klt.tracks import Tracks, Watched
 from curation.cameras.settings import CameraSettings
 from curation.errors import UnreadableVideo
-from curation.media import decode
+from curation.media.source import probe
 
 if TYPE_CHECKING:
     from curation.cameras.clip import ClipView
@@ -65,7 +65,7 @@ class Look:
 def looked_at(clip: "ClipView", how: CameraSettings) -> Look | Facts:
     """One decode: the tracks and which model they ask for; the facts alone where there is nothing to go on."""
     try:
-        source = decode.probe(clip.uri)
+        source = probe(clip.uri)
         watched = tracks.watched(clip.uri, clip.viewport, clip.static, how.max_width)
         if min(watched.view.w, watched.view.h) < _LEAST_PX:
             return Facts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=_NAME)

@@ -23,7 +23,7 @@ from curation.cameras.klt.vertical_runs import rise_s
 from curation.cameras.path_smoothness import spike, step_ratio
 from curation.cameras.settings import CameraSettings, CheckSettings
 from curation.errors import UnreadableVideo
-from curation.media import decode
+from curation.media.source import probe
 
 if TYPE_CHECKING:
     from curation.cameras.clip import ClipView
@@ -82,7 +82,7 @@ def _hint(clip: "ClipView", how: CameraSettings) -> float | None:
     if how.fov_deg is None:
         return None
     try:
-        width = decode.probe(clip.uri).width
+        width = probe(clip.uri).width
     except UnreadableVideo:
         return None
     return clip.viewport.w / 2 / math.tan(math.radians(how.fov_deg) / 2) / width

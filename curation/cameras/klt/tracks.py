@@ -9,6 +9,7 @@ import numpy as np
 
 from curation.media import decode
 from curation.media.decode import Span
+from curation.media.source import probe
 from curation.media.viewport import Rect
 
 _CORNERS = 400
@@ -84,7 +85,7 @@ class Tracks:
 
 def watched(uri: str, viewport: Rect, static: np.ndarray | None, max_width: int) -> Watched:
     """How to look at a source: at most `max_width` px wide, pixels made square."""
-    source = decode.probe(uri)
+    source = probe(uri)
     scale = min(1.0, max_width / (source.width * source.pixel_aspect))
     size = max(16, round(source.width * source.pixel_aspect * scale)), max(16, round(source.height * scale))
     across, down = size[0] / source.width, size[1] / source.height
@@ -108,7 +109,7 @@ def follow(uri: str, span: Span, how: Watched) -> Tracks:
 
 
 def _lumas(uri: str, span: Span, how: Watched) -> Iterator[tuple[float, np.ndarray]]:
-    painter, view = decode.Painter(decode.probe(uri), how.size, "gray"), how.view
+    painter, view = decode.FrameConverter(probe(uri), how.size, "gray"), how.view
     for time_s, frame in decode.decode(uri, span, "camera"):
         yield time_s, painter(frame)[view.y : view.y + view.h, view.x : view.x + view.w]
 

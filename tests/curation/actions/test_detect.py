@@ -9,7 +9,7 @@ from curation.actions import detect
 from curation.actions.detect import ActionSettings, boundary_costs
 from curation.actions.learned import REGIMES, Reading
 from curation.actions.spans import InteractionSettings
-from curation.media.stretches import Stretch
+from curation.media.time_gaps import Segment
 from curation.partition.chunks import ScanSettings
 from curation.partition.optical_flow import CameraMotion, FlowSettings
 from curation.partition.scan import Signals, scan
@@ -28,7 +28,7 @@ class Played:
     def __init__(self, distance=0.5, look_px=0.0):
         self.times_s = np.arange(2 * TICKS) / 20
         self.pair_times_s, self.fps, self.end_s = np.arange(TICKS) / 10, 20.0, 20.0
-        self.stretches = (Stretch(0, 2 * TICKS, 0.0, 20.0),)
+        self.segments = (Segment(0, 2 * TICKS, 0.0, 20.0),)
         affine = np.zeros((TICKS, 2, 3))
         affine[:, 1, 0] = look_px
         pan, parallax = np.where((self.pair_times_s >= 5) & (self.pair_times_s < 10), -10.0, 0.0), np.zeros(TICKS)
@@ -63,7 +63,7 @@ def test_a_detector_asked_for_by_name_is_taken(which, distance):
 
 def test_nothing_goes_on_over_a_hole_in_time():
     played = Played()
-    played.stretches = (Stretch(0, 160, 0.0, 8.0), Stretch(160, 250, 8.0, 12.5), Stretch(250, 400, 12.5, 20.0))
+    played.segments = (Segment(0, 160, 0.0, 8.0), Segment(160, 250, 8.0, 12.5), Segment(250, 400, 12.5, 20.0))
     for distance in (0.5, 1.2):
         played.reading = replace(played.reading, distance=np.full(TICKS, distance))
         spans = detect.happenings(played, ActionSettings()).spans

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.media.viewport import Rect, ViewportWatch, inside_bars, viewport
+from curation.media.viewport import Rect, ViewportAccumulator, find_viewport, inside_bars
 
 
 def game(steps=30, bars=0, panel=0, mark=False, moving=True, height=180, width=320):
@@ -23,10 +23,10 @@ def game(steps=30, bars=0, panel=0, mark=False, moving=True, height=180, width=3
 
 
 def watched(**kwargs):
-    watch = ViewportWatch()
+    watch = ViewportAccumulator()
     for frame in game(**kwargs):
         watch.add(frame)
-    return viewport(watch.evidence)
+    return find_viewport(watch.sums)
 
 
 def test_a_plain_game_is_all_view():
@@ -62,10 +62,10 @@ def test_a_still_picture_says_nothing_about_a_hud():
 
 
 def test_a_few_tinted_steps_do_not_hide_the_hud():
-    watch = ViewportWatch()
+    watch = ViewportAccumulator()
     for step, frame in enumerate(game(panel=30)):
         watch.add(cv2.convertScaleAbs(frame, alpha=0.6, beta=90) if step % 12 == 5 else frame)
-    assert viewport(watch.evidence).view.h == pytest.approx(150, abs=1)
+    assert find_viewport(watch.sums).view.h == pytest.approx(150, abs=1)
 
 
 def test_a_dark_game_is_not_all_bar():
@@ -76,10 +76,10 @@ def test_a_dark_game_is_not_all_bar():
 
 
 def test_one_frame_and_no_frame():
-    watch = ViewportWatch()
-    assert viewport(watch.evidence).picture == (0, 0, 1, 1)
+    watch = ViewportAccumulator()
+    assert find_viewport(watch.sums).picture == (0, 0, 1, 1)
     watch.add(np.full((18, 32), 99, np.uint8))
-    assert viewport(watch.evidence).view == (0, 0, 32, 18)
+    assert find_viewport(watch.sums).view == (0, 0, 32, 18)
 
 
 def test_rectangles_scale_to_the_source():
@@ -91,14 +91,14 @@ def test_rectangles_scale_to_the_source():
 
 def test_evidence_of_parts_adds_up_to_that_of_the_whole():
     frames = list(game(panel=30))
-    whole, first, second = ViewportWatch(), ViewportWatch(), ViewportWatch()
+    whole, first, second = ViewportAccumulator(), ViewportAccumulator(), ViewportAccumulator()
     for number, frame in enumerate(frames):
         whole.add(frame)
         if number < 13:
             first.add(frame)
         if number >= 12:
             second.add(frame, counts=number >= 13)
-    joined = first.evidence + second.evidence
+    joined = first.sums + second.sums
     assert (joined.frames, joined.steps) == (len(frames), len(frames) - 1)
     for name in ("brightest", "total", "changed"):
-        assert np.array_equal(getattr(joined, name), getattr(whole.evidence, name))
+        assert np.array_equal(getattr(joined, name), getattr(whole.sums, name))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from curation.errors import NotExact, UnreadableVideo
-from curation.media import decode
+from curation.media import decode, seek
+from curation.media.source import probe
 from curation.partition import chunks, scan
 from curation.partition.chunks import ScanSettings, scan_chunk
 from curation.partition.cuts import SceneSettings, cut_frames
@@ -125,7 +126,7 @@ def test_pairs_come_on_a_grid_of_the_source(tmp_path, moving, write):
 
 def far(uri, monkeypatch):
     """Chunks of a source as if it were long: its start is not near."""
-    monkeypatch.setattr(decode, "_NEAR_S", 2.0)
+    monkeypatch.setattr(seek, "_NEAR_S", 2.0)
     return chunked(uri, 6.0)
 
 
@@ -148,8 +149,8 @@ def test_a_source_that_is_entered_at_its_start_only_is_refused_before_it_is_deco
 def test_a_source_that_can_be_entered_is_not_decoded_from_its_start(tmp_path, scenes, write, monkeypatch):
     uri = write(tmp_path / "a.mp4", scenes(COUNT), frame_times(), options={"g": "20", "x264-params": "scenecut=0"})
     assert far(uri, monkeypatch)[1].before[0, 0] == pytest.approx(5.75)
-    passed, real = [], decode._decoded
-    monkeypatch.setattr(decode, "_decoded", lambda *a: (passed.append(frame.pts) or frame for frame in real(*a)))
+    passed, real = [], seek.stamped_frames
+    monkeypatch.setattr(seek, "stamped_frames", lambda *a: (passed.append(frame.pts) or frame for frame in real(*a)))
     scan_chunk(uri, DIS, 7.5, math.inf)
     assert min(passed[1:]) / 90_000 >= 3.5, "the first one is the probe's"
 
@@ -177,7 +178,7 @@ def test_a_hole_in_time_is_joined_or_refused(tmp_path, scenes, write):
     times_s = [k / FPS + (3600 if k >= 100 else 0) for k in range(COUNT)]
     uri = write(tmp_path / "hole.mp4", scenes(COUNT), times_s, options={"g": "20"})
     whole = scan.scan(uri, DIS)
-    assert [(part.first, part.last) for part in whole.stretches] == [(0, 100), (100, COUNT)]
+    assert [(part.first, part.last) for part in whole.segments] == [(0, 100), (100, COUNT)]
     assert_same(scan.join(whole.source, chunked(uri, 2.5, 3608.5)), whole)
     for bounds_s in (
         (4.0, 2000.0),
@@ -196,7 +197,7 @@ def test_what_is_no_video_says_so(tmp_path):
 
 def test_chunks_that_do_not_belong_together_are_refused(tmp_path, scenes, write):
     uri = write(tmp_path / "a.mp4", scenes(COUNT), frame_times(), options={"g": "30"})
-    source, (a, b, c) = decode.probe(uri), chunked(uri, 4.0, 8.0)
+    source, (a, b, c) = probe(uri), chunked(uri, 4.0, 8.0)
     moved = b.before.copy()
     moved[2, 1] += 1
     for parts, reason in (
