@@ -86,7 +86,7 @@ def _outcome(take: Take, file: Path, recipe: Recipe, log: Path | None) -> Outcom
     """Act a take out and have it verified; on another map where this one has no place for it."""
     wanted, filmed = taxonomy.built_in()[take.interaction], _filmed(take)
     file.write_bytes(to_mp4(filmed.pictures, filmed.fps))
-    scan.forget()
+    scan.clear_caches()
     decode.clear_caches()
     asked = Request(wanted, wanted.templates[0], Frame(f"doom:{take.collection}:{take.level}"), take.seed)
     row: dict[str, Any] = {

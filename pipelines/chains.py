@@ -60,8 +60,7 @@ _PICTURE_COLUMNS = (*_IQA_COLUMNS, "iqa_backend", "deinterlaced", "combed")
 
 def scan(recipe: Recipe) -> list[Op]:
     """The measuring half of `partition`, of a part of a long source; its rows are chunks, and leave no rows."""
-    how = recipe.partition.scan
-    return [Op(scan_chunk, reads=CHUNK_COLUMNS, writes=(), args={"how": how}, memory=_DECODE_MEMORY)]
+    return [Op(scan_chunk, reads=CHUNK_COLUMNS, writes=(), args={"settings": recipe.partition.scan}, memory=_DECODE_MEMORY)]
 
 
 def partition(recipe: Recipe) -> list[Op]:
@@ -73,7 +72,7 @@ def partition(recipe: Recipe) -> list[Op]:
             scan_source,
             reads=("source_uri",),
             writes=_SOURCE_FACTS,
-            args={"how": how},
+            args={"settings": how},
             memory=_DECODE_MEMORY,
         ),
         Op(
@@ -81,7 +80,7 @@ def partition(recipe: Recipe) -> list[Op]:
             reads=(*SOURCE_COLUMNS, "width", "height"),
             writes=(*_SPAN_COLUMNS, "reject"),
             args={
-                "how": how,
+                "settings": how,
                 "scene": settings.scenes,
                 "actions": settings.actions,
                 "settings_digest": recipe.digest("partition"),
@@ -92,28 +91,28 @@ def partition(recipe: Recipe) -> list[Op]:
             locate_viewport,
             reads=("source_uri", "width", "height"),
             writes=("picture", "viewport", "static_share"),
-            args={"how": how},
+            args={"settings": how},
             memory=_DECODE_MEMORY,
         ),
         Op(
             measure_motion,
             reads=("source_uri", "start_s", "end_s"),
             writes=("flow_backend", "motion_camera", "motion_object", "action_detector", "action_distance", "action_spans"),
-            args={"how": how, "actions": settings.actions},
+            args={"settings": how, "actions": settings.actions},
             memory=_DECODE_MEMORY,
         ),
         Op(
             measure_luminance,
             reads=("source_uri", "start_frame", "end_frame"),
             writes=_LUMA_COLUMNS,
-            args={"how": how},
+            args={"settings": how},
             memory=_DECODE_MEMORY,
         ),
         Op(
             measure_quality,
             reads=("source_uri", "start_s", "end_s", "start_frame", "end_frame"),
             writes=_PICTURE_COLUMNS,
-            args={"how": how},
+            args={"settings": how},
             memory=_DECODE_MEMORY,
         ),
     ]

@@ -173,20 +173,20 @@ def _load_source(phase: Phase, unit: Unit) -> list[Row]:
 
 
 def _fresh_source(phase: Phase, unit: Unit) -> Row:
-    scan.prepare(phase.recipe.partition.scan)
-    scan.forget()
+    scan.load_models(phase.recipe.partition.scan)
+    scan.clear_caches()
     return {"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri, "source_token": unit.token}
 
 
 def _join_chunks(phase: Phase, unit: Unit) -> None:
     """Spare the source its pass. Where that fails the pass is made, and says better than a chunk what is wrong, if anything."""
     with suppress(OSError, NotExact, UnreadableVideo):
-        scan.adopt(unit.uri, phase.recipe.partition.scan, chunk_units.read(phase.out, unit.chunks))
+        scan.use_chunks(unit.uri, phase.recipe.partition.scan, chunk_units.read(phase.out, unit.chunks))
 
 
 def _load_attempt(phase: Phase, unit: Unit) -> list[Row]:
-    scan.prepare(phase.recipe.partition.scan)
-    scan.forget()
+    scan.load_models(phase.recipe.partition.scan)
+    scan.clear_caches()
     return [{"video_id": Name.parse(unit.name).video_id, **json.loads(unit.request)}]
 
 

@@ -222,7 +222,18 @@ BUILT_IN: Mapping[str, Callable[[], Recipe]] = {
 
 
 # Keys that had another name, by their full path: a recipe that still has one is told the new name.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "partition.flow.updates": "partition.flow.raft_updates",
+    "partition.scenes.max_explained": "partition.scenes.max_flow_match",
+    "partition.scenes.less_if_alike": "partition.scenes.same_layout_penalty",
+    "partition.actions.regimes.turn_px_s": "partition.actions.regimes.min_turn_px_s",
+    "partition.actions.regimes.look_px_s": "partition.actions.regimes.min_look_px_s",
+    "partition.actions.regimes.walk_px_s": "partition.actions.regimes.min_walk_px_s",
+    "partition.actions.regimes.strafe_px_s": "partition.actions.regimes.min_strafe_px_s",
+    "partition.actions.interactions.start": "partition.actions.interactions.min_peak",
+    "partition.actions.interactions.edge": "partition.actions.interactions.min_edge",
+    "partition.actions.interactions.bridge_s": "partition.actions.interactions.max_gap_s",
+}
 
 
 def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:

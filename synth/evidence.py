@@ -72,7 +72,7 @@ def evidence(uri: str, signals: Signals, initial: np.ndarray, scene: SceneSettin
 
 def jumps(rgb_NHW3: np.ndarray, signals: Signals, scene: SceneSettings) -> int:
     """Cuts behind which most of the picture stays another one; a blast or a flash close up looks like a cut, and passes."""
-    cuts = scenes.cut_frames(signals.content, signals.explained, signals.layout, signals.fps, scene)
+    cuts = scenes.cut_frames(signals.content, signals.flow_match, signals.layout_similarity, signals.fps, scene)
     count, last = 0, len(rgb_NHW3) - 1
     for time_s in signals.times_s[cuts]:
         before = max(0, int(time_s * RATE_FPS) - 1)

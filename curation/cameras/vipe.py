@@ -136,7 +136,7 @@ def check(found: Artifacts, frames: int) -> None:
         raise BadArtifacts(f"vipe found {len(found.keyframes)} keyframes; it needs {_LEAST_KEYFRAMES}")
 
 
-def _camera(clip: ClipView, fed: encode.Clip, found: Artifacts) -> Camera:
+def _camera(clip: ClipView, fed: encode.EncodedClip, found: Artifacts) -> Camera:
     """Poses from the first frame on, intrinsics in px of the source."""
     source, view = probe(clip.uri), clip.viewport
     scale = np.array([view.w / fed.width, view.h / fed.height] * 2)

@@ -41,9 +41,9 @@ def woven(count=COUNT):
 
 @pytest.fixture(autouse=True)
 def fresh():
-    scan.forget()
+    scan.clear_caches()
     yield
-    scan.forget()
+    scan.clear_caches()
 
 
 @pytest.fixture
@@ -76,9 +76,9 @@ def test_deinterlaced_spans_equal_the_whole(interlaced, digest):
 
 def test_chunks_of_interlaced_footage_join_to_one_pass(interlaced):
     whole = scan.scan(interlaced, DIS)
-    scan.forget()
+    scan.clear_caches()
     parts = [scan_chunk(interlaced, DIS, 0.0, 4.0), scan_chunk(interlaced, DIS, 4.0, float("inf"))]
-    joined = scan.join(whole.source, parts)
+    joined = scan.join_chunks(whole.source, parts)
     for name in ("content", "luma_bins", "cells", "iqa_rows", "combing", "deinterlaced"):
         assert np.array_equal(getattr(joined, name), getattr(whole, name)), name
 

@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.partition.recorders import Look, QualityLog
+from curation.partition.recorders import QualityRecorder, ScanFrame
 from curation.quality.backends import load_iqa
 from curation.quality.iqa import FAULTS, PATCH, Iqa, IqaSettings, fold, frozen_share, luma_plane, patches
 
@@ -123,9 +123,9 @@ def test_the_log_rates_what_it_is_given_in_batches():
             return np.full((len(frames), 1 + len(FAULTS)), 0.5, np.float32)
 
     rate = Counting()
-    log, picture = QualityLog(rate, every_s=1.0), frame(np.zeros((64, 64), np.uint8))
+    log, picture = QualityRecorder(rate, every_s=1.0), frame(np.zeros((64, 64), np.uint8))
     for k in range(10):
-        log.add(Look(k, k / 2, (k - 1) / 2 if k else None, None, None, picture, own=True))
+        log.add(ScanFrame(k, k / 2, (k - 1) / 2 if k else None, None, None, picture, in_chunk=True))
     noted = log.arrays()
     assert noted["iqa_rows"].shape == (5, 1 + len(FAULTS))
     assert noted["iqa_frame"].tolist() == [0, 2, 4, 6, 8]
