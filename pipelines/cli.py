@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand
 
-from curation import shards, storage
-from curation.errors import LeaseLost
+from curation import s3, shards, storage
+from curation.errors import LeaseLost, describe
 from curation.schema import CLIP, is_dropped
 from pipelines import recipes
 from pipelines.recipes import PHASES, SYNTH_PHASES
@@ -435,7 +435,7 @@ def _print_summary(summary: Any, report: str) -> None:
         _say(f"  {name:20} {seconds:9.2f} CPU-s")
     if decodes:
         _say("  decodes: " + ", ".join(f"{count} {name}" for name, count in sorted(decodes.items())))
-    if words := storage.throttling(summary.s3):
+    if words := s3.throttling(summary.s3):
         _say(f"  {words}")
     for title, words in summary.said:
         _say(f"  {title}: {words}")
@@ -477,7 +477,7 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except (ValueError, OSError) as error:
-        status = _fail(str(error) or storage.describe(error), 2)
+        status = _fail(str(error) or describe(error), 2)
     except LeaseLost as error:
         status = _fail(str(error), 1)
     except Exception as error:

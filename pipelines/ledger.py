@@ -45,7 +45,7 @@ _RECORD_KEY = b"gamecraft.record"
 class Record:
     """What one unit did and cost. `failure` is set where the unit could not be committed, `note` where there is more to say.
 
-    s3: requests of the unit as `storage.requests` counts them; not in files.
+    s3: requests of the unit as `worker.s3_requests` counts them; not in files.
     """
 
     phase: str

@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 
 from curation import shards, storage, versions, vlm
-from curation.errors import NotExact, UnreadableVideo
+from curation.errors import NotExact, UnreadableVideo, describe
 from curation.media import decode
 from curation.partition import chunks, scan
 from curation.quality.luminance import mean_luma
 from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns, is_dropped
 from curation.shards import Sample
 from curation.vlm import answers
+from curation.worker_state import worker
 from operators import synth
 from operators.op import Op, Step
 from operators.shards import scratch_file
@@ -71,7 +72,7 @@ def work(
     if unit.problem:
         return record
     before, spent = decode.decodes.copy(), vlm.spent.copy()
-    asked = storage.requests.copy()
+    asked = worker.s3_requests.copy()
     answers.use(ledger.answers_uri(phase.out))
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
@@ -85,8 +86,8 @@ def work(
         if commits:
             phase.commit(unit, rows, record)
     except Exception as error:
-        record.failure = storage.describe(error)
-    record.s3 = dict(storage.requests - asked)
+        record.failure = describe(error)
+    record.s3 = dict(worker.s3_requests - asked)
     return record
 
 

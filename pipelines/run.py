@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from curation import scratch, shards, storage
+from curation import scratch, shards, source_files, storage
+from curation.worker_state import worker
 from pipelines import caption_summary, chunk_units, ledger, lock, planning, recipes, runners, sources, synth_units, units
 from pipelines.ledger import Record
 from pipelines.lock import locked
@@ -37,7 +38,7 @@ class Summary:
     """What a run found and did. `records` are of the units it ran itself; counts are of the whole output.
 
     `changed`: the units of sources that changed since they were measured, as this run noticed. `held`: why no new shards were
-    planned. `s3`: requests by this process and its workers, as `storage.requests` counts them.
+    planned. `s3`: requests by this process and its workers, as `worker.s3_requests` counts them.
     """
 
     out: str
@@ -91,7 +92,7 @@ def curate(
     exclude = storage.normal(out)
 
     def list_inputs() -> Inputs:
-        listed = storage.find_sources(inputs, exclude=exclude) if {"scan", "partition", "shard"} & set(phases) else []
+        listed = source_files.find_sources(inputs, exclude=exclude) if {"scan", "partition", "shard"} & set(phases) else []
         entries, growing = sources.settled(listed)
         digests = {units.source_digest(entry, recipe) for entry in entries}
         return Inputs(
@@ -157,7 +158,7 @@ def _run(
     wait_s: float,
 ) -> Summary:
     """The phases over an output folder."""
-    began, asked = time.monotonic(), storage.requests.copy()
+    began, asked = time.monotonic(), worker.s3_requests.copy()
     out = storage.normal(out)
     if recipe.caption.vlm.backend == "vllm" and runner != "ray":
         raise ValueError(
@@ -168,7 +169,7 @@ def _run(
     with locked(out, wait_s):
         if wait_s:
             inputs = list_inputs()
-        storage.sweep(out)
+        storage.remove_partial_files(out)
         _check_recipe(out, recipe)
         if runner == "ray":
             runners.start_ray()
@@ -191,7 +192,7 @@ def _run(
         scratch.sweep()  # of workers that were killed
         _conclude(summary, recipe)
     summary.said = [*inputs.said, *summary.said]
-    summary.s3 = sum((Counter(record.s3) for record in summary.records), storage.requests - asked)
+    summary.s3 = sum((Counter(record.s3) for record in summary.records), worker.s3_requests - asked)
     summary.wall_s = time.monotonic() - began
     return summary
 

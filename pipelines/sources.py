@@ -14,7 +14,7 @@ from functools import cache
 
 import pyarrow.compute as pc
 
-from curation import shards, storage
+from curation import shards, source_files, storage
 from curation.errors import SourceChanged
 from curation.schema import CLIP, Row, columns, digest
 from curation.storage import Entry
@@ -125,7 +125,7 @@ def _source_unit(
 def _identify(entry: Entry) -> tuple[str, str | None]:
     """The source's id, or a stand-in and why its bytes cannot be read now: no right to, or a store that does not answer."""
     try:
-        return storage.content_id(entry), None
+        return source_files.content_id(entry), None
     except OSError as error:
         return _unreadable_now(entry, error)
 
@@ -166,7 +166,7 @@ def _goes_on(out: str, unit: Unit, name: str, row: Row) -> bool:
     size = int(row["token"].partition("-")[0])
     if row["uri"] != unit.uri or size >= int(unit.token.partition("-")[0]) or not _has_stored(out, name):
         return False
-    return storage.content_id(Entry(unit.uri, size, unit.token)) == row["video_id"]
+    return source_files.content_id(Entry(unit.uri, size, unit.token)) == row["video_id"]
 
 
 def _has_stored(out: str, unit: str) -> bool:

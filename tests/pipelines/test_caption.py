@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from curation import shards, storage, vlm
+from curation import shards, source_files, vlm
 from curation.captions import embeddings
 from curation.vlm import ServerSettings, VlmSettings
 from curation.vlm.frames import FrameSettings, grab
@@ -44,7 +44,7 @@ def _units(film, out):
     recipe = recipes.smoke()
     run._write_dataset(out, recipe, [], {})
     for name in BEFORE:
-        for unit in planning.todo(name, out, recipe, storage.find_sources([film], exclude=out))[0]:
+        for unit in planning.todo(name, out, recipe, source_files.find_sources([film], exclude=out))[0]:
             yield Phase(name, recipe, out), unit
 
 
