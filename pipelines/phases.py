@@ -16,6 +16,7 @@ import numpy as np
 from curation import shards, storage, versions, vlm
 from curation.errors import NotExact, UnreadableVideo, describe
 from curation.media import decode
+from curation.output_folder import OutputFolder
 from curation.partition import chunks, scan
 from curation.quality.luminance import mean_luma
 from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns, is_dropped
@@ -73,7 +74,7 @@ def work(
         return record
     before, spent = decode.decodes.copy(), vlm.spent.copy()
     asked = worker.s3_requests.copy()
-    answers.use(ledger.answers_uri(phase.out))
+    answers.use(OutputFolder(phase.out).answers)
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
         decode.on_decode = tell if phase.name in ("partition", "generate") else None
@@ -118,7 +119,7 @@ def _pin(source_versions: Mapping[str, str | None]) -> None:
 
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
     """What a unit would ask its model and the cache does not hold; none where the unit fails: its own turn will say why."""
-    answers.use(ledger.answers_uri(phase.out))
+    answers.use(OutputFolder(phase.out).answers)
     model = vlm.load(phase.recipe.caption.vlm)
     assert isinstance(model, vlm.Ahead), model
     model.wanted.clear()
@@ -201,7 +202,7 @@ def _commit_attempt(phase: Phase, unit: Unit, rows: list[Row], record: Record) -
         strip = {"clip_id": row["clip_id"], "times_s": times_s, "jpegs": jpegs}
         ledger.write_sidecar(phase.out, "thumbs", unit.name, [strip], ledger.THUMBS)
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(row, signals)], ledger.SIGNALS)
-        row = {**row, "source_uri": ledger.made_uri(phase.out, row["video_id"])}
+        row = {**row, "source_uri": OutputFolder(phase.out).made_video(row["video_id"])}
         storage.put_file(row["source_uri"], str(made))
         about = {"video_id": row["video_id"], "uri": row["source_uri"], "token": unit.token, "status": "ok"}
         ledger.write_video(phase.out, unit.name, {**about, **_facts(signals, [row])})

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from curation import shards, source_files, storage
 from curation.errors import SourceChanged
+from curation.output_folder import OutputFolder
 from curation.schema import CLIP, Row, columns, digest
 from curation.storage import Entry
 from pipelines import duplicates, ledger, units
@@ -182,7 +183,7 @@ def supersede_changed(entries: Sequence[Entry], growing: Sequence[str], out: str
     current = {source_digest(entry, recipe): entry for entry in entries}
     back = [name for name in finished if name.digest in current and str(name) in gone]
     for name in back:  # the same version is there again, by its size and date
-        storage.delete(ledger.clips_uri(out, SUPERSEDED, str(name)))
+        storage.delete(OutputFolder(out).clip_rows(SUPERSEDED, str(name)))
     here = {name.digest for name in finished}
     new = {entry.uri for key, entry in current.items() if key not in here} | {current[name.digest].uri for name in back}
     old = [name for name in finished if name.digest not in current and str(name) not in gone] if new or growing else []
