@@ -299,7 +299,7 @@ def test_a_file_that_is_being_written_waits_for_the_next_run(films, folder, tmp_
     monkeypatch.setattr(sources.time, "sleep", lambda seconds: os.utime(folder / "b.mp4"))
     monkeypatch.setattr(sources, "_YOUNG_S", 60.0)
     done = curate(folder, tmp_path)
-    assert ("still being written, so the next run takes it", str(folder / "b.mp4")) in done.said
+    assert ("still being written, so the next run takes it", str(folder / "b.mp4")) in done.notes
     assert done.finished
     assert status(done.out) == [("a.mp4", "ok")]
 
