@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bench.machine import describe
-from curation import storage
+from curation import source_files
 from curation.captions.embeddings import EncoderSettings
 from curation.media import decode, encode
 from curation.media.decode import Span
@@ -79,7 +79,7 @@ def _stage_cpu_s(out: str) -> Counter[str]:
 
 def _floor(source: str, out: str, encoding: Encoding) -> dict[str, float]:
     """Return CPU-seconds to decode every source once, to fit the kept clips to the stored size, and to encode them once."""
-    decode_s = sum(_decode_s(entry.uri) for entry in storage.find_sources([source]))
+    decode_s = sum(_decode_s(entry.uri) for entry in source_files.find_sources([source]))
     rows = ledger.kept(ledger.clips(out)).to_pylist()
     fit_s, encode_s = np.sum([_fit_and_encode_s(row, encoding) for row in rows], axis=0)
     return {"one decode": decode_s, "cut out and scaled": fit_s, "one encode": encode_s}
@@ -107,7 +107,7 @@ def _fit_and_encode_s(row: dict[str, Any], encoding: Encoding) -> tuple[float, f
 def _scenedetect(source: str, folder: str) -> float | None:
     """Return CPU-seconds of the command on the same files; None where it or FFmpeg's program is not installed."""
     before = _children_s()
-    for number, entry in enumerate(storage.find_sources([source])):
+    for number, entry in enumerate(source_files.find_sources([source])):
         target = f"{folder}/scenes{number}"
         command = ["scenedetect", "-q", "-i", entry.uri, "-o", target, "detect-adaptive", "split-video"]
         try:
