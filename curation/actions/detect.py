@@ -22,8 +22,8 @@ class ActionSettings:
     """How actions are detected."""
 
     detector: str = "auto"  # auto | learned | flow; auto uses the learned detector where a source is like its training set
-    regimes: RegimeSettings = field(default_factory=RegimeSettings)
-    interactions: InteractionSettings = field(default_factory=InteractionSettings)
+    regimes: RegimeSettings = field(default_factory=RegimeSettings)  # from which rates the camera counts as moving
+    interactions: InteractionSettings = field(default_factory=InteractionSettings)  # when an interaction is detected
 
     def __post_init__(self) -> None:
         if self.detector not in DETECTORS:

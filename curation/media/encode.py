@@ -32,7 +32,7 @@ class Encoding:
     max_height: int = 480  # px; higher pictures are scaled down, none is scaled up
     fps: float | None = None  # frames a second; null keeps every frame at its own time
     crf: int = 20  # constant rate factor: larger means smaller files and worse pictures
-    preset: str = "veryfast"  # of the encoder: slower ones make smaller files
+    preset: str = "veryfast"  # the encoder's preset: slower ones make smaller files
     gop: int = 32  # largest number of frames from one key frame to the next; larger means smaller files and slower seeks
 
     def __post_init__(self) -> None:

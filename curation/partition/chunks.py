@@ -43,8 +43,8 @@ _MAX_HEIGHT = 720
 class ScanSettings:
     """What a scan computes: which optical flow, and which measure of picture quality."""
 
-    flow: FlowSettings = field(default_factory=FlowSettings)
-    iqa: IqaSettings = field(default_factory=IqaSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)  # optical flow between pairs of frames
+    iqa: IqaSettings = field(default_factory=IqaSettings)  # picture quality of sampled frames
 
 
 @dataclass(frozen=True)

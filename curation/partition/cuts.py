@@ -31,12 +31,12 @@ class SceneSettings:
     with 0.23 false ones a minute. A plain limit of 0.34 on the flow match gave 94 % and 0.28.
     """
 
-    # A frame with a lower content score is never a cut. Those that change less are doors and walls close up, with little
+    # The content score below which a frame is never a cut. Frames that change less show doors and walls close up, with little
     # structure to match.
     min_content: float = 21.0
-    # A cut's flow match may be at most this share of the mean match of the two frames on either side.
+    # The largest flow match of a cut, as a share of the mean match of the two frames on either side.
     max_flow_match: float = 0.41
-    # How much lower that share must be where the coarse layout of colours is the same as in the frame before.
+    # How much lower that share is where the coarse layout of colours is the same as in the frame before.
     same_layout_penalty: float = 0.10
     min_scene_s: float = 0.3  # seconds; of cuts closer together than this, the one with the lowest flow match is kept
     clip_s: float = 6.0  # seconds; the length of a clip that is aimed for

@@ -32,7 +32,7 @@ class FlowSettings:
 
     backend: str = "auto"  # auto | raft | dis; auto uses RAFT where its weights and a GPU are present, else DIS
     weights: str | None = None  # path of RAFT's weights; null searches $GAMECRAFT_WEIGHTS and the hub's cache
-    pairs_per_s: float = 10.0  # pairs of frames a second of video; more locate actions better and cost more time
+    pairs_per_s: float = 10.0  # pairs of frames a second of video; a larger rate locates actions better and costs more time
     raft_updates: int = 8  # RAFT's iterations; more are slower and more exact
 
     def __post_init__(self) -> None:

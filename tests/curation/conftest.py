@@ -16,7 +16,7 @@ CLOCK = Fraction(1, 90_000)
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept() -> None:
+def empty_caches() -> None:
     decode.clear_caches()
     decode.decodes.clear()
     container.damage.clear()

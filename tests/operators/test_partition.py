@@ -1,5 +1,6 @@
 """From a source to its clips: time in which there is no frame makes none."""
 
+import re
 import warnings
 from fractions import Fraction
 
@@ -90,3 +91,15 @@ def test_every_clip_of_a_slow_source_holds_a_frame(tmp_path):
     assert rows[-1]["end_s"] == 40
     assert all(row["end_frame"] > row["start_frame"] and not row.get("error") for row in rows)
     assert sum(row["end_frame"] - row["start_frame"] for row in rows) == 20
+
+
+@pytest.mark.parametrize(("old", "new"), [pair for pair in recipes.RENAMED.items() if pair[0].startswith("partition.")])
+def test_an_old_name_of_a_setting_is_refused_with_the_new_one(old, new):
+    path, settings = old.split("."), 1
+    for key in reversed(path):
+        settings = {key: settings}
+    with pytest.raises(ValueError, match=f"{re.escape(old)} is called {re.escape(new)} now"):
+        recipes.from_mapping(recipes.Recipe, settings)
+    known = recipes.load("laptop")
+    for key in new.split("."):
+        known = getattr(known, key)

@@ -41,20 +41,20 @@ class Played:
         self.prediction = Prediction(self.pair_times_s, event, regime, np.full(TICKS, distance))
 
 
-def names(found):
-    return [(span.name, round(span.start_s, 6), round(span.end_s, 6)) for span in found.spans]
+def names(actions):
+    return [(span.name, round(span.start_s, 6), round(span.end_s, 6)) for span in actions.spans]
 
 
 def test_a_source_like_the_training_set_is_read_by_the_network():
-    found = detect.detect_actions(Played(), ActionSettings())
-    assert found.detector == "learned"
-    assert names(found) == [("turn_right", 5.0, 10.0), ("event", 11.9, 13.1)]
+    actions = detect.detect_actions(Played(), ActionSettings())
+    assert actions.detector == "learned"
+    assert names(actions) == [("turn_right", 5.0, 10.0), ("event", 11.9, 13.1)]
 
 
 def test_one_unlike_it_is_judged_by_its_flow_and_says_so():
-    found = detect.detect_actions(Played(distance=1.2), ActionSettings())
-    assert (found.detector, found.distance) == ("flow", 1.2)
-    assert [name for name, *_ in names(found)] == ["turn_right"]
+    actions = detect.detect_actions(Played(distance=1.2), ActionSettings())
+    assert (actions.detector, actions.distance) == ("flow", 1.2)
+    assert [name for name, *_ in names(actions)] == ["turn_right"]
 
 
 @pytest.mark.parametrize(("which", "distance"), [("learned", 9.0), ("flow", 0.1)])
@@ -79,8 +79,8 @@ def test_how_far_is_too_far_is_a_setting():
 
 
 def test_looking_up_which_the_network_never_saw_is_told_by_the_flow():
-    found = detect.detect_actions(Played(look_px=20.0), ActionSettings())
-    assert {name for name, *_ in names(found)} >= {"look_up", "event"}
+    actions = detect.detect_actions(Played(look_px=20.0), ActionSettings())
+    assert {name for name, *_ in names(actions)} >= {"look_up", "event"}
 
 
 def test_boundaries_cost_most_where_something_happens_and_just_around_it():
@@ -102,20 +102,20 @@ def test_a_source_without_pairs_has_no_actions(clip):
     signals = scan(clip, ScanSettings(FlowSettings(backend="dis")))
     none = replace(signals, pair_frame=signals.pair_frame[:0], cells=signals.cells[:0], change_cells=signals.change_cells[:0])
     assert isinstance(none, Signals)
-    found = detect.detect_actions(none, ActionSettings())
-    assert (found.spans, found.detector) == ([], "flow")
-    assert len(boundary_costs(none, found)[0]) == 0
+    actions = detect.detect_actions(none, ActionSettings())
+    assert (actions.spans, actions.detector) == ([], "flow")
+    assert len(boundary_costs(none, actions)[0]) == 0
 
 
 @pytest.mark.footage
 def test_shots_in_a_recorded_fight_lie_in_spans(footage):
     truth = pytest.importorskip("synth.doom.truth")
     recording = footage / "vizdoom" / "doom_open_c_fight.mp4"
-    told = truth.read_truth(recording.with_suffix(".jsonl"))
-    found = detect.detect_actions(scan(str(recording), ScanSettings(FlowSettings(backend="dis"))), ActionSettings())
-    assert found.detector == "learned"
-    spans = [span for span in found.spans if span.kind == "interaction"]
-    shots_s = [event.frame / told.fps for event in told.events if event.name == "shot_fired"]
+    ground_truth = truth.read_truth(recording.with_suffix(".jsonl"))
+    actions = detect.detect_actions(scan(str(recording), ScanSettings(FlowSettings(backend="dis"))), ActionSettings())
+    assert actions.detector == "learned"
+    spans = [span for span in actions.spans if span.kind == "interaction"]
+    shots_s = [event.frame / ground_truth.fps for event in ground_truth.events if event.name == "shot_fired"]
     inside = [any(span.start_s - 0.25 <= shot <= span.end_s + 0.25 for span in spans) for shot in shots_s]
     assert np.mean(inside) > 0.8
-    assert sum(span.end_s - span.start_s for span in spans) < 0.5 * len(told) / told.fps
+    assert sum(span.end_s - span.start_s for span in spans) < 0.5 * len(ground_truth) / ground_truth.fps

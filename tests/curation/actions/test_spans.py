@@ -82,37 +82,37 @@ def test_spans_are_cut_to_the_clip():
 
 def event(**probabilities):
     """Probability 0.05 at each of 100 ticks, but for t20_25=0.9 from tick 20 to before 25."""
-    found = np.full(100, 0.05)
+    probability_at = np.full(100, 0.05)
     for name, probability in probabilities.items():
         start, end = (int(number) for number in name[1:].split("_"))
-        found[start:end] = probability
-    return found
+        probability_at[start:end] = probability
+    return probability_at
 
 
-def found(**probabilities):
+def bounds(**probabilities):
     settings = InteractionSettings(min_peak=0.5, min_edge=0.1, pad_s=0.0)
     return [(s.start_s, s.end_s) for s in interaction_spans(TIMES, event(**probabilities), settings, 10.0)]
 
 
 def test_a_span_reaches_as_far_as_the_edge_threshold():
-    assert found(t20_25=0.9, t18_20=0.4, t25_27=0.4) == [(1.8, 2.7)]
+    assert bounds(t20_25=0.9, t18_20=0.4, t25_27=0.4) == [(1.8, 2.7)]
 
 
 def test_what_never_exceeds_the_start_threshold_is_no_span():
-    assert found(t20_25=0.45) == []
+    assert bounds(t20_25=0.45) == []
 
 
 def test_a_short_gap_is_bridged_and_a_long_one_is_not():
-    assert found(t20_25=0.9, t27_30=0.9) == [(2.0, 3.0)]
-    assert found(t20_25=0.9, t35_40=0.9) == [(2.0, 2.5), (3.5, 4.0)]
+    assert bounds(t20_25=0.9, t27_30=0.9) == [(2.0, 3.0)]
+    assert bounds(t20_25=0.9, t35_40=0.9) == [(2.0, 2.5), (3.5, 4.0)]
 
 
 def test_a_single_tick_is_too_short():
-    assert found(t20_21=0.9) == []
+    assert bounds(t20_21=0.9) == []
 
 
 def test_an_interaction_at_the_end_ends_with_the_source():
-    assert found(t95_100=0.9) == [(9.5, 10.0)]
+    assert bounds(t95_100=0.9) == [(9.5, 10.0)]
 
 
 def test_peak_and_energy_are_those_of_the_probability():

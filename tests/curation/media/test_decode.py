@@ -132,14 +132,14 @@ def test_a_smaller_read_shows_the_same(clip):
 
 
 def test_progress_is_told_for_whole_sources_only(clip, monkeypatch):
-    told: list[float] = []
-    monkeypatch.setattr(decode, "on_decode", told.append)
+    progress: list[float] = []
+    monkeypatch.setattr(decode, "on_decode", progress.append)
     list(decode.decode(clip, Span(1, 2)))
-    assert told == []
+    assert progress == []
     list(decode.decode(clip))
-    assert len(told) == 40
-    assert told == sorted(told)
-    assert told[-1] == pytest.approx(0.98, abs=0.03)
+    assert len(progress) == 40
+    assert progress == sorted(progress)
+    assert progress[-1] == pytest.approx(0.98, abs=0.03)
 
 
 # Orientation
@@ -304,17 +304,17 @@ def test_a_forked_child_does_not_read_from_its_parents_open_decode(tmp_path, mov
     """They would share one position in one file: both would see other bytes."""
     uri = write(tmp_path / "a.mp4", moving(300, 160, 120), (k / 10 for k in range(300)), options={"g": "20", "crf": "4"})
 
-    def seen(*span):
+    def frames_in(*span):
         return [(time_s, zlib.crc32(frame.to_ndarray().tobytes())) for time_s, frame in decode.decode(uri, Span(*span))]
 
-    before, behind = seen(2, 3), seen(3, 30)
+    before, after = frames_in(2, 3), frames_in(3, 30)
     decode.clear_caches()
-    assert seen(2, 3) == before
+    assert frames_in(2, 3) == before
     if not (pid := os.fork()):
         code = 9
         with contextlib.suppress(BaseException):
-            code = int(seen(3, 30) != behind)
+            code = int(frames_in(3, 30) != after)
             decode.clear_caches()
         os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "1: the child saw other frames"
-    assert seen(3, 30) == behind
+    assert frames_in(3, 30) == after

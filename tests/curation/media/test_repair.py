@@ -40,7 +40,7 @@ def woven(count=COUNT):
 
 
 @pytest.fixture(autouse=True)
-def fresh():
+def fresh_caches():
     scan.clear_caches()
     yield
     scan.clear_caches()
@@ -69,9 +69,9 @@ def test_deinterlaced_spans_equal_the_whole(interlaced, digest):
     assert len(whole) == COUNT
     for start_s in (0.0, 0.1, 0.95, 1.0, 1.1, 2.0, 3.5, 5.5):
         decode.clear_caches()
-        found = [(round(t, 6), digest(frame)) for t, frame in decode.decode(interlaced, Span(start_s, start_s + 0.5))]
-        assert len(found) == 5
-        assert all(whole[time_s] == name for time_s, name in found), start_s
+        frames = [(round(t, 6), digest(frame)) for t, frame in decode.decode(interlaced, Span(start_s, start_s + 0.5))]
+        assert len(frames) == 5
+        assert all(whole[time_s] == name for time_s, name in frames), start_s
 
 
 def test_chunks_of_interlaced_footage_join_to_one_pass(interlaced):

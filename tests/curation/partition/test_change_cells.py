@@ -20,9 +20,9 @@ def test_nothing_changes_nothing_shows():
 
 def test_a_flash_is_change_of_the_mean_with_its_sign():
     dark, bright = np.full((240, 320), 100, np.uint8), np.full((240, 320), 140, np.uint8)
-    found = unpack(change_cells(dark, dark, bright, STILL))
-    assert np.all(found[..., 0] == 40)
-    assert np.all(found[..., 2] == 40)
+    cells = unpack(change_cells(dark, dark, bright, STILL))
+    assert np.all(cells[..., 0] == 40)
+    assert np.all(cells[..., 2] == 40)
     assert np.all(unpack(change_cells(bright, bright, dark, STILL))[..., 0] == -40)
 
 
@@ -43,5 +43,5 @@ def test_a_patch_that_moves_alone_is_uneven_where_its_edge_is():
 
 
 def test_cells_and_bytes():
-    found = change_cells(*(texture(k, 180) for k in range(3)), np.zeros((180, 320, 2), np.float32))
-    assert (found.shape, found.dtype) == ((9, 16, CHANNELS), np.uint8)
+    cells = change_cells(*(texture(k, 180) for k in range(3)), np.zeros((180, 320, 2), np.float32))
+    assert (cells.shape, cells.dtype) == ((9, 16, CHANNELS), np.uint8)

@@ -23,9 +23,9 @@ def test_the_content_score_is_pyscenedetects():
 def signals(count, **frames):
     """Content scores, matches and layouts of `count` quiet frames, but for f7=(score, match) of another layout."""
     scores, known, layout = np.full(count, 2.0), np.ones(count), np.ones(count)
-    for name, told in frames.items():
+    for name, values in frames.items():
         frame = int(name[1:])
-        scores[frame], known[frame], layout[frame] = *told, 0.0
+        scores[frame], known[frame], layout[frame] = *values, 0.0
     return scores, known, layout
 
 
