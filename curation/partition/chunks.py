@@ -78,7 +78,7 @@ class _Seams:
         if frame.in_chunk:
             self.own += 1
             if self.own == FRAMES_AFTER and self.lead:
-                self.before = self.after()
+                self.before = self.last_frames()
         elif self.own:
             self.trailing += 1
         else:
@@ -93,7 +93,7 @@ class _Seams:
         enough = self.lead >= FRAMES_BEFORE and self.own >= FRAMES_AFTER
         return enough and (start_s <= _LEAD_IN_S or self._lead_s - self._first_s >= SECONDS_BEFORE)
 
-    def after(self) -> np.ndarray:
+    def last_frames(self) -> np.ndarray:
         """Return time and CRC-32 of the last frames."""
         return np.array([(time_s, zlib.crc32(rgb.data)) for time_s, rgb in self._last], np.float64)
 
@@ -149,7 +149,7 @@ def measure(uri: str, settings: ScanSettings, start_s: float = 0.0, end_s: float
         },
         viewport_sums=viewport.sums,
         before=seams.before,
-        after=seams.after() if seams.trailing else np.empty((0, 2)),
+        after=seams.last_frames() if seams.trailing else np.empty((0, 2)),
         damage=dict(container.damage - damage),
     )
     _check(chunk, seams)
