@@ -27,6 +27,7 @@ from bench import degrade
 from bench.degrade import KINDS, Clip, Kind, damaged, gmsd
 from bench.machine import describe
 from bench.measures import spearman
+from curation.errors import Unavailable
 from curation.media import decode
 from curation.partition import cuts
 from curation.partition.optical_flow import WIDTH
@@ -127,7 +128,7 @@ def _measures(settings: IqaSettings, with_niqe: bool) -> dict[str, Measure]:
         return measures
     try:
         niqe = load_iqa(IqaSettings("pyiqa:niqe", weights=_niqe_file()))
-    except FileNotFoundError as error:
+    except Unavailable as error:
         print(f"without NIQE: {error}")
     else:
         measures["NIQE"] = lambda clip, _: float(np.nanmean(niqe(_frames(clip[:1]))[:, 0]))

@@ -20,7 +20,7 @@ from curation.media.decode import Span
 from curation.media.viewport import Rect
 from curation.schema import Row
 from curation.vlm import Answer, Prompt, VlmSettings
-from curation.vlm.frames import FrameSettings, grab, labels, moments
+from curation.vlm.frames import FrameSettings, choose_moments, frame_labels, grab_frames
 
 NO_VLM = "skipped: no VLM is configured"
 Item = TypeVar("Item")
@@ -67,7 +67,7 @@ def facts_of(row: Row) -> Facts:
 
 def check_consistency(rows: list[Row], model: VlmSettings, frames: FrameSettings, rules: Verdicts) -> list[Row]:
     """Ask about menus, overlays, cut-scenes and the like; reject by the recipe's rules. Without a model it says so."""
-    if not model.asked:
+    if not model.enabled:
         return [{**row, "consistency_status": NO_VLM} for row in rows]
     asked = answers(rows, model, frames, lambda facts, *shown: consistency.prompt(captions.sentences(facts), *shown))
     return [_checked(row, answer, model, rules) for row, answer in zip(rows, asked, strict=True)]
@@ -92,7 +92,7 @@ def _without(answer: Answer, what: str, model: VlmSettings) -> str | None:
 
 def write_captions(rows: list[Row], model: VlmSettings, frames: FrameSettings) -> list[Row]:
     """The standard caption, by the model where there is one, held against the measurements; else composed from these."""
-    asked = answers(rows, model, frames, captions.prompt) if model.asked else [Answer()] * len(rows)
+    asked = answers(rows, model, frames, captions.prompt) if model.enabled else [Answer()] * len(rows)
     return [_captioned(row, answer, model) for row, answer in zip(rows, asked, strict=True)]
 
 
@@ -115,7 +115,7 @@ def _caption_columns(caption: Caption) -> Row:
 
 def judge_interactive(rows: list[Row], model: VlmSettings, frames: FrameSettings, limits: InteractiveSettings) -> list[Row]:
     """Whether a clip is interactive video, what kind, and the change around its strongest action."""
-    asked = answers(rows, model, frames, interaction.clip_prompt) if model.asked else [Answer()] * len(rows)
+    asked = answers(rows, model, frames, interaction.clip_prompt) if model.enabled else [Answer()] * len(rows)
     return [_judged(row, answer, model, limits) for row, answer in zip(rows, asked, strict=True)]
 
 
@@ -187,9 +187,9 @@ def shown(row: Row, frames: FrameSettings) -> tuple[tuple[bytes, ...], tuple[str
     facts, start_s = facts_of(row), row["start_s"]
     span, event = Span(start_s, row["end_s"]), facts.strongest
     action = Span(start_s + event.start_s, start_s + event.end_s) if event else None
-    chosen = moments(span, action, start_s + event.peak_s if event else None, frames.count)
-    pictures = grab(row["source_uri"], span, tuple(m.time_s for m in chosen), view(row, frames), frames.width_px)
-    return pictures, labels(chosen, start_s)
+    chosen = choose_moments(span, action, start_s + event.peak_s if event else None, frames.count)
+    pictures = grab_frames(row["source_uri"], span, tuple(m.time_s for m in chosen), view(row, frames), frames.width_px)
+    return pictures, frame_labels(chosen, start_s)
 
 
 def view(row: Row, frames: FrameSettings) -> Rect:

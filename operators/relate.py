@@ -15,7 +15,7 @@ from curation.captions.interaction import Change
 from curation.media.decode import Span
 from curation.schema import TOUCHING_S, Row
 from curation.vlm import Answer, Prompt, VlmSettings
-from curation.vlm.frames import FrameSettings, grab
+from curation.vlm.frames import FrameSettings, grab_frames
 from operators.captions import asked_of, change_columns, facts_of, view
 
 RELATE_COLUMNS = (
@@ -30,7 +30,7 @@ def relate_clips(rows: list[Row], model: VlmSettings, frames: FrameSettings, enc
     rows = sorted(rows, key=lambda row: (row["video_id"], row["index"]))
     pairs = {a["clip_id"]: (a, b) for a, b in pairwise(rows) if neighbours(a, b)}
     asked = (
-        asked_of(list(pairs.values()), model, lambda pair: _prompt(pair, frames)) if model.asked else [Answer()] * len(pairs)
+        asked_of(list(pairs.values()), model, lambda pair: _prompt(pair, frames)) if model.enabled else [Answer()] * len(pairs)
     )
     changes = {clip: _between(pair, answer, model) for (clip, pair), answer in zip(pairs.items(), asked, strict=True)}
     written = [{**row, **changes.get(row["clip_id"], {})} for row in rows]
@@ -66,7 +66,7 @@ def _prompt(pair: Pair, frames: FrameSettings) -> Prompt:
     for name, row in zip(("First", "Second"), pair, strict=True):
         span = Span(row["start_s"], row["end_s"])
         ends = span.start_s, max(span.start_s, span.end_s - 1e-3)
-        pictures += grab(row["source_uri"], span, ends, view(row, frames), frames.width_px)
+        pictures += grab_frames(row["source_uri"], span, ends, view(row, frames), frames.width_px)
         labels += [f"{name} clip, first frame:", f"{name} clip, last frame:"]
     captions = pair[0]["caption_long"], pair[1]["caption_long"]
     cut = pair[0]["scene_index"] != pair[1]["scene_index"]

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from curation.errors import Unavailable
 from curation.vlm import EngineSettings, Prompt, Reply, VlmSettings, answers
-from curation.vlm.http import messages
+from curation.vlm.http import chat_messages
 
 # A reply that does not fit is asked for once more.
 _ROUNDS = 2
@@ -36,7 +36,7 @@ def answer_ahead(units: Sequence[str], collect: Collect, settings: VlmSettings, 
         # One question may be at fault itself; where no question is answered, the engines are.
         if asked == len(failures) > 1:
             raise Unavailable(f"vLLM's engines answer no question ({failures[0]}); see their log, and run again")
-        answers.use(folder)
+        answers.use_folder(folder)
         for key, error in failed.items():
             answers.put(key, Reply(error=error))
     return asked
@@ -64,7 +64,7 @@ def _questions(collect: Collect, model: str) -> Callable[[pa.Table], pa.Table]:
 
     def questions(block: pa.Table) -> pa.Table:
         prompts = [prompt for unit in block["unit"].to_pylist() for prompt in collect(unit)]
-        rows = {prompt.key(model): (json.dumps(messages(prompt)), json.dumps(prompt.schema)) for prompt in prompts}
+        rows = {prompt.cache_key(model): (json.dumps(chat_messages(prompt)), json.dumps(prompt.schema)) for prompt in prompts}
         chats, schemas = ([row[i] for row in rows.values()] for i in (0, 1))
         columns = {"key": list(rows), "chat": chats, "schema": schemas}
         return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
@@ -121,7 +121,7 @@ def _engine_arguments(engine: EngineSettings) -> dict[str, Any]:
 
 def _store(folder: str) -> Callable[[pa.Table], pa.Table]:
     def store(block: pa.Table) -> pa.Table:
-        answers.use(folder)
+        answers.use_folder(folder)
         rows = block.to_pylist()
         replies = [_reply(row) for row in rows]
         for row, reply in zip(rows, replies, strict=True):

@@ -70,16 +70,16 @@ def work(
     record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
     if unit.problem:
         return record
-    before, spent = decode.decodes.copy(), vlm.spent.copy()
+    before, spent = decode.decodes.copy(), vlm.usage.copy()
     asked = storage.requests.copy()
-    answers.use(ledger.answers_uri(phase.out))
+    answers.use_folder(ledger.answers_uri(phase.out))
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
         decode.on_decode = tell if phase.name in ("partition", "generate") else None
         rows = step([_without(row, left_out or {}) for row in rows], on_row, tell)
         if on_row:
             on_row(None)
-        _count(record, rows, step.cpu_s, decode.decodes - before, vlm.spent - spent)
+        _count(record, rows, step.cpu_s, decode.decodes - before, vlm.usage - spent)
         record.wall_s = round(time.monotonic() - began, 3)
         versions.check_opened()
         if commits:
@@ -117,13 +117,13 @@ def _pin(source_versions: Mapping[str, str | None]) -> None:
 
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
     """What a unit would ask its model and the cache does not hold; none where the unit fails: its own turn will say why."""
-    answers.use(ledger.answers_uri(phase.out))
+    answers.use_folder(ledger.answers_uri(phase.out))
     model = vlm.load(phase.recipe.caption.vlm)
-    assert isinstance(model, vlm.Ahead), model
-    model.wanted.clear()
+    assert isinstance(model, vlm.CacheOnlyVlm), model
+    model.missing.clear()
     with suppress(OSError, ValueError):
         _step(phase)(_load_pinned(phase, unit))
-    return list(model.wanted)
+    return list(model.missing)
 
 
 @lru_cache(maxsize=4)

@@ -79,7 +79,7 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
 
 def _units_a_task(phase: Phase, units: int, cores: int) -> int:
     """One that decodes or asks a model; several that only read rows, if every core still has a few tasks."""
-    slim = phase.name == "relate" and not phase.recipe.caption.vlm.asked
+    slim = phase.name == "relate" and not phase.recipe.caption.vlm.enabled
     return max(1, min(_SLIM_UNITS_A_TASK, units // (4 * max(1, cores)))) if slim else 1
 
 

@@ -104,8 +104,8 @@ def _under(words: str, value: float, limit: float | None) -> Iterator[str]:
 def trigger_prompt(wanted: Interaction, instruction: str, frames: tuple[bytes, ...], labels: tuple[str, ...]) -> Prompt:
     """Was the interaction triggered? Asked over frames from before, during and after it (the paper's trigger rate)."""
     told = {"instruction": instruction, "end_state": wanted.described, "asked": wanted.question}
-    asked = question_files.text("synth:questions", "trigger", **told)
-    return Prompt("trigger", asked, question_files.data("synth:questions")["trigger_schema"], frames, labels)
+    asked = question_files.render("synth:questions", "trigger", **told)
+    return Prompt("trigger", asked, question_files.load("synth:questions")["trigger_schema"], frames, labels)
 
 
 def answered(answer: Answer) -> str | None:

@@ -167,7 +167,7 @@ def _event(facts: Facts) -> str:
 
 def prompt(facts: Facts, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:
     """The question for C_t."""
-    words = question_files.text("captions", facts=sentences(facts))
+    words = question_files.render("captions", facts=sentences(facts))
     return Prompt("caption", words, SCHEMA, tuple(frames), tuple(labels))
 
 

@@ -39,12 +39,12 @@ class Verdicts:
 
 def criteria() -> dict[str, str]:
     """Name and question of each criterion."""
-    return dict(question_files.data("consistency")["criteria"])
+    return dict(question_files.load("consistency")["criteria"])
 
 
 def prompt(facts: str, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:
     """All criteria as one question; `facts` is what was measured, in words."""
-    words = question_files.text("consistency", facts=facts, criteria=question_files.listed(criteria()))
+    words = question_files.render("consistency", facts=facts, criteria=question_files.bullets(criteria()))
     return Prompt("consistency", words, _schema(len(frames)), tuple(frames), tuple(labels))
 
 

@@ -52,7 +52,7 @@ class SentenceEncoder:
 
         logging.disable_progress_bar()
         self.name = name
-        with model_files.named_if_missing(name):
+        with model_files.explain_if_missing(name):
             self._model = SentenceTransformer(place, local_files_only=Path(place).is_dir())
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
@@ -85,13 +85,13 @@ def missing(settings: EncoderSettings) -> str | None:
 
 def _place(model: str) -> str | None:
     """The model's folder here: as the recipe names it, $GAMECRAFT_WEIGHTS, a package that carries it, the hub's cache."""
-    if (folder := model_files.model_folder(model)) != model or Path(folder).is_dir():
+    if (folder := model_files.resolve_model(model)) != model or Path(folder).is_dir():
         return folder
     package, inside = _PACKAGES.get(model.rpartition("/")[2], ("", ""))
     spec = find_spec(package) if package else None
     if spec is not None and spec.origin:
         return str(Path(spec.origin).parent / inside)
-    return model_files.in_hub_cache(model if "/" in model else f"sentence-transformers/{model}")
+    return model_files.hub_snapshot(model if "/" in model else f"sentence-transformers/{model}")
 
 
 def difference(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, float]:

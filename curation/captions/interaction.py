@@ -30,7 +30,7 @@ class InteractiveSettings:
 
 def definition() -> dict[str, Any]:
     """The definition as data: version, properties, categories (each simple and complex), negatives."""
-    return question_files.data("interaction")
+    return question_files.load("interaction")
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def clip_prompt(facts: Facts, frames: Sequence[bytes], labels: Sequence[str]) ->
         for name, kind in data["categories"].items()
     }
     lists = {"properties": data["properties"], "negatives": data["negatives"], "categories": kinds}
-    given = {name: question_files.listed(meanings) for name, meanings in lists.items()}
-    words = question_files.text("interaction", "inside", facts=sentences(facts), **given)
+    given = {name: question_files.bullets(meanings) for name, meanings in lists.items()}
+    words = question_files.render("interaction", "inside", facts=sentences(facts), **given)
     return Prompt("interaction", words, schema(), tuple(frames), tuple(labels))
 
 
@@ -231,7 +231,7 @@ def between_prompt(
     captions: tuple[str, str], facts: tuple[Facts, Facts], frames: Sequence[bytes], labels: Sequence[str], across_cut: bool
 ) -> Prompt:
     """From one clip to the next (paper section 3.4: I from t to t+1), by both captions and the frames at the seam."""
-    words = question_files.text(
+    words = question_files.render(
         "interaction",
         "between",
         cut=", with a cut between them" if across_cut else "",

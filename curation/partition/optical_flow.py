@@ -124,12 +124,12 @@ def _torchvision_key(key: str) -> str:
 
 
 def load_flow(settings: FlowSettings) -> Flow:
-    """The backend that the settings ask for; `raft` without weights is a FileNotFoundError that says where to put them."""
+    """The backend that the settings ask for; `raft` without weights raises Unavailable, which says where to put them."""
     if settings.backend == "dis":
         return DisFlow()
     if settings.backend == "raft":
-        return RaftFlow(model_files.find(model_files.RAFT_SMALL, settings.weights), settings.updates)
-    found = model_files.present(model_files.RAFT_SMALL, settings.weights)
+        return RaftFlow(model_files.find_or_download(model_files.RAFT_SMALL, settings.weights), settings.updates)
+    found = model_files.local_weights(model_files.RAFT_SMALL, settings.weights)
     return RaftFlow(found, settings.updates) if found and _cuda() else DisFlow()
 
 

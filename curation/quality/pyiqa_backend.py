@@ -100,7 +100,7 @@ def _weights(metric: str, file: str | None) -> dict[str, str]:
         return {}
     name = _FILES.get(metric, metric)
     wanted = Weights(f"pyiqa:{metric}", f"pyiqa/{name}", name, _HUB + name, hub_folder="pyiqa")
-    return {"pretrained_model_path": str(model_files.find(wanted, file))}
+    return {"pretrained_model_path": str(model_files.find_or_download(wanted, file))}
 
 
 def _reach(config: dict[str, Any]) -> tuple[float, float]:

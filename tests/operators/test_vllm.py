@@ -15,14 +15,14 @@ SCHEMA = {"type": "object", "properties": {"keep": {"type": "boolean"}}}
 @pytest.fixture(autouse=True)
 def no_cache():
     yield
-    answers.use(None)
+    answers.use_folder(None)
 
 
 def test_questions_become_rows_and_equal_ones_one_row():
     one, other = Prompt("q", "Keep?", SCHEMA, (b"jpeg",), ("Frame 1:",)), Prompt("q", "Why?", SCHEMA)
     asked = {"u1": [one, other], "u2": [one]}
     rows = vllm._questions(asked.get, "m")(pa.table({"unit": ["u1", "u2"]})).to_pylist()
-    assert [row["key"] for row in rows] == [one.key("m"), other.key("m")]
+    assert [row["key"] for row in rows] == [one.cache_key("m"), other.cache_key("m")]
     parts = json.loads(rows[0]["chat"])[0]["content"]
     assert [part["type"] for part in parts] == ["text", "image_url", "text"]
     assert json.loads(rows[0]["schema"]) == SCHEMA

@@ -9,7 +9,7 @@ import pytest
 from curation import shards, storage, vlm
 from curation.captions import embeddings
 from curation.vlm import ServerSettings, VlmSettings
-from curation.vlm.frames import FrameSettings, grab
+from curation.vlm.frames import FrameSettings, grab_frames
 from pipelines import ledger, phases, planning, recipes, run
 from pipelines.phases import Phase
 
@@ -23,7 +23,7 @@ def here(monkeypatch):
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
     vlm.load.cache_clear()
     embeddings.load.cache_clear()
-    grab.cache_clear()
+    grab_frames.cache_clear()
 
 
 @pytest.fixture(scope="session")

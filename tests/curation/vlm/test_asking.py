@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from curation.vlm import Ahead, Prompt, Reply, VlmSettings, ask, load
+from curation.vlm import CacheOnlyVlm, Prompt, Reply, VlmSettings, ask, load
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
@@ -60,16 +60,16 @@ def test_without_a_folder_nothing_is_kept():
     assert [ask(talker, [question])[0].value["n"] for _ in range(2)] == [1, 2]
 
 
-def test_questions_answered_elsewhere_are_collected_and_come_out_of_the_cache(cache, spent):
+def test_questions_answered_elsewhere_are_collected_and_come_out_of_the_cache(cache, usage):
     ahead = load(VlmSettings("vllm", "talker"))
-    assert isinstance(ahead, Ahead)
+    assert isinstance(ahead, CacheOnlyVlm)
     question = Prompt("q", "What?", SCHEMA)
     assert ask(ahead, [question])[0].error == "not answered yet"
-    assert ahead.wanted == [question]
-    assert spent["calls"] == 0
+    assert ahead.missing == [question]
+    assert usage["calls"] == 0
     ask(Talker('{"n": 5}'), [question])
     assert ask(ahead, [question])[0].value == {"n": 5}
-    assert len(ahead.wanted) == 1
+    assert len(ahead.missing) == 1
 
 
 @pytest.mark.parametrize(
