@@ -10,7 +10,7 @@ from curation.media.viewport import Rect
 from curation.partition.chunks import ScanSettings
 from curation.partition.cuts import SceneSettings
 from curation.partition.scan import scan
-from curation.quality.iqa import combed_share, fold
+from curation.quality.iqa import aggregate_quality, combed_share
 from curation.schema import Row
 from curation.vlm.frames import choose_moments, frame_labels, grab_frames
 from operators.op import each
@@ -110,7 +110,8 @@ def measure_picture(row: Row, how: ScanSettings) -> Row:
     """How clean the picture looks. That it stands still is no fault here; whether anything happens is for `verify`."""
     signals = scan(row["source_uri"], how)
     fields = {"deinterlaced": float(signals.deinterlaced.mean()), "combed": combed_share(signals.combing)}
-    return {**row, **fold(signals.iqa_rows, 0.0)._asdict(), "iqa_frozen": None, "iqa_backend": signals.iqa, **fields}
+    quality = aggregate_quality(signals.iqa_rows, 0.0)._asdict()
+    return {**row, **quality, "iqa_frozen": None, "iqa_backend": signals.iqa, **fields}
 
 
 @each

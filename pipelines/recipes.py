@@ -18,7 +18,7 @@ import yaml
 from curation.actions.detect import ActionSettings
 from curation.cameras.settings import CameraSettings
 from curation.cameras.words import WordSettings
-from curation.captions.consistency import Verdicts
+from curation.captions.consistency import ConsistencySettings
 from curation.captions.embeddings import EncoderSettings
 from curation.captions.interaction import InteractiveSettings
 from curation.errors import InputError
@@ -100,7 +100,7 @@ class Caption:
 
     vlm: VlmSettings = field(default_factory=VlmSettings)
     frames: FrameSettings = field(default_factory=FrameSettings)
-    consistency: Verdicts = field(default_factory=Verdicts)
+    consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     interactive: InteractiveSettings = field(default_factory=InteractiveSettings)
 
 
@@ -222,7 +222,9 @@ BUILT_IN: Mapping[str, Callable[[], Recipe]] = {
 
 
 # Keys that had another name, by their full path: a recipe that still has one is told the new name.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "relate.encoder.reads": "relate.encoder.caption",
+}
 
 
 def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation.quality.luminance import LuminanceLimits, QualityLimits
-from curation.quality.luminance import verdict as broken_rule
+from curation.quality.luminance import LuminanceLimits, QualityLimits, reject_reason
 from curation.vlm import Answer, Prompt, question_files
 from synth.evidence import Evidence
 from synth.taxonomy import Interaction
@@ -57,7 +56,7 @@ def _reasons(found: Evidence, scores: Mapping[str, Any], wanted: Interaction, li
     if not moved:
         yield from _of_the_place(found, wanted, limits)
     for rules in (limits.luminance, limits.quality):
-        if broken := broken_rule(scores, rules):
+        if broken := reject_reason(scores, rules):
             yield broken
 
 

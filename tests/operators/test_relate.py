@@ -49,9 +49,9 @@ def test_a_cut_between_neighbours_is_said():
 
 def test_without_an_encoder_the_deltas_are_null_and_say_why(monkeypatch):
     monkeypatch.setattr(embeddings, "find_spec", lambda name: None)
-    embeddings.load.cache_clear()
+    embeddings.load_encoder.cache_clear()
     rows = related([clip(0, 0.0, 6.0), clip(1, 6.0, 12.0)], "auto")
-    embeddings.load.cache_clear()
+    embeddings.load_encoder.cache_clear()
     assert all(row.get("interaction_delta") is None for row in rows.values())
     assert {row["delta_encoder"] for row in rows.values()} == {"none: sentence-transformers is not installed"}
     assert {row["delta_encoder"] for row in related([clip(0, 0.0, 6.0)]).values()} == {"none: the recipe wants none"}

@@ -22,7 +22,7 @@ def here(monkeypatch):
     """The local runner's work in this process."""
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
     vlm.load.cache_clear()
-    embeddings.load.cache_clear()
+    embeddings.load_encoder.cache_clear()
     grab_frames.cache_clear()
 
 

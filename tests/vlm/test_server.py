@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.captions.consistency import Verdicts
+from curation.captions.consistency import ConsistencySettings
 from curation.vlm import EngineSettings, ServerSettings, VlmSettings
 from curation.vlm.frames import FrameSettings
 from pipelines import ledger, recipes, run
@@ -115,7 +115,9 @@ def recipe(url, retries=3, **vlm):
     smoke = recipes.smoke()
     settings = {"backend": "http", "model": MODEL, "max_tokens": 3000, **vlm}
     model = VlmSettings(**settings, server=ServerSettings(url, concurrency=4, retries=retries, timeout_s=300, backoff_s=0.5))
-    only_flag = Verdicts(**{rule.name: "flag" for rule in fields(Verdicts)})  # what random weights see is no reason
+    only_flag = ConsistencySettings(
+        **{rule.name: "flag" for rule in fields(ConsistencySettings)}
+    )  # what random weights see is no reason
     caption = replace(smoke.caption, vlm=model, frames=FrameSettings(count=4, width_px=112), consistency=only_flag)
     return replace(smoke, caption=caption)
 

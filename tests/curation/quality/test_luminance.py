@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation.quality.luminance import LuminanceLimits, flashes, histogram, luma, luminance, verdict, without_bars
+from curation.quality.luminance import LuminanceLimits, flashes, histogram, luma, luminance, reject_reason, without_bars
 
 FPS = 30
 
@@ -23,7 +23,7 @@ def test_an_even_clip():
     assert found.luma_mean == pytest.approx(128, abs=2)
     assert found.luma_range == pytest.approx(80, abs=6)
     assert (found.black_share, found.white_share, found.flashes_hz, found.fade_share) == (0, 0, 0, 0)
-    assert verdict(found._asdict(), LuminanceLimits()) is None
+    assert reject_reason(found._asdict(), LuminanceLimits()) is None
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_each_rule_has_its_reason_with_both_numbers(levels, contrast, reason):
     limit = {"too dark": "min_mean", "too bright": "max_mean", "flat": "min_range", "mostly black": "max_black_share",
              "mostly white": "max_white_share", "flashing": "max_flashes_hz", "fading": "max_fade_share"}  # fmt: skip
     field = next(name for words, name in limit.items() if reason.startswith(words))
-    why = verdict(scores, LuminanceLimits(**{**only, field: getattr(LuminanceLimits(), field)}))
+    why = reject_reason(scores, LuminanceLimits(**{**only, field: getattr(LuminanceLimits(), field)}))
     assert why is not None
     assert why.startswith(reason)
     assert f" {getattr(LuminanceLimits(), field):g}" in why
@@ -52,11 +52,11 @@ def test_each_rule_has_its_reason_with_both_numbers(levels, contrast, reason):
 
 def test_a_rule_that_is_switched_off_rejects_nothing():
     off = LuminanceLimits(*[None] * 7)
-    assert verdict(luminance(*clip([2] * 30, 1))._asdict(), off) is None
+    assert reject_reason(luminance(*clip([2] * 30, 1))._asdict(), off) is None
 
 
 def test_a_missing_score_is_no_verdict():
-    assert verdict({"luma_mean": None}, LuminanceLimits()) is None
+    assert reject_reason({"luma_mean": None}, LuminanceLimits()) is None
 
 
 def test_flashes_are_counted_once_and_steps_are_none():
