@@ -69,7 +69,7 @@ class QualityNet(nn.Module):
         return (share * out[..., 1]).sum(1), torch.log(faults + 1e-6)
 
 
-def train(data: TrainingFrames, held: TrainingFrames, epochs: int, seed: int) -> QualityNet:
+def train(data: TrainingFrames, held_out: TrainingFrames, epochs: int, seed: int) -> QualityNet:
     """Fit the network. Print the loss and the scores on held-out material every ten epochs."""
     torch.manual_seed(seed)
     present = data.features[data.mask]
@@ -89,7 +89,7 @@ def train(data: TrainingFrames, held: TrainingFrames, epochs: int, seed: int) ->
             schedule.step()
             losses.append(loss.item())
         if epoch % 10 == 9:
-            print(f"epoch {epoch + 1:3}: loss {np.mean(losses):.4f}, held out: {evaluate(net, held)}", flush=True)
+            print(f"epoch {epoch + 1:3}: loss {np.mean(losses):.4f}, held out: {evaluate(net, held_out)}", flush=True)
     return net
 
 
@@ -104,11 +104,11 @@ def _loss(net: QualityNet, data: TrainingFrames, batch: torch.Tensor) -> torch.T
 
 
 @torch.no_grad()
-def evaluate(net: QualityNet, held: TrainingFrames) -> str:
+def evaluate(net: QualityNet, held_out: TrainingFrames) -> str:
     """Return a line of scores: rank correlation with the level (all, by fault), mean error, share of correct faults, clean."""
     net.eval()
-    predicted, log_faults = net(held.features, held.mask)
-    level, truth, fault = predicted.numpy(), held.level.numpy(), held.fault.numpy()
+    predicted, log_faults = net(held_out.features, held_out.mask)
+    level, truth, fault = predicted.numpy(), held_out.level.numpy(), held_out.fault.numpy()
     by_fault = [spearman(level[of], truth[of]) for k in range(len(FAULTS)) if (of := fault == k).any()]
     named = (log_faults.argmax(1).numpy() == fault)[truth > 2 * _MIN_FAULT_LEVEL].mean()
     rhos = " ".join(f"{rho:.2f}" for rho in by_fault)

@@ -2,7 +2,7 @@
 
     python -m bench.shipped_weights.train_quality build FOLDER                        gather, collect and train; about an hour
     python -m bench.shipped_weights.train_quality collect FOLDER... --out DATA.npz    write damaged patches and their levels
-    python -m bench.shipped_weights.train_quality train DATA.npz --held HELD.npz      write the weights, print scores
+    python -m bench.shipped_weights.train_quality train DATA.npz --held-out HELD.npz  write the weights, print scores
     python -m bench.shipped_weights.train_quality levels FOOTAGE...                   print the amounts for `bench.degrade`
 
 The weights go to `curation/quality/iqa_net.npz`; `docs/models/quality.md` is their model card. Seeds are fixed, so equal data
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
     collecting.add_argument("--plain", action="store_true", help="only worlds without textures")
     training = jobs.add_parser("train")
     training.add_argument("data", nargs="+")
-    training.add_argument("--held", required=True)
+    training.add_argument("--held-out", required=True)
     training.add_argument("--out", default=WEIGHTS)
     training.add_argument("--epochs", type=int, default=EPOCHS)
     training.add_argument("--seed", type=int, default=0)
@@ -222,15 +222,14 @@ def _collect(out: str, **options: Any) -> None:
     print(f"{out}: {len(data['level'])} frames of {len(np.unique(data['snippet']))} snippets")
 
 
-def _train(data: list[str], held: str, out: str, epochs: int, seed: int, threads: int) -> None:
+def _train(data: list[str], held_out: str, out: str, epochs: int, seed: int, threads: int) -> None:
     import torch
 
     from bench.shipped_weights import quality_network
 
     torch.set_num_threads(threads)
-    net = quality_network.train(
-        quality_network.extract_features(_load_data(data)), quality_network.extract_features(_load_data([held])), epochs, seed
-    )
+    frames, held_out_frames = (quality_network.extract_features(_load_data(files)) for files in (data, [held_out]))
+    net = quality_network.train(frames, held_out_frames, epochs, seed)
     np.savez(out, allow_pickle=False, **quality_network.export_arrays(net))
     print(f"{out}: {os.path.getsize(out) / 1024:.0f} KiB")
 
