@@ -96,7 +96,7 @@ def _caption_runs(files: Sequence[Path], folder: Path, recipe: recipes.Recipe, r
         out = str(folder / f"captions{number}")
         shutil.copytree(folder / "before", out)
         done = _curate(inputs, out, recipe, AFTER)
-        print("\n".join(f"{title}: {words}" for title, words in done.said))
+        print("\n".join(f"{title}: {words}" for title, words in done.notes))
         yield out
 
 
