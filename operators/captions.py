@@ -12,7 +12,7 @@ from typing import TypeVar
 from curation import vlm
 from curation.captions import caption as captions
 from curation.captions import consistency, interaction
-from curation.captions.caption import Caption, ClipMeasurements, MeasuredEvent
+from curation.captions.caption import ClipMeasurements, MeasuredEvent, StandardCaption
 from curation.captions.consistency import ConsistencySettings
 from curation.captions.interaction import Change, InteractiveSettings, InteractiveVerdict
 from curation.errors import UnreadableVideo
@@ -115,7 +115,7 @@ def _with_caption(row: Row, answer: Answer, model: VlmSettings) -> Row:
     return row | ({"reject": _rejection(answer, "caption", model)} if answer.error else {})
 
 
-def _caption_columns(caption: Caption) -> Row:
+def _caption_columns(caption: StandardCaption) -> Row:
     return {
         "caption_short": caption.short,
         "caption_long": caption.long,

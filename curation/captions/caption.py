@@ -84,7 +84,7 @@ class ClipMeasurements:
 
 
 @dataclass(frozen=True)
-class Caption:
+class StandardCaption:
     """A standard caption. `structured` has the other keys of `SCHEMA`, with None for what is unknown."""
 
     short: str
@@ -113,12 +113,12 @@ SCHEMA: dict[str, Any] = {
 _STRUCTURED = [name for name in SCHEMA["required"] if name not in ("short", "long")]
 
 
-def compose_caption(clip: ClipMeasurements) -> Caption:
+def compose_caption(clip: ClipMeasurements) -> StandardCaption:
     """Compose the caption from the measurements alone."""
     known: dict[str, Any] = {"camera_motion": [name for name, _ in _motion_sequence(clip)] or ["still"]}
     if (light := _light_word(clip)) is not None:
         known["lighting"] = {"evenly lit": "even"}.get(light, light)
-    return Caption(describe_briefly(clip), describe(clip), {n: known.get(n) for n in _STRUCTURED}, MEASURED)
+    return StandardCaption(describe_briefly(clip), describe(clip), {n: known.get(n) for n in _STRUCTURED}, MEASURED)
 
 
 def describe_briefly(clip: ClipMeasurements) -> str:
@@ -179,9 +179,9 @@ def caption_prompt(clip: ClipMeasurements, frames: Sequence[bytes], labels: Sequ
     return Prompt("caption", text, SCHEMA, tuple(frames), tuple(labels))
 
 
-def caption_from_answer(answer: Mapping[str, Any], source: str) -> Caption:
+def caption_from_answer(answer: Mapping[str, Any], source: str) -> StandardCaption:
     """Turn a model's answer that fits `SCHEMA` into a caption."""
-    return Caption(answer["short"], answer["long"], {name: answer[name] for name in _STRUCTURED}, source)
+    return StandardCaption(answer["short"], answer["long"], {name: answer[name] for name in _STRUCTURED}, source)
 
 
 def find_conflicts(structured: Mapping[str, Any], clip: ClipMeasurements) -> list[str]:

@@ -30,7 +30,7 @@ class FrameSettings:
 
     count: int = 8  # frames of each clip, 2 to 64; more show more of the action and cost more tokens
     width_px: int = 448  # maximum width of a frame in px; a frame is never enlarged
-    hud: str = "keep"  # keep the HUD in the frames | crop them to the 3-D view
+    hud: str = "keep"  # keep: frames with the HUD | crop: only the 3-D view
 
     def __post_init__(self) -> None:
         if self.hud not in ("keep", "crop"):

@@ -108,8 +108,9 @@ class VlmSettings:
     model: str = ""  # the model's name on the server or on the hub, or its folder
     max_tokens: int = 1024  # tokens of one answer; a longer answer is cut off and is an error
     temperature: float = 0.0  # randomness of the answer; 0 takes the most likely token
-    # A clip whose question has no valid answer: keep it, with the reason in an error column | reject it
-    on_error: str = "keep"
+    on_error: str = (
+        "keep"  # a clip without a valid answer is kept, with the reason in an error column (keep) | dropped (reject)
+    )
     server: ServerSettings = field(default_factory=ServerSettings)  # for the backend http
     engine: EngineSettings = field(default_factory=EngineSettings)  # for the backend vllm
 

@@ -1,4 +1,4 @@
-"""Neighbours and what is between them, on slim rows: no pixels, no model, a real encoder where there is one."""
+"""Relate neighbouring clips on slim rows, without pixels or a model, and with a real encoder if one is installed."""
 
 import pytest
 
@@ -20,8 +20,7 @@ def clip(index, start_s, end_s, video="v", **more):
 
 
 def related(rows, encoder="none"):
-    found = relate_clips(rows, VlmSettings(), FrameSettings(), EncoderSettings(encoder))
-    return {row["clip_id"]: row for row in found}
+    return {row["clip_id"]: row for row in relate_clips(rows, VlmSettings(), FrameSettings(), EncoderSettings(encoder))}
 
 
 def test_touching_neighbours_have_a_change_between_them_and_the_last_clip_has_none():

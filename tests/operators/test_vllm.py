@@ -1,4 +1,4 @@
-"""What goes into the engines and what comes out; the engines themselves run in `make test-vlm`."""
+"""The input and output of the engines. The engines themselves run in `make test-vlm`."""
 
 import json
 
@@ -20,8 +20,8 @@ def no_cache():
 
 def test_questions_become_rows_and_equal_ones_one_row():
     one, other = Prompt("q", "Keep?", SCHEMA, (b"jpeg",), ("Frame 1:",)), Prompt("q", "Why?", SCHEMA)
-    asked = {"u1": [one, other], "u2": [one]}
-    rows = vllm._prompt_rows(asked.get, "m")(pa.table({"unit": ["u1", "u2"]})).to_pylist()
+    prompts = {"u1": [one, other], "u2": [one]}
+    rows = vllm._prompt_rows(prompts.get, "m")(pa.table({"unit": ["u1", "u2"]})).to_pylist()
     assert [row["key"] for row in rows] == [one.cache_key("m"), other.cache_key("m")]
     parts = json.loads(rows[0]["chat"])[0]["content"]
     assert [part["type"] for part in parts] == ["text", "image_url", "text"]
@@ -44,11 +44,11 @@ def test_replies_go_into_the_cache_and_a_failed_row_keeps_its_own_error(tmp_path
             "__inference_error__": "too\nlong",
         },
     ]
-    told = vllm._store_replies(str(tmp_path))(pa.Table.from_pylist(rows)).to_pylist()
+    results = vllm._store_replies(str(tmp_path))(pa.Table.from_pylist(rows)).to_pylist()
     good = answers.get("a" * 16)
     assert (good.text, good.error, good.prompt_tokens, good.completion_tokens) == ("{}", None, 7, 2)
-    assert [row["error"] for row in told] == [None, "the engine failed: too long"]
-    assert answers.get("b" * 16) is None, "whose fault it is, is known when all are in"
+    assert [row["error"] for row in results] == [None, "the engine failed: too long"]
+    assert answers.get("b" * 16) is None, "the cause of a failure is known only after all replies"
 
 
 def rounds(monkeypatch, *of_rounds):

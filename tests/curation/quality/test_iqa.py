@@ -16,7 +16,7 @@ def rate() -> Iqa:
 
 
 def scenery(height=360, width=640, seed=0):
-    """Shapes of every size over rough ground, sharp and clean, as a game draws them."""
+    """Draw sharp and clean shapes of all sizes over rough ground, like a game."""
     rng = np.random.default_rng(seed)
     picture = cv2.resize(rng.integers(60, 120, (12, 20), np.uint8), (4 * width, 4 * height), interpolation=cv2.INTER_CUBIC)
     for _ in range(400):
@@ -87,9 +87,9 @@ def test_luma_is_had_from_every_format(form):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 4000), (90, 160), (180, 320), (271, 641), (2160, 3840)])
 def test_patches_lie_inside_pictures_of_every_size(height, width):
-    found = select_patches(RNG.integers(40, 255, (height, width), np.uint8))
-    assert 1 <= len(found) <= 16
-    assert found.shape[1:] == (PATCH, PATCH)
+    squares = select_patches(RNG.integers(40, 255, (height, width), np.uint8))
+    assert 1 <= len(squares) <= 16
+    assert squares.shape[1:] == (PATCH, PATCH)
 
 
 def test_bars_and_the_margin_are_not_looked_at():
@@ -147,9 +147,9 @@ def test_stalls_are_frozen_and_a_capture_at_twice_the_rate_is_not():
 def test_time_that_is_frozen_counts_against_a_clip():
     rows = np.full((3, 1 + len(FAULTS)), 0.01, np.float32)
     rows[:, 0] = 0.9
-    found = aggregate_quality(rows, 0.5)
-    assert found.iqa == pytest.approx(0.45)
-    assert (found.iqa_fault, found.iqa_frozen) == ("frozen", 0.5)
+    quality = aggregate_quality(rows, 0.5)
+    assert quality.iqa == pytest.approx(0.45)
+    assert (quality.iqa_fault, quality.iqa_frozen) == ("frozen", 0.5)
 
 
 @pytest.mark.parametrize("wrong", [{"backend": "musiq"}, {"every_s": 0.0}])

@@ -1,4 +1,4 @@
-"""A clean slate for what was asked."""
+"""A cache of answers, pictures and the usage counts of the process."""
 
 from collections import Counter
 

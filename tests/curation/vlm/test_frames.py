@@ -55,7 +55,7 @@ def test_grabbed_frames_are_those_on_screen_at_that_time(write, tmp_path):
 
 
 def test_the_view_is_cut_out_before_it_is_made_small(write, tmp_path):
-    """Left half dark, right half light; only the right half is the view."""
+    """The left half of the video is dark and the right half is light. Only the right half is in the view."""
     halves = np.concatenate([np.full((96, 80, 3), 20, np.uint8), np.full((96, 80, 3), 200, np.uint8)], 1)
     uri = write(tmp_path / "halves.mp4", [halves] * 12, (k / 10 for k in range(12)))
     (shot,) = grab_frames(uri, Span(0.0, 1.0), (0.5,), Rect(80, 0, 80, 96), 448)

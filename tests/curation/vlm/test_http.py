@@ -1,4 +1,4 @@
-"""The HTTP backend against a real server on loopback: what it sends, and what becomes of every kind of bad reply."""
+"""The HTTP backend against a real server on loopback: what it sends, and how it handles every kind of bad reply."""
 
 import base64
 import json
@@ -241,7 +241,7 @@ def test_no_more_requests_are_in_flight_than_allowed(serve):
 
 
 def test_what_was_answered_before_the_server_died_is_not_asked_again(serve, cache, free_port, usage):
-    """The run after the one that was cut off asks for what is missing, and for nothing else."""
+    """The run after an interrupted run asks only the questions without an answer."""
     prompts = [prompt(f"q{k}") for k in range(8)]
     server = serve(lambda body, number: serve.say(GOOD))
 

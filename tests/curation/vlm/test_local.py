@@ -1,4 +1,4 @@
-"""The transformers backend on a tiny checkpoint of the real architecture; its weights are random, its grammar is not."""
+"""The transformers backend on a tiny checkpoint of the real architecture, with random weights and a real grammar."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_a_reply_is_held_to_the_schema_while_it_is_written(local, jpeg, usage):
 
 
 def test_the_pictures_are_looked_at(local, jpeg):
-    """The frames' tokens are in the prompt: two frames cost more than one."""
+    """The prompt contains the tokens of the frames, so two frames cost more than one."""
     one, two = (local._reply(Prompt("q", "Well?", SCHEMA, (jpeg(),) * k)).prompt_tokens for k in (1, 2))
     assert two - one >= 4
 

@@ -1,4 +1,4 @@
-"""What counts as an answer in a reply, and what a reply without one is called."""
+"""Which replies contain an answer, and the errors of those that do not."""
 
 import json
 
