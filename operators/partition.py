@@ -16,7 +16,7 @@ from curation.partition.chunks import ScanSettings
 from curation.partition.clip_spans import divide_scene
 from curation.partition.cuts import SceneSettings, cut_frames
 from curation.partition.scan import Signals, scan
-from curation.quality.iqa import combed_share, fold, frozen_share
+from curation.quality.iqa import aggregate_quality, combed_share, frozen_share
 from curation.quality.luminance import luminance, without_bars
 from curation.schema import Row, clip_id
 from operators.op import each
@@ -175,4 +175,4 @@ def measure_quality(row: Row, settings: ScanSettings) -> Row:
         "deinterlaced": float(signals.deinterlaced[frames].mean()),
         "combed": combed_share(signals.combing[inside]),
     }
-    return {**row, **fold(signals.iqa_rows[inside], frozen)._asdict(), "iqa_backend": signals.iqa, **fields}
+    return {**row, **aggregate_quality(signals.iqa_rows[inside], frozen)._asdict(), "iqa_backend": signals.iqa, **fields}

@@ -10,9 +10,9 @@ from curation.media.viewport import Rect
 from curation.partition.chunks import ScanSettings
 from curation.partition.cuts import SceneSettings
 from curation.partition.scan import scan
-from curation.quality.iqa import combed_share, fold
+from curation.quality.iqa import aggregate_quality, combed_share
 from curation.schema import Row
-from curation.vlm.frames import grab, labels, moments
+from curation.vlm.frames import choose_moments, frame_labels, grab_frames
 from operators.op import each
 from operators.shards import scratch_file
 from synth import strategies, verify
@@ -110,7 +110,8 @@ def measure_picture(row: Row, how: ScanSettings) -> Row:
     """How clean the picture looks. That it stands still is no fault here; whether anything happens is for `verify`."""
     signals = scan(row["source_uri"], how)
     fields = {"deinterlaced": float(signals.deinterlaced.mean()), "combed": combed_share(signals.combing)}
-    return {**row, **fold(signals.iqa_rows, 0.0)._asdict(), "iqa_frozen": None, "iqa_backend": signals.iqa, **fields}
+    quality = aggregate_quality(signals.iqa_rows, 0.0)._asdict()
+    return {**row, **quality, "iqa_frozen": None, "iqa_backend": signals.iqa, **fields}
 
 
 @each
@@ -122,7 +123,7 @@ def verify_video(row: Row, how: SynthSettings, pass_: ScanSettings, scene: Scene
     found = evidence(row["source_uri"], signals, initial, scene)
     row = {**row, **{f"synth_{name}": value for name, value in found._asdict().items()}}
     reason = time_gaps.describe_gaps(signals.segments) or verify.judge(found, row, asked.interaction, how.verify)
-    if reason is None and how.vlm.asked:
+    if reason is None and how.vlm.enabled:
         answer = _trigger(row, asked, found, how)
         reason = verify.answered(answer) if answer.value or how.vlm.on_error == "reject" else None
         row["synth_answer"] = json.dumps(answer.value or {"error": answer.error}, sort_keys=True, ensure_ascii=False)
@@ -134,9 +135,9 @@ def _trigger(row: Row, asked: Request, found: Evidence, how: SynthSettings) -> v
     """The model's answer over frames from before, during and after the change."""
     span = Span(row["start_s"], row["end_s"])
     action = Span(found.onset_s, max(found.onset_s, min(found.onset_s + _ACTION_S, span.end_s - _AFTER_S)))
-    shown = moments(span, action, (action.start_s + action.end_s) / 2, _SHOWN)
-    pictures = grab(row["source_uri"], span, tuple(m.time_s for m in shown), Rect(**row["picture"]), _SHOWN_WIDTH_PX)
-    prompt = verify.trigger_prompt(asked.interaction, asked.instruction, pictures, labels(shown, span.start_s))
+    shown = choose_moments(span, action, (action.start_s + action.end_s) / 2, _SHOWN)
+    pictures = grab_frames(row["source_uri"], span, tuple(m.time_s for m in shown), Rect(**row["picture"]), _SHOWN_WIDTH_PX)
+    prompt = verify.trigger_prompt(asked.interaction, asked.instruction, pictures, frame_labels(shown, span.start_s))
     return vlm.ask(vlm.load(how.vlm), [prompt])[0]
 
 
@@ -146,4 +147,4 @@ def strip(row: Row, pass_: ScanSettings, width_px: int = 320) -> tuple[list[floa
     last_s, onset_s = max(0.0, end_s - 0.1), row.get("synth_onset_s") or 0.0
     times_s = sorted(min(time_s, last_s) for time_s in (0.0, *(onset_s + after_s for after_s in _STRIP_S), last_s))
     view = Rect(0, 0, row["width"], row["height"])
-    return times_s, grab(row["source_uri"], Span(0.0, end_s), tuple(times_s), view, width_px)
+    return times_s, grab_frames(row["source_uri"], Span(0.0, end_s), tuple(times_s), view, width_px)

@@ -13,11 +13,11 @@ from operators.captions import (
     CHECK_COLUMNS,
     FRAME_COLUMNS,
     INTERACTIVE_COLUMNS,
+    MEASUREMENT_COLUMNS,
     check_consistency,
     judge_interactive,
     write_captions,
 )
-from operators.captions import FACT_COLUMNS as CLIP_FACTS
 from operators.filters import judge_luminance, judge_quality
 from operators.op import WHOLE_UNIT, Op, check
 from operators.partition import (
@@ -166,7 +166,7 @@ def caption(recipe: Recipe) -> list[Op]:
     """Section 3.4, semantic check and standard captions, and section 3.2, interactive or not, of the annotated clips."""
     settings = recipe.caption
     asked = {"model": settings.vlm, "frames": settings.frames}
-    reads = (*CLIP_FACTS, *FRAME_COLUMNS)
+    reads = (*MEASUREMENT_COLUMNS, *FRAME_COLUMNS)
     return [
         Op(
             check_consistency,
@@ -202,7 +202,7 @@ def relate(recipe: Recipe) -> list[Op]:
                 "caption_short",
                 "caption_long",
                 "action_json",
-                *CLIP_FACTS,
+                *MEASUREMENT_COLUMNS,
                 *FRAME_COLUMNS,
             ),
             writes=RELATE_COLUMNS,
@@ -220,7 +220,7 @@ def shard(recipe: Recipe) -> list[Op]:
             encode_clip,
             reads=("source_uri", "clip_id", "start_s", "end_s", "picture", "camera_npz"),
             writes=("camera_npz", "stored_width", "stored_height", "stored_frames"),
-            args={"how": recipe.shard.encoding},
+            args={"encoding": recipe.shard.encoding},
             memory=_DECODE_MEMORY,
         )
     ]

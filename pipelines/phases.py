@@ -72,16 +72,16 @@ def work(
     record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
     if unit.problem:
         return record
-    before, spent = decode.decodes.copy(), vlm.spent.copy()
+    before, spent = decode.decodes.copy(), vlm.usage.copy()
     requests = worker.s3_requests.copy()
-    answers.use(OutputFolder(phase.out).answers)
+    answers.use_folder(OutputFolder(phase.out).answers)
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
         decode.on_decode = tell if phase.name in ("partition", "generate") else None
         rows = step([_without(row, left_out or {}) for row in rows], on_row, tell)
         if on_row:
             on_row(None)
-        _count(record, rows, step.cpu_s, decode.decodes - before, vlm.spent - spent)
+        _count(record, rows, step.cpu_s, decode.decodes - before, vlm.usage - spent)
         record.wall_s = round(time.monotonic() - began, 3)
         versions.check_opened()
         if commits:
@@ -135,13 +135,13 @@ def _pin(source_versions: Mapping[str, str | None]) -> None:
 
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
     """Return the prompts of a unit that the cache does not answer. None where the unit fails: its own turn reports why."""
-    answers.use(OutputFolder(phase.out).answers)
+    answers.use_folder(OutputFolder(phase.out).answers)
     model = vlm.load(phase.recipe.caption.vlm)
-    assert isinstance(model, vlm.Ahead), model
-    model.wanted.clear()
+    assert isinstance(model, vlm.CacheOnlyVlm), model
+    model.missing.clear()
     with suppress(OSError, ValueError):
         _step(phase)(_load_pinned(phase, unit))
-    return list(model.wanted)
+    return list(model.missing)
 
 
 @lru_cache(maxsize=4)

@@ -18,7 +18,7 @@ import yaml
 from curation.actions.detect import ActionSettings
 from curation.cameras.settings import CameraSettings
 from curation.cameras.words import WordSettings
-from curation.captions.consistency import Verdicts
+from curation.captions.consistency import ConsistencySettings
 from curation.captions.embeddings import EncoderSettings
 from curation.captions.interaction import InteractiveSettings
 from curation.errors import InputError
@@ -98,7 +98,7 @@ class Caption:
 
     vlm: VlmSettings = field(default_factory=VlmSettings)
     frames: FrameSettings = field(default_factory=FrameSettings)
-    consistency: Verdicts = field(default_factory=Verdicts)
+    consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     interactive: InteractiveSettings = field(default_factory=InteractiveSettings)
 
 
@@ -229,6 +229,7 @@ RENAMED: dict[str, str] = {
     "partition.actions.interactions.start": "partition.actions.interactions.min_peak",
     "partition.actions.interactions.edge": "partition.actions.interactions.min_edge",
     "partition.actions.interactions.bridge_s": "partition.actions.interactions.max_gap_s",
+    "relate.encoder.reads": "relate.encoder.caption",
 }
 
 

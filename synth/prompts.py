@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
 def plan(initial: np.ndarray, request: Request, model: VlmSettings) -> Plan:
     """Prompts and strategy for a request and its initial frame uint8 [H, W, 3]. Refused where the model says it cannot be."""
-    if not model.asked:
+    if not model.enabled:
         return plain(request)
     answer = vlm.ask(vlm.load(model), [analysis(request, initial)])[0]
     if answer.value is None:
@@ -48,10 +48,12 @@ def plan(initial: np.ndarray, request: Request, model: VlmSettings) -> Plan:
 
 def analysis(request: Request, initial: np.ndarray) -> Prompt:
     """The question about the initial frame."""
-    wanted, asked = request.interaction, question_files.data(_QUESTIONS)
+    wanted, asked = request.interaction, question_files.load(_QUESTIONS)
     needs = asked["needs"].format(needs=wanted.needs) if wanted.needs else ""
     told = {"instruction": request.instruction, "end_state": wanted.described, "needs": needs, "strategy": wanted.strategy}
-    return Prompt("analysis", question_files.text(_QUESTIONS, "analysis", **told), asked["analysis_schema"], (_jpeg(initial),))
+    return Prompt(
+        "analysis", question_files.render(_QUESTIONS, "analysis", **told), asked["analysis_schema"], (_jpeg(initial),)
+    )
 
 
 def written(answer: dict[str, Any], model: str) -> Plan:
@@ -64,7 +66,7 @@ def written(answer: dict[str, Any], model: str) -> Plan:
 
 def plain(request: Request) -> Plan:
     """Prompts that name the instruction and the end state, and know nothing of the scene."""
-    wanted, words = request.interaction, question_files.data(_QUESTIONS)["plain"]
+    wanted, words = request.interaction, question_files.load(_QUESTIONS)["plain"]
     instruction = request.instruction[:1].upper() + request.instruction[1:]
     told = {"instruction": instruction, "end_state": wanted.described, "camera": words[wanted.camera]}
     return Plan(
@@ -79,7 +81,7 @@ def plain(request: Request) -> Plan:
 
 def painted(wanted: Interaction) -> str:
     """The prompt for an initial frame that the interaction can begin from."""
-    words: str = question_files.data(_QUESTIONS)["paint"]
+    words: str = question_files.load(_QUESTIONS)["paint"]
     return words.format(scene=wanted.scene)
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation.quality.luminance import LuminanceLimits, QualityLimits
-from curation.quality.luminance import verdict as broken_rule
+from curation.quality.luminance import LuminanceLimits, QualityLimits, reject_reason
 from curation.vlm import Answer, Prompt, question_files
 from synth.evidence import Evidence
 from synth.taxonomy import Interaction
@@ -57,7 +56,7 @@ def _reasons(found: Evidence, scores: Mapping[str, Any], wanted: Interaction, li
     if not moved:
         yield from _of_the_place(found, wanted, limits)
     for rules in (limits.luminance, limits.quality):
-        if broken := broken_rule(scores, rules):
+        if broken := reject_reason(scores, rules):
             yield broken
 
 
@@ -104,8 +103,8 @@ def _under(words: str, value: float, limit: float | None) -> Iterator[str]:
 def trigger_prompt(wanted: Interaction, instruction: str, frames: tuple[bytes, ...], labels: tuple[str, ...]) -> Prompt:
     """Was the interaction triggered? Asked over frames from before, during and after it (the paper's trigger rate)."""
     told = {"instruction": instruction, "end_state": wanted.described, "asked": wanted.question}
-    asked = question_files.text("synth:questions", "trigger", **told)
-    return Prompt("trigger", asked, question_files.data("synth:questions")["trigger_schema"], frames, labels)
+    asked = question_files.render("synth:questions", "trigger", **told)
+    return Prompt("trigger", asked, question_files.load("synth:questions")["trigger_schema"], frames, labels)
 
 
 def answered(answer: Answer) -> str | None:

@@ -127,12 +127,12 @@ def _torchvision_key(key: str) -> str:
 
 
 def load_flow(settings: FlowSettings) -> Flow:
-    """Load the backend that the settings name. OSError says where to put RAFT's weights, if they are missing."""
+    """Load the backend that the settings name. Unavailable says where to put RAFT's weights, if they are missing."""
     if settings.backend == "dis":
         return DisFlow()
     if settings.backend == "raft":
-        return RaftFlow(model_files.find(model_files.RAFT_SMALL, settings.weights), settings.raft_updates)
-    weights = model_files.present(model_files.RAFT_SMALL, settings.weights)
+        return RaftFlow(model_files.find_or_download(model_files.RAFT_SMALL, settings.weights), settings.raft_updates)
+    weights = model_files.local_weights(model_files.RAFT_SMALL, settings.weights)
     return RaftFlow(weights, settings.raft_updates) if weights and _has_cuda() else DisFlow()
 
 

@@ -109,7 +109,7 @@ def _histograms(output: Output) -> dict[str, Any]:
 def _histogram(output: Output, name: str) -> dict[str, Any]:
     about = {key.decode(): value.decode() for key, value in CLIP.field(name).metadata.items()}
     rules = [(rule, output.limit("score", rule.settings, rule.limit)) for rule in RULES if rule.score == name]
-    limits = [("at least" if rule.least else "at most", value) for rule, value in rules if value is not None]
+    limits = [("at least" if rule.is_minimum else "at most", value) for rule, value in rules if value is not None]
     return _drawn(output, column(output.clips, name), name, about["meaning"], about["unit"], limits)
 
 

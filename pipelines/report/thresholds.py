@@ -72,7 +72,7 @@ def _broken(rule: Rule, scores: np.ndarray, limit: float | None) -> np.ndarray:
 def _candidates(rule: Rule, scores: np.ndarray, current: float | None) -> list[Trial]:
     """From the mildest limit to the strictest; switched off first."""
     known = scores[np.isfinite(scores)]
-    shares = [share if rule.least else 1 - share for share in _CUT_OFF]
+    shares = [share if rule.is_minimum else 1 - share for share in _CUT_OFF]
     tried = {float(f"{value:.3g}") for value in np.quantile(known, shares)} if len(known) else set()
-    ordered = sorted(tried | ({current} if current is not None else set()), reverse=not rule.least)
+    ordered = sorted(tried | ({current} if current is not None else set()), reverse=not rule.is_minimum)
     return [Trial(rule, None, current is None), *(Trial(rule, limit, limit == current) for limit in ordered)]

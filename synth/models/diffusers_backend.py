@@ -29,9 +29,9 @@ class DiffusersModel:
         self.name, self._how = name, how
         for bars in (logging, inner_logging):
             bars.disable_progress_bar()
-        with model_files.named_if_missing(name):
+        with model_files.explain_if_missing(name):
             self._pipe = DiffusionPipeline.from_pretrained(
-                model_files.model_folder(name), torch_dtype=getattr(torch, how.dtype)
+                model_files.resolve_model(name), torch_dtype=getattr(torch, how.dtype)
             )
         self._pipe.set_progress_bar_config(disable=True)
         self._place(how.device or ("cuda" if torch.cuda.is_available() else "cpu"))

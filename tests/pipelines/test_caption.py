@@ -9,7 +9,7 @@ import pytest
 from curation import shards, source_files, vlm
 from curation.captions import embeddings
 from curation.vlm import ServerSettings, VlmSettings
-from curation.vlm.frames import FrameSettings, grab
+from curation.vlm.frames import FrameSettings, grab_frames
 from pipelines import ledger, phases, planning, recipes, run
 from pipelines.phases import Phase
 
@@ -22,8 +22,8 @@ def here(monkeypatch):
     """The local runner's work in this process."""
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
     vlm.load.cache_clear()
-    embeddings.load.cache_clear()
-    grab.cache_clear()
+    embeddings.load_encoder.cache_clear()
+    grab_frames.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -243,8 +243,9 @@ def test_missing_weights_are_said_once_and_nothing_is_blamed_on_the_footage(raw,
     smoke, out = recipes.smoke(), str(tmp_path / "o")
     flow = replace(smoke.partition.flow, backend="raft", weights=str(tmp_path / "nowhere.pth"))
     done = run.curate([str(raw)], out, replace(smoke, partition=replace(smoke.partition, flow=flow)))
-    assert {r.failure for r in done.failures} == {f"FileNotFoundError: RAFT-small: no file at {tmp_path}/nowhere.pth"}
-    assert capfd.readouterr().err.count("no file at") == 1
+    remedy = "correct the path in the recipe, or copy the file there"
+    assert {r.failure for r in done.failures} == {f"Unavailable: RAFT-small: no file at {tmp_path}/nowhere.pth; {remedy}"}
+    assert " ".join(capfd.readouterr().err.split()).count("no file at") == 1
     assert [v["status"] for v in ledger.videos(out).to_pylist()] == ["duplicate"]
 
 

@@ -16,7 +16,7 @@ from curation.partition import scan
 from curation.partition.chunks import ScanSettings, scan_chunk
 from curation.partition.optical_flow import FlowSettings
 from curation.quality.iqa import combed_share, combing
-from curation.quality.luminance import QualityLimits, verdict
+from curation.quality.luminance import QualityLimits, reject_reason
 
 DIS = ScanSettings(FlowSettings(backend="dis"))
 INTERLACED = {"options": {"preset": "ultrafast", "g": "10", "x264-params": "tff=1"}, "flags": 1 << 18 | 1 << 29}
@@ -96,7 +96,7 @@ def test_fields_that_are_not_marked_are_found_and_rejected(tmp_path, write):
     signals = scan.scan(uri, DIS)
     assert combed_share(signals.combing) == 1
     assert signals.notes == ["looks interlaced and is not marked so: 100% of its samples are combed"]
-    words = verdict({"combed": 1.0, "iqa": 0.9}, QualityLimits())
+    words = reject_reason({"combed": 1.0, "iqa": 0.9}, QualityLimits())
     assert words == "combed, though not marked as interlaced: share of samples 1 > 0.2"
 
 
