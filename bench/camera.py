@@ -22,7 +22,7 @@ from bench.camera_takes import KINDS, Take
 from bench.machine import describe
 from bench.trajectory import Errors, errors
 from curation.cameras.annotate import annotate
-from curation.cameras.camera import Camera, Facts
+from curation.cameras.camera import Camera, CameraFacts
 from curation.cameras.clip import ClipView
 from curation.cameras.klt.clip_tracks import Look, looked_at
 from curation.cameras.scale import scales
@@ -65,7 +65,7 @@ class Row:
 
     take: Take
     alone: bool
-    facts: Facts
+    facts: CameraFacts
     camera: Camera | None
     errors: Errors | None
     cpu_s: float

@@ -7,7 +7,7 @@ import numpy as np
 
 from curation.cameras import engine
 from curation.cameras.annotate import annotate, missing
-from curation.cameras.camera import Camera, Facts, to_npz
+from curation.cameras.camera import Camera, CameraFacts, to_npz
 from curation.cameras.clip import ClipView
 from curation.cameras.settings import CameraSettings
 from curation.cameras.words import Motion, WordSettings, describe
@@ -18,7 +18,7 @@ from curation.schema import Row
 
 # A column's name is the fact's behind `camera_`, save this one: the word `source` is the field's own for it.
 _RENAMED = {"backend": "source"}
-FACT_COLUMNS = tuple(f"camera_{_RENAMED.get(name, name)}" for name in Facts._fields)
+FACT_COLUMNS = tuple(f"camera_{_RENAMED.get(name, name)}" for name in CameraFacts._fields)
 MOTION_COLUMNS = tuple(f"camera_{name}" for name in Motion._fields)
 SCALE_COLUMNS = ("camera_scale_to_unit", "camera_scale_source")
 
@@ -33,7 +33,7 @@ def annotate_cameras(rows: list[Row], how: CameraSettings, words: WordSettings) 
     return [_with_camera(row, facts, camera, words) for row, (facts, camera) in zip(rows, found, strict=True)]
 
 
-def _logged(rows: list[Row]) -> list[tuple[Facts, Camera | None]]:
+def _logged(rows: list[Row]) -> list[tuple[CameraFacts, Camera | None]]:
     return [engine.annotate(row["source_uri"], (row["width"], row["height"]), _span(row), _times_s(row)) for row in rows]
 
 
@@ -41,7 +41,7 @@ def _times_s(row: Row) -> np.ndarray:
     return np.array([time_s for time_s, _ in decode.decode(row["source_uri"], _span(row), "camera")])
 
 
-def _estimated(rows: list[Row], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
+def _estimated(rows: list[Row], how: CameraSettings) -> list[tuple[CameraFacts, Camera | None]]:
     if lacking := missing(how):
         raise OSError(f"camera backend {how.backend}: {lacking}")
     return annotate([_view(row) for row in rows], how)
@@ -63,7 +63,7 @@ def _span(row: Row) -> Span:
     return Span(row["start_s"], row["end_s"])
 
 
-def _with_camera(row: Row, facts: Facts, camera: Camera | None, words: WordSettings) -> Row:
+def _with_camera(row: Row, facts: CameraFacts, camera: Camera | None, words: WordSettings) -> Row:
     known = {f"camera_{_RENAMED.get(name, name)}": value for name, value in facts._asdict().items()}
     if camera is None:
         return {**row, **known, **dict.fromkeys((*SCALE_COLUMNS, *MOTION_COLUMNS, "camera_npz"))}

@@ -222,7 +222,31 @@ BUILT_IN: Mapping[str, Callable[[], Recipe]] = {
 
 
 # Keys that had another name, by their full path: a recipe that still has one is told the new name.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "annotate.camera.checks.tracks": "annotate.camera.checks.min_tracks",
+    "annotate.camera.checks.carried": "annotate.camera.checks.min_track_survival",
+    "annotate.camera.checks.static_px": "annotate.camera.checks.max_static_px",
+    "annotate.camera.checks.rotation_px": "annotate.camera.checks.max_rotation_residual_px",
+    "annotate.camera.checks.rotation_left_px": "annotate.camera.checks.max_joint_rotation_residual_px",
+    "annotate.camera.checks.focal_error": "annotate.camera.checks.max_focal_error",
+    "annotate.camera.checks.focal_turn_deg": "annotate.camera.checks.min_focal_turn_deg",
+    "annotate.camera.checks.focal_range": "annotate.camera.checks.min_focal_share and annotate.camera.checks.max_focal_share",
+    "annotate.camera.checks.focal_apart": "annotate.camera.checks.max_focal_disagreement",
+    "annotate.camera.checks.reached": "annotate.camera.checks.min_registered",
+    "annotate.camera.checks.points": "annotate.camera.checks.min_points",
+    "annotate.camera.checks.inliers": "annotate.camera.checks.min_inliers",
+    "annotate.camera.checks.inlier_share": "annotate.camera.checks.min_inlier_share",
+    "annotate.camera.checks.residual_px": "annotate.camera.checks.max_residual_px",
+    "annotate.camera.checks.residual_p95_px": "annotate.camera.checks.max_residual_p95_px",
+    "annotate.camera.checks.apart": "annotate.camera.checks.max_map_disagreement",
+    "annotate.camera.checks.apart_deg": "annotate.camera.checks.max_map_disagreement_deg",
+    "annotate.camera.checks.links": "annotate.camera.checks.min_scale_links",
+    "annotate.camera.checks.contradicted": "annotate.camera.checks.max_outlier_coverage",
+    "annotate.camera.checks.rise_s": "annotate.camera.checks.max_vertical_run_s",
+    "annotate.camera.checks.step_ratio": "annotate.camera.checks.max_step_ratio",
+    "annotate.camera.checks.spike": "annotate.camera.checks.max_velocity_spike",
+    "annotate.camera.checks.static_share": "annotate.camera.checks.max_static_share",
+}
 
 
 def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from curation.cameras.camera import Camera, Facts
+from curation.cameras.camera import Camera, CameraFacts
 from curation.cameras.clip import ClipView
 from curation.cameras.scale import scales
 from curation.cameras.settings import CameraSettings
 from curation.schema import TOUCHING_S
 
 
-def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
+def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[CameraFacts, Camera | None]]:
     """The cameras of one source's (or one game's) clips, in the order of the source; the focal length is pooled over them.
 
     A clip that cannot be annotated has a status that says why, and no camera. Raises OSError where a store fails, or
@@ -30,10 +30,10 @@ def _touch(a: ClipView, b: ClipView) -> bool:
     return a.uri == b.uri and a.scene == b.scene and abs(a.span.end_s - b.span.start_s) < TOUCHING_S
 
 
-def _looked_at(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
+def _looked_at(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[CameraFacts, Camera | None]]:
     backend = _backend(how)
     if backend == "none":
-        return [(Facts("skipped:not asked for"), None) for _ in clips]
+        return [(CameraFacts("skipped:not asked for"), None) for _ in clips]
     if backend == "vipe":
         from curation.cameras import vipe
 

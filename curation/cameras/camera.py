@@ -17,7 +17,7 @@ from curation.cameras.controls import controls
 VERSION = 1
 
 
-class Facts(NamedTuple):
+class CameraFacts(NamedTuple):
     """The verdict on a clip's camera and every number behind it; the ledger's `camera_*` columns.
 
     focal_px is in px of the source, other px are of a picture 640 wide. A number that was not looked at is None.
@@ -37,7 +37,7 @@ class Facts(NamedTuple):
     turn_deg: float | None = None
     max_turn_deg: float | None = None
     step_ratio: float | None = None
-    spike: float | None = None
+    velocity_spike: float | None = None
     tracks: float | None = None
     tracks_min: int | None = None
     track_length: float | None = None
@@ -49,11 +49,11 @@ class Facts(NamedTuple):
     inlier_share: float | None = None
     residual_px: float | None = None
     residual_p95_px: float | None = None
-    apart: float | None = None
-    apart_deg: float | None = None
-    links: int | None = None
-    contradicted: float | None = None
-    rise_s: float | None = None
+    map_disagreement: float | None = None
+    map_disagreement_deg: float | None = None
+    scale_links: int | None = None
+    outlier_coverage: float | None = None
+    vertical_run_s: float | None = None
 
     @property
     def ok(self) -> bool:

@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from curation import storage
-from curation.cameras.camera import Camera, Facts, from_npz
+from curation.cameras.camera import Camera, CameraFacts, from_npz
 from curation.cameras.rotation import angle_deg
 from curation.media.decode import Span
 
@@ -37,23 +37,23 @@ def is_logged(source_uri: str) -> bool:
         return True
 
 
-def annotate(source_uri: str, size: tuple[int, int], span: Span, times_s: np.ndarray) -> tuple[Facts, Camera | None]:
+def annotate(source_uri: str, size: tuple[int, int], span: Span, times_s: np.ndarray) -> tuple[CameraFacts, Camera | None]:
     """A clip's camera out of its recording's log: px of a source of `size`, frames at `times_s` from the source's start."""
     try:
         whole = log(source_uri)
     except ValueError as error:
-        return Facts(f"failed:{error}", backend="engine"), None
+        return CameraFacts(f"failed:{error}", backend="engine"), None
     assert whole is not None, source_uri
     logged = np.searchsorted(whole.times_s, times_s + _SAME_FRAME_S, side="right") - 1
     if not len(times_s) or logged.min() < 0 or (times_s - whole.times_s[logged]).max() > _SAME_FRAME_S:
-        return Facts("failed:the engine's log lacks frames of the clip", backend="engine"), None
+        return CameraFacts("failed:the engine's log lacks frames of the clip", backend="engine"), None
     camera = whole.at(whole.times_s[logged]).stored((0, 0, *whole.size), size)
     return _facts(camera), replace(camera, times_s=times_s - span.start_s, scale_source="engine")
 
 
-def _facts(camera: Camera) -> Facts:
+def _facts(camera: Camera) -> CameraFacts:
     turns = angle_deg(np.linalg.inv(camera.pose[:-1, :3, :3]) @ camera.pose[1:, :3, :3])
-    return Facts(
+    return CameraFacts(
         "ok",
         backend="engine",
         focal_px=float(camera.intrinsics[0, 0]),

@@ -10,7 +10,7 @@ def step_ratio(pose_N44: np.ndarray) -> float:
     return float(step.max()) / usual if usual > 0 else 1.0
 
 
-def spike(pose_N44: np.ndarray, times_s: np.ndarray) -> float:
+def velocity_spike(pose_N44: np.ndarray, times_s: np.ndarray) -> float:
     """The largest break of the level velocity: how far one frame's is from those both before and after it, over the 90th
     percentile of the speed; 0 where nothing moves. Camera-to-world poses, OpenCV axes.
 

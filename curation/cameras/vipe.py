@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from curation import scratch
-from curation.cameras.camera import Camera, Facts
-from curation.cameras.checks import judged
+from curation.cameras.camera import Camera, CameraFacts
+from curation.cameras.checks import apply_checks
 from curation.cameras.clip import ClipView
-from curation.cameras.path_smoothness import spike, step_ratio
+from curation.cameras.path_smoothness import step_ratio, velocity_spike
 from curation.cameras.rotation import angle_deg
 from curation.cameras.settings import CameraSettings
 from curation.errors import BadSource, UnreadableVideo
@@ -63,7 +63,7 @@ def in_process() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def annotate(clip: ClipView, how: CameraSettings) -> tuple[Facts, Camera | None]:
+def annotate(clip: ClipView, how: CameraSettings) -> tuple[CameraFacts, Camera | None]:
     """A clip's camera by ViPE; a status that says why where it gave none. `annotate.missing` says whether it can be run."""
     try:
         with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
@@ -74,9 +74,9 @@ def annotate(clip: ClipView, how: CameraSettings) -> tuple[Facts, Camera | None]
             found = _in_process(path, how) if in_process() else _as_program(path, len(fed.times_s), how)
             check(found, len(fed.times_s))
     except (UnreadableVideo, BadArtifacts, subprocess.SubprocessError) as error:
-        return Facts(f"failed:{_reason(error)}", backend="vipe"), None
+        return CameraFacts(f"failed:{_reason(error)}", backend="vipe"), None
     camera = _camera(clip, fed, found)
-    return judged(_facts(camera), how.checks), camera
+    return apply_checks(_facts(camera), how.checks), camera
 
 
 def _reason(error: Exception) -> str:
@@ -153,12 +153,12 @@ def _camera(clip: ClipView, fed: encode.Clip, found: Artifacts) -> Camera:
     )
 
 
-def _facts(camera: Camera) -> Facts:
+def _facts(camera: Camera) -> CameraFacts:
     """What can be told of a trajectory alone. Lengths are ViPE's, near metres."""
     step = np.linalg.inv(camera.pose[:-1]) @ camera.pose[1:]
     turned = angle_deg(step[:, :3, :3])
     still = float(np.ptp(camera.pose[:, :3, 3], axis=0).max()) < _STILL_M
-    return Facts(
+    return CameraFacts(
         "",
         backend="vipe",
         model=("static" if turned.sum() < _STILL_DEG else "rotation") if still else "general",
@@ -168,7 +168,7 @@ def _facts(camera: Camera) -> Facts:
         turn_deg=float(turned.sum()),
         max_turn_deg=float(turned.max(initial=0.0)),
         step_ratio=1.0 if still else step_ratio(camera.pose),
-        spike=0.0 if still else spike(camera.pose, camera.times_s),
+        velocity_spike=0.0 if still else velocity_spike(camera.pose, camera.times_s),
     )
 
 

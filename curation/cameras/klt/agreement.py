@@ -11,7 +11,7 @@ import numpy as np
 from curation.cameras.klt import mapping
 from curation.cameras.klt.frame_poses import Infill, infill
 from curation.cameras.klt.mapping import Map
-from curation.cameras.path_smoothness import spike
+from curation.cameras.path_smoothness import velocity_spike
 from curation.cameras.rotation import angle_deg
 from curation.cameras.settings import CheckSettings
 
@@ -58,7 +58,7 @@ def umeyama(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray
 
 
 class Grown(NamedTuple):
-    """A map, the poses that all frames have in it, and their `smoothness.spike`."""
+    """A map, the poses that all frames have in it, and their `path_smoothness.velocity_spike`."""
 
     map: Map
     poses: Infill
@@ -72,14 +72,14 @@ class Grown(NamedTuple):
     def holds(self, limits: CheckSettings) -> bool:
         """Whether it could be right: every frame is reached, most points of each are where they should be, nothing breaks."""
         reached, share = self.held
-        return reached >= limits.reached and share >= limits.inlier_share and self.spike <= limits.spike
+        return reached >= limits.min_registered and share >= limits.min_inlier_share and self.spike <= limits.max_velocity_spike
 
     def apart(self, other: "Grown") -> Apart:
         return Apart.of(self.poses.pose, other.poses.pose)
 
     def agrees(self, other: "Grown", limits: CheckSettings) -> bool:
         path, turn_deg = self.apart(other)
-        return path <= limits.apart and turn_deg <= limits.apart_deg
+        return path <= limits.max_map_disagreement and turn_deg <= limits.max_map_disagreement_deg
 
 
 def agreed(points: np.ndarray, times_s: np.ndarray, start: float, held: bool, limits: CheckSettings) -> list[Grown]:
@@ -95,7 +95,7 @@ def agreed(points: np.ndarray, times_s: np.ndarray, start: float, held: bool, li
         if found is None:
             continue
         filled = infill(points, found)
-        one = Grown(found, filled, spike(filled.pose, times_s))
+        one = Grown(found, filled, velocity_spike(filled.pose, times_s))
         for other in grown if one.holds(limits) else []:
             if other.holds(limits) and one.agrees(other, limits):
                 return sorted((one, other), key=lambda g: g.held, reverse=True)

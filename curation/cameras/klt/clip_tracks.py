@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curation.cameras import rotation
-from curation.cameras.camera import Facts
-from curation.cameras.checks import judged
+from curation.cameras.camera import CameraFacts
+from curation.cameras.checks import apply_checks
 from curation.cameras.klt import backdrop, epipolar, focal, motion_model, tracks
 from curation.cameras.klt.tracks import Tracks, Watched
 from curation.cameras.settings import CameraSettings
@@ -41,7 +41,7 @@ class Look:
     below_sky: Tracks
     motion: motion_model.Motion
     turned_deg: float
-    facts: Facts
+    facts: CameraFacts
 
     def points(self) -> np.ndarray:
         """f4 [N, M, 2], px from the principal point, which is the middle of the view."""
@@ -62,35 +62,37 @@ class Look:
         return self.facts.model
 
 
-def looked_at(clip: "ClipView", how: CameraSettings) -> Look | Facts:
+def looked_at(clip: "ClipView", how: CameraSettings) -> Look | CameraFacts:
     """One decode: the tracks and which model they ask for; the facts alone where there is nothing to go on."""
     try:
         source = decode.probe(clip.uri)
         watched = tracks.watched(clip.uri, clip.viewport, clip.static, how.max_width)
         if min(watched.view.w, watched.view.h) < _LEAST_PX:
-            return Facts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=_NAME)
+            return CameraFacts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=_NAME)
         found = tracks.follow(clip.uri, clip.span, watched)
     except UnreadableVideo as error:
-        return Facts(f"failed:{error}", backend=_NAME)
+        return CameraFacts(f"failed:{error}", backend=_NAME)
     scale = source.width / watched.size[0], source.height / watched.size[1]
     return looked(clip, watched, scale, found, how)
 
 
-def looked(clip: "ClipView", watched: Watched, scale: tuple[float, float], found: Tracks, how: CameraSettings) -> Look | Facts:
+def looked(
+    clip: "ClipView", watched: Watched, scale: tuple[float, float], found: Tracks, how: CameraSettings
+) -> Look | CameraFacts:
     """What its tracks say of a clip; the facts alone where they say that nothing can be had."""
-    facts = _counted(Facts("", backend=_NAME, static_share=watched.static_share), found)
+    facts = _counted(CameraFacts("", backend=_NAME, static_share=watched.static_share), found)
     count, lasts = len(found.times_s), float(np.ptp(found.times_s)) if len(found.times_s) else 0.0
     if count < _LEAST_FRAMES or lasts < _LEAST_S:
         return facts._replace(status=f"failed:{count} frames in {lasts:.2f} s are too few")
-    if (facts.tracks or 0) < how.checks.tracks:
-        return judged(facts, how.checks)
-    cut = _cut(found, how.checks.carried)
+    if (facts.tracks or 0) < how.checks.min_tracks:
+        return apply_checks(facts, how.checks)
+    cut = _cut(found, how.checks.min_track_survival)
     if cut is not None:
         return facts._replace(status=f"failed:nothing goes on {found.times_s[cut]:.2f} s in: a cut, or too fast")
     return _measured(Look(clip, watched, scale, found, found, motion_model.Motion(0, 0, 0), 0.0, facts), how)
 
 
-def _counted(facts: Facts, found: Tracks) -> Facts:
+def _counted(facts: CameraFacts, found: Tracks) -> CameraFacts:
     if not len(found.times_s):
         return facts
     a_frame = found.a_frame()
@@ -116,10 +118,10 @@ def _measured(look: Look, how: CameraSettings) -> Look:
     world = (epipolar.agreement(points, vote) >= _AGREES) & below_sky
     points = points[:, world]
     seen = motion_model.motion(points, times_s, width, None)
-    if seen.displaced_px / look.unit < how.checks.static_px:
+    if seen.displaced_px / look.unit < how.checks.max_static_px:
         model = "static"
     else:
-        model = "rotation" if seen.rotation_px / look.unit < how.checks.rotation_px else "general"
+        model = "rotation" if seen.rotation_px / look.unit < how.checks.max_rotation_residual_px else "general"
     facts = look.facts._replace(model=model, rotation_residual_px=seen.rotation_px / look.unit)
     steps = rotation.pairs(points, [gap], gap)
     start = seen.focal_px if model == "rotation" else (focal.guess(points, times_s, width) or GUESS * width)

@@ -47,7 +47,7 @@ def agreement(points_NM2: np.ndarray, step: int) -> np.ndarray:
     return np.where(asked > 0, agreed / np.maximum(asked, 1), 1.0)
 
 
-def contradicted(points_NM2: np.ndarray, pose_N44: np.ndarray, focal: float, times_s: np.ndarray, width: int) -> float:
+def outlier_coverage(points_NM2: np.ndarray, pose_N44: np.ndarray, focal: float, times_s: np.ndarray, width: int) -> float:
     """How much of the picture goes against a trajectory: the share of the tracks that leave their epipolar lines, times how
     much of the width they span, over 0.3 s; the most of a clip, 0 to 1.
 

@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 
 from curation.cameras import rotation
-from curation.cameras.camera import Camera, Facts
-from curation.cameras.checks import focal_missed, judged
+from curation.cameras.camera import Camera, CameraFacts
+from curation.cameras.checks import apply_checks, missed_focal_checks
 from curation.cameras.klt import epipolar, focal, mapping, motion_model
 from curation.cameras.klt.agreement import UNKNOWN, agreed
 from curation.cameras.klt.clip_tracks import GUESS, TURN_S, Look, looked_at
-from curation.cameras.klt.scale_links import links
-from curation.cameras.klt.vertical_runs import rise_s
-from curation.cameras.path_smoothness import spike, step_ratio
+from curation.cameras.klt.scale_links import scale_links
+from curation.cameras.klt.vertical_runs import vertical_run_s
+from curation.cameras.path_smoothness import step_ratio, velocity_spike
 from curation.cameras.settings import CameraSettings, CheckSettings
 from curation.errors import UnreadableVideo
 from curation.media import decode
@@ -40,41 +40,41 @@ class Solved(NamedTuple):
     residual_px: np.ndarray
     valid: np.ndarray
     keyframes: np.ndarray
-    facts: Facts
+    facts: CameraFacts
 
 
 _Solve = Callable[[Look, float, bool], Solved]
 
 
-def annotate(clips: Sequence["ClipView"], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
+def annotate(clips: Sequence["ClipView"], how: CameraSettings) -> list[tuple[CameraFacts, Camera | None]]:
     """See `annotate.annotate`."""
     return annotated([looked_at(clip, how) for clip in clips], [_hint(clip, how) for clip in clips], how)
 
 
 def annotated(
-    looks: Sequence[Look | Facts], hints: Sequence[float | None], how: CameraSettings
-) -> list[tuple[Facts, Camera | None]]:
+    looks: Sequence[Look | CameraFacts], hints: Sequence[float | None], how: CameraSettings
+) -> list[tuple[CameraFacts, Camera | None]]:
     """The second pass, on what was kept of each clip. hints: focal lengths that were told, as shares of the width."""
     found: dict[int, Solved] = {}
     shares: dict[int, float] = {}
     for k in _turning(looks, hints, how):
         look = looks[k]
         assert isinstance(look, Look), "only what was looked at turns"
-        found[k] = solved(look, focal.pooled(list(shares.values()), how.checks.focal_apart), "clip", how)
+        found[k] = solved(look, focal.pooled(list(shares.values()), how.checks.max_focal_disagreement), "clip", how)
         if found[k].facts.ok:
             shares[k] = found[k].focal / look.watched.size[0]
-    pool = focal.pooled(list(shares.values()), how.checks.focal_apart)
+    pool = focal.pooled(list(shares.values()), how.checks.max_focal_disagreement)
     return [_annotated(look, hints[k], pool, found.get(k), how) for k, look in enumerate(looks)]
 
 
-def _turning(looks: Sequence[Look | Facts], hints: Sequence[float | None], how: CameraSettings) -> list[int]:
+def _turning(looks: Sequence[Look | CameraFacts], hints: Sequence[float | None], how: CameraSettings) -> list[int]:
     """Clips that may find the focal length on their own, those that turn most first."""
     turned = {
         k: look.turned_deg
         for k, look in enumerate(looks)
         if isinstance(look, Look) and hints[k] is None and look.model in ("rotation", "general")
     }
-    return sorted((k for k in turned if turned[k] >= how.checks.focal_turn_deg), key=lambda k: -turned[k])
+    return sorted((k for k in turned if turned[k] >= how.checks.min_focal_turn_deg), key=lambda k: -turned[k])
 
 
 def _hint(clip: "ClipView", how: CameraSettings) -> float | None:
@@ -89,9 +89,9 @@ def _hint(clip: "ClipView", how: CameraSettings) -> float | None:
 
 
 def _annotated(
-    look: Look | Facts, hint: float | None, pool: float | None, found: Solved | None, how: CameraSettings
-) -> tuple[Facts, Camera | None]:
-    if isinstance(look, Facts):
+    look: Look | CameraFacts, hint: float | None, pool: float | None, found: Solved | None, how: CameraSettings
+) -> tuple[CameraFacts, Camera | None]:
+    if isinstance(look, CameraFacts):
         return look, None
     width = look.watched.size[0]
     if hint is not None:
@@ -105,7 +105,7 @@ def _annotated(
 
 def _stands(found: Solved, pool_px: float, limits: CheckSettings) -> bool:
     """Whether a clip saw its focal length, and as the others did; if so, the pool's would change nothing."""
-    return not focal_missed(found.facts, limits) and abs(found.focal / pool_px - 1) <= _SAME_FOCAL
+    return not missed_focal_checks(found.facts, limits) and abs(found.focal / pool_px - 1) <= _SAME_FOCAL
 
 
 def solved(look: Look, share: float | None, source: str, how: CameraSettings) -> Solved:
@@ -129,12 +129,12 @@ def solved(look: Look, share: float | None, source: str, how: CameraSettings) ->
         focal_source=known,
     )
     facts = _moved(facts, look, found.pose)
-    if known == "clip" and (facts.turn_deg or 0) < how.checks.focal_turn_deg:
+    if known == "clip" and (facts.turn_deg or 0) < how.checks.min_focal_turn_deg:
         facts = facts._replace(focal_source="none")
-    return found._replace(facts=judged(facts, how.checks))
+    return found._replace(facts=apply_checks(facts, how.checks))
 
 
-def _moved(facts: Facts, look: Look, pose: np.ndarray) -> Facts:
+def _moved(facts: CameraFacts, look: Look, pose: np.ndarray) -> CameraFacts:
     """How far the view turns in all and at most from frame to frame, and how smooth the path is."""
     gap = motion_model.frame_gaps(look.tracks.times_s, [TURN_S])[0]
     coarse, fine = (rotation.angle_deg(pose[:-g:g, :3, :3].transpose(0, 2, 1) @ pose[g::g, :3, :3]) for g in (gap, 1))
@@ -142,7 +142,7 @@ def _moved(facts: Facts, look: Look, pose: np.ndarray) -> Facts:
         turn_deg=float(coarse.sum()),
         max_turn_deg=float(fine.max()),
         step_ratio=step_ratio(pose),
-        spike=spike(pose, look.tracks.times_s),
+        velocity_spike=velocity_spike(pose, look.tracks.times_s),
     )
 
 
@@ -198,11 +198,11 @@ def _general(look: Look, start: float, held: bool, limits: CheckSettings) -> Sol
         inlier_share=float(filled.share.min()),
         residual_px=float(np.nanmedian(residual)),
         residual_p95_px=float(np.nanpercentile(residual, 95)),
-        links=links(seen, found.point, filled.pose),
-        rise_s=rise_s(seen, found.point, filled.pose, times_s),
-        contradicted=epipolar.contradicted(below_sky, filled.pose, found.focal_px, times_s, look.watched.view.w),
-        apart=apart.path,
-        apart_deg=apart.turn_deg,
+        scale_links=scale_links(seen, found.point, filled.pose),
+        vertical_run_s=vertical_run_s(seen, found.point, filled.pose, times_s),
+        outlier_coverage=epipolar.outlier_coverage(below_sky, filled.pose, found.focal_px, times_s, look.watched.view.w),
+        map_disagreement=apart.path,
+        map_disagreement_deg=apart.turn_deg,
     )
     return Solved(filled.pose, found.focal_px, residual, filled.inliers >= mapping.LEAST_INLIERS, found.frames, facts)
 

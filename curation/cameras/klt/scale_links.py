@@ -10,7 +10,7 @@ _ANGLE_DEG = 1.0  # under which a point is seen from apart, on each side
 _PART = 0.08  # of the path: what is before the first such part, or behind the last, is short of it in any case
 
 
-def links(seen_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray) -> int:
+def scale_links(seen_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray) -> int:
     """The fewest points, over all moments with a part of the path on both sides, that are seen under a parallax of a degree
     both before and after. seen bool [N, T]; camera-to-world poses. 0 where there is no path.
     """

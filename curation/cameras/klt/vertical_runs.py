@@ -16,7 +16,7 @@ _STEEP = 2.0  # times as much up or down as level
 _SEEN = 0.01  # of the distance to the world: half a degree, 3 px of a picture 640 wide
 
 
-def rise_s(seen_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray, times_s: np.ndarray) -> float:
+def vertical_run_s(seen_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray, times_s: np.ndarray) -> float:
     """The longest time, in seconds, in which every 0.15 s take the camera further up or down than twice as far aside. seen bool
     [N, T]: which points of the map each frame sees; camera-to-world poses.
     """

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from curation.cameras.camera import Facts
+from curation.cameras.camera import CameraFacts
 from curation.cameras.clip import ClipView
 from curation.cameras.klt.clip_tracks import Look, looked
 from curation.cameras.klt.tracks import Tracks, Watched
@@ -63,10 +63,10 @@ def _runs(seen: np.ndarray) -> list[tuple[int, int]]:
 
 
 @pytest.fixture
-def look() -> Callable[[Tracks], Look | Facts]:
+def look() -> Callable[[Tracks], Look | CameraFacts]:
     """What the estimator keeps of such a clip."""
 
-    def made(tracks: Tracks) -> Look | Facts:
+    def made(tracks: Tracks) -> Look | CameraFacts:
         whole = Rect(0, 0, *SIZE)
         watched = Watched(SIZE, whole, np.full(SIZE[::-1], 255, np.uint8))
         return looked(ClipView("made", Span(0, 9), whole, whole), watched, (1.0, 1.0), tracks, CameraSettings())

@@ -12,7 +12,7 @@ from bench import camera_takes
 from bench.camera import source_views
 from bench.trajectory import errors
 from curation.cameras.annotate import annotate
-from curation.cameras.camera import Camera, Facts, from_npz, to_npz
+from curation.cameras.camera import Camera, CameraFacts, from_npz, to_npz
 from curation.cameras.clip import ClipView
 from curation.cameras.klt import estimate
 from curation.cameras.settings import CameraSettings
@@ -134,7 +134,7 @@ def test_only_clips_that_touch_share_a_scale(monkeypatch: pytest.MonkeyPatch, la
     whole, fps = Rect(0, 0, 640, 480), 30
     clips = [ClipView("a", Span(0, 6), whole, whole), ClipView("a", Span(6 + later_s, 12), whole, whole, None, scene)]
     speeds = np.full(180, 4.0), np.concatenate([np.linspace(4, 1, 14), np.full(166, 1.0)])
-    monkeypatch.setattr(estimate, "annotate", lambda *_: [(Facts("ok"), walked(speed, fps)) for speed in speeds])
+    monkeypatch.setattr(estimate, "annotate", lambda *_: [(CameraFacts("ok"), walked(speed, fps)) for speed in speeds])
     (_, fast), (_, slow) = annotate(clips, HOW)
     assert fast is not None
     assert slow is not None

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation.cameras.klt.epipolar import contradicted, off_lines
+from curation.cameras.klt.epipolar import off_lines, outlier_coverage
 from curation.cameras.rotation import exponential
 
 TIMES = np.arange(40) / 16
@@ -31,7 +31,7 @@ def points(low_x: float, high_x: float, count: int) -> np.ndarray:
 
 
 def of(world_NM3: np.ndarray, true: np.ndarray, told: np.ndarray) -> float:
-    return contradicted(seen(world_NM3, true), told, FOCAL, TIMES, WIDTH)
+    return outlier_coverage(seen(world_NM3, true), told, FOCAL, TIMES, WIDTH)
 
 
 def still(world_M3: np.ndarray) -> np.ndarray:

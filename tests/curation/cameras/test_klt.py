@@ -121,8 +121,8 @@ def test_a_clip_whose_two_maps_disagree_is_suspect(
     monkeypatch.setattr(agreement, "infill", bent)
     [(facts, camera)] = annotated(look(followed(path(turn_deg=120, ahead=0.2, aside=0.1))), hint=0.5)
     assert (turn[0], facts.status) == (5, "suspect")
-    assert facts.why.startswith("maps apart 0.0")
-    assert facts.apart > HOW.checks.apart
+    assert facts.why.startswith("map_disagreement 0.0")
+    assert facts.map_disagreement > HOW.checks.max_map_disagreement
     assert camera is not None
 
 
@@ -150,7 +150,7 @@ def test_a_clip_that_only_one_map_can_be_begun_in_is_suspect(
     pairs = mapping.first_pairs
     monkeypatch.setattr(mapping, "first_pairs", lambda *known: pairs(*known)[:1])
     [(facts, _)] = annotated(look(followed(path(turn_deg=120, ahead=0.2, aside=0.1))), hint=0.5)
-    assert (facts.status, facts.why) == ("suspect", "maps apart 1, maps apart deg 180")
+    assert (facts.status, facts.why) == ("suspect", "map_disagreement 1, map_disagreement_deg 180")
 
 
 def test_maps_begin_in_different_parts_of_a_clip(path: Make, followed: Make, look: Make) -> None:
