@@ -29,9 +29,9 @@ def walk(still: int) -> Row:
 
 
 def test_a_walk_comes_to_its_own_unit_whole_and_in_halves() -> None:
-    told = "\n".join(_scale_lines([walk(0)], 1))
-    assert "x1.00" in told
-    assert "1 clips: median x1.00, 95 % within x1.00" in told
+    table = "\n".join(_scale_lines([walk(0)], 1))
+    assert "x1.00" in table
+    assert "1 clips: median x1.00, 95 % within x1.00" in table
 
 
 def test_a_half_that_stands_is_left_out_of_the_halves() -> None:

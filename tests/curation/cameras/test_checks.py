@@ -50,7 +50,7 @@ def test_each_check_makes_a_clip_suspect_and_says_which(wrong: dict[str, object]
     assert apply_checks(GOOD._replace(**wrong), LIMITS)[:2] == ("suspect", why)
 
 
-def test_all_missed_checks_are_told() -> None:
+def test_all_missed_checks_are_listed() -> None:
     assert apply_checks(GOOD._replace(points=50, inliers_min=5), LIMITS).why == "points 50, inliers_min 5"
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation.cameras.klt.epipolar import off_lines, outlier_coverage
+from curation.cameras.klt.epipolar import epipolar_distance, outlier_coverage
 from curation.cameras.rotation import exponential
 
 TIMES = np.arange(40) / 16
@@ -44,9 +44,9 @@ def test_points_are_off_their_lines_by_what_they_were_moved_across_them() -> Non
     pose[1, :3, :3], pose[1, :3, 3] = exponential(np.array([0.0, 0.1, 0.0])), [8, 0, 0]
     a, b = seen(np.tile(world, (2, 1, 1)), pose).astype(float)
     move = np.linalg.inv(pose[1]) @ pose[0]
-    assert off_lines(a, b, move, FOCAL) == pytest.approx(np.zeros(30), abs=1e-3)
+    assert epipolar_distance(a, b, move, FOCAL) == pytest.approx(np.zeros(30), abs=1e-3)
     # Sampson's distance shares an error between both pictures.
-    assert off_lines(a, b + np.array([0, 3]), move, FOCAL) == pytest.approx(np.full(30, 3 / np.sqrt(2)), rel=0.15)
+    assert epipolar_distance(a, b + np.array([0, 3]), move, FOCAL) == pytest.approx(np.full(30, 3 / np.sqrt(2)), rel=0.15)
 
 
 def test_a_right_trajectory_is_not_contradicted() -> None:
