@@ -58,8 +58,8 @@ class CheckSettings:
     max_vertical_run_s: float = 0.35
     # Largest step over the 90th percentile of steps. A jump in the map has more, a stair under 5.
     max_step_ratio: float = 7.0
-    # Change of the velocity that lasts one frame, as a share of the clip's usual top speed. Players stay under 0.7, a frame
-    # shown twice gives 1, a broken map over 1.4.
+    # Largest change of the velocity that lasts one frame, as a share of the 90th percentile of the speed. Players stay under
+    # 0.7, a frame shown twice gives 1, a broken map over 1.4.
     max_velocity_spike: float = 1.1
     # Rotation from frame to frame. No hand turns faster.
     max_turn_deg: float = 25.0
