@@ -52,9 +52,10 @@ class CheckSettings:
     max_map_disagreement_deg: float = 0.15
     # Points that tie the scale before a moment to the scale after it. With fewer, the scale may have drifted by a fifth.
     min_scale_links: int = 8
-    # Share of tracks that contradict the camera, times the share of the width that they span. Right trajectories have 0.26.
+    # Share of tracks that contradict the camera, times the share of the width that they span. Right trajectories have at most
+    # 0.26.
     max_outlier_coverage: float = 0.36
-    # Longest straight move up or down. A door that fills the view and rises looks like a sinking camera to every other check.
+    # Seconds of the longest straight move up or down. A rising door looks like a sinking camera to every other check.
     max_vertical_run_s: float = 0.35
     # Largest step over the 90th percentile of steps. A jump in the map has more, a stair under 5.
     max_step_ratio: float = 7.0
@@ -87,7 +88,7 @@ class CameraSettings:
     vipe_command: str = "vipe"
     # Which of ViPE's pipelines runs. no_vda leaves out the depth model, which poses do not need.
     vipe_preset: str = "no_vda"
-    checks: CheckSettings = CheckSettings()  # when a trajectory is believed
+    checks: CheckSettings = CheckSettings()  # Limits within which a trajectory is believed.
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

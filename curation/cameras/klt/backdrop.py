@@ -11,9 +11,7 @@ from curation.cameras.klt.motion_model import strides
 _FOCAL = 0.5  # of the width (90 degrees): the expected row change depends little on it
 _MIN_ROW_CHANGE_PX = 1.5  # of a far point; with less, a step cannot judge the track
 _MAX_MOVED_SHARE = 0.3  # of that change, for a row that counts as unchanged
-_MAX_WORLD_SHARE = (
-    0.4  # share of points below the horizon whose rows stay too; with more, the view moves sideways and does not turn
-)
+_MAX_WORLD_SHARE = 0.4  # of points below the horizon whose rows stay too; with more, the view moves sideways and does not turn
 _MIN_POINTS = 20
 
 

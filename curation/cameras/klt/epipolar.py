@@ -14,10 +14,8 @@ _TRIALS = 1000
 _MIN_POINTS = 20
 _STEP_S, _WINDOW_S = 0.15, 0.3  # of a motion that contradicts a trajectory
 _MAX_DISTANCE = 1 / 320  # from an epipolar line, as a share of the width
-_INNER = (
-    0.1,
-    0.9,
-)  # quantiles of the contradicting points between which their span is measured, so that a few do not decide it
+# Quantiles of the contradicting points between which their span is measured, so that a few points do not decide it.
+_INNER = (0.1, 0.9)
 
 
 def fundamental_matrix(a_P2: np.ndarray, b_P2: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

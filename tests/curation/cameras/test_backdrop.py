@@ -32,8 +32,8 @@ def test_a_painted_sky_is_told_from_the_world_below_it_and_from_a_true_one_above
     world = view(room(), yaw, np.stack([0 * yaw, 0 * yaw, 0.2 * np.arange(FRAMES)], 1))
     kept = fixed_row_share(np.concatenate([world, painted(yaw)], 1), 4, WIDTH)
     sky = kept[world.shape[1] :]
-    told = np.isfinite(painted(yaw)[::4, :, 0]).sum(0) >= 2
-    assert (sky[told] > 0.5).mean() > 0.8
+    judged = np.isfinite(painted(yaw)[::4, :, 0]).sum(0) >= 2
+    assert (sky[judged] > 0.5).mean() > 0.8
     assert (kept[: world.shape[1]] > 0.5).mean() < 0.03
 
 

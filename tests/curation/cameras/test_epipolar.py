@@ -30,8 +30,8 @@ def points(low_x: float, high_x: float, count: int) -> np.ndarray:
     return np.random.default_rng(2).uniform([low_x, -40, 60], [high_x, 40, 90], (count, 3))
 
 
-def of(world_NM3: np.ndarray, true: np.ndarray, told: np.ndarray) -> float:
-    return outlier_coverage(seen(world_NM3, true), told, FOCAL, TIMES, WIDTH)
+def of(world_NM3: np.ndarray, true: np.ndarray, estimate: np.ndarray) -> float:
+    return outlier_coverage(seen(world_NM3, true), estimate, FOCAL, TIMES, WIDTH)
 
 
 def still(world_M3: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ def test_a_right_trajectory_is_not_contradicted() -> None:
     assert of(still(points(-60, 60, 200)), walking(), walking()) == 0
 
 
-def test_a_rising_door_taken_for_the_world_is_contradicted_by_what_frames_it() -> None:
+def test_a_rising_door_mistaken_for_the_world_is_contradicted_by_what_frames_it() -> None:
     sides = still(np.concatenate([points(-60, -40, 60), points(40, 60, 60)]))
     door = still(points(-35, 35, 180))
     door[:, :, 1] -= np.arange(40)[:, None]
