@@ -31,7 +31,7 @@ def encode_clip(row: Row, encoding: Encoding) -> Row:
 def _stored_camera(row: Row, crop: Rect, clip: encode.EncodedClip) -> bytes | None:
     if not row.get("camera_npz"):
         return None
-    return to_npz(from_npz(row["camera_npz"]).stored(crop, (clip.width, clip.height)).at(clip.times_s))
+    return to_npz(from_npz(row["camera_npz"]).crop_and_scale(crop, (clip.width, clip.height)).at_times(clip.times_s))
 
 
 def scratch_file(clip_id: str) -> Path:

@@ -154,7 +154,7 @@ def annotate(recipe: Recipe) -> list[Op]:
             annotate_cameras,
             reads=("source_uri", "scene_index", "start_s", "end_s", "width", "height", "viewport", "picture", *_MASK_COLUMNS),
             writes=(*FACT_COLUMNS, *SCALE_COLUMNS, *MOTION_COLUMNS, "camera_npz"),
-            args={"how": settings.camera, "words": settings.words},
+            args={"settings": settings.camera, "words": settings.words},
             batch=PART_CLIPS,  # a focal length is pooled over a batch
             num_gpus=1 if settings.camera.backend == "vipe" else 0,
             memory=_DECODE_MEMORY,
