@@ -24,7 +24,7 @@ from pipelines import chains, recipes
 from pipelines.recipes import Recipe
 from synth import taxonomy
 from synth.doom.map_splits import HELD_OUT, maps_of
-from synth.doom.takes import KINDS, SCRIPTS, NoPlace, Take, film, kinds_of
+from synth.doom.takes import KINDS, SCRIPTS, InteractionTake, NoSpot, film_take, possible_kinds
 from synth.media import to_mp4, to_png
 from synth.requests import Frame, Request
 from synth.taxonomy import Interaction
@@ -70,19 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n".join(lines(found)))
 
 
-def _takes(seed: int, names: Sequence[str], rounds: int, tuning: bool) -> list[Take]:
+def _takes(seed: int, names: Sequence[str], rounds: int, tuning: bool) -> list[InteractionTake]:
     """In random order, so that a part of them is a sample. A camera that turns is no fault where it is free to."""
     rng = random.Random(seed)
     maps = maps_of(held_out=not tuning)
-    pairs = [(name, kind) for name in names for kind in kinds_of(name)]
+    pairs = [(name, kind) for name in names for kind in possible_kinds(name)]
     takes = [
-        Take(*rng.choice(maps), name, rng.randrange(10**6), kind)
+        InteractionTake(*rng.choice(maps), name, rng.randrange(10**6), kind)
         for name, kind in rng.sample(pairs * rounds, len(pairs) * rounds)
     ]
     return [take for take in takes if take.kind != "turning" or taxonomy.built_in()[take.interaction].camera == "still"]
 
 
-def _outcome(take: Take, file: Path, recipe: Recipe, log: Path | None) -> Outcome:
+def _outcome(take: InteractionTake, file: Path, recipe: Recipe, log: Path | None) -> Outcome:
     """Act a take out and have it verified; on another map where this one has no place for it."""
     wanted, filmed = taxonomy.built_in()[take.interaction], _filmed(take)
     file.write_bytes(to_mp4(filmed.pictures, filmed.fps))
@@ -111,16 +111,16 @@ def _outcome(take: Take, file: Path, recipe: Recipe, log: Path | None) -> Outcom
     return Outcome(wanted.name, kind, filmed.happened, row.get("reject"), filmed.place)
 
 
-def _filmed(take: Take) -> Any:
+def _filmed(take: InteractionTake) -> Any:
     same = maps_of(held_out=take.level in HELD_OUT)
     rng = random.Random(take.seed)
     for _ in range(_TRIED_MAPS):
         try:
-            return film(take)
-        except NoPlace:
+            return film_take(take)
+        except NoSpot:
             collection, level = rng.choice(same)
             take = replace(take, collection=collection, level=level)
-    raise NoPlace(f"none of {_TRIED_MAPS} maps has a place for {take.interaction}")
+    raise NoSpot(f"none of {_TRIED_MAPS} maps has a place for {take.interaction}")
 
 
 def tellable(asked: Interaction, happened: Interaction) -> bool:

@@ -90,7 +90,7 @@ class Made(NamedTuple):
 def procedural(request: Request, seed: int, how: SynthSettings) -> Made:
     """Act a request out on its map. Refused where the engine has no script for it, or the map no place."""
     from synth.doom.engine import VERSION
-    from synth.doom.takes import SCRIPTS, NoPlace, Take, film
+    from synth.doom.takes import SCRIPTS, InteractionTake, NoSpot, film_take
 
     name, settings = request.interaction.name, how.procedural
     if request.frame.kind != "doom":
@@ -100,18 +100,20 @@ def procedural(request: Request, seed: int, how: SynthSettings) -> Made:
     _, collection, level = request.frame.name.split(":")
     kind = _kind(name, seed, settings.fail_share)
     try:
-        filmed = film(Take(collection, level, name, seed, kind, settings.seconds, settings.width, settings.height))
-    except NoPlace as error:
+        filmed = film_take(
+            InteractionTake(collection, level, name, seed, kind, settings.seconds, settings.width, settings.height)
+        )
+    except NoSpot as error:
         raise Refused(str(error)) from error
     truth = f"{kind}: {filmed.happened or 'nothing'} at {filmed.place}"
     return Made(filmed.pictures, filmed.fps, filmed.pictures[0], "procedural", (f"vizdoom {VERSION}",), truth=truth)
 
 
 def _kind(name: str, seed: int, fail_share: float) -> str:
-    from synth.doom.takes import kinds_of
+    from synth.doom.takes import possible_kinds
 
     rng = random.Random(f"{seed}/kind")
-    failing = [kind for kind in kinds_of(name) if kind != "true"]
+    failing = [kind for kind in possible_kinds(name) if kind != "true"]
     return rng.choice(failing) if rng.random() < fail_share else "true"
 
 

@@ -111,9 +111,9 @@ def test_events_are_read_in_both_notations_and_notes_are_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("keep", "message"),
     [
-        (slice(1, None), "its first line is no header"),
+        (slice(1, None), "its first line is not a header"),
         (slice(0, -1), "ends without a footer"),
-        (slice(0, 0), "no header"),
+        (slice(0, 0), "not a header"),
     ],
 )
 def test_an_incomplete_file_is_refused(tmp_path, keep, message):
