@@ -12,11 +12,11 @@ import pytest
 
 from curation.vlm import ServerSettings
 from synth.media import to_mp4
-from synth.models.base import ModelSettings, NotMade, Words
+from synth.models.base import ModelFailed, ModelSettings, PromptPair
 from synth.models.load import Models
 
-HOW = ModelSettings(painter="qwen", editor="qwen", animator="wan", width=64, height=48, frames=9, fps=8.0, timeout_s=5.0)
-SNOW = Words("make it snow", "text")
+SETTINGS = ModelSettings(painter="qwen", editor="qwen", animator="wan", width=64, height=48, frames=9, fps=8.0, timeout_s=5.0)
+SNOW = PromptPair("make it snow", "text")
 PICTURE = np.full((48, 64, 3), (200, 100, 50), np.uint8)
 
 
@@ -51,7 +51,9 @@ class Server:
                 pass
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.models = Models("http", replace(HOW, server=ServerSettings(url=f"http://127.0.0.1:{self._http.server_port}/v1")))
+        self.models = Models(
+            "http", replace(SETTINGS, server=ServerSettings(url=f"http://127.0.0.1:{self._http.server_port}/v1"))
+        )
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self):
@@ -104,7 +106,7 @@ def test_the_protocol_has_no_last_frame(server):
     ("path", "answer", "said"),
     [
         ("/v1/images/generations", (500, b"out of memory"), "qwen: the server answered 500: out of memory"),
-        ("/v1/images/generations", (200, b"hello"), "answer to images/generations is no JSON"),
+        ("/v1/images/generations", (200, b"hello"), "answer to images/generations is not JSON"),
         ("/v1/images/generations", (200, b'{"data": []}'), "holds no picture"),
         ("/v1/images/generations", (200, b'{"data": [{"b64_json": "AAAA"}]}'), "holds no picture"),
         ("/v1/videos/v1", (200, b'{"id": "v1", "status": "failed", "error": "too long"}'), "wan: failed: too long"),
@@ -113,7 +115,7 @@ def test_the_protocol_has_no_last_frame(server):
 )
 def test_a_bad_answer_is_the_attempts_reason(server, path, answer, said):
     server.broken[path] = answer
-    with pytest.raises(NotMade, match=said):
+    with pytest.raises(ModelFailed, match=said):
         _ = server.models.paint(SNOW, 1) if "images" in path else server.models.animate(PICTURE, None, SNOW, 1)
 
 
