@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
+from curation.output_folder import OutputFolder
 from operators.op import map_units, steps
 from operators.vllm import answer_ahead
-from pipelines import ledger
 from pipelines.ledger import Record
 from pipelines.phases import Phase, questions
 from pipelines.units import Unit
@@ -88,7 +88,7 @@ def _ask_ahead(phase: Phase, units: Sequence[Unit]) -> None:
     model = phase.recipe.caption.vlm
     if model.backend == "vllm" and phase.name in ENGINE_PHASES:
         asked = [unit.to_json() for unit in units]
-        answer_ahead(asked, lambda text: questions(phase, Unit.from_json(text)), model, ledger.answers_uri(phase.out))
+        answer_ahead(asked, lambda text: questions(phase, Unit.from_json(text)), model, OutputFolder(phase.out).answers)
 
 
 def _block_work(phase: Phase):  # type: ignore[no-untyped-def]

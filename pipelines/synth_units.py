@@ -11,6 +11,7 @@ from itertools import chain
 
 from curation import storage
 from curation.errors import InputError
+from curation.output_folder import OutputFolder
 from curation.schema import Row, digest
 from pipelines import ledger, units
 from pipelines.recipes import Recipe
@@ -52,7 +53,7 @@ def plan_requests(interactions: Sequence[str], inputs: Sequence[str], recipe: Re
 
 def find_frames(inputs: Sequence[str]) -> list[InitialFrame]:
     """Return the frames that the values of `--frames` name: as `synth.initial_frames`, and quiet moments of kept clips."""
-    curated = [item for item in inputs if storage.exists(storage.join(storage.normal(item), "dataset.json"))]
+    curated = [item for item in inputs if storage.exists(OutputFolder(storage.normal(item)).dataset)]
     frames = [frame for item in curated for frame in initial_frames.quiet_frames(_kept_clips(item))]
     return frames + initial_frames.find_frames([item for item in inputs if item not in curated])
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from curation import scratch
 from curation.schema import Row
+from pipelines import logs
 from pipelines.ledger import Record
 from pipelines.phases import Phase, row_key, work
 from pipelines.units import Unit
@@ -240,6 +241,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, lambda *_: _leave())
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    logs.configure_worker()
     pipe.send(("started", None))
     while True:
         try:

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 import cv2
 import numpy as np
 
-from curation import storage
+from curation import source_files, storage
 from curation.errors import BadSource, InputError
 from curation.media import decode
 from curation.media.decode import Span
@@ -43,7 +43,7 @@ def _frames_of(item: str) -> list[InitialFrame]:
             f"{item}: no picture found ({', '.join(PICTURES)}); --frames also takes doom, doom:WAD:MAP, paint,"
             " or the output folder of a curate run"
         )
-    return [InitialFrame(file.uri, file.uri, token=storage.content_id(file)) for file in pictures]
+    return [InitialFrame(file.uri, file.uri, token=source_files.content_id(file)) for file in pictures]
 
 
 def _map_frames(item: str) -> list[InitialFrame]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from curation import shards, storage
+from curation.output_folder import OutputFolder
 from curation.shards import Sample
 from model.data.windows import Place, Window
 
@@ -40,7 +41,7 @@ def places(folder: str) -> dict[str, Place | None]:
     for row in (row for table in tables for row in table.to_pylist()):
         found.setdefault(row["clip_id"], None)
         if row["member"].endswith(_MEMBER):
-            found[row["clip_id"]] = Place(storage.join(out, "shards", row["tar"]), row["offset"], row["size"])
+            found[row["clip_id"]] = Place(storage.join(OutputFolder(out).shards, row["tar"]), row["offset"], row["size"])
     return found
 
 

@@ -11,6 +11,7 @@ from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from curation import shards, storage
+from curation.output_folder import OutputFolder
 from curation.schema import TOUCHING_S
 
 
@@ -93,12 +94,12 @@ def _shard(out: str, name: str, rows: Sequence[dict[str, Any]]) -> Shard:
     members: dict[str, dict[str, Place]] = {}
     about: dict[str, dict[str, Any]] = {}
     for row in rows:
-        place = Place(storage.join(out, "shards", row["tar"]), row["offset"], row["size"])
+        place = Place(storage.join(OutputFolder(out).shards, row["tar"]), row["offset"], row["size"])
         members.setdefault(row["clip_id"], {})[row["member"].partition(".")[2]] = place
         about[row["clip_id"]] = row
     clips = tuple(_clip(about[clip_id], places) for clip_id, places in members.items())
     sha = rows[0]["tar_sha256"] if rows else hashlib.sha256().hexdigest()
-    return Shard(storage.join(out, "shards", name), sha, clips)
+    return Shard(storage.join(OutputFolder(out).shards, name), sha, clips)
 
 
 def _clip(row: dict[str, Any], places: dict[str, Place]) -> Clip:
