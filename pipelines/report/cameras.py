@@ -1,5 +1,6 @@
 """The report's section on cameras: how many clips have which status, and some trajectories from above and from the side."""
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -13,6 +14,8 @@ from pipelines import ledger, units
 from pipelines.report.svg import number
 
 MAX_DRAWN = 24
+# Reasons that a status lists, the most common ones.
+_MAX_REASONS = 6
 # A drawing is a square of this many units; the path has a margin.
 SIDE = 200
 _MARGIN = 24
@@ -40,7 +43,7 @@ def statuses(clips: pa.Table, kept: np.ndarray) -> list[dict[str, Any]]:
         if status is not None:
             kind, _, reason = status.partition(":")
             counts[kind] += 1
-            why.setdefault(kind, Counter()).update([reason or checks] if reason or checks else [])
+            why.setdefault(kind, Counter()).update([reason] if reason else _failed_checks(checks))
     total = counts.total()
     order = [*_MEANING, *sorted(set(counts) - set(_MEANING))]
     return [
@@ -49,11 +52,16 @@ def statuses(clips: pa.Table, kept: np.ndarray) -> list[dict[str, Any]]:
             "meaning": _MEANING.get(kind, ""),
             "count": counts[kind],
             "percent": round(100 * counts[kind] / total, 1),
-            "why": [f"{count} {reason}" for reason, count in why[kind].most_common(4)],
+            "why": [f"{reason} ({count})" for reason, count in why[kind].most_common(_MAX_REASONS)],
         }
         for kind in order
         if counts[kind]
     ]
+
+
+def _failed_checks(why: str | None) -> list[str]:
+    """Return the checks in a `camera_why` without their values: "inliers 0, spike 3.9" has the checks inliers and spike."""
+    return [re.sub(r" [-+.\de]+$", "", check) for check in why.split(", ")] if why else []
 
 
 def trajectories(out: str, rows: list[Row]) -> list[dict[str, Any]]:

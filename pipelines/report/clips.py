@@ -78,7 +78,7 @@ def sheet(output: Output, rows: list[Row], linked: set[str]) -> dict[str, Any]:
             "pictures": _first_middle_last(pictures.get(row["clip_id"], [])),
             "linked": row["clip_id"] in linked,
             "aspect": _aspect(row),
-            "regimes": sorted({span["name"] for span in row["action_spans"] or [] if span["name"]}),
+            "actions": sorted({svg.action_name(span) for span in row["action_spans"] or [] if span["name"]}),
         }
         for row in rows
     ]

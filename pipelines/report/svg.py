@@ -182,11 +182,14 @@ def regime_paths(spans: Sequence[Row], total_s: float) -> dict[str, str]:
     roof = 36 if any(span["kind"] == "interaction" for span in spans) else 0
     for span in spans:
         x, width = span_position(span["start_s"], span["end_s"], total_s)
-        interaction = span["kind"] == "interaction"
-        above, foot = (0, 30) if interaction else (roof, _HEIGHT)
-        name = "interaction" if interaction else span["name"] or "unnamed"
-        paths.setdefault(name, []).append(f"M{x} {foot}V{above}h{width}V{foot}Z")
+        above, foot = (0, 30) if span["kind"] == "interaction" else (roof, _HEIGHT)
+        paths.setdefault(action_name(span), []).append(f"M{x} {foot}V{above}h{width}V{foot}Z")
     return {name: "".join(parts) for name, parts in sorted(paths.items())}
+
+
+def action_name(span: Row) -> str:
+    """Return the report's name for an action span: all interactions have the same one."""
+    return "interaction" if span["kind"] == "interaction" else span["name"] or "unnamed"
 
 
 def sample_evenly(sizes: Sequence[int], max_items: int) -> list[list[int]]:
