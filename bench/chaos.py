@@ -273,9 +273,9 @@ def _find_problems(out: str, reference: str, poisoned: bool) -> Iterator[str]:
     quarantined = [row["clip_id"] for row in ledger.clips(out).to_pylist() if (row["reject"] or "").startswith("quarantined")]
     if len(quarantined) != int(poisoned):
         yield f"{len(quarantined)} clips are quarantined instead of {int(poisoned)}"
-    names, wanted = (_files_per_folder(uri) for uri in (out, reference))
-    if names != wanted:
-        yield f"files differ: {names} instead of {wanted}"
+    files, expected_files = (_files_per_folder(uri) for uri in (out, reference))
+    if files != expected_files:
+        yield f"files differ: {files} instead of {expected_files}"
     listed = {shard["name"] for shard in (shards.read_dataset(out) or {"shards": []})["shards"]}
     if listed != set(shards.committed(out)):
         yield "dataset.json does not list the committed shards"
