@@ -28,9 +28,9 @@ BACKENDS = ("procedural", *MODEL_BACKENDS)
 class ProceduralSettings:
     """Takes of the game engine."""
 
-    seconds: float = 5.25  # 81 frames at 16 fps, which stage 2 trains on, are 5.0625 s
-    width: int = 640  # px
-    height: int = 480  # px
+    seconds: float = 5.25  # length of a take, s; the 81 frames at 16 fps that stage 2 trains on are 5.0625 s
+    width: int = 640  # width of the picture, px
+    height: int = 480  # height of the picture, px
     # Share of the takes that are made to fail in known ways (`synth.doom.takes`), to show how `verify` treats them. They are
     # not training data.
     fail_share: float = 0.0
@@ -47,14 +47,14 @@ class SynthSettings:
     backend: str = "procedural"  # procedural, diffusers or http
     each: int = 4  # initial frames per interaction
     attempts: int = 3  # largest number of attempts at a request, each with another seed
-    seed: int = 0  # of the draws of frames and instructions
+    seed: int = 0  # seed of the random choice of frames and instructions
     interactions: tuple[Interaction, ...] = ()  # interactions that a recipe adds to the built-in ones
-    procedural: ProceduralSettings = field(default_factory=ProceduralSettings)
-    models: ModelSettings = field(default_factory=ModelSettings)
+    procedural: ProceduralSettings = field(default_factory=ProceduralSettings)  # for the backend procedural
+    models: ModelSettings = field(default_factory=ModelSettings)  # for the backends diffusers and http
     # The VLM that analyses frames and says whether the interaction happened. Without one prompts are plain, and metrics alone
     # decide.
     vlm: VlmSettings = field(default_factory=VlmSettings)
-    verify: VerifySettings = field(default_factory=VerifySettings)
+    verify: VerifySettings = field(default_factory=VerifySettings)  # limits for accepting a video
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

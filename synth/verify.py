@@ -29,8 +29,8 @@ class VerifySettings:
     max_kept: float | None = 0.5  # share of a passing change that may remain at the end
     min_hands: float | None = 0.6  # share of a change in the player's hands that must be where hands are
     min_light: float | None = 2.0  # change of mean luma, 0-255, that counts as brighter or darker
-    luminance: LuminanceLimits = field(default_factory=LuminanceLimits)  # as for footage
-    quality: QualityLimits = field(default_factory=QualityLimits)  # as for footage
+    luminance: LuminanceLimits = field(default_factory=LuminanceLimits)  # limits of the luminance, as for footage
+    quality: QualityLimits = field(default_factory=QualityLimits)  # limits of the picture quality, as for footage
 
 
 def rejection_reason(

@@ -52,18 +52,18 @@ class ModelSettings:
     editor: str = ""  # instruction editor: makes the last frame of start_end
     animator: str = ""  # image to video
     between: str = ""  # animator for start_end, which takes a first and a last frame; empty: the same as `animator`
-    width: int = 832  # px, of the video
-    height: int = 480  # px, of the video
-    frames: int = 81  # of the video; 1 + a multiple of 4
-    fps: float = 16.0  # of the video
+    width: int = 832  # width of the video, px; a multiple of 16
+    height: int = 480  # height of the video, px; a multiple of 16
+    frames: int = 81  # length of the video in frames; 1 + a multiple of 4
+    fps: float = 16.0  # frame rate of the video, 1/s
     image_steps: int = 40  # denoising steps for a picture
     video_steps: int = 40  # denoising steps for a video
     guidance: float | None = None  # guidance scale; null: the default of each pipeline
-    dtype: str = "bfloat16"  # bfloat16, float16 or float32
-    offload: str = "model"  # what waits in main memory until it runs: none, model or sequential
-    device: str = ""  # empty: CUDA if there is a GPU, else the processor
-    timeout_s: float = 3600.0  # for one call of a model
-    server: ServerSettings = field(default_factory=ServerSettings)  # for the backend http
+    dtype: str = "bfloat16"  # number type of the weights: bfloat16, float16 or float32
+    offload: str = "model"  # what stays in main memory until it runs: none, model (a whole network) or sequential (a layer)
+    device: str = ""  # torch device; empty: CUDA if there is a GPU, else the processor
+    timeout_s: float = 3600.0  # largest time for one call of a model, s
+    server: ServerSettings = field(default_factory=ServerSettings)  # the server of the backend http
 
     def __post_init__(self) -> None:
         for name, known in (("dtype", DTYPES), ("offload", OFFLOADS)):
