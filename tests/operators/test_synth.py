@@ -1,4 +1,4 @@
-"""What becomes of a made video before any model is asked."""
+"""The verdict on a made video before a VLM is asked."""
 
 from types import SimpleNamespace
 

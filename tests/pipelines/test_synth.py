@@ -1,4 +1,4 @@
-"""Synthesis as a pipeline: attempts on the ledger, retries, resume, equal bytes, and clips that go on as those of footage."""
+"""Synthesis as a pipeline: attempts on the ledger, retries, resuming, equal bytes; later phases treat the clips like footage."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ from synth.strategies import ProceduralSettings, SynthSettings, SynthVideo
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
-    """The local runner's work in this process."""
+    """Run the local runner's units in this process."""
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
 
 
@@ -54,7 +54,7 @@ def made(happens=True, by=4):
 
 @pytest.fixture
 def maker(monkeypatch):
-    """In the place of the models: what each attempt gives, in turn; an exception is raised."""
+    """Replace the models by a list of results, one per attempt; an exception in it is raised."""
     given, seeds = [], []
 
     def make(request, seed, settings):

@@ -1,4 +1,4 @@
-"""Maps and ways: the geometry of a hand-made map in a WAD file, the grid of blocked cells, paths and doors."""
+"""Maps and paths: the geometry of a hand-made map in a WAD file, the grid of blocked cells, paths and doors."""
 
 import itertools
 import math

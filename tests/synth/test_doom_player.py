@@ -1,4 +1,4 @@
-"""The player: what a style does and never does, the same choices for the same seed."""
+"""The scripted player: what each style does and never does; the same seed makes the same choices."""
 
 import itertools
 import random

@@ -1,4 +1,4 @@
-"""Recording gameplay: equal bytes for equal seeds, frames and truth in step, true cuts, clear refusals."""
+"""Recording gameplay: equal bytes for equal seeds, one truth line per frame, true cuts, clear errors."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Initial frames: folders of pictures, maps, quiet moments of clips; clear errors for what is none."""
+"""Initial frames: folders of pictures, maps, quiet moments of clips; clear errors for anything else."""
 
 import cv2
 import numpy as np

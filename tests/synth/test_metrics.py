@@ -1,4 +1,4 @@
-"""What is measured of made videos, on pictures with a known change."""
+"""The metrics of made videos, on pictures with a known change."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What models are told: by a model that looks at the frame, or plainly; impossible pairs are refused with the reason."""
+"""Prompts by a VLM that sees the frame, and plain ones; an impossible instruction is refused with the reason."""
 
 import json
 

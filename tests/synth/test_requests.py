@@ -1,4 +1,4 @@
-"""Requests: names by content, seeds by request, draws that do not depend on each other."""
+"""Requests: ids by content, seeds by request, and draws that do not depend on each other."""
 
 from synth import taxonomy
 from synth.requests import InitialFrame, Request, draw_requests

@@ -1,4 +1,4 @@
-"""Interactions acted out in the engine: equal takes are equal, what is said to happen happens, and fails as it is told to."""
+"""Interactions acted out in the engine: equal takes are equal, and each kind of take succeeds or fails as intended."""
 
 from dataclasses import replace
 

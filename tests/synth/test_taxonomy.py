@@ -1,4 +1,4 @@
-"""The taxonomy is the paper's table 3 with what synthesis needs to know, and a recipe adds its own."""
+"""The taxonomy is the paper's table 3 plus the data that synthesis needs; a recipe adds its own interactions."""
 
 from collections import Counter
 from dataclasses import replace

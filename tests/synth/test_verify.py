@@ -1,4 +1,4 @@
-"""Verdicts on evidence, by interaction: each rule's reason with both numbers, and what a model adds."""
+"""Verdicts on metrics, by interaction: the reason of each rule with both numbers, and the VLM's answer."""
 
 import pytest
 

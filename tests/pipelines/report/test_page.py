@@ -48,7 +48,7 @@ def _film(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An output of three sources: the film under a hostile name, the same bytes again, and a file that is no video."""
+    """An output of three sources: the film under a hostile name, a copy of it, and a file that is not a video."""
     folder = tmp_path_factory.mktemp("report")
     films = folder / "films"
     films.mkdir()
@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _without_quality(recipe: recipes.Recipe) -> recipes.Recipe:
-    """Views of random blocks are rightly taken for a coarse encoding; here clips are to be kept."""
+    """Views of random blocks look like a coarse encoding, but these tests need kept clips."""
     return replace(recipe, score=replace(recipe.score, quality=QualityLimits(min_iqa=None)))
 
 
@@ -73,7 +73,7 @@ def page(made: str) -> str:
 
 
 class _Text(HTMLParser):
-    """What a reader sees, section by section, and every tag with its attributes."""
+    """The visible text by section, and every tag with its attributes."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A served model by OpenAI's protocol: what is sent, what is made of the answer, and what is the server's fault or nobody's."""
+"""A served model by OpenAI's protocol: the requests, the answers, and errors of the server."""
 
 import base64
 import json
@@ -20,16 +20,16 @@ SNOW = PromptPair("make it snow", "text")
 PICTURE = np.full((48, 64, 3), (200, 100, 50), np.uint8)
 
 
-class Server:
-    """Answers images at once and videos after a poll; keeps what it was asked."""
+class ImageServer:
+    """Answers image requests at once and video requests after a poll, and stores the requests."""
 
     def __init__(self):
-        self.asked, self.polls, self.broken = [], 0, {}
+        self.requests, self.polls, self.broken = [], 0, {}
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                server.asked.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+                server.requests.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
                 video = {"id": "v1", "status": "queued"}
                 self._say(json.dumps(video if self.path == "/v1/videos" else {"data": [{"b64_json": _png()}]}).encode())
 
@@ -67,23 +67,23 @@ def _png():
 
 @pytest.fixture
 def server():
-    running = Server()
+    running = ImageServer()
     yield running
     running.stop()
 
 
 def test_a_picture_is_asked_for_with_its_seed_and_size(server):
     assert np.array_equal(server.models.paint(SNOW, 7), PICTURE)
-    ((path, body),) = server.asked
-    told = json.loads(body)
+    ((path, body),) = server.requests
+    fields = json.loads(body)
     assert path == "/v1/images/generations"
-    assert (told["model"], told["prompt"], told["negative_prompt"]) == ("qwen", "make it snow", "text")
-    assert (told["size"], told["seed"], told["response_format"]) == ("64x48", 7, "b64_json")
+    assert (fields["model"], fields["prompt"], fields["negative_prompt"]) == ("qwen", "make it snow", "text")
+    assert (fields["size"], fields["seed"], fields["response_format"]) == ("64x48", 7, "b64_json")
 
 
 def test_an_edit_carries_the_picture(server):
     assert np.array_equal(server.models.edit(PICTURE, SNOW, 7), PICTURE)
-    ((path, body),) = server.asked
+    ((path, body),) = server.requests
     assert path == "/v1/images/edits"
     assert b'name="image"; filename="frame.png"' in body
     assert b"\x89PNG" in body
@@ -93,7 +93,7 @@ def test_a_video_is_asked_for_and_waited_for(server):
     video = server.models.animate(PICTURE, None, SNOW, 7)
     assert video.shape == (9, 48, 64, 3)
     assert np.abs(video.astype(int) - PICTURE).max() < 8
-    assert b'name="input_reference"' in server.asked[0][1]
+    assert b'name="input_reference"' in server.requests[0][1]
     assert server.polls == 3
 
 

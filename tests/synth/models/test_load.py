@@ -1,4 +1,4 @@
-"""Models behind one method each: pipelines of the real classes, and everything that can go wrong with one."""
+"""Models with one method each: pipelines of the real classes, and everything that can go wrong."""
 
 import time
 from dataclasses import replace
@@ -80,8 +80,8 @@ def test_floats_are_pictures():
     assert as_uint8(np.full((9, 48, 64, 3), 0.5), (9, 48, 64, 3), "m").max() == 128
 
 
-class Odd:
-    """A model that gives what it is told to."""
+class FakeModel:
+    """A model that returns the result of a given function."""
 
     def __init__(self, give):
         self._give = give
@@ -91,7 +91,7 @@ class Odd:
 
 
 def test_a_model_that_hangs_is_left_behind(monkeypatch):
-    monkeypatch.setattr(load, "_load_pipeline", _Loads(Odd(lambda: time.sleep(5))))
+    monkeypatch.setattr(load, "_load_pipeline", _Loads(FakeModel(lambda: time.sleep(5))))
     began = time.monotonic()
     with pytest.raises(ModelFailed, match=r"slow gave nothing within 0\.2 s"):
         Models("diffusers", replace(SETTINGS, painter="slow", timeout_s=0.2)).paint(SNOW, 1)
@@ -101,15 +101,15 @@ def test_a_model_that_hangs_is_left_behind(monkeypatch):
 
 def test_a_painter_may_choose_a_size_of_the_same_shape_and_no_other(monkeypatch):
     models = Models("diffusers", replace(SETTINGS, painter="p"))
-    monkeypatch.setattr(load, "_load_pipeline", _Loads(Odd(lambda: np.zeros((96, 128, 3)))))
+    monkeypatch.setattr(load, "_load_pipeline", _Loads(FakeModel(lambda: np.zeros((96, 128, 3)))))
     assert models.paint(SNOW, 1).shape == (48, 64, 3)
-    monkeypatch.setattr(load, "_load_pipeline", _Loads(Odd(lambda: np.zeros((96, 96, 3)))))
+    monkeypatch.setattr(load, "_load_pipeline", _Loads(FakeModel(lambda: np.zeros((96, 96, 3)))))
     with pytest.raises(ModelFailed, match="p gave a picture of 96x96 instead of a picture of 64x48"):
         models.paint(SNOW, 1)
 
 
 class _Loads:
-    """In the place of the loader and its cache."""
+    """Replaces the loader and its cache."""
 
     def __init__(self, model):
         self._model, self.cleared = model, False
