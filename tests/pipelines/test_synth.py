@@ -1,4 +1,4 @@
-"""Synthesis as a pipeline: attempts on the ledger, retries, resuming, equal bytes; later phases treat the clips like footage."""
+"""Synthesis as a pipeline: attempts on the ledger, retries, resuming, equal bytes. Later phases treat clips like footage."""
 
 import json
 from dataclasses import replace
