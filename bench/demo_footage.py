@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.machine import describe
 from pipelines import recipes, run
-from synth.doom.cameras import write_log
+from synth.doom.cameras import write_camera_log
 from synth.doom.map_splits import maps_of
 from synth.doom.record import Recording, record
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for number, take in enumerate(takes(kind)):
             video = options.folder / kind / f"{number:02}.mp4"
             if not video.exists():
-                write_log(video, record(video, take))
+                write_camera_log(video, record(video, take))
                 print(f"recorded {video}", flush=True)
         summary = run.curate([str(options.folder / kind)], str(options.folder / f"{kind}-shards"), recipes.demo())
         print(f"{kind}: {summary.kept} of {summary.clips} clips, {summary.kept_s / 60:.1f} min", flush=True)

@@ -77,8 +77,9 @@ def _interactive(table: pa.Table) -> str:
 def _relations(table: pa.Table) -> str:
     related = table.filter(pc.is_valid(table["interaction_next"]))
     if not len(related):
-        return "no clip has a kept neighbour yet"
+        return "none: no kept clip is directly followed by another one"
     encoders = ", ".join(sorted(set(_values(related, "delta_encoder"))))
     return (
-        f"{len(related):,} of {plural(len(table), 'clip')}, {_by_source(related, 'interaction_source')}; deltas by {encoders}"
+        f"{len(related):,} of {plural(len(table), 'clip')}: {_by_source(related, 'interaction_source')}; "
+        f"embeddings by {encoders}"
     )

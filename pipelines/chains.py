@@ -32,10 +32,10 @@ from operators.partition import (
 from operators.relate import RELATE_COLUMNS, relate_clips
 from operators.shards import encode_clip
 from operators.synth import (
-    ASKED_COLUMNS,
-    EVIDENCE_COLUMNS,
+    ATTEMPT_COLUMNS,
     MADE_COLUMNS,
-    WHOLE_COLUMNS,
+    METRIC_COLUMNS,
+    WHOLE_CLIP_COLUMNS,
     make_video,
     measure_picture,
     take_whole,
@@ -122,16 +122,16 @@ def generate(recipe: Recipe) -> list[Op]:
     """Section 3.3: a request in; a video out, measured like footage and verified. One attempt."""
     settings, how = recipe.synth, recipe.partition.scan
     ops = [
-        Op(make_video, reads=REQUEST_COLUMNS, writes=(*ASKED_COLUMNS, *MADE_COLUMNS), args={"how": settings}),
+        Op(make_video, reads=REQUEST_COLUMNS, writes=(*ATTEMPT_COLUMNS, *MADE_COLUMNS), args={"settings": settings}),
         Op(scan_source, reads=("source_uri",), writes=_SOURCE_FACTS, args={"how": how}),
-        Op(take_whole, reads=("source_uri", "width", "height"), writes=WHOLE_COLUMNS, args={"how": how}),
+        Op(take_whole, reads=("source_uri", "width", "height"), writes=WHOLE_CLIP_COLUMNS, args={"settings": how}),
         *(op for op in partition(recipe) if op.fn in (measure_motion, measure_luminance)),
-        Op(measure_picture, reads=("source_uri",), writes=_PICTURE_COLUMNS, args={"how": how}),
+        Op(measure_picture, reads=("source_uri",), writes=_PICTURE_COLUMNS, args={"settings": how}),
         Op(
             verify_video,
             reads=("source_uri", "request", "initial_png", "strategy", *_LUMA_COLUMNS, *_IQA_COLUMNS),
-            writes=(*EVIDENCE_COLUMNS, "synth_verdict", "synth_answer", "reject"),
-            args={"how": settings, "pass_": how, "scene": recipe.partition.scenes},
+            writes=(*METRIC_COLUMNS, "synth_verdict", "synth_answer", "reject"),
+            args={"settings": settings, "scan_settings": how, "scene": recipe.partition.scenes},
         ),
     ]
     gpus = int(settings.backend == "diffusers" and settings.models.device != "cpu")

@@ -214,9 +214,9 @@ def _commit_attempt(phase: Phase, unit: Unit, rows: list[Row], record: Record) -
     made = scratch_file(row["video_id"])
     if row.get("end_s"):
         signals = scan.scan(row["source_uri"], phase.recipe.partition.scan)
-        times_s, jpegs = synth.strip(row, phase.recipe.partition.scan)
-        strip = {"clip_id": row["clip_id"], "times_s": times_s, "jpegs": jpegs}
-        ledger.write_sidecar(phase.out, "thumbs", unit.name, [strip], ledger.THUMBS)
+        times_s, jpegs = synth.preview_frames(row, phase.recipe.partition.scan)
+        preview = {"clip_id": row["clip_id"], "times_s": times_s, "jpegs": jpegs}
+        ledger.write_sidecar(phase.out, "thumbs", unit.name, [preview], ledger.THUMBS)
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(row, signals)], ledger.SIGNALS)
         row = {**row, "source_uri": OutputFolder(phase.out).made_video(row["video_id"])}
         storage.put_file(row["source_uri"], str(made))

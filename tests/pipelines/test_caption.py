@@ -140,7 +140,7 @@ def test_a_model_is_asked_three_questions_a_clip_and_one_a_pair(film, out, serve
         assert row["caption_short"] == "something"
         assert row["interaction_category"] == "environment"
     assert sum(record.vlm["prompt_tokens"] for record in done.records if record.vlm) == 100 * len(names)
-    assert dict(done.notes)["VLM"].startswith(f"{len(names)} calls, 0 answered before; {150 * len(names):,} tokens")
+    assert dict(done.notes)["VLM"].startswith(f"{len(names)} calls, 0 from the cache; {150 * len(names):,} tokens")
     assert "by a-model" in dict(done.notes)["captions"]
     assert {record.decodes.get("vlm", 0) for record in done.records if record.phase == "caption"} == {len(rows)}
 
