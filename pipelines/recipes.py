@@ -222,7 +222,25 @@ BUILT_IN: Mapping[str, Callable[[], Recipe]] = {
 
 
 # Keys that had another name, by their full path: a recipe that still has one is told the new name.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "codec.fitted": "codec.fit_clips",
+    "codec.rate": "codec.lr",
+    "data.camera_none_share": "data.camera_dropout",
+    "data.captions.none_share": "data.captions.dropout",
+    "data.origin_way": "data.max_origin_distance",
+    "model.pair": "model.two_experts",
+    "model.start": "model.init_from",
+    "model.thoughts": "model.vlm_encoder",
+    "train.average": "train.ema_decay",
+    "train.decay_share": "train.lr_decay_share",
+    "train.keep": "train.keep_checkpoints",
+    "train.most_gradient": "train.max_grad_norm",
+    "train.rate": "train.lr",
+    "train.warm_up": "train.warmup_steps",
+    "train.watch_clips": "train.sample_clips",
+    "train.watch_every": "train.sample_every",
+    "train.watch_steps": "train.sample_steps",
+}
 
 
 def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:
