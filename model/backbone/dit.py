@@ -127,7 +127,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention over the video, cross-attention to the text, feed-forward: scaled, shifted and gated by the noise level."""
+    """Self-attention over the video, cross-attention to the text, feed-forward; scaled, shifted, gated by the noise level."""
 
     def __init__(self, config: BackboneConfig, attention: Attend) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ def gated_residual(x_BLD: Tensor, change_BLD: Tensor, gate_BTD: Tensor) -> Tenso
 
 
 class Attention(nn.Module):
-    """Attention: queries from the video; keys and values from the video (with rotary positions), or from text and VLM tokens."""
+    """Attention: queries from the video; keys, values from the video (with rotary positions), or from text and VLM tokens."""
 
     def __init__(self, config: BackboneConfig, attention: Attend, context_dim: int | None = None) -> None:
         super().__init__()

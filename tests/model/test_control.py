@@ -94,7 +94,7 @@ def test_space_held_down_jumps_again_after_landing_and_does_nothing_where_the_sp
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"version": 2}, "version 2"),
+        ({"version": 2}, "version is 2"),
         ({"jump_speed": 1.0}, "needs gravity"),
         ({"max_pitch_deg": 90.0}, "under 90"),
         ({"fps": 0.0}, "fps"),
@@ -230,5 +230,5 @@ def test_a_stream_in_blocks_has_the_tokens_of_the_whole(encoder):
 def test_pictures_and_clips_that_do_not_divide_are_refused(encoder):
     with pytest.raises(ValueError, match="40x32 px do not divide into tokens of 16 px"):
         encoder(torch.zeros(1, 5, 12, 32, 40))
-    with pytest.raises(ValueError, match="7 frames are no whole number of latents"):
+    with pytest.raises(ValueError, match="7 frames are not a whole number of latents"):
         relative_to_previous_latent(poses(7))
