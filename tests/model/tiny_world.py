@@ -18,7 +18,8 @@ DATA = DataSettings(frames=5, fps=10.0, size=(32, 32), captions=CaptionMix(dropo
 
 def recipe(settings):
     """Return the recipe of the tiny world with training settings."""
-    return TrainRecipe(model=ModelSpec(tiny()), codec=CodecSettings(channels=16), data=DATA, train=settings)
+    model = ModelSpec(tiny(), init_from="stage1" if settings.freeze_camera else "")
+    return TrainRecipe(model=model, codec=CodecSettings(channels=16), data=DATA, train=settings)
 
 
 def parts(world):
