@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bench.machine import describe
-from curation import storage
+from curation import source_files
 from curation.captions.embeddings import EncoderSettings
 from curation.media import decode as video
 from curation.media import encode
@@ -79,7 +79,7 @@ def _stages(out: str) -> Counter[str]:
 
 def _floor(source: str, out: str, how: Encoding) -> dict[str, float]:
     """CPU-seconds of decoding every source once, of fitting the kept clips to the stored size, and of encoding them once."""
-    decode = sum(_decode_s(entry.uri) for entry in storage.find_sources([source]))
+    decode = sum(_decode_s(entry.uri) for entry in source_files.find_sources([source]))
     fit, encode_ = np.sum([_fit_and_encode_s(row, how) for row in ledger.kept(ledger.clips(out)).to_pylist()], axis=0)
     return {"one decode": decode, "cut out and scaled": fit, "one encode": encode_}
 
@@ -106,7 +106,7 @@ def _fit_and_encode_s(row: dict[str, Any], how: Encoding) -> tuple[float, float]
 def _scenedetect(source: str, folder: str) -> float | None:
     """CPU-seconds of the command on the same files; None where it or FFmpeg's program is not installed."""
     before = _children_s()
-    for number, entry in enumerate(storage.find_sources([source])):
+    for number, entry in enumerate(source_files.find_sources([source])):
         target = f"{folder}/scenes{number}"
         command = ["scenedetect", "-q", "-i", entry.uri, "-o", target, "detect-adaptive", "split-video"]
         try:

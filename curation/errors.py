@@ -16,6 +16,7 @@ error that fits, so that `except ValueError` around settings or `except OSError`
 """
 
 import errno
+import os
 import sys
 
 # What the operating system answers where a mount, a permission, memory or a connection is missing. FFmpeg also gives EIO, EPERM
@@ -82,3 +83,14 @@ def is_machine_fault(error: BaseException) -> bool:
     if isinstance(error, OSError | MemoryError | ImportError):
         return True
     return type(error).__name__ == "OutOfMemoryError" or getattr(error, "code", None) == _CV2_NO_MEMORY
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's class and message. Where it has none, use that of its cause, or of its number."""
+    words = str(error).strip()
+    if not words and isinstance(error, OSError) and error.errno:
+        words = os.strerror(error.errno)
+    cause = error.__cause__ or error.__context__
+    if not words:
+        words = f"because of {describe(cause)}" if cause else "without further words"
+    return f"{type(error).__name__}: {words}"

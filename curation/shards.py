@@ -1,12 +1,7 @@
-"""How a clip rests: WebDataset shards, their index and `dataset.json`. Imports neither torch nor ray.
+"""WebDataset shards, their index, and `dataset.json` (paths: `curation.output_folder`). Imports neither torch nor ray.
 
-    OUT/shards/plan-000.parquet   which clip goes into which shard; never changed once there
-    OUT/shards/000123.tar         <clip_id>.json and <clip_id>.mp4 of each clip, in the plan's order
-    OUT/shards/000123.parquet     the index of that tar, and the commit: a tar without one does not count
-    OUT/dataset.json              versions, recipe, counts, and the list of committed shards
-
-Tar and index are put only where absent, and an index is a pure function of the tar that is there. So whoever comes second (a
-retry, a worker thought dead, a second run) finishes the first one's commit instead of starting a rival one.
+Tar and index are put only where absent, and an index is a pure function of its tar. So whoever comes second (a retry, a worker
+thought dead, a second run) finishes the first one's commit instead of starting a rival one.
 """
 
 import hashlib
@@ -23,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation import scratch, storage
+from curation.output_folder import OutputFolder
 from curation.schema import SCHEMA_VERSION
 
 PLAN = pa.schema([("shard", pa.string()), ("clip_id", pa.string())])
@@ -117,7 +113,7 @@ def _sha256(file: Any) -> str:
 
 def put_tar(out: str, shard: str, samples: Iterable[Sample]) -> pa.Table:
     """Write `shards/<shard>.tar` unless another attempt did; returns the index of the one that is there now."""
-    tar_uri = storage.join(out, "shards", f"{shard}.tar")
+    tar_uri = OutputFolder(out).tar(shard)
     with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
         path = os.path.join(folder, f"{shard}.tar")
         with storage.naming(path):
@@ -130,7 +126,7 @@ def put_tar(out: str, shard: str, samples: Iterable[Sample]) -> pa.Table:
 
 def put_index(out: str, shard: str, index: pa.Table) -> None:
     """Commit a shard: put the index of its tar, unless it is there."""
-    storage.put(_index_uri(out, shard), to_parquet(index), if_absent=True)
+    storage.put(OutputFolder(out).shard_index(shard), to_parquet(index), if_absent=True)
 
 
 def _copy(uri: str, folder: str) -> str:
@@ -142,33 +138,29 @@ def _copy(uri: str, folder: str) -> str:
     return path
 
 
-def _index_uri(out: str, shard: str) -> str:
-    return storage.join(out, "shards", f"{shard}.parquet")
-
-
 def committed(out: str) -> list[str]:
     """The names of the shards that count, sorted: those that have an index."""
-    names = storage.names(storage.join(out, "shards"))
+    names = storage.names(OutputFolder(out).shards)
     return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet") and not name.startswith("plan-")]
 
 
 def read_index(out: str, shard: str) -> pa.Table:
-    return from_parquet(storage.read(_index_uri(out, shard)))
+    return from_parquet(storage.read(OutputFolder(out).shard_index(shard)))
 
 
 def put_plan(out: str, number: int, plan: pa.Table) -> bool:
     """Commit a plan; False where another driver's stands under this number."""
-    return storage.put(storage.join(out, "shards", f"plan-{number:03d}.parquet"), to_parquet(plan), if_absent=True)
+    return storage.put(OutputFolder(out).plan(number), to_parquet(plan), if_absent=True)
 
 
 def plans(out: str) -> list[str]:
     """The names of the plans, sorted."""
-    return [name for name in storage.names(storage.join(out, "shards")) if name.startswith("plan-")]
+    return [name for name in storage.names(OutputFolder(out).shards) if name.startswith("plan-")]
 
 
 def read_plan(out: str) -> pa.Table:
     """All plans of an output as one table; empty where there is none."""
-    tables = [from_parquet(storage.read(storage.join(out, "shards", name))) for name in plans(out)]
+    tables = [from_parquet(storage.read(storage.join(OutputFolder(out).shards, name))) for name in plans(out)]
     return pa.concat_tables(tables) if tables else PLAN.empty_table()
 
 
@@ -176,13 +168,13 @@ def read_member(out: str, index: pa.Table, clip_id: str, extension: str) -> byte
     """One member of a committed shard by its offset; KeyError where the clip has none."""
     for row in index.to_pylist():
         if row["member"] == f"{clip_id}.{extension}":
-            return storage.read(storage.join(out, "shards", row["tar"]), row["offset"], row["size"])
+            return storage.read(storage.join(OutputFolder(out).shards, row["tar"]), row["offset"], row["size"])
     raise KeyError(f"no {clip_id}.{extension} in {index['tar'][0] if len(index) else 'an empty shard'}")
 
 
 def read_samples(out: str, shard: str) -> Iterator[Sample]:
     """The samples of a committed shard, in order; KeyError is never raised for a tar that its index describes."""
-    tar_uri, members, current = storage.join(out, "shards", f"{shard}.tar"), {}, None
+    tar_uri, members, current = OutputFolder(out).tar(shard), {}, None
     with storage.open_binary(tar_uri) as file, tarfile.open(fileobj=file) as tar:
         for member in tar:
             clip_id = _clip_of(member.name)
@@ -198,7 +190,7 @@ def read_samples(out: str, shard: str) -> Iterator[Sample]:
 def read_dataset(out: str) -> dict[str, Any] | None:
     """`dataset.json`, None where there is none. ValueError with advice for a schema version that this code does not know."""
     try:
-        dataset: dict[str, Any] = json.loads(storage.read(storage.join(out, "dataset.json")))
+        dataset: dict[str, Any] = json.loads(storage.read(OutputFolder(out).dataset))
     except FileNotFoundError:
         return None
     if dataset.get("schema_version") != SCHEMA_VERSION:
@@ -211,7 +203,7 @@ def read_dataset(out: str) -> dict[str, Any] | None:
 
 def write_dataset(out: str, dataset: Mapping[str, Any]) -> None:
     data = json.dumps({"schema_version": SCHEMA_VERSION, **dataset}, indent=2, sort_keys=True, ensure_ascii=False)
-    storage.put(storage.join(out, "dataset.json"), data.encode() + b"\n")
+    storage.put(OutputFolder(out).dataset, data.encode() + b"\n")
 
 
 def to_parquet(table: pa.Table) -> bytes:

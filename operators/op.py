@@ -21,6 +21,7 @@ import pyarrow as pa
 from curation.errors import is_machine_fault
 from curation.media import decode
 from curation.schema import CLIP, Row, columns, conform, is_dropped
+from curation.worker_state import worker
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -142,6 +143,7 @@ def _attempt(work: Callable[[list[Row]], list[Row]], rows: list[Row], op: Op) ->
         if is_machine_fault(error):
             raise
         if len(rows) == 1 or op.batch == WHOLE_UNIT:
+            worker.note_unexpected(error)
             return [{**row, "error": _reason(op, error)} for row in rows]
         half = len(rows) // 2
         return _attempt(work, rows[:half], op) + _attempt(work, rows[half:], op)

@@ -1,9 +1,7 @@
-"""Long sources in chunks: which there are, where they rest until `partition` joins them, and when they go.
+"""Long sources in chunks: which chunks there are, where their results are stored, and when those are deleted.
 
-OUT/clips/scan/<unit>.parquet    the record of a chunk's unit: its commit
-OUT/sidecar/chunks/<unit>.npz    what it measured, until its source is committed; absent where it may not be exact
-
-Chunks only save time. A source that lacks one is measured in one pass, and the results are the same.
+A chunk's unit in `clips/scan` is its commit. `sidecar/chunks` has what it measured until `partition` joins it; it is absent
+where the result may not be exact. Chunks only save time: a source that lacks one is measured in one pass, with equal results.
 """
 
 import math
@@ -16,6 +14,7 @@ from multiprocessing import get_context
 
 from curation import storage
 from curation.media import decode
+from curation.output_folder import OutputFolder
 from curation.partition import chunks
 from curation.partition.chunks import Chunk
 from curation.schema import digest
@@ -94,15 +93,11 @@ def with_chunks(sources: Sequence[Unit], out: str, recipe: Recipe) -> list[Unit]
 
 
 def _stored(out: str) -> list[Name]:
-    return [Name.parse(name.removesuffix(".npz")) for name in storage.names(storage.join(out, "sidecar", "chunks"))]
-
-
-def _uri(out: str, name: str) -> str:
-    return storage.join(out, "sidecar", "chunks", f"{name}.npz")
+    return [Name.parse(name.removesuffix(".npz")) for name in storage.names(OutputFolder(out).sidecars("chunks"))]
 
 
 def put(out: str, name: str, chunk: Chunk) -> None:
-    storage.put(_uri(out, name), chunks.to_bytes(chunk))
+    storage.put(OutputFolder(out).chunk(name), chunks.to_bytes(chunk))
 
 
 def read(out: str, names: Iterable[str]) -> list[Chunk]:
@@ -111,12 +106,12 @@ def read(out: str, names: Iterable[str]) -> list[Chunk]:
     Only fetched at once: np.load parses Python literals, which fails at random in several threads (CPython 3.10 and
     3.11: SystemError, "AST constructor recursion depth mismatch").
     """
-    files = storage.at_once(lambda name: storage.read(_uri(out, name)), names)
+    files = storage.at_once(lambda name: storage.read(OutputFolder(out).chunk(name)), names)
     return [chunks.from_bytes(file) for file in files]
 
 
 def drop(out: str, names: Iterable[str]) -> None:
-    storage.at_once(lambda name: storage.delete(_uri(out, name)), names)
+    storage.at_once(lambda name: storage.delete(OutputFolder(out).chunk(name)), names)
 
 
 def sweep(out: str) -> None:

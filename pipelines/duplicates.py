@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import PurePosixPath
 
-from curation import storage
+from curation import source_files, storage
 from curation.media import decode
 from curation.storage import Entry
 
@@ -32,18 +32,18 @@ def original(
 ) -> tuple[str, Entry | None, str | None]:
     """Return (id, original, why): the source's id, the earlier source with the same recording, and what is equal.
 
-    original and why are None for the first of its kind. video_id: by `storage.content_id`, whose samples do not tell all
+    original and why are None for the first of its kind. video_id: by `source_files.content_id`, whose samples do not tell all
     sources apart. Two that differ elsewhere are both curated: the second is named by all of its bytes. OSError where one cannot
     be read now. owner_of: the source that an id belongs to, if there is one; twin_of: as `twins` gives it.
     """
     owner = owner_of(video_id)
     if owner is not None and owner.uri != entry.uri:
         try:
-            same = storage.same_bytes(owner, entry)
+            same = source_files.same_bytes(owner, entry)
         except FileNotFoundError:
             return video_id, owner, SAME_SAMPLES
         if not same:
-            video_id = storage.whole_id(entry)
+            video_id = source_files.whole_id(entry)
             owner = owner_of(video_id)
     if owner is None and entry.uri in twin_of:
         return video_id, twin_of[entry.uri], SAME_PACKETS

@@ -1,13 +1,6 @@
 """The ledger: every clip and source ever seen, kept or rejected, joined over the phases that wrote about it.
 
-OUT/videos/<unit>.parquet           one row a source
-OUT/clips/<phase>/<unit>.parquet    clip_id and the columns that the phase adds; the unit's record in the file's metadata
-OUT/clips/superseded/<unit>.parquet  clips whose source changed before they were stored, with the reason
-OUT/sidecar/thumbs/<unit>.parquet   three small JPEGs a clip
-OUT/sidecar/signals/<unit>.parquet  motion and luma over time, and the static mask, of a source
-OUT/sidecar/camera/<unit>.parquet   a clip's camera.npz, in px of its source
-OUT/sidecar/made/<video_id>.mp4      a synthetic video, accepted or not
-OUT/sidecar/answers/                a VLM's replies, by question
+A phase writes one file of rows a unit, with the unit's record in the file's metadata (`curation.output_folder` has the paths).
 """
 
 import json
@@ -19,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import storage
+from curation.output_folder import OutputFolder
 from curation.schema import CLIP, SIDECAR_COLUMNS, VIDEO, Row, columns, conform
 from curation.shards import from_parquet, to_parquet
 from operators.op import Op
@@ -43,9 +37,10 @@ _RECORD_KEY = b"gamecraft.record"
 
 @dataclass
 class Record:
-    """What one unit did and cost. `failure` is set where the unit could not be committed, `note` where there is more to say.
+    """What one unit did and cost.
 
-    s3: requests of the unit as `storage.requests` counts them; not in files.
+    failure: why the unit could not be committed; None where it was. note: a remark for whoever watches the run. wall_s, cpu_s:
+    seconds, the latter by operator. decodes, vlm, s3: as `WorkerState` counts them; s3 is not stored.
     """
 
     phase: str
@@ -70,61 +65,57 @@ class Record:
 
 
 def phase_columns(chain: Iterable[Op]) -> pa.Schema:
-    """The columns of a phase's files: keys, verdicts, and what its operators write."""
+    """Return the columns of a phase's files: keys, verdicts, and what its operators write."""
     written = {name for op in chain for name in op.writes} - SIDECAR_COLUMNS
     return columns(CLIP, written | {"clip_id", "video_id", "unit_id", "reject", "error"})
 
 
 def write_clips(out: str, phase: str, unit: str, rows: Sequence[Row], schema: pa.Schema, record: Record) -> None:
-    """Put a unit's rows and its record, whole; this is the unit's commit in every phase but `shard`."""
+    """Store a unit's rows and its record. This is the unit's commit in every phase except `shard`."""
     rows = [{name: row.get(name) for name in schema.names} | {"unit_id": unit} for row in rows]
     table = conform(rows, schema)
     table = table.replace_schema_metadata({_RECORD_KEY: record.to_json().encode()})
-    storage.put(clips_uri(out, phase, unit), to_parquet(table))
-
-
-def clips_uri(out: str, phase: str, unit: str) -> str:
-    return storage.join(out, "clips", phase, f"{unit}.parquet")
+    storage.put(OutputFolder(out).clip_rows(phase, unit), to_parquet(table))
 
 
 def write_video(out: str, unit: str, row: Row) -> None:
-    storage.put(_video_uri(out, unit), to_parquet(conform([{**row, "unit_id": unit}], VIDEO)))
-
-
-def _video_uri(out: str, unit: str) -> str:
-    return storage.join(out, "videos", f"{unit}.parquet")
+    storage.put(OutputFolder(out).video(unit), to_parquet(conform([{**row, "unit_id": unit}], VIDEO)))
 
 
 def read_video(out: str, unit: str) -> Row | None:
-    """The row of a unit's source; None where it has none."""
+    """Return the row of a unit's source, or None where it has none."""
     try:
-        rows = _read_table(_video_uri(out, unit)).to_pylist()
+        rows = _read_table(OutputFolder(out).video(unit)).to_pylist()
     except FileNotFoundError:
         return None
     return dict(rows[0]) if rows else None
 
 
 def take_back(out: str, unit: str) -> None:
-    """Remove a partition unit, its commit first: the next run measures its source anew. Later phases drop what hung on it."""
-    gone = [clips_uri(out, "partition", unit), clips_uri(out, SUPERSEDED, unit), _video_uri(out, unit)]
-    for uri in [*gone, *(storage.join(out, "sidecar", kind, f"{unit}.parquet") for kind in ("thumbs", "signals"))]:
+    """Remove a partition unit, its commit first, so that the next run measures its source anew.
+
+    The next listing removes what later phases derived from it.
+    """
+    folder = OutputFolder(out)
+    rows = [folder.clip_rows("partition", unit), folder.clip_rows(SUPERSEDED, unit), folder.video(unit)]
+    for uri in [*rows, *(folder.sidecar(kind, unit) for kind in ("thumbs", "signals"))]:
         storage.delete(uri)
 
 
 def remove_clips(out: str, phase: str, unit: str, clip_ids: Sequence[str]) -> None:
-    """Take clips out of a committed unit's rows; its record stays."""
-    table = _read_table(clips_uri(out, phase, unit))
+    """Remove clips from a committed unit's rows. Its record stays."""
+    table = _read_table(OutputFolder(out).clip_rows(phase, unit))
     rest = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(clip_ids, pa.string()))))
-    storage.put(clips_uri(out, phase, unit), to_parquet(rest))
+    storage.put(OutputFolder(out).clip_rows(phase, unit), to_parquet(rest))
 
 
 def read_unit(out: str, phase: str, unit: str) -> list[Row]:
-    """A committed unit's rows."""
-    return _read_table(clips_uri(out, phase, unit)).to_pylist()
+    """Return a committed unit's rows."""
+    return _read_table(OutputFolder(out).clip_rows(phase, unit)).to_pylist()
 
 
 def read_all(folder: str, schema: pa.Schema) -> tuple[pa.Table, list[Record]]:
-    """Every file of a folder as one table of this schema (columns a file lacks are null), and the records in them."""
+    """Read every file of a folder as one table of this schema (columns a file lacks are null), and the records in them."""
     uris = [storage.join(folder, name) for name in storage.names(folder)]
     tables = storage.at_once(_read_table, uris)
     records = [Record.from_json(meta[_RECORD_KEY]) for t in tables if (meta := t.schema.metadata or {}).get(_RECORD_KEY)]
@@ -137,10 +128,10 @@ def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def clips(out: str) -> pa.Table:
-    """One row a clip, all phases joined: a later phase's value stands where it has one, a first reject or error stays."""
-    ledger, _ = read_all(storage.join(out, "clips", CLIP_PHASES[0]), CLIP)
+    """Return one row a clip, all phases joined: a later phase's value wins, except that the first reject or error stays."""
+    ledger, _ = read_all(OutputFolder(out).clips(CLIP_PHASES[0]), CLIP)
     for phase in (SUPERSEDED, *CLIP_PHASES[1:]):
-        later, _ = read_all(storage.join(out, "clips", phase), CLIP)
+        later, _ = read_all(OutputFolder(out).clips(phase), CLIP)
         ledger = _joined(ledger, later)
     return ledger.sort_by([("video_id", "ascending"), ("index", "ascending")])
 
@@ -160,40 +151,30 @@ def _column(ledger: pa.Table, later: pa.Table, name: str, where: pa.Array) -> pa
 
 
 def videos(out: str) -> pa.Table:
-    """One row a source; one that changed since it was measured is `superseded`, whatever it was before."""
-    table = read_all(storage.join(out, "videos"), VIDEO)[0].sort_by([("uri", "ascending")])
-    gone = {name.removesuffix(".parquet") for name in storage.names(storage.join(out, "clips", SUPERSEDED))}
-    if not gone:
+    """Return one row a source. One that changed since it was measured is `superseded`, whatever it was before."""
+    table = read_all(OutputFolder(out).videos, VIDEO)[0].sort_by([("uri", "ascending")])
+    superseded = {name.removesuffix(".parquet") for name in storage.names(OutputFolder(out).clips(SUPERSEDED))}
+    if not superseded:
         return table
     changed = {"status": SUPERSEDED, "reason": "the source changed since it was measured"}
-    rows = [row | changed if row["unit_id"] in gone else row for row in table.to_pylist()]
+    rows = [row | changed if row["unit_id"] in superseded else row for row in table.to_pylist()]
     return pa.Table.from_pylist(rows, schema=table.schema)
 
 
 def records(out: str) -> list[Record]:
-    """What every committed unit did and cost."""
-    return [record for phase in PHASES for record in read_all(storage.join(out, "clips", phase), CLIP)[1]]
+    """Return the records of all committed units."""
+    return [record for phase in PHASES for record in read_all(OutputFolder(out).clips(phase), CLIP)[1]]
 
 
 def sidecars(out: str, kind: str, units: Iterable[str]) -> list[pa.Table]:
-    """The sidecar files ("thumbs", "signals", "camera") of these units, those that are there."""
-    folder = storage.join(out, "sidecar", kind)
+    """Read the sidecar files ("thumbs", "signals", "camera") of these units; absent ones are left out."""
+    folder = OutputFolder(out).sidecars(kind)
     present = sorted({f"{unit}.parquet" for unit in units} & set(storage.names(folder)))
     return storage.at_once(_read_table, (storage.join(folder, name) for name in present))
 
 
-def answers_uri(out: str) -> str:
-    """Where replies of a VLM rest, an object each."""
-    return storage.join(out, "sidecar", "answers")
-
-
-def made_uri(out: str, video_id: str) -> str:
-    """Where a made video rests."""
-    return storage.join(out, "sidecar", "made", f"{video_id}.mp4")
-
-
 def cameras(out: str, units: Iterable[str]) -> dict[str, bytes]:
-    """The camera.npz of every clip of these annotate units that has one, by clip_id."""
+    """Return the camera.npz of every clip of these annotate units that has one, by clip_id."""
     tables = sidecars(out, "camera", units)
     return {row["clip_id"]: row["npz"] for table in tables for row in table.to_pylist()}
 
@@ -204,9 +185,9 @@ def _read_table(uri: str) -> pa.Table:
 
 def write_sidecar(out: str, kind: str, unit: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
     table = pa.Table.from_pylist(list(rows), schema=schema)
-    storage.put(storage.join(out, "sidecar", kind, f"{unit}.parquet"), to_parquet(table))
+    storage.put(OutputFolder(out).sidecar(kind, unit), to_parquet(table))
 
 
 def kept(ledger: pa.Table) -> pa.Table:
-    """The clips that nothing took out."""
+    """Return the clips that are not dropped."""
     return ledger.filter(pc.and_(pc.is_null(ledger["reject"]), pc.is_null(ledger["error"])))

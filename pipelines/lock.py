@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from curation import processes, storage
 from curation.errors import LeaseLost
+from curation.output_folder import OutputFolder
 
 _BEAT_S = 20.0
 # Six missed beats: a driver that is only slow (a store that throttles, a paused machine) must not lose its folder.
@@ -57,7 +58,7 @@ def locked(out: str, wait_s: float = 0.0, say: Callable[[str], None] | None = No
 
 def check(out: str) -> None:
     """Renew the lock that this process took on an output; LeaseLost where that is no longer its own. One small write."""
-    if lease := _held.get(storage.join(out, "lock.json")):
+    if lease := _held.get(OutputFolder(out).lock):
         lease.confirm()
 
 
@@ -73,7 +74,7 @@ class _Lease:
     """The lock as the run sees it that takes, renews and releases it."""
 
     def __init__(self, out: str) -> None:
-        self.uri, self._out = storage.join(out, "lock.json"), out
+        self.uri, self._out = OutputFolder(out).lock, out
         self.in_main = threading.current_thread() is threading.main_thread()
         self._about = {"token": uuid.uuid4().hex, **_this_process(), "since": time.time()}
         self._beats, self._version = 0, ""

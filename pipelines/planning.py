@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import shards, storage
+from curation.output_folder import OutputFolder
 from curation.schema import Row, digest, is_dropped
 from pipelines import chunk_units, ledger, sources, units
 from pipelines.lock import check
@@ -234,9 +235,9 @@ def _drop(out: str, phase: str, names: Iterable[Name]) -> None:
     for number, name in enumerate(names):
         if number % _UNITS_A_CHECK == 0:
             check(out)
-        storage.delete(ledger.clips_uri(out, phase, str(name)))
+        storage.delete(OutputFolder(out).clip_rows(phase, str(name)))
         if phase == "annotate":
-            storage.delete(storage.join(out, "sidecar", "camera", f"{name}.parquet"))
+            storage.delete(OutputFolder(out).sidecar("camera", str(name)))
 
 
 _TODO: dict[str, Callable[[str, Recipe, Sequence[storage.Entry]], tuple[list[Unit], int]]] = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from curation import storage
+from curation.output_folder import OutputFolder
 from curation.schema import CLIP, Row
 from pipelines import ledger, units
 from pipelines.lock import locked
@@ -40,7 +41,7 @@ def retry(out: str, reason: str = "", source: str = "") -> list[TakenBack]:
     """
     out = storage.normal(out)
     with locked(out):
-        rows = {phase: ledger.read_all(storage.join(out, "clips", phase), CLIP)[0].to_pylist() for phase in CLIP_PHASES}
+        rows = {phase: ledger.read_all(OutputFolder(out).clips(phase), CLIP)[0].to_pylist() for phase in CLIP_PHASES}
         uris = {row["clip_id"]: row["source_uri"] or "" for row in rows["partition"]}
         gone = _not_there(out)
         taken = [
@@ -62,7 +63,7 @@ def retry(out: str, reason: str = "", source: str = "") -> list[TakenBack]:
 
 def _not_there(out: str) -> set[str]:
     """The video_ids of sources that are not there any more as they were measured: what is known of them must stay."""
-    made = storage.join(out, "sidecar", "made", "")
+    made = OutputFolder(out).made_videos + "/"
     rows = [row for row in ledger.videos(out).to_pylist() if not row["uri"].startswith(made)]
     there = storage.at_once(lambda row: _is_there(row["uri"], row["token"] or ""), rows)
     gone = {row["video_id"] for row, is_there in zip(rows, there, strict=True) if not is_there}
@@ -105,4 +106,4 @@ def _remove(out: str, taken: list[tuple[str, TakenBack]]) -> None:
         elif phase == "partition":
             ledger.take_back(out, unit)
         else:
-            storage.delete(ledger.clips_uri(out, phase, unit))
+            storage.delete(OutputFolder(out).clip_rows(phase, unit))

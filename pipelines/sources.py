@@ -14,8 +14,9 @@ from functools import cache
 
 import pyarrow.compute as pc
 
-from curation import shards, storage
+from curation import shards, source_files, storage
 from curation.errors import SourceChanged
+from curation.output_folder import OutputFolder
 from curation.schema import CLIP, Row, columns, digest
 from curation.storage import Entry
 from pipelines import duplicates, ledger, units
@@ -125,7 +126,7 @@ def _source_unit(
 def _identify(entry: Entry) -> tuple[str, str | None]:
     """The source's id, or a stand-in and why its bytes cannot be read now: no right to, or a store that does not answer."""
     try:
-        return storage.content_id(entry), None
+        return source_files.content_id(entry), None
     except OSError as error:
         return _unreadable_now(entry, error)
 
@@ -166,7 +167,7 @@ def _goes_on(out: str, unit: Unit, name: str, row: Row) -> bool:
     size = int(row["token"].partition("-")[0])
     if row["uri"] != unit.uri or size >= int(unit.token.partition("-")[0]) or not _has_stored(out, name):
         return False
-    return storage.content_id(Entry(unit.uri, size, unit.token)) == row["video_id"]
+    return source_files.content_id(Entry(unit.uri, size, unit.token)) == row["video_id"]
 
 
 def _has_stored(out: str, unit: str) -> bool:
@@ -182,7 +183,7 @@ def supersede_changed(entries: Sequence[Entry], growing: Sequence[str], out: str
     current = {source_digest(entry, recipe): entry for entry in entries}
     back = [name for name in finished if name.digest in current and str(name) in gone]
     for name in back:  # the same version is there again, by its size and date
-        storage.delete(ledger.clips_uri(out, SUPERSEDED, str(name)))
+        storage.delete(OutputFolder(out).clip_rows(SUPERSEDED, str(name)))
     here = {name.digest for name in finished}
     new = {entry.uri for key, entry in current.items() if key not in here} | {current[name.digest].uri for name in back}
     old = [name for name in finished if name.digest not in current and str(name) not in gone] if new or growing else []

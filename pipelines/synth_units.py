@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from curation import storage
+from curation.output_folder import OutputFolder
 from curation.schema import Row, digest
 from pipelines import ledger, units
 from pipelines.recipes import Recipe
@@ -52,7 +53,7 @@ def plan(interactions: Sequence[str], inputs: Sequence[str], recipe: Recipe) -> 
 
 def initial_frames(inputs: Sequence[str]) -> list[Frame]:
     """Return the frames that `--frames` names: those of `synth.initial_frames`, and quiet moments of kept clips."""
-    curated = [item for item in inputs if storage.exists(storage.join(storage.normal(item), "dataset.json"))]
+    curated = [item for item in inputs if storage.exists(OutputFolder(storage.normal(item)).dataset)]
     found = [frame for item in curated for frame in frames.quiet(_clips(item))]
     return found + frames.frames([item for item in inputs if item not in curated])
 

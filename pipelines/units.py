@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from curation import storage
+from curation.output_folder import OutputFolder
 from curation.schema import digest
 from curation.storage import Entry
 from pipelines.recipes import Recipe
@@ -71,7 +72,7 @@ class Unit:
 
 def done(out: str, phase: str) -> list[Name]:
     """The committed units of a phase, by one listing."""
-    return [Name.parse(name) for name in storage.names(storage.join(out, "clips", phase))]
+    return [Name.parse(name) for name in storage.names(OutputFolder(out).clips(phase))]
 
 
 def superseded(out: str) -> list[str]:

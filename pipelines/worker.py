@@ -24,7 +24,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from curation import scratch
+from curation.partition import scan
 from curation.schema import Row
+from pipelines import logs
 from pipelines.ledger import Record
 from pipelines.phases import Phase, row_key, work
 from pipelines.units import Unit
@@ -168,6 +170,7 @@ class Supervisor:
             with suppress(OSError):  # others may have notes in that folder
                 note.unlink(missing_ok=True)
                 note.parent.rmdir()
+        self._notes.clear()
 
     def _running(self) -> WorkerProcess:
         self._worker = self._worker or WorkerProcess()
@@ -240,10 +243,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
     signal.signal(signal.SIGTERM, lambda *_: _leave())
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    logs.configure_worker()
     pipe.send(("started", None))
+    last = ""
     while True:
         try:
             phase, unit, attempt = pipe.recv()
+            if phase.name != last:
+                scan.forget()  # the next phase needs the memory, not the last source's signals
+                last = phase.name
             pipe.send(("done", _attempted(pipe, phase, unit, attempt)))
         except (EOFError, ConnectionError):
             return

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 import cv2
 import numpy as np
 
-from curation import storage
+from curation import source_files, storage
 from curation.media import decode
 from curation.media.decode import Span
 from curation.schema import Row
@@ -38,7 +38,7 @@ def _named(item: str) -> list[Frame]:
         raise ValueError(
             f"{item}: no picture there ({', '.join(PICTURES)}); other frames: doom, doom:WAD:MAP, paint, OUT of curate"
         )
-    return [Frame(entry.uri, entry.uri, token=storage.content_id(entry)) for entry in pictures]
+    return [Frame(entry.uri, entry.uri, token=source_files.content_id(entry)) for entry in pictures]
 
 
 def _maps(item: str) -> list[Frame]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from curation import storage
+from curation import s3 as s3_module
 from curation.vlm import answers, asking
 
 
@@ -67,15 +67,15 @@ def s3(_moto: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    storage._s3.cache_clear()
-    client = storage._s3()
+    s3_module.client.cache_clear()
+    client = s3_module.client()
     bucket = f"b{abs(hash(request.node.nodeid)):x}"
     client.create_bucket(Bucket=bucket)
     fetched: list[int] = []
     client.meta.events.register("after-call.s3.GetObject", lambda parsed, **_: fetched.append(parsed.get("ContentLength", 0)))
     yield SimpleNamespace(uri=f"s3://{bucket}", bucket=bucket, client=client, fetched=fetched)
     client.close()
-    storage._s3.cache_clear()
+    s3_module.client.cache_clear()
 
 
 @pytest.fixture
@@ -85,9 +85,9 @@ def front(s3: SimpleNamespace, _moto: str, monkeypatch: pytest.MonkeyPatch) -> I
     server = kept.Front(_moto)
     server.uri, server.refusal = s3.uri, kept.refusal
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    storage._s3.cache_clear()
+    s3_module.client.cache_clear()
     yield server
-    storage._s3.cache_clear()
+    s3_module.client.cache_clear()
     server.stop()
 
 

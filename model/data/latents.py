@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from curation import shards, storage
+from curation.output_folder import OutputFolder
 from curation.shards import Sample
 from model.data.windows import ByteRange, Window
 
@@ -38,7 +39,7 @@ def locations(folder: str) -> dict[str, ByteRange | None]:
     for row in (row for table in tables for row in table.to_pylist()):
         by_name.setdefault(row["clip_id"], None)
         if row["member"].endswith(_MEMBER):
-            by_name[row["clip_id"]] = ByteRange(storage.join(out, "shards", row["tar"]), row["offset"], row["size"])
+            by_name[row["clip_id"]] = ByteRange(storage.join(OutputFolder(out).shards, row["tar"]), row["offset"], row["size"])
     return by_name
 
 

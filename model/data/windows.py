@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from curation import shards, storage
 from curation.errors import InputError
+from curation.output_folder import OutputFolder
 from curation.schema import TOUCHING_S
 
 
@@ -98,12 +99,12 @@ def _shard(out: str, name: str, rows: Sequence[dict[str, Any]]) -> StoredShard:
     members: dict[str, dict[str, ByteRange]] = {}
     clip_rows: dict[str, dict[str, Any]] = {}
     for row in rows:
-        location = ByteRange(storage.join(out, "shards", row["tar"]), row["offset"], row["size"])
+        location = ByteRange(storage.join(OutputFolder(out).shards, row["tar"]), row["offset"], row["size"])
         members.setdefault(row["clip_id"], {})[row["member"].partition(".")[2]] = location
         clip_rows[row["clip_id"]] = row
     clips = tuple(_clip(clip_rows[clip_id], locations) for clip_id, locations in members.items())
     sha = rows[0]["tar_sha256"] if rows else hashlib.sha256().hexdigest()
-    return StoredShard(storage.join(out, "shards", name), sha, clips)
+    return StoredShard(storage.join(OutputFolder(out).shards, name), sha, clips)
 
 
 def _clip(row: dict[str, Any], members: dict[str, ByteRange]) -> StoredClip:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation import shards, storage
+from curation.output_folder import OutputFolder
 from curation.schema import Row
 from pipelines import ledger
 from pipelines.report import svg
@@ -95,7 +96,7 @@ def _shape(row: Row) -> float:
 
 def write_previews(output: Output, rows: Sequence[Row]) -> set[str]:
     """Copy these clips out of their shards, remove other previews; returns the ids of those that are there."""
-    folder, linked = storage.join(output.out, "preview"), set()
+    folder, linked = OutputFolder(output.out).previews, set()
     present = set(storage.names(folder))
     for name in present - {f"{row['clip_id']}.mp4" for row in rows}:
         storage.delete(storage.join(folder, name))

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import shards, storage
+from curation import shards
+from curation.output_folder import OutputFolder
 from curation.schema import CLIP, Row
 from pipelines import ledger
 from pipelines.ledger import Record
@@ -77,7 +78,7 @@ class Output:
 
 def read_output(out: str) -> Output:
     """Read an output's ledger."""
-    phases = {phase: ledger.read_all(storage.join(out, "clips", phase), CLIP) for phase in PHASES}
+    phases = {phase: ledger.read_all(OutputFolder(out).clips(phase), CLIP) for phase in PHASES}
     return Output(
         out=out,
         dataset=shards.read_dataset(out) or {},

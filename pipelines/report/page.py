@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import shards, storage
+from curation.output_folder import OutputFolder
 from curation.quality.luminance import RULES, Luminance
 from curation.schema import CLIP
 from curation.yaml_text import dump_yaml
@@ -33,7 +34,7 @@ def write_report(out: str) -> str:
     """Write OUT/report.html and the previews it links to; returns its uri. An empty OUT gives an empty page."""
     output = read_output(storage.normal(out))
     page = _template().render(_page(output))
-    uri = storage.join(output.out, "report.html")
+    uri = OutputFolder(output.out).report
     storage.put(uri, page.encode())
     return uri
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from curation import storage
-from curation.errors import SourceChanged
+from curation import source_files, storage
+from curation.errors import SourceChanged, describe
 
 BLOCK = 1 << 20
 
@@ -24,12 +24,12 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def found(*inputs, exclude=None, below: Path) -> list[str]:
-    return [os.path.relpath(entry.uri, below) for entry in storage.find_sources([str(i) for i in inputs], exclude)]
+    return [os.path.relpath(entry.uri, below) for entry in source_files.find_sources([str(i) for i in inputs], exclude)]
 
 
 def refusal(*inputs, exclude=None) -> str:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  the caller compares the whole message
-        storage.find_sources([str(i) for i in inputs], exclude)
+        source_files.find_sources([str(i) for i in inputs], exclude)
     return str(caught.value)
 
 
@@ -234,7 +234,7 @@ def test_a_file_is_put_across_file_systems(tmp_path):
 
 def content(path: Path, data: bytes) -> str:
     path.write_bytes(data)
-    return storage.content_id(storage.list_files(str(path))[0])
+    return source_files.content_id(storage.list_files(str(path))[0])
 
 
 @pytest.mark.parametrize("size", [0, 1, 5000, BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 1, 5 * BLOCK])
@@ -265,7 +265,7 @@ def test_reads_of_another_version_are_refused(tmp_path):
         assert file.read() == b"first version"
     now = storage.version(uri)
     words = f"^{uri}: the file changed since it was listed .size and mtime were 13 and {entry.token[3:]}, are 13 and {now[3:]}"
-    for call in (storage.open_binary, storage.check_version, lambda *_: storage.content_id(entry)):
+    for call in (storage.open_binary, storage.check_version, lambda *_: source_files.content_id(entry)):
         with pytest.raises(SourceChanged, match=words):
             call(uri, entry.token)
     with pytest.raises(SourceChanged, match=words):
@@ -396,7 +396,7 @@ def test_no_error_is_without_words():
     silent.__cause__.__context__ = ValueError("the real one")
     numbered = OSError()
     numbered.errno = errno.EIO
-    assert [storage.describe(error) for error in (OSError("plain"), numbered, silent, TimeoutError())] == [
+    assert [describe(error) for error in (OSError("plain"), numbered, silent, TimeoutError())] == [
         "OSError: plain",
         "OSError: Input/output error",
         "OSError: because of KeyError: because of ValueError: the real one",
@@ -417,7 +417,7 @@ def test_a_name_that_is_no_utf8_is_listed_as_a_uri_that_can_be_read(tmp_path):
         with open(folder + b"/" + name, "wb") as file:
             file.write(name)
     (tmp_path / "good é.mp4").write_bytes(b"good")
-    found = storage.find_sources([str(tmp_path)])
+    found = source_files.find_sources([str(tmp_path)])
     assert [entry.uri for entry in found] == [
         str(tmp_path / "good é.mp4"),
         f"file://{tmp_path}/%FF/%E9t%E9.mp4",
@@ -430,14 +430,14 @@ def test_a_name_that_is_no_utf8_is_listed_as_a_uri_that_can_be_read(tmp_path):
     assert storage.version(found[1].uri) == found[1].token
     for entry in found:
         assert entry.uri.encode().isascii() or entry.uri.endswith("é.mp4")
-        assert storage.find_sources([entry.uri]) == [entry], "a row's uri is an input"
-    assert storage.content_id(found[0]) != storage.content_id(found[1])
+        assert source_files.find_sources([entry.uri]) == [entry], "a row's uri is an input"
+    assert source_files.content_id(found[0]) != source_files.content_id(found[1])
 
 
 def test_a_scheme_is_one_in_any_case(tmp_path):
     assert storage.normal("S3://Bucket/Key") == "s3://Bucket/Key"
     (tmp_path / "a b.mp4").write_bytes(b"x")
-    assert [entry.uri for entry in storage.find_sources([f"FILE://{tmp_path}/a%20b.mp4"])] == [str(tmp_path / "a b.mp4")]
+    assert [entry.uri for entry in source_files.find_sources([f"FILE://{tmp_path}/a%20b.mp4"])] == [str(tmp_path / "a b.mp4")]
 
 
 @pytest.mark.parametrize(
@@ -457,13 +457,13 @@ def test_a_bad_line_of_a_list_is_named(tmp_path, line, reason):
     (tmp_path / "a.mp4").write_bytes(b"x")
     (tmp_path / "list.txt").write_text(f"# mine\na.mp4\n{line}\n")
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path}/list.txt, line 3: ") + ".*" + re.escape(reason)):
-        storage.find_sources([str(tmp_path / "list.txt")])
+        source_files.find_sources([str(tmp_path / "list.txt")])
 
 
 def test_a_table_of_links_is_called_one(tmp_path):
     (tmp_path / "links.csv").write_text("a.mp4\n")
     (tmp_path / "links.jsonl").write_text('{"url": "https://example.com/a.mp4"}\n')
     with pytest.raises(ValueError, match=r"links.jsonl: is a table"):
-        storage.find_sources([str(tmp_path / "links.jsonl")])
+        source_files.find_sources([str(tmp_path / "links.jsonl")])
     with pytest.raises(ValueError, match=r"links.csv: is a table, not a video; .*must be downloaded first"):
-        storage.find_sources([str(tmp_path / "links.csv")])
+        source_files.find_sources([str(tmp_path / "links.csv")])

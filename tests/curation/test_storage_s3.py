@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from curation import s3 as s3_module
+from curation import source_files
 from curation.errors import SourceChanged
+from curation.worker_state import worker
 
 pytest.importorskip("moto", reason="the S3 store of the tests is in the extra 'dev'")
 
@@ -89,12 +92,15 @@ def test_more_objects_than_one_page_are_listed(s3):
 def test_sources_below_a_prefix(s3):
     for key in ("in/b.mp4", "in/deep/a.webm", "in/notes.txt", "inner/x.mp4"):
         storage.put(f"{s3.uri}/{key}", key.encode())
-    assert [entry.uri for entry in storage.find_sources([f"{s3.uri}/in"])] == [f"{s3.uri}/in/b.mp4", f"{s3.uri}/in/deep/a.webm"]
-    assert [entry.uri for entry in storage.find_sources([f"{s3.uri}/in/notes.txt"])] == [f"{s3.uri}/in/notes.txt"]
+    assert [entry.uri for entry in source_files.find_sources([f"{s3.uri}/in"])] == [
+        f"{s3.uri}/in/b.mp4",
+        f"{s3.uri}/in/deep/a.webm",
+    ]
+    assert [entry.uri for entry in source_files.find_sources([f"{s3.uri}/in/notes.txt"])] == [f"{s3.uri}/in/notes.txt"]
     with pytest.raises(ValueError, match=f"^{s3.uri}/none: no video found there$"):
-        storage.find_sources([f"{s3.uri}/none"])
+        source_files.find_sources([f"{s3.uri}/none"])
     with pytest.raises(ValueError, match="no video found there; name a prefix, patterns are not matched on s3://"):
-        storage.find_sources([f"{s3.uri}/in/*.mp4"])
+        source_files.find_sources([f"{s3.uri}/in/*.mp4"])
 
 
 @pytest.mark.parametrize("size", [0, 5000, (5 << 20) + 3])
@@ -102,7 +108,7 @@ def test_content_has_the_same_name_here_and_there(size, s3, tmp_path):
     data = random.Random(size).randbytes(size)
     (tmp_path / "a").write_bytes(data)
     storage.put(f"{s3.uri}/other", data)
-    here, there = (storage.content_id(storage.list_files(uri)[0]) for uri in (f"{tmp_path}/a", f"{s3.uri}/other"))
+    here, there = (source_files.content_id(storage.list_files(uri)[0]) for uri in (f"{tmp_path}/a", f"{s3.uri}/other"))
     assert here == there
     assert sum(s3.fetched) <= min(size, 3 << 20)
 
@@ -117,7 +123,7 @@ def test_a_video_is_the_same_here_and_there(remote):
 
 
 def test_a_span_fetches_a_part_of_the_object(s3, tmp_path, moving, write, monkeypatch):
-    monkeypatch.setattr(storage, "_RANGE_BYTES", 32 << 10)
+    monkeypatch.setattr(s3_module, "RANGE_BYTES", 32 << 10)
     uri = write(tmp_path / "a.mp4", moving(300, 160, 120), (k / 10 for k in range(300)), options={"g": "20", "crf": "4"})
     storage.put(f"{s3.uri}/a.mp4", Path(uri).read_bytes())
     probe(f"{s3.uri}/a.mp4")
@@ -142,7 +148,7 @@ def test_what_is_absent_is_named(s3):
 def test_a_store_that_does_not_answer_is_an_error_of_the_system(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    storage._s3.cache_clear()
+    s3_module.client.cache_clear()
     monkeypatch.setattr("botocore.config.Config", lambda **_: None)
     with pytest.raises(OSError, match=f'{s3.uri}/a: Could not connect to the endpoint URL: "http://127.0.0.1:9'):
         storage.read(f"{s3.uri}/a")
@@ -152,7 +158,7 @@ def test_a_store_that_does_not_answer_is_an_error_of_the_system(s3, monkeypatch)
 def test_a_store_that_fails_while_a_video_is_read_is_not_a_short_video(reads, remote, monkeypatch):
     _, there = remote
     probe(there)
-    left, real = [None] * reads, storage._s3_read
+    left, real = [None] * reads, s3_module.read
 
     def failing(*arguments):
         if not left:
@@ -160,8 +166,8 @@ def test_a_store_that_fails_while_a_video_is_read_is_not_a_short_video(reads, re
         left.pop()
         return real(*arguments)
 
-    monkeypatch.setattr(storage, "_RANGE_BYTES", 16 << 10)
-    monkeypatch.setattr(storage, "_s3_read", failing)
+    monkeypatch.setattr(s3_module, "RANGE_BYTES", 16 << 10)
+    monkeypatch.setattr(s3_module, "read", failing)
     with pytest.raises(OSError, match="SlowDown"):
         list(decode.decode(there))
 
@@ -175,7 +181,7 @@ def test_reads_of_another_version_are_refused(front):
     (entry,) = storage.list_files(uri)
     assert storage.version(uri) == entry.token
     assert storage.read(uri, 2, 3, entry.token) == b"rst"
-    assert storage.content_id(entry)
+    assert source_files.content_id(entry)
     file = storage.open_binary(uri, entry.token)
     unknown = storage.open_binary(uri)
     storage.put(uri, b"other version")  # as long, so that only the ETag tells
@@ -187,7 +193,7 @@ def test_reads_of_another_version_are_refused(front):
         lambda: storage.read(uri, 99, 3, entry.token),
         lambda: storage.open_binary(uri, entry.token),
         lambda: storage.check_version(uri, entry.token),
-        lambda: storage.content_id(entry),
+        lambda: source_files.content_id(entry),
         file.read,
         unknown.read,
     ):
@@ -247,10 +253,10 @@ def not_a_range(answer):
 WRONG = {
     shorter: r"(4|8) bytes came instead of (7|11)",
     broken_off: "the answer broke off",
-    other_start: r"asked for bytes 2 to \d+ of 13, the answer has 3 to",
-    other_object: "asked for ETag .*, the answer has .0123",
-    other_size: r"asked for bytes 2 to \d+ of 13, the answer has 2 to \d+ of 14",
-    not_a_range: "asked for a range, the answer has Content-Range None",
+    other_start: r"requested bytes 2 to \d+ of 13, the answer has 3 to",
+    other_object: "requested ETag .*, the answer has .0123",
+    other_size: r"requested bytes 2 to \d+ of 13, the answer has 2 to \d+ of 14",
+    not_a_range: "requested a range, the answer has Content-Range None",
 }
 
 
@@ -285,25 +291,25 @@ def test_forked_children_do_not_read_each_others_bytes(front):
     for child in "AB":
         storage.put(f"{front.uri}/{child}", child.encode() * 50_000)
     storage.list_files(front.uri)  # as a loader does before it forks: an open connection lies in the pool
-    client, before = storage._s3(), front.connections
+    client, before = s3_module.client(), front.connections
     children = {}
     for child in "AB":
         if not (pid := os.fork()):
-            ours = client is not storage._s3() and storage._s3() is storage._s3()
+            ours = client is not s3_module.client() and s3_module.client() is s3_module.client()
             wrong = sum(storage.read(f"{front.uri}/{child}", 100, 40_000) != child.encode() * 40_000 for _ in range(100))
             os._exit(wrong if ours else 255)
         children[child] = pid
     codes = {child: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for child, pid in children.items()}
     assert codes == {"A": 0, "B": 0}, "reads of other bytes, 255: the client was the parent's"
     assert front.connections == before + 2, "one for each child"
-    assert storage._s3() is client
+    assert s3_module.client() is client
     assert storage.read(f"{front.uri}/A", 1, 2) == b"AA"
     assert front.connections == before + 2, "the parent's is still open"
 
 
 def test_threads_of_a_process_share_one_client(front):
-    storage._s3.cache_clear()
-    assert len(set(map(id, storage.at_once(lambda _: storage._s3(), range(64))))) == 1
+    s3_module.client.cache_clear()
+    assert len(set(map(id, storage.at_once(lambda _: s3_module.client(), range(64))))) == 1
 
 
 # Replacing one version
@@ -333,16 +339,16 @@ def test_only_the_known_version_is_replaced(front):
 @pytest.fixture
 def impatient(monkeypatch):
     """Pauses of no length, and no words said yet."""
-    monkeypatch.setattr(storage, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(s3_module, "_LONGEST_PAUSE_S", 0.01)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    monkeypatch.setattr(storage, "_said_s", float("-inf"))
-    storage.requests.clear()
+    monkeypatch.setattr(s3_module, "_reported_s", float("-inf"))
+    worker.s3_requests.clear()
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (429, "TooManyRequests")])
 def test_a_store_that_throttles_is_asked_again_and_said_to_throttle_once_in_a_while(status, code, impatient, front, caplog):
     storage.put(f"{front.uri}/a", b"bytes")
-    storage.requests.clear()
+    worker.s3_requests.clear()
     tries = Counter()
 
     def busy(request):
@@ -352,21 +358,21 @@ def test_a_store_that_throttles_is_asked_again_and_said_to_throttle_once_in_a_wh
     front.before = busy
     # More repeats at once than botocore's own quota lets a process have.
     assert set(storage.at_once(lambda _: storage.read(f"{front.uri}/a"), range(60))) == {b"bytes"}
-    assert (storage.requests["all"], storage.requests["throttled"]) == (180, 120)
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "curation.storage"]
+    assert (worker.s3_requests["all"], worker.s3_requests["throttled"]) == (180, 120)
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "curation.s3"]
     assert re.fullmatch(
         r"S3 throttled 5 of \d requests \(503 or 429\); they are repeated later, which takes time\. "
         "Fewer workers, or sources spread over more prefixes, help",
         said,
     )
-    assert storage.throttling(storage.requests).startswith("S3 throttled 120 of 180 requests (503 or 429)")
+    assert s3_module.throttling(worker.s3_requests).startswith("S3 throttled 120 of 180 requests (503 or 429)")
 
 
 def test_a_store_that_throttles_for_too_long_is_an_error_with_words(impatient, front):
     front.before = lambda request: front.refusal(503, "SlowDown", "reduce your rate")
     with pytest.raises(OSError, match=rf"^{front.uri}/a: SlowDown: .*reduce your rate"):
         storage.read(f"{front.uri}/a")
-    assert storage.requests["throttled"] == storage._REQUEST_TRIES
+    assert worker.s3_requests["throttled"] == s3_module._REQUEST_TRIES
 
 
 def test_a_store_that_is_away_for_a_moment_is_asked_again(impatient, front):

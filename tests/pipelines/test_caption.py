@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from curation import shards, storage, vlm
+from curation import shards, source_files, vlm
 from curation.captions import embeddings
 from curation.vlm import ServerSettings, VlmSettings
 from curation.vlm.frames import FrameSettings, grab
@@ -44,7 +44,7 @@ def _units(film, out):
     recipe = recipes.smoke()
     run._write_dataset(out, recipe, [], {})
     for name in BEFORE:
-        for unit in planning.todo(name, out, recipe, storage.find_sources([film], exclude=out))[0]:
+        for unit in planning.todo(name, out, recipe, source_files.find_sources([film], exclude=out))[0]:
             yield Phase(name, recipe, out), unit
 
 
@@ -100,7 +100,7 @@ def test_without_a_model_captions_are_measured_and_everything_says_so(film, out)
         assert row["consistency_status"] == "skipped: no VLM is configured"
         assert row["consistency_flags"] is row["caption_error"] is None
         assert row["interactive_source"] == "measured"
-    said = dict(done.said)
+    said = dict(done.notes)
     assert said["semantic check"] == f"{len(rows)} skipped: no VLM is configured"
     assert said["captions"] == f"{len(rows)} measured"
     assert "VLM" not in said
@@ -140,8 +140,8 @@ def test_a_model_is_asked_three_questions_a_clip_and_one_a_pair(film, out, serve
         assert row["caption_short"] == "something"
         assert row["interaction_category"] == "environment"
     assert sum(record.vlm["prompt_tokens"] for record in done.records if record.vlm) == 100 * len(names)
-    assert dict(done.said)["VLM"].startswith(f"{len(names)} calls, 0 answered before; {150 * len(names):,} tokens")
-    assert "by a-model" in dict(done.said)["captions"]
+    assert dict(done.notes)["VLM"].startswith(f"{len(names)} calls, 0 answered before; {150 * len(names):,} tokens")
+    assert "by a-model" in dict(done.notes)["captions"]
     assert {record.decodes.get("vlm", 0) for record in done.records if record.phase == "caption"} == {len(rows)}
 
 
@@ -206,7 +206,7 @@ def test_a_clip_without_a_valid_caption_keeps_the_measured_one_and_the_reason(fi
         assert row["caption_source"] == "measured"
         assert row["caption_error"].startswith("the reply is not JSON")
         assert row["action_source"] == "a-model"
-    assert dict(done.said)["no valid answer"] == f"{len(rows)} the reply is not JSON"
+    assert dict(done.notes)["no valid answer"] == f"{len(rows)} the reply is not JSON"
 
 
 def test_the_recipe_may_want_clips_without_a_valid_caption_out(film, out, serve):

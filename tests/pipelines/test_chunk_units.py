@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from curation import storage
+from curation import source_files, storage
 from curation.media import decode
 from curation.partition import chunks, scan
 from pipelines import chunk_units, ledger, phases, recipes, run, units
@@ -159,7 +159,7 @@ def test_a_source_that_cannot_be_chunked_is_said_so_once(here, raw, tmp_path, mo
 
 
 def test_only_large_files_are_asked_how_long_they_are(raw, tmp_path, monkeypatch):
-    entries, asked = storage.find_sources([str(raw)]), []
+    entries, asked = source_files.find_sources([str(raw)]), []
     monkeypatch.setattr(chunk_units, "_durations", lambda uris: asked.extend(uris) or [600.0 for _ in uris])
     size = {Path(entry.uri).name: entry.size for entry in entries}
     assert size["b.mp4"] < 0.8 * size["a.mp4"]

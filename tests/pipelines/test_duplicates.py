@@ -4,21 +4,22 @@ import av
 import numpy as np
 import pytest
 
-from curation import storage
-from curation.storage import Entry, content_id, same_bytes
+from curation import source_files
+from curation.source_files import content_id, same_bytes
+from curation.storage import Entry
 from pipelines import duplicates, ledger, recipes, units
 from pipelines.sources import source_units
 
 
 @pytest.fixture(autouse=True)
 def nothing_known():
-    storage.same_bytes.cache_clear()
-    storage.whole_id.cache_clear()
+    source_files.same_bytes.cache_clear()
+    source_files.whole_id.cache_clear()
     duplicates._known.clear()
 
 
 def entries(*paths):
-    return storage.find_sources(map(str, paths))
+    return source_files.find_sources(map(str, paths))
 
 
 def pair(folder):
@@ -65,7 +66,7 @@ def test_recordings_that_differ_in_a_moment_are_two_sources(tmp_path):
     found = source_units([a, b], out, recipe)
     assert told(found) == [("a.y4m", None, None), ("b.y4m", None, None)]
     ids = [units.Name.parse(unit.name).video_id for unit in found]
-    assert ids == [content_id(a), storage.whole_id(b)]
+    assert ids == [content_id(a), source_files.whole_id(b)]
     commit(out, found[:1])
     (later,) = source_units([a, b], out, recipe)
     assert later == found[1], "the same name in one run and in two"
@@ -93,7 +94,7 @@ def test_what_can_no_longer_be_compared_says_so(tmp_path):
 def test_links_and_equal_etags_are_not_read(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"x" * 100)
     (tmp_path / "b.mp4").hardlink_to(tmp_path / "a.mp4")
-    monkeypatch.setattr(storage, "read", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(source_files, "read", lambda *_: pytest.fail("read"))
     assert same_bytes(*entries(tmp_path))
     assert same_bytes(Entry("s3://x/a", 5, "5-abc"), Entry("s3://x/b", 5, "5-abc"))
     assert not same_bytes(Entry("s3://x/a", 5, "5-abc"), Entry("s3://x/b", 6, "6-abd"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from curation import shards, storage
+from curation import shards, source_files
 from curation.media import decode
 from pipelines import ledger, phases, recipes, run, units
 from pipelines.phases import Phase
@@ -131,7 +131,7 @@ def test_two_folders_get_the_same_shards_byte_for_byte(curated, raw, tmp_path):
 def test_a_second_run_reads_and_does_nothing(curated, raw, monkeypatch):
     in_process(monkeypatch)
     before, read = tree(curated.out), []
-    monkeypatch.setattr(storage, "content_id", lambda entry: read.append(entry) or "x")
+    monkeypatch.setattr(source_files, "content_id", lambda entry: read.append(entry) or "x")
     monkeypatch.setattr(decode, "decode", lambda *a, **k: read.append(a) or iter(()))
     again = run.curate([str(raw)], curated.out, recipes.smoke())
     assert (read, again.records) == ([], [])
@@ -219,18 +219,18 @@ def test_the_output_inside_the_input_is_not_input(raw, tmp_path, monkeypatch):
 
 def test_a_source_that_may_not_be_read_now_is_tried_again_later(raw, tmp_path, monkeypatch):
     in_process(monkeypatch)
-    real, out = storage.content_id, str(tmp_path / "o")
+    real, out = source_files.content_id, str(tmp_path / "o")
 
     def refuse(entry):
         if entry.uri.endswith("b.mp4"):
             raise PermissionError(13, "Permission denied")
         return real(entry)
 
-    monkeypatch.setattr(storage, "content_id", refuse)
+    monkeypatch.setattr(source_files, "content_id", refuse)
     done = run.curate([str(raw)], out, recipes.smoke())
     assert [r.failure for r in done.failures] == [f"{raw}/b.mp4: Permission denied"]
     assert done.held.startswith(f"1 source is not finished ({raw}/b.mp4)")
-    monkeypatch.setattr(storage, "content_id", real)
+    monkeypatch.setattr(source_files, "content_id", real)
     again = run.curate([str(raw)], out, recipes.smoke())
     assert again.failures == []
     assert again.stored > 0

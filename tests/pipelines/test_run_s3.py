@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("moto", reason="the S3 store of the tests is in the extra 'dev'")
 
+from curation import s3 as s3_module
 from curation import shards, storage
 from pipelines import cli, ledger, recipes, run
 from pipelines.report.page import write_report
@@ -45,7 +46,7 @@ def test_a_bucket_that_is_not_there(s3, raw):
 
 
 def test_throttling_is_in_the_summary_of_a_run(front, raw, monkeypatch, capsys):
-    monkeypatch.setattr(storage, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(s3_module, "_LONGEST_PAUSE_S", 0.01)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
     storage.put(f"{front.uri}/raw/b.mp4", (raw / "b.mp4").read_bytes())
     tries = set()

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import pytest
 
-from curation import shards, storage
+from curation import shards, source_files
 from pipelines import ledger, phases, planning, recipes, run, sources, units
 from pipelines.phases import Phase
 from pipelines.report.funnel import funnel
@@ -163,7 +163,7 @@ def test_a_source_replaced_while_it_is_read_fails_its_unit(films, alone, folder,
 def test_a_source_replaced_between_listing_and_reading_fails_its_unit(films, folder, tmp_path):
     put(films[0], folder / "a.mp4")
     recipe, out = recipes.smoke(), str(tmp_path / "o")
-    (unit,) = sources.source_units(storage.find_sources([str(folder)]), out, recipe)
+    (unit,) = sources.source_units(source_files.find_sources([str(folder)]), out, recipe)
     put(films[1], folder / "a.mp4", 60)
     record = phases.work(Phase("partition", recipe, out), unit)
     assert record.failure.startswith("SourceChanged: ")
@@ -277,7 +277,7 @@ def test_a_file_that_grew_before_it_was_planned_is_stored_once(stream, folder, t
     done = curate(folder, tmp_path)
     assert status(done.out) == [("a.ts", "ok"), ("a.ts", "superseded")]
     kept = ledger.kept(ledger.clips(done.out)).to_pylist()
-    assert {row["video_id"] for row in kept} == {storage.content_id(storage.find_sources([str(folder)])[0])}
+    assert {row["video_id"] for row in kept} == {source_files.content_id(source_files.find_sources([str(folder)])[0])}
     assert set(stored(done.out)) == {row["clip_id"] for row in kept}
 
 
@@ -299,7 +299,7 @@ def test_a_file_that_is_being_written_waits_for_the_next_run(films, folder, tmp_
     monkeypatch.setattr(sources.time, "sleep", lambda seconds: os.utime(folder / "b.mp4"))
     monkeypatch.setattr(sources, "_YOUNG_S", 60.0)
     done = curate(folder, tmp_path)
-    assert ("still being written, so the next run takes it", str(folder / "b.mp4")) in done.said
+    assert ("still being written, so the next run takes it", str(folder / "b.mp4")) in done.notes
     assert done.finished
     assert status(done.out) == [("a.mp4", "ok")]
 
@@ -321,7 +321,7 @@ def test_a_source_that_is_away_fails_its_units_and_is_done_when_it_is_back(films
 def test_a_source_that_a_worker_cannot_see_is_not_unreadable(films, alone, folder, tmp_path):
     put(films[0], folder / "a.mp4")
     recipe, out = recipes.smoke(), str(tmp_path / "o")
-    (unit,) = sources.source_units(storage.find_sources([str(folder)]), out, recipe)
+    (unit,) = sources.source_units(source_files.find_sources([str(folder)]), out, recipe)
     (folder / "a.mp4").rename(tmp_path / "away")
     record = phases.work(Phase("partition", recipe, out), unit)
     assert "No such file" in record.failure

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from curation.output_folder import OutputFolder
 from curation.schema import CLIP, columns
 from operators.op import WHOLE_UNIT, Op
 from pipelines import ledger, recipes, worker
@@ -99,7 +100,7 @@ def done(tmp_path):
             record = supervisor.do(Odd("score", recipes.smoke(), out, deed, clip, really=really, **how), unit)
         finally:
             supervisor.close()
-        committed = Path(ledger.clips_uri(out, "score", unit.name)).exists()
+        committed = Path(OutputFolder(out).clip_rows("score", unit.name)).exists()
         return record, {row["clip_id"]: row for row in ledger.read_unit(out, "score", unit.name)} if committed else None
 
     return do

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from curation import storage
+from curation import source_files
 from curation.errors import UnreadableVideo
 from curation.media import decode
 from curation.media.decode import Span, probe, read_frames
@@ -93,7 +93,7 @@ def test_a_recording_in_parts_says_how_they_are_joined(clip, tmp_path):
             if packet.dts is not None:
                 packet.stream = stream
                 output.mux(packet)
-    assert [entry.uri for entry in storage.find_sources([str(tmp_path)])] == [clip, str(folder / "session.mpd")], (
+    assert [entry.uri for entry in source_files.find_sources([str(tmp_path)])] == [clip, str(folder / "session.mpd")], (
         "not passed over"
     )
     words = reason(folder / "session.mpd")

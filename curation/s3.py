@@ -1,0 +1,309 @@
+"""S3 and stores that speak its protocol, through boto3. For `curation.storage`, which callers use."""
+
+import io
+import logging
+import math
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from email.utils import parsedate_to_datetime
+from typing import Any, BinaryIO
+
+from curation.errors import describe
+from curation.processes import per_process
+from curation.uris import Entry, Stamped, require_version
+from curation.worker_state import worker
+
+MAX_CONNECTIONS = 16
+# One range request each: smaller makes a sequential decode wait on round trips, larger wastes a seek.
+RANGE_BYTES = 4 << 20
+# How often a read is tried whose answer is short or has other bytes, each time on fresh connections.
+_READ_TRIES = 3
+# How often a request is sent that the store puts off or does not answer, and the longest pause between two tries.
+_REQUEST_TRIES, _LONGEST_PAUSE_S = 12, 20.0
+# Answers to a conditional write that was not done. 409: there were two at once, and the other one is being written.
+_NOT_WRITTEN = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
+_UNKNOWN_TO_STORE = ("NotImplemented", "501")
+# Answers to more requests than the store takes.
+_THROTTLED = (503, 429)
+# Throttling is reported from this many answers on, and no more often than this.
+_REPORT_FROM, _REPORT_EVERY_S, _reported_s = 5, 60.0, -math.inf
+
+
+@per_process
+def client(brief: bool = False) -> Any:
+    """Build an S3 client of this process; the endpoint and the keys come from the usual AWS environment.
+
+    brief: one that gives up within a minute, for locks, whose holder must know in time that they cannot be kept.
+    """
+    import boto3
+    from botocore.config import Config
+
+    # Not "adaptive": with 16 threads on a store that throttles 30 % of the requests it made 1.2 a second, "standard" 21. But
+    # "standard" gives up requests while the process repeats many of them; `_retry_pause_s` continues (docs/log.md).
+    patient = Config(max_pool_connections=MAX_CONNECTIONS, retries={"total_max_attempts": _REQUEST_TRIES, "mode": "standard"})
+    short = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 4, "mode": "standard"})
+    # A separate session: the default one is shared with a forked child, and is not safe between threads.
+    built = boto3.Session().client("s3", config=short if brief else patient)
+    built.meta.events.register("response-received.s3", _count_response)
+    if not brief:
+        built.meta.events.register_last("needs-retry.s3", _retry_pause_s)
+    return built
+
+
+def _count_response(response_dict: dict[str, Any] | None, **_: Any) -> None:
+    """Count every answer, also to repeated requests, and log now and then that the store throttles."""
+    global _reported_s
+    worker.s3_requests["all"] += 1
+    if not response_dict or response_dict.get("status_code") not in _THROTTLED:
+        return
+    worker.s3_requests["throttled"] += 1
+    if worker.s3_requests["throttled"] >= _REPORT_FROM and time.monotonic() >= _reported_s + _REPORT_EVERY_S:
+        _reported_s = time.monotonic()
+        logging.getLogger(__name__).warning("%s", throttling(worker.s3_requests))
+
+
+def _retry_pause_s(attempts: int, response: Any, caught_exception: Exception | None, **_: Any) -> float | None:
+    """Return the pause, s, before a throttled or unanswered request is sent again, or None to give it up.
+
+    botocore calls its own handler first.
+    """
+    status = response[0].status_code if response else None
+    trouble = status in (*_THROTTLED, 500, 502, 504) or isinstance(caught_exception, _unanswered())
+    if not trouble or attempts >= _REQUEST_TRIES:
+        return None
+    return random.random() * min(2.0 ** (attempts - 1), _LONGEST_PAUSE_S)  # noqa: S311  spreads requests, hides nothing
+
+
+def _unanswered() -> tuple[type[Exception], ...]:
+    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore.exceptions import HTTPClientError
+
+    return NoConnection, HTTPClientError
+
+
+def throttling(counts: Mapping[str, int]) -> str:
+    """Describe how many of these requests (`WorkerState.s3_requests`) S3 throttled; empty where it throttled none."""
+    if not counts.get("throttled"):
+        return ""
+    return (
+        f"S3 throttled {counts['throttled']} of {counts['all']} requests (503 or 429); they are repeated later, which takes "
+        "time. Fewer workers, or sources spread over more prefixes, help"
+    )
+
+
+def _bucket_key(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+@contextmanager
+def _as_os_errors(uri: str) -> Iterator[None]:
+    """Turn refusals, and a store that cannot be reached, into the errors of a local file, so that callers handle one kind."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ClientError as error:
+        raise _as_os_error(uri, error) from error
+    except (BotoCoreError, HTTPError) as error:
+        raise OSError(f"{uri}: {str(error) or describe(error)}") from error
+
+
+def list_files(prefix: str) -> list[Entry]:
+    bucket, key = _bucket_key(prefix)
+    with _as_os_errors(prefix):
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+        listed = [item for page in pages for item in page.get("Contents", [])]
+    inside = [i for i in listed if not key or i["Key"] == key or i["Key"].startswith(key.rstrip("/") + "/")]
+    return [
+        Entry(f"s3://{bucket}/{i['Key']}", i["Size"], f"{i['Size']}-{_plain_etag(i['ETag'])}")
+        for i in inside
+        if not i["Key"].endswith("/")
+    ]
+
+
+def version(uri: str) -> str:
+    bucket, key = _bucket_key(uri)
+    with _as_os_errors(uri):
+        head = client().head_object(Bucket=bucket, Key=key)
+    return f"{head['ContentLength']}-{_plain_etag(head['ETag'])}"
+
+
+def _plain_etag(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+def _quoted_etag(token: str) -> str:
+    """Return the ETag of a version as headers spell it."""
+    return f'"{token.partition("-")[2]}"'
+
+
+class _WrongAnswer(Exception):
+    """The store answered a read with other bytes than requested, or with too few."""
+
+
+def read(uri: str, start: int, length: int | None, token: str = "") -> bytes:
+    """Read a range of an object and check it. A wrong answer is tried again; OSError where it stays wrong."""
+    if length == 0:
+        return b""  # a range names at least one byte
+    trouble = ""
+    for _ in range(_READ_TRIES):
+        try:
+            return _read_range(uri, start, length, token)
+        except _WrongAnswer as error:
+            trouble = str(error)
+            client().close()  # closes the idle connections of the pool: one that is out of step stays so
+            _require(uri, token)
+    raise OSError(f"{uri}: {trouble}, {_READ_TRIES} times")
+
+
+def _read_range(uri: str, start: int, length: int | None, token: str) -> bytes:
+    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+    from urllib3.exceptions import HTTPError
+
+    bucket, key = _bucket_key(uri)
+    whole = start == 0 and length is None
+    wanted = {} if whole else {"Range": f"bytes={start}-{'' if length is None else start + length - 1}"}
+    if token:
+        wanted["IfMatch"] = _quoted_etag(token)
+    with _as_os_errors(uri):
+        try:
+            answer = client().get_object(Bucket=bucket, Key=key, **wanted)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code in ("PreconditionFailed", "412") and token:
+                _require(uri, token)
+                raise OSError(f"{uri}: the store refuses If-Match with the ETag that it gives itself") from error
+            if code != "InvalidRange":
+                raise
+            _require(uri, token)
+            return b""
+        with closing(answer["Body"]) as body:  # closed before its end, a connection is not used again
+            expected = _expected_bytes(answer, None if whole else (start, length), token)
+            try:
+                data: bytes = body.read()
+            except (HTTPClientError, IncompleteReadError, HTTPError, ConnectionError) as error:
+                raise _WrongAnswer(f"the answer broke off ({describe(error)})") from error
+    if len(data) != expected:
+        raise _WrongAnswer(f"{len(data)} bytes came instead of {expected}")
+    return data
+
+
+def _expected_bytes(answer: Any, span: tuple[int, int | None] | None, token: str) -> int:
+    """Return how many bytes an answer must have: the range (start, length), or the whole object (None), of this version."""
+    size, _, etag = token.partition("-")
+    if token and _plain_etag(answer.get("ETag", "")) != etag:
+        raise _WrongAnswer(f"requested ETag {etag}, the answer has {answer.get('ETag')}")
+    if span is None:
+        first, last, total = 0, answer["ContentLength"] - 1, answer["ContentLength"]
+    else:
+        header = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.get("ContentRange") or "")
+        if not header:
+            raise _WrongAnswer(f"requested a range, the answer has Content-Range {answer.get('ContentRange')}")
+        first, last, total = (int(number) for number in header.groups())
+    start, length = span or (0, None)
+    end = total if length is None else min(start + length, total)
+    if (first, last + 1) != (start, end) or (token and total != int(size)):
+        wanted = f"bytes {start} to {end} of {size or total}"
+        raise _WrongAnswer(f"requested {wanted}, the answer has {first} to {last + 1} of {total}")
+    return end - start
+
+
+def put(uri: str, data: bytes | BinaryIO, if_absent: bool) -> bool:
+    from botocore.exceptions import ClientError
+
+    bucket, key = _bucket_key(uri)
+    condition = {"IfNoneMatch": "*"} if if_absent else {}
+    with _as_os_errors(uri):
+        try:
+            client().put_object(Bucket=bucket, Key=key, Body=data, **condition)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in _NOT_WRITTEN:
+                raise
+            return False
+    return True
+
+
+def replace(uri: str, data: bytes, token: str) -> str:
+    from botocore.exceptions import ClientError
+
+    bucket, key = _bucket_key(uri)
+    condition = {"IfMatch": _quoted_etag(token)} if token else {"IfNoneMatch": "*"}
+    with _as_os_errors(uri):
+        try:
+            answer = client(brief=True).put_object(Bucket=bucket, Key=key, Body=data, **condition)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in (*_NOT_WRITTEN, "NoSuchKey", "404"):
+                return ""
+            raise
+    return f"{len(data)}-{_plain_etag(answer['ETag'])}"
+
+
+def delete(uri: str) -> None:
+    bucket, key = _bucket_key(uri)
+    with _as_os_errors(uri):
+        client().delete_object(Bucket=bucket, Key=key)
+
+
+def read_stamped(uri: str) -> Stamped:
+    bucket, key = _bucket_key(uri)
+    with _as_os_errors(uri):
+        answer = client(brief=True).get_object(Bucket=bucket, Key=key)
+        data: bytes = answer["Body"].read()
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    now = parsedate_to_datetime(date).timestamp() if date else time.time()
+    return Stamped(data, f"{len(data)}-{_plain_etag(answer['ETag'])}", now - answer["LastModified"].timestamp())
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether a store lacks conditional writes, rather than failed at this one."""
+    answer = getattr(error.__cause__, "response", {}).get("Error", {})
+    return answer.get("Code") in _UNKNOWN_TO_STORE or "If-" in answer.get("Message", "")
+
+
+def _as_os_error(uri: str, error: Any) -> OSError:
+    code = error.response["Error"]["Code"]
+    if code in ("NoSuchKey", "NoSuchBucket", "404"):
+        return FileNotFoundError(f"{uri}: {code}")
+    if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        return PermissionError(f"{uri}: {code}")
+    return OSError(f"{uri}: {code}: {error}")
+
+
+class RangeFile(io.RawIOBase):
+    """One version of an S3 object as a raw read-only file: each `readinto` is one range request with If-Match."""
+
+    def __init__(self, uri: str, token: str = "") -> None:
+        self._uri, self._token, self._at = uri, version(uri), 0
+        require_version(uri, token, self._token)
+        self._size = int(self._token.partition("-")[0])
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._size - self._at)
+        if length <= 0:
+            return 0
+        data = read(self._uri, self._at, length, self._token)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _require(uri: str, token: str) -> None:
+    require_version(uri, token, version(uri))
