@@ -27,16 +27,16 @@ _FIXED = {
 class BackboneConfig:
     """Sizes of one expert. Names and meanings are those in `config.json` of diffusers' `WanTransformer3DModel`."""
 
-    num_attention_heads: int  # heads of every attention; the width is heads times head width
-    attention_head_dim: int  # width of a head; even, since rotary positions turn pairs
-    num_layers: int  # transformer blocks
+    num_attention_heads: int  # attention heads; the width of a token is heads times head width
+    attention_head_dim: int  # width of a head; even, since rotary positions rotate pairs
+    num_layers: int  # number of transformer blocks
     ffn_dim: int  # hidden width of the feed-forward layers
-    in_channels: int = 36  # 16 noise + 4 mask + 16 image latents
+    in_channels: int = 36  # channels of the input: 16 noise, 4 mask, 16 image latents
     out_channels: int = 16  # channels of a latent
     text_dim: int = 4096  # width of the text encoder's hidden states
-    freq_dim: int = 256  # sines and cosines that encode a noise level
+    freq_dim: int = 256  # number of sines and cosines that encode a noise level
     patch_size: tuple[int, int, int] = (1, 2, 2)  # frames, rows, columns of latents that make one token
-    eps: float = 1e-6  # of the norms
+    eps: float = 1e-6  # epsilon of the normalisation layers
     rope_max_seq_len: int = 1024  # positions of an axis; a video with more latents than that is refused
     # width of the vision-language model's tokens that a second cross-attention reads; null: no such attention, as in Wan2.2
     # (`backbone.vlm_context.with_vlm_cross_attention` adds one)

@@ -18,7 +18,7 @@ TIMESTEPS = 1000  # the backbone's time at sigma = 1
 class NoiseSpec:
     """How noise levels are distributed, and divided between the experts."""
 
-    shift: float = 5.0  # of the uniform draw; a larger value trains more on high noise, 1 is uniform
+    shift: float = 5.0  # shift of uniform draws; a larger value trains more on high noise, 1 is uniform
     boundary: float = 0.9  # the high-noise expert works from this sigma upwards, the low-noise expert below it
 
     def __post_init__(self) -> None:

@@ -20,8 +20,9 @@ from model.training.settings import TrainPhase, TrainSettings
 class ModelSpec:
     """The model that is trained."""
 
+    # sizes of one expert; with model.weights the sizes stored there are used
     backbone: BackboneConfig = field(default_factory=wan22_i2v_a14b)
-    noise: NoiseSpec = field(default_factory=NoiseSpec)
+    noise: NoiseSpec = field(default_factory=NoiseSpec)  # the noise levels of training, and which expert has which
     two_experts: bool = True  # one expert for high and one for low noise, as in Wan2.2; false: one for all noise levels
     control_width: int = 192  # hidden channels of the camera encoder
     # diffusers folder of Wan2.2-I2V-A14B: experts, codec and text encoder are loaded from it. Empty: a small world with fresh
@@ -58,12 +59,12 @@ def weights_folder(spec: ModelSpec) -> str:
 class TrainRecipe:
     """Everything that decides what a training run makes."""
 
-    name: str = "gamecraft2"  # of the recipe; decides nothing
-    model: ModelSpec = field(default_factory=ModelSpec)
-    codec: CodecSettings = field(default_factory=CodecSettings)  # of the frame codec; unused where model.weights is set
-    data: DataSettings = field(default_factory=DataSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    layout: ParallelLayout = field(default_factory=ParallelLayout)
+    name: str = "gamecraft2"  # name of the recipe; decides nothing
+    model: ModelSpec = field(default_factory=ModelSpec)  # the model, and where its weights come from
+    codec: CodecSettings = field(default_factory=CodecSettings)  # the frame codec; unused where model.weights is set
+    data: DataSettings = field(default_factory=DataSettings)  # what a sample is, and where samples come from
+    train: TrainSettings = field(default_factory=TrainSettings)  # how the run trains
+    layout: ParallelLayout = field(default_factory=ParallelLayout)  # how the model uses its devices
     # how keys and mouse become motion when the world is played or evaluated; stored in checkpoints. Its fps is always data.fps
     control: ControlSpec = field(default_factory=ControlSpec)
 

@@ -27,7 +27,7 @@ class ControlState(NamedTuple):
 class ControlSpec:
     """How input becomes motion. Lengths are in the data set's unit: a player at top speed moves 1 in a second."""
 
-    version: int = VERSION  # of this class; another release may read the fields differently
+    version: int = VERSION  # version of these settings; another release may read them differently
     fps: float = 16.0  # input frames a second; a training recipe sets it to data.fps
     speed: float = 1.0  # forward and back (W, S), units/s
     sideways: float = 1.0  # speed of A and D, as a multiple of `speed`

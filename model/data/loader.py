@@ -54,7 +54,7 @@ class DataSettings:
     frames: int = 81  # frames of a sample, 1 + 4k; in training the phase of the curriculum sets it
     fps: float = 16.0  # frame rate of training and of play
     size: tuple[int, int] = (832, 480)  # width and height, px; multiples of 16
-    seed: int = 0  # of the order of windows, and of what is drawn for each sample
+    seed: int = 0  # seed of the order of windows, and of the random choices for each sample
     captions: CaptionMix = field(default_factory=CaptionMix)
     camera_dropout: float = 0.1  # share of samples without a camera, for guidance
     # camera statuses that are believed; a clip with another status is trained on without its camera

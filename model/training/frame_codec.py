@@ -28,7 +28,7 @@ _NOISE = 0.1
 class CodecSettings:
     """Sizes of a frame codec, and its training."""
 
-    channels: int = 32  # of a latent; must equal model.backbone.out_channels
+    channels: int = 32  # channels of a latent; must equal model.backbone.out_channels
     width: int = 48  # channels of the convolutions that remove the seams between cells
     fit_clips: int = 400  # clips from whose frames the principal components are computed
     steps: int = 400  # training steps of the convolutions

@@ -27,16 +27,18 @@ class TrainSettings:
     # the phases of the run, in order
     curriculum: tuple[TrainPhase, ...] = (TrainPhase(45, 10_000), TrainPhase(81, 10_000), TrainPhase(149, 10_000))
     batch: int = 1  # samples per rank in one forward and backward pass
-    accumulate: int = 1  # passes whose gradients are summed into one optimizer step
+    accumulate: int = 1  # passes whose gradients are averaged into one optimizer step
     lr: float = 1e-5  # learning rate of AdamW after the warm-up
-    weight_decay: float = 0.01  # of AdamW
-    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
+    weight_decay: float = 0.01  # weight decay of AdamW
+    betas: tuple[float, float] = (0.9, 0.95)  # decay of AdamW's averages of the gradient and of its square
     warmup_steps: int = 100  # steps in which the learning rate rises to `lr`
     lr_decay_share: float = 0.0  # last share of all steps, in which the learning rate falls to zero; 0: it never falls
     max_grad_norm: float = 1.0  # gradients with a larger norm are scaled down to it
-    ema_decay: float = 0.999  # of the averaged weights, which are played and evaluated; larger averages over more steps
+    ema_decay: float = (
+        0.999  # decay of the averaged weights, which are played and evaluated; a larger value averages over more steps
+    )
     freeze_camera: bool = False  # leave the camera encoders as they are (stage 2)
-    # what the blocks compute in: bfloat16, float32, or auto, which measures both on the device where the run begins
+    # what the blocks compute in: bfloat16, float32, or auto, the faster one on the device where the run begins
     precision: str = "auto"
     save_every: int = 500  # steps between checkpoints
     keep_checkpoints: int = 3  # how many complete checkpoints stay; older ones are deleted
@@ -45,7 +47,7 @@ class TrainSettings:
     sample_clips: int = 4  # sample videos made each time
     sample_steps: int = 40  # sampler steps of a sample video
     workers: int = 2  # data loader processes per rank; 0: load in the training process
-    seed: int = 0  # of fresh weights, experts, noise levels and noise; the data has its own
+    seed: int = 0  # seed of fresh weights, experts, noise levels and noise; data.seed is separate
 
     def __post_init__(self) -> None:
         if not self.curriculum:
