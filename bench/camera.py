@@ -30,7 +30,7 @@ from curation.cameras.settings import CameraSettings
 from curation.media import decode
 from curation.media.decode import Span
 from curation.media.viewport import ViewportWatch, viewport
-from operators.op import share_cores
+from operators.op import limit_threads
 
 SEED = 9900
 RATES = (35.0, 16.0)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--beside", action="store_true", help="also COLMAP's global mapper on the tracks of the mix takes")
     options = parser.parse_args(arguments)
     print(describe())
-    share_cores(1)  # as a step of the pipeline has it
+    limit_threads(1)  # as a step of the pipeline has it
     with tempfile.TemporaryDirectory() as folder:
         rows = list(_measured(options.keep or Path(folder), options))
         beside = list(_beside(rows)) if options.beside else []

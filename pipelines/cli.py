@@ -101,7 +101,7 @@ def curate(
     from pipelines import run, runners
     from pipelines.report.page import write_report
 
-    _among("--runner", runner, runners.NAMES)
+    _among("--runner", runner, runners.RUNNERS)
     if phase:
         _among("--phase", phase, PHASES)
     summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait)
@@ -128,7 +128,7 @@ def synth(
     from pipelines import run, runners
     from pipelines.report.page import write_report
 
-    _among("--runner", runner, runners.NAMES)
+    _among("--runner", runner, runners.RUNNERS)
     if phase:
         _among("--phase", phase, SYNTH_PHASES)
     names, given = ([word.strip() for word in words.split(",")] for words in (interactions, frames))
@@ -155,7 +155,7 @@ def train(
     """Train a world on shards. Run it again to go on; start it by torchrun, or on Ray, for several devices."""
     from pipelines import runners
 
-    _among("--runner", runner, runners.NAMES)
+    _among("--runner", runner, runners.RUNNERS)
     training, settings = _training(), _training_recipe(recipe)
     outputs = data or []
     if share:
@@ -180,7 +180,7 @@ def encode(
     """Encode what a training recipe reads, before it trains. Run it again to go on or to add what is new."""
     from pipelines import runners
 
-    _among("--runner", runner, runners.NAMES)
+    _among("--runner", runner, runners.RUNNERS)
     training, settings = _training(), _training_recipe(recipe)
     if runner == "ray":
         runners.start_ray()

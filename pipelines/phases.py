@@ -58,16 +58,16 @@ class Phase:
 def work(
     phase: Phase,
     unit: Unit,
-    tell: Callable[[float], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
     left_out: Mapping[str, str] | None = None,
     on_row: Callable[[Row | None], None] | None = None,
     commits: bool = True,
 ) -> Record:
     """Do one unit. Whatever goes wrong outside its rows is in the record's `failure`, and the other units go on.
 
-    `tell` gets the part done (0 to 1): of the decode where the unit is a source, of its rows elsewhere. `left_out` has the
-    reason of each row (`row_key`) that is rejected unseen. `on_row` gets each row before it is worked on, and None at the end.
-    Without `commits` nothing is kept.
+    `on_progress` gets the part done (0 to 1): of the decode where the unit is a source, of its rows elsewhere. `left_out` has
+    the reason of each row (`row_key`) that is rejected unseen. `on_row` gets each row before it is worked on, and None at the
+    end. Without `commits` nothing is kept.
     """
     record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
     if unit.problem:
@@ -77,8 +77,8 @@ def work(
     answers.use(OutputFolder(phase.out).answers)
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
-        decode.on_decode = tell if phase.name in ("partition", "generate") else None
-        rows = step([_without(row, left_out or {}) for row in rows], on_row, tell)
+        decode.on_decode = on_progress if phase.name in ("partition", "generate") else None
+        rows = step([_without(row, left_out or {}) for row in rows], on_row, on_progress)
         if on_row:
             on_row(None)
         _count(record, rows, step.cpu_s, decode.decodes - before, vlm.spent - spent)

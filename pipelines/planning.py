@@ -13,7 +13,7 @@ from curation import shards, storage
 from curation.output_folder import OutputFolder
 from curation.schema import Row, digest, is_dropped
 from pipelines import chunk_units, ledger, sources, units
-from pipelines.lock import check
+from pipelines.lock import renew_lock
 from pipelines.recipes import Recipe
 from pipelines.units import Name, Unit
 
@@ -178,7 +178,7 @@ def plan(
         first = 1 + max((int(row["shard"]) for row in planned), default=-1)
         size = recipe.shard.clips_per_shard
         rows = [{"shard": f"{first + i // size:06d}", "clip_id": row["clip_id"]} for i, row in enumerate(new)]
-        check(out)
+        renew_lock(out)
         shards.put_plan(out, len(shards.plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
     return None
 
@@ -234,7 +234,7 @@ def _drop(out: str, phase: str, names: Iterable[Name]) -> None:
     """Take back units whose settings or clips are no longer these; their rows first, which are the commit."""
     for number, name in enumerate(names):
         if number % _UNITS_A_CHECK == 0:
-            check(out)
+            renew_lock(out)
         storage.delete(OutputFolder(out).clip_rows(phase, str(name)))
         if phase == "annotate":
             storage.delete(OutputFolder(out).sidecar("camera", str(name)))

@@ -14,7 +14,7 @@ from curation import storage
 from curation.output_folder import OutputFolder
 from curation.schema import CLIP, Row
 from pipelines import ledger, units
-from pipelines.lock import locked
+from pipelines.lock import hold_lock
 from pipelines.recipes import CLIP_PHASES
 
 _COLUMNS = ("reject", "error", "consistency_status", "caption_error", "action_error", "interaction_error", "camera_status")
@@ -40,7 +40,7 @@ def retry(out: str, reason: str = "", source: str = "") -> list[TakenBack]:
     there.
     """
     out = storage.normal(out)
-    with locked(out):
+    with hold_lock(out):
         rows = {phase: ledger.read_all(OutputFolder(out).clips(phase), CLIP)[0].to_pylist() for phase in CLIP_PHASES}
         uris = {row["clip_id"]: row["source_uri"] or "" for row in rows["partition"]}
         gone = _not_there(out)

@@ -23,7 +23,7 @@ from curation import scratch, shards, source_files, storage
 from curation.worker_state import worker
 from pipelines import caption_summary, chunk_units, ledger, lock, planning, recipes, runners, sources, synth_units, units
 from pipelines.ledger import Record
-from pipelines.lock import locked
+from pipelines.lock import hold_lock
 from pipelines.phases import Phase
 from pipelines.recipes import CLIP_PHASES, PHASES, SYNTH_PHASES, Recipe
 from pipelines.units import SUPERSEDED, Unit
@@ -166,25 +166,25 @@ def _run(
         )
     inputs = list_inputs()  # before anything is written: an input that is not there is said at once
     _claim(out)
-    with locked(out, wait_s):
+    with hold_lock(out, wait_s):
         if wait_s:
             inputs = list_inputs()
         storage.remove_partial_files(out)
         _check_recipe(out, recipe)
         if runner == "ray":
             runners.start_ray()
-            runners.foresee(Phase(name, recipe, out) for name in phases)
+            runners.warn_of_shortages(Phase(name, recipe, out) for name in phases)
         summary = Summary(out)
         before = set(units.superseded(out))
         inputs.prepare(out)
         for name in phases:
-            lock.check(out)  # what lists units may delete those of other settings, and plans shards
+            lock.renew_lock(out)  # what lists units may delete those of other settings, and plans shards
             if name == "shard":
                 summary.held = planning.plan(out, recipe, inputs.unmade(out), partial, inputs.includes)
             for left, done in _rounds(name, out, recipe, inputs.todo):
                 summary.before.setdefault(name, done)
                 summary.records += list(_watched(Phase(name, recipe, out), left, runner))
-        lock.check(out)
+        lock.renew_lock(out)
         summary.changed = [
             unit for unit in units.superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
         ]
@@ -316,7 +316,7 @@ def _write_dataset(out: str, recipe: Recipe, listed: Sequence[dict[str, Any]], c
     codec = {name: ".".join(map(str, numbers)) for name, numbers in sorted(av.library_versions.items())}
     build = {"gamecraft": code_version(), "pyav": av.__version__, **codec}
     about = {"recipe_name": recipe.name, "recipe": recipes.settings_of(recipe), "build": build, "pose_unit": _POSE_UNIT}
-    lock.check(out)
+    lock.renew_lock(out)
     shards.write_dataset(out, {**about, "counts": counts, "shards": list(listed)})
 
 

@@ -25,7 +25,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from curation import storage, versions
 from curation.errors import UnreadableVideo, is_machine_fault
 from curation.media.repair import HDR, repaired
-from curation.processes import OwnValue
+from curation.processes import ProcessLocal
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -226,7 +226,7 @@ class _Reading:
         return 0 <= span.start_s - self.behind[0] <= (_SOON_S if source.seekable else math.inf)
 
 
-_reading = OwnValue[_Reading]()
+_reading = ProcessLocal[_Reading]()
 
 
 def _span(source: Source, span: Span) -> Iterator[Shown]:

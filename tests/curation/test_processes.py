@@ -4,7 +4,7 @@ import os
 import threading
 import time
 
-from curation.processes import OwnValue, per_process
+from curation.processes import ProcessLocal, per_process
 
 
 class Opened:
@@ -26,7 +26,7 @@ def in_child(do) -> int:
 
 
 def test_a_child_makes_its_own_and_neither_uses_nor_closes_its_parents():
-    own = OwnValue()
+    own = ProcessLocal()
     own.put(Opened())
     parents = own.get()
 

@@ -95,11 +95,11 @@ def test_a_run_that_stopped_among_the_chunks_goes_on_with_the_rest(here, one_pas
     real, out = phases.work, str(tmp_path / "o")
     left = [5]
 
-    def stop(phase, unit, tell=None):
+    def stop(phase, unit, on_progress=None):
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        return real(phase, unit, tell)
+        return real(phase, unit, on_progress)
 
     monkeypatch.setattr(phases, "work", stop)
     with pytest.raises(KeyboardInterrupt):

@@ -132,7 +132,7 @@ def test_other_phases_do_not_read_another_version_either(films, folder, tmp_path
 class Reader:
     cpu_s = {}
 
-    def __call__(self, rows, on_row=None, tell=None):
+    def __call__(self, rows, on_row=None, on_progress=None):
         from curation.media import decode
 
         decode.read_frames(rows[0]["source_uri"], decode.Span(0, 1))
@@ -144,8 +144,8 @@ def test_a_source_replaced_while_it_is_read_fails_its_unit(films, alone, folder,
     real_step = phases._step
 
     def step(phase):
-        def run_and_replace(rows, on_row=None, tell=None):
-            rows = real_step(phase)(rows, on_row, tell)
+        def run_and_replace(rows, on_row=None, on_progress=None):
+            rows = real_step(phase)(rows, on_row, on_progress)
             put(films[1], folder / "a.mp4", 60)
             return rows
 
