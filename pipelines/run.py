@@ -189,7 +189,7 @@ def _run(
             unit for unit in units.superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
         ]
         chunk_units.sweep(out)
-        scratch.sweep()  # of workers that were killed
+        scratch.remove_stale_folders()  # of workers that were killed
         _conclude(summary, recipe)
     summary.said = [*inputs.said, *summary.said]
     summary.s3 = sum((Counter(record.s3) for record in summary.records), worker.s3_requests - asked)

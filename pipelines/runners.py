@@ -1,4 +1,4 @@
-"""Two ways to run a phase's units: on this machine, or on Ray Data. Both do the units in a child process (`pipelines.worker`)."""
+"""Two ways to run a phase's units: on this machine, or on Ray Data. Both use a child process (`pipelines.worker`)."""
 
 import atexit
 import json

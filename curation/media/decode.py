@@ -329,7 +329,7 @@ def _opened(uri: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStr
 @contextmanager
 def _bytes_of(uri: str) -> Iterator[Any]:
     """What FFmpeg opens: a file of ours for S3; else a name that it takes for no other protocol, whatever is in it."""
-    token = versions.opening(uri)
+    token = versions.register_open(uri)
     if not storage.is_s3(uri):
         yield f"file:{storage.normal(uri)}"
         return

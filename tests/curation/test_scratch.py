@@ -22,9 +22,9 @@ sys.stdin.readline()
 @pytest.fixture(autouse=True)
 def temporary(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    scratch._own.cache_clear()
+    scratch._folder_of.cache_clear()
     yield tmp_path
-    scratch._own.cache_clear()
+    scratch._folder_of.cache_clear()
 
 
 def holder(folder):
@@ -46,7 +46,7 @@ def test_the_folder_of_a_live_process_is_left_alone_and_that_of_a_killed_one_is_
     assert (theirs / "clip.mp4").read_bytes() == b"waits for its commit"
     process.kill()
     process.wait()
-    scratch._own.cache_clear()
+    scratch._folder_of.cache_clear()
     again = scratch.folder()
     assert not theirs.exists()
     assert not Path(f"{theirs}.lock").exists()

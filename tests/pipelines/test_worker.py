@@ -25,7 +25,7 @@ SCHEMA = columns(CLIP, ["clip_id", "video_id", "unit_id", "reject", "error", "in
 def own_crash_notes(tmp_path, monkeypatch):
     """Workers of other tests crash on this machine at the same time."""
     (tmp_path / "crashes").mkdir()
-    monkeypatch.setattr(worker, "_notes", lambda: tmp_path / "crashes")
+    monkeypatch.setattr(worker, "_crash_notes_folder", lambda: tmp_path / "crashes")
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Pipe:
 class WorkerHere:
     """A worker in this process, which saves the second that a child takes to start."""
 
-    def do(self, phase, unit, attempt, show):
+    def do(self, phase, unit, order, on_progress):
         pipe = Pipe()
         try:
-            return worker._attempted(pipe, phase, unit, attempt)
+            return worker._do_unit(pipe, phase, unit, order)
         except Died as end:
             code = int(end.args[0]) if end.args[0].isdigit() else -getattr(signal, end.args[0])
-            return worker.Death(unit.name, pipe.row, worker._cause(code), worker._crashed(code), time.time())
+            return worker.WorkerDeath(unit.name, pipe.row, worker._cause(code), worker._crashed(code), time.time())
 
     def stop(self):
         pass
@@ -135,7 +135,10 @@ def test_a_kill_from_outside_is_no_fault_of_the_clip(done, deed):
 
 def test_a_unit_that_is_killed_again_and_again_is_left_to_the_next_run(done):
     record, rows = done("SIGKILL")
-    assert record.failure == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGKILL; is memory short?"
+    assert (
+        record.failure
+        == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGKILL; does the machine lack memory?"
+    )
     assert rows is None
 
 
@@ -163,15 +166,18 @@ def test_rows_that_are_related_are_not_blamed_one_by_one(done):
 
 
 def test_crashes_of_several_units_at_once_speak_of_the_machine(done, monkeypatch):
-    monkeypatch.setattr(worker, "_apart_s", lambda unit: 0.0)
-    real = worker._note
+    monkeypatch.setattr(worker, "_pause_s", lambda unit: 0.0)
+    real = worker._write_crash_note
 
     def note(death):
-        return real(death) + real(worker.Death("another unit", None, "SIGSEGV", True, death.time_s + 0.5))
+        return real(death) + real(worker.WorkerDeath("another unit", None, "SIGSEGV", True, death.time_s + 0.5))
 
-    monkeypatch.setattr(worker, "_note", note)
+    monkeypatch.setattr(worker, "_write_crash_note", note)
     record, rows = done("SIGSEGV")
-    assert record.failure == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGSEGV; is memory short?"
+    assert (
+        record.failure
+        == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGSEGV; does the machine lack memory?"
+    )
     assert rows is None
 
 
