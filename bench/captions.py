@@ -95,7 +95,7 @@ def _outputs(files: Sequence[Path], folder: Path, recipe: recipes.Recipe, repeat
         out = str(folder / f"told{number}")
         shutil.copytree(folder / "before", out)
         done = _curated(inputs, out, recipe, TOLD)
-        print("\n".join(f"{title}: {words}" for title, words in done.said))
+        print("\n".join(f"{title}: {words}" for title, words in done.notes))
         yield out
 
 

@@ -275,7 +275,7 @@ def _wrong(out: str, reference: str, poisoned: bool) -> Iterator[str]:
     if names != wanted:
         yield f"files differ: {names} instead of {wanted}"
     listed = {shard["name"] for shard in (shards.read_dataset(out) or {"shards": []})["shards"]}
-    if listed != set(shards.committed(out)):
+    if listed != set(shards.list_committed(out)):
         yield "dataset.json lists other shards"
 
 

@@ -59,6 +59,10 @@ class OutputFolder:
         return join(self.uri, "shards")
 
     @property
+    def logs(self) -> str:
+        return join(self.uri, "logs")
+
+    @property
     def answers(self) -> str:
         return self.sidecars("answers")
 
@@ -100,4 +104,4 @@ class OutputFolder:
         return join(self.previews, name)
 
     def log(self, unit: str) -> str:
-        return join(self.uri, "logs", f"{unit}.txt")
+        return join(self.logs, f"{unit}.txt")

@@ -23,6 +23,7 @@ import pyarrow as pa
 from curation.errors import is_machine_fault
 from curation.media import decode
 from curation.schema import CLIP, Row, columns, conform, is_dropped
+from curation.worker_state import worker
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -142,6 +143,7 @@ def _apply_or_bisect(fn: Callable[[list[Row]], list[Row]], rows: list[Row], op: 
         if is_machine_fault(error):
             raise
         if len(rows) == 1 or op.batch == WHOLE_UNIT:
+            worker.note_unexpected(error)
             return [{**row, "error": _describe_error(op, error)} for row in rows]
         half = len(rows) // 2
         return _apply_or_bisect(fn, rows[:half], op) + _apply_or_bisect(fn, rows[half:], op)

@@ -1,53 +1,62 @@
-"""The command line: `gamecraft curate | synth | retry | train | report | recipe | inspect | bench`."""
+"""The command line: `gamecraft curate | synth | retry | train | encode | report | recipe | inspect | bench`.
 
-import ast
-import importlib.util
+Commands import what they need when they run: `model` needs torch, and help and `inspect` need neither. Exit status: 0 done; 1
+something is left to do, or this machine lacks something; 2 wrong input; 70 a bug of ours; 130 interrupted.
+"""
+
+import logging
 import re
 import sys
-from collections import Counter, defaultdict
-from pathlib import Path
-from types import SimpleNamespace
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperCommand
 
-from curation import s3, shards, storage
-from curation.errors import LeaseLost, describe
-from curation.schema import CLIP, is_dropped
-from pipelines import recipes
+from curation import shards, storage
+from curation.errors import GamecraftError, InputError, Unavailable, describe
+from pipelines import logs, recipes, setting_comments
+from pipelines.printing import clip_row, print_clip, print_overview, print_summary, print_thresholds, say
 from pipelines.recipes import PHASES, SYNTH_PHASES
 from pipelines.wording import plural, short_name
 
 if TYPE_CHECKING:
-    from curation.cameras.camera import Camera
+    pass
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help="Turns raw gameplay video into interaction-aware training shards.",
+    help="Turns raw gameplay video into interaction-aware training shards, and trains a world model on them.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 recipe_app = typer.Typer(help="Show or list recipes.", rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
-_EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
-# By name; `bench.shipped_weights` holds what trains the weights that the package ships.
-BENCHMARKS = {name: f"bench.{name}" for name in ("partition", "quality", "captions", "chaos", "curate", "camera", "synth")} | {
-    "train": "bench.train_step",
-    "world": "bench.demo_world",
+BENCHMARKS = {
+    "partition": "cuts, interactions and control regimes, compared with a game engine's truth",
+    "quality": "picture quality: how well known damage is found",
+    "captions": "interactive or not, and captions, compared with a game engine's truth",
+    "chaos": "resume: runs that are killed at random must end like an undisturbed one",
+    "curate": "cost: one curation run compared with one decode and one encode",
+    "camera": "camera poses, compared with a game engine's truth",
+    "synth": "synthesis: accepted and refused attempts, by interaction",
+    "train": "a training step, compared with diffusers' model with the same weights",
+    "world": "the demo world from nothing: record, curate, train, measure control",
 }
 
+_RUN_AGAIN = "Run it again to resume"
 Wait = Annotated[
     float,
     typer.Option(metavar="[SECONDS]", min=0, help="Wait until another run releases OUT; without SECONDS, without a limit."),
 ]
 Data = Annotated[
     list[str] | None,
-    typer.Option(help="An output of `gamecraft curate`, also on S3; several if given again. Else data.sources of the recipe."),
+    typer.Option(
+        help="An output of `gamecraft curate`, also on S3; repeat it for several. Default: data.sources of the recipe."
+    ),
 ]
-OfTraining = Annotated[bool, typer.Option("--train", help="A recipe of training instead of curation.")]
+OfTraining = Annotated[bool, typer.Option("--train", help="A training recipe instead of a curation recipe.")]
 Partial = Annotated[
     bool,
     typer.Option("--partial", help="Plan shards although sources are unfinished; those get separate shards later."),
@@ -59,29 +68,35 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from pipelines.run import code_version
 
-        _say(f"gamecraft {code_version()}")
+        say(f"gamecraft {code_version()}")
         raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log each unit as it is finished.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log errors only; no progress, no summary.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log to stderr as JSON lines, one a unit.")] = False,
 ) -> None:
-    """Turn raw gameplay video into interaction-aware training shards."""
+    """Turn raw gameplay video into interaction-aware training shards, and train a world model on them."""
+    if verbose and quiet:
+        raise InputError("--verbose and --quiet exclude each other")
+    logs.configure("error" if quiet else "info" if verbose or log_json else "warning", log_json)
 
 
 class _Waits(TyperCommand):
-    """Lets --wait stand without a number."""
+    """A command whose option --wait may stand without a number."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given = list(args)
-        if "--wait" in given:
-            behind = given.index("--wait") + 1
-            if not re.fullmatch(r"\d+(\.\d+)?", "".join(given[behind : behind + 1])):
-                given.insert(behind, "inf")
-        return super().parse_args(ctx, given)
+        words = list(args)
+        if "--wait" in words:
+            after = words.index("--wait") + 1
+            if not re.fullmatch(r"\d+(\.\d+)?", "".join(words[after : after + 1])):
+                words.insert(after, "inf")
+        return super().parse_args(ctx, words)
 
 
 @app.command(cls=_Waits)
@@ -97,26 +112,23 @@ def curate(
     partial: Partial = False,
     wait: Wait = 0.0,
 ) -> None:
-    """Turn videos into WebDataset shards, a ledger of every clip, and a report. Run it again to go on or to add input."""
+    """Turn videos into WebDataset shards, a ledger of every clip, and a report. Run it again to resume or to add input."""
     from pipelines import run, runners
-    from pipelines.report.page import write_report
 
-    _among("--runner", runner, runners.RUNNERS)
+    _check_choice("--runner", runner, runners.RUNNERS)
     if phase:
-        _among("--phase", phase, PHASES)
+        _check_choice("--phase", phase, PHASES)
     summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait)
-    report = write_report(summary.out)
-    _print_summary(summary, report)
-    if not summary.finished:
-        raise typer.Exit(1)
+    _finish(summary)
 
 
 @app.command(cls=_Waits)
 def synth(
     out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix; also one of curate.")],
-    interactions: Annotated[str, typer.Option(help="Names of interactions or categories, with commas; or all.")] = "all",
+    interactions: Annotated[str, typer.Option(help="Interactions or categories, with commas; or all.")] = "all",
     frames: Annotated[
-        str, typer.Option(help="Initial frames, with commas: pictures, folders, an OUT of curate, paint, doom, doom:WAD:MAP.")
+        str,
+        typer.Option(help="Initial frames, with commas: pictures, folders, an OUT of curate, paint, doom, doom:WAD:MAP."),
     ] = "doom",
     recipe: Annotated[str, typer.Option(help="A recipe's name (see `gamecraft recipe list`) or a YAML file.")] = "laptop",
     runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
@@ -126,14 +138,22 @@ def synth(
 ) -> None:
     """Make videos of interactions, verify them, and add those accepted to OUT as clips, with a ledger of every attempt."""
     from pipelines import run, runners
+
+    _check_choice("--runner", runner, runners.RUNNERS)
+    if phase:
+        _check_choice("--phase", phase, SYNTH_PHASES)
+    names, starts = ([word.strip() for word in words.split(",")] for words in (interactions, frames))
+    summary = run.synthesise(names, starts, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait)
+    _finish(summary)
+
+
+def _finish(summary: Any) -> None:
+    """Write the report and print the summary. Exit with 1 where something is left to do."""
     from pipelines.report.page import write_report
 
-    _among("--runner", runner, runners.RUNNERS)
-    if phase:
-        _among("--phase", phase, SYNTH_PHASES)
-    names, given = ([word.strip() for word in words.split(",")] for words in (interactions, frames))
-    summary = run.synthesise(names, given, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait)
-    _print_summary(summary, write_report(summary.out))
+    report = write_report(summary.out)
+    if logs.is_shown(logging.WARNING):
+        print_summary(summary, report)
     if not summary.finished:
         raise typer.Exit(1)
 
@@ -144,7 +164,7 @@ def train(
     recipe: Annotated[str, typer.Option(help="A training recipe's name (`gamecraft recipe list --train`) or a YAML file.")],
     data: Data = None,
     share: Annotated[
-        list[float] | None, typer.Option(help="The share of samples from each --data, in their order; together 1.")
+        list[float] | None, typer.Option(help="The share of samples from each --data, in the same order; together 1.")
     ] = None,
     watch: Annotated[
         list[str] | None, typer.Option(help="An output that is not trained on, from which sample videos are made.")
@@ -152,19 +172,20 @@ def train(
     runner: Annotated[str, typer.Option(help="local: this process, or those of torchrun. ray: ranks on a cluster.")] = "local",
     workers: Annotated[int, typer.Option(help="How many ranks on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
 ) -> None:
-    """Train a world on shards. Run it again to go on; start it by torchrun, or on Ray, for several devices."""
+    """Train a world on shards. Run it again to resume; start it by torchrun, or on Ray, for several devices."""
     from pipelines import runners
 
-    _among("--runner", runner, runners.RUNNERS)
-    training, settings = _training(), _training_recipe(recipe)
-    outputs = data or []
+    _check_choice("--runner", runner, runners.RUNNERS)
+    with _extra("training", "train"):
+        from model import train as training
+    settings, outputs = _training_recipe(recipe), data or []
     if share:
-        settings, outputs = training.run.with_shares(settings, outputs, share), []
+        settings, outputs = training.with_shares(settings, outputs, share), []
     if runner == "ray":
         runners.start_ray()
-        training.run.train_on_ray(settings, outputs, out, watch or (), workers, _say)
+        training.train_on_ray(settings, outputs, out, watch or (), workers, say)
     else:
-        training.run.train(settings, outputs, out, watch or (), _say)
+        training.train(settings, outputs, out, watch or (), say)
 
 
 @app.command()
@@ -177,23 +198,25 @@ def encode(
     runner: Annotated[str, typer.Option(help="local: this process. ray: actors on a cluster, a GPU each.")] = "local",
     workers: Annotated[int, typer.Option(help="How many actors on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
 ) -> None:
-    """Encode what a training recipe reads, before it trains. Run it again to go on or to add what is new."""
+    """Encode what a training recipe reads, before it trains. Run it again to resume or to add what is new."""
     from pipelines import runners
 
-    _among("--runner", runner, runners.RUNNERS)
-    training, settings = _training(), _training_recipe(recipe)
+    _check_choice("--runner", runner, runners.RUNNERS)
+    with _extra("training", "train"):
+        from model import encode_latents
+    settings = _training_recipe(recipe)
     if runner == "ray":
         runners.start_ray()
-    training.encode.encode(settings, data or [], out, runner == "ray", workers, _say)
+    encode_latents.encode(settings, data or [], out, runner == "ray", workers, say)
 
 
 @app.command()
 def report(out: Out) -> None:
-    """Draw the report of an output anew."""
+    """Write the report of an output again."""
     from pipelines.report.page import write_report
 
     _require_dataset(out)
-    _say(write_report(storage.normal(out)))
+    say(write_report(storage.normal(out)))
 
 
 @app.command()
@@ -202,51 +225,61 @@ def retry(
     reason: Annotated[
         str,
         typer.Option(
-            metavar="GLOB", help="Only reasons that match, such as '*timed out*'. Default: all failures, no verdict of a rule."
+            metavar="GLOB",
+            help="Only rows whose reason matches, such as '*timed out*'. Default: all failures, not what a rule rejected.",
         ),
     ] = "",
     source: Annotated[str, typer.Option(metavar="URI", help="Only this source; may be a pattern.")] = "",
 ) -> None:
-    """Take back what failed, so that the next run of the same command tries it again."""
+    """Clear failures, so that the next run of the same command tries them again."""
     from pipelines import retry as retrying
 
     _require_dataset(out)
-    taken = retrying.retry(out, reason, source)
-    for one in taken[:20]:
-        _say(f"  {one.phase:9} {one.clip_id or short_name(one.uri)}: {one.reason}")
-    if len(taken) > 20:
-        _say(f"  and {len(taken) - 20} more")
-    _say(f"{plural(len(taken), 'row')} taken back" + ("; now run the same curate or synth command again" if taken else ""))
+    cleared = retrying.retry(out, reason, source)
+    for row in cleared[:20]:
+        say(f"  {row.phase:9} {row.clip_id or short_name(row.uri)}: {row.reason}")
+    if len(cleared) > 20:
+        say(f"  and {len(cleared) - 20} more")
+    again = "; now run the same curate or synth command again" if cleared else ""
+    say(f"{plural(len(cleared), 'failure')} cleared{again}")
 
 
 @recipe_app.command("list")
 def recipe_list(train: OfTraining = False) -> None:
     """Name the built-in recipes."""
-    built_in = _training().recipes.BUILT_IN if train else recipes.BUILT_IN
-    for name, build in sorted(built_in.items()):
-        _say(f"{name:12} {(build.__doc__ or '').strip().splitlines()[0]}")
+    for name, build in sorted((_training_recipes()[0] if train else recipes.BUILT_IN).items()):
+        say(f"{name:12} {(build.__doc__ or '').strip().splitlines()[0]}")
 
 
 @recipe_app.command("show")
 def recipe_show(
     name: Annotated[str, typer.Argument(help="A built-in recipe or a YAML file.")] = "laptop", train: OfTraining = False
 ) -> None:
-    """Print a recipe as YAML; save it, change it, and give the file to `curate --recipe` or `train --recipe`."""
-    sys.stdout.write(recipes.to_yaml(_training_recipe(name) if train else recipes.load(name)))
+    """Print a recipe as YAML with a comment for each setting; save it, change it, and give the file to --recipe."""
+    recipe = _training_recipe(name) if train else recipes.load(name)
+    sys.stdout.write(setting_comments.to_commented_yaml(recipe))
 
 
 def _training_recipe(name_or_path: str) -> Any:
-    ours = _training().recipes
-    return recipes.load(name_or_path, ours.BUILT_IN, ours.TrainRecipe)
+    return recipes.load(name_or_path, *_training_recipes())
 
 
-def _training() -> Any:
-    """The model's side, which needs torch: `.recipes`, `.run`, `.encode`."""
+def _training_recipes() -> tuple[Any, Any]:
+    """Return the built-in training recipes, and their class."""
+    with _extra("training", "train"):
+        from model.recipes import BUILT_IN, TrainRecipe
+    return BUILT_IN, TrainRecipe
+
+
+@contextmanager
+def _extra(what: str, extra: str) -> Iterator[None]:
+    """Turn a missing package into the advice to install an extra."""
     try:
-        names = {"recipes": "model.recipes", "run": "model.train", "encode": "model.encode_latents"}
-        return SimpleNamespace(**{name: importlib.import_module(module) for name, module in names.items()})
+        yield
     except ModuleNotFoundError as error:
-        raise ValueError(f'training needs {error.name}; install it with: pip install "gamecraft[train]"') from error
+        if (error.name or "").partition(".")[0] in logs.PACKAGES:
+            raise  # a mistake of ours
+        raise Unavailable(f'{what} needs {error.name}; install it with: pip install "gamecraft[{extra}]"') from error
 
 
 @app.command()
@@ -258,21 +291,21 @@ def inspect(
         str, typer.Option(metavar="FILE", help="Save CLIP's camera as .npz, .tum, .txt (RealEstate10K) or .rrd (rerun).")
     ] = "",
 ) -> None:
-    """Say what an output holds: its sources and why clips were taken out, or everything about one clip."""
+    """Print what an output holds: its sources and why clips were dropped, or everything about one clip."""
     from pipelines import ledger
 
     dataset = _require_dataset(out)
     out = storage.normal(out)
     if thresholds:
-        _print_thresholds(out, dataset)
+        print_thresholds(out, dataset)
         return
     clips = ledger.clips(out)
     if clip:
-        _print_clip(out, _one(out, clips, clip), camera)
+        print_clip(out, clip_row(out, clips, clip), camera)
     elif camera:
-        raise ValueError("--camera saves the camera of one clip: name it, as in `gamecraft inspect OUT CLIP --camera FILE`")
+        raise InputError("--camera saves the camera of one clip: name it, as in `gamecraft inspect OUT CLIP --camera FILE`")
     else:
-        _print_overview(dataset, clips, ledger.videos(out))
+        print_overview(dataset, clips, ledger.videos(out))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -282,210 +315,79 @@ def bench(
         str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}; without one they are listed.")
     ] = "",
 ) -> None:
-    """Measure one part of the project; each benchmark has options of its own (`gamecraft bench NAME --help`)."""
+    """Measure one part of the project; each benchmark has its own options (`gamecraft bench NAME --help`)."""
     if name in ("", "-h", "--help"):
-        _say("gamecraft bench NAME [OPTIONS]; each has options of its own: gamecraft bench NAME --help\n")
-        for known, module in BENCHMARKS.items():
-            _say(f"{known:10} {_first_line(module)}")
+        say("gamecraft bench NAME [OPTIONS]; each has its own options: gamecraft bench NAME --help\n")
+        for known, what in BENCHMARKS.items():
+            say(f"{known:10} {what}")
         return
-    _among("NAME", name, tuple(BENCHMARKS))
-    try:
-        importlib.import_module(BENCHMARKS[name]).main(context.args)
-    except ModuleNotFoundError as error:
-        raise ValueError(f'it needs {error.name}; install it with: pip install "gamecraft[bench,train]"') from error
+    _check_choice("NAME", name, tuple(BENCHMARKS))
+    with _extra(f"bench {name}", "bench,train"):
+        main = _benchmark(name)
+        main(context.args)
 
 
-def _first_line(module: str) -> str:
-    """What a module says that it is; read and not imported, since it may need what is not installed."""
-    spec = importlib.util.find_spec(module)
-    words = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) if spec and spec.origin else None
-    return (words or "").partition("\n\n")[0].replace("\n", " ")
+def _benchmark(name: str) -> Callable[[list[str]], Any]:
+    main: Callable[[list[str]], Any]
+    if name == "camera":
+        from bench.camera import main
+    elif name == "captions":
+        from bench.captions import main
+    elif name == "chaos":
+        from bench.chaos import main
+    elif name == "curate":
+        from bench.curate import main
+    elif name == "partition":
+        from bench.partition import main
+    elif name == "quality":
+        from bench.quality import main
+    elif name == "synth":
+        from bench.synth import main
+    elif name == "train":
+        from bench.train_step import main
+    else:
+        from bench.demo_world import main
+    return main
 
 
 def _require_dataset(out: str) -> dict[str, Any]:
     dataset = shards.read_dataset(storage.normal(out))
     if dataset is None:
-        raise ValueError(f"{out}: no dataset.json there; is it an output of `gamecraft curate`?")
+        raise InputError(f"{out}: no dataset.json there; is it an output of `gamecraft curate`?")
     return dataset
 
 
-def _among(option: str, value: str, known: tuple[str, ...]) -> None:
+def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{option} must be one of {', '.join(known)}, not {value!r}")
+        raise InputError(f"{option} must be one of {', '.join(known)}, not {value!r}")
 
 
-def _print_overview(dataset: dict[str, Any], clips: Any, videos: Any) -> None:
-    counts = dataset["counts"]
-    held = plural(len(dataset["shards"]), "shard")
-    _say(f"recipe {dataset['recipe_name']}, schema {dataset['schema_version']}, {held}")
-    kept, stored = counts.get("kept", 0), counts.get("stored", 0)
-    _say(f"{plural(len(videos), 'source')}, {plural(len(clips), 'clip')}: {kept} kept, {stored} in shards\n")
-    sources = Table("source", "status", "seconds", "clips", "kept", "why", box=None, header_style="bold")
-    rows = clips.select(["reject", "error", "unit_id"]).to_pylist()
-    rows_of = defaultdict(list)
-    for row in rows:
-        rows_of[row["unit_id"]].append(row)
-    for video in videos.to_pylist():
-        mine = rows_of[video["unit_id"]]
-        out = Counter(_kind(r) for r in mine if is_dropped(r))
-        seconds = f"{video['duration_s']:.1f}" if video["duration_s"] else ""
-        why = [video["reason"], video["note"], *(f"{count} {kind}" for kind, count in out.most_common())]
-        counts = str(len(mine)), str(len(mine) - out.total())
-        sources.add_row(short_name(video["uri"]), video["status"], seconds, *counts, ", ".join(filter(None, why)))
-    _console().print(sources)
-    for kind, count in Counter(_kind(r) for r in rows if is_dropped(r)).most_common():
-        _say(f"{plural(count, 'clip'):>9}: {kind}")
-
-
-def _kind(row: dict[str, Any]) -> str:
-    """A reason without its numbers."""
-    return str(row["reject"] or row["error"]).partition(":")[0]
-
-
-def _print_thresholds(out: str, dataset: dict[str, Any]) -> None:
-    """A table a rule; the limit in use is marked."""
-    from pipelines.report.thresholds import trials
-
-    tables: dict[str, Table] = {}
-    for trial in trials(out, dataset):
-        rule = trial.rule
-        title = f"{rule.score}: {rule.settings}.{rule.limit}, at {'least' if rule.least else 'most'}"
-        if title not in tables:
-            tables[title] = Table("limit", "", "kept", "min", "rejected", "min", box=None, header_style="bold")
-        limit = "off" if trial.limit is None else f"{trial.limit:g}"
-        kept, rejected = (str(trial.kept), f"{trial.kept_s / 60:.1f}"), (str(trial.rejected), f"{trial.rejected_s / 60:.1f}")
-        tables[title].add_row(limit, "now" if trial.current else "", *kept, *rejected)
-    for title, table in tables.items():
-        _say(f"\n{title}")
-        _console().print(table)
-
-
-def _one(out: str, clips: Any, clip: str) -> dict[str, Any]:
-    """The row of the clip whose id begins so."""
-    found: list[dict[str, Any]] = [row for row in clips.to_pylist() if row["clip_id"].startswith(clip)]
-    if len(found) != 1:
-        matches = ", ".join(row["clip_id"] for row in found[:5])
-        raise ValueError(f"{clip}: {f'{len(found)} clips begin so: {matches}' if found else 'no clip of that id'} in {out}")
-    return found[0]
-
-
-def _print_clip(out: str, row: dict[str, Any], camera: str) -> None:
-    table = Table("column", "value", "unit", box=None, header_style="bold")
-    for field in CLIP:
-        value = row[field.name]
-        if value is not None:
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-            table.add_row(field.name, shown, field.metadata[b"unit"].decode())
-    _console().print(table)
-    _print_members(out, row)
-    stored = _stored_camera(out, row)
-    if stored:
-        _print_controls(stored)
-    if camera:
-        if stored is None:
-            raise ValueError(f"{row['clip_id']} has no camera: {row['camera_status'] or 'not annotated'}")
-        _save_camera(stored, row["clip_id"], camera)
-
-
-def _stored_camera(out: str, row: dict[str, Any]) -> "Camera | None":
-    """The stored clip's camera where it is in a shard, else that of its source's pixels."""
-    from curation.cameras.camera import from_npz
-    from pipelines import ledger, units
-
-    data = ledger.cameras(out, units.of_videos(out, "annotate", {row["video_id"]})).get(row["clip_id"])
-    if row["shard"] and data:
-        data = shards.read_member(out, shards.read_index(out, row["shard"]), row["clip_id"], "camera.npz")
-    return from_npz(data) if data else None
-
-
-def _print_controls(camera: "Camera") -> None:
-    from pipelines.report.cameras import timeline
-
-    for line in timeline(camera):
-        _say(line)
-
-
-def _save_camera(camera: "Camera", clip_id: str, path: str) -> None:
-    from curation.cameras import export
-
-    try:
-        export.save(camera, path, clip_id)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{path} needs the package {error.name}: pip install {_EXPORT_NEEDS[error.name or '']}") from error
-    _say(f"camera saved as {path}")
-
-
-def _print_members(out: str, row: dict[str, Any]) -> None:
-    if row["shard"]:
-        for member in shards.read_index(out, row["shard"]).to_pylist():
-            if member["clip_id"] == row["clip_id"]:
-                _say(f"{member['member']}: {member['size']} bytes at {member['offset']} of shards/{member['tar']}")
-
-
-def _print_summary(summary: Any, report: str) -> None:
-    """Cost by operator, then one line that says what came out and where to look."""
-    cost: dict[str, float] = {}
-    decodes: dict[str, int] = {}
-    for record in summary.records:
-        for name, seconds in record.cpu_s.items():
-            cost[name] = cost.get(name, 0) + seconds
-        for name, count in record.decodes.items():
-            decodes[name] = decodes.get(name, 0) + count
-    for name, seconds in cost.items():
-        _say(f"  {name:20} {seconds:9.2f} CPU-s")
-    if decodes:
-        _say("  decodes: " + ", ".join(f"{count} {name}" for name, count in sorted(decodes.items())))
-    if words := s3.throttling(summary.s3):
-        _say(f"  {words}")
-    for title, words in summary.said:
-        _say(f"  {title}: {words}")
-    done, before = len(summary.records) - len(summary.failures), sum(summary.before.values())
-    _say(f"  {plural(done, 'unit')} done in {summary.wall_s:.1f} s, {before} were done before")
-    gone = [f"{n} {what}" for n, what in ((summary.unreadable, "unreadable"), (summary.duplicates, "duplicate")) if n]
-    _say(
-        f"{', '.join([plural(summary.sources, 'source'), *gone])}; {plural(summary.clips, 'clip')}: "
-        f"kept {summary.kept} ({summary.kept_s / 60:.1f} of {summary.total_s / 60:.1f} min), rejected {summary.rejected}, "
-        f"failed {summary.errors}; {summary.stored} in {plural(summary.shards, 'shard')}"
-    )
-    if summary.changed:
-        _say(
-            f"{plural(len(summary.changed), 'source')} changed after being measured; clips of the old version that are not in "
-            "shards are superseded"
-        )
-    if summary.held:
-        _say(f"no new shards are planned: {summary.held}")
-    if summary.failures:
-        _say(f"{plural(len(summary.failures), 'unit')} could not be finished; the same command tries again")
-    _say(f"look at {report}")
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
+_LOG_OPTIONS = frozenset({"--verbose", "-v", "--quiet", "-q", "--log-json"})
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
+_OUR_BUG = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main() -> None:
-    """Run the command; what a user got wrong is one line on stderr and exit status 2."""
+    """Run the command. What a user got wrong is one line on stderr and exit status 2; only a bug of ours shows a traceback."""
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    if "bench" not in sys.argv[1:2]:  # typer wants them before the command; people write them behind it
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in _LOG_OPTIONS)
     try:
         status = app(standalone_mode=False)
-    except (ValueError, OSError) as error:
-        status = _fail(str(error) or describe(error), 2)
-    except LeaseLost as error:
-        status = _fail(str(error), 1)
+    except InputError as error:
+        status = _fail(str(error), 2)
+    except (GamecraftError, OSError) as error:
+        status = _fail(str(error) or describe(error), 1)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # typer's own way of saying what was wrong with the words
-            raise
-        status = _fail(error.format_message(), 2)
+        if hasattr(error, "format_message"):  # typer's own way of saying what was wrong with the words
+            status = _fail(error.format_message(), 2)
+        else:
+            sys.stderr.write(traceback.format_exc())
+            words = "this is a bug in gamecraft, not in your input; please report it with the lines above"
+            status = _fail(f"{describe(error)}: {words}", _OUR_BUG)
     if status == _INTERRUPTED:
-        _fail("stopped; the same command goes on from here", status)
+        _fail("stopped; run the same command again to resume", status)
     sys.exit(status)
 
 

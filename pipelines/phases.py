@@ -1,4 +1,4 @@
-"""What each phase takes in and leaves behind: load a unit's rows, run the chain, commit. The same code under every runner."""
+"""Each phase: load a unit's rows, run the operators, commit. The same code under every runner."""
 
 import json
 import time
@@ -63,17 +63,17 @@ def work(
     on_row: Callable[[Row | None], None] | None = None,
     commits: bool = True,
 ) -> Record:
-    """Do one unit. Whatever goes wrong outside its rows is in the record's `failure`, and the other units go on.
+    """Do one unit. What goes wrong outside its rows is the record's `failure`, and other units are not affected.
 
-    `on_progress` gets the part done (0 to 1): of the decode where the unit is a source, of its rows elsewhere. `left_out` has
-    the reason of each row (`row_key`) that is rejected unseen. `on_row` gets each row before it is worked on, and None at the
-    end. Without `commits` nothing is kept.
+    on_progress: called with the part done (0 to 1), of the decode where the unit is a source, of its rows elsewhere. left_out:
+    the reason of each row (`row_key`) that is rejected unseen. on_row: called with each row before it is worked on, and with
+    None at the end. commits: False to store nothing.
     """
     record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
     if unit.problem:
         return record
     before, spent = decode.decodes.copy(), vlm.spent.copy()
-    asked = worker.s3_requests.copy()
+    requests = worker.s3_requests.copy()
     answers.use(OutputFolder(phase.out).answers)
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
@@ -88,12 +88,28 @@ def work(
             phase.commit(unit, rows, record)
     except Exception as error:
         record.failure = describe(error)
-    record.s3 = dict(worker.s3_requests - asked)
+        worker.note_unexpected(error)
+    if worker.tracebacks:
+        _write_log(phase, record)
+    record.s3 = dict(worker.s3_requests - requests)
     return record
 
 
+def _write_log(phase: Phase, record: Record) -> None:
+    """Store the tracebacks of errors in this unit that nobody foresaw, and name the file in the record."""
+    uri = OutputFolder(phase.out).log(record.unit)
+    with suppress(OSError):  # the log must not hide the error itself
+        storage.put(uri, "\n".join(worker.tracebacks).encode())
+        words = f"unexpected error, traceback in {uri}"
+        if record.failure:
+            record.failure += f" ({words})"
+        else:
+            record.note = record.note or words
+    worker.tracebacks.clear()
+
+
 def row_key(row: Row) -> str:
-    """What names a row of any phase: its clip, or its source where there are no clips yet."""
+    """Return what identifies a row of any phase: its clip, or its source where there are no clips yet."""
     return str(row.get("clip_id") or row["video_id"])
 
 
@@ -103,7 +119,7 @@ def _without(row: Row, left_out: Mapping[str, str]) -> Row:
 
 
 def _load_pinned(phase: Phase, unit: Unit) -> list[Row]:
-    """A unit's rows; its sources must have the versions that it was listed with, or that its clips were measured on."""
+    """Load a unit's rows. Its sources must have the version they were listed with, or that their clips were measured on."""
     listed = {unit.uri: unit.token} if unit.uri else {}
     if listed:
         _pin(listed)
@@ -118,7 +134,7 @@ def _pin(source_versions: Mapping[str, str | None]) -> None:
 
 
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
-    """What a unit would ask its model and the cache does not hold; none where the unit fails: its own turn will say why."""
+    """Return the prompts of a unit that the cache does not answer. None where the unit fails: its own turn reports why."""
     answers.use(OutputFolder(phase.out).answers)
     model = vlm.load(phase.recipe.caption.vlm)
     assert isinstance(model, vlm.Ahead), model
@@ -134,7 +150,7 @@ def _built(phase: Phase) -> Step:
 
 
 def _step(phase: Phase) -> Step:
-    """The phase's operators, started once a process, their clocks at zero."""
+    """Return the phase's operators, started once a process, with their clocks at zero."""
     step = _built(phase)
     step.cpu_s.clear()
     return step
@@ -154,18 +170,18 @@ def _load_chunk(phase: Phase, unit: Unit) -> list[Row]:
 
 
 def _commit_chunk(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
-    """What was measured, then the record, which is the commit; only the record where one pass might find something else."""
+    """Store what was measured, then the record, which is the commit. Where one pass might differ, store only the record."""
     (row,) = rows
     if reason := row.get("reject") or row.get("error"):
-        record.note = f"{unit.uri} is measured in one pass: {_words(reason)}"
+        record.note = f"{unit.uri} is measured in one pass: {_readable(reason)}"
     else:
-        found = chunks.scan_chunk(unit.uri, phase.recipe.partition.scan, row["start_s"], row["end_s"])
-        chunk_units.put(phase.out, unit.name, found)
+        chunk = chunks.scan_chunk(unit.uri, phase.recipe.partition.scan, row["start_s"], row["end_s"])
+        chunk_units.put(phase.out, unit.name, chunk)
     ledger.write_clips(phase.out, phase.name, unit.name, [], ledger.phase_columns(phase.chain), record)
 
 
 def _load_source(phase: Phase, unit: Unit) -> list[Row]:
-    """The source's row; none for one that is there already under another name."""
+    """Return the source's row, or none for a duplicate of another source."""
     if unit.duplicate_of:
         return []
     row = _fresh_source(phase, unit)
@@ -181,7 +197,7 @@ def _fresh_source(phase: Phase, unit: Unit) -> Row:
 
 
 def _join_chunks(phase: Phase, unit: Unit) -> None:
-    """Spare the source its pass. Where that fails the pass is made, and says better than a chunk what is wrong, if anything."""
+    """Reuse the measured chunks. If they cannot be joined, the whole source is scanned, which reports errors better."""
     with suppress(OSError, NotExact, UnreadableVideo):
         scan.adopt(unit.uri, phase.recipe.partition.scan, chunk_units.read(phase.out, unit.chunks))
 
@@ -193,7 +209,7 @@ def _load_attempt(phase: Phase, unit: Unit) -> list[Row]:
 
 
 def _commit_attempt(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
-    """The video, what is seen and measured of it, then its row among those of footage's clips, which is the commit."""
+    """Store the video, its thumbnails and signals, then its row next to the clips of footage, which is the commit."""
     (row,) = rows
     made = scratch_file(row["video_id"])
     if row.get("end_s"):
@@ -205,7 +221,7 @@ def _commit_attempt(phase: Phase, unit: Unit, rows: list[Row], record: Record) -
         row = {**row, "source_uri": OutputFolder(phase.out).made_video(row["video_id"])}
         storage.put_file(row["source_uri"], str(made))
         about = {"video_id": row["video_id"], "uri": row["source_uri"], "token": unit.token, "status": "ok"}
-        ledger.write_video(phase.out, unit.name, {**about, **_facts(signals, [row])})
+        ledger.write_video(phase.out, unit.name, {**about, **_source_columns(signals, [row])})
     schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri"})
     ledger.write_clips(phase.out, "partition", unit.name, [row], schema, record)
     made.unlink(missing_ok=True)
@@ -229,27 +245,27 @@ def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
         return {**row, "status": "duplicate", "reason": unit.reason, "duplicate_of": unit.duplicate_of}
     left = next((r for r in rows if not r.get("clip_id")), None)
     if left is not None:
-        return {**row, **_why_out(left)}
+        return {**row, **_status_and_reason(left)}
     signals = scan.scan(unit.uri, phase.recipe.partition.scan)
-    return {**row, "status": "ok", **_facts(signals, rows)}
+    return {**row, "status": "ok", **_source_columns(signals, rows)}
 
 
-def _why_out(row: Row) -> Row:
-    """Status and reason of a source that gave no clips."""
+def _status_and_reason(row: Row) -> Row:
+    """Return status and reason of a source that gave no clips."""
     if row.get("reject"):
         return {"status": "quarantined", "reason": row["reject"]}
     unreadable = row["error"].split(": ", 2)[1] == UnreadableVideo.__name__
-    return {"status": "unreadable" if unreadable else "error", "reason": _words(row["error"])}
+    return {"status": "unreadable" if unreadable else "error", "reason": _readable(row["error"])}
 
 
-def _words(reason: str) -> str:
-    """A row's error as people read it: what our own exceptions say stands without operator, class and line."""
+def _readable(reason: str) -> str:
+    """Return a row's error as people read it: messages of our own exceptions without operator, class and line."""
     parts = reason.split(": ", 2)
     ours = len(parts) == 3 and parts[1] in (UnreadableVideo.__name__, NotExact.__name__)
     return parts[2].rpartition(" (")[0] if ours else reason
 
 
-def _facts(signals: scan.Signals, clips: list[Row]) -> Row:
+def _source_columns(signals: scan.Signals, clips: list[Row]) -> Row:
     source = signals.source
     return {
         "duration_s": signals.end_s - float(signals.times_s[0]),
@@ -266,7 +282,7 @@ def _facts(signals: scan.Signals, clips: list[Row]) -> Row:
 
 
 def _thumbs(row: Row, signals: scan.Signals) -> dict[str, Any]:
-    """The thumbnails nearest to a clip's start, middle and end."""
+    """Return the thumbnails nearest to a clip's start, middle and end."""
     inside = [t for t in signals.thumbnails if row["start_s"] <= t.time_s < row["end_s"]]
     near = inside or [min(signals.thumbnails, key=lambda t: abs(t.time_s - row["start_s"]))]
     chosen = [near[i] for i in sorted({0, len(near) // 2, len(near) - 1})]
@@ -290,41 +306,41 @@ def _signals(row: Row, signals: scan.Signals) -> dict[str, Any]:
 
 
 def _read_upstream(phase: Phase, unit: Unit) -> list[Row]:
-    """The clips' rows, joined over the unit's upstream: a later phase's value stands where it has one."""
+    """Return the clips' rows, joined over the unit's upstream. A later phase's value replaces an earlier one."""
     return _joined(row for _, rows in _upstream(phase, unit) for row in rows)
 
 
 def _upstream(phase: Phase, unit: Unit) -> list[tuple[str, list[Row]]]:
-    """The phase and the rows of each unit that goes in."""
+    """Return the phase and the rows of each unit that goes in."""
     paths = [path.split("/") for path in unit.upstream]
     return [(name, ledger.read_unit(phase.out, name, of)) for name, of in paths]
 
 
-def _joined(found: Iterable[Row]) -> list[Row]:
+def _joined(loaded: Iterable[Row]) -> list[Row]:
     rows: dict[str, Row] = {}
-    for row in found:
+    for row in loaded:
         known = rows.setdefault(row["clip_id"], {})
         known |= {name: value for name, value in row.items() if value is not None or name not in known}
     return list(rows.values())
 
 
 def _load_part(phase: Phase, unit: Unit) -> list[Row]:
-    """The clips of one part of a partition unit that nothing took out yet."""
+    """Return the clips of one part of a partition unit that are not dropped yet."""
     rows = _kept(_read_upstream(phase, unit))
     part = Name.parse(unit.name).part
     return rows[part * PART_CLIPS : (part + 1) * PART_CLIPS]
 
 
 def _load_kept(phase: Phase, unit: Unit) -> list[Row]:
-    """The clips that the last phase upstream looked at and nothing took out."""
-    found = _upstream(phase, unit)
-    last = found[-1][0]
-    looked_at = {row["clip_id"] for name, rows in found if name == last for row in rows}
-    return [row for row in _kept(_joined(row for _, rows in found for row in rows)) if row["clip_id"] in looked_at]
+    """Return the clips that the last phase upstream worked on and that are not dropped."""
+    upstream = _upstream(phase, unit)
+    last = upstream[-1][0]
+    clip_ids = {row["clip_id"] for name, rows in upstream if name == last for row in rows}
+    return [row for row in _kept(_joined(row for _, rows in upstream for row in rows)) if row["clip_id"] in clip_ids]
 
 
 def _load_annotation(phase: Phase, unit: Unit) -> list[Row]:
-    """The kept clips of one scored part, each with its source's mask."""
+    """Return the kept clips of one scored part, each with its source's mask."""
     source = unit.upstream[0].removeprefix("partition/")
     masks = [row["static_png"] for table in ledger.sidecars(phase.out, "signals", [source]) for row in table.to_pylist()]
     mask = masks[0] if masks else None
@@ -336,7 +352,7 @@ def _kept(rows: list[Row]) -> list[Row]:
 
 
 def _commit_annotation(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
-    """Cameras first: rows that speak of one are the commit."""
+    """Store cameras first, since the rows that refer to them are the commit."""
     cameras = [{"clip_id": row["clip_id"], "npz": row["camera_npz"]} for row in rows if row.get("camera_npz")]
     ledger.write_sidecar(phase.out, "camera", unit.name, cameras, ledger.CAMERAS)
     _commit_part(phase, unit, rows, record)
@@ -347,7 +363,7 @@ def _commit_part(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> N
 
 
 def _load_shard(phase: Phase, unit: Unit) -> list[Row]:
-    """The planned clips' rows, in the plan's order, each with its camera."""
+    """Return the planned clips' rows, in the plan's order, each with its camera."""
     rows = {row["clip_id"]: row for row in _read_upstream(phase, unit)}
     annotated = [path.removeprefix("annotate/") for path in unit.upstream if path.startswith("annotate/")]
     cameras = ledger.cameras(phase.out, annotated)
@@ -355,11 +371,11 @@ def _load_shard(phase: Phase, unit: Unit) -> list[Row]:
 
 
 def _commit_shard(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
-    """Tar, ledger rows, index, in this order: the index is the commit, so nothing that it stands for can be missing."""
+    """Store tar, ledger rows, and index, in this order. The index is the commit, so nothing that it lists can be missing."""
     stored = _kept(rows)
     index = shards.put_tar(phase.out, unit.name, _samples(stored, phase.recipe))
-    there = set(index["clip_id"].to_pylist())
-    rows = [{**row, "shard": unit.name if row["clip_id"] in there else None} for row in rows]
+    in_tar = set(index["clip_id"].to_pylist())
+    rows = [{**row, "shard": unit.name if row["clip_id"] in in_tar else None} for row in rows]
     schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "shard"})
     ledger.write_clips(phase.out, phase.name, unit.name, rows, schema, record)
     shards.put_index(phase.out, unit.name, index)

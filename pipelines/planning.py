@@ -121,7 +121,7 @@ def _left(out: str, phase: str, wanted: dict[str, Unit], waiting: set[str]) -> t
 
 def _shards(out: str, _recipe: Recipe, _: Sequence[storage.Entry]) -> tuple[list[Unit], int]:
     """The planned shards that are not committed, each with those of its clips that nothing has taken out since."""
-    finished = set(shards.committed(out))
+    finished = set(shards.list_committed(out))
     planned: dict[str, list[str]] = {}
     for row in shards.read_plan(out).to_pylist():
         if row["shard"] not in finished:
@@ -164,7 +164,7 @@ def plan(
     `partial` plans what is finished.
     """
     clips = ledger.clips(out).select(["clip_id", "unit_id", "interaction_category", "reject", "error", "shard"])
-    planned, finished = shards.read_plan(out).to_pylist(), set(shards.committed(out))
+    planned, finished = shards.read_plan(out).to_pylist(), set(shards.list_committed(out))
     stored = set(clips.filter(pc.is_valid(clips["shard"]))["clip_id"].to_pylist())
     # A clip that its shard was committed without is free again, once nothing takes it out (`gamecraft retry`).
     known = {row["clip_id"] for row in planned if row["shard"] not in finished or row["clip_id"] in stored}
@@ -179,7 +179,7 @@ def plan(
         size = recipe.shard.clips_per_shard
         rows = [{"shard": f"{first + i // size:06d}", "clip_id": row["clip_id"]} for i, row in enumerate(new)]
         renew_lock(out)
-        shards.put_plan(out, len(shards.plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
+        shards.put_plan(out, len(shards.list_plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
     return None
 
 

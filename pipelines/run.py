@@ -1,8 +1,9 @@
-"""Run the phases over an output folder: list units, leave out the committed ones, run the rest, say what came of it.
+"""Run the phases over an output folder: list units, leave out the committed ones, run the rest, and count what came of it.
 
-Every step is resumable: a killed run started again with the same command goes on where it was.
+Every step is resumable: a killed run that is started again with the same command continues where it was.
 """
 
+import logging
 import sys
 import time
 from collections import Counter
@@ -20,8 +21,23 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from curation import scratch, shards, source_files, storage
+from curation.errors import InputError
+from curation.output_folder import OutputFolder
 from curation.worker_state import worker
-from pipelines import caption_summary, chunk_units, ledger, lock, planning, recipes, runners, sources, synth_units, units
+from pipelines import (
+    caption_summary,
+    chunk_units,
+    dataset_card,
+    ledger,
+    lock,
+    logs,
+    planning,
+    recipes,
+    runners,
+    sources,
+    synth_units,
+    units,
+)
 from pipelines.ledger import Record
 from pipelines.lock import hold_lock
 from pipelines.phases import Phase
@@ -32,13 +48,17 @@ _POSE_UNIT = "translation times a camera's scale_to_unit: what the player moves 
 # What may differ from the run before, as long as no clip is planned into a shard.
 _CHANGEABLE = ("synth.", "score.", "annotate.", "caption.", "relate.")
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class Summary:
-    """What a run found and did. `records` are of the units it ran itself; counts are of the whole output.
+    """What a run did, and what the output holds after it.
 
-    `changed`: the units of sources that changed since they were measured, as this run noticed. `held`: why no new shards were
-    planned. `s3`: requests by this process and its workers, as `worker.s3_requests` counts them.
+    records: of the units that this run did. Counts are of the whole output. changed: units of sources that changed since they
+    were measured, as this run noticed. held: why no new shards were planned. notes: (title, words) for the summary and the
+    report. before: committed units by phase that this run found. s3: requests by this process and its workers, as
+    `WorkerState.s3_requests` counts them.
     """
 
     out: str
@@ -56,7 +76,7 @@ class Summary:
     superseded: int = 0
     changed: list[str] = field(default_factory=list)
     held: str | None = None
-    said: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
     before: dict[str, int] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     s3: Counter[str] = field(default_factory=Counter)
@@ -64,7 +84,7 @@ class Summary:
 
     @property
     def finished(self) -> bool:
-        """Whether all of the input is in shards or out for a reason, and nothing that was measured before has changed."""
+        """Whether all input is in shards or left out for a reason, and no source changed since it was measured."""
         return not (self.failures or self.held or self.changed)
 
     @property
@@ -82,11 +102,11 @@ def curate(
     partial: bool = False,
     wait_s: float = 0.0,
 ) -> Summary:
-    """Turn sources into shards under `out`. ValueError for what the user got wrong; bad media end up in the ledger.
+    """Turn sources into shards under `out`. Bad media end in the ledger.
 
-    Without `phases` all run that help: one process gains nothing from chunks, so the local runner has no `scan`. `partial`
-    plans shards although sources of the input are unfinished. wait_s: how long to wait for another run that holds `out`.
-    LeaseLost where another takes it from this one.
+    phases: default all that help; the local runner has no `scan`, since one process gains nothing from chunks.
+    partial: plan shards although sources of the input are unfinished. wait_s: how long to wait for another run on `out`.
+    Raises InputError for what the user got wrong, and LeaseLost where another run takes `out` from this one.
     """
     phases = phases or (PHASES if runner == "ray" else CLIP_PHASES)
     exclude = storage.normal(out)
@@ -100,7 +120,7 @@ def curate(
             prepare=lambda folder: sources.supersede_changed(entries, growing, folder, recipe),
             unmade=lambda folder: sources.unmeasured(entries, folder, recipe),
             includes=lambda unit: units.Name.parse(unit).digest in digests,
-            said=[("still being written, so the next run takes it", uri) for uri in growing],
+            notes=[("still being written, so the next run takes it", uri) for uri in growing],
         )
 
     return _run(out, recipe, runner, phases, list_inputs, partial, wait_s)
@@ -118,7 +138,7 @@ def synthesise(
 ) -> Summary:
     """Make interactions from initial frames, verify them, and turn those accepted into shards under `out`, as clips of footage.
 
-    ValueError for what the user got wrong; what a model or an engine gets wrong ends up in the ledger. The rest: as `curate`.
+    InputError for what the user got wrong; what a model or an engine gets wrong ends in the ledger. The rest: as `curate`.
     """
     wanted = synth_units.plan(interactions, frames, recipe)
 
@@ -136,16 +156,17 @@ def synthesise(
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run is given. `todo` lists what is left of a phase and how much was done before; `prepare` is called once, before
-    the phases; `unmade` names the inputs that have no unit yet; `includes` tells whether a partition unit is of the input;
-    `said` is for the summary.
+    """The input of a run, as functions of the output folder.
+
+    todo: (phase, out) -> the units left to do, and how many were done before. prepare: called once, before the phases.
+    unmade: the inputs that have no unit yet. includes: whether a partition unit belongs to the input. notes: for the summary.
     """
 
     todo: Callable[[str, str], tuple[list[Unit], int]]
     prepare: Callable[[str], None]
     unmade: Callable[[str], list[str]]
     includes: Callable[[str], bool]
-    said: Sequence[tuple[str, str]] = ()
+    notes: Sequence[tuple[str, str]] = ()
 
 
 def _run(
@@ -157,15 +178,15 @@ def _run(
     partial: bool,
     wait_s: float,
 ) -> Summary:
-    """The phases over an output folder."""
-    began, asked = time.monotonic(), worker.s3_requests.copy()
+    """Run the phases over an output folder, one after the other, under its lock."""
+    began, requests = time.monotonic(), worker.s3_requests.copy()
     out = storage.normal(out)
     if recipe.caption.vlm.backend == "vllm" and runner != "ray":
-        raise ValueError(
+        raise InputError(
             "caption.vlm.backend vllm runs engines on a Ray cluster: use --runner ray, or backend http or transformers"
         )
-    inputs = list_inputs()  # before anything is written: an input that is not there is said at once
-    _claim(out)
+    inputs = list_inputs()  # before anything is written: an input that is not there is reported at once
+    _check_writable(out)
     with hold_lock(out, wait_s):
         if wait_s:
             inputs = list_inputs()
@@ -178,12 +199,12 @@ def _run(
         before = set(units.superseded(out))
         inputs.prepare(out)
         for name in phases:
-            lock.renew_lock(out)  # what lists units may delete those of other settings, and plans shards
+            lock.renew_lock(out)  # listing units may delete those of other settings, and plans shards
             if name == "shard":
                 summary.held = planning.plan(out, recipe, inputs.unmade(out), partial, inputs.includes)
             for left, done in _rounds(name, out, recipe, inputs.todo):
                 summary.before.setdefault(name, done)
-                summary.records += list(_watched(Phase(name, recipe, out), left, runner))
+                summary.records += list(_run_phase(Phase(name, recipe, out), left, runner))
         lock.renew_lock(out)
         summary.changed = [
             unit for unit in units.superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
@@ -191,8 +212,8 @@ def _run(
         chunk_units.sweep(out)
         scratch.remove_stale_folders()  # of workers that were killed
         _conclude(summary, recipe)
-    summary.said = [*inputs.said, *summary.said]
-    summary.s3 = sum((Counter(record.s3) for record in summary.records), worker.s3_requests - asked)
+    summary.notes = [*inputs.notes, *summary.notes]
+    summary.s3 = sum((Counter(record.s3) for record in summary.records), worker.s3_requests - requests)
     summary.wall_s = time.monotonic() - began
     return summary
 
@@ -200,7 +221,9 @@ def _run(
 def _rounds(
     name: str, out: str, recipe: Recipe, todo: Callable[[str, str], tuple[list[Unit], int]]
 ) -> Iterator[tuple[list[Unit], int]]:
-    """What is to be done of a phase: at once, save that attempts of `generate` may ask for others. No unit is tried twice."""
+    """Yield the units left of a phase, and how many were done before: once, except that a failed attempt of `generate` may
+    add another attempt. No unit is tried twice.
+    """
     tried: set[str] = set()
     for _ in range(recipe.synth.attempts if name == "generate" else 1):
         left, before = todo(name, out)
@@ -210,18 +233,18 @@ def _rounds(
         tried |= {unit.name for unit in new}
 
 
-def _claim(out: str) -> None:
-    """Find out now, not after an hour's work, that the output cannot be written, not by one run at a time, or not named."""
+def _check_writable(out: str) -> None:
+    """Raise InputError now, not after an hour's work, where the output cannot be written, named, or locked."""
     if not storage.is_text(out):
-        raise ValueError(f"{out!a}: the name of the output must be UTF-8")
+        raise InputError(f"{out!a}: the name of the output must be UTF-8")
     try:
         storage.check_conditions(out)
     except OSError as error:
-        raise ValueError(f"{out}: cannot be written ({error.strerror or error})") from error
+        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from error
 
 
 def _check_recipe(out: str, recipe: Recipe) -> None:
-    """Refuse an output of another recipe or schema. `score` and what follows it may change until shards are planned."""
+    """Refuse an output of another recipe or schema. `score` and later settings may change until shards are planned."""
     dataset = shards.read_dataset(out)
     settings = recipes.settings_of(recipe)
     if dataset is None:
@@ -230,32 +253,47 @@ def _check_recipe(out: str, recipe: Recipe) -> None:
     changed = recipes.differences(dataset["recipe"], settings)
     if not changed:
         return
-    if all(item.startswith(_CHANGEABLE) for item in changed) and not shards.plans(out):
+    if all(item.startswith(_CHANGEABLE) for item in changed) and not shards.list_plans(out):
         _write_dataset(out, recipe, [], dataset.get("counts", {}))
         return
-    keep = " (its videos, clips/partition and sidecar folders may be copied there: that pass is not repeated)"
-    raise ValueError(
+    keep = " (copy its videos, clips/partition and sidecar folders there to keep the measurements)"
+    raise InputError(
         f"{out} was made with another recipe ({'; '.join(changed[:3])}). Use that recipe again, or another --out"
         + (keep if all(item.startswith((*_CHANGEABLE, "shard.")) for item in changed) else "")
     )
 
 
-def _watched(phase: Phase, todo: Sequence[Unit], runner: str) -> Iterator[Record]:
-    """Run a phase's units and show progress with a rate and the time left; each kind of failure is said once, as it comes."""
+def _run_phase(phase: Phase, todo: Sequence[Unit], runner: str) -> Iterator[Record]:
+    """Run a phase's units and show progress with a rate and the time left. Each kind of failure is logged once, as it comes."""
     if not todo:
         return
-    said: set[str] = set()
+    _delete_logs(phase.out, todo)
+    logged: set[str] = set()
     with _progress() as progress:
         task = progress.add_task(f"{phase.name:9}", total=len(todo))
         show = partial(_advance, progress, task)
-        run = runners.run_ray(phase, todo) if runner == "ray" else runners.run_local(phase, todo, show)
-        for finished, record in enumerate(run, start=1):
+        records = runners.run_ray(phase, todo) if runner == "ray" else runners.run_local(phase, todo, show)
+        for finished, record in enumerate(records, start=1):
             show(finished)
-            for words, style in ((record.failure, "red"), (record.note, "yellow")):
-                if words and words not in said:
-                    said.add(words)
-                    progress.console.print(f"{phase.name} {record.unit}: {words}", style=style, markup=False)
+            _log_record(record, logged)
             yield record
+
+
+def _log_record(record: Record, logged: set[str]) -> None:
+    fields = {name: value for name, value in asdict(record).items() if value}
+    log.info("%s %s: %d rows in %.1f s", record.phase, record.unit, record.rows, record.wall_s, extra=fields)
+    for words, level in ((record.failure, logging.ERROR), (record.note, logging.WARNING)):
+        if words and words not in logged:
+            logged.add(words)
+            log.log(level, "%s %s: %s", record.phase, record.unit, words, extra={"phase": record.phase, "unit": record.unit})
+
+
+def _delete_logs(out: str, todo: Sequence[Unit]) -> None:
+    """Delete the tracebacks of units that are tried again."""
+    folder, names = OutputFolder(out), {unit.name for unit in todo}
+    for name in storage.names(folder.logs):
+        if name.removesuffix(".txt") in names:
+            storage.delete(folder.log(name.removesuffix(".txt")))
 
 
 def _advance(progress: Progress, task: TaskID, finished: float) -> None:
@@ -270,12 +308,14 @@ class _Rate(ProgressColumn):
 
 
 def _progress() -> Progress:
+    """Return a progress bar on stderr; a hidden one where only errors or JSON lines are wanted."""
     bar = BarColumn(), TextColumn("{task.completed:.1f}/{task.total:.0f}"), _Rate(), TimeRemainingColumn()
-    return Progress(TextColumn("{task.description}"), *bar, console=Console(file=sys.stderr))
+    hidden = logs.is_json() or not logs.is_shown(logging.WARNING)
+    return Progress(TextColumn("{task.description}"), *bar, console=Console(file=sys.stderr), disable=hidden)
 
 
 def _conclude(summary: Summary, recipe: Recipe) -> None:
-    """Count the whole output and write dataset.json; what is listed there is committed."""
+    """Count the whole output, and write dataset.json and the dataset card. The shards that dataset.json lists are committed."""
     out = summary.out
     clips, videos = ledger.clips(out), ledger.videos(out)
     kept = ledger.kept(clips)
@@ -288,16 +328,17 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     summary.rejected = len(clips) - summary.kept - summary.errors
     summary.stored = len(clips) - clips["shard"].null_count
     summary.kept_s, summary.total_s = _seconds(kept), _seconds(clips)
-    summary.said = caption_summary.lines(kept, summary.records)
-    names = shards.committed(out)
+    summary.notes = caption_summary.lines(kept, summary.records)
+    names = shards.list_committed(out)
     summary.shards = len(names)
     indexes = storage.at_once(partial(shards.read_index, out), names)
     listed = [_listed(name, index) for name, index in zip(names, indexes, strict=True)]
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
-    _write_dataset(out, recipe, listed, counts | {"stored_by_category": _mix(clips)})
+    dataset = _write_dataset(out, recipe, listed, counts | {"stored_by_category": _stored_by_category(clips)})
+    dataset_card.write_card(out, dataset, clips)
 
 
-def _mix(clips: pa.Table) -> dict[str, int]:
+def _stored_by_category(clips: pa.Table) -> dict[str, int]:
     """Stored clips by where they come from and what kind of interaction they show: "synthetic/actor": 12."""
     rows = clips.filter(pc.is_valid(clips["shard"])).select(["source", "interaction_category"]).to_pylist()
     return dict(sorted(Counter(f"{row['source']}/{row['interaction_category'] or 'unknown'}" for row in rows).items()))
@@ -312,12 +353,14 @@ def _listed(name: str, index: pa.Table) -> dict[str, Any]:
     return {"name": name, "clips": clips, "sha256": index["tar_sha256"][0].as_py() if len(index) else None}
 
 
-def _write_dataset(out: str, recipe: Recipe, listed: Sequence[dict[str, Any]], counts: dict[str, Any]) -> None:
+def _write_dataset(out: str, recipe: Recipe, listed: Sequence[dict[str, Any]], counts: dict[str, Any]) -> dict[str, Any]:
     codec = {name: ".".join(map(str, numbers)) for name, numbers in sorted(av.library_versions.items())}
     build = {"gamecraft": code_version(), "pyav": av.__version__, **codec}
     about = {"recipe_name": recipe.name, "recipe": recipes.settings_of(recipe), "build": build, "pose_unit": _POSE_UNIT}
+    dataset = {**about, "counts": counts, "shards": list(listed)}
     lock.renew_lock(out)
-    shards.write_dataset(out, {**about, "counts": counts, "shards": list(listed)})
+    shards.write_dataset(out, dataset)
+    return dataset
 
 
 def code_version() -> str:

@@ -191,7 +191,7 @@ def supersede_changed(entries: Sequence[Entry], growing: Sequence[str], out: str
     changed = [(name, row) for name, row in zip(old, rows, strict=True) if row and row["uri"] in new.union(growing)]
     if not changed:
         return
-    stored = {clip for shard in shards.committed(out) for clip in shards.read_index(out, shard)["clip_id"].to_pylist()}
+    stored = {clip for shard in shards.list_committed(out) for clip in shards.read_index(out, shard)["clip_id"].to_pylist()}
     copies = _copies(out, [name for name in finished if name.digest in current])
     for name, row in changed:
         _replace_by_copy(out, name, copies.get(row["uri"], []), stored)

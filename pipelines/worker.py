@@ -25,6 +25,7 @@ from pathlib import Path
 
 from curation import scratch
 from curation.schema import Row
+from pipelines import logs
 from pipelines.ledger import Record
 from pipelines.phases import Phase, row_key, work
 from pipelines.units import Unit
@@ -126,7 +127,7 @@ class Supervisor:
         self._crash_notes: list[Path] = []
 
     def do(self, phase: Phase, unit: Unit, on_progress: OnProgress = lambda _: None) -> Record:
-        """Do a unit and return its record. Its `failure` is set if workers crash outside of any clip or are killed too often."""
+        """Do a unit and return its record. `failure` is set if workers crash outside of any clip or are killed too often."""
         deaths: list[WorkerDeath] = []
         simultaneous: set[WorkerDeath] = set()  # kept here, since the notes of other crashes are removed after a while
         row_by_row = cleared = False
@@ -245,6 +246,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the parent handles it
     signal.signal(signal.SIGTERM, lambda *_: _exit_now())
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+    logs.configure_worker()
     pipe.send(("started", None))
     while True:
         try:

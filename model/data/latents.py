@@ -36,7 +36,7 @@ def name(window: Window, frames: int) -> str:
 def places(folder: str) -> dict[str, Place | None]:
     """Where each encoded window lies, by name; None: it could not be encoded, and its json says why."""
     out = storage.normal(folder)
-    tables = storage.at_once(lambda shard: shards.read_index(out, shard), shards.committed(out))
+    tables = storage.at_once(lambda shard: shards.read_index(out, shard), shards.list_committed(out))
     found: dict[str, Place | None] = {}
     for row in (row for table in tables for row in table.to_pylist()):
         found.setdefault(row["clip_id"], None)

@@ -85,7 +85,7 @@ def in_order(found: Iterable[Shard]) -> list[Clip]:
 
 
 def _shards_of(out: str) -> list[Shard]:
-    names = shards.committed(out)
+    names = shards.list_committed(out)
     tables = storage.at_once(lambda name: shards.read_index(out, name), names)
     return [_shard(out, name, table.to_pylist()) for name, table in zip(names, tables, strict=True)]
 

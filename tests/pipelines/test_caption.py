@@ -100,7 +100,7 @@ def test_without_a_model_captions_are_measured_and_everything_says_so(film, out)
         assert row["consistency_status"] == "skipped: no VLM is configured"
         assert row["consistency_flags"] is row["caption_error"] is None
         assert row["interactive_source"] == "measured"
-    said = dict(done.said)
+    said = dict(done.notes)
     assert said["semantic check"] == f"{len(rows)} skipped: no VLM is configured"
     assert said["captions"] == f"{len(rows)} measured"
     assert "VLM" not in said
@@ -110,7 +110,7 @@ def test_without_a_model_captions_are_measured_and_everything_says_so(film, out)
 def test_captions_and_interactions_go_into_the_shards(film, out):
     curate(film, out, measured(), [*TOLD, "shard"])
     rows = {row["clip_id"]: row for row in kept(out)}
-    samples = [sample for name in shards.committed(out) for sample in shards.read_samples(out, name)]
+    samples = [sample for name in shards.list_committed(out) for sample in shards.read_samples(out, name)]
     assert {sample.clip_id for sample in samples} == set(rows)
     for sample in samples:
         row = rows[sample.clip_id]
@@ -140,8 +140,8 @@ def test_a_model_is_asked_three_questions_a_clip_and_one_a_pair(film, out, serve
         assert row["caption_short"] == "something"
         assert row["interaction_category"] == "environment"
     assert sum(record.vlm["prompt_tokens"] for record in done.records if record.vlm) == 100 * len(names)
-    assert dict(done.said)["VLM"].startswith(f"{len(names)} calls, 0 answered before; {150 * len(names):,} tokens")
-    assert "by a-model" in dict(done.said)["captions"]
+    assert dict(done.notes)["VLM"].startswith(f"{len(names)} calls, 0 answered before; {150 * len(names):,} tokens")
+    assert "by a-model" in dict(done.notes)["captions"]
     assert {record.decodes.get("vlm", 0) for record in done.records if record.phase == "caption"} == {len(rows)}
 
 
@@ -206,7 +206,7 @@ def test_a_clip_without_a_valid_caption_keeps_the_measured_one_and_the_reason(fi
         assert row["caption_source"] == "measured"
         assert row["caption_error"].startswith("the reply is not JSON")
         assert row["action_source"] == "a-model"
-    assert dict(done.said)["no valid answer"] == f"{len(rows)} the reply is not JSON"
+    assert dict(done.notes)["no valid answer"] == f"{len(rows)} the reply is not JSON"
 
 
 def test_the_recipe_may_want_clips_without_a_valid_caption_out(film, out, serve):
@@ -228,7 +228,7 @@ def test_a_server_that_is_gone_fails_the_unit_and_the_next_run_asks_only_what_is
     first = curate(film, out, one_at_a_time(server.url), [*TOLD, "shard"])
     assert [record.phase for record in first.failures] == ["caption"]
     assert "no VLM answers at" in first.failures[0].failure
-    assert (first.stored, shards.plans(out)) == (0, [])
+    assert (first.stored, shards.list_plans(out)) == (0, [])
     total = len(kept(out))
     answered = {json.dumps(body["messages"]) for body in server.bodies[:4]}
     again = willing(serve)

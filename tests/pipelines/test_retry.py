@@ -31,7 +31,7 @@ def status(out):
 
 
 def stored(out):
-    return [s.clip_id for name in shards.committed(out) for s in shards.read_samples(out, name)]
+    return [s.clip_id for name in shards.list_committed(out) for s in shards.read_samples(out, name)]
 
 
 def refuse(monkeypatch, name, error):

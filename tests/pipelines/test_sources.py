@@ -53,7 +53,7 @@ def status(out):
 
 def stored(out):
     """The mp4 of every stored clip, by clip_id."""
-    return {s.clip_id: s.members["mp4"] for name in shards.committed(out) for s in shards.read_samples(out, name)}
+    return {s.clip_id: s.members["mp4"] for name in shards.list_committed(out) for s in shards.read_samples(out, name)}
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_planned_clips_of_a_source_that_changed_are_never_encoded(films, alone, 
     put(films[1], folder / "a.mp4", 60)
     record = phases.work(Phase("shard", recipe, done.out), unit)
     assert record.failure.startswith("SourceChanged: ")
-    assert shards.committed(done.out) == []
+    assert shards.list_committed(done.out) == []
     after = curate(folder, tmp_path)
     assert stored(after.out) == alone[1]
 
@@ -299,7 +299,7 @@ def test_a_file_that_is_being_written_waits_for_the_next_run(films, folder, tmp_
     monkeypatch.setattr(sources.time, "sleep", lambda seconds: os.utime(folder / "b.mp4"))
     monkeypatch.setattr(sources, "_YOUNG_S", 60.0)
     done = curate(folder, tmp_path)
-    assert ("still being written, so the next run takes it", str(folder / "b.mp4")) in done.said
+    assert ("still being written, so the next run takes it", str(folder / "b.mp4")) in done.notes
     assert done.finished
     assert status(done.out) == [("a.mp4", "ok")]
 
@@ -352,7 +352,7 @@ def test_no_shard_is_planned_while_a_source_is_unfinished(films, folder, tmp_pat
     assert whole.finished
     reference = run.curate([str(folder)], str(tmp_path / "undisturbed"), recipes.smoke())
     assert stored(whole.out) == stored(reference.out)
-    assert shards.committed(whole.out) == shards.committed(reference.out)
+    assert shards.list_committed(whole.out) == shards.list_committed(reference.out)
 
 
 def test_a_source_that_failed_in_a_later_phase_holds_the_plan_too(films, folder, tmp_path, monkeypatch):

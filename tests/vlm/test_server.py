@@ -140,7 +140,7 @@ def test_all_stages_run_on_both_runners_and_the_second_asks_nothing_that_the_fir
     assert len(rows) >= 2
     all_valid_or_explained(rows)
     assert all(row["caption_source"] == MODEL for row in rows), [row["caption_error"] for row in rows]
-    assert dict(done.said)["VLM"].startswith(f"{questions_of(rows)} calls, 0 answered before")
+    assert dict(done.notes)["VLM"].startswith(f"{questions_of(rows)} calls, 0 answered before")
     asked = server.chats()
     assert run.curate([film], out, recipe(server.url)).records == []
     assert server.chats() == asked

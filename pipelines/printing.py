@@ -1,0 +1,172 @@
+"""What the command line prints: the summary of a run, an overview of an output, everything about one clip."""
+
+import sys
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from curation import s3, shards
+from curation.errors import InputError, Unavailable
+from curation.schema import CLIP, is_dropped
+from pipelines.wording import plural, short_name
+
+if TYPE_CHECKING:
+    from curation.cameras.camera import Camera
+
+_EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
+
+
+def print_overview(dataset: dict[str, Any], clips: Any, videos: Any) -> None:
+    counts = dataset["counts"]
+    say(f"recipe {dataset['recipe_name']}, schema {dataset['schema_version']}, {plural(len(dataset['shards']), 'shard')}")
+    kept, stored = counts.get("kept", 0), counts.get("stored", 0)
+    say(f"{plural(len(videos), 'source')}, {plural(len(clips), 'clip')}: {kept} kept, {stored} in shards\n")
+    sources = Table("source", "status", "seconds", "clips", "kept", "why", box=None, header_style="bold")
+    rows = clips.select(["reject", "error", "unit_id"]).to_pylist()
+    rows_of = defaultdict(list)
+    for row in rows:
+        rows_of[row["unit_id"]].append(row)
+    for video in videos.to_pylist():
+        mine = rows_of[video["unit_id"]]
+        dropped = Counter(_kind(r) for r in mine if is_dropped(r))
+        seconds = f"{video['duration_s']:.1f}" if video["duration_s"] else ""
+        why = [video["reason"], video["note"], *(f"{count} {kind}" for kind, count in dropped.most_common())]
+        counts = str(len(mine)), str(len(mine) - dropped.total())
+        sources.add_row(short_name(video["uri"]), video["status"], seconds, *counts, ", ".join(filter(None, why)))
+    _console().print(sources)
+    for kind, count in Counter(_kind(r) for r in rows if is_dropped(r)).most_common():
+        say(f"{plural(count, 'clip'):>9}: {kind}")
+
+
+def _kind(row: dict[str, Any]) -> str:
+    """Return a row's reason without its numbers."""
+    return str(row["reject"] or row["error"]).partition(":")[0]
+
+
+def print_thresholds(out: str, dataset: dict[str, Any]) -> None:
+    """Print one table a rule, with the limit in use marked."""
+    from pipelines.report.thresholds import trials
+
+    tables: dict[str, Table] = {}
+    for trial in trials(out, dataset):
+        rule = trial.rule
+        title = f"{rule.score}: {rule.settings}.{rule.limit}, at {'least' if rule.least else 'most'}"
+        if title not in tables:
+            tables[title] = Table("limit", "", "kept", "min", "rejected", "min", box=None, header_style="bold")
+        limit = "off" if trial.limit is None else f"{trial.limit:g}"
+        kept, rejected = (str(trial.kept), f"{trial.kept_s / 60:.1f}"), (str(trial.rejected), f"{trial.rejected_s / 60:.1f}")
+        tables[title].add_row(limit, "now" if trial.current else "", *kept, *rejected)
+    for title, table in tables.items():
+        say(f"\n{title}")
+        _console().print(table)
+
+
+def clip_row(out: str, clips: Any, clip: str) -> dict[str, Any]:
+    """Return the row of the clip whose id begins with `clip`."""
+    rows: list[dict[str, Any]] = [row for row in clips.to_pylist() if row["clip_id"].startswith(clip)]
+    if len(rows) != 1:
+        matches = ", ".join(row["clip_id"] for row in rows[:5])
+        raise InputError(
+            f"{clip}: {f'{len(rows)} clips begin with it: {matches}' if rows else 'no clip with that id'} in {out}"
+        )
+    return rows[0]
+
+
+def print_clip(out: str, row: dict[str, Any], camera: str) -> None:
+    table = Table("column", "value", "unit", box=None, header_style="bold")
+    for field in CLIP:
+        value = row[field.name]
+        if value is not None:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            table.add_row(field.name, shown, field.metadata[b"unit"].decode())
+    _console().print(table)
+    _print_members(out, row)
+    stored = _stored_camera(out, row)
+    if stored:
+        _print_controls(stored)
+    if camera:
+        if stored is None:
+            raise InputError(f"{row['clip_id']} has no camera: {row['camera_status'] or 'not annotated'}")
+        _save_camera(stored, row["clip_id"], camera)
+
+
+def _stored_camera(out: str, row: dict[str, Any]) -> "Camera | None":
+    """Return the camera of the clip in its shard, or else of its source's pixels; None where the clip has none."""
+    from curation.cameras.camera import from_npz
+    from pipelines import ledger, units
+
+    data = ledger.cameras(out, units.of_videos(out, "annotate", {row["video_id"]})).get(row["clip_id"])
+    if row["shard"] and data:
+        data = shards.read_member(out, shards.read_index(out, row["shard"]), row["clip_id"], "camera.npz")
+    return from_npz(data) if data else None
+
+
+def _print_controls(camera: "Camera") -> None:
+    from pipelines.report.cameras import timeline
+
+    for line in timeline(camera):
+        say(line)
+
+
+def _save_camera(camera: "Camera", clip_id: str, path: str) -> None:
+    from curation.cameras import export
+
+    try:
+        export.save(camera, path, clip_id)
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"{path} needs the package {error.name}: pip install {_EXPORT_NEEDS[error.name or '']}") from error
+    say(f"camera saved as {path}")
+
+
+def _print_members(out: str, row: dict[str, Any]) -> None:
+    if row["shard"]:
+        for member in shards.read_index(out, row["shard"]).to_pylist():
+            if member["clip_id"] == row["clip_id"]:
+                say(f"{member['member']}: {member['size']} bytes at {member['offset']} of shards/{member['tar']}")
+
+
+def print_summary(summary: Any, report: str) -> None:
+    """Print the cost by operator, then what came out and where to look."""
+    cost: dict[str, float] = {}
+    decodes: dict[str, int] = {}
+    for record in summary.records:
+        for name, seconds in record.cpu_s.items():
+            cost[name] = cost.get(name, 0) + seconds
+        for name, count in record.decodes.items():
+            decodes[name] = decodes.get(name, 0) + count
+    for name, seconds in cost.items():
+        say(f"  {name:20} {seconds:9.2f} CPU-s")
+    if decodes:
+        say("  decodes: " + ", ".join(f"{count} {name}" for name, count in sorted(decodes.items())))
+    if words := s3.throttling(summary.s3):
+        say(f"  {words}")
+    for title, words in summary.notes:
+        say(f"  {title}: {words}")
+    done, before = len(summary.records) - len(summary.failures), sum(summary.before.values())
+    say(f"  {plural(done, 'unit')} done in {summary.wall_s:.1f} s, {before} were done before")
+    left_out = [f"{n} {what}" for n, what in ((summary.unreadable, "unreadable"), (summary.duplicates, "duplicate")) if n]
+    say(
+        f"{', '.join([plural(summary.sources, 'source'), *left_out])}; {plural(summary.clips, 'clip')}: "
+        f"kept {summary.kept} ({summary.kept_s / 60:.1f} of {summary.total_s / 60:.1f} min), rejected {summary.rejected}, "
+        f"failed {summary.errors}; {summary.stored} in {plural(summary.shards, 'shard')}"
+    )
+    if summary.changed:
+        say(
+            f"{plural(len(summary.changed), 'source')} changed after being measured; clips of the old version that are not in "
+            "shards are superseded"
+        )
+    if summary.held:
+        say(f"no new shards are planned: {summary.held}")
+    if summary.failures:
+        say(f"{plural(len(summary.failures), 'unit')} could not be finished; run the same command again to retry")
+    say(f"report: {report}")
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
