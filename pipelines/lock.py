@@ -7,10 +7,10 @@ before every write that only one run may make (a plan, dataset.json) and before 
 """
 
 import json
+import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 from curation import processes, storage
 from curation.errors import InputError, LeaseLost
 from curation.output_folder import OutputFolder
+
+log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 20.0
 # Six missed heartbeats: a driver that is only slow (a store that throttles, a paused machine) must not lose its folder.
@@ -38,10 +40,10 @@ def hold_lock(out: str, wait_s: float = 0.0, on_wait: Callable[[str], None] | No
     """Hold OUT/lock.json for the time of the context. InputError if another run still holds it after `wait_s` seconds.
 
     If the lock is lost, `renew_lock` raises LeaseLost, and so does the main thread if it entered the context.
-    on_wait: gets one line about the run that is waited for. The default writes it to stderr.
+    on_wait: gets one line about the run that is waited for. The default logs a warning.
     """
     lease = _Lease(out)
-    lease.take(wait_s, on_wait or _write_to_stderr)
+    lease.take(wait_s, on_wait or _log_wait)
     _held[lease.uri] = lease
     previous_handler = signal.signal(_LOST_SIGNAL, _raise_lost) if lease.in_main else None
     lease.start()
@@ -292,5 +294,5 @@ def _boot_time_s() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def _write_to_stderr(line: str) -> None:
-    sys.stderr.write(f"gamecraft: {line}\n")
+def _log_wait(line: str) -> None:
+    log.warning("%s", line)

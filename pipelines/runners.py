@@ -7,7 +7,6 @@ import math
 import os
 import re
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,6 +24,8 @@ from pipelines.ledger import Record
 from pipelines.phases import Phase, questions
 from pipelines.units import Unit
 from pipelines.worker import Supervisor
+
+log = logging.getLogger(__name__)
 
 RUNNERS = ("local", "ray")
 # A unit that only reads rows takes about as long as scheduling a Ray task: a tenth of a second.
@@ -203,20 +204,20 @@ class _Cluster(NamedTuple):
 def preflight(phase: Phase) -> None:
     """Raise InputError for a phase that no node of the cluster can run. Ray itself would wait for ever without a message.
 
-    Nodes that an autoscaler may add count. If the autoscaler does not report which, only a warning goes to stderr.
+    Nodes that an autoscaler may add count. If the autoscaler does not report which, this only logs a warning.
     """
     cluster = _cluster()
     if shortage := _shortage(phase, cluster):
         if not cluster.grows_unseen:
             raise InputError(shortage)
-        sys.stderr.write(f"gamecraft: {shortage}; its autoscaler does not report what it can add, so this run waits for it\n")
+        log.warning("%s; its autoscaler does not report what it can add, so this run waits for it", shortage)
 
 
 def warn_of_shortages(phases: Iterable[Phase]) -> None:
-    """Warn on stderr now, and not after hours, of phases that this cluster will not be able to run."""
+    """Warn now, and not after hours, of phases that this cluster will not be able to run."""
     cluster = _cluster()
     for shortage in filter(None, (_shortage(phase, cluster) for phase in phases)):
-        sys.stderr.write(f"gamecraft: this cluster cannot run a later phase, which will be refused: {shortage}\n")
+        log.warning("this cluster cannot run a later phase, which will be refused: %s", shortage)
 
 
 def _shortage(phase: Phase, cluster: _Cluster) -> str:
