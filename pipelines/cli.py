@@ -232,10 +232,10 @@ def retry(
     source: Annotated[str, typer.Option(metavar="URI", help="Only this source; may be a pattern.")] = "",
 ) -> None:
     """Clear failures, so that the next run of the same command tries them again."""
-    from pipelines import retry as retrying
+    from pipelines.retry import clear_reasons
 
     _require_dataset(out)
-    cleared = retrying.retry(out, reason, source)
+    cleared = clear_reasons(out, reason, source)
     for row in cleared[:20]:
         say(f"  {row.phase:9} {row.clip_id or short_name(row.uri)}: {row.reason}")
     if len(cleared) > 20:

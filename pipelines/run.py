@@ -113,13 +113,13 @@ def curate(
 
     def list_inputs() -> Inputs:
         listed = source_files.find_sources(inputs, exclude=exclude) if {"scan", "partition", "shard"} & set(phases) else []
-        entries, growing = sources.settled(listed)
+        entries, growing = sources.split_growing(listed)
         digests = {units.source_digest(entry, recipe) for entry in entries}
         return Inputs(
-            todo=lambda name, folder: planning.todo(name, folder, recipe, entries),
+            todo=lambda name, folder: planning.pending_units(name, folder, recipe, entries),
             prepare=lambda folder: sources.supersede_changed(entries, growing, folder, recipe),
-            unmade=lambda folder: sources.unmeasured(entries, folder, recipe),
-            includes=lambda unit: units.Name.parse(unit).digest in digests,
+            unmade=lambda folder: sources.unmeasured_uris(entries, folder, recipe),
+            includes=lambda unit: units.UnitName.parse(unit).digest in digests,
             notes=[("still being written, so the next run takes it", uri) for uri in growing],
         )
 
@@ -143,7 +143,9 @@ def synthesise(
     wanted = synth_units.plan(interactions, frames, recipe)
 
     def todo(name: str, folder: str) -> tuple[list[Unit], int]:
-        return synth_units.todo(folder, recipe, wanted) if name == "generate" else planning.todo(name, folder, recipe, [])
+        if name == "generate":
+            return synth_units.todo(folder, recipe, wanted)
+        return planning.pending_units(name, folder, recipe, [])
 
     inputs = Inputs(
         todo=todo,
@@ -196,20 +198,20 @@ def _run(
             runners.start_ray()
             runners.warn_of_shortages(Phase(name, recipe, out) for name in phases)
         summary = Summary(out)
-        before = set(units.superseded(out))
+        before = set(units.list_superseded(out))
         inputs.prepare(out)
         for name in phases:
             lock.renew_lock(out)  # listing units may delete those of other settings, and plans shards
             if name == "shard":
-                summary.held = planning.plan(out, recipe, inputs.unmade(out), partial, inputs.includes)
+                summary.held = planning.plan_shards(out, recipe, inputs.unmade(out), partial, inputs.includes)
             for left, done in _rounds(name, out, recipe, inputs.todo):
                 summary.before.setdefault(name, done)
                 summary.records += list(_run_phase(Phase(name, recipe, out), left, runner))
         lock.renew_lock(out)
         summary.changed = [
-            unit for unit in units.superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
+            unit for unit in units.list_superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
         ]
-        chunk_units.sweep(out)
+        chunk_units.delete_leftover_chunks(out)
         scratch.remove_stale_folders()  # of workers that were killed
         _conclude(summary, recipe)
     summary.notes = [*inputs.notes, *summary.notes]

@@ -14,7 +14,7 @@ from curation.output_folder import OutputFolder
 from curation.schema import Row, digest
 from pipelines import ledger, units
 from pipelines.recipes import Recipe
-from pipelines.units import Name, Unit
+from pipelines.units import Unit, UnitName
 from synth import initial_frames as frames
 from synth import taxonomy
 from synth.requests import Frame, Request, requests
@@ -31,12 +31,12 @@ class Attempt:
     @property
     def name(self) -> str:
         video_id = digest("synthetic", self.request.id, str(self.number), self.settings)
-        return str(Name(video_id, digest(self.request.id, self.settings)))
+        return str(UnitName(video_id, digest(self.request.id, self.settings)))
 
     @property
     def unit(self) -> Unit:
         row = {
-            "clip_id": digest("clip", Name.parse(self.name).video_id),
+            "clip_id": digest("clip", UnitName.parse(self.name).video_id),
             "synth_attempt": self.number,
             "synth_seed": self.request.seed_of(self.number),
             "request": self.request.to_json(),
@@ -69,7 +69,7 @@ def _clips(out: str) -> list[Row]:
 def todo(out: str, recipe: Recipe, wanted: Sequence[Request]) -> tuple[list[Unit], int]:
     """The next attempt at each request that is not settled yet, and how many attempts there were before."""
     settings = f"{recipe.digest('generate')}/{taxonomy.version()}"
-    done = {str(name) for name in units.done(out, "partition")}
+    done = {str(name) for name in units.list_committed(out, "partition")}
     made = [_made(request, settings, recipe.synth.attempts, done) for request in wanted]
     verdicts = storage.at_once(lambda tries: _verdict(out, tries[-1]) if tries else "retry", made)
     left = [

@@ -58,7 +58,7 @@ def statuses(clips: pa.Table, kept: np.ndarray) -> list[dict[str, Any]]:
 
 def trajectories(out: str, rows: list[Row]) -> list[dict[str, Any]]:
     """Drawings of these clips' cameras, of those that have one stored."""
-    stored = ledger.cameras(out, units.of_videos(out, "annotate", {row["video_id"] for row in rows}))
+    stored = ledger.cameras(out, units.list_of_videos(out, "annotate", {row["video_id"] for row in rows}))
     return [_drawn(row, from_npz(stored[row["clip_id"]])) for row in rows if row["clip_id"] in stored]
 
 

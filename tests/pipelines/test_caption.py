@@ -44,7 +44,7 @@ def _units(film, out):
     recipe = recipes.smoke()
     run._write_dataset(out, recipe, [], {})
     for name in BEFORE:
-        for unit in planning.todo(name, out, recipe, source_files.find_sources([film], exclude=out))[0]:
+        for unit in planning.pending_units(name, out, recipe, source_files.find_sources([film], exclude=out))[0]:
             yield Phase(name, recipe, out), unit
 
 

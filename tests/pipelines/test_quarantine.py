@@ -69,7 +69,7 @@ def test_a_source_that_kills_its_worker_is_quarantined(child, raw, tmp_path):
 
 
 def test_a_chunk_that_kills_its_worker_is_left_out_and_its_source_is_not(child, raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(chunk_units, "_LEAN_BYTES_PER_S", 1)
+    monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 1)
     smoke, source = recipes.smoke(), str(raw / "b.mp4")
     tiny = replace(smoke, partition=replace(smoke.partition, chunk_s=2.0))
     child(
@@ -81,4 +81,4 @@ def test_a_chunk_that_kills_its_worker_is_left_out_and_its_source_is_not(child, 
     assert [record.decodes for record in done.records if record.phase == "partition"] == [{"scan": 1}]
     assert done.failures == []
     assert done.stored == done.kept > 0
-    assert chunk_units._stored(done.out) == []
+    assert chunk_units._stored_names(done.out) == []

@@ -68,7 +68,7 @@ def test_one_worker_and_four_give_the_same_rows(cluster, local, raw, tmp_path, m
 
 def in_chunks(monkeypatch):
     """A recipe that measures every source in chunks of two seconds."""
-    monkeypatch.setattr(chunk_units, "_LEAN_BYTES_PER_S", 1)
+    monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 1)
     smoke = recipes.smoke()
     return replace(smoke, partition=replace(smoke.partition, chunk_s=2.0))
 

@@ -283,7 +283,7 @@ def start_driver(raw, out):
         [sys.executable, str(script), str(raw), str(out)], stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 60
-    while not units.done(str(out), "partition") and time.monotonic() < deadline:
+    while not units.list_committed(str(out), "partition") and time.monotonic() < deadline:
         time.sleep(0.02)
     return driver
 
@@ -293,7 +293,7 @@ def test_a_killed_run_goes_on_where_it_was(curated, raw, tmp_path):
     driver = start_driver(raw, out)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    finished = units.done(str(out), "partition")
+    finished = units.list_committed(str(out), "partition")
     assert finished
     (out / "shards").mkdir(exist_ok=True)
     (out / "shards" / ".000000.tar.0.tmp").write_bytes(b"half")

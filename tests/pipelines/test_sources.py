@@ -107,8 +107,8 @@ def test_planned_clips_of_a_source_that_changed_are_never_encoded(films, alone, 
     put(films[0], folder / "a.mp4")
     done = curate(folder, tmp_path, BEFORE_SHARDS)
     recipe = recipes.smoke()
-    assert planning.plan(done.out, recipe, []) is None
-    (unit,) = planning.todo("shard", done.out, recipe, [])[0]
+    assert planning.plan_shards(done.out, recipe, []) is None
+    (unit,) = planning.pending_units("shard", done.out, recipe, [])[0]
     put(films[1], folder / "a.mp4", 60)
     record = phases.work(Phase("shard", recipe, done.out), unit)
     assert record.failure.startswith("SourceChanged: ")
@@ -122,7 +122,7 @@ def test_other_phases_do_not_read_another_version_either(films, folder, tmp_path
     """Their operators read the source where a model is asked or a camera estimated; here a stand-in reads it."""
     put(films[0], folder / "a.mp4")
     done = curate(folder, tmp_path, BEFORE_SHARDS[: BEFORE_SHARDS.index(phase)])
-    (unit,) = planning.todo(phase, done.out, recipes.smoke(), [])[0]
+    (unit,) = planning.pending_units(phase, done.out, recipes.smoke(), [])[0]
     put(films[1], folder / "a.mp4", 60)
     monkeypatch.setattr(phases, "_step", lambda phase: Reader())
     record = phases.work(Phase(phase, recipes.smoke(), done.out), unit)
@@ -163,11 +163,11 @@ def test_a_source_replaced_while_it_is_read_fails_its_unit(films, alone, folder,
 def test_a_source_replaced_between_listing_and_reading_fails_its_unit(films, folder, tmp_path):
     put(films[0], folder / "a.mp4")
     recipe, out = recipes.smoke(), str(tmp_path / "o")
-    (unit,) = sources.source_units(source_files.find_sources([str(folder)]), out, recipe)
+    (unit,) = sources.pending_sources(source_files.find_sources([str(folder)]), out, recipe)
     put(films[1], folder / "a.mp4", 60)
     record = phases.work(Phase("partition", recipe, out), unit)
     assert record.failure.startswith("SourceChanged: ")
-    assert units.done(out, "partition") == []
+    assert units.list_committed(out, "partition") == []
 
 
 def test_a_touched_file_gives_the_same_clips_once(films, alone, folder, tmp_path):
@@ -245,8 +245,8 @@ def test_a_copy_that_changes_leaves_its_original_alone(films, alone, folder, tmp
 def test_a_source_outside_of_the_input_holds_no_plan(films, folder, tmp_path):
     put(films[0], folder / "a.mp4")
     out = curate(folder, tmp_path, ["partition"]).out
-    assert planning.plan(out, recipes.smoke(), [], holds=lambda unit: False) is None
-    assert planning.plan(out, recipes.smoke(), []).startswith("1 source is not finished (")
+    assert planning.plan_shards(out, recipes.smoke(), [], is_input=lambda unit: False) is None
+    assert planning.plan_shards(out, recipes.smoke(), []).startswith("1 source is not finished (")
 
 
 @pytest.fixture(scope="module")
@@ -321,11 +321,11 @@ def test_a_source_that_is_away_fails_its_units_and_is_done_when_it_is_back(films
 def test_a_source_that_a_worker_cannot_see_is_not_unreadable(films, alone, folder, tmp_path):
     put(films[0], folder / "a.mp4")
     recipe, out = recipes.smoke(), str(tmp_path / "o")
-    (unit,) = sources.source_units(source_files.find_sources([str(folder)]), out, recipe)
+    (unit,) = sources.pending_sources(source_files.find_sources([str(folder)]), out, recipe)
     (folder / "a.mp4").rename(tmp_path / "away")
     record = phases.work(Phase("partition", recipe, out), unit)
     assert "No such file" in record.failure
-    assert units.done(out, "partition") == []
+    assert units.list_committed(out, "partition") == []
     (tmp_path / "away").rename(folder / "a.mp4")
     assert stored(curate(folder, tmp_path).out) == alone[0]
 
