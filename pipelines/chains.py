@@ -1,6 +1,6 @@
 """The pipeline as lists of operators, in the paper's order. Read this file first.
 
-Resources stand beside each operator. Neighbours of equal resources become one step, which decodes a clip once.
+Each operator states its resources. Neighbours with equal resources become one step, which decodes a clip once.
 """
 
 from dataclasses import replace
@@ -44,13 +44,13 @@ from operators.synth import (
 from pipelines.recipes import SYNTH_PHASES, Recipe
 from pipelines.units import PART_CLIPS
 
-# A decoder's reference frames at 4K and one pass's arrays peak under this; without it Ray packs a node until it swaps.
+# Reference frames of a 4K decoder and the arrays of one pass need less than this. Without it Ray packs a node until it swaps.
 _DECODE_MEMORY = 1 << 30
 
 SOURCE_COLUMNS = ("video_id", "source_uri")
 REQUEST_COLUMNS = ("clip_id", "video_id", "request", "synth_attempt")
 CHUNK_COLUMNS = (*SOURCE_COLUMNS, "start_s", "end_s")
-_MASK_COLUMNS = ("static_png",)  # partition leaves it beside the ledger; a unit's rows are loaded with it
+_MASK_COLUMNS = ("static_png",)  # in a side file of partition; loaded with a unit's rows
 _SPAN_COLUMNS = ("clip_id", "source", "index", "scene_index", "start_s", "end_s", "start_frame", "end_frame")
 _SOURCE_FACTS = ("fps", "width", "height", "transfer")
 _LUMA_COLUMNS = Luminance._fields
@@ -59,13 +59,13 @@ _PICTURE_COLUMNS = (*_IQA_COLUMNS, "iqa_backend", "deinterlaced", "combed")
 
 
 def scan(recipe: Recipe) -> list[Op]:
-    """The measuring half of `partition`, of a part of a long source; its rows are chunks, and leave no rows."""
+    """The measuring half of `partition`, for a chunk of a long source. It leaves no rows."""
     how = recipe.partition.scan
     return [Op(scan_chunk, reads=CHUNK_COLUMNS, writes=(), args={"how": how}, memory=_DECODE_MEMORY)]
 
 
 def partition(recipe: Recipe) -> list[Op]:
-    """Section 3.4, partition, and every score that needs the whole source: a source in, its clips out, one decode."""
+    """Section 3.4, partition, and every score that needs the whole source. A source in, its clips out, one decode."""
     settings = recipe.partition
     how = settings.scan
     return [
@@ -120,7 +120,7 @@ def partition(recipe: Recipe) -> list[Op]:
 
 
 def generate(recipe: Recipe) -> list[Op]:
-    """Section 3.3: an interaction and an initial frame in, a video out, measured as footage is, and verified; one attempt."""
+    """Section 3.3: a request in; a video out, measured like footage and verified. One attempt."""
     settings, how = recipe.synth, recipe.partition.scan
     ops = [
         Op(make_video, reads=REQUEST_COLUMNS, writes=(*ASKED_COLUMNS, *MADE_COLUMNS), args={"how": settings}),
@@ -148,7 +148,7 @@ def score(recipe: Recipe) -> list[Op]:
 
 
 def annotate(recipe: Recipe) -> list[Op]:
-    """Section 3.4, annotation, of the clips that are kept."""
+    """Section 3.4, annotation, of kept clips."""
     settings = recipe.annotate
     return [
         Op(
@@ -156,7 +156,7 @@ def annotate(recipe: Recipe) -> list[Op]:
             reads=("source_uri", "scene_index", "start_s", "end_s", "width", "height", "viewport", "picture", *_MASK_COLUMNS),
             writes=(*FACT_COLUMNS, *SCALE_COLUMNS, *MOTION_COLUMNS, "camera_npz"),
             args={"how": settings.camera, "words": settings.words},
-            batch=PART_CLIPS,  # a focal length is pooled over what comes in at once
+            batch=PART_CLIPS,  # a focal length is pooled over a batch
             num_gpus=1 if settings.camera.backend == "vipe" else 0,
             memory=_DECODE_MEMORY,
         )
@@ -190,7 +190,7 @@ def caption(recipe: Recipe) -> list[Op]:
 
 
 def relate(recipe: Recipe) -> list[Op]:
-    """Section 3.4, interaction captions: neighbours of one video, all of its kept clips at once."""
+    """Section 3.4, interaction captions, from all kept clips of one video at once."""
     settings = recipe.caption
     return [
         Op(
@@ -215,7 +215,7 @@ def relate(recipe: Recipe) -> list[Op]:
 
 
 def shard(recipe: Recipe) -> list[Op]:
-    """Kept clips to mp4, one decode and one encode each."""
+    """Encode kept clips to mp4, with one decode and one encode each."""
     return [
         Op(
             encode_clip,
@@ -228,7 +228,7 @@ def shard(recipe: Recipe) -> list[Op]:
 
 
 def curate(recipe: Recipe) -> dict[str, list[Op]]:
-    """All phases by name, checked: every column that an operator reads has been written before it."""
+    """Return all phases by name, checked: every column that an operator reads was written before it."""
     phases = {
         "partition": partition(recipe),
         "score": score(recipe),
@@ -244,7 +244,7 @@ def curate(recipe: Recipe) -> dict[str, list[Op]]:
 
 
 def synthesise(recipe: Recipe) -> dict[str, list[Op]]:
-    """The same with `generate` for what it takes the place of."""
+    """Return all phases with `generate` in the place of `partition`, checked likewise."""
     phases = {"generate": generate(recipe)} | {name: ops for name, ops in curate(recipe).items() if name in SYNTH_PHASES}
     check_chain([op for chain in phases.values() for op in chain], (*REQUEST_COLUMNS, *_MASK_COLUMNS))
     return phases

@@ -37,9 +37,10 @@ _RECORD_KEY = b"gamecraft.record"
 
 @dataclass
 class Record:
-    """What one unit did and cost. `failure` is set where the unit could not be committed, `note` where there is more to say.
+    """What one unit did and cost.
 
-    s3: requests of the unit as `worker.s3_requests` counts them; not in files.
+    failure: why the unit could not be committed; None where it was. note: a remark for whoever watches the run. wall_s, cpu_s:
+    seconds, the latter by operator. decodes, vlm, s3: as `WorkerState` counts them; s3 is not stored.
     """
 
     phase: str
@@ -64,13 +65,13 @@ class Record:
 
 
 def phase_columns(chain: Iterable[Op]) -> pa.Schema:
-    """The columns of a phase's files: keys, verdicts, and what its operators write."""
+    """Return the columns of a phase's files: keys, verdicts, and what its operators write."""
     written = {name for op in chain for name in op.writes} - SIDECAR_COLUMNS
     return columns(CLIP, written | {"clip_id", "video_id", "unit_id", "reject", "error"})
 
 
 def write_clips(out: str, phase: str, unit: str, rows: Sequence[Row], schema: pa.Schema, record: Record) -> None:
-    """Put a unit's rows and its record, whole; this is the unit's commit in every phase but `shard`."""
+    """Store a unit's rows and its record. This is the unit's commit in every phase except `shard`."""
     rows = [{name: row.get(name) for name in schema.names} | {"unit_id": unit} for row in rows]
     table = conform(rows, schema)
     table = table.replace_schema_metadata({_RECORD_KEY: record.to_json().encode()})
@@ -82,7 +83,7 @@ def write_video(out: str, unit: str, row: Row) -> None:
 
 
 def read_video(out: str, unit: str) -> Row | None:
-    """The row of a unit's source; None where it has none."""
+    """Return the row of a unit's source, or None where it has none."""
     try:
         rows = _read_table(OutputFolder(out).video(unit)).to_pylist()
     except FileNotFoundError:
@@ -102,19 +103,19 @@ def take_back(out: str, unit: str) -> None:
 
 
 def remove_clips(out: str, phase: str, unit: str, clip_ids: Sequence[str]) -> None:
-    """Take clips out of a committed unit's rows; its record stays."""
+    """Remove clips from a committed unit's rows. Its record stays."""
     table = _read_table(OutputFolder(out).clip_rows(phase, unit))
     rest = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(clip_ids, pa.string()))))
     storage.put(OutputFolder(out).clip_rows(phase, unit), to_parquet(rest))
 
 
 def read_unit(out: str, phase: str, unit: str) -> list[Row]:
-    """A committed unit's rows."""
+    """Return a committed unit's rows."""
     return _read_table(OutputFolder(out).clip_rows(phase, unit)).to_pylist()
 
 
 def read_all(folder: str, schema: pa.Schema) -> tuple[pa.Table, list[Record]]:
-    """Every file of a folder as one table of this schema (columns a file lacks are null), and the records in them."""
+    """Read every file of a folder as one table of this schema (columns a file lacks are null), and the records in them."""
     uris = [storage.join(folder, name) for name in storage.names(folder)]
     tables = storage.at_once(_read_table, uris)
     records = [Record.from_json(meta[_RECORD_KEY]) for t in tables if (meta := t.schema.metadata or {}).get(_RECORD_KEY)]
@@ -127,7 +128,7 @@ def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def clips(out: str) -> pa.Table:
-    """One row a clip, all phases joined: a later phase's value stands where it has one, a first reject or error stays."""
+    """Return one row a clip, all phases joined: a later phase's value wins, except that the first reject or error stays."""
     ledger, _ = read_all(OutputFolder(out).clips(CLIP_PHASES[0]), CLIP)
     for phase in (SUPERSEDED, *CLIP_PHASES[1:]):
         later, _ = read_all(OutputFolder(out).clips(phase), CLIP)
@@ -150,30 +151,30 @@ def _column(ledger: pa.Table, later: pa.Table, name: str, where: pa.Array) -> pa
 
 
 def videos(out: str) -> pa.Table:
-    """One row a source; one that changed since it was measured is `superseded`, whatever it was before."""
+    """Return one row a source. One that changed since it was measured is `superseded`, whatever it was before."""
     table = read_all(OutputFolder(out).videos, VIDEO)[0].sort_by([("uri", "ascending")])
-    gone = {name.removesuffix(".parquet") for name in storage.names(OutputFolder(out).clips(SUPERSEDED))}
-    if not gone:
+    superseded = {name.removesuffix(".parquet") for name in storage.names(OutputFolder(out).clips(SUPERSEDED))}
+    if not superseded:
         return table
     changed = {"status": SUPERSEDED, "reason": "the source changed since it was measured"}
-    rows = [row | changed if row["unit_id"] in gone else row for row in table.to_pylist()]
+    rows = [row | changed if row["unit_id"] in superseded else row for row in table.to_pylist()]
     return pa.Table.from_pylist(rows, schema=table.schema)
 
 
 def records(out: str) -> list[Record]:
-    """What every committed unit did and cost."""
+    """Return the records of all committed units."""
     return [record for phase in PHASES for record in read_all(OutputFolder(out).clips(phase), CLIP)[1]]
 
 
 def sidecars(out: str, kind: str, units: Iterable[str]) -> list[pa.Table]:
-    """The sidecar files ("thumbs", "signals", "camera") of these units, those that are there."""
+    """Read the sidecar files ("thumbs", "signals", "camera") of these units; absent ones are left out."""
     folder = OutputFolder(out).sidecars(kind)
     present = sorted({f"{unit}.parquet" for unit in units} & set(storage.names(folder)))
     return storage.at_once(_read_table, (storage.join(folder, name) for name in present))
 
 
 def cameras(out: str, units: Iterable[str]) -> dict[str, bytes]:
-    """The camera.npz of every clip of these annotate units that has one, by clip_id."""
+    """Return the camera.npz of every clip of these annotate units that has one, by clip_id."""
     tables = sidecars(out, "camera", units)
     return {row["clip_id"]: row["npz"] for table in tables for row in table.to_pylist()}
 
@@ -188,5 +189,5 @@ def write_sidecar(out: str, kind: str, unit: str, rows: Sequence[dict[str, Any]]
 
 
 def kept(ledger: pa.Table) -> pa.Table:
-    """The clips that nothing took out."""
+    """Return the clips that are not dropped."""
     return ledger.filter(pc.and_(pc.is_null(ledger["reject"]), pc.is_null(ledger["error"])))

@@ -1,7 +1,7 @@
-"""Recipes: every setting of a run as one frozen, validated tree. A variant is a `replace` of another; YAML goes both ways.
+"""Recipes: every setting of a run as one frozen, validated tree. A variant is a `replace` of another. YAML goes both ways.
 
-Each default is written once, in the settings class beside the code that uses it. A phase's digest names its results, so
-that equal settings find each other's work and unequal ones never mix.
+Each default is written once, in the settings class next to the code that uses it. A phase's digest is part of the names of its
+results, so that equal settings find each other's work and different ones never mix.
 """
 
 import difflib
@@ -35,12 +35,12 @@ from curation.yaml_text import dump_yaml, load_yaml
 from synth.models.base import ModelSettings
 from synth.strategies import ProceduralSettings, SynthSettings
 
-# Those with settings of their own, which leave rows of clips.
+# The phases with settings that leave rows of clips.
 CLIP_PHASES = ("partition", "score", "annotate", "caption", "relate", "shard")
 PHASES = ("scan", *CLIP_PHASES)
-# Those of synthesis: what `generate` makes rests where `partition` puts the clips of footage, and goes on as they do.
+# The phases of synthesis: `generate` stores its clips where `partition` stores those of footage, and they continue alike.
 SYNTH_PHASES = ("generate", *CLIP_PHASES[1:])
-# Whose settings decide what a phase finds. Limits of `score` only decide which clips `annotate` is given.
+# Which settings decide the results of a phase. Limits of `score` only decide which clips `annotate` is given.
 _DECIDE = {
     "generate": ("partition", "synth"),
     "partition": ("partition",),
@@ -50,22 +50,20 @@ _DECIDE = {
     "relate": ("partition", "annotate", "caption", "relate"),
     "shard": CLIP_PHASES,
 }
-# Settings of `synth` that say which requests there are, each of which is named by itself, and how often one is tried.
+# Settings of `synth` that decide which requests there are and how often one is tried. Each request is named separately.
 _IN_REQUESTS = ("each", "attempts", "seed", "interactions")
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One pass over each source: scenes, flow, actions, a look at the picture's quality.
-
-    chunk_s: how long the chunks are in which several workers measure a long source; null: never in chunks. It changes no
-    result, only how long one video takes.
-    """
+    """One pass over each source: scenes, optical flow, actions, and picture quality."""
 
     scenes: SceneSettings = field(default_factory=SceneSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
     actions: ActionSettings = field(default_factory=ActionSettings)
     iqa: IqaSettings = field(default_factory=IqaSettings)
+    # s, length of the chunks in which several workers measure a long source; null: never in chunks. It changes no result, only
+    # how long one video takes.
     chunk_s: float | None = 300.0
 
     def __post_init__(self) -> None:
@@ -74,7 +72,7 @@ class Partition:
 
     @property
     def scan(self) -> ScanSettings:
-        """What the pass itself is asked for."""
+        """Return the settings of the pass itself."""
         return ScanSettings(self.flow, self.iqa)
 
 
@@ -88,7 +86,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Annotate:
-    """What is said about kept clips; may change until shards are planned."""
+    """Cameras of kept clips; may change until shards are planned."""
 
     camera: CameraSettings = field(default_factory=CameraSettings)
     words: WordSettings = field(default_factory=WordSettings)
@@ -96,7 +94,7 @@ class Annotate:
 
 @dataclass(frozen=True)
 class Caption:
-    """What a model is asked about kept clips, and what is measured where none is; may change until shards are planned."""
+    """Captions of kept clips, by a model or from measurements; may change until shards are planned."""
 
     vlm: VlmSettings = field(default_factory=VlmSettings)
     frames: FrameSettings = field(default_factory=FrameSettings)
@@ -113,13 +111,11 @@ class Relate:
 
 @dataclass(frozen=True)
 class Shard:
-    """How kept clips are stored.
+    """How kept clips are stored."""
 
-    max_category_ratio: no category of interaction (environment, actor, entity) goes into shards with more than so many times
-    the clips of the one that has fewest; what is over waits for a run that has more of the others. null: all go in.
-    """
-
-    clips_per_shard: int = 256
+    clips_per_shard: int = 256  # more: fewer and larger files
+    # How many times the clips of the rarest category of interaction (environment, actor, entity) another category may have in
+    # shards. Clips beyond that wait for a run that has more of the others. null: no limit.
     max_category_ratio: float | None = None
     encoding: Encoding = field(default_factory=Encoding)
 
@@ -134,7 +130,7 @@ class Shard:
 class Recipe:
     """Everything that decides what a run produces."""
 
-    name: str = "laptop"
+    name: str = "laptop"  # for people; decides no result
     partition: Partition = field(default_factory=Partition)
     score: Score = field(default_factory=Score)
     annotate: Annotate = field(default_factory=Annotate)
@@ -144,7 +140,7 @@ class Recipe:
     synth: SynthSettings = field(default_factory=SynthSettings)
 
     def digest(self, phase: str) -> str:
-        """Names the results of a phase: the settings that decide them, and the schema version."""
+        """Return a hash of the settings that decide the results of a phase, and of the schema version."""
         settings = settings_of(self)
         deciding = {name: settings[name] for name in _DECIDE[phase]}
         if phase == "generate":
@@ -153,12 +149,12 @@ class Recipe:
 
 
 def gamecraft2() -> Recipe:
-    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), ViPE, Qwen2.5-VL, shards for a cluster.
+    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), ViPE, Qwen2.5-VL, large shards.
 
-    Captions come from vLLM engines on the Ray cluster, so it needs one.
+    Captions come from vLLM engines on a Ray cluster, so it needs one.
 
-    The paper rates pictures with MUSIQ; pyiqa and its weights are for non-commercial use, so that is asked for by name:
-    `partition.iqa.backend: pyiqa:musiq`, with a `score.quality.min_iqa` of its own scale.
+    The paper rates pictures with MUSIQ. pyiqa and its weights are for non-commercial use only, so MUSIQ must be chosen
+    explicitly: `partition.iqa.backend: pyiqa:musiq`, with a `score.quality.min_iqa` on its scale.
     """
     laptop_ = laptop()
     flow = replace(laptop_.partition.flow, backend="raft")
@@ -172,7 +168,7 @@ def gamecraft2() -> Recipe:
 
 
 def _by_models() -> SynthSettings:
-    """Open models of the kinds that the paper names; a GPU of 80 GB holds each of them alone."""
+    """Open models of the kinds that the paper names. A GPU of 80 GB holds one of them at a time."""
     models = ModelSettings(
         painter="Qwen/Qwen-Image",
         editor="Qwen/Qwen-Image-Edit",
@@ -183,12 +179,12 @@ def _by_models() -> SynthSettings:
 
 
 def laptop() -> Recipe:
-    """The default: as the paper's, with the flow that needs neither weights nor a GPU where those are absent, small shards."""
+    """The default: as gamecraft2, with small shards, and models only where their weights are present."""
     return Recipe(name="laptop", shard=Shard(clips_per_shard=32))
 
 
 def smoke() -> Recipe:
-    """Small and quick, for trying out a cluster: 240 lines, fastest encoder, no cameras, four clips a shard."""
+    """Small and quick, for trying out a cluster: 240 lines, the fastest encoder, no cameras, four clips a shard."""
     encoding = Encoding(max_width=432, max_height=240, crf=28, preset="ultrafast")
     flow = FlowSettings(backend="dis", pairs_per_s=5)
     return Recipe(
@@ -207,7 +203,7 @@ def demo() -> Recipe:
 
 
 def rehearsal() -> Recipe:
-    """For `gamecraft synth`: the game engine acts interactions out, two of five made to fail, to see what verify does."""
+    """For `gamecraft synth`: the game engine acts out interactions; two of five are made to fail, to see what verify does."""
     synth = SynthSettings(each=2, procedural=ProceduralSettings(fail_share=0.4))
     return replace(laptop(), name="rehearsal", synth=synth)
 
@@ -226,9 +222,9 @@ RENAMED: dict[str, str] = {}
 
 
 def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:
-    """A built-in recipe by name, or one from a YAML file. InputError says what is wrong and where.
+    """Return a built-in recipe by name, or one from a YAML file. InputError says what is wrong and where.
 
-    built_in, kind: those of curation; the command gives the model's for training.
+    built_in, kind: the built-in recipes and their class, for curation by default.
     """
     if name_or_path in built_in:
         return built_in[name_or_path]()
@@ -252,7 +248,7 @@ def to_yaml(recipe: Any) -> str:
 
 
 def from_mapping(kind: type[Any], data: Any, where: str = "") -> Any:
-    """Build a settings tree from plain data; absent keys keep their defaults. ValueError names key, value and remedy."""
+    """Build a settings tree from plain data. Absent keys keep their defaults. ValueError names key, value and remedy."""
     if not isinstance(data, Mapping):
         raise ValueError(f"{where or 'a recipe'} must be a mapping of settings, not {data!r}")
     known = get_type_hints(kind)
@@ -285,7 +281,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 
 def _values(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
-    """A setting of several values, a list in YAML: of as many as there are kinds, or of any number of the one before `...`."""
+    """Read a setting of several values, a list in YAML: one for each kind, or any number of the kind before `...`."""
     if kinds[-1] is Ellipsis and isinstance(value, list):
         kinds = [kinds[0]] * len(value)
     if not isinstance(value, list) or len(value) != len(kinds):
@@ -298,19 +294,19 @@ def _path(where: str, key: object) -> str:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str = "") -> list[str]:
-    """The settings in which two recipes (as plain data) differ: "partition.scenes.clip_s: 6.0, now 5.0"."""
-    found = []
+    """List the settings in which two recipes (as plain data) differ: "partition.scenes.clip_s: 6.0, now 5.0"."""
+    lines = []
     for item in dict.fromkeys([*theirs, *ours]):
         a, b = ours.get(item), theirs.get(item)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, _path(where, item))
+            lines += differences(a, b, _path(where, item))
         elif a != b:
-            found.append(f"{_path(where, item)}: {a}, now {b}")
-    return found
+            lines.append(f"{_path(where, item)}: {a}, now {b}")
+    return lines
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data without what decides no result: its name, how long a chunk is, where a model runs."""
+    """Return the recipe as plain data, without what decides no result: its name, the chunk length, where a model runs."""
     settings: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))  # as dataset.json gives it back: lists for tuples
     del settings["name"], settings["partition"]["chunk_s"]
     for phase in ("caption", "synth"):

@@ -36,17 +36,20 @@ def comments(kind: Any) -> dict[str, str]:
 def _comments_in(source: str, names: set[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     above: list[str] = []
-    field, depth, starts_line = "", 0, True
+    field, depth, indents, starts_line = "", 0, 0, True
     for token in tokenize.generate_tokens(io.StringIO(textwrap.dedent(source)).readline):
+        indents += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
         if token.type == tokenize.COMMENT:
             text = token.string.lstrip("# ").rstrip()
             if token.line.lstrip().startswith("#") and not depth:
                 above.append(text)
             elif field:
                 texts[field] = f"{texts[field]} {text}" if field in texts else text
+        elif token.type == tokenize.NL and not token.line.strip():
+            above = []
         elif token.type == tokenize.OP:
             depth += (token.string in "([{") - (token.string in ")]}")
-        elif token.type == tokenize.NAME and starts_line and token.string in names:
+        elif token.type == tokenize.NAME and starts_line and indents == 1 and token.string in names:
             field = token.string
             if above:
                 texts[field], above = " ".join(above), []

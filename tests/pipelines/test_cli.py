@@ -64,7 +64,7 @@ def test_a_newcomer_is_told_version_help_and_benchmarks(gamecraft):
         assert status == 0
         listed = [line.split()[0] for line in said.splitlines()[2:]]
         assert listed == list(cli.BENCHMARKS)
-        assert "world      The demo world from nothing" in said
+        assert "world      the demo world from nothing" in said
     assert gamecraft("bench", "nope")[0] == 2
 
 
@@ -89,7 +89,7 @@ def test_curate_says_what_came_out_and_where_to_look(gamecraft, raw, tmp_path):
     status, said, _ = gamecraft("curate", raw, "--out", tmp_path / "o", "--recipe", "smoke")
     assert status == 0
     assert "4 sources, 1 unreadable, 1 duplicate; 4 clips: kept 3 (0.3 of 0.4 min), rejected 1, failed 0; 3 in 1 shard" in said
-    assert f"look at {tmp_path / 'o' / 'report.html'}" in said
+    assert f"report: {tmp_path / 'o' / 'report.html'}" in said
     assert "decodes: 3 encode, 2 scan" in said
     for operator in ("scan_source", "measure_motion", "measure_luminance", "measure_quality", "encode_clip"):
         assert operator in said
@@ -143,7 +143,7 @@ def test_an_output_of_another_schema_or_recipe_is_refused(gamecraft, raw, out, t
 def test_inspect_lists_sources_and_reasons(gamecraft, out):
     status, said, _ = gamecraft("inspect", out)
     assert status == 0
-    assert "recipe smoke, schema 1, 1 shard" in said
+    assert "recipe smoke, schema 2, 1 shard" in said
     assert "4 sources, 4 clips: 3 kept, 3 in shards" in said
     assert "broken.mp4" in said
     assert "cannot be opened" in said
@@ -159,7 +159,7 @@ def test_inspect_shows_a_clip_by_the_start_of_its_id(gamecraft, out):
     assert f"{clip}.mp4: " in said
     assert " of shards/000000.tar" in said
     status, _, error = gamecraft("inspect", out, "zz")
-    assert (status, error) == (2, f"gamecraft: zz: no clip of that id in {out}\n")
+    assert (status, error) == (2, f"gamecraft: zz: no clip with that id in {out}\n")
 
 
 def test_inspect_tries_every_rule_at_other_limits(gamecraft, out):
@@ -209,20 +209,50 @@ def test_help_without_words(gamecraft):
 
 def test_a_failed_unit_is_status_one(gamecraft, raw, tmp_path, monkeypatch):
     record = run.Record("partition", "u", failure="OSError: No space left on device")
-    monkeypatch.setattr(run, "_watched", lambda *_: iter([record]))
+    monkeypatch.setattr(run, "_run_phase", lambda *_: iter([record]))
     status, said, _ = gamecraft("curate", raw, "--out", tmp_path / "o")
     assert status == 1
-    assert f"{len(recipes.CLIP_PHASES)} units could not be finished; the same command tries again" in said
+    assert f"{len(recipes.CLIP_PHASES)} units could not be finished; run the same command again to retry" in said
 
 
-def test_ctrl_c_says_how_to_go_on(gamecraft, raw, tmp_path, monkeypatch):
+def test_ctrl_c_says_how_to_resume(gamecraft, raw, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_watched", stop)
+    monkeypatch.setattr(run, "_run_phase", stop)
     status, _, error = gamecraft("curate", raw, "--out", tmp_path / "o")
-    assert (status, error) == (130, "gamecraft: stopped; the same command goes on from here\n")
+    assert (status, error) == (130, "gamecraft: stopped; run the same command again to resume\n")
     assert not (tmp_path / "o" / "lock.json").exists()
+
+
+def test_a_bug_of_ours_shows_its_traceback_and_says_so(gamecraft, raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "_run_phase", lambda *_: {}["nothing"])
+    status, _, error = gamecraft("curate", raw, "--out", tmp_path / "o")
+    assert status == 70
+    assert "Traceback (most recent call last)" in error
+    assert error.endswith(
+        "gamecraft: KeyError: 'nothing': this is a bug in gamecraft, not in your input; please report it with the lines above\n"
+    )
+
+
+def test_a_missing_extra_is_named_with_its_remedy(gamecraft, monkeypatch):
+    monkeypatch.setitem(sys.modules, "model.recipes", None)
+    assert gamecraft("recipe", "list", "--train") == (
+        1, "", 'gamecraft: training needs model.recipes; install it with: pip install "gamecraft[train]"\n'
+    )  # fmt: skip
+
+
+def test_logs_are_lines_for_people_or_json_and_can_be_silenced(gamecraft, raw, tmp_path):
+    status, said, logged = gamecraft("curate", raw, "--out", tmp_path / "o", "--recipe", "smoke", "--log-json")
+    lines = [json.loads(line) for line in logged.splitlines()]
+    done = [line for line in lines if line["logger"] == "pipelines.run" and line["level"] == "info"]
+    assert status == 0
+    assert {line["phase"] for line in done} == set(recipes.CLIP_PHASES)
+    assert all(line["unit"] and line["time"].endswith("+00:00") and line["wall_s"] >= 0 for line in done)
+    assert "report: " in said
+    status, said, logged = gamecraft("curate", raw, "--out", tmp_path / "o", "--recipe", "smoke", "--quiet")
+    assert (status, said, logged) == (0, "", "")
+    assert gamecraft("curate", raw, "--out", tmp_path / "o", "-v", "-q")[0] == 2
 
 
 def test_the_installed_command_runs():
