@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from curation import scratch
+from curation.errors import Unavailable
 from curation.schema import Row
 from pipelines import logs
 from pipelines.ledger import Record
@@ -85,7 +86,7 @@ class WorkerProcess:
     def do(self, phase: Phase, unit: Unit, order: WorkOrder, on_progress: OnProgress) -> Record | WorkerDeath:
         """Do a unit. Return its record, or how the child ended over it. `on_progress` gets the part done, 0 to 1.
 
-        ChildProcessError if the child cannot even start, for example because a package is missing.
+        Unavailable if the child cannot even start, for example because a package is missing.
         """
         row: str | None = None
         try:
@@ -106,7 +107,7 @@ class WorkerProcess:
         except (EOFError, ConnectionError):
             code = self._process.wait()
             if _crashed(code) and not self._started:
-                raise ChildProcessError(f"the worker process could not start ({_cause(code)}); its message is above") from None
+                raise Unavailable(f"the worker process could not start ({_cause(code)}); its message is above") from None
             return WorkerDeath(unit.name, row, _cause(code), _crashed(code), time.time())
 
     def stop(self) -> None:

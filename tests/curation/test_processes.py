@@ -1,4 +1,4 @@
-"""What a forked child gets of its parent's."""
+"""What a forked child inherits from its parent."""
 
 import os
 import threading
@@ -8,14 +8,14 @@ from curation.processes import ProcessLocal, per_process
 
 
 class Opened:
-    """Ends the process that lets go of it."""
+    """Ends the process that releases it."""
 
     def __del__(self):
         os._exit(9)
 
 
 def in_child(do) -> int:
-    """The exit code of a forked child that returns `do()`."""
+    """Return the exit code of a forked child that exits with `do()`."""
     if not (pid := os.fork()):
         code = 99
         try:

@@ -1,4 +1,4 @@
-"""Scratch folders: each process its own, those of the dead are swept, those of the living never."""
+"""Scratch folders: each process has its own. Those of dead processes are removed, those of live ones are not."""
 
 import os
 import subprocess
@@ -64,7 +64,7 @@ def test_a_process_that_ends_takes_its_folder_away(temporary):
 
 
 def test_its_own_process_number_says_nothing(temporary):
-    """A container that starts anew has the number of the one before it; what is there is another's."""
+    """A restarted container has the same process number as before, so a folder with that number may belong to another."""
     old = temporary / f"gamecraft-scratch-{os.getpid()}"
     old.mkdir()
     assert scratch.folder() != old

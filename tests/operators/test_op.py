@@ -197,7 +197,7 @@ def test_a_step_keeps_codecs_to_its_cores(monkeypatch):
 
 
 def test_a_step_keeps_blas_to_its_cores():
-    with threadpoolctl.threadpool_limits(None):  # puts back what was
+    with threadpoolctl.threadpool_limits(None):  # restores the limits afterwards
         Step([op(measure, num_cpus=1)])
         assert {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"} == {1}
 

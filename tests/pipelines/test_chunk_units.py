@@ -1,4 +1,4 @@
-"""A long source in chunks gives what it gives in one pass, whatever happens to the chunks. The chunks here are short."""
+"""A long source gives the same results in chunks as in one pass, whatever happens to the chunks. The chunks here are short."""
 
 import ctypes
 import math
@@ -26,14 +26,14 @@ TINY = in_chunks_of(2.0)
 
 @pytest.fixture(autouse=True)
 def lean(monkeypatch):
-    """Take every source for one that may be long, whatever its size."""
+    """Let every source count as one that may be long, whatever its size."""
     monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 1)
     scan.forget()
 
 
 @pytest.fixture
 def here(monkeypatch):
-    """The local runner's work, and the look at durations, in this process: faster, and calls can be counted."""
+    """Run units and read durations in this process: it is faster, and calls can be counted."""
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
     monkeypatch.setattr(chunk_units, "_declared_durations_s", lambda uris: [chunk_units._duration_s(uri) for uri in uris])
 

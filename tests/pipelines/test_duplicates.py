@@ -1,4 +1,4 @@
-"""The same recording twice, and two that only look so."""
+"""Two copies of one recording, and two recordings that only look the same."""
 
 import av
 import numpy as np
@@ -23,7 +23,7 @@ def entries(*paths):
 
 
 def pair(folder):
-    """Two raw recordings of one seed that differ in a moment, between the blocks that name a source."""
+    """Write two raw recordings of one seed that differ for a moment, between the blocks that identify a source."""
     data = bytearray(np.random.default_rng(3).bytes(5 << 20))
     (folder / "a.y4m").write_bytes(data)
     at = (1 << 20) + (150 << 10)
@@ -42,14 +42,14 @@ def remux(source, target):
     return target
 
 
-def told(found):
+def described(found):
     return [
         (unit.uri.rpartition("/")[2], unit.duplicate_of and unit.duplicate_of.rpartition("/")[2], unit.reason) for unit in found
     ]
 
 
 def commit(out, found):
-    """The units as `partition` leaves them."""
+    """Commit the units as `partition` does."""
     for unit in found:
         of = {"status": "duplicate" if unit.duplicate_of else "ok", "duplicate_of": unit.duplicate_of}
         name = units.UnitName.parse(unit.name)
@@ -64,7 +64,7 @@ def test_recordings_that_differ_in_a_moment_are_two_sources(tmp_path):
     assert not same_bytes(a, b)
     out, recipe = str(tmp_path / "out"), recipes.smoke()
     found = pending_sources([a, b], out, recipe)
-    assert told(found) == [("a.y4m", None, None), ("b.y4m", None, None)]
+    assert described(found) == [("a.y4m", None, None), ("b.y4m", None, None)]
     ids = [units.UnitName.parse(unit.name).video_id for unit in found]
     assert ids == [content_id(a), source_files.whole_id(b)]
     commit(out, found[:1])
@@ -78,9 +78,9 @@ def test_the_same_bytes_are_one_source_and_a_copy_of_the_second_is_its_copy(tmp_
         (tmp_path / f"{name}.y4m").write_bytes((tmp_path / f"{of}.y4m").read_bytes())
     found = pending_sources(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())
     copies = [("c.y4m", "a.y4m", "the same bytes"), ("d.y4m", "b.y4m", "the same bytes")]
-    assert told(found)[2:] == copies
+    assert described(found)[2:] == copies
     commit(str(tmp_path / "out"), found[:2])
-    assert told(pending_sources(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())) == copies
+    assert described(pending_sources(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())) == copies
 
 
 def test_what_can_no_longer_be_compared_says_so(tmp_path):
@@ -88,7 +88,7 @@ def test_what_can_no_longer_be_compared_says_so(tmp_path):
     out = str(tmp_path / "out")
     commit(out, pending_sources([a], out, recipes.smoke()))
     (tmp_path / "a.y4m").unlink()
-    assert told(pending_sources([b], out, recipes.smoke())) == [("b.y4m", "a.y4m", duplicates.SAME_SAMPLES)]
+    assert described(pending_sources([b], out, recipes.smoke())) == [("b.y4m", "a.y4m", duplicates.SAME_SAMPLES)]
 
 
 def test_links_and_equal_etags_are_not_read(tmp_path, monkeypatch):
@@ -108,7 +108,7 @@ def test_a_remux_is_the_same_recording(tmp_path, make_video):
     out = str(tmp_path / "out")
     sources = entries(tmp_path)
     found = pending_sources(sources, out, recipes.smoke())
-    assert told(found) == [
+    assert described(found) == [
         ("other.mp4", None, None),
         ("renamed.mov", None, None),
         ("session.mkv", "renamed.mov", "the same video packets"),
@@ -116,7 +116,7 @@ def test_a_remux_is_the_same_recording(tmp_path, make_video):
     ]
     committed = [entry for entry in sources if entry.uri.endswith("session.mp4")]
     commit(out, pending_sources(committed, out, recipes.smoke()))
-    later = {name: of for name, of, _ in told(pending_sources(sources, out, recipes.smoke()))}
+    later = {name: of for name, of, _ in described(pending_sources(sources, out, recipes.smoke()))}
     assert later == {"other.mp4": None, "renamed.mov": "session.mp4", "session.mkv": "session.mp4"}, "what is curated stays"
 
 

@@ -1,4 +1,4 @@
-"""The lease on an output folder: who may take it, what keeps it, and what becomes of a run that loses it."""
+"""The lease on an output folder: who may take it, how it is kept, and what a run does that loses it."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from pipelines.lock import hold_lock
 
 
 def hold(folder, pid, host=None, age_s=0.0, **more):
-    """Another run's lock, last renewed so long ago."""
+    """Write the lock of another run, last renewed `age_s` ago."""
     note = {"token": "theirs", "host": host or socket.gethostname(), "pid": pid, **more}
     path = Path(folder, "lock.json")
     path.parent.mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def refusal(folder, wait_s=0.0) -> str:
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Heartbeats a hundredth as far apart, and as long to live without them as before: a busy machine may pause us."""
+    """Shorten the heartbeat interval to a hundredth. The expiry is only halved, since a busy machine may pause this process."""
     for name, seconds in (("_HEARTBEAT_S", 0.2), ("_EXPIRY_S", 60.0), ("_RESTARTED_EXPIRY_S", 0.3)):
         monkeypatch.setattr(lock, name, seconds)
 
@@ -66,7 +66,7 @@ def test_two_drivers_on_one_output_are_refused(tmp_path, raw, monkeypatch):
 
 @pytest.fixture
 def zombie():
-    """The number of a process that has ended and that nobody has waited for."""
+    """Return the number of a process that has ended and that no process has waited for."""
     ended = subprocess.Popen(["true"])
     while processes.start_time(ended.pid):
         time.sleep(0.01)
@@ -81,7 +81,7 @@ def test_the_lock_of_a_dead_process_does_not_bar(tmp_path, zombie):
     lives, ours = processes.start_time(os.getppid()), processes.pid_namespace()
     for number, (pid, more) in enumerate(
         [
-            (gone.pid, {}),  # as an older release writes it
+            (gone.pid, {}),  # written by an older release
             (gone.pid, {"space": ours, "started": "1"}),
             (zombie, {"space": ours, "started": "1"}),
             (os.getppid(), {"space": ours, "started": "1"}),  # its number is in use again
@@ -96,7 +96,7 @@ def test_the_lock_of_a_dead_process_does_not_bar(tmp_path, zombie):
 
 
 def test_a_holder_elsewhere_bars_until_it_has_not_beaten_for_two_minutes(tmp_path):
-    """By the clock of the store: what the holder's own clock says is not looked at."""
+    """The clock of the store counts, not the clock of the holder."""
     for beat in (0, time.time(), time.time() + 7200):
         hold(tmp_path, 1, "elsewhere", age_s=100, beat=beat)
         assert "(process 1 on elsewhere) holds it" in (words := refusal(tmp_path))
@@ -193,7 +193,7 @@ def test_the_lock_beats(tmp_path, quick):
 
 
 class Flaky:
-    """`storage.replace`, where the numbered calls fail: before they write, or with the answer lost after they wrote."""
+    """`storage.replace`, but the numbered calls fail: before they write, or after it, with the answer lost."""
 
     def __init__(self, monkeypatch, before=(), lost=(), silent=()):
         self.before, self.lost, self.silent, self.calls, self._real = before, lost, silent, 0, storage.replace

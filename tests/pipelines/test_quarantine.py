@@ -1,4 +1,4 @@
-"""A clip or a source that kills its worker, under the local runner: the killer is put into the child by sitecustomize."""
+"""A clip or a source that kills its worker, under the local runner: sitecustomize puts the killer into the child."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster of four slots; its workers see the poison of test_quarantine's kind only where a test sets it."""
+    """A cluster of four slots."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     folder = str(tmp_path_factory.mktemp("r"))
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder, object_store_memory=200 << 20)
@@ -67,7 +67,7 @@ def test_one_worker_and_four_give_the_same_rows(cluster, local, raw, tmp_path, m
 
 
 def in_chunks(monkeypatch):
-    """A recipe that measures every source in chunks of two seconds."""
+    """Return a recipe that measures every source in chunks of two seconds."""
     monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 1)
     smoke = recipes.smoke()
     return replace(smoke, partition=replace(smoke.partition, chunk_s=2.0))
@@ -141,7 +141,7 @@ def test_what_no_node_can_give_is_refused_before_the_first_task(cluster, tmp_pat
 
 @dataclass(frozen=True)
 class PoisonedPhase(Phase):
-    """The real phase with one clip that kills whoever encodes it."""
+    """The real phase, with one clip that kills the process that encodes it."""
 
     victim: str = ""
 
@@ -154,7 +154,7 @@ class PoisonedPhase(Phase):
 
 @dataclass(frozen=True)
 class PoisonedScan(Phase):
-    """The real phase with a second that kills whoever measures it in a chunk."""
+    """The real phase, with a second of video that kills the process that measures it in a chunk."""
 
     @property
     def chain(self):

@@ -1,4 +1,4 @@
-"""What start_ray and preflight say of addresses and of clusters that are described, without a cluster."""
+"""What start_ray and preflight do with addresses and with simulated clusters. No cluster is started."""
 
 import socket
 import threading
@@ -17,7 +17,7 @@ from pipelines.phases import Phase  # noqa: E402
 
 @contextmanager
 def service(says):
-    """A server that answers each connection so; None: with nothing."""
+    """Run a server that sends these bytes on each connection; None: it sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         held = []
 
@@ -39,7 +39,7 @@ def service(says):
 
 @pytest.fixture
 def started(monkeypatch):
-    """How often Ray itself was asked to start."""
+    """Collect the calls of ray.init."""
     calls = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: calls.append(1))
@@ -106,7 +106,7 @@ def test_what_ray_itself_refuses_is_one_line(started, monkeypatch):
     assert words == f"RAY_ADDRESS is auto: Ray cannot be started: {said}"
 
 
-# Clusters that are described
+# Simulated clusters
 
 
 GIB = 1 << 30
@@ -115,7 +115,7 @@ CORES, GPUS = {"CPU": 64.0, "memory": 200 * GIB}, {"CPU": 16.0, "GPU": 4.0, "mem
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Let Ray describe such nodes, and an autoscaler that may add such groups of them: (resources, at most)."""
+    """Simulate nodes, and an autoscaler that may add groups of nodes: (resources, max count)."""
 
     def describe(*nodes, groups=None, scales=False):
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])

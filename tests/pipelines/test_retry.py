@@ -1,4 +1,4 @@
-"""Reasons that are taken back, and what the next run makes of them."""
+"""Reasons that are cleared, and what the next run does then."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def stored(out):
 
 
 def refuse(monkeypatch, name, error):
-    """Let a source fail, as one did of a decoder that is mended since."""
+    """Let a source fail, as with a decoder whose bug has been fixed since."""
     real = video.decode
 
     def decode(uri, *rest, **more):

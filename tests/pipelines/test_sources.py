@@ -23,7 +23,7 @@ def in_process(monkeypatch):
 
 @pytest.fixture(scope="module")
 def films(make_video, tmp_path_factory):
-    """Two recordings of other content, some minutes old."""
+    """Two recordings with different content, some minutes old."""
     folder = tmp_path_factory.mktemp("films")
     paths = [make_video(folder / name, seconds=4, seed=seed) for name, seed in (("one.mp4", 31), ("two.mp4", 32))]
     for path in paths:
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 
 def put(film, target, seconds=0):
-    """Copy a film, dated so many seconds after the film itself."""
+    """Copy a film, and date the copy `seconds` after the film."""
     shutil.copyfile(film, target)
     os.utime(target, (1e9 + seconds, 1e9 + seconds))
 
@@ -52,13 +52,13 @@ def status(out):
 
 
 def stored(out):
-    """The mp4 of every stored clip, by clip_id."""
+    """Return the mp4 of every stored clip, by clip_id."""
     return {s.clip_id: s.members["mp4"] for name in shards.list_committed(out) for s in shards.read_samples(out, name)}
 
 
 @pytest.fixture(scope="module")
 def alone(films, tmp_path_factory, monkeypatch_module):
-    """What each film gives where nothing happens to it."""
+    """The stored clips of each film, if the film is never changed."""
     made = []
     for film in films:
         folder = tmp_path_factory.mktemp("alone")
@@ -119,7 +119,7 @@ def test_planned_clips_of_a_source_that_changed_are_never_encoded(films, alone, 
 
 @pytest.mark.parametrize("phase", ["annotate", "caption"])
 def test_other_phases_do_not_read_another_version_either(films, folder, tmp_path, monkeypatch, phase):
-    """Their operators read the source where a model is asked or a camera estimated; here a stand-in reads it."""
+    """Their operators read the source to ask a model or to estimate a camera. Here a stand-in reads it."""
     put(films[0], folder / "a.mp4")
     done = curate(folder, tmp_path, BEFORE_SHARDS[: BEFORE_SHARDS.index(phase)])
     (unit,) = planning.pending_units(phase, done.out, recipes.smoke(), [])[0]
@@ -251,7 +251,7 @@ def test_a_source_outside_of_the_input_holds_no_plan(films, folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory, make_video):
-    """A recording whose bytes only grow while it is made, as MPEG-TS does: the whole, and its first 70 %."""
+    """A recording whose bytes only grow while it is made, as in MPEG-TS: the whole file, and its first 70 %."""
     folder = tmp_path_factory.mktemp("stream")
     film = make_video(folder / "film.mp4", seconds=12, seed=33)
     with av.open(film) as source, av.open(str(folder / "film.ts"), "w") as target:

@@ -1,4 +1,4 @@
-"""A unit whose worker dies: by itself, which counts, or from outside, which does not."""
+"""A unit whose worker dies: a crash counts against a row, a kill from outside does not."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from curation.errors import Unavailable
 from curation.output_folder import OutputFolder
 from curation.schema import CLIP, columns
 from operators.op import WHOLE_UNIT, Op
@@ -23,7 +24,7 @@ SCHEMA = columns(CLIP, ["clip_id", "video_id", "unit_id", "reject", "error", "in
 
 @pytest.fixture(autouse=True)
 def own_crash_notes(tmp_path, monkeypatch):
-    """Workers of other tests crash on this machine at the same time."""
+    """Use a separate notes folder: workers of other tests crash on this machine at the same time."""
     (tmp_path / "crashes").mkdir()
     monkeypatch.setattr(worker, "_crash_notes_folder", lambda: tmp_path / "crashes")
 
@@ -45,11 +46,11 @@ class Odd(Phase):
 
 
 class Died(BaseException):
-    """Stands for the end of the process, where a test does without one."""
+    """Stands in for the end of the process, in tests without a child process."""
 
 
 class Pipe:
-    """What a worker in this process says to its parent."""
+    """Receives what a worker in this process sends to its parent."""
 
     row = None
 
@@ -86,7 +87,7 @@ def meet(rows, deed, clip, log, times, really):
 
 @pytest.fixture
 def done(tmp_path):
-    """The record and the rows of a unit of four clips, of which one does something."""
+    """Do a unit of four clips of which one does something to its process. Return its record and rows."""
 
     def do(deed, clip="c2", really=False, **how):
         out = str(tmp_path)
@@ -189,5 +190,5 @@ def test_no_note_of_a_crash_is_left(done, tmp_path):
 def test_a_worker_that_cannot_start_is_said_at_once(done, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'pipelines.worker' in sys.orig_argv: os._exit(3)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(ChildProcessError, match=r"could not start \(exit code 3\)"):
+    with pytest.raises(Unavailable, match=r"could not start \(exit code 3\)"):
         done("11", really=True)
