@@ -39,17 +39,26 @@ ENGINE_PHASES = ("caption", "relate")
 
 
 def run_local(phase: Phase, units: Sequence[Unit], on_progress: Callable[[float], None]) -> Iterator[Record]:
-    """Run units one after another in one child process, which is restarted if a unit kills it.
+    """Do units one after another in one child process, which is replaced if a unit kills it.
 
     on_progress: gets how many units are done, including the finished part of the current one. The child ends with this
-    process; the next run then repeats the unit that was in progress.
+    process, and the next run repeats what it was doing. It serves all phases of a run, since starting one costs more than most
+    units, and `local_worker` ends it. A child that may hold a model ends with its phase, to free the memory for the next one.
     """
-    supervisor = Supervisor()
+    supervisor = _supervisor()
+    for number, unit in enumerate(units):
+        yield supervisor.do(phase, unit, partial(_add_progress, on_progress, number))
+    if any(op.num_gpus for op in phase.chain) or phase.recipe.caption.vlm.backend == "transformers":
+        supervisor.stop()
+
+
+@contextmanager
+def local_worker() -> Iterator[None]:
+    """End the child process of `run_local`, if there is one, at the end of the context."""
     try:
-        for number, unit in enumerate(units):
-            yield supervisor.do(phase, unit, partial(_add_progress, on_progress, number))
+        yield
     finally:
-        supervisor.close()
+        _supervisor().close()
 
 
 def _add_progress(on_progress: Callable[[float], None], finished: int, part: float) -> None:
@@ -104,7 +113,7 @@ def _block_function(phase: Phase):  # type: ignore[no-untyped-def]
 
 @cache
 def _supervisor() -> Supervisor:
-    """Return the supervisor of this Ray worker. Its child lives as long as the worker, since starting one costs a second."""
+    """Return the supervisor of this process. Its child lives on between units, since starting one costs a second."""
     supervisor = Supervisor()
     atexit.register(supervisor.close)
     return supervisor

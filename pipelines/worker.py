@@ -25,6 +25,7 @@ from pathlib import Path
 
 from curation import scratch
 from curation.errors import Unavailable
+from curation.partition import scan
 from curation.schema import Row
 from pipelines import logs
 from pipelines.ledger import Record
@@ -172,6 +173,7 @@ class Supervisor:
             with suppress(OSError):  # other supervisors may have notes in that folder
                 note.unlink(missing_ok=True)
                 note.parent.rmdir()
+        self._crash_notes.clear()
 
     def _running(self) -> WorkerProcess:
         self._worker = self._worker or WorkerProcess()
@@ -249,9 +251,13 @@ def main() -> None:
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     logs.configure_worker()
     pipe.send(("started", None))
+    last_phase = ""
     while True:
         try:
             phase, unit, order = pipe.recv()
+            if phase.name != last_phase:
+                scan.forget()  # the next phase needs the memory, and not the signals of the last source
+                last_phase = phase.name
             pipe.send(("done", _do_unit(pipe, phase, unit, order)))
         except (EOFError, ConnectionError):
             return
