@@ -67,7 +67,7 @@ def open_video(uri: str) -> Iterator[tuple[av.container.InputContainer, av.Video
 @contextmanager
 def _ffmpeg_input(uri: str) -> Iterator[Any]:
     """Yield what FFmpeg opens: our own file object for S3, else a `file:` name, which it cannot mistake for a protocol."""
-    token = versions.opening(uri)
+    token = versions.register_open(uri)
     if not storage.is_s3(uri):
         yield f"file:{storage.normal(uri)}"
         return

@@ -21,7 +21,7 @@ from curation.errors import UnreadableVideo
 from curation.media.container import damage, open_video
 from curation.media.seek import frames_from
 from curation.media.source import Source, probe
-from curation.processes import OwnValue
+from curation.processes import ProcessLocal
 
 # A whole decode that skips more frames than this for each one it keeps has lost part of a recording, which must be reported:
 # concatenated MPEG-TS parts restart their clock.
@@ -125,7 +125,7 @@ class _OpenDecode:
         return 0 <= span.start_s - self.last[0] <= (_SOON_S if source.seekable else math.inf)
 
 
-_open_decode = OwnValue[_OpenDecode]()
+_open_decode = ProcessLocal[_OpenDecode]()
 
 
 def _decode_span(source: Source, span: Span) -> Iterator[TimedFrame]:
