@@ -30,7 +30,8 @@ from curation.cameras.scale import scales
 from curation.cameras.settings import CameraSettings
 from curation.media import decode
 from curation.media.decode import Span
-from curation.media.viewport import ViewportWatch, viewport
+from curation.media.source import probe
+from curation.media.viewport import ViewportAccumulator, find_viewport
 from operators.op import share_cores
 
 SEED = 9900
@@ -123,14 +124,14 @@ def source_views(takes: Sequence[Take], selected: Sequence[Take] | None = None) 
 
     selected: the takes to return, all by default.
     """
-    watch = ViewportWatch()
+    watch = ViewportAccumulator()
     for take in takes:
-        painter, due_s = decode.Painter(decode.probe(str(take.file)), (320, 240), "gray"), 0.0
+        painter, due_s = decode.FrameConverter(probe(str(take.file)), (320, 240), "gray"), 0.0
         for time_s, frame in decode.decode(str(take.file), purpose="bench"):
             if time_s >= due_s:
                 watch.add(painter(frame), counts=time_s > 0)
                 due_s += _VIEWPORT_EVERY_S
-    detected, scale = viewport(watch.evidence), camera_takes.WIDTH / 320
+    detected, scale = find_viewport(watch.sums), camera_takes.WIDTH / 320
     view, picture = (rect.scaled(scale, scale) for rect in (detected.view, detected.picture))
     return [
         ClipView(str(take.file), Span(0, camera_takes.SECONDS + 1), view, picture, detected.static, scene)

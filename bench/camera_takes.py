@@ -17,11 +17,11 @@ import av
 import numpy as np
 
 from curation.media import encode
-from curation.media.decode import Source
+from curation.media.source import Source
 from synth.doom.cameras import PIXEL_ASPECT, poses
-from synth.doom.engine import Game, Screen, running, wads
+from synth.doom.engine import Game, Screen, start_game, wads
 from synth.doom.map_splits import maps_of
-from synth.doom.player import Action, Player
+from synth.doom.player import Action, ScriptedPlayer
 from synth.doom.wad import Level, read_level
 
 KINDS = ("mix", "play", "keys", "forward", "strafe", "rotation", "static")
@@ -136,10 +136,10 @@ def _record(place: Place, kind: str, seed: int) -> _Recording:
     min_path, max_path, min_turn = _REQUIRED[kind]
     for attempt in range(_TRIES):
         rng = random.Random(f"{seed}/{place.wad}/{place.level}/{kind}/{attempt}")
-        with running(
+        with start_game(
             path, place.level, rng.randrange(10**6), 2, False, Screen(WIDTH, HEIGHT, place.hud, place.hud, True)
         ) as game:
-            _wander(game, Player(rng, level, "camera"), rng.randint(40, 240))
+            _wander(game, ScriptedPlayer(rng, level, "camera"), rng.randint(40, 240))
             recording = _play(game, _script(kind, game, level, rng))
         turned = np.abs((np.diff(recording.states[:, 3]) + 180) % 360 - 180).sum()
         steps = np.linalg.norm(np.diff(recording.states[:, :3], axis=0), axis=1)
@@ -148,7 +148,7 @@ def _record(place: Place, kind: str, seed: int) -> _Recording:
     raise NoTake(f"{place.wad}-{place.level}: no {kind} take in {_TRIES} tries")
 
 
-def _wander(game: Game, player: Player, tics: int) -> None:
+def _wander(game: Game, player: ScriptedPlayer, tics: int) -> None:
     player.start("nav", tics)
     for _ in range(tics):
         game.restart_if_over()
@@ -186,7 +186,7 @@ def _script(kind: str, game: Game, level: Level, rng: random.Random) -> Script:
         speed, period = rng.uniform(1.0, 2.5), rng.uniform(120, 300)
         return lambda tic: Action(turn_deg=speed * math.sin(2 * math.pi * tic / period))
     if kind == "play":
-        player = Player(rng, level, "camera")
+        player = ScriptedPlayer(rng, level, "camera")
         player.start("nav")
         return lambda _: player.act(game.observe().view())
     _face_open_space(game)
@@ -282,7 +282,7 @@ def _mix(game: Game, rng: random.Random) -> Script:
 def _store(file: Path, pictures: list[np.ndarray], which: np.ndarray, rate: float) -> None:
     clock = Fraction(1, 90_000)
     source = Source(str(file), WIDTH, HEIGHT, rate, None, "rawvideo", "mp4", clock, 0, 0, False, 1.0, True)
-    mp4, _ = encode.store(_to_frames(pictures, which, rate, clock), (WIDTH, HEIGHT), source.fps, encode.Encoding())
+    mp4, _ = encode.encode_frames(_to_frames(pictures, which, rate, clock), (WIDTH, HEIGHT), source.fps, encode.Encoding())
     file.write_bytes(mp4)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from curation.actions.detect import DETECTORS, ActionSettings, happenings
+from curation.actions.detect import DETECTORS, ActionSettings, detect_actions
 from curation.actions.spans import ActionSpan
 from curation.media.decode import Span, read_frames
 from curation.partition.chunks import ScanSettings
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _interactions(uri: str, detector: str) -> list[ActionSpan]:
-    actions = happenings(scan(uri, ScanSettings(FlowSettings(backend="dis"))), ActionSettings(detector=detector))
+    actions = detect_actions(scan(uri, ScanSettings(FlowSettings(backend="dis"))), ActionSettings(detector=detector))
     print(f"{Path(uri).name}: {actions.detector}, distance {actions.distance:.2f}")
     return [span for span in actions.spans if span.kind == "interaction"]
 

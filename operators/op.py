@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 
 from curation.errors import is_machine_fault
-from curation.media import decode
+from curation.media import container
 from curation.schema import CLIP, Row, columns, conform, is_dropped
 from curation.worker_state import worker
 
@@ -164,7 +164,7 @@ def share_cores(count: int) -> None:
     import threadpoolctl
 
     cv2.setNumThreads(count)
-    decode.set_threads(count)
+    container.set_threads(count)
     os.environ["OMP_NUM_THREADS"] = str(count)  # read by what is loaded later
     threadpoolctl.threadpool_limits(count, "blas")
     if "torch" in sys.modules:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 
 from curation import storage
-from curation.media import decode
+from curation.media.source import probe
 from curation.output_folder import OutputFolder
 from curation.partition import chunks
 from curation.partition.chunks import Chunk
@@ -70,7 +70,7 @@ def _durations(uris: list[str]) -> list[float]:
 
 def _duration_s(uri: str) -> float:
     try:
-        source = decode.probe(uri)
+        source = probe(uri)
     except Exception:  # whatever it is, `partition` will meet it and say so
         return 0.0
     return source.duration_s or 0.0 if source.seekable else 0.0

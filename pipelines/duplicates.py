@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import PurePosixPath
 
 from curation import source_files, storage
-from curation.media import decode
+from curation.media.container import packet_digest
 from curation.storage import Entry
 
 # What containers add beside the same packets: a few bytes a packet, and an index.
@@ -104,6 +104,6 @@ def _all(uris: Sequence[str], most: int | None) -> list[str]:
 
 def _digest(uri: str, most: int | None) -> str:
     try:
-        return decode.packet_digest(uri, most)
+        return packet_digest(uri, most)
     except Exception:  # whatever it is, `partition` will meet it and say so
         return ""

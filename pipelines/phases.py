@@ -72,16 +72,16 @@ def work(
     record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
     if unit.problem:
         return record
-    before, spent = decode.decodes.copy(), vlm.spent.copy()
+    before, spent = decode.decodes.copy(), vlm.usage.copy()
     requests = worker.s3_requests.copy()
-    answers.use(OutputFolder(phase.out).answers)
+    answers.use_folder(OutputFolder(phase.out).answers)
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
         decode.on_decode = tell if phase.name in ("partition", "generate") else None
         rows = step([_without(row, left_out or {}) for row in rows], on_row, tell)
         if on_row:
             on_row(None)
-        _count(record, rows, step.cpu_s, decode.decodes - before, vlm.spent - spent)
+        _count(record, rows, step.cpu_s, decode.decodes - before, vlm.usage - spent)
         record.wall_s = round(time.monotonic() - began, 3)
         versions.check_opened()
         if commits:
@@ -130,18 +130,18 @@ def _load_pinned(phase: Phase, unit: Unit) -> list[Row]:
 
 def _pin(source_versions: Mapping[str, str | None]) -> None:
     if versions.pin(source_versions):
-        decode.forget()
+        decode.clear_caches()
 
 
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
     """Return the prompts of a unit that the cache does not answer. None where the unit fails: its own turn reports why."""
-    answers.use(OutputFolder(phase.out).answers)
+    answers.use_folder(OutputFolder(phase.out).answers)
     model = vlm.load(phase.recipe.caption.vlm)
-    assert isinstance(model, vlm.Ahead), model
-    model.wanted.clear()
+    assert isinstance(model, vlm.CacheOnlyVlm), model
+    model.missing.clear()
     with suppress(OSError, ValueError):
         _step(phase)(_load_pinned(phase, unit))
-    return list(model.wanted)
+    return list(model.missing)
 
 
 @lru_cache(maxsize=4)
@@ -191,20 +191,20 @@ def _load_source(phase: Phase, unit: Unit) -> list[Row]:
 
 
 def _fresh_source(phase: Phase, unit: Unit) -> Row:
-    scan.prepare(phase.recipe.partition.scan)
-    scan.forget()
+    scan.load_models(phase.recipe.partition.scan)
+    scan.clear_caches()
     return {"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri, "source_token": unit.token}
 
 
 def _join_chunks(phase: Phase, unit: Unit) -> None:
     """Reuse the measured chunks. If they cannot be joined, the whole source is scanned, which reports errors better."""
     with suppress(OSError, NotExact, UnreadableVideo):
-        scan.adopt(unit.uri, phase.recipe.partition.scan, chunk_units.read(phase.out, unit.chunks))
+        scan.use_chunks(unit.uri, phase.recipe.partition.scan, chunk_units.read(phase.out, unit.chunks))
 
 
 def _load_attempt(phase: Phase, unit: Unit) -> list[Row]:
-    scan.prepare(phase.recipe.partition.scan)
-    scan.forget()
+    scan.load_models(phase.recipe.partition.scan)
+    scan.clear_caches()
     return [{"video_id": Name.parse(unit.name).video_id, **json.loads(unit.request)}]
 
 
@@ -214,9 +214,9 @@ def _commit_attempt(phase: Phase, unit: Unit, rows: list[Row], record: Record) -
     made = scratch_file(row["video_id"])
     if row.get("end_s"):
         signals = scan.scan(row["source_uri"], phase.recipe.partition.scan)
-        times_s, jpegs = synth.strip(row, phase.recipe.partition.scan)
-        strip = {"clip_id": row["clip_id"], "times_s": times_s, "jpegs": jpegs}
-        ledger.write_sidecar(phase.out, "thumbs", unit.name, [strip], ledger.THUMBS)
+        times_s, jpegs = synth.preview_frames(row, phase.recipe.partition.scan)
+        preview = {"clip_id": row["clip_id"], "times_s": times_s, "jpegs": jpegs}
+        ledger.write_sidecar(phase.out, "thumbs", unit.name, [preview], ledger.THUMBS)
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(row, signals)], ledger.SIGNALS)
         row = {**row, "source_uri": OutputFolder(phase.out).made_video(row["video_id"])}
         storage.put_file(row["source_uri"], str(made))
@@ -269,7 +269,7 @@ def _source_columns(signals: scan.Signals, clips: list[Row]) -> Row:
     source = signals.source
     return {
         "duration_s": signals.end_s - float(signals.times_s[0]),
-        "hole_s": signals.hole_s,
+        "gap_s": signals.gap_s,
         "frames": len(signals.times_s),
         "fps": signals.fps,
         "width": source.width,

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from curation.output_folder import OutputFolder
 from operators.op import map_units, steps
-from operators.vllm import answer_ahead
+from operators.vllm import fill_answer_cache
 from pipelines.ledger import Record
 from pipelines.phases import Phase, questions
 from pipelines.units import Unit
@@ -74,7 +74,7 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    _ask_ahead(phase, units)
+    _fill_answer_cache(phase, units)
     size = _units_a_task(phase, len(units), int(ray.cluster_resources().get("CPU", 1)))
     texts = [unit.to_json() for unit in units]
     blocks = [pa.table({"unit": texts[first : first + size]}) for first in range(0, len(texts), size)]
@@ -88,16 +88,16 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
 
 def _units_a_task(phase: Phase, units: int, cores: int) -> int:
     """One that decodes or asks a model; several that only read rows, if every core still has a few tasks."""
-    slim = phase.name == "relate" and not phase.recipe.caption.vlm.asked
+    slim = phase.name == "relate" and not phase.recipe.caption.vlm.enabled
     return max(1, min(_SLIM_UNITS_A_TASK, units // (4 * max(1, cores)))) if slim else 1
 
 
-def _ask_ahead(phase: Phase, units: Sequence[Unit]) -> None:
+def _fill_answer_cache(phase: Phase, units: Sequence[Unit]) -> None:
     """Let vLLM's engines on the cluster answer the questions of all units at once, where the recipe wants that."""
     model = phase.recipe.caption.vlm
     if model.backend == "vllm" and phase.name in ENGINE_PHASES:
         asked = [unit.to_json() for unit in units]
-        answer_ahead(asked, lambda text: questions(phase, Unit.from_json(text)), model, OutputFolder(phase.out).answers)
+        fill_answer_cache(asked, lambda text: questions(phase, Unit.from_json(text)), model, OutputFolder(phase.out).answers)
 
 
 def _block_work(phase: Phase):  # type: ignore[no-untyped-def]

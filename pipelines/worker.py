@@ -250,7 +250,7 @@ def main() -> None:
         try:
             phase, unit, attempt = pipe.recv()
             if phase.name != last:
-                scan.forget()  # the next phase needs the memory, not the last source's signals
+                scan.clear_caches()  # the next phase needs the memory, not the last source's signals
                 last = phase.name
             pipe.send(("done", _attempted(pipe, phase, unit, attempt)))
         except (EOFError, ConnectionError):

@@ -24,8 +24,9 @@ from curation.cameras.path_smoothness import step_ratio, velocity_spike
 from curation.cameras.rotation import angle_deg
 from curation.cameras.settings import CameraSettings
 from curation.errors import BadSource, UnreadableVideo
-from curation.media import decode, encode
+from curation.media import encode
 from curation.media.encode import Encoding
+from curation.media.source import probe
 
 # Fine enough that the encoder hides nothing from the tracker. ViPE scales to about 384x512 itself.
 _INPUT = Encoding(max_width=1280, max_height=1280, crf=12)
@@ -141,9 +142,9 @@ def check_artifacts(artifacts: Artifacts, frames: int) -> None:
         raise BadArtifacts(f"vipe found {len(artifacts.keyframes)} keyframes; it needs {_MIN_KEYFRAMES}")
 
 
-def _to_camera(clip: ClipView, view: encode.Clip, artifacts: Artifacts) -> Camera:
+def _to_camera(clip: ClipView, view: encode.EncodedClip, artifacts: Artifacts) -> Camera:
     """Return the camera: poses relative to the first frame, intrinsics in px of the source."""
-    source, viewport = decode.probe(clip.uri), clip.viewport
+    source, viewport = probe(clip.uri), clip.viewport
     scale = np.array([viewport.w / view.width, viewport.h / view.height] * 2)
     frames = len(view.times_s)
     return Camera(

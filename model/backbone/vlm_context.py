@@ -73,10 +73,10 @@ class Thoughts(nn.Module):
 
 
 def load_thoughts(model: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16) -> Thoughts:
-    """A model of the hub, or its folder, found as curation's own are (`weights.model_folder`)."""
+    """A model of the hub, or its folder, found as curation's own are (`model_files.resolve_model`)."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    place = model_files.model_folder(model)
-    with model_files.named_if_missing(model):
+    place = model_files.resolve_model(model)
+    with model_files.explain_if_missing(model):
         loaded = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype)
         return Thoughts(AutoProcessor.from_pretrained(place), loaded).to(device)

@@ -13,7 +13,7 @@ from curation.cameras.klt.motion_model import TrackMotion
 from curation.cameras.klt.tracks import TrackingView, Tracks
 from curation.cameras.settings import CameraSettings
 from curation.errors import UnreadableVideo
-from curation.media import decode
+from curation.media.source import probe
 
 if TYPE_CHECKING:
     from curation.cameras.clip import ClipView
@@ -68,7 +68,7 @@ class ClipTracks:
 def track_clip(clip: "ClipView", settings: CameraSettings) -> ClipTracks | CameraFacts:
     """Decode a clip once and return its tracks. If they do not allow an estimate, return only facts that say why."""
     try:
-        source = decode.probe(clip.uri)
+        source = probe(clip.uri)
         view = tracks.tracking_view(clip.uri, clip.viewport, clip.static, settings.max_width)
         if min(view.rect.w, view.rect.h) < _MIN_VIEW_PX:
             return CameraFacts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=_NAME)

@@ -24,7 +24,7 @@ from curation.cameras.klt.vertical_runs import vertical_run_s
 from curation.cameras.path_smoothness import step_ratio, velocity_spike
 from curation.cameras.settings import CameraSettings, CheckSettings
 from curation.errors import UnreadableVideo
-from curation.media import decode
+from curation.media.source import probe
 
 if TYPE_CHECKING:
     from curation.cameras.clip import ClipView
@@ -90,7 +90,7 @@ def _hint(clip: "ClipView", settings: CameraSettings) -> float | None:
     if settings.fov_deg is None:
         return None
     try:
-        width = decode.probe(clip.uri).width
+        width = probe(clip.uri).width
     except UnreadableVideo:
         return None
     return clip.viewport.w / 2 / math.tan(math.radians(settings.fov_deg) / 2) / width

@@ -9,6 +9,7 @@ import numpy as np
 
 from curation.media import decode
 from curation.media.decode import Span
+from curation.media.source import probe
 from curation.media.viewport import Rect
 
 _CORNERS = 400
@@ -84,7 +85,7 @@ class Tracks:
 
 def tracking_view(uri: str, viewport: Rect, static: np.ndarray | None, max_width: int) -> TrackingView:
     """Return the view of a source in which corners are tracked: at most `max_width` px wide, pixels made square."""
-    source = decode.probe(uri)
+    source = probe(uri)
     scale = min(1.0, max_width / (source.width * source.pixel_aspect))
     size = max(16, round(source.width * source.pixel_aspect * scale)), max(16, round(source.height * scale))
     across, down = size[0] / source.width, size[1] / source.height
@@ -111,7 +112,7 @@ def track_corners(uri: str, span: Span, view: TrackingView) -> Tracks:
 
 
 def _lumas(uri: str, span: Span, view: TrackingView) -> Iterator[tuple[float, np.ndarray]]:
-    painter, rect = decode.Painter(decode.probe(uri), view.size, "gray"), view.rect
+    painter, rect = decode.FrameConverter(probe(uri), view.size, "gray"), view.rect
     for time_s, frame in decode.decode(uri, span, "camera"):
         yield time_s, painter(frame)[rect.y : rect.y + rect.h, rect.x : rect.x + rect.w]
 
