@@ -23,7 +23,6 @@ from bench import demo_footage
 from bench.machine import describe
 from model import build
 from model.backbone.vae import to_signed
-from model.build import ModelParts
 from model.config import FRAMES_PER_LATENT
 from model.control.spec import ControlSpec, ControlState
 from model.control.trajectory import integrate
@@ -38,6 +37,7 @@ from model.sampling import sample, sampler_sigmas
 from model.train import train
 from model.training import flow_matching
 from model.training.metrics import contact_sheet, to_uint8
+from model.training.parts import ModelParts
 from model.training.sample_videos import evaluation_data, read_window
 
 # Guidance leads away from no camera (1: no guidance). It was tuned on training maps, frames and steps were simply chosen.

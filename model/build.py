@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import torch
 
@@ -16,23 +16,9 @@ from model.parallel.layout import Placement
 from model.recipes import TrainRecipe, weights_folder
 from model.training import checkpoint as checkpoints
 from model.training import frame_codec, precision
-from model.training.flow_matching import EncodeInstruction, EncodeText
+from model.training.flow_matching import EncodeText
+from model.training.parts import ModelParts
 from model.world import ControlledExpert, World
-
-
-@dataclass(frozen=True)
-class ModelParts:
-    """The world and the frozen encoders around it. codec_hash: `frame_codec.fingerprint` of the codec's file or folder."""
-
-    world: World
-    codec: Codec
-    text_encoder: EncodeText
-    vlm_encoder: EncodeInstruction | None
-    codec_hash: str
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.world.parameters()).device
 
 
 def build(

@@ -15,9 +15,9 @@ from model.data.windows import StoredClip, clips_in_order
 from model.parallel import dist, launch
 from model.parallel.layout import place_rank
 from model.recipes import TrainRecipe
+from model.trainer import Trainer, no_log
 from model.training import precision
 from model.training.sample_videos import evaluation_data
-from model.training.trainer import Trainer, no_log
 
 # Of this many sources one clip is read and checked before training; the index of a shard does not hold sizes.
 _CHECKED_SOURCES = 32

@@ -77,10 +77,10 @@ class VlmEncoder(nn.Module):
 
 
 def load_vlm_encoder(model: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16) -> VlmEncoder:
-    """Load a vision-language model by its hub name or folder, which `model_files.model_folder` resolves as for curation."""
+    """Load a vision-language model by its hub name or folder, which `model_files.resolve_model` resolves as for curation."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    folder = model_files.model_folder(model)
-    with model_files.named_if_missing(model):
+    folder = model_files.resolve_model(model)
+    with model_files.explain_if_missing(model):
         loaded = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
         return VlmEncoder(AutoProcessor.from_pretrained(folder), loaded).to(device)

@@ -34,7 +34,7 @@ def window_name(window: Window, frames: int) -> str:
 def locations(folder: str) -> dict[str, ByteRange | None]:
     """Return where each encoded window is stored, by name. None: it could not be encoded, and its json says why."""
     out = storage.normal(folder)
-    tables = storage.at_once(lambda shard: shards.read_index(out, shard), shards.committed(out))
+    tables = storage.at_once(lambda shard: shards.read_index(out, shard), shards.list_committed(out))
     by_name: dict[str, ByteRange | None] = {}
     for row in (row for table in tables for row in table.to_pylist()):
         by_name.setdefault(row["clip_id"], None)

@@ -90,7 +90,7 @@ def clips_in_order(stored: Iterable[StoredShard]) -> list[StoredClip]:
 
 
 def _shards_of(out: str) -> list[StoredShard]:
-    names = shards.committed(out)
+    names = shards.list_committed(out)
     tables = storage.at_once(lambda name: shards.read_index(out, name), names)
     return [_shard(out, name, table.to_pylist()) for name, table in zip(names, tables, strict=True)]
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.build import ModelParts
 from model.data.loader import DataSettings, TrainingSample, Windows, collate, read_sample
 from model.data.windows import Window
 from model.evaluation import control_accuracy
 from model.sampling import sample, sampler_sigmas
 from model.training import flow_matching
 from model.training.metrics import to_uint8
+from model.training.parts import ModelParts
 from model.training.settings import TrainSettings
 
 

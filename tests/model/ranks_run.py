@@ -11,8 +11,8 @@ from model.backbone import load_weights
 from model.noise import NoiseSpec
 from model.parallel import dist
 from model.parallel.layout import ParallelLayout, place_rank
+from model.trainer import Trainer
 from model.training.settings import TrainPhase, TrainSettings
-from model.training.trainer import Trainer
 from model.world import ControlledExpert, World
 
 SETTINGS = TrainSettings(curriculum=(TrainPhase(5, 6),), lr=1e-3, warmup_steps=1, log_every=1, sample_every=0, workers=0)

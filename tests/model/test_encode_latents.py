@@ -68,12 +68,12 @@ def test_what_is_there_is_not_made_again_and_more_data_adds(recipe, out, made, t
     folder = str(tmp_path / "latents")
     encode_latents.encode(recipe, [out], folder, log=lambda message: None)
     assert encode_latents.encode(recipe, [out], folder, log=lambda message: None) == 0
-    before = set(shards.committed(folder))
+    before = set(shards.list_committed(folder))
     put(out, "000001", [made.clip("b", 0, 0, 30)])
     with pytest.raises(ValueError, match=r"2 of 6 windows of 5 frames are not in .*`gamecraft encode`"):
         Windows([out], replace(recipe.data, latents=folder))
     assert encode_latents.encode(recipe, [out], folder, log=lambda message: None) == 3
-    assert before < set(shards.committed(folder))
+    assert before < set(shards.list_committed(folder))
     assert len(Windows([out], replace(recipe.data, latents=folder))) == 6
 
 
@@ -83,7 +83,7 @@ def test_a_window_that_cannot_be_read_is_put_down_and_left_out(recipe, made, tmp
     put(out, "000000", [made.clip("a", 0, 0, 30), replace(broken, members={**broken.members, "mp4": b"no video"})])
     encode_latents.encode(recipe, [out], folder, log=lambda message: None)
     assert [w.clips[0].video_id for w in Windows([out], replace(recipe.data, latents=folder)).windows] == ["a", "a"]
-    samples = [s for shard in shards.committed(folder) for s in shards.read_samples(folder, shard)]
+    samples = [s for shard in shards.list_committed(folder) for s in shards.read_samples(folder, shard)]
     assert {s.meta["error"] for s in samples if s.meta} == {
         "ValueError: cannot be decoded: Invalid data found when processing input"
     }

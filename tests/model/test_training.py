@@ -18,9 +18,9 @@ from model.noise import NoiseSpec  # noqa: E402
 from model.parallel import dist  # noqa: E402
 from model.parallel.layout import ParallelLayout, place_rank  # noqa: E402
 from model.sampling import Conditioning  # noqa: E402
+from model.trainer import Trainer  # noqa: E402
 from model.training import checkpoint, flow_matching, sample_videos  # noqa: E402
 from model.training.settings import TrainPhase, TrainSettings  # noqa: E402
-from model.training.trainer import Trainer  # noqa: E402
 from model.world import World  # noqa: E402
 
 SETTINGS = TrainSettings(

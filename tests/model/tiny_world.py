@@ -5,12 +5,12 @@ import torch
 
 from model.backbone.dit import Expert
 from model.backbone.vae import VideoCodec
-from model.build import ModelParts
 from model.config import tiny
 from model.data.captions import CaptionMix
 from model.data.loader import DataSettings
 from model.recipes import ModelSpec, TrainRecipe
 from model.training.frame_codec import CodecSettings
+from model.training.parts import ModelParts
 from model.world import ControlledExpert
 
 DATA = DataSettings(frames=5, fps=10.0, size=(32, 32), captions=CaptionMix(dropout=0.0))

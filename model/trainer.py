@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from curation.errors import InputError
-from model.build import ModelParts
 from model.config import CELL_PX
 from model.data.loader import Batches, DataSettings, Listing, Windows
 from model.noise import ExpertName
@@ -27,6 +26,7 @@ from model.recipes import TrainRecipe
 from model.training import checkpoint, flow_matching, sample_videos, throughput
 from model.training.ema import EmaWeights
 from model.training.metrics import MetricsLog
+from model.training.parts import ModelParts
 
 # Losses are logged by noise level in this many bins, since a mean over all levels hides which of them improves.
 _NOISE_BINS = 5
