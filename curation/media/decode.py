@@ -4,8 +4,8 @@ Time is seconds from the first frame of the source by presentation time stamp, n
 rates, edit lists and late starts need no special case. A span [a, b) holds the frames with a <= t < b. Reading it by seeking
 gives exactly the frames that a decode from the start gives: see `curation.media.seek`.
 
-There are two decoders. This one reads arbitrary files, checks every seek against them and judges damage. `model.data.decode` reads
-short clips that curation has encoded, from memory; the model may not import this one.
+There are two decoders. This one reads arbitrary files, checks every seek against them and judges damage. `model.data.decode`
+reads short clips that curation has encoded, from memory; the model may not import this one.
 """
 
 import itertools
