@@ -117,52 +117,87 @@ CLIP = pa.schema(
         _column(
             "camera_status", pa.string(), "", "ok | ok_rotation | ok_static | suspect | low_texture | failed:why | skipped:why"
         ),
-        _column("camera_why", pa.string(), "", "which checks a suspect camera missed"),
+        _column("camera_why", pa.string(), "", "the checks that a suspect camera missed, each with its value"),
         _column("camera_source", pa.string(), "", "engine | vipe | klt | none: where the poses come from"),
-        _column("camera_model", pa.string(), "", "static | rotation | general: which motion the poses were fitted with"),
-        _column("camera_focal_px", pa.float32(), "px", "horizontal focal length, in px of the source"),
-        _column("camera_focal_source", pa.string(), "", "clip | pooled | hint | engine | none: how the focal length is known"),
         _column(
-            "camera_focal_error", pa.float32(), "1", "standard error of a focal length found, as a share; 0 where it was told"
+            "camera_model", pa.string(), "", "static | rotation | general: the kind of motion that the poses were fitted with"
+        ),
+        _column("camera_focal_px", pa.float32(), "px", "horizontal focal length, in px of the source"),
+        _column(
+            "camera_focal_source",
+            pa.string(),
+            "",
+            "clip | pooled | hint | engine | model | none: how the focal length is known",
+        ),
+        _column(
+            "camera_focal_error",
+            pa.float32(),
+            "1",
+            "standard error of an estimated focal length, as a share of it; 0 where it was given",
         ),
         _column("camera_focal_share", pa.float32(), "1", "focal length as a share of the view's width"),
-        _column("camera_turn_deg", pa.float32(), "deg", "rotation over the clip, summed"),
+        _column("camera_turn_deg", pa.float32(), "deg", "rotation summed over the clip"),
         _column("camera_max_turn_deg", pa.float32(), "deg/frame", "largest rotation from one frame to the next"),
-        _column("camera_step_ratio", pa.float32(), "1", "largest step of the translation over its 90th percentile"),
+        _column("camera_step_ratio", pa.float32(), "1", "largest step of the translation over the 90th percentile of steps"),
         _column(
-            "camera_spike", pa.float32(), "1", "largest one-frame break of the level velocity, over the 90th percentile of it"
+            "camera_velocity_spike",
+            pa.float32(),
+            "1",
+            "largest one-frame change of the level velocity, over the 90th percentile of the speed",
         ),
-        _column("camera_tracks", pa.float32(), "1/frame", "corners followed, mean over the frames"),
-        _column("camera_tracks_min", pa.int32(), "1/frame", "corners followed in the frame that has fewest"),
-        _column("camera_track_length", pa.float32(), "frame", "how long a corner is followed, mean"),
+        _column("camera_tracks", pa.float32(), "1/frame", "tracked corners, mean over the frames"),
+        _column("camera_tracks_min", pa.int32(), "1/frame", "tracked corners in the frame that has fewest"),
+        _column("camera_track_length", pa.float32(), "frame", "mean length of a track"),
         _column("camera_static_share", pa.float32(), "0-1", "share of the view that was masked as HUD or weapon"),
         _column(
             "camera_rotation_residual_px",
             pa.float32(),
             "px at 640 wide",
-            "what the best pure rotation leaves of tracks' motion",
+            "motion of the tracks that the best pure rotation leaves unexplained",
         ),
         _column("camera_registered", pa.float32(), "0-1", "share of the frames with a pose of their own"),
         _column("camera_points", pa.int32(), "1", "points of the map"),
         _column("camera_inliers_min", pa.int32(), "1/frame", "points that agree with the pose, in the worst frame"),
-        _column("camera_inlier_share", pa.float32(), "0-1", "their share of the mapped points in sight, in the worst frame"),
-        _column("camera_residual_px", pa.float32(), "px at 640 wide", "reprojection error, median over the frames' medians"),
-        _column("camera_residual_p95_px", pa.float32(), "px at 640 wide", "the same, 95th percentile over the frames"),
-        _column("camera_apart", pa.float32(), "1", "distance to another map's poses, share of the path; 1: no other"),
-        _column("camera_apart_deg", pa.float32(), "deg/frame", "RMS difference of rotations to another map's"),
         _column(
-            "camera_links", pa.int32(), "1", "fewest points that tie the scale of what is before a moment to that behind it"
+            "camera_inlier_share", pa.float32(), "0-1", "share of the visible mapped points that agree, in the worst frame"
         ),
-        _column("camera_contradicted", pa.float32(), "0-1", "how much of the picture goes against the camera"),
+        _column("camera_residual_px", pa.float32(), "px at 640 wide", "reprojection error, median over the frames' medians"),
         _column(
-            "camera_rise_s",
+            "camera_residual_p95_px", pa.float32(), "px at 640 wide", "reprojection error, 95th percentile over the frames"
+        ),
+        _column(
+            "camera_map_disagreement",
+            pa.float32(),
+            "1",
+            "distance to the poses of a second map, as a share of the path; 1: there is no second map",
+        ),
+        _column(
+            "camera_map_disagreement_deg",
+            pa.float32(),
+            "deg/frame",
+            "RMS difference to a second map's rotations from frame to frame",
+        ),
+        _column(
+            "camera_scale_links",
+            pa.int32(),
+            "1",
+            "points that tie the scale before a moment to the scale after it, at the weakest moment",
+        ),
+        _column(
+            "camera_outlier_coverage",
+            pa.float32(),
+            "0-1",
+            "share of tracks that contradict the camera, times the share of the width that they span",
+        ),
+        _column(
+            "camera_vertical_run_s",
             pa.float32(),
             "s",
-            "the longest time straight up or down, as before a door taken for the world",
+            "longest straight move up or down, as in front of a rising door that is mistaken for the world",
         ),
-        _column("camera_scale_to_unit", pa.float64(), "1", "times the poses' translation gives the unit of dataset.json"),
+        _column("camera_scale_to_unit", pa.float64(), "1", "factor from the poses' translation to the unit of dataset.json"),
         _column("camera_scale_source", pa.string(), "", "engine | metric | speed | linked | none: how that factor is known"),
-        _column("camera_words", pa.list_(pa.string()), "", "what the camera does, most of the time first; or static"),
+        _column("camera_words", pa.list_(pa.string()), "", "what the camera does, most frequent first; or static"),
         _column("camera_speed", pa.float32(), "unit/s", "mean speed of the camera; null where the scale is not known"),
         _column("camera_top_speed", pa.float32(), "unit/s", "95th percentile of that speed over the frames"),
         _column("camera_turn_deg_s", pa.float32(), "deg/s", "mean rate of rotation"),
@@ -293,7 +328,7 @@ VIDEO = pa.schema(
         _column("reason", pa.string(), "", "why the status is not ok"),
         _column("duplicate_of", pa.string(), "", "uri of the source that has the same recording"),
         _column("duration_s", pa.float64(), "s", "from the first frame to the end of the last, as decoded"),
-        _column("hole_s", pa.float64(), "s", "how much of duration_s lies in holes of over a second without a frame"),
+        _column("gap_s", pa.float64(), "s", "how much of duration_s lies in gaps of over a second without a frame"),
         _column("frames", pa.int32(), "frame", "decoded frames"),
         _column("fps", pa.float32(), "1/s", "median frame rate"),
         _column("width", pa.int32(), "px", "width, rotated upright"),
@@ -301,7 +336,7 @@ VIDEO = pa.schema(
         _column("codec", pa.string(), "", "video codec"),
         _column("container", pa.string(), "", "container format, as libavformat names it"),
         _column("cuts_s", pa.list_(pa.float64()), "s", "time of the first frame of every scene except the first"),
-        _column("note", pa.string(), "", "what a reader should know: damage, holes in time, fields, HDR, tracks not taken"),
+        _column("note", pa.string(), "", "what a reader should know: damage, gaps in time, fields, HDR, tracks not taken"),
         _column("unit_id", pa.string(), "", "name of the unit that committed this row"),
     ]
 )

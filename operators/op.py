@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 
 from curation.errors import is_machine_fault
-from curation.media import decode
+from curation.media import container
 from curation.schema import CLIP, Row, columns, conform, is_dropped
 from curation.worker_state import worker
 
@@ -164,8 +164,8 @@ def limit_threads(count: int) -> None:
     import threadpoolctl
 
     cv2.setNumThreads(count)
-    decode.set_threads(count)
-    os.environ["OMP_NUM_THREADS"] = str(count)  # libraries that are loaded later read it
+    container.set_threads(count)
+    os.environ["OMP_NUM_THREADS"] = str(count)  # read by what is loaded later
     threadpoolctl.threadpool_limits(count, "blas")
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 
 from curation import storage
-from curation.media import decode
+from curation.media.source import probe
 from curation.output_folder import OutputFolder
 from curation.partition import chunks
 from curation.partition.chunks import Chunk
@@ -73,7 +73,7 @@ def _declared_durations_s(uris: list[str]) -> list[float]:
 
 def _duration_s(uri: str) -> float:
     try:
-        source = decode.probe(uri)
+        source = probe(uri)
     except Exception:  # `partition` will meet the same error and report it
         return 0.0
     return source.duration_s or 0.0 if source.seekable else 0.0

@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import PurePosixPath
 
 from curation import source_files, storage
-from curation.media import decode
+from curation.media.container import packet_digest
 from curation.storage import Entry
 
 # A container adds at most this much to the same packets: a share of the size for a few bytes per packet, and an index.
@@ -107,6 +107,6 @@ def _digest_all(uris: Sequence[str], max_packets: int | None) -> list[str]:
 
 def _digest(uri: str, max_packets: int | None) -> str:
     try:
-        return decode.packet_digest(uri, max_packets)
+        return packet_digest(uri, max_packets)
     except Exception:  # `partition` will meet the same error and report it
         return ""

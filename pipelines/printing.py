@@ -52,7 +52,7 @@ def print_thresholds(out: str, dataset: dict[str, Any]) -> None:
     tables: dict[str, Table] = {}
     for trial in trials(out, dataset):
         rule = trial.rule
-        title = f"{rule.score}: {rule.settings}.{rule.limit}, at {'least' if rule.least else 'most'}"
+        title = f"{rule.score}: {rule.settings}.{rule.limit}, at {'least' if rule.is_minimum else 'most'}"
         if title not in tables:
             tables[title] = Table("limit", "", "kept", "min", "rejected", "min", box=None, header_style="bold")
         limit = "off" if trial.limit is None else f"{trial.limit:g}"

@@ -140,7 +140,7 @@ def synthesise(
 
     InputError for what the user got wrong; what a model or an engine gets wrong ends in the ledger. The rest: as `curate`.
     """
-    wanted = synth_units.plan(interactions, frames, recipe)
+    wanted = synth_units.plan_requests(interactions, frames, recipe)
 
     def todo(name: str, folder: str) -> tuple[list[Unit], int]:
         if name == "generate":

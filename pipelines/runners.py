@@ -19,7 +19,7 @@ import pyarrow as pa
 from curation.errors import InputError
 from curation.output_folder import OutputFolder
 from operators.op import fuse_ops, map_units
-from operators.vllm import answer_ahead
+from operators.vllm import fill_answer_cache
 from pipelines.ledger import Record
 from pipelines.phases import Phase, questions
 from pipelines.units import Unit
@@ -90,7 +90,7 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
 
 def _units_per_task(phase: Phase, units: int, cores: int) -> int:
     """Return 1 for units that decode or ask a model, and more for units that only read rows if every core has a few tasks."""
-    light = phase.name == "relate" and not phase.recipe.caption.vlm.asked
+    light = phase.name == "relate" and not phase.recipe.caption.vlm.enabled
     return max(1, min(_MAX_LIGHT_UNITS_PER_TASK, units // (4 * max(1, cores)))) if light else 1
 
 
@@ -99,7 +99,7 @@ def _answer_with_engines(phase: Phase, units: Sequence[Unit]) -> None:
     model = phase.recipe.caption.vlm
     if model.backend == "vllm" and phase.name in ENGINE_PHASES:
         texts = [unit.to_json() for unit in units]
-        answer_ahead(texts, lambda text: questions(phase, Unit.from_json(text)), model, OutputFolder(phase.out).answers)
+        fill_answer_cache(texts, lambda text: questions(phase, Unit.from_json(text)), model, OutputFolder(phase.out).answers)
 
 
 def _block_function(phase: Phase):  # type: ignore[no-untyped-def]

@@ -256,7 +256,7 @@ def main() -> None:
         try:
             phase, unit, order = pipe.recv()
             if phase.name != last_phase:
-                scan.forget()  # the next phase needs the memory, and not the signals of the last source
+                scan.clear_caches()  # the next phase needs the memory, and not the signals of the last source
                 last_phase = phase.name
             pipe.send(("done", _do_unit(pipe, phase, unit, order)))
         except (EOFError, ConnectionError):

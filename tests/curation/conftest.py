@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from curation.media import decode
+from curation.worker_state import worker
 
 CLOCK = Fraction(1, 90_000)
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept() -> None:
-    decode.forget()
-    decode.decodes.clear()
-    decode.damage.clear()
+def empty_caches() -> None:
+    decode.clear_caches()
+    worker.decodes.clear()
+    worker.damage.clear()
 
 
 def _moving(count: int, width: int, height: int) -> Iterator[np.ndarray]:

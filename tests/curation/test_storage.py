@@ -67,11 +67,11 @@ def test_any_name_can_be_read(name, tmp_path, monkeypatch, clip):
     (tmp_path / "in").mkdir()
     os.rename(clip, tmp_path / "in" / name)
     monkeypatch.chdir(tmp_path / "in")
-    from curation.media import decode
+    from curation.media.source import probe
 
     assert found(name, below=tmp_path) == found(tmp_path / "in", below=tmp_path) == [f"in/{name}"]
     for uri in (name, str(tmp_path / "in" / name)):
-        assert decode.probe(uri).width == 160
+        assert probe(uri).width == 160
 
 
 def test_file_uris(tree):

@@ -2,7 +2,7 @@ import av
 import pytest
 import threadpoolctl
 
-from curation.media import decode
+from curation.media import container
 from operators.op import WHOLE_UNIT, Op, Step, check_chain, each, fuse_ops, run_chain
 
 
@@ -190,7 +190,7 @@ def test_what_the_machine_did_is_no_rows_fault(error):
 
 def test_a_step_keeps_codecs_to_its_cores(monkeypatch):
     given = []
-    monkeypatch.setattr(decode, "set_threads", given.append)
+    monkeypatch.setattr(container, "set_threads", given.append)
     Step([op(measure, num_cpus=3)])
     Step([op(measure, num_cpus=0.25)])
     assert given == [3, 1]

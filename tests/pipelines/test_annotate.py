@@ -33,7 +33,7 @@ def with_brightest(limit):
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     """The local runner's work in this process."""
-    engine.log.cache_clear()
+    engine.read_log.cache_clear()
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
 
 
@@ -114,8 +114,8 @@ def test_nothing_is_planned_before_it_is_annotated(source, out):
 def test_a_backend_that_the_recipe_names_and_that_is_not_installed_fails_the_unit(source, out):
     done = run.curate([source], out, with_cameras(backend="vipe", vipe_command="no-such-vipe"))
     assert [record.failure for record in done.failures] == [
-        "OSError: camera backend vipe: neither the package nvidia-vipe beside CUDA nor a program 'no-such-vipe' is here; "
-        "klt needs nothing"
+        "Unavailable: camera backend vipe: ViPE needs the package nvidia-vipe and CUDA, or the program 'no-such-vipe', "
+        "and neither is here; install one of them, or choose the backend klt, which needs neither"
     ]
     assert (done.kept, done.stored) == (2, 0)
 

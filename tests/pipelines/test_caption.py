@@ -9,7 +9,7 @@ import pytest
 from curation import shards, source_files, vlm
 from curation.captions import embeddings
 from curation.vlm import ServerSettings, VlmSettings
-from curation.vlm.frames import FrameSettings, grab
+from curation.vlm.frames import FrameSettings, grab_frames
 from pipelines import ledger, phases, planning, recipes, run
 from pipelines.phases import Phase
 
@@ -22,8 +22,8 @@ def here(monkeypatch):
     """The local runner's work in this process."""
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
     vlm.load.cache_clear()
-    embeddings.load.cache_clear()
-    grab.cache_clear()
+    embeddings.load_encoder.cache_clear()
+    grab_frames.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +140,7 @@ def test_a_model_is_asked_three_questions_a_clip_and_one_a_pair(film, out, serve
         assert row["caption_short"] == "something"
         assert row["interaction_category"] == "environment"
     assert sum(record.vlm["prompt_tokens"] for record in done.records if record.vlm) == 100 * len(names)
-    assert dict(done.notes)["VLM"].startswith(f"{len(names)} calls, 0 answered before; {150 * len(names):,} tokens")
+    assert dict(done.notes)["VLM"].startswith(f"{len(names)} calls, 0 from the cache; {150 * len(names):,} tokens")
     assert "by a-model" in dict(done.notes)["captions"]
     assert {record.decodes.get("vlm", 0) for record in done.records if record.phase == "caption"} == {len(rows)}
 

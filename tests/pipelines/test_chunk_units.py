@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from curation import source_files, storage
-from curation.media import decode
 from curation.output_folder import OutputFolder
 from curation.partition import chunks, scan
 from pipelines import chunk_units, ledger, phases, recipes, run, units
@@ -28,7 +27,7 @@ TINY = in_chunks_of(2.0)
 def lean(monkeypatch):
     """Let every source count as one that may be long, whatever its size."""
     monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 1)
-    scan.forget()
+    scan.clear_caches()
 
 
 @pytest.fixture
@@ -153,11 +152,11 @@ def test_a_chunk_that_fails_is_said_and_costs_a_pass(here, one_pass, raw, tmp_pa
 
 
 def test_a_source_that_cannot_be_chunked_is_said_so_once(here, raw, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(decode, "can_enter", lambda uri, time_s: False)
+    monkeypatch.setattr(chunks, "can_seek_near", lambda uri, time_s: False)
     done = run.curate([str(raw / "b.mp4")], str(tmp_path / "o"), TINY, phases=recipes.PHASES)
     assert decodes(done) == {"scan": 1, "encode": done.kept}
     said = " ".join(capfd.readouterr().err.split())
-    assert said.count("is measured in one pass: cannot be entered but at its start") == 1
+    assert said.count("is measured in one pass: can only be decoded from its start") == 1
     assert len(units.list_committed(done.out, "scan")) == 3
     assert run.curate([str(raw / "b.mp4")], str(tmp_path / "o"), TINY, phases=recipes.PHASES).records == []
 

@@ -119,7 +119,7 @@ def test_a_chain_of_several_steps_gives_the_same_rows_on_both_runners(cluster):
 
 def test_units_of_slim_rows_share_a_task_and_none_is_lost(cluster, tmp_path):
     recipe = recipes.Recipe(relate=recipes.Relate(EncoderSettings("none")))
-    phase, units = Phase("relate", recipe, str(tmp_path)), [relate._written(str(tmp_path), number) for number in range(40)]
+    phase, units = Phase("relate", recipe, str(tmp_path)), [relate._write_video(str(tmp_path), number) for number in range(40)]
     assert [runners._units_per_task(phase, count, 4) for count in (0, 3, 40, 10_000)] == [1, 1, 2, 16]
     assert runners._units_per_task(Phase("score", recipe, ""), 10_000, 4) == 1
     asking = replace(recipe, caption=replace(recipe.caption, vlm=VlmSettings("http", "a-model")))

@@ -13,6 +13,7 @@ import pytest
 
 from curation import shards, source_files
 from curation.media import decode
+from curation.media.source import probe
 from pipelines import ledger, phases, recipes, run, units
 from pipelines.phases import Phase
 
@@ -78,7 +79,7 @@ def test_shards_hold_the_kept_clips_and_nothing_else(curated):
 def test_a_stored_clip_plays_and_has_the_planned_size(curated, tmp_path):
     sample = next(shards.read_samples(curated.out, "000000"))
     (tmp_path / "c.mp4").write_bytes(sample.members["mp4"])
-    source = decode.probe(str(tmp_path / "c.mp4"))
+    source = probe(str(tmp_path / "c.mp4"))
     assert (source.width, source.height) == (sample.meta["stored_width"], sample.meta["stored_height"]) == (160, 120)
     assert sum(1 for _ in decode.decode(str(tmp_path / "c.mp4"))) == sample.meta["stored_frames"]
 
@@ -242,8 +243,9 @@ def test_missing_weights_are_said_once_and_nothing_is_blamed_on_the_footage(raw,
     smoke, out = recipes.smoke(), str(tmp_path / "o")
     flow = replace(smoke.partition.flow, backend="raft", weights=str(tmp_path / "nowhere.pth"))
     done = run.curate([str(raw)], out, replace(smoke, partition=replace(smoke.partition, flow=flow)))
-    assert {r.failure for r in done.failures} == {f"FileNotFoundError: RAFT-small: no file at {tmp_path}/nowhere.pth"}
-    assert capfd.readouterr().err.count("no file at") == 1
+    remedy = "correct the path in the recipe, or copy the file there"
+    assert {r.failure for r in done.failures} == {f"Unavailable: RAFT-small: no file at {tmp_path}/nowhere.pth; {remedy}"}
+    assert " ".join(capfd.readouterr().err.split()).count("no file at") == 1
     assert [v["status"] for v in ledger.videos(out).to_pylist()] == ["duplicate"]
 
 
