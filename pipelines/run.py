@@ -187,7 +187,7 @@ def _run(
         )
     inputs = list_inputs()  # before anything is written: an input that is not there is reported at once
     _check_writable(out)
-    with locked(out, wait_s):
+    with locked(out, wait_s), runners.local_worker():
         if wait_s:
             inputs = list_inputs()
         storage.remove_partial_files(out)

@@ -37,17 +37,26 @@ ENGINE_PHASES = ("caption", "relate")
 
 
 def run_local(phase: Phase, units: Sequence[Unit], show: Callable[[float], None]) -> Iterator[Record]:
-    """Units one after the other in one child process, which is started anew where a unit kills it.
+    """Do units one after the other in one child process, which is replaced where a unit kills it.
 
-    `show` gets how many units are done, parts of one included. The child dies with this process; what it was doing is
-    done again by the next run.
+    show: called with how many units are done, parts of one included. The child dies with this process, and the next run repeats
+    what it was doing. It serves all phases of a run, since starting one costs more than most units; one that may hold a model
+    leaves the memory to the next phase. `local_worker` ends it.
     """
-    supervisor = Supervisor()
+    supervisor = _supervisor()
+    for number, unit in enumerate(units):
+        yield supervisor.do(phase, unit, partial(_shifted, show, number))
+    if any(op.num_gpus for op in phase.chain) or phase.recipe.caption.vlm.backend == "transformers":
+        supervisor.stop()
+
+
+@contextmanager
+def local_worker() -> Iterator[None]:
+    """End the child process of `run_local`, if there is one, at the end of the context."""
     try:
-        for number, unit in enumerate(units):
-            yield supervisor.do(phase, unit, partial(_shifted, show, number))
+        yield
     finally:
-        supervisor.close()
+        _supervisor().close()
 
 
 def _shifted(show: Callable[[float], None], before: int, part: float) -> None:
@@ -102,7 +111,7 @@ def _block_work(phase: Phase):  # type: ignore[no-untyped-def]
 
 @cache
 def _supervisor() -> Supervisor:
-    """The one of this Ray worker; its child lives as long, since starting one costs a second."""
+    """Return the supervisor of this process. Its child lives on between units, since starting one costs a second."""
     supervisor = Supervisor()
     atexit.register(supervisor.close)
     return supervisor

@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from curation import scratch
+from curation.partition import scan
 from curation.schema import Row
 from pipelines import logs
 from pipelines.ledger import Record
@@ -169,6 +170,7 @@ class Supervisor:
             with suppress(OSError):  # others may have notes in that folder
                 note.unlink(missing_ok=True)
                 note.parent.rmdir()
+        self._notes.clear()
 
     def _running(self) -> WorkerProcess:
         self._worker = self._worker or WorkerProcess()
@@ -243,9 +245,13 @@ def main() -> None:
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     logs.configure_worker()
     pipe.send(("started", None))
+    last = ""
     while True:
         try:
             phase, unit, attempt = pipe.recv()
+            if phase.name != last:
+                scan.forget()  # the next phase needs the memory, not the last source's signals
+                last = phase.name
             pipe.send(("done", _attempted(pipe, phase, unit, attempt)))
         except (EOFError, ConnectionError):
             return

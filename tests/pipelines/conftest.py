@@ -1,4 +1,5 @@
 from fractions import Fraction
+from functools import cache
 
 import av
 import cv2
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 
+@cache
 def world(seed, height, width):
     """Boxes of all sizes over soft ground: sharp enough to be taken for a clean picture."""
     rng = np.random.default_rng(seed)
