@@ -1,9 +1,9 @@
-"""Seeded kills: runs are killed at random moments and started again, and what they leave is held against an undisturbed run.
+"""Kill runs at seeded random moments, run them again, and compare the output with that of an undisturbed run.
 
 A history is one output folder. Its command is started, something is killed (a worker process, the driver, the driver with all
-its workers, the store's connections), and the command is started again until it ends by itself with nothing left to do. Then
-the shards must be those of the undisturbed run, byte for byte, the ledger's rows too, nothing may be quarantined but a clip
-that really crashes its worker (`poison`), and no note, lock, chunk or scratch file may be left.
+its workers, the store's connections), and the command is started again until it exits with status 0. Then the shards must equal
+those of the undisturbed run byte for byte, and the rows of the ledger must be equal. Only a clip that really crashes its worker
+(`poison`) may be quarantined. No note, lock, chunk or scratch file may be left.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from pipelines import ledger
 
 MODES = ("worker", "driver", "group", "terminate", "poison", "outage", "ray-worker", "ray-driver")
 _SOURCES, _SECONDS, _FPS, _SIZE = 6, 5, 15, (160, 120)
-_KILLS_A_HISTORY = 8
+_KILLS_PER_HISTORY = 8
 _MAX_RUNS = 25
 _ORPHANS_S = 20.0
 _BUCKET = "s3://chaos"
@@ -65,50 +65,52 @@ if "pipelines.worker" in sys.orig_argv:
 
 @dataclass
 class History:
-    """What was done to one output folder, and what is wrong with it at the end."""
+    """What happened to one output folder."""
 
-    mode: str
+    mode: str  # what is killed: one of MODES
     seed: int
     kills: int = 0
     runs: int = 0
-    codes: list[int] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    exit_codes: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # differences from the undisturbed run, and the end of the log
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the environment, a JSON line a history, and the sums."""
+    """Print the environment, one JSON line per history, and the totals. Exit with 1 if a history has problems."""
     parser = argparse.ArgumentParser(prog="gamecraft bench chaos", description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100, help="in all, shared out over the modes; default 100")
-    parser.add_argument("--modes", default=",".join(MODES), help=f"with commas; default {','.join(MODES)}")
-    parser.add_argument("--seed", type=int, default=0, help="of the first history; default 0")
+    parser.add_argument("--kills", type=int, default=100, help="total number of kills over all modes; default 100")
+    parser.add_argument(
+        "--modes", default=",".join(MODES), help=f"what to kill, separated by commas; default {','.join(MODES)}"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first history; default 0")
     options = parser.parse_args(arguments)
     modes = options.modes.split(",")
     if unknown := set(modes) - set(MODES):
-        parser.error(f"--modes: {', '.join(sorted(unknown))} is none of {', '.join(MODES)}")
+        parser.error(f"--modes: unknown: {', '.join(sorted(unknown))}; known: {', '.join(MODES)}")
     print(describe(), flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        histories = list(_histories(Path(folder), modes, options.kills, options.seed))
-    bad = [history for history in histories if history.wrong]
-    print(f"{sum(h.kills for h in histories)} kills, {len(histories)} histories, {len(bad)} of them wrong")
+        histories = list(_run_histories(Path(folder), modes, options.kills, options.seed))
+    bad = [history for history in histories if history.problems]
+    print(f"{sum(h.kills for h in histories)} kills, {len(histories)} histories, {len(bad)} of them with problems")
     if bad:
         raise SystemExit(1)
 
 
-def _histories(folder: Path, modes: Sequence[str], kills: int, seed: int) -> Iterator[History]:
-    """Histories of each mode in turn until there were so many kills."""
+def _run_histories(folder: Path, modes: Sequence[str], kills: int, seed: int) -> Iterator[History]:
+    """Run histories, one mode after the other, until the number of kills is reached."""
     _make_sources(folder / "in")
     (folder / "poison").mkdir()
     (folder / "poison" / "sitecustomize.py").write_text(_POISON)
     references: dict[bool, tuple[str, float]] = {}
     done = 0
-    with _store() as store:
+    with _run_store() as store:
         os.environ |= store.environment
         while done < kills:
             mode = modes[seed % len(modes)]
             poisoned = mode == "poison"
             if poisoned not in references:
-                references[poisoned] = _reference(folder, poisoned)
-            history = _history(folder, mode, seed, min(_KILLS_A_HISTORY, kills - done), references[poisoned], store)
+                references[poisoned] = _run_undisturbed(folder, poisoned)
+            history = _run_history(folder, mode, seed, min(_KILLS_PER_HISTORY, kills - done), references[poisoned], store)
             print(json.dumps(vars(history)), flush=True)
             done += history.kills
             seed += 1
@@ -122,7 +124,7 @@ def _make_sources(folder: Path) -> None:
 
 
 def _film(path: Path, seed: int) -> None:
-    """A texture of boxes that scrolls: small, sharp, and unlike the others."""
+    """Write a video of a scrolling texture of boxes: small, sharp, and different for every seed."""
     rng = np.random.default_rng(seed)
     width, height = _SIZE
     world = cv2.resize(rng.integers(0, 256, (15, 40, 3), np.uint8), (2 * width, height), interpolation=cv2.INTER_CUBIC)
@@ -152,8 +154,8 @@ def _environment(folder: Path, temporary: Path, poisoned: bool) -> dict[str, str
     return {**os.environ, **path, "TMPDIR": str(temporary), "RAY_AUTH_MODE": "disabled"}
 
 
-def _reference(folder: Path, poisoned: bool) -> tuple[str, float]:
-    """An undisturbed run, and how long it took."""
+def _run_undisturbed(folder: Path, poisoned: bool) -> tuple[str, float]:
+    """Run without kills. Return the output folder and the duration in seconds."""
     out, began = folder / f"reference-{poisoned}", time.monotonic()
     temporary = folder / f"tmp-reference-{poisoned}"
     temporary.mkdir()
@@ -162,7 +164,7 @@ def _reference(folder: Path, poisoned: bool) -> tuple[str, float]:
     return str(out), time.monotonic() - began
 
 
-def _history(folder: Path, mode: str, seed: int, kills: int, reference: tuple[str, float], store: "_Store") -> History:
+def _run_history(folder: Path, mode: str, seed: int, kills: int, reference: tuple[str, float], store: "_FlakyStore") -> History:
     history, rng = History(mode, seed), random.Random(seed)
     temporary = folder / f"t{seed}"
     temporary.mkdir()
@@ -171,24 +173,24 @@ def _history(folder: Path, mode: str, seed: int, kills: int, reference: tuple[st
     if mode == "outage":
         source, out = f"{_BUCKET}/in", f"{_BUCKET}/out-{seed}"
         store.fill(folder / "in")
-    # A worker's death does not end a run, so that one run can take several.
+    # A worker's death does not end a run, so one run can have several kills.
     longest_s = reference[1] * (0.15 if mode.endswith(("worker", "poison", "outage")) else 0.4)
     with (folder / f"log-{seed}").open("w") as log:
-        while history.runs < _MAX_RUNS and (not history.codes or history.codes[-1]):
+        while history.runs < _MAX_RUNS and (not history.exit_codes or history.exit_codes[-1]):
             history.runs += 1
             command = _command(source, out, mode)
             driver = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-            while history.kills < kills and _still_runs(driver, rng.uniform(0.3, longest_s)):
-                history.kills += _strike(mode, driver, rng, store)
-            history.codes.append(driver.wait())
+            while history.kills < kills and _outlives(driver, rng.uniform(0.3, longest_s)):
+                history.kills += _kill_something(mode, driver, rng, store)
+            history.exit_codes.append(driver.wait())
     _end_orphans(temporary)
-    history.wrong = list(_wrong(out, reference[0], mode == "poison")) + _left_behind(temporary)
-    if history.wrong or history.codes[-1]:
-        history.wrong += (folder / f"log-{seed}").read_text().splitlines()[-5:]
+    history.problems = list(_find_problems(out, reference[0], mode == "poison")) + _leftover_scratch(temporary)
+    if history.problems or history.exit_codes[-1]:
+        history.problems += (folder / f"log-{seed}").read_text().splitlines()[-5:]
     return history
 
 
-def _still_runs(driver: "subprocess.Popen[bytes]", seconds: float) -> bool:
+def _outlives(driver: "subprocess.Popen[bytes]", seconds: float) -> bool:
     try:
         driver.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -196,8 +198,8 @@ def _still_runs(driver: "subprocess.Popen[bytes]", seconds: float) -> bool:
     return False
 
 
-def _strike(mode: str, driver: "subprocess.Popen[bytes]", rng: random.Random, store: "_Store") -> int:
-    """Kill something; how many kills that were."""
+def _kill_something(mode: str, driver: "subprocess.Popen[bytes]", rng: random.Random, store: "_FlakyStore") -> int:
+    """Kill something, depending on the mode. Return the number of kills, 0 or 1."""
     if mode == "outage":
         store.fail_for(rng.uniform(1, 8))
         return 1
@@ -229,17 +231,17 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _end_orphans(temporary: Path) -> None:
-    """Give what a killed driver left running time to end by itself, as Ray's processes do, and kill what does not."""
+    """Wait for processes that a killed driver left behind, as Ray's end by themselves, and kill those that remain."""
     deadline = time.monotonic() + _ORPHANS_S
-    while (orphans := _with_folder(temporary)) and time.monotonic() < deadline:
+    while (orphans := _processes_of(temporary)) and time.monotonic() < deadline:
         time.sleep(0.5)
     for pid in orphans:
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
 
 
-def _with_folder(temporary: Path) -> list[int]:
-    """The processes that were started with this temporary folder."""
+def _processes_of(temporary: Path) -> list[int]:
+    """Return the processes that were started with this temporary folder."""
     pids = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
@@ -258,8 +260,8 @@ def _is_worker(pid: int) -> bool:
     return "pipelines.worker" in _name(pid)
 
 
-def _wrong(out: str, reference: str, poisoned: bool) -> Iterator[str]:
-    """What differs from the undisturbed run, and what should not be there."""
+def _find_problems(out: str, reference: str, poisoned: bool) -> Iterator[str]:
+    """Yield differences from the undisturbed run, and files that should not exist."""
     ours, theirs = (_shards(uri) for uri in (out, reference))
     if ours != theirs:
         yield f"shards differ: {sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))}"
@@ -270,12 +272,12 @@ def _wrong(out: str, reference: str, poisoned: bool) -> Iterator[str]:
         yield f"sources differ: {status}"
     quarantined = [row["clip_id"] for row in ledger.clips(out).to_pylist() if (row["reject"] or "").startswith("quarantined")]
     if len(quarantined) != int(poisoned):
-        yield f"{len(quarantined)} clips are quarantined"
-    names, wanted = (_kinds(uri) for uri in (out, reference))
-    if names != wanted:
-        yield f"files differ: {names} instead of {wanted}"
+        yield f"{len(quarantined)} clips are quarantined instead of {int(poisoned)}"
+    files, expected_files = (_files_per_folder(uri) for uri in (out, reference))
+    if files != expected_files:
+        yield f"files differ: {files} instead of {expected_files}"
     listed = {shard["name"] for shard in (shards.read_dataset(out) or {"shards": []})["shards"]}
-    if listed != set(shards.committed(out)):
+    if listed != set(shards.list_committed(out)):
         yield "dataset.json lists other shards"
 
 
@@ -285,13 +287,16 @@ def _shards(out: str) -> dict[str, bytes]:
 
 
 def _rows(out: str) -> list[Row]:
-    """Rows without what says where and when: names of units hash the version of a source, which is a date or an ETag."""
-    left_out = ("source_uri", "source_token", "unit_id")
-    return [{k: v for k, v in row.items() if k not in left_out} for row in ledger.clips(out).to_pylist()]
+    """Return the rows without the columns that differ between runs.
+
+    Names of units contain a hash of the source's version, which is a modification time or an ETag.
+    """
+    excluded = ("source_uri", "source_token", "unit_id")
+    return [{k: v for k, v in row.items() if k not in excluded} for row in ledger.clips(out).to_pylist()]
 
 
-def _kinds(out: str) -> dict[str, int]:
-    """How many files of an output lie in each of its folders, hidden ones of a local folder included."""
+def _files_per_folder(out: str) -> dict[str, int]:
+    """Count the files in each folder of an output, hidden files of a local folder included."""
     uris = [entry.uri for entry in storage.list_files(out)]
     if not storage.is_s3(out):
         uris = [str(path) for path in Path(out).rglob("*") if path.is_file()]
@@ -302,17 +307,17 @@ def _kinds(out: str) -> dict[str, int]:
     return counts
 
 
-def _left_behind(temporary: Path) -> list[str]:
-    """Scratch files that no process will use any more."""
-    left = [path.name for path in temporary.iterdir() if path.name.startswith("gamecraft")]
-    return [f"left in the temporary folder: {left}"] if left else []
+def _leftover_scratch(temporary: Path) -> list[str]:
+    """Return a problem if scratch files are left that no process will use any more."""
+    leftover = [path.name for path in temporary.iterdir() if path.name.startswith("gamecraft")]
+    return [f"left in the temporary folder: {leftover}"] if leftover else []
 
 
-class _Store:
-    """An S3 server behind a relay that can be cut."""
+class _FlakyStore:
+    """An S3 server behind a relay that can cut its connections."""
 
     def __init__(self, port: int) -> None:
-        self._to, self._open, self._cut = port, set[socket.socket](), threading.Event()
+        self._server_port, self._open, self._cut = port, set[socket.socket](), threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -323,7 +328,7 @@ class _Store:
         return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", **keys}
 
     def fill(self, folder: Path) -> None:
-        """Put the sources into the bucket, once."""
+        """Upload the sources to the bucket."""
         import boto3
 
         client = boto3.client("s3", endpoint_url=self.environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
@@ -334,7 +339,7 @@ class _Store:
             client.put_object(Bucket=bucket, Key=f"in/{path.name}", Body=path.read_bytes())
 
     def fail_for(self, seconds: float) -> None:
-        """Cut all connections and refuse new ones for a while."""
+        """Cut all connections, and refuse new ones for this time."""
         self._cut.set()
         for connection in list(self._open):
             with suppress(OSError):
@@ -348,25 +353,25 @@ class _Store:
             if self._cut.is_set():
                 client.close()
                 continue
-            server = socket.create_connection(("127.0.0.1", self._to))
-            for one, other in ((client, server), (server, client)):
-                self._open.add(one)
-                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+            for sender, receiver in ((client, server), (server, client)):
+                self._open.add(sender)
+                threading.Thread(target=self._pump, args=(sender, receiver), daemon=True).start()
 
-    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+    def _pump(self, sender: socket.socket, receiver: socket.socket) -> None:
         with suppress(OSError):
-            while data := one.recv(1 << 16):
-                other.sendall(data)
-        for end in (one, other):
+            while data := sender.recv(1 << 16):
+                receiver.sendall(data)
+        for end in (sender, receiver):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-        self._open.discard(one)
-        one.close()
+        self._open.discard(sender)
+        sender.close()
 
 
 @contextmanager
-def _store() -> Iterator[_Store]:
-    """A store in a process of its own; its data are gone at the end."""
+def _run_store() -> Iterator[_FlakyStore]:
+    """Run a store in a separate process. Its data are deleted at the end."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-p", str(port)]
@@ -377,7 +382,7 @@ def _store() -> Iterator[_Store]:
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             time.sleep(0.1)
-        yield _Store(port)
+        yield _FlakyStore(port)
     finally:
         server.kill()
         server.wait()

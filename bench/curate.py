@@ -1,8 +1,8 @@
-"""CPU-seconds a video-minute of each stage of curation beside the floor: one decode of the source, one encode of kept clips.
+"""Measure CPU-seconds a video-minute of each stage of curation, and of the floor: one decode, one encode of kept clips.
 
-In the same run, on the same input, also PySceneDetect's own command that finds scenes and stores them (`scenedetect
-detect-adaptive split-video`). Flow by DIS; cameras, VLM and embeddings of captions are left out unless `--whole` asks for
-all of the recipe. Records 720p play from the game engine unless given footage.
+The same input also goes through PySceneDetect's own command that finds scenes and stores them (`scenedetect detect-adaptive
+split-video`). Flow is computed by DIS. Cameras, VLM and caption embeddings are left out, unless `--whole` is given. It records
+720p play from the game engine unless it is given footage.
 """
 
 import argparse
@@ -22,10 +22,10 @@ import numpy as np
 from bench.machine import describe
 from curation import source_files
 from curation.captions.embeddings import EncoderSettings
-from curation.media import decode as video
-from curation.media import encode
+from curation.media import decode, encode
 from curation.media.decode import Span
 from curation.media.encode import Encoding
+from curation.media.source import probe
 from pipelines import ledger, recipes, run
 from synth.doom.record import Recording, record
 
@@ -36,25 +36,25 @@ _TAKES = (("explore", "MAP07"), ("camera", "MAP12"), ("fight", "MAP18"))
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the environment and the table."""
     parser = argparse.ArgumentParser(prog="gamecraft bench curate", description=__doc__.splitlines()[0])
-    parser.add_argument("footage", nargs="?", help="a video, folder or list; default: 720p play recorded anew")
+    parser.add_argument("footage", nargs="?", help="a video, folder or list; default: new recordings of 720p play")
     parser.add_argument("--recipe", default="laptop", help="default laptop")
     parser.add_argument("--whole", action="store_true", help="with the recipe's cameras, VLM and embeddings")
     options = parser.parse_args(arguments)
     print(describe())
     with tempfile.TemporaryDirectory() as folder:
-        source = options.footage or _recorded(Path(folder) / "footage")
-        recipe = _measured(recipes.load(options.recipe), options.whole)
+        source = options.footage or _record_footage(Path(folder) / "footage")
+        recipe = _benchmark_recipe(recipes.load(options.recipe), options.whole)
         out = f"{folder}/out"
         summary = run.curate([source], out, recipe)
         minutes = summary.total_s / 60
         print(
             f"{summary.sources} sources, {minutes:.2f} minutes, {summary.kept} clips kept ({summary.kept_s / 60:.2f} minutes)"
         )
-        _print_table(_stages(out), _floor(source, out, recipe.shard.encoding), _scenedetect(source, folder), minutes)
+        _print_table(_stage_cpu_s(out), _floor(source, out, recipe.shard.encoding), _scenedetect(source, folder), minutes)
 
 
-def _measured(recipe: recipes.Recipe, whole: bool) -> recipes.Recipe:
-    """The recipe with DIS flow, and without what the floor has no counterpart of."""
+def _benchmark_recipe(recipe: recipes.Recipe, whole: bool) -> recipes.Recipe:
+    """Return the recipe with DIS flow, and without the stages that have no counterpart in the floor."""
     recipe = replace(recipe, partition=replace(recipe.partition, flow=replace(recipe.partition.flow, backend="dis")))
     if whole:
         return recipe
@@ -63,48 +63,49 @@ def _measured(recipe: recipes.Recipe, whole: bool) -> recipes.Recipe:
     return replace(recipe, annotate=annotate, caption=caption, relate=replace(recipe.relate, encoder=EncoderSettings("none")))
 
 
-def _recorded(folder: Path) -> str:
+def _record_footage(folder: Path) -> str:
     for seed, (style, game) in enumerate(_TAKES, start=_SEED):
         take = Recording([("freedoom2", game, _SECONDS)], seed=seed, style=style, width=1280, height=720, crf=23)
         record(folder / f"{style}.mp4", take)
     return str(folder)
 
 
-def _stages(out: str) -> Counter[str]:
+def _stage_cpu_s(out: str) -> Counter[str]:
     cpu_s: Counter[str] = Counter()
     for unit in ledger.records(out):
         cpu_s.update(unit.cpu_s)
     return cpu_s
 
 
-def _floor(source: str, out: str, how: Encoding) -> dict[str, float]:
-    """CPU-seconds of decoding every source once, of fitting the kept clips to the stored size, and of encoding them once."""
-    decode = sum(_decode_s(entry.uri) for entry in source_files.find_sources([source]))
-    fit, encode_ = np.sum([_fit_and_encode_s(row, how) for row in ledger.kept(ledger.clips(out)).to_pylist()], axis=0)
-    return {"one decode": decode, "cut out and scaled": fit, "one encode": encode_}
+def _floor(source: str, out: str, encoding: Encoding) -> dict[str, float]:
+    """Return CPU-seconds to decode every source once, to fit the kept clips to the stored size, and to encode them once."""
+    decode_s = sum(_decode_s(entry.uri) for entry in source_files.find_sources([source]))
+    rows = ledger.kept(ledger.clips(out)).to_pylist()
+    fit_s, encode_s = np.sum([_fit_and_encode_s(row, encoding) for row in rows], axis=0)
+    return {"one decode": decode_s, "cut out and scaled": fit_s, "one encode": encode_s}
 
 
 def _decode_s(uri: str, span: Span | None = None) -> float:
     began = time.process_time()
-    for _ in video.decode(uri, span, purpose="bench"):
+    for _ in decode.decode(uri, span, purpose="bench"):
         pass
     return time.process_time() - began
 
 
-def _fit_and_encode_s(row: dict[str, Any], how: Encoding) -> tuple[float, float]:
-    """Of a stored clip, apart from its decode: what fitting costs is what decode and fit cost less the decode alone."""
+def _fit_and_encode_s(row: dict[str, Any], encoding: Encoding) -> tuple[float, float]:
+    """Return CPU-seconds to fit a stored clip and to encode it. Fitting is decode and fit together, less the decode alone."""
     uri, span, crop = row["source_uri"], Span(row["start_s"], row["end_s"]), row["picture"]
     decode_s = _decode_s(uri, span)
     began = time.process_time()
-    size, shown = encode.pictures(uri, span, (crop["x"], crop["y"], crop["w"], crop["h"]), how)
-    held = list(shown)
+    size, frames = encode.fitted_frames(uri, span, (crop["x"], crop["y"], crop["w"], crop["h"]), encoding)
+    held = list(frames)
     fitted = time.process_time()
-    encode.store(held, size, video.probe(uri).fps, how)
+    encode.encode_frames(held, size, probe(uri).fps, encoding)
     return max(0.0, fitted - began - decode_s), time.process_time() - fitted
 
 
 def _scenedetect(source: str, folder: str) -> float | None:
-    """CPU-seconds of the command on the same files; None where it or FFmpeg's program is not installed."""
+    """Return CPU-seconds of the command on the same files; None where it or FFmpeg's program is not installed."""
     before = _children_s()
     for number, entry in enumerate(source_files.find_sources([source])):
         target = f"{folder}/scenes{number}"
@@ -124,12 +125,12 @@ def _children_s() -> float:
 
 def _print_table(stages: Counter[str], floor: dict[str, float], scenedetect: float | None, minutes: float) -> None:
     print(f"{'':34}CPU-s a video-minute")
-    least = sum(floor.values())
-    for name, seconds in [*stages.items(), ("all stages", stages.total()), *floor.items(), ("floor", least)]:
+    floor_s = sum(floor.values())
+    for name, seconds in [*stages.items(), ("all stages", stages.total()), *floor.items(), ("floor", floor_s)]:
         print(f"{name:34} {seconds / minutes:8.2f}")
     if scenedetect is not None:
         print(f"{'scenedetect split-video':34} {scenedetect / minutes:8.2f}")
-    print(f"all stages / floor = {stages.total() / least:.2f}")
+    print(f"all stages / floor = {stages.total() / floor_s:.2f}")
 
 
 if __name__ == "__main__":

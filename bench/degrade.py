@@ -1,10 +1,11 @@
-"""Footage made worse by known amounts: the kinds of damage, and one scale for the levels of all of them.
+"""Damage footage by known amounts: the kinds of damage, and one scale of levels for all kinds.
 
-A clip here is the luma of its frames, uint8 [N, H, W]: the quality score looks at nothing else. A kind has one amount in its
-own unit. A *level* is the same damage for every kind: `AMOUNTS` says which amount costs a GMSD of 0, 0.04, 0.08 ... 0.20 on
-average over the tuning footage, so that level 0.6 of blur and level 0.6 of noise are as far from their originals by a measure
-that sees both. GMSD (gradient magnitude similarity deviation: Xue, Zhang, Mou, Bovik, IEEE TIP 2014) agrees with people over
-many kinds of damage and is a few lines. `python -m bench.shipped_weights.train_quality levels FOOTAGE...` prints it anew.
+A clip is the luma of its frames, uint8 [N, H, W], because the quality score uses nothing else. Each kind of damage has an
+amount in its own unit. A *level* is the same damage for every kind: `AMOUNTS` has the amounts that give a GMSD of 0, 0.02,
+0.04, 0.08 ... 0.20 on average over the tuning footage. So level 0.6 of blur and level 0.6 of noise are equally far from their
+originals. GMSD (gradient magnitude similarity deviation: Xue, Zhang, Mou, Bovik, IEEE TIP 2014) agrees with human ratings over
+many kinds of damage and takes a few lines of code. `python -m bench.shipped_weights.train_quality levels FOOTAGE...` prints the
+amounts again.
 """
 
 import io
@@ -17,39 +18,39 @@ import av
 import cv2
 import numpy as np
 
-Clip = np.ndarray
+LumaClip = np.ndarray
 
-_GMSD_C = 170.0  # of the paper, for luma 0 to 255
+_GMSD_C = 170.0  # the paper's constant, for luma 0 to 255
 _PREWITT = np.array([[1, 0, -1]] * 3, np.float32) / 3
-WORST = 0.20
-"""The GMSD of level 1; more is possible, but no footage that anyone would keep."""
+WORST_GMSD = 0.20
+"""The GMSD of level 1. More is possible, but nobody would keep such footage."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One way to damage a clip: `apply(clip, amount, rng)`; `fault` is the word that the score should find for it."""
+class DamageKind:
+    """One way to damage a clip: `apply(clip, amount, rng)`. `fault` is the fault that the quality score should name."""
 
     name: str
     fault: str
     unit: str
-    apply: Callable[[Clip, float, np.random.Generator], Clip]
+    apply: Callable[[LumaClip, float, np.random.Generator], LumaClip]
     mildest: float
     worst: float
 
 
 def gmsd(reference_HW: np.ndarray, other_HW: np.ndarray) -> float:
-    """How far one picture is from another: 0 equal, 0.2 wrecked. Both uint8 [H, W]."""
-    a, b = (_gradient(picture) for picture in (reference_HW, other_HW))
+    """Return the GMSD of two pictures uint8 [H, W]: 0 if they are equal, about 0.2 for the worst damage."""
+    a, b = (_gradient_strength(picture) for picture in (reference_HW, other_HW))
     return float(((2 * a * b + _GMSD_C) / (a * a + b * b + _GMSD_C)).std())
 
 
-def _gradient(picture_HW: np.ndarray) -> np.ndarray:
+def _gradient_strength(picture_HW: np.ndarray) -> np.ndarray:
     half = cv2.resize(picture_HW.astype(np.float32), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     return np.hypot(cv2.filter2D(half, -1, _PREWITT), cv2.filter2D(half, -1, _PREWITT.T))
 
 
-def coded(clip: Clip, codec: str, options: dict[str, str], fps: int = 25) -> Clip:
-    """A clip, or RGB pictures [N, H, W, 3], through an encoder and back; odd sides are padded for the codec and cut again."""
+def encode_decode(clip: LumaClip, codec: str, options: dict[str, str], fps: int = 25) -> LumaClip:
+    """Encode and decode a clip, or RGB pictures [N, H, W, 3]. Odd sides are padded for the codec and cut afterwards."""
     height, width = clip.shape[1:3]
     padded = np.pad(clip, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))[: clip.ndim], mode="edge")
     file = io.BytesIO()
@@ -58,7 +59,7 @@ def coded(clip: Clip, codec: str, options: dict[str, str], fps: int = 25) -> Cli
         stream.height, stream.width = padded.shape[1:3]
         stream.pix_fmt, stream.codec_context.thread_count, stream.codec_context.time_base = "yuv420p", 1, Fraction(1, fps)
         for number, picture in enumerate(padded):
-            frame = _coloured(picture) if clip.ndim == 4 else av.VideoFrame.from_ndarray(_with_gray_chroma(picture), "yuv420p")
+            frame = _yuv_frame(picture) if clip.ndim == 4 else av.VideoFrame.from_ndarray(_with_gray_chroma(picture), "yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, fps)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
@@ -70,7 +71,7 @@ def coded(clip: Clip, codec: str, options: dict[str, str], fps: int = 25) -> Cli
     return np.stack(pictures)[:, :height, :width]
 
 
-def _coloured(rgb: np.ndarray) -> av.VideoFrame:
+def _yuv_frame(rgb: np.ndarray) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format="yuv420p")
 
 
@@ -79,69 +80,68 @@ def _with_gray_chroma(luma_HW: np.ndarray) -> np.ndarray:
     return np.concatenate([luma_HW, np.full((height // 2, width), 128, np.uint8)])
 
 
-def _x264(clip: Clip, crf: float, _: np.random.Generator) -> Clip:
-    return coded(clip, "libx264", {"crf": f"{crf:.1f}", "preset": "veryfast"})
+def _x264(clip: LumaClip, crf: float, _: np.random.Generator) -> LumaClip:
+    return encode_decode(clip, "libx264", {"crf": f"{crf:.1f}", "preset": "veryfast"})
 
 
-def _vp9(clip: Clip, crf: float, _: np.random.Generator) -> Clip:
-    return coded(clip, "libvpx-vp9", {"crf": f"{crf:.0f}", "b": "0", "deadline": "realtime", "cpu-used": "8"})
+def _vp9(clip: LumaClip, crf: float, _: np.random.Generator) -> LumaClip:
+    return encode_decode(clip, "libvpx-vp9", {"crf": f"{crf:.0f}", "b": "0", "deadline": "realtime", "cpu-used": "8"})
 
 
-def _mpeg4(clip: Clip, scale: float, _: np.random.Generator) -> Clip:
-    """MPEG-4 part 2 at a fixed quantiser, 1 to 31."""
-    return coded(clip, "mpeg4", {"qmin": f"{scale:.0f}", "qmax": f"{scale:.0f}", "b": "20M", "bt": "20M", "g": "50"})
+def _mpeg4(clip: LumaClip, scale: float, _: np.random.Generator) -> LumaClip:
+    """Encode as MPEG-4 part 2 with a fixed quantiser, 1 to 31."""
+    return encode_decode(clip, "mpeg4", {"qmin": f"{scale:.0f}", "qmax": f"{scale:.0f}", "b": "20M", "bt": "20M", "g": "50"})
 
 
-def _blur(clip: Clip, sigma: float, _: np.random.Generator) -> Clip:
+def _blur(clip: LumaClip, sigma: float, _: np.random.Generator) -> LumaClip:
     return np.stack([cv2.GaussianBlur(luma, (0, 0), sigma) for luma in clip])
 
 
-def _noise(clip: Clip, sigma: float, rng: np.random.Generator) -> Clip:
+def _noise(clip: LumaClip, sigma: float, rng: np.random.Generator) -> LumaClip:
     noise = rng.standard_normal(clip.shape, np.float32)
     return np.clip(np.rint(clip + sigma * noise), 0, 255).astype(np.uint8)
 
 
-def _bands(clip: Clip, step: float, _: np.random.Generator) -> Clip:
-    """Luma in steps of so many levels."""
+def _bands(clip: LumaClip, step: float, _: np.random.Generator) -> LumaClip:
+    """Quantise luma to steps of this many levels."""
     return np.clip((np.floor(clip / step) + 0.5) * step, 0, 255).astype(np.uint8)
 
 
-def _blocks(clip: Clip, coarseness: float, _: np.random.Generator) -> Clip:
-    """Blocks of 8 px, each picture alone: JPEG at a quality of 100 less the coarseness."""
+def _blocks(clip: LumaClip, coarseness: float, _: np.random.Generator) -> LumaClip:
+    """Store each picture as JPEG with a quality of 100 - coarseness, which shows blocks of 8 px."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, round(100 - coarseness)]
-    coded = [cv2.imencode(".jpg", luma, quality)[1] for luma in clip]
-    return np.stack([np.asarray(cv2.imdecode(picture, cv2.IMREAD_GRAYSCALE)) for picture in coded])
+    jpegs = [cv2.imencode(".jpg", luma, quality)[1] for luma in clip]
+    return np.stack([np.asarray(cv2.imdecode(picture, cv2.IMREAD_GRAYSCALE)) for picture in jpegs])
 
 
-def _upscale(clip: Clip, factor: float, _: np.random.Generator) -> Clip:
-    return upscaled(clip, factor, cv2.INTER_CUBIC)
+def _upscale(clip: LumaClip, factor: float, _: np.random.Generator) -> LumaClip:
+    return upscale(clip, factor, cv2.INTER_CUBIC)
 
 
-def upscaled(clip: Clip, factor: float, how: int) -> Clip:
-    """Made smaller by a factor and brought back to size."""
+def upscale(clip: LumaClip, factor: float, interpolation: int) -> LumaClip:
+    """Shrink pictures by a factor and enlarge them to their size again."""
     height, width = clip.shape[1:]
     small = max(2, round(width / factor)), max(2, round(height / factor))
-    return np.stack(
-        [cv2.resize(cv2.resize(luma, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=how) for luma in clip]
-    )
+    shrunk = [cv2.resize(luma, small, interpolation=cv2.INTER_AREA) for luma in clip]
+    return np.stack([cv2.resize(luma, (width, height), interpolation=interpolation) for luma in shrunk])
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("x264", "compressed", "CRF", _x264, 16, 51),
-        Kind("vp9", "compressed", "CRF", _vp9, 10, 63),
-        Kind("mpeg4", "compressed", "quantiser", _mpeg4, 1, 31),
-        Kind("blur", "blurred", "px", _blur, 0.3, 8),
-        Kind("noise", "noisy", "luma", _noise, 1, 80),
-        Kind("bands", "banded", "luma", _bands, 2, 128),
-        Kind("blocks", "blocky", "100 - quality", _blocks, 2, 99),
-        Kind("upscale", "upscaled", "times", _upscale, 1.05, 12),
+        DamageKind("x264", "compressed", "CRF", _x264, 16, 51),
+        DamageKind("vp9", "compressed", "CRF", _vp9, 10, 63),
+        DamageKind("mpeg4", "compressed", "quantiser", _mpeg4, 1, 31),
+        DamageKind("blur", "blurred", "px", _blur, 0.3, 8),
+        DamageKind("noise", "noisy", "luma", _noise, 1, 80),
+        DamageKind("bands", "banded", "luma", _bands, 2, 128),
+        DamageKind("blocks", "blocky", "100 - quality", _blocks, 2, 99),
+        DamageKind("upscale", "upscaled", "times", _upscale, 1.05, 12),
     )
 }
 
 KNOTS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-# Amounts at these levels; vp9 and mpeg4 end at their worst before level 0.6.
+# Amounts at these levels. vp9 and mpeg4 reach their worst before level 0.6.
 AMOUNTS = {
     "x264": (16.0, 24.5, 29.0, 34.9, 39.1, 43.1, 47.6),
     "vp9": (10.0, 37.4, 47.4, 60.2, 67.0),
@@ -154,17 +154,17 @@ AMOUNTS = {
 }
 
 
-def amount_of(kind: Kind, level: float) -> float:
-    """The amount that costs a level, in the kind's unit; NaN beyond the worst that the kind can do."""
+def amount_of(kind: DamageKind, level: float) -> float:
+    """Return the amount that gives a level, in the kind's unit, or NaN beyond the worst of the kind."""
     amount = float(np.interp(level, KNOTS[: len(AMOUNTS[kind.name])], AMOUNTS[kind.name], right=np.nan))
     return amount if amount <= kind.worst else float("nan")
 
 
-def level_of(kind: Kind, amount: float) -> float:
-    """The level that an amount costs."""
+def level_of(kind: DamageKind, amount: float) -> float:
+    """Return the level that an amount gives."""
     return float(np.interp(amount, AMOUNTS[kind.name], KNOTS[: len(AMOUNTS[kind.name])]))
 
 
-def damaged(clip: Clip, kind: Kind, level: float, seed: int) -> Clip:
-    """A clip at a level of a kind; level 0 is the clip itself."""
+def apply_damage(clip: LumaClip, kind: DamageKind, level: float, seed: int) -> LumaClip:
+    """Damage a clip to a level of a kind. Level 0 returns the clip itself."""
     return clip if level == 0 else kind.apply(clip, amount_of(kind, level), np.random.default_rng(seed))

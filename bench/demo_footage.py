@@ -1,7 +1,7 @@
-"""Gameplay for the demo world: every way of moving over many maps, and the same on maps that training never sees.
+"""Record gameplay for the demo world: every way of moving over many maps, and the same on maps that training never sees.
 
-python -m bench.demo_footage FOLDER: records FOLDER/train and FOLDER/held-out, and curates each into shards beside it; what is
-there already is left. Fifty minutes of play on 63 maps; about 25 CPU-minutes.
+python -m bench.demo_footage FOLDER records FOLDER/train and FOLDER/held-out, and curates them into FOLDER/train-shards and
+FOLDER/held-out-shards. Recordings that exist are kept. Fifty minutes of play on 63 maps take about 25 CPU-minutes.
 """
 
 import argparse
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from bench.machine import describe
 from pipelines import recipes, run
-from synth.doom.cameras import write_log
+from synth.doom.cameras import write_camera_log
 from synth.doom.map_splits import maps_of
 from synth.doom.record import Recording, record
 
-# A recording has several maps, so that its top moving speed, the unit of its poses, hangs on none of them.
+# A recording has several maps, so that its top moving speed, the unit of its poses, does not depend on any one of them.
 _MAPS_A_RECORDING = 4
 _RECORDINGS = {"train": 11, "held-out": 7}
 _SECONDS = {"train": 48.0, "held-out": 60.0}
@@ -23,7 +23,7 @@ _SEED = {"train": 8100, "held-out": 8200}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Record and curate what is missing."""
+    """Make the recordings that are missing, and curate all."""
     parser = argparse.ArgumentParser(prog="python -m bench.demo_footage", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
@@ -32,14 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for number, take in enumerate(takes(kind)):
             video = options.folder / kind / f"{number:02}.mp4"
             if not video.exists():
-                write_log(video, record(video, take))
+                write_camera_log(video, record(video, take))
                 print(f"recorded {video}", flush=True)
         summary = run.curate([str(options.folder / kind)], str(options.folder / f"{kind}-shards"), recipes.demo())
         print(f"{kind}: {summary.kept} of {summary.clips} clips, {summary.kept_s / 60:.1f} min", flush=True)
 
 
 def takes(kind: str) -> Iterator[Recording]:
-    """Maps of the kind in seeded order, and once more from the start where there are too few."""
+    """Yield recordings on the maps of a kind in seeded order, which starts over where there are too few maps."""
     maps = maps_of(held_out=kind == "held-out")
     random.Random(_SEED[kind]).shuffle(maps)
     maps += maps

@@ -1,4 +1,4 @@
-"""What a figure was measured on; every benchmark prints it first."""
+"""Describe the machine on which a benchmark runs. Every benchmark prints this first."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import cv2
 
 
 def describe() -> str:
-    """One line: processor, cores, load, Python and the libraries that do the work."""
+    """Return one line: processor, cores, load, Python and the libraries that do the work."""
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = next((line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("model name")), platform.machine())
     load = os.getloadavg()[0]

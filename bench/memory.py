@@ -1,6 +1,6 @@
-"""Peak memory of the partition pass over a 1-minute and a 20-minute video of the same material: it must not grow with length.
+"""Measure the peak memory of a scan of a 1-minute and a 20-minute video of the same material. It must not grow with length.
 
-python bench/memory.py
+python -m bench.memory
 """
 
 import resource
@@ -16,6 +16,7 @@ from synth.doom.record import Recording, record
 
 
 def main() -> None:
+    """Print the environment, both peaks, and their difference."""
     print(describe())
     with tempfile.TemporaryDirectory() as folder:
         minute = Path(folder) / "minute.mp4"
@@ -31,7 +32,7 @@ def main() -> None:
 
 
 def repeat(source: Path, target: Path, times: int) -> None:
-    """The same packets one after the other, `times` times, without coding anew."""
+    """Write the packets of a video `times` times in a row, without encoding again."""
     with av.open(str(target), "w") as output:
         start, stream = 0, None
         for _ in range(times):
@@ -46,7 +47,7 @@ def repeat(source: Path, target: Path, times: int) -> None:
 
 
 def scan_once(path: str) -> None:
-    """In a process of its own: one pass, then this process's peak in KiB."""
+    """Scan a video, and print this process's peak memory in KiB. Called in a separate process."""
     from curation.partition.chunks import ScanSettings
     from curation.partition.optical_flow import FlowSettings
     from curation.partition.scan import scan

@@ -1,7 +1,7 @@
-"""Cuts, interactions, control regimes and clip boundaries against a game engine's truth, each beside the plain way.
+"""Measure cuts, interactions, regimes and clip boundaries against a game engine's ground truth, with a baseline for each.
 
-Records its own footage, on maps on which nothing was trained or tuned: ten-cut recordings with HUD and fights, longer takes.
-Another --seed gives other maps, paths and fights. Or give it recordings of `python -m synth.doom` (each with its .jsonl).
+It records its own footage, on maps on which nothing was trained or tuned: recordings with ten cuts, HUD and fights, and longer
+takes. Another --seed gives other maps, paths and fights. Or give it recordings of `python -m synth.doom`, each with its .jsonl.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from bench.machine import describe
-from bench.measures import Hits, auc, contained, lasting_regimes, matched
-from curation.actions.detect import ActionSettings, Happenings, happenings
+from bench.measures import Hits, auc, count_contained, lasting_regimes, match_instants
+from curation.actions.detect import Actions, ActionSettings, detect_actions
 from curation.actions.spans import ActionSpan
 from curation.media import decode
-from curation.partition import cuts as scenes
+from curation.media.source import probe
 from curation.partition.chunks import ScanSettings
-from curation.partition.cuts import SceneSettings
+from curation.partition.cuts import SceneSettings, cut_frames
 from curation.partition.optical_flow import FlowSettings
 from curation.partition.scan import Signals, scan
 from operators.partition import clip_spans
@@ -30,19 +30,19 @@ from synth.doom.record import Recording, record
 from synth.doom.truth import Truth
 
 SEED = 9700
-_CUT_WITHIN, _WITHIN_S = 2, 0.25  # frames; seconds
+_CUT_WITHIN, _WITHIN_S = 2, 0.25  # frames, seconds: how far from the truth a result may be
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the environment, what each recording gave, and the tables."""
+    """Print the environment, a line of results for each recording, and the tables."""
     parser = argparse.ArgumentParser(prog="gamecraft bench partition", description=__doc__.splitlines()[0])
-    parser.add_argument("recordings", nargs="*", type=Path, help="recordings with their .jsonl; default: recorded anew")
+    parser.add_argument("recordings", nargs="*", type=Path, help="recordings with their .jsonl; default: new ones are recorded")
     parser.add_argument("--seed", type=int, default=SEED, help=f"which maps and paths to record; default {SEED}")
     parser.add_argument("--flow", default="dis", choices=("dis", "raft"), help="default dis")
     options = parser.parse_args(arguments)
     print(describe())
     with tempfile.TemporaryDirectory() as folder:
-        files = options.recordings or [_made(Path(folder), *take) for take in takes(options.seed)]
+        files = options.recordings or [_record(Path(folder), *take) for take in takes(options.seed)]
         table = Tables()
         for file in files:
             print(table.add(file, scan(str(file), ScanSettings(FlowSettings(backend=options.flow)))), flush=True)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def takes(seed: int) -> Iterator[tuple[str, Recording]]:
-    """Three recordings with ten cuts each, three with longer scenes; held-out maps only."""
+    """Yield three recordings with ten cuts each and three with longer scenes, on held-out maps only."""
     maps = maps_of(held_out=True)
     rng = random.Random(seed)
     for number, style in enumerate(("fight", "explore", "fight")):
@@ -61,13 +61,13 @@ def takes(seed: int) -> Iterator[tuple[str, Recording]]:
         yield f"take{number}", Recording(places, seed=seed + number, style=style, hud=hud, height=(480, 360)[number % 2])
 
 
-def _made(folder: Path, name: str, recording: Recording) -> Path:
+def _record(folder: Path, name: str, recording: Recording) -> Path:
     record(folder / f"{name}.mp4", recording)
     return folder / f"{name}.mp4"
 
 
 class Tables:
-    """What was found and what was true, added up over recordings."""
+    """Results and ground truth, summed over recordings."""
 
     def __init__(self) -> None:
         self._minutes = 0.0
@@ -78,32 +78,34 @@ class Tables:
         self._spans: defaultdict[str, np.ndarray] = defaultdict(lambda: np.zeros(4))
 
     def add(self, file: Path, signals: Signals) -> str:
-        """Measure one recording; what it gave in a line."""
-        told = truth.read_truth(file.with_suffix(".jsonl"))
-        learned, plain = (happenings(signals, ActionSettings(detector=which)) for which in ("learned", "flow"))
+        """Measure one recording, and return its results in a line."""
+        ground_truth = truth.read_truth(file.with_suffix(".jsonl"))
+        learned, plain = (detect_actions(signals, ActionSettings(detector=name)) for name in ("learned", "flow"))
         self._minutes += signals.end_s / 60
         # A teleport is as much a cut of the picture as a change of map.
         for name, cuts in all_cuts(file, signals).items():
-            self._cuts[name] = self._cuts[name].plus(matched(cuts, truth.discontinuities(told), _CUT_WITHIN))
-        for name, found in (("learned", learned), ("flow", plain)):
-            self._bounds[name] = self._bounds[name].plus(matched(changes(found), true_changes(told), _WITHIN_S))
-            self._spans[name] += span_figures(found.spans, told)
-        self._add_boundaries(signals, told)
-        event = truth.interactions(told)
-        for name, score in scores(signals, learned, plain, told.time_s).items():
+            self._cuts[name] = self._cuts[name].plus(match_instants(cuts, truth.discontinuities(ground_truth), _CUT_WITHIN))
+        for name, actions in (("learned", learned), ("flow", plain)):
+            self._bounds[name] = self._bounds[name].plus(
+                match_instants(changes(actions), true_changes(ground_truth), _WITHIN_S)
+            )
+            self._spans[name] += span_figures(actions.spans, ground_truth)
+        self._add_boundaries(signals, ground_truth)
+        event = truth.interactions(ground_truth)
+        for name, score in scores(signals, learned, plain, ground_truth.time_s).items():
             self._scores[name].append(score)
         self._scores["truth"].append(event)
         trusted = "trusted" if learned.distance <= ActionSettings().interactions.max_distance else "not trusted"
         one = auc(self._scores["learned detector"][-1], event)
         return f"{file.name:24} AUC {one:.3f}, {event.mean():.0%} of the time; distance {learned.distance:.2f} ({trusted})"
 
-    def _add_boundaries(self, signals: Signals, told: Truth) -> None:
-        inside = truth.interactions(told) & np.roll(truth.interactions(told), 1)
-        ours = [start for _, start, _ in clip_spans(signals, SceneSettings(), ActionSettings())]
-        cuts = {round(cut / told.fps, 3) for cut in [0, *truth.discontinuities(told)]}
-        chosen = [t for t in ours if not any(abs(t - cut) < _CUT_WITHIN / told.fps + 1e-6 for cut in cuts)]
-        for name, times in (("ours", chosen), ("every 6 s", np.arange(6.0, signals.end_s - 1, 6.0))):
-            self._inside[name] += [bool(inside[min(round(t * told.fps), len(told) - 1)]) for t in times]
+    def _add_boundaries(self, signals: Signals, ground_truth: Truth) -> None:
+        inside = truth.interactions(ground_truth) & np.roll(truth.interactions(ground_truth), 1)
+        starts = [start for _, start, _ in clip_spans(signals, SceneSettings(), ActionSettings())]
+        cuts = {round(cut / ground_truth.fps, 3) for cut in [0, *truth.discontinuities(ground_truth)]}
+        boundaries = [t for t in starts if not any(abs(t - cut) < _CUT_WITHIN / ground_truth.fps + 1e-6 for cut in cuts)]
+        for name, times in (("ours", boundaries), ("every 6 s", np.arange(6.0, signals.end_s - 1, 6.0))):
+            self._inside[name] += [bool(inside[min(round(t * ground_truth.fps), len(ground_truth) - 1)]) for t in times]
 
     def __str__(self) -> str:
         return "\n".join([*self._cut_lines(), *self._event_lines(), *self._boundary_lines()])
@@ -132,57 +134,57 @@ class Tables:
             yield f"{name:28} {np.mean(inside):6.1%}  ({sum(inside)} of {len(inside)})"
 
 
-def scores(signals: Signals, learned: Happenings, plain: Happenings, times_s: np.ndarray) -> dict[str, np.ndarray]:
-    """What each way says at times [n] of how likely something happens."""
+def scores(signals: Signals, learned: Actions, plain: Actions, times_s: np.ndarray) -> dict[str, np.ndarray]:
+    """Return each method's score of how likely an interaction is, at times [n]."""
     motion, pairs_s = signals.motion, signals.pair_times_s
-    ways = {
-        "learned detector": (learned.times_s, learned.event),
-        "unusual motion (fallback)": (plain.times_s, plain.event),
+    methods = {
+        "learned detector": (learned.times_s, learned.event_probability),
+        "unusual motion (fallback)": (plain.times_s, plain.event_probability),
         "residual flow": (pairs_s, motion.object),
         "residual / camera motion": (pairs_s, motion.object / (motion.camera + 0.5)),
         "camera motion": (pairs_s, motion.camera),
     }
-    return {name: np.interp(times_s, *way) for name, way in ways.items()}
+    return {name: np.interp(times_s, *points) for name, points in methods.items()}
 
 
-def span_figures(spans: Sequence[ActionSpan], told: Truth) -> np.ndarray:
-    """Events inside a span, events, seconds of spans, seconds of events."""
-    found = [(span.start_s, span.end_s) for span in spans if span.kind == "interaction"]
-    true = [(start / told.fps, end / told.fps) for start, end in truth.runs(truth.interactions(told))]
-    lengths = [sum(end - start for start, end in which) for which in (found, true)]
-    return np.array([contained(true, found, _WITHIN_S), len(true), *lengths])
+def span_figures(spans: Sequence[ActionSpan], ground_truth: Truth) -> np.ndarray:
+    """Return the number of events inside a span, the number of events, the seconds of spans, and the seconds of events."""
+    detected = [(span.start_s, span.end_s) for span in spans if span.kind == "interaction"]
+    true = [(start / ground_truth.fps, end / ground_truth.fps) for start, end in truth.runs(truth.interactions(ground_truth))]
+    lengths = [sum(end - start for start, end in which) for which in (detected, true)]
+    return np.array([count_contained(true, detected, _WITHIN_S), len(true), *lengths])
 
 
-def changes(found: Happenings) -> list[float]:
-    """Where a regime begins or ends, in seconds; each instant once."""
-    spans = [span for span in found.spans if span.kind == "regime"]
+def changes(actions: Actions) -> list[float]:
+    """Return where a regime begins or ends, in seconds, each instant once."""
+    spans = [span for span in actions.spans if span.kind == "regime"]
     return sorted({round(t, 3) for span in spans for t in (span.start_s, span.end_s)} - {0.0})
 
 
-def true_changes(told: Truth) -> list[float]:
-    """Where the engine's motion changes from one regime to another that lasts."""
-    names = lasting_regimes(told)
-    return [float(told.time_s[k]) for k in range(1, len(names)) if names[k] != names[k - 1]]
+def true_changes(ground_truth: Truth) -> list[float]:
+    """Return where the engine's motion changes from one lasting regime to another, in seconds."""
+    names = lasting_regimes(ground_truth)
+    return [float(ground_truth.time_s[k]) for k in range(1, len(names)) if names[k] != names[k - 1]]
 
 
 def all_cuts(file: Path, signals: Signals) -> dict[str, list[int]]:
-    """Frames at which each way finds a new scene: ours and PySceneDetect's detectors at their defaults, on equal pictures."""
+    """Return the cuts of each method: ours and PySceneDetect's detectors at their defaults, on equal pictures."""
     from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
     return {
-        "ours": scenes.cut_frames(signals.content, signals.explained, signals.layout, signals.fps, SceneSettings()),
-        "PySceneDetect Adaptive": _theirs(AdaptiveDetector(), file),
-        "PySceneDetect Content": _theirs(ContentDetector(), file),
+        "ours": cut_frames(signals.content, signals.flow_match, signals.layout_similarity, signals.fps, SceneSettings()),
+        "PySceneDetect Adaptive": _pyscenedetect_cuts(AdaptiveDetector(), file),
+        "PySceneDetect Content": _pyscenedetect_cuts(ContentDetector(), file),
     }
 
 
-def _theirs(detector, file: Path) -> list[int]:  # type: ignore[no-untyped-def]
+def _pyscenedetect_cuts(detector, file: Path) -> list[int]:  # type: ignore[no-untyped-def]
     from scenedetect import FrameTimecode
 
-    source = decode.probe(str(file))
-    painter, count, cuts = decode.Painter(source, (320, round(source.height * 320 / source.width))), 0, []
+    source = probe(str(file))
+    converter, count, cuts = decode.FrameConverter(source, (320, round(source.height * 320 / source.width))), 0, []
     for count, (_, frame) in enumerate(decode.decode(str(file), purpose="bench")):
-        cuts += detector.process_frame(FrameTimecode(count, source.fps), painter(frame)[:, :, ::-1])
+        cuts += detector.process_frame(FrameTimecode(count, source.fps), converter(frame)[:, :, ::-1])
     return sorted(cut.frame_num for cut in [*cuts, *detector.post_process(FrameTimecode(count, source.fps))])
 
 

@@ -1,4 +1,4 @@
-"""A contact sheet of the strongest interaction spans of some footage, to look at: before, start, peak, end, after, in a row.
+"""A contact sheet of the strongest interaction spans of some footage. A row shows a span: before, start, peak, end, after.
 
 python -m bench.sheet OUT.jpg VIDEO... [--detector learned]
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from curation.actions.detect import DETECTORS, ActionSettings, happenings
+from curation.actions.detect import DETECTORS, ActionSettings, detect_actions
 from curation.actions.spans import ActionSpan
 from curation.media.decode import Span, read_frames
 from curation.partition.chunks import ScanSettings
@@ -28,30 +28,30 @@ def main() -> None:
     parser.add_argument("--detector", default="auto", choices=DETECTORS)
     parser.add_argument("--count", type=int, default=10)
     options = parser.parse_args()
-    found = [(span, uri) for uri in options.videos for span in _spans(uri, options.detector)]
-    strongest = sorted(found, key=lambda item: -item[0].energy)[: options.count]
+    spans = [(span, uri) for uri in options.videos for span in _interactions(uri, options.detector)]
+    strongest = sorted(spans, key=lambda item: -item[0].energy)[: options.count]
     cv2.imwrite(str(options.out), np.vstack([_row(*item) for item in strongest]), [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 
-def _spans(uri: str, detector: str) -> list[ActionSpan]:
-    which = happenings(scan(uri, ScanSettings(FlowSettings(backend="dis"))), ActionSettings(detector=detector))
-    print(f"{Path(uri).name}: {which.detector}, distance {which.distance:.2f}")
-    return [span for span in which.spans if span.kind == "interaction"]
+def _interactions(uri: str, detector: str) -> list[ActionSpan]:
+    actions = detect_actions(scan(uri, ScanSettings(FlowSettings(backend="dis"))), ActionSettings(detector=detector))
+    print(f"{Path(uri).name}: {actions.detector}, distance {actions.distance:.2f}")
+    return [span for span in actions.spans if span.kind == "interaction"]
 
 
 def _row(span: ActionSpan, uri: str) -> np.ndarray:
     times = (span.start_s - _AROUND_S, span.start_s, span.peak_s, span.end_s, span.end_s + _AROUND_S)
     pictures = [_picture(uri, max(0.0, time_s)) for time_s in times]
-    words = f"{Path(uri).stem} {span.start_s:.1f}-{span.end_s:.1f} s, {span.energy:.2f}"
-    print(words)
-    return np.hstack([cv2.putText(pictures[0], words, (4, 12), 0, 0.4, (0, 255, 255), 1, cv2.LINE_AA), *pictures[1:]])
+    label = f"{Path(uri).stem} {span.start_s:.1f}-{span.end_s:.1f} s, {span.energy:.2f}"
+    print(label)
+    return np.hstack([cv2.putText(pictures[0], label, (4, 12), 0, 0.4, (0, 255, 255), 1, cv2.LINE_AA), *pictures[1:]])
 
 
 def _picture(uri: str, time_s: float) -> np.ndarray:
-    """The picture on screen at a time; the last one where the source ends before it."""
+    """Return the picture on screen at a time, or the last one if the source ends before it."""
     frames = read_frames(uri, Span(max(0.0, time_s - 0.5), time_s + 0.1))
-    at = max(0, int(np.searchsorted(frames.times_s, time_s + 1e-6)) - 1)
-    return cv2.cvtColor(cv2.resize(frames.rgb[at], _SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+    index = max(0, int(np.searchsorted(frames.times_s, time_s + 1e-6)) - 1)
+    return cv2.cvtColor(cv2.resize(frames.rgb[index], _SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`verify` against a game engine's truth: interactions that happen, and takes made to fail in each known way.
+"""Measure `verify` against a game engine's truth: interactions that happen, and takes made to fail in each known way.
 
-Takes are acted out on maps on which no threshold was chosen, and go through the operators of any made video; with `synth.vlm`
-in the recipe its model is asked too. Accepting a true take and turning down any other is right. A wrong interaction
-whose description reads like the one asked for (as large, in the same place, as lasting, as light) is counted apart: no signal
-here can tell the two from each other.
+Takes are acted out on maps on which no threshold was chosen, and go through the operators of any made video. With `synth.vlm`
+in the recipe its model is asked too. It is right to accept a true take and to reject any other. A wrong interaction
+whose description is like the requested one (same extent, place, duration and brightness) is counted separately: the metrics
+cannot distinguish the two.
 """
 
 import argparse
@@ -19,28 +19,28 @@ from typing import Any, NamedTuple
 from bench.machine import describe
 from curation.media import decode
 from curation.partition import scan
-from operators.op import run_local
+from operators.op import run_chain
 from pipelines import chains, recipes
 from pipelines.recipes import Recipe
 from synth import taxonomy
 from synth.doom.map_splits import HELD_OUT, maps_of
-from synth.doom.takes import KINDS, SCRIPTS, NoPlace, Take, film, kinds_of
+from synth.doom.takes import KINDS, SCRIPTS, FilmedTake, InteractionTake, NoSpot, film_take, possible_kinds
 from synth.media import to_mp4, to_png
-from synth.requests import Frame, Request
+from synth.requests import InitialFrame, Request
 from synth.taxonomy import Interaction
 
 SEED, _TUNING_SEED = 5100, 5000
-_TRIED_MAPS = 8
-ALIKE = "wrong, alike"
+_MAX_MAPS = 8
+ALIKE = "wrong, alike"  # another interaction with a like description
 
 
 class Outcome(NamedTuple):
-    """What was asked for, how the take was made, what happened in it, and what verify said: a reason, or null."""
+    """A take, and the verdict of `verify` on it."""
 
-    asked: str
-    kind: str
-    happened: str | None
-    reason: str | None
+    requested: str  # the requested interaction
+    kind: str  # how the take was made: one of KINDS, or ALIKE
+    happened: str | None  # the interaction that happened, if any
+    reason: str | None  # of the rejection; None: accepted
     place: str
 
     @property
@@ -51,14 +51,16 @@ class Outcome(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the environment and the tables."""
     parser = argparse.ArgumentParser(prog="gamecraft bench synth", description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="laptop", help="whose synth settings are measured; default laptop, signals alone")
-    parser.add_argument("--rounds", type=int, default=1, help="takes of each interaction and kind; default 1")
     parser.add_argument(
-        "--only", default=",".join(SCRIPTS), help="interactions, with commas; default all that can be acted out"
+        "--recipe", default="laptop", help="the recipe whose synth settings are measured; default laptop, without a VLM"
     )
-    parser.add_argument("--seed", type=int, help=f"which maps, places and wrong interactions; default {SEED}")
-    parser.add_argument("--tune", action="store_true", help="other maps: those on which the thresholds were chosen")
-    parser.add_argument("--json", type=Path, help="also write every take and what was measured of it, a line each")
+    parser.add_argument("--rounds", type=int, default=1, help="takes per interaction and kind; default 1")
+    parser.add_argument(
+        "--only", default=",".join(SCRIPTS), help="interactions, separated by commas; default: all that the engine can act out"
+    )
+    parser.add_argument("--seed", type=int, help=f"seed of maps, places and wrong interactions; default {SEED}")
+    parser.add_argument("--tune", action="store_true", help="use the maps on which the thresholds were chosen")
+    parser.add_argument("--json", type=Path, help="also write every take and its measurements to this file, one JSON line each")
     options = parser.parse_args(arguments)
     print(describe())
     recipe = recipes.load(options.recipe)
@@ -66,89 +68,93 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seed = options.seed or (_TUNING_SEED if options.tune else SEED)
     with tempfile.TemporaryDirectory() as folder:
         takes = _takes(seed, options.only.split(","), options.rounds, options.tune)
-        found = [_outcome(take, Path(folder) / "take.mp4", recipe, options.json) for take in takes]
-    print("\n".join(lines(found)))
+        outcomes = [_outcome(take, Path(folder) / "take.mp4", recipe, options.json) for take in takes]
+    print("\n".join(lines(outcomes)))
 
 
-def _takes(seed: int, names: Sequence[str], rounds: int, tuning: bool) -> list[Take]:
-    """In random order, so that a part of them is a sample. A camera that turns is no fault where it is free to."""
+def _takes(seed: int, names: Sequence[str], rounds: int, tuning: bool) -> list[InteractionTake]:
+    """Return the takes in random order, so that the first ones are a sample.
+
+    Turning takes are left out where the camera is free to turn: they would not be faulty.
+    """
     rng = random.Random(seed)
     maps = maps_of(held_out=not tuning)
-    pairs = [(name, kind) for name in names for kind in kinds_of(name)]
+    pairs = [(name, kind) for name in names for kind in possible_kinds(name)]
     takes = [
-        Take(*rng.choice(maps), name, rng.randrange(10**6), kind)
+        InteractionTake(*rng.choice(maps), name, rng.randrange(10**6), kind)
         for name, kind in rng.sample(pairs * rounds, len(pairs) * rounds)
     ]
     return [take for take in takes if take.kind != "turning" or taxonomy.built_in()[take.interaction].camera == "still"]
 
 
-def _outcome(take: Take, file: Path, recipe: Recipe, log: Path | None) -> Outcome:
-    """Act a take out and have it verified; on another map where this one has no place for it."""
-    wanted, filmed = taxonomy.built_in()[take.interaction], _filmed(take)
+def _outcome(take: InteractionTake, file: Path, recipe: Recipe, log: Path | None) -> Outcome:
+    """Act a take out and verify it. If its map has no place for it, another map is used."""
+    interaction, filmed = taxonomy.built_in()[take.interaction], _film_somewhere(take)
     file.write_bytes(to_mp4(filmed.pictures, filmed.fps))
-    scan.forget()
-    decode.forget()
-    asked = Request(wanted, wanted.templates[0], Frame(f"doom:{take.collection}:{take.level}"), take.seed)
+    scan.clear_caches()
+    decode.clear_caches()
+    frame = InitialFrame(f"doom:{take.collection}:{take.level}")
+    request = Request(interaction, interaction.templates[0], frame, take.seed)
     row: dict[str, Any] = {
         "clip_id": "0",
         "video_id": "0",
         "source_uri": str(file),
-        "request": asked.to_json(),
+        "request": request.to_json(),
         "synth_attempt": 0,
     }
     made = {"initial_png": to_png(filmed.pictures[0]), "strategy": "procedural"}
-    (row,) = run_local(chains.generate(recipe)[1:], [row | made])
+    (row,) = run_chain(chains.generate(recipe)[1:], [row | made])
     if row.get("error"):
         raise RuntimeError(row["error"])
     kind: str = take.kind
-    if kind == "wrong" and filmed.happened and not tellable(wanted, taxonomy.built_in()[filmed.happened]):
+    if kind == "wrong" and filmed.happened and not distinguishable(interaction, taxonomy.built_in()[filmed.happened]):
         kind = ALIKE
     if log:
         measured = {name: value for name, value in row.items() if name.startswith(("synth_", "luma_", "iqa"))}
-        with log.open("a") as lines_:
-            told = {"asked": wanted.name, "kind": kind, "happened": filmed.happened, "reason": row.get("reject")}
-            lines_.write(json.dumps({**told, "place": filmed.place, **measured}) + "\n")
-    return Outcome(wanted.name, kind, filmed.happened, row.get("reject"), filmed.place)
+        with log.open("a") as takes_file:
+            about = {"requested": interaction.name, "kind": kind, "happened": filmed.happened, "reason": row.get("reject")}
+            takes_file.write(json.dumps({**about, "place": filmed.place, **measured}) + "\n")
+    return Outcome(interaction.name, kind, filmed.happened, row.get("reject"), filmed.place)
 
 
-def _filmed(take: Take) -> Any:
-    same = maps_of(held_out=take.level in HELD_OUT)
+def _film_somewhere(take: InteractionTake) -> FilmedTake:
+    maps = maps_of(held_out=take.level in HELD_OUT)
     rng = random.Random(take.seed)
-    for _ in range(_TRIED_MAPS):
+    for _ in range(_MAX_MAPS):
         try:
-            return film(take)
-        except NoPlace:
-            collection, level = rng.choice(same)
+            return film_take(take)
+        except NoSpot:
+            collection, level = rng.choice(maps)
             take = replace(take, collection=collection, level=level)
-    raise NoPlace(f"none of {_TRIED_MAPS} maps has a place for {take.interaction}")
+    raise NoSpot(f"none of {_MAX_MAPS} maps has a place for {take.interaction}")
 
 
-def tellable(asked: Interaction, happened: Interaction) -> bool:
-    """Whether the descriptions differ in what signals measure: extent, place, end, light."""
+def distinguishable(requested: Interaction, happened: Interaction) -> bool:
+    """Whether the descriptions differ in what the metrics measure: extent, place, end, light."""
     return (
-        {asked.scope, happened.scope} == {"global", "local"}
-        or (asked.where == "hands" and happened.where != "hands")
-        or {asked.end, happened.end} == {"lasting", "passing"}
-        or bool(asked.light and happened.light != asked.light)
+        {requested.scope, happened.scope} == {"global", "local"}
+        or (requested.where == "hands" and happened.where != "hands")
+        or {requested.end, happened.end} == {"lasting", "passing"}
+        or bool(requested.light and happened.light != requested.light)
     )
 
 
-def lines(found: Sequence[Outcome]) -> list[str]:
-    """The table by kind, then every take that was judged wrongly."""
+def lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the table by kind, then every take with a wrong verdict."""
     groups = defaultdict(list)
-    for outcome in found:
+    for outcome in outcomes:
         groups[outcome.kind].append(outcome)
     table = [f"{'kind':14} {'takes':>5} {'right':>5} {'share':>6}"]
     for kind in (*KINDS, ALIKE):
         if group := groups[kind]:
             right = sum(outcome.right for outcome in group)
             table.append(f"{kind:14} {len(group):5} {right:5} {right / len(group):6.2f}")
-    said = [
-        f"  asked {o.asked}, {o.kind}: {o.happened or 'nothing'} happened at {o.place}: {o.reason or 'accepted'}"
-        for o in found
+    wrong = [
+        f"  requested {o.requested}, {o.kind}: {o.happened or 'nothing'} happened at {o.place}: {o.reason or 'accepted'}"
+        for o in outcomes
         if not o.right
     ]
-    return [*table, "judged wrongly:", *said]
+    return [*table, "wrong verdicts:", *wrong]
 
 
 if __name__ == "__main__":

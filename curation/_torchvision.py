@@ -1,9 +1,9 @@
-"""Lets a CUDA-built torchvision wheel import beside CPU torch, in every process that imports this package.
+"""Let a CUDA build of torchvision be imported with CPU torch, in every process that imports this package.
 
-PyPI has no CPU build of torchvision. The CUDA build cannot load its compiled operators without CUDA, and its import then
-fails with "operator torchvision::nms does not exist", taking transformers, diffusers and timm with it. Defining the two
-schemas that the import asks for is enough for everything but those compiled operators. Where the wheels match, the hook
-hands the import on untouched.
+PyPI has no CPU build of torchvision. The CUDA build cannot load its compiled operators without CUDA. Its import then fails
+with "operator torchvision::nms does not exist", and so do the imports of transformers, diffusers and timm. It is enough to
+define the two schemas that the import looks up: everything works except those compiled operators. Where the two wheels match,
+the hook does not change the import.
 """
 
 import sys
@@ -17,7 +17,7 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 class _Guard(MetaPathFinder):
-    """Runs once, at the first `import torchvision`; importing torch itself is left to that moment."""
+    """Run once, at the first `import torchvision`. torch itself is imported only then."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         del target  # the protocol's third argument, for reloads
@@ -31,7 +31,7 @@ class _Guard(MetaPathFinder):
 
 
 def _operators_load(spec: ModuleSpec) -> bool:
-    """Whether torchvision's compiled operators load beside the installed torch (they then register themselves)."""
+    """Whether torchvision's compiled operators load with the installed torch. Loading them also registers them."""
     import torch
 
     if torch.version.cuda is not None:
@@ -54,6 +54,6 @@ def _define_missing_schemas() -> None:
 
 
 def install() -> None:
-    """Put the guard in front of the import system, once; nothing is imported until torchvision is asked for."""
+    """Put the guard at the front of the import system, once. Nothing is imported until the first `import torchvision`."""
     if "torchvision" not in sys.modules and not any(isinstance(finder, _Guard) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Guard())

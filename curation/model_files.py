@@ -1,4 +1,4 @@
-"""Where a model's weights come from: one order for all of them (an explicit path, $GAMECRAFT_WEIGHTS, the hub's cache)."""
+"""Find a model's weights, in one order for all models: an explicit path, $GAMECRAFT_WEIGHTS, the hub's cache, the hub."""
 
 import os
 import re
@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from curation.errors import Unavailable
+
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint: its file under $GAMECRAFT_WEIGHTS, its file in a folder of torch's hub cache, and where the hub has it."""
+    """A checkpoint: its file under $GAMECRAFT_WEIGHTS, its file in a folder of torch's hub cache, and its URL on the hub."""
 
     name: str
     file: str
@@ -20,9 +22,9 @@ class Weights:
 
     @property
     def hash_prefix(self) -> str | None:
-        """The first digits of its SHA-256, where its name carries them: "musiq-e95806b9.pth"."""
-        named = re.search(r"-([0-9a-f]{8})\.\w+$", self.hub_file)
-        return named[1] if named else None
+        """The first digits of the checkpoint's SHA-256, if the file name carries them, as in "musiq-e95806b9.pth"."""
+        match = re.search(r"-([0-9a-f]{8})\.\w+$", self.hub_file)
+        return match[1] if match else None
 
 
 RAFT_SMALL = Weights(
@@ -33,65 +35,71 @@ RAFT_SMALL = Weights(
 )
 
 
-def present(wanted: Weights, path: str | None = None) -> Path | None:
-    """The checkpoint's file where it is on this machine, else None. An explicit path that is not there is an error."""
+def local_weights(weights: Weights, path: str | None = None) -> Path | None:
+    """Return the checkpoint's file if this machine has it, else None. Raise Unavailable if an explicit path has no file."""
     if path is not None:
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{wanted.name}: no file at {path}")
+            raise Unavailable(f"{weights.name}: no file at {path}; correct the path in the recipe, or copy the file there")
         return Path(path)
-    return next((place for place in _places(wanted) if place.is_file()), None)
+    return next((place for place in _local_places(weights) if place.is_file()), None)
 
 
-def find(wanted: Weights, path: str | None = None) -> Path:
-    """As `present`, then the hub. FileNotFoundError names the three ways to provide what could not be had."""
-    found = present(wanted, path)
-    if found is not None:
-        return found
+def find_or_download(weights: Weights, path: str | None = None) -> Path:
+    """Return the checkpoint's file; download it from the hub if this machine does not have it.
+
+    Raise Unavailable with the three ways to provide the file if the hub cannot be reached either.
+    """
+    local = local_weights(weights, path)
+    if local is not None:
+        return local
     import torch
 
-    target = Path(torch.hub.get_dir()) / wanted.hub_folder / wanted.hub_file
+    target = Path(torch.hub.get_dir()) / weights.hub_folder / weights.hub_file
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(wanted.hub_url, str(target), hash_prefix=wanted.hash_prefix, progress=False)
+        torch.hub.download_url_to_file(weights.hub_url, str(target), hash_prefix=weights.hash_prefix, progress=False)
     except OSError as error:
-        raise FileNotFoundError(
-            f"{wanted.name}: not on this machine, and the hub cannot be reached ({error}). Give its path in the recipe, "
-            f"put it at $GAMECRAFT_WEIGHTS/{wanted.file}, or download {wanted.hub_url} to {target}"
+        raise Unavailable(
+            f"{weights.name}: not on this machine, and the hub cannot be reached ({error}). Give its path in the recipe, "
+            f"put it at $GAMECRAFT_WEIGHTS/{weights.file}, or download {weights.hub_url} to {target}"
         ) from error
     return target
 
 
-def _places(wanted: Weights) -> list[Path]:
-    places = [Path(os.environ["GAMECRAFT_WEIGHTS"]) / wanted.file] if os.environ.get("GAMECRAFT_WEIGHTS") else []
+def _local_places(weights: Weights) -> list[Path]:
+    places = [Path(os.environ["GAMECRAFT_WEIGHTS"]) / weights.file] if os.environ.get("GAMECRAFT_WEIGHTS") else []
     hub = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return [*places, Path(hub).expanduser() / "hub" / wanted.hub_folder / wanted.hub_file]
+    return [*places, Path(hub).expanduser() / "hub" / weights.hub_folder / weights.hub_file]
 
 
-# What a folder of transformers holds, and one of diffusers.
+# The file that marks a folder as a model of transformers or of diffusers.
 _MODEL_FILES = ("config.json", "model_index.json")
 
 
-def model_folder(name: str) -> str:
-    """Where a model of many files is: the folder itself, its name's under $GAMECRAFT_WEIGHTS, else the name, for the hub."""
+def resolve_model(name: str) -> str:
+    """Return the folder of a model with many files: `name` itself, or its folder under $GAMECRAFT_WEIGHTS.
+
+    Return `name` unchanged if neither folder holds a model, so that the hub resolves it.
+    """
     own = os.environ.get("GAMECRAFT_WEIGHTS")
     places = [Path(name).expanduser(), *([Path(own) / name, Path(own) / name.rpartition("/")[2]] if own else [])]
     return next((str(place) for place in places if any((place / file).is_file() for file in _MODEL_FILES)), name)
 
 
 @contextmanager
-def named_if_missing(name: str) -> Iterator[None]:
-    """Say by which three ways a model can be provided, where loading it fails because it cannot be had (FileNotFoundError)."""
+def explain_if_missing(name: str) -> Iterator[None]:
+    """Turn an OSError of the code that loads a model into Unavailable with the three ways to provide the model."""
     try:
         yield
     except OSError as error:
-        raise FileNotFoundError(
+        raise Unavailable(
             f"{name}: not on this machine, and the hub cannot be reached ({' '.join(str(error).split())[:160]}). Name its "
-            f"folder in the recipe, put it at $GAMECRAFT_WEIGHTS/{name.rpartition('/')[2]}, or let the hub be reached once"
+            f"folder in the recipe, put it at $GAMECRAFT_WEIGHTS/{name.rpartition('/')[2]}, or run once with access to the hub"
         ) from error
 
 
-def in_hub_cache(name: str) -> str | None:
-    """The folder of a model's newest snapshot in the hub's cache; None where it was never downloaded."""
+def hub_snapshot(name: str) -> str | None:
+    """Return the folder of a model's newest snapshot in the hub's cache, or None if it was never downloaded."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError:

@@ -1,8 +1,8 @@
-"""Semantic check, standard caption, interactive or not (paper sections 3.2 and 3.4): one question a clip and operator.
+"""Semantic check, standard caption, interactive or not (paper sections 3.2 and 3.4): one question for each clip and operator.
 
-Questions of a whole batch go to the model together, so that its batches stay full. A question without a valid answer is that
-clip's reason in a column of its own, and measured facts stand in; a model that cannot be reached at all is an OSError, which
-leaves the unit to the next run.
+The questions of a whole batch of clips go to the model together, so that its own batches stay full. If a question has no valid
+answer, the reason goes into an error column of the clip, and measurements replace the answer. If the model cannot be reached at
+all, an OSError leaves the unit to the next run.
 """
 
 import json
@@ -12,19 +12,19 @@ from typing import TypeVar
 from curation import vlm
 from curation.captions import caption as captions
 from curation.captions import consistency, interaction
-from curation.captions.caption import Caption, Facts, Happening
-from curation.captions.consistency import Verdicts
-from curation.captions.interaction import Change, Interactive, InteractiveSettings
+from curation.captions.caption import ClipMeasurements, MeasuredEvent, StandardCaption
+from curation.captions.consistency import ConsistencySettings
+from curation.captions.interaction import Change, InteractiveSettings, InteractiveVerdict
 from curation.errors import UnreadableVideo
 from curation.media.decode import Span
 from curation.media.viewport import Rect
 from curation.schema import Row
 from curation.vlm import Answer, Prompt, VlmSettings
-from curation.vlm.frames import FrameSettings, grab, labels, moments
+from curation.vlm.frames import FrameSettings, choose_moments, frame_labels, grab_frames
 
 NO_VLM = "skipped: no VLM is configured"
 Item = TypeVar("Item")
-Ask = Callable[[Facts, Sequence[bytes], Sequence[str]], Prompt]
+PromptMaker = Callable[[ClipMeasurements, Sequence[bytes], Sequence[str]], Prompt]
 
 CHECK_COLUMNS = ("consistency_status", "consistency_flags", "consistency_json", "reject")
 CAPTION_COLUMNS = (
@@ -36,26 +36,26 @@ INTERACTIVE_COLUMNS = (
     *("interactive_negative", "interaction_category", "interaction_level"),
     *("action_caption", "action_json", "action_source", "action_error", "reject"),
 )
-FACT_COLUMNS = (
+MEASUREMENT_COLUMNS = (
     *("start_s", "end_s", "action_spans", "action_detector", "luma_mean", "flashes_hz", "motion_camera", "motion_object"),
     "iqa_frozen",
 )
 FRAME_COLUMNS = ("source_uri", "picture", "viewport")
 
 
-def facts_of(row: Row) -> Facts:
-    """What a row holds of measured facts, times from the clip's start."""
+def measurements_of(row: Row) -> ClipMeasurements:
+    """Return the measurements in a row, with times from the clip's start."""
     start_s = row["start_s"]
     spans = row.get("action_spans") or []
-    return Facts(
+    return ClipMeasurements(
         length_s=row["end_s"] - start_s,
         motions=tuple((s["name"], s["start_s"] - start_s, s["end_s"] - start_s) for s in spans if s["kind"] == "regime"),
-        happenings=tuple(
-            Happening(s["start_s"] - start_s, s["peak_s"] - start_s, s["end_s"] - start_s, s["energy"])
+        events=tuple(
+            MeasuredEvent(s["start_s"] - start_s, s["peak_s"] - start_s, s["end_s"] - start_s, s["energy"])
             for s in spans
             if s["kind"] == "interaction"
         ),
-        happenings_known=row.get("action_detector") == "learned",
+        events_known=row.get("action_detector") == "learned",
         luma_mean=row.get("luma_mean"),
         flashes_hz=row.get("flashes_hz"),
         motion_camera=row.get("motion_camera"),
@@ -65,46 +65,57 @@ def facts_of(row: Row) -> Facts:
     )
 
 
-def check_consistency(rows: list[Row], model: VlmSettings, frames: FrameSettings, rules: Verdicts) -> list[Row]:
-    """Ask about menus, overlays, cut-scenes and the like; reject by the recipe's rules. Without a model it says so."""
-    if not model.asked:
+def check_consistency(rows: list[Row], model: VlmSettings, frames: FrameSettings, rules: ConsistencySettings) -> list[Row]:
+    """Ask about menus, overlays, cut-scenes and the like, and reject by the recipe's rules.
+
+    Without a model, only `consistency_status` says that the check was skipped.
+    """
+    if not model.enabled:
         return [{**row, "consistency_status": NO_VLM} for row in rows]
-    asked = answers(rows, model, frames, lambda facts, *shown: consistency.prompt(captions.sentences(facts), *shown))
-    return [_checked(row, answer, model, rules) for row, answer in zip(rows, asked, strict=True)]
+    answers = ask_about_rows(rows, model, frames, _consistency_prompt)
+    return [_with_consistency(row, answer, model, rules) for row, answer in zip(rows, answers, strict=True)]
 
 
-def _checked(row: Row, answer: Answer, model: VlmSettings, rules: Verdicts) -> Row:
+def _consistency_prompt(clip: ClipMeasurements, pictures: Sequence[bytes], labels: Sequence[str]) -> Prompt:
+    return consistency.consistency_prompt(captions.describe(clip), pictures, labels)
+
+
+def _with_consistency(row: Row, answer: Answer, model: VlmSettings, rules: ConsistencySettings) -> Row:
     if answer.value is None:
-        return {**row, "consistency_status": f"failed: {answer.error}", "reject": _without(answer, "semantic check", model)}
-    found = consistency.verdict(answer.value, rules)
+        return {**row, "consistency_status": f"failed: {answer.error}", "reject": _rejection(answer, "semantic check", model)}
+    verdict = consistency.judge(answer.value, rules)
     return {
         **row,
         "consistency_status": "checked",
-        "consistency_flags": list(found.flags),
+        "consistency_flags": list(verdict.flags),
         "consistency_json": json.dumps(answer.value, sort_keys=True, ensure_ascii=False),
-        "reject": found.reject,
+        "reject": verdict.reject,
     }
 
 
-def _without(answer: Answer, what: str, model: VlmSettings) -> str | None:
-    return f"no {what}: {answer.error}" if model.on_error == "reject" else None
+def _rejection(answer: Answer, subject: str, model: VlmSettings) -> str | None:
+    """Return the reject reason of a clip without an answer, or None if such clips are kept."""
+    return f"no {subject}: {answer.error}" if model.on_error == "reject" else None
 
 
 def write_captions(rows: list[Row], model: VlmSettings, frames: FrameSettings) -> list[Row]:
-    """The standard caption, by the model where there is one, held against the measurements; else composed from these."""
-    asked = answers(rows, model, frames, captions.prompt) if model.asked else [Answer()] * len(rows)
-    return [_captioned(row, answer, model) for row, answer in zip(rows, asked, strict=True)]
+    """Write the standard caption: a model's, checked against the measurements, or composed from these if there is no model."""
+    answers = ask_about_rows(rows, model, frames, captions.caption_prompt) if model.enabled else [Answer()] * len(rows)
+    return [_with_caption(row, answer, model) for row, answer in zip(rows, answers, strict=True)]
 
 
-def _captioned(row: Row, answer: Answer, model: VlmSettings) -> Row:
-    facts = facts_of(row)
-    caption = captions.measured(facts) if answer.value is None else captions.from_answer(answer.value, model.model)
+def _with_caption(row: Row, answer: Answer, model: VlmSettings) -> Row:
+    clip = measurements_of(row)
+    if answer.value is None:
+        caption = captions.compose_caption(clip)
+    else:
+        caption = captions.caption_from_answer(answer.value, model.model)
     row = {**row, **_caption_columns(caption), "caption_error": answer.error}
-    row["caption_conflicts"] = captions.conflicts(caption.structured, facts)
-    return row | ({"reject": _without(answer, "caption", model)} if answer.error else {})
+    row["caption_conflicts"] = captions.find_conflicts(caption.structured, clip)
+    return row | ({"reject": _rejection(answer, "caption", model)} if answer.error else {})
 
 
-def _caption_columns(caption: Caption) -> Row:
+def _caption_columns(caption: StandardCaption) -> Row:
     return {
         "caption_short": caption.short,
         "caption_long": caption.long,
@@ -114,48 +125,50 @@ def _caption_columns(caption: Caption) -> Row:
 
 
 def judge_interactive(rows: list[Row], model: VlmSettings, frames: FrameSettings, limits: InteractiveSettings) -> list[Row]:
-    """Whether a clip is interactive video, what kind, and the change around its strongest action."""
-    asked = answers(rows, model, frames, interaction.clip_prompt) if model.asked else [Answer()] * len(rows)
-    return [_judged(row, answer, model, limits) for row, answer in zip(rows, asked, strict=True)]
+    """Judge whether a clip is interactive video and of what kind, and describe the change around its strongest action."""
+    answers = ask_about_rows(rows, model, frames, interaction.clip_prompt) if model.enabled else [Answer()] * len(rows)
+    return [_with_interaction(row, answer, model, limits) for row, answer in zip(rows, answers, strict=True)]
 
 
-def _judged(row: Row, answer: Answer, model: VlmSettings, limits: InteractiveSettings) -> Row:
-    facts = facts_of(row)
+def _with_interaction(row: Row, answer: Answer, model: VlmSettings, limits: InteractiveSettings) -> Row:
+    clip = measurements_of(row)
     if answer.value is None:
-        found, change = _without_model(row, facts, limits)
+        verdict, change = _judge_without_model(row, clip, limits)
     else:
-        found = interaction.decided(facts, answer.value, model.model, limits)
-        change = interaction.from_answer(answer.value, model.model)
-    row = {**row, **_interactive_columns(found), **change_columns("action", change), "action_error": answer.error}
-    return row | ({"reject": _without(answer, "interaction", model)} if answer.error else {})
+        verdict = interaction.judge_by_model(clip, answer.value, model.model, limits)
+        change = interaction.change_from_answer(answer.value, model.model)
+    row = {**row, **_interactive_columns(verdict), **change_columns("action", change), "action_error": answer.error}
+    return row | ({"reject": _rejection(answer, "interaction", model)} if answer.error else {})
 
 
-def _without_model(row: Row, facts: Facts, limits: InteractiveSettings) -> tuple[Interactive, Change | None]:
-    """What is measured; of a clip that was made for an interaction, and verified, what it was made for."""
+def _judge_without_model(
+    row: Row, clip: ClipMeasurements, limits: InteractiveSettings
+) -> tuple[InteractiveVerdict, Change | None]:
+    """Judge by the measurements. A synthetic clip has passed verification, so its instruction is the answer."""
     if row.get("source") != "synthetic":
-        return interaction.measured(facts, limits), interaction.measured_change_inside(facts)
-    found = Interactive(
+        return interaction.judge_by_measurements(clip, limits), interaction.measured_change_inside(clip)
+    verdict = InteractiveVerdict(
         True, f"made and verified: {row['instruction']}", source="synthesis", category=row["interaction_category"]
     )
     parts = dict.fromkeys(interaction.CHANGE_PARTS) | {"trigger": row["instruction"], "category": row["interaction_category"]}
-    return found, Change(f"{row['instruction'][:1].upper()}{row['instruction'][1:]}.", parts, "synthesis")
+    return verdict, Change(f"{row['instruction'][:1].upper()}{row['instruction'][1:]}.", parts, "synthesis")
 
 
-def _interactive_columns(found: Interactive) -> Row:
+def _interactive_columns(verdict: InteractiveVerdict) -> Row:
     return {
-        "interactive": found.interactive,
-        "interactive_reason": found.reason,
-        "interactive_score": found.score,
-        "interactive_source": found.source,
-        "interactive_properties": list(found.properties),
-        "interactive_negative": found.negative,
-        "interaction_category": found.category,
-        "interaction_level": found.level,
+        "interactive": verdict.interactive,
+        "interactive_reason": verdict.reason,
+        "interactive_score": verdict.score,
+        "interactive_source": verdict.source,
+        "interactive_properties": list(verdict.properties),
+        "interactive_negative": verdict.negative,
+        "interaction_category": verdict.category,
+        "interaction_level": verdict.level,
     }
 
 
 def change_columns(prefix: str, change: Change | None) -> Row:
-    """A change under `<prefix>_caption`, `_json` and `_source`; null where there is none."""
+    """Return a change as the columns `<prefix>_caption`, `_json` and `_source`, all None if there is no change."""
     return {
         f"{prefix}_caption": change and change.caption,
         f"{prefix}_json": change and json.dumps(change.parts, sort_keys=True, ensure_ascii=False),
@@ -163,35 +176,36 @@ def change_columns(prefix: str, change: Change | None) -> Row:
     }
 
 
-def answers(rows: Sequence[Row], model: VlmSettings, frames: FrameSettings, make: Ask) -> list[Answer]:
-    """One answer a row, by the frames around its strongest action."""
-    return asked_of(rows, model, lambda row: make(facts_of(row), *shown(row, frames)))
+def ask_about_rows(rows: Sequence[Row], model: VlmSettings, frames: FrameSettings, make_prompt: PromptMaker) -> list[Answer]:
+    """Return one answer for each row, from the frames around the strongest action of its clip."""
+    return ask_about(rows, model, lambda row: make_prompt(measurements_of(row), *clip_frames(row, frames)))
 
 
-def asked_of(items: Sequence[Item], model: VlmSettings, make: Callable[[Item], Prompt]) -> list[Answer]:
-    """One answer an item, all asked together; one whose frames cannot be read has that as its reason."""
+def ask_about(items: Sequence[Item], model: VlmSettings, make_prompt: Callable[[Item], Prompt]) -> list[Answer]:
+    """Return one answer for each item; all questions are asked together. Unreadable frames are the error of their item."""
     prompts: dict[int, Prompt] = {}
-    found = [Answer() for _ in items]
+    answers = [Answer() for _ in items]
     for number, item in enumerate(items):
         try:
-            prompts[number] = make(item)
+            prompts[number] = make_prompt(item)
         except UnreadableVideo as error:
-            found[number] = Answer(error=f"no frames: {error}")
+            answers[number] = Answer(error=f"no frames: {error}")
     for number, answer in zip(prompts, vlm.ask(vlm.load(model), list(prompts.values())), strict=True):
-        found[number] = answer
-    return found
+        answers[number] = answer
+    return answers
 
 
-def shown(row: Row, frames: FrameSettings) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
-    """The frames of a clip that a model sees, with their labels: around its strongest action."""
-    facts, start_s = facts_of(row), row["start_s"]
-    span, event = Span(start_s, row["end_s"]), facts.strongest
+def clip_frames(row: Row, frames: FrameSettings) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
+    """Return the frames of a clip for a model, around its strongest action, and their labels."""
+    start_s = row["start_s"]
+    span, event = Span(start_s, row["end_s"]), measurements_of(row).strongest
     action = Span(start_s + event.start_s, start_s + event.end_s) if event else None
-    chosen = moments(span, action, start_s + event.peak_s if event else None, frames.count)
-    pictures = grab(row["source_uri"], span, tuple(m.time_s for m in chosen), view(row, frames), frames.width_px)
-    return pictures, labels(chosen, start_s)
+    moments = choose_moments(span, action, start_s + event.peak_s if event else None, frames.count)
+    times_s = tuple(moment.time_s for moment in moments)
+    pictures = grab_frames(row["source_uri"], span, times_s, visible_rect(row, frames), frames.width_px)
+    return pictures, frame_labels(moments, start_s)
 
 
-def view(row: Row, frames: FrameSettings) -> Rect:
-    """The part of the source that is shown: the picture without bars, or the 3-D view without the HUD's panels."""
+def visible_rect(row: Row, frames: FrameSettings) -> Rect:
+    """Return the part of the source that a model gets: the picture without bars, or the 3-D view without the HUD's panels."""
     return Rect(**row["viewport" if frames.hud == "crop" else "picture"])

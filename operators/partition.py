@@ -1,51 +1,50 @@
-"""Partition and everything else that one pass over the source can tell (paper section 3.4, first stage).
+"""Partition, and everything else that one scan of the source measures (paper section 3.4, first stage).
 
-The first operator makes the pass, the second turns the source's row into the rows of its clips, the others add columns. All of
-them ask `scan` for the same pass, which is made once.
+The first operator scans the source, the second turns the source's row into the rows of its clips, and the others add columns.
+All of them call `scan`, which caches its result.
 """
 
 from typing import Any
 
 import numpy as np
 
-from curation.actions import spans as action
-from curation.actions.detect import ActionSettings, Happenings, boundary_costs, happenings
+from curation.actions.detect import Actions, ActionSettings, boundary_costs, detect_actions
+from curation.actions.spans import clip_to
 from curation.media.viewport import Rect
 from curation.partition import chunks
-from curation.partition import cuts as scenes
 from curation.partition.chunks import ScanSettings
-from curation.partition.clip_spans import divide
-from curation.partition.cuts import SceneSettings
+from curation.partition.clip_spans import divide_scene
+from curation.partition.cuts import SceneSettings, cut_frames
 from curation.partition.scan import Signals, scan
-from curation.quality.iqa import combed_share, fold, frozen_share
+from curation.quality.iqa import aggregate_quality, combed_share, frozen_share
 from curation.quality.luminance import luminance, without_bars
 from curation.schema import Row, clip_id
 from operators.op import each
 
-# Under this side flow and cuts measure noise; the smallest format that was ever sold as video is about twice as large.
+# In smaller pictures flow and cuts measure noise. The smallest format that was ever sold as video is about twice as large.
 MIN_SIDE_PX = 64
 
 
 @each
-def scan_chunk(row: Row, how: ScanSettings) -> Row:
-    """Measure a part of a source; what was found is kept until it is stored (`curation.partition.chunks`)."""
-    chunks.scan_chunk(row["source_uri"], how, row["start_s"], row["end_s"])
+def scan_chunk(row: Row, settings: ScanSettings) -> Row:
+    """Measure a part of a source. The result stays cached until the commit stores it (`curation.partition.chunks`)."""
+    chunks.scan_chunk(row["source_uri"], settings, row["start_s"], row["end_s"])
     return row
 
 
 @each
-def scan_source(row: Row, how: ScanSettings) -> Row:
-    """Make the pass over a source that the operators behind this one drink from; its cost stands under this name."""
-    signals = scan(row["source_uri"], how)
-    about = signals.source
-    return {**row, "fps": signals.fps, "width": about.width, "height": about.height, "transfer": about.transfer or "sdr"}
+def scan_source(row: Row, settings: ScanSettings) -> Row:
+    """Scan the source once. Later operators reuse the scan, so its CPU time is counted here."""
+    signals = scan(row["source_uri"], settings)
+    source = signals.source
+    return {**row, "fps": signals.fps, "width": source.width, "height": source.height, "transfer": source.transfer or "sdr"}
 
 
 def split_scenes(
-    rows: list[Row], how: ScanSettings, scene: SceneSettings, actions: ActionSettings, settings_digest: str
+    rows: list[Row], settings: ScanSettings, scene: SceneSettings, actions: ActionSettings, settings_digest: str
 ) -> list[Row]:
-    """Sources to clips: cuts, then touching spans of about six seconds whose boundaries sit where little happens."""
-    return [clip for row in rows for clip in _clips(row, scan(row["source_uri"], how), scene, actions, settings_digest)]
+    """Divide sources into clips: first at cuts, then into touching spans of about six seconds, where little happens."""
+    return [clip for row in rows for clip in _clips(row, scan(row["source_uri"], settings), scene, actions, settings_digest)]
 
 
 def _clips(row: Row, signals: Signals, scene: SceneSettings, actions: ActionSettings, settings_digest: str) -> list[Row]:
@@ -56,29 +55,29 @@ def _clips(row: Row, signals: Signals, scene: SceneSettings, actions: ActionSett
 
 
 def clip_spans(signals: Signals, scene: SceneSettings, actions: ActionSettings) -> list[tuple[int, float, float]]:
-    """Scene number, start and end in seconds of every clip. Each holds a frame; what no clip covers is a hole in time."""
-    times_s, cost = boundary_costs(signals, happenings(signals, actions))
+    """Return scene number, start and end in seconds of every clip. Each holds a frame; only gaps in time have no clip."""
+    times_s, cost = boundary_costs(signals, detect_actions(signals, actions))
     return [
         (number, *span)
         for number, bounds in enumerate(scene_bounds(signals, scene))
-        for span in _from_frames(divide(*bounds, scene, times_s, cost), signals.times_s)
+        for span in _start_on_frames(divide_scene(*bounds, scene, times_s, cost), signals.times_s)
     ]
 
 
 def scene_bounds(signals: Signals, scene: SceneSettings) -> list[tuple[float, float]]:
-    """Start and end of each scene in seconds. A hole in time ends one; together they are the source without its holes."""
-    content, explained, layout = signals.content, signals.explained, signals.layout
+    """Return start and end of each scene in seconds. A gap in time ends a scene; together they are the source without gaps."""
+    content, flow_match, layout = signals.content, signals.flow_match, signals.layout_similarity
     bounds: list[tuple[float, float]] = []
-    for part in signals.stretches:
-        inside = slice(part.first, part.last)
-        cuts = scenes.cut_frames(content[inside], explained[inside], layout[inside], signals.fps, scene)
-        starts = signals.times_s[part.first + np.array([0, *cuts], np.int64)].tolist()
-        bounds += zip(starts, [*starts[1:], part.end_s], strict=True)
+    for segment in signals.segments:
+        inside = slice(segment.first, segment.last)
+        cuts = cut_frames(content[inside], flow_match[inside], layout[inside], signals.fps, scene)
+        starts = signals.times_s[segment.first + np.array([0, *cuts], np.int64)].tolist()
+        bounds += zip(starts, [*starts[1:], segment.end_s], strict=True)
     return bounds
 
 
-def _from_frames(spans: list[tuple[float, float]], times_s: np.ndarray) -> list[tuple[float, float]]:
-    """Touching spans, each from a frame on: where frames lie too far apart for the division, some move and some merge."""
+def _start_on_frames(spans: list[tuple[float, float]], times_s: np.ndarray) -> list[tuple[float, float]]:
+    """Move the starts of touching spans to frames. Where frames are too far apart for the division, some spans merge."""
     frames = np.searchsorted(times_s, [start_s for start_s, _ in spans])
     starts = sorted({float(times_s[frame]) for frame in frames if times_s[frame] < spans[-1][1]})
     return list(zip(starts, [*starts[1:], spans[-1][1]], strict=True))
@@ -114,9 +113,9 @@ def _clip(
 
 
 @each
-def locate_viewport(row: Row, how: ScanSettings) -> Row:
-    """Where the picture (without bars) and the 3-D view (without panels) are, in px of the source."""
-    viewport = scan(row["source_uri"], how).viewport
+def locate_viewport(row: Row, settings: ScanSettings) -> Row:
+    """Add the rectangles of the picture (without bars) and of the 3-D view (without panels), in px of the source."""
+    viewport = scan(row["source_uri"], settings).viewport
     height, width = viewport.static.shape
     scale = row["width"] / width, row["height"] / height
     whole = viewport.picture == (0, 0, width, height)
@@ -131,32 +130,32 @@ def locate_viewport(row: Row, how: ScanSettings) -> Row:
     }
 
 
-def measure_motion(rows: list[Row], how: ScanSettings, actions: ActionSettings) -> list[Row]:
-    """How much the camera and how much else moves, what the player does with the camera, and what happens."""
-    passes = {uri: scan(uri, how) for uri in {row["source_uri"] for row in rows}}
-    found = {uri: happenings(signals, actions) for uri, signals in passes.items()}
-    return [_with_motion(row, passes[row["source_uri"]], found[row["source_uri"]]) for row in rows]
+def measure_motion(rows: list[Row], settings: ScanSettings, actions: ActionSettings) -> list[Row]:
+    """Add how much the camera and everything else moves, and the actions: camera regimes and interactions."""
+    scans = {uri: scan(uri, settings) for uri in {row["source_uri"] for row in rows}}
+    detected = {uri: detect_actions(signals, actions) for uri, signals in scans.items()}
+    return [_with_motion(row, scans[row["source_uri"]], detected[row["source_uri"]]) for row in rows]
 
 
-def _with_motion(row: Row, signals: Signals, found: Happenings) -> Row:
+def _with_motion(row: Row, signals: Signals, actions: Actions) -> Row:
     motion, times_s = signals.motion, signals.pair_times_s
     inside = (times_s >= row["start_s"]) & (times_s < row["end_s"])
-    spans = action.clip_spans(found.spans, row["start_s"], row["end_s"])
+    spans = clip_to(actions.spans, row["start_s"], row["end_s"])
     return {
         **row,
         "flow_backend": signals.flow,
         "motion_camera": float(motion.camera[inside].mean()) if inside.any() else None,
         "motion_object": float(motion.object[inside].mean()) if inside.any() else None,
-        "action_detector": found.detector,
-        "action_distance": found.distance if np.isfinite(found.distance) else None,
+        "action_detector": actions.detector,
+        "action_distance": actions.distance if np.isfinite(actions.distance) else None,
         "action_spans": [span._asdict() for span in spans],
     }
 
 
 @each
-def measure_luminance(row: Row, how: ScanSettings) -> Row:
-    """Brightness over the clip's frames, letterbox bars left out."""
-    signals = scan(row["source_uri"], how)
+def measure_luminance(row: Row, settings: ScanSettings) -> Row:
+    """Add brightness over the clip's frames, without letterbox bars."""
+    signals = scan(row["source_uri"], settings)
     frames = slice(row["start_frame"], row["end_frame"])
     height, width = signals.viewport.static.shape
     bars = 1 - signals.viewport.picture.w * signals.viewport.picture.h / (width * height)
@@ -165,9 +164,9 @@ def measure_luminance(row: Row, how: ScanSettings) -> Row:
 
 
 @each
-def measure_quality(row: Row, how: ScanSettings) -> Row:
-    """How clean the picture looks over the clip's samples, how much of its time it stands still, and what fields left in it."""
-    signals = scan(row["source_uri"], how)
+def measure_quality(row: Row, settings: ScanSettings) -> Row:
+    """Add picture quality over the clip's samples, the share of time in which it is frozen, and what interlacing left in it."""
+    signals = scan(row["source_uri"], settings)
     frames = slice(row["start_frame"], row["end_frame"])
     frozen = frozen_share(signals.times_s[frames], signals.content[frames], row["end_s"])
     samples_s = signals.times_s[signals.iqa_frame]
@@ -176,4 +175,4 @@ def measure_quality(row: Row, how: ScanSettings) -> Row:
         "deinterlaced": float(signals.deinterlaced[frames].mean()),
         "combed": combed_share(signals.combing[inside]),
     }
-    return {**row, **fold(signals.iqa_rows[inside], frozen)._asdict(), "iqa_backend": signals.iqa, **fields}
+    return {**row, **aggregate_quality(signals.iqa_rows[inside], frozen)._asdict(), "iqa_backend": signals.iqa, **fields}

@@ -1,4 +1,4 @@
-"""Encode kept clips, once, for their shard."""
+"""Encode each kept clip once, for its shard."""
 
 from pathlib import Path
 
@@ -13,27 +13,27 @@ from operators.op import each
 
 
 @each
-def encode_clip(row: Row, how: Encoding) -> Row:
-    """Decode the clip's span and store it as mp4, cut to the picture and scaled to the recipe's size.
+def encode_clip(row: Row, encoding: Encoding) -> Row:
+    """Decode the clip's span and encode it as mp4, cut to the picture and scaled to the recipe's size.
 
-    The bytes wait in this process's scratch folder (`scratch_file`) until the unit's commit puts them into the shard. The
-    camera, if there is one, becomes that of the stored frames: their times, their px.
+    The mp4 stays in this process's scratch folder (`scratch_file`) until the unit's commit puts it into the shard. A camera is
+    converted to the times and px of the stored frames.
     """
     crop = Rect(**row["picture"])
-    clip = encode.encode(row["source_uri"], Span(row["start_s"], row["end_s"]), crop, how)
-    waiting = scratch_file(row["clip_id"])
-    with storage.naming(str(waiting)):
-        waiting.write_bytes(clip.mp4)
+    clip = encode.encode(row["source_uri"], Span(row["start_s"], row["end_s"]), crop, encoding)
+    file = scratch_file(row["clip_id"])
+    with storage.naming(str(file)):
+        file.write_bytes(clip.mp4)
     stored = {"stored_width": clip.width, "stored_height": clip.height, "stored_frames": len(clip.times_s)}
     return {**row, **stored, "camera_npz": _stored_camera(row, crop, clip)}
 
 
-def _stored_camera(row: Row, crop: Rect, clip: encode.Clip) -> bytes | None:
+def _stored_camera(row: Row, crop: Rect, clip: encode.EncodedClip) -> bytes | None:
     if not row.get("camera_npz"):
         return None
-    return to_npz(from_npz(row["camera_npz"]).stored(crop, (clip.width, clip.height)).at(clip.times_s))
+    return to_npz(from_npz(row["camera_npz"]).crop_and_scale(crop, (clip.width, clip.height)).at_times(clip.times_s))
 
 
 def scratch_file(clip_id: str) -> Path:
-    """Where an encoded clip waits on its node."""
+    """Return the path of an encoded clip on its node, until the commit."""
     return scratch.folder() / f"{clip_id}.mp4"

@@ -1,8 +1,8 @@
 """vLLM engines on the Ray cluster, through `ray.data.llm`: the questions of all units in one stream, so that batches stay full.
 
-A unit's own task would hand the engine 64 clips and wait for the slowest. Here the questions of every unit that is left flow
-through the engines first, each reply goes into the cache under its question's key, and the units' tasks then find them there. A
-row that fails keeps its own error.
+If each unit's task asked the engines itself, it would send 64 clips and wait for the slowest. So the questions of all remaining
+units go through the engines first. Each reply is stored in the cache under its question's key, and the units' tasks then read
+the cache. A question that fails stores its own error.
 """
 
 import json
@@ -14,57 +14,62 @@ import pyarrow as pa
 
 from curation.errors import Unavailable
 from curation.vlm import EngineSettings, Prompt, Reply, VlmSettings, answers
-from curation.vlm.http import messages
+from curation.vlm.http import chat_messages
 
-# A reply that does not fit is asked for once more.
-_ROUNDS = 2
-_WAITING_BATCHES = 8  # batches of questions in flight to an engine: under a few it drains between them
+_ROUNDS = 2  # a question whose reply does not fit is asked once more
+_BATCHES_IN_FLIGHT = 8  # batches of questions in flight to an engine; with only a few it is idle between them
 _BATCH = 32
 
 Collect = Callable[[str], list[Prompt]]
 
 
-def answer_ahead(units: Sequence[str], collect: Collect, settings: VlmSettings, folder: str) -> int:
-    """Put the replies to all questions of these units into the cache; returns how many were asked.
+def fill_answer_cache(units: Sequence[str], collect: Collect, settings: VlmSettings, folder: str) -> int:
+    """Store the replies to all questions of these units in the cache. Return the number of questions.
 
-    `collect` answers a unit (as JSON) with the prompts that the cache does not hold; it runs on the cluster.
+    `collect` returns the prompts of a unit (as JSON) that are not in the cache. It runs on the cluster. Raise Unavailable if no
+    question is answered.
     """
-    asked, failures = 0, list[str]()
+    total, failures = 0, list[str]()
     for _ in range(_ROUNDS):
-        more, failed = _round(units, collect, settings, folder)
-        asked, failures = asked + more, failures + list(failed.values())
-        # One question may be at fault itself; where no question is answered, the engines are.
-        if asked == len(failures) > 1:
+        count, failed = _round(units, collect, settings, folder)
+        total, failures = total + count, failures + list(failed.values())
+        # One failed question may itself be the cause. If all questions fail, the engines are.
+        if total == len(failures) > 1:
             raise Unavailable(f"vLLM's engines answer no question ({failures[0]}); see their log, and run again")
-        answers.use(folder)
+        answers.use_folder(folder)
         for key, error in failed.items():
             answers.put(key, Reply(error=error))
-    return asked
+    return total
 
 
 def _round(units: Sequence[str], collect: Collect, settings: VlmSettings, folder: str) -> tuple[int, dict[str, str]]:
-    """Ask once; returns how many were asked, and by their keys why some have no reply."""
+    """Ask all questions once. Return their number, and the errors of those without a reply by cache key."""
     import ray
 
     blocks = [pa.table({"unit": [unit]}) for unit in units]
-    asked = ray.data.from_arrow(blocks).map_batches(
-        _questions(collect, settings.model), batch_size=None, batch_format="pyarrow"
+    questions = ray.data.from_arrow(blocks).map_batches(
+        _prompt_rows(collect, settings.model), batch_size=None, batch_format="pyarrow"
     )
-    asked = asked.materialize()  # an engine takes a minute to start: not for nothing
-    if not asked.count():
+    questions = questions.materialize()  # an engine takes a minute to start, so start none if there is no question
+    if not questions.count():
         return 0, {}
-    told = _processor(settings)(asked).map_batches(_store(folder), batch_size=_BATCH, batch_format="pyarrow")
-    blocks = [block.to_pylist() for block in told.iter_batches(batch_size=None, batch_format="pyarrow")]
+    stored = _engine_processor(settings)(questions).map_batches(
+        _store_replies(folder), batch_size=_BATCH, batch_format="pyarrow"
+    )
+    blocks = [block.to_pylist() for block in stored.iter_batches(batch_size=None, batch_format="pyarrow")]
     rows = [row for block in blocks for row in block]
     return len(rows), {row["key"]: row["error"] for row in rows if row["error"]}
 
 
-def _questions(collect: Collect, model: str) -> Callable[[pa.Table], pa.Table]:
-    """Prompts as rows. What is nested goes as JSON: Arrow would give all rows the fields of all."""
+def _prompt_rows(collect: Collect, model: str) -> Callable[[pa.Table], pa.Table]:
+    """Return a map function from units to prompts as rows.
+
+    Nested values are JSON, because Arrow would give every row the fields of all rows.
+    """
 
     def questions(block: pa.Table) -> pa.Table:
         prompts = [prompt for unit in block["unit"].to_pylist() for prompt in collect(unit)]
-        rows = {prompt.key(model): (json.dumps(messages(prompt)), json.dumps(prompt.schema)) for prompt in prompts}
+        rows = {prompt.cache_key(model): (json.dumps(chat_messages(prompt)), json.dumps(prompt.schema)) for prompt in prompts}
         chats, schemas = ([row[i] for row in rows.values()] for i in (0, 1))
         columns = {"key": list(rows), "chat": chats, "schema": schemas}
         return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
@@ -72,7 +77,7 @@ def _questions(collect: Collect, model: str) -> Callable[[pa.Table], pa.Table]:
     return questions
 
 
-def _processor(settings: VlmSettings) -> Any:
+def _engine_processor(settings: VlmSettings) -> Any:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     engine = settings.engine
@@ -81,9 +86,9 @@ def _processor(settings: VlmSettings) -> Any:
         engine_kwargs=_engine_arguments(engine),
         concurrency=engine.replicas,
         batch_size=_BATCH,
-        max_concurrent_batches=_WAITING_BATCHES,
+        max_concurrent_batches=_BATCHES_IN_FLIGHT,
         should_continue_on_error=True,
-        log_engine_metrics=False,  # they want ray[serve]
+        log_engine_metrics=False,  # metrics need ray[serve]
         accelerator_type=None,
         placement_group_config={"bundles": [{"CPU": 1, "GPU": 1} for _ in range(engine.gpus)] or [{"CPU": 1}]},
         prepare_multimodal_stage={"enabled": True},
@@ -94,8 +99,8 @@ def _processor(settings: VlmSettings) -> Any:
     sampling = {"temperature": settings.temperature, "max_tokens": settings.max_tokens, "seed": 0}
 
     def before(row: dict[str, Any]) -> dict[str, Any]:
-        held = {**sampling, "structured_outputs": {"json": row["schema"]}}
-        return {"messages": json.loads(row["chat"]), "sampling_params": held, "key": row["key"]}
+        parameters = {**sampling, "structured_outputs": {"json": row["schema"]}}
+        return {"messages": json.loads(row["chat"]), "sampling_params": parameters, "key": row["key"]}
 
     def after(row: dict[str, Any]) -> dict[str, Any]:
         counts = {name: int(row.get(name) or 0) for name in ("num_input_tokens", "num_generated_tokens")}
@@ -105,7 +110,7 @@ def _processor(settings: VlmSettings) -> Any:
 
 
 def _engine_arguments(engine: EngineSettings) -> dict[str, Any]:
-    """VLLM's own words; without a GPU it must be told not to look for one."""
+    """Return the arguments of vLLM. Without a GPU they tell it not to look for one."""
     gpu = (
         {"tensor_parallel_size": engine.gpus} if engine.gpus else {"enforce_eager": True, "distributed_executor_backend": "uni"}
     )
@@ -119,16 +124,18 @@ def _engine_arguments(engine: EngineSettings) -> dict[str, Any]:
     }
 
 
-def _store(folder: str) -> Callable[[pa.Table], pa.Table]:
+def _store_replies(folder: str) -> Callable[[pa.Table], pa.Table]:
+    """Return a map function that stores replies in the cache and returns the key and the error of each."""
+
     def store(block: pa.Table) -> pa.Table:
-        answers.use(folder)
+        answers.use_folder(folder)
         rows = block.to_pylist()
         replies = [_reply(row) for row in rows]
         for row, reply in zip(rows, replies, strict=True):
             if not reply.error:
                 answers.put(row["key"], reply)
-        told = {"key": [row["key"] for row in rows], "error": [reply.error for reply in replies]}
-        return pa.table({name: pa.array(values, pa.string()) for name, values in told.items()})
+        columns = {"key": [row["key"] for row in rows], "error": [reply.error for reply in replies]}
+        return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
     return store
 
@@ -136,6 +143,6 @@ def _store(folder: str) -> Callable[[pa.Table], pa.Table]:
 def _reply(row: dict[str, Any]) -> Reply:
     if error := row.get("__inference_error__"):
         return Reply(error=f"the engine failed: {' '.join(str(error).split())[:200]}")
-    written = row.get("num_generated_tokens") or 0
-    stop = "length" if written >= (row.get("max_tokens") or math.inf) else "stop"
-    return Reply(row.get("text") or "", None, row.get("num_input_tokens") or 0, written, stop)
+    generated = row.get("num_generated_tokens") or 0
+    stop = "length" if generated >= (row.get("max_tokens") or math.inf) else "stop"
+    return Reply(row.get("text") or "", None, row.get("num_input_tokens") or 0, generated, stop)

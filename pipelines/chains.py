@@ -13,13 +13,13 @@ from operators.captions import (
     CHECK_COLUMNS,
     FRAME_COLUMNS,
     INTERACTIVE_COLUMNS,
+    MEASUREMENT_COLUMNS,
     check_consistency,
     judge_interactive,
     write_captions,
 )
-from operators.captions import FACT_COLUMNS as CLIP_FACTS
 from operators.filters import judge_luminance, judge_quality
-from operators.op import WHOLE_UNIT, Op, check
+from operators.op import WHOLE_UNIT, Op, check_chain
 from operators.partition import (
     locate_viewport,
     measure_luminance,
@@ -32,10 +32,10 @@ from operators.partition import (
 from operators.relate import RELATE_COLUMNS, relate_clips
 from operators.shards import encode_clip
 from operators.synth import (
-    ASKED_COLUMNS,
-    EVIDENCE_COLUMNS,
+    ATTEMPT_COLUMNS,
     MADE_COLUMNS,
-    WHOLE_COLUMNS,
+    METRIC_COLUMNS,
+    WHOLE_CLIP_COLUMNS,
     make_video,
     measure_picture,
     take_whole,
@@ -60,8 +60,7 @@ _PICTURE_COLUMNS = (*_IQA_COLUMNS, "iqa_backend", "deinterlaced", "combed")
 
 def scan(recipe: Recipe) -> list[Op]:
     """The measuring half of `partition`, for a chunk of a long source. It leaves no rows."""
-    how = recipe.partition.scan
-    return [Op(scan_chunk, reads=CHUNK_COLUMNS, writes=(), args={"how": how}, memory=_DECODE_MEMORY)]
+    return [Op(scan_chunk, reads=CHUNK_COLUMNS, writes=(), args={"settings": recipe.partition.scan}, memory=_DECODE_MEMORY)]
 
 
 def partition(recipe: Recipe) -> list[Op]:
@@ -73,7 +72,7 @@ def partition(recipe: Recipe) -> list[Op]:
             scan_source,
             reads=("source_uri",),
             writes=_SOURCE_FACTS,
-            args={"how": how},
+            args={"settings": how},
             memory=_DECODE_MEMORY,
         ),
         Op(
@@ -81,7 +80,7 @@ def partition(recipe: Recipe) -> list[Op]:
             reads=(*SOURCE_COLUMNS, "width", "height"),
             writes=(*_SPAN_COLUMNS, "reject"),
             args={
-                "how": how,
+                "settings": how,
                 "scene": settings.scenes,
                 "actions": settings.actions,
                 "settings_digest": recipe.digest("partition"),
@@ -92,28 +91,28 @@ def partition(recipe: Recipe) -> list[Op]:
             locate_viewport,
             reads=("source_uri", "width", "height"),
             writes=("picture", "viewport", "static_share"),
-            args={"how": how},
+            args={"settings": how},
             memory=_DECODE_MEMORY,
         ),
         Op(
             measure_motion,
             reads=("source_uri", "start_s", "end_s"),
             writes=("flow_backend", "motion_camera", "motion_object", "action_detector", "action_distance", "action_spans"),
-            args={"how": how, "actions": settings.actions},
+            args={"settings": how, "actions": settings.actions},
             memory=_DECODE_MEMORY,
         ),
         Op(
             measure_luminance,
             reads=("source_uri", "start_frame", "end_frame"),
             writes=_LUMA_COLUMNS,
-            args={"how": how},
+            args={"settings": how},
             memory=_DECODE_MEMORY,
         ),
         Op(
             measure_quality,
             reads=("source_uri", "start_s", "end_s", "start_frame", "end_frame"),
             writes=_PICTURE_COLUMNS,
-            args={"how": how},
+            args={"settings": how},
             memory=_DECODE_MEMORY,
         ),
     ]
@@ -123,16 +122,16 @@ def generate(recipe: Recipe) -> list[Op]:
     """Section 3.3: a request in; a video out, measured like footage and verified. One attempt."""
     settings, how = recipe.synth, recipe.partition.scan
     ops = [
-        Op(make_video, reads=REQUEST_COLUMNS, writes=(*ASKED_COLUMNS, *MADE_COLUMNS), args={"how": settings}),
+        Op(make_video, reads=REQUEST_COLUMNS, writes=(*ATTEMPT_COLUMNS, *MADE_COLUMNS), args={"settings": settings}),
         Op(scan_source, reads=("source_uri",), writes=_SOURCE_FACTS, args={"how": how}),
-        Op(take_whole, reads=("source_uri", "width", "height"), writes=WHOLE_COLUMNS, args={"how": how}),
+        Op(take_whole, reads=("source_uri", "width", "height"), writes=WHOLE_CLIP_COLUMNS, args={"settings": how}),
         *(op for op in partition(recipe) if op.fn in (measure_motion, measure_luminance)),
-        Op(measure_picture, reads=("source_uri",), writes=_PICTURE_COLUMNS, args={"how": how}),
+        Op(measure_picture, reads=("source_uri",), writes=_PICTURE_COLUMNS, args={"settings": how}),
         Op(
             verify_video,
             reads=("source_uri", "request", "initial_png", "strategy", *_LUMA_COLUMNS, *_IQA_COLUMNS),
-            writes=(*EVIDENCE_COLUMNS, "synth_verdict", "synth_answer", "reject"),
-            args={"how": settings, "pass_": how, "scene": recipe.partition.scenes},
+            writes=(*METRIC_COLUMNS, "synth_verdict", "synth_answer", "reject"),
+            args={"settings": settings, "scan_settings": how, "scene": recipe.partition.scenes},
         ),
     ]
     gpus = int(settings.backend == "diffusers" and settings.models.device != "cpu")
@@ -155,7 +154,7 @@ def annotate(recipe: Recipe) -> list[Op]:
             annotate_cameras,
             reads=("source_uri", "scene_index", "start_s", "end_s", "width", "height", "viewport", "picture", *_MASK_COLUMNS),
             writes=(*FACT_COLUMNS, *SCALE_COLUMNS, *MOTION_COLUMNS, "camera_npz"),
-            args={"how": settings.camera, "words": settings.words},
+            args={"settings": settings.camera, "words": settings.words},
             batch=PART_CLIPS,  # a focal length is pooled over a batch
             num_gpus=1 if settings.camera.backend == "vipe" else 0,
             memory=_DECODE_MEMORY,
@@ -167,7 +166,7 @@ def caption(recipe: Recipe) -> list[Op]:
     """Section 3.4, semantic check and standard captions, and section 3.2, interactive or not, of the annotated clips."""
     settings = recipe.caption
     asked = {"model": settings.vlm, "frames": settings.frames}
-    reads = (*CLIP_FACTS, *FRAME_COLUMNS)
+    reads = (*MEASUREMENT_COLUMNS, *FRAME_COLUMNS)
     return [
         Op(
             check_consistency,
@@ -203,7 +202,7 @@ def relate(recipe: Recipe) -> list[Op]:
                 "caption_short",
                 "caption_long",
                 "action_json",
-                *CLIP_FACTS,
+                *MEASUREMENT_COLUMNS,
                 *FRAME_COLUMNS,
             ),
             writes=RELATE_COLUMNS,
@@ -221,7 +220,7 @@ def shard(recipe: Recipe) -> list[Op]:
             encode_clip,
             reads=("source_uri", "clip_id", "start_s", "end_s", "picture", "camera_npz"),
             writes=("camera_npz", "stored_width", "stored_height", "stored_frames"),
-            args={"how": recipe.shard.encoding},
+            args={"encoding": recipe.shard.encoding},
             memory=_DECODE_MEMORY,
         )
     ]
@@ -237,14 +236,14 @@ def curate(recipe: Recipe) -> dict[str, list[Op]]:
         "relate": relate(recipe),
         "shard": shard(recipe),
     }
-    check([op for chain in phases.values() for op in chain], (*SOURCE_COLUMNS, *_MASK_COLUMNS))
+    check_chain([op for chain in phases.values() for op in chain], (*SOURCE_COLUMNS, *_MASK_COLUMNS))
     before = {"scan": scan(recipe)}
-    check(before["scan"], CHUNK_COLUMNS)
+    check_chain(before["scan"], CHUNK_COLUMNS)
     return before | phases
 
 
 def synthesise(recipe: Recipe) -> dict[str, list[Op]]:
     """Return all phases with `generate` in the place of `partition`, checked likewise."""
     phases = {"generate": generate(recipe)} | {name: ops for name, ops in curate(recipe).items() if name in SYNTH_PHASES}
-    check([op for chain in phases.values() for op in chain], (*REQUEST_COLUMNS, *_MASK_COLUMNS))
+    check_chain([op for chain in phases.values() for op in chain], (*REQUEST_COLUMNS, *_MASK_COLUMNS))
     return phases

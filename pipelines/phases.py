@@ -29,7 +29,7 @@ from operators.shards import scratch_file
 from pipelines import chains, chunk_units, ledger
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
-from pipelines.units import PART_CLIPS, Name, Unit
+from pipelines.units import PART_CLIPS, Unit, UnitName
 
 _LUMA_EVERY_S = 0.25
 _MAX_SIGNAL_POINTS = 4000
@@ -58,30 +58,30 @@ class Phase:
 def work(
     phase: Phase,
     unit: Unit,
-    tell: Callable[[float], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
     left_out: Mapping[str, str] | None = None,
     on_row: Callable[[Row | None], None] | None = None,
     commits: bool = True,
 ) -> Record:
     """Do one unit. What goes wrong outside its rows is the record's `failure`, and other units are not affected.
 
-    tell: called with the part done (0 to 1), of the decode where the unit is a source, of its rows elsewhere. left_out: the
-    reason of each row (`row_key`) that is rejected unseen. on_row: called with each row before it is worked on, and with None
-    at the end. commits: False to store nothing.
+    on_progress: called with the part done (0 to 1), of the decode where the unit is a source, of its rows elsewhere. left_out:
+    the reason of each row (`row_key`) that is rejected unseen. on_row: called with each row before it is worked on, and with
+    None at the end. commits: False to store nothing.
     """
     record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
     if unit.problem:
         return record
-    before, spent = decode.decodes.copy(), vlm.spent.copy()
+    before, spent = decode.decodes.copy(), vlm.usage.copy()
     requests = worker.s3_requests.copy()
-    answers.use(OutputFolder(phase.out).answers)
+    answers.use_folder(OutputFolder(phase.out).answers)
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
-        decode.on_decode = tell if phase.name in ("partition", "generate") else None
-        rows = step([_without(row, left_out or {}) for row in rows], on_row, tell)
+        decode.on_decode = on_progress if phase.name in ("partition", "generate") else None
+        rows = step([_without(row, left_out or {}) for row in rows], on_row, on_progress)
         if on_row:
             on_row(None)
-        _count(record, rows, step.cpu_s, decode.decodes - before, vlm.spent - spent)
+        _count(record, rows, step.cpu_s, decode.decodes - before, vlm.usage - spent)
         record.wall_s = round(time.monotonic() - began, 3)
         versions.check_opened()
         if commits:
@@ -130,18 +130,18 @@ def _load_pinned(phase: Phase, unit: Unit) -> list[Row]:
 
 def _pin(source_versions: Mapping[str, str | None]) -> None:
     if versions.pin(source_versions):
-        decode.forget()
+        decode.clear_caches()
 
 
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
     """Return the prompts of a unit that the cache does not answer. None where the unit fails: its own turn reports why."""
-    answers.use(OutputFolder(phase.out).answers)
+    answers.use_folder(OutputFolder(phase.out).answers)
     model = vlm.load(phase.recipe.caption.vlm)
-    assert isinstance(model, vlm.Ahead), model
-    model.wanted.clear()
+    assert isinstance(model, vlm.CacheOnlyVlm), model
+    model.missing.clear()
     with suppress(OSError, ValueError):
         _step(phase)(_load_pinned(phase, unit))
-    return list(model.wanted)
+    return list(model.missing)
 
 
 @lru_cache(maxsize=4)
@@ -165,7 +165,7 @@ def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Co
 
 
 def _load_chunk(phase: Phase, unit: Unit) -> list[Row]:
-    start_s, end_s = chunk_units.span(unit, phase.recipe)
+    start_s, end_s = chunk_units.chunk_span_s(unit, phase.recipe)
     return [{**_fresh_source(phase, unit), "start_s": start_s, "end_s": end_s}]
 
 
@@ -176,7 +176,7 @@ def _commit_chunk(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> 
         record.note = f"{unit.uri} is measured in one pass: {_readable(reason)}"
     else:
         chunk = chunks.scan_chunk(unit.uri, phase.recipe.partition.scan, row["start_s"], row["end_s"])
-        chunk_units.put(phase.out, unit.name, chunk)
+        chunk_units.put_chunk(phase.out, unit.name, chunk)
     ledger.write_clips(phase.out, phase.name, unit.name, [], ledger.phase_columns(phase.chain), record)
 
 
@@ -191,21 +191,21 @@ def _load_source(phase: Phase, unit: Unit) -> list[Row]:
 
 
 def _fresh_source(phase: Phase, unit: Unit) -> Row:
-    scan.prepare(phase.recipe.partition.scan)
-    scan.forget()
-    return {"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri, "source_token": unit.token}
+    scan.load_models(phase.recipe.partition.scan)
+    scan.clear_caches()
+    return {"video_id": UnitName.parse(unit.name).video_id, "source_uri": unit.uri, "source_token": unit.token}
 
 
 def _join_chunks(phase: Phase, unit: Unit) -> None:
     """Reuse the measured chunks. If they cannot be joined, the whole source is scanned, which reports errors better."""
     with suppress(OSError, NotExact, UnreadableVideo):
-        scan.adopt(unit.uri, phase.recipe.partition.scan, chunk_units.read(phase.out, unit.chunks))
+        scan.use_chunks(unit.uri, phase.recipe.partition.scan, chunk_units.read_chunks(phase.out, unit.chunks))
 
 
 def _load_attempt(phase: Phase, unit: Unit) -> list[Row]:
-    scan.prepare(phase.recipe.partition.scan)
-    scan.forget()
-    return [{"video_id": Name.parse(unit.name).video_id, **json.loads(unit.request)}]
+    scan.load_models(phase.recipe.partition.scan)
+    scan.clear_caches()
+    return [{"video_id": UnitName.parse(unit.name).video_id, **json.loads(unit.request)}]
 
 
 def _commit_attempt(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
@@ -214,9 +214,9 @@ def _commit_attempt(phase: Phase, unit: Unit, rows: list[Row], record: Record) -
     made = scratch_file(row["video_id"])
     if row.get("end_s"):
         signals = scan.scan(row["source_uri"], phase.recipe.partition.scan)
-        times_s, jpegs = synth.strip(row, phase.recipe.partition.scan)
-        strip = {"clip_id": row["clip_id"], "times_s": times_s, "jpegs": jpegs}
-        ledger.write_sidecar(phase.out, "thumbs", unit.name, [strip], ledger.THUMBS)
+        times_s, jpegs = synth.preview_frames(row, phase.recipe.partition.scan)
+        preview = {"clip_id": row["clip_id"], "times_s": times_s, "jpegs": jpegs}
+        ledger.write_sidecar(phase.out, "thumbs", unit.name, [preview], ledger.THUMBS)
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(row, signals)], ledger.SIGNALS)
         row = {**row, "source_uri": OutputFolder(phase.out).made_video(row["video_id"])}
         storage.put_file(row["source_uri"], str(made))
@@ -236,11 +236,11 @@ def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) ->
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(clips[0], signals)], ledger.SIGNALS)
     schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri", "source_token"})
     ledger.write_clips(phase.out, phase.name, unit.name, clips, schema, record)
-    chunk_units.drop(phase.out, unit.chunks)
+    chunk_units.delete_chunks(phase.out, unit.chunks)
 
 
 def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
-    row: Row = {"video_id": Name.parse(unit.name).video_id, "uri": unit.uri, "token": unit.token}
+    row: Row = {"video_id": UnitName.parse(unit.name).video_id, "uri": unit.uri, "token": unit.token}
     if unit.duplicate_of:
         return {**row, "status": "duplicate", "reason": unit.reason, "duplicate_of": unit.duplicate_of}
     left = next((r for r in rows if not r.get("clip_id")), None)
@@ -269,7 +269,7 @@ def _source_columns(signals: scan.Signals, clips: list[Row]) -> Row:
     source = signals.source
     return {
         "duration_s": signals.end_s - float(signals.times_s[0]),
-        "hole_s": signals.hole_s,
+        "gap_s": signals.gap_s,
         "frames": len(signals.times_s),
         "fps": signals.fps,
         "width": source.width,
@@ -327,7 +327,7 @@ def _joined(loaded: Iterable[Row]) -> list[Row]:
 def _load_part(phase: Phase, unit: Unit) -> list[Row]:
     """Return the clips of one part of a partition unit that are not dropped yet."""
     rows = _kept(_read_upstream(phase, unit))
-    part = Name.parse(unit.name).part
+    part = UnitName.parse(unit.name).part
     return rows[part * PART_CLIPS : (part + 1) * PART_CLIPS]
 
 

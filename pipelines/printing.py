@@ -52,7 +52,7 @@ def print_thresholds(out: str, dataset: dict[str, Any]) -> None:
     tables: dict[str, Table] = {}
     for trial in trials(out, dataset):
         rule = trial.rule
-        title = f"{rule.score}: {rule.settings}.{rule.limit}, at {'least' if rule.least else 'most'}"
+        title = f"{rule.score}: {rule.settings}.{rule.limit}, at {'least' if rule.is_minimum else 'most'}"
         if title not in tables:
             tables[title] = Table("limit", "", "kept", "min", "rejected", "min", box=None, header_style="bold")
         limit = "off" if trial.limit is None else f"{trial.limit:g}"
@@ -97,7 +97,7 @@ def _stored_camera(out: str, row: dict[str, Any]) -> "Camera | None":
     from curation.cameras.camera import from_npz
     from pipelines import ledger, units
 
-    data = ledger.cameras(out, units.of_videos(out, "annotate", {row["video_id"]})).get(row["clip_id"])
+    data = ledger.cameras(out, units.list_of_videos(out, "annotate", {row["video_id"]})).get(row["clip_id"])
     if row["shard"] and data:
         data = shards.read_member(out, shards.read_index(out, row["shard"]), row["clip_id"], "camera.npz")
     return from_npz(data) if data else None

@@ -18,7 +18,7 @@ import yaml
 from curation.actions.detect import ActionSettings
 from curation.cameras.settings import CameraSettings
 from curation.cameras.words import WordSettings
-from curation.captions.consistency import Verdicts
+from curation.captions.consistency import ConsistencySettings
 from curation.captions.embeddings import EncoderSettings
 from curation.captions.interaction import InteractiveSettings
 from curation.errors import InputError
@@ -98,7 +98,7 @@ class Caption:
 
     vlm: VlmSettings = field(default_factory=VlmSettings)
     frames: FrameSettings = field(default_factory=FrameSettings)
-    consistency: Verdicts = field(default_factory=Verdicts)
+    consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     interactive: InteractiveSettings = field(default_factory=InteractiveSettings)
 
 
@@ -218,7 +218,59 @@ BUILT_IN: Mapping[str, Callable[[], Recipe]] = {
 
 
 # Keys that had another name, by their full path: a recipe that still has one is told the new name.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "partition.flow.updates": "partition.flow.raft_updates",
+    "partition.scenes.max_explained": "partition.scenes.max_flow_match",
+    "partition.scenes.less_if_alike": "partition.scenes.same_layout_penalty",
+    "partition.actions.regimes.turn_px_s": "partition.actions.regimes.min_turn_px_s",
+    "partition.actions.regimes.look_px_s": "partition.actions.regimes.min_look_px_s",
+    "partition.actions.regimes.walk_px_s": "partition.actions.regimes.min_walk_px_s",
+    "partition.actions.regimes.strafe_px_s": "partition.actions.regimes.min_strafe_px_s",
+    "partition.actions.interactions.start": "partition.actions.interactions.min_peak",
+    "partition.actions.interactions.edge": "partition.actions.interactions.min_edge",
+    "partition.actions.interactions.bridge_s": "partition.actions.interactions.max_gap_s",
+    "relate.encoder.reads": "relate.encoder.caption",
+    "annotate.camera.checks.tracks": "annotate.camera.checks.min_tracks",
+    "annotate.camera.checks.carried": "annotate.camera.checks.min_track_survival",
+    "annotate.camera.checks.static_px": "annotate.camera.checks.max_static_px",
+    "annotate.camera.checks.rotation_px": "annotate.camera.checks.max_rotation_residual_px",
+    "annotate.camera.checks.rotation_left_px": "annotate.camera.checks.max_joint_rotation_residual_px",
+    "annotate.camera.checks.focal_error": "annotate.camera.checks.max_focal_error",
+    "annotate.camera.checks.focal_turn_deg": "annotate.camera.checks.min_focal_turn_deg",
+    "annotate.camera.checks.focal_range": "annotate.camera.checks.min_focal_share and annotate.camera.checks.max_focal_share",
+    "annotate.camera.checks.focal_apart": "annotate.camera.checks.max_focal_disagreement",
+    "annotate.camera.checks.reached": "annotate.camera.checks.min_registered",
+    "annotate.camera.checks.points": "annotate.camera.checks.min_points",
+    "annotate.camera.checks.inliers": "annotate.camera.checks.min_inliers",
+    "annotate.camera.checks.inlier_share": "annotate.camera.checks.min_inlier_share",
+    "annotate.camera.checks.residual_px": "annotate.camera.checks.max_residual_px",
+    "annotate.camera.checks.residual_p95_px": "annotate.camera.checks.max_residual_p95_px",
+    "annotate.camera.checks.apart": "annotate.camera.checks.max_map_disagreement",
+    "annotate.camera.checks.apart_deg": "annotate.camera.checks.max_map_disagreement_deg",
+    "annotate.camera.checks.links": "annotate.camera.checks.min_scale_links",
+    "annotate.camera.checks.contradicted": "annotate.camera.checks.max_outlier_coverage",
+    "annotate.camera.checks.rise_s": "annotate.camera.checks.max_vertical_run_s",
+    "annotate.camera.checks.step_ratio": "annotate.camera.checks.max_step_ratio",
+    "annotate.camera.checks.spike": "annotate.camera.checks.max_velocity_spike",
+    "annotate.camera.checks.static_share": "annotate.camera.checks.max_static_share",
+    "codec.fitted": "codec.fit_clips",
+    "codec.rate": "codec.lr",
+    "data.camera_none_share": "data.camera_dropout",
+    "data.captions.none_share": "data.captions.dropout",
+    "data.origin_way": "data.max_origin_distance",
+    "model.pair": "model.two_experts",
+    "model.start": "model.init_from",
+    "model.thoughts": "model.vlm_encoder",
+    "train.average": "train.ema_decay",
+    "train.decay_share": "train.lr_decay_share",
+    "train.keep": "train.keep_checkpoints",
+    "train.most_gradient": "train.max_grad_norm",
+    "train.rate": "train.lr",
+    "train.warm_up": "train.warmup_steps",
+    "train.watch_clips": "train.sample_clips",
+    "train.watch_every": "train.sample_every",
+    "train.watch_steps": "train.sample_steps",
+}
 
 
 def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:

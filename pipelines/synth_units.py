@@ -1,7 +1,7 @@
-"""What `generate` has to do: requests from interactions and initial frames, and the attempts at each that are still to be made.
+"""The units of the phase `generate`: requests from interactions and initial frames, and the attempts that are still to be made.
 
-An attempt is a unit. It names the next one: a request whose last committed attempt says `retry` has another. So attempts are
-listed in rounds, and a killed run goes on in the round it was in.
+A unit is one attempt at a request. If the last committed attempt of a request says `retry`, there is a next one. So attempts
+are listed in rounds, and a run that was killed continues with the round in which it stopped.
 """
 
 import json
@@ -10,33 +10,33 @@ from dataclasses import dataclass
 from itertools import chain
 
 from curation import storage
+from curation.errors import InputError
 from curation.output_folder import OutputFolder
 from curation.schema import Row, digest
 from pipelines import ledger, units
 from pipelines.recipes import Recipe
-from pipelines.units import Name, Unit
-from synth import initial_frames as frames
-from synth import taxonomy
-from synth.requests import Frame, Request, requests
+from pipelines.units import Unit, UnitName
+from synth import initial_frames, taxonomy
+from synth.requests import InitialFrame, Request, draw_requests
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One try at a request: its unit, by a name that everything which decides its outcome is hashed into."""
+class SynthAttempt:
+    """One attempt at a request. Its name is a digest of everything that decides its outcome."""
 
     request: Request
-    number: int
-    settings: str
+    number: int  # counted from 0
+    settings_digest: str
 
     @property
     def name(self) -> str:
-        video_id = digest("synthetic", self.request.id, str(self.number), self.settings)
-        return str(Name(video_id, digest(self.request.id, self.settings)))
+        video_id = digest("synthetic", self.request.id, str(self.number), self.settings_digest)
+        return str(UnitName(video_id, digest(self.request.id, self.settings_digest)))
 
     @property
     def unit(self) -> Unit:
         row = {
-            "clip_id": digest("clip", Name.parse(self.name).video_id),
+            "clip_id": digest("clip", UnitName.parse(self.name).video_id),
             "synth_attempt": self.number,
             "synth_seed": self.request.seed_of(self.number),
             "request": self.request.to_json(),
@@ -44,47 +44,48 @@ class Attempt:
         return Unit("generate", self.name, token=self.request.frame.token, request=json.dumps(row, sort_keys=True))
 
 
-def plan(interactions: Sequence[str], inputs: Sequence[str], recipe: Recipe) -> list[Request]:
-    """The requests of a run. ValueError for an interaction that nobody knows, or frames that are not there."""
-    how = recipe.synth
-    chosen = taxonomy.chosen(interactions, how.interactions)
-    return list(requests(chosen, initial_frames(inputs), how.each, how.seed))
+def plan_requests(interactions: Sequence[str], inputs: Sequence[str], recipe: Recipe) -> list[Request]:
+    """Return the requests of a run. Raises InputError for an unknown interaction, or inputs without frames."""
+    settings = recipe.synth
+    selected = taxonomy.select(interactions, settings.interactions)
+    return list(draw_requests(selected, find_frames(inputs), settings.each, settings.seed))
 
 
-def initial_frames(inputs: Sequence[str]) -> list[Frame]:
-    """Return the frames that `--frames` names: those of `synth.initial_frames`, and quiet moments of kept clips."""
+def find_frames(inputs: Sequence[str]) -> list[InitialFrame]:
+    """Return the frames that the values of `--frames` name: as `synth.initial_frames`, and quiet moments of kept clips."""
     curated = [item for item in inputs if storage.exists(OutputFolder(storage.normal(item)).dataset)]
-    found = [frame for item in curated for frame in frames.quiet(_clips(item))]
-    return found + frames.frames([item for item in inputs if item not in curated])
+    frames = [frame for item in curated for frame in initial_frames.quiet_frames(_kept_clips(item))]
+    return frames + initial_frames.find_frames([item for item in inputs if item not in curated])
 
 
-def _clips(out: str) -> list[Row]:
+def _kept_clips(out: str) -> list[Row]:
     rows = ledger.kept(ledger.clips(storage.normal(out))).to_pylist()
     footage = [row for row in rows if row["source"] == "curated"]
     if not footage:
-        raise ValueError(f"{out}: no kept clip of footage there to take an initial frame from")
+        raise InputError(f"{out}: no kept clip of footage to take an initial frame from")
     return footage
 
 
-def todo(out: str, recipe: Recipe, wanted: Sequence[Request]) -> tuple[list[Unit], int]:
-    """The next attempt at each request that is not settled yet, and how many attempts there were before."""
-    settings = f"{recipe.digest('generate')}/{taxonomy.version()}"
-    done = {str(name) for name in units.done(out, "partition")}
-    made = [_made(request, settings, recipe.synth.attempts, done) for request in wanted]
-    verdicts = storage.at_once(lambda tries: _verdict(out, tries[-1]) if tries else "retry", made)
+def todo(out: str, recipe: Recipe, requests: Sequence[Request]) -> tuple[list[Unit], int]:
+    """Return the next attempt at each request that has no verdict yet, and the number of attempts already made."""
+    settings_digest = f"{recipe.digest('generate')}/{taxonomy.version()}"
+    done = {str(name) for name in units.list_committed(out, "partition")}
+    made = [_committed_attempts(request, settings_digest, recipe.synth.attempts, done) for request in requests]
+    verdicts = storage.at_once(lambda names: _verdict(out, names[-1]) if names else "retry", made)
     left = [
-        Attempt(request, len(tries), settings).unit
-        for request, tries, verdict in zip(wanted, made, verdicts, strict=True)
-        if verdict == "retry" and len(tries) < recipe.synth.attempts
+        SynthAttempt(request, len(names), settings_digest).unit
+        for request, names, verdict in zip(requests, made, verdicts, strict=True)
+        if verdict == "retry" and len(names) < recipe.synth.attempts
     ]
     return left, len(list(chain(*made)))
 
 
-def _made(request: Request, settings: str, most: int, done: set[str]) -> list[str]:
-    return list(_until_open((Attempt(request, number, settings).name for number in range(most)), done))
+def _committed_attempts(request: Request, settings_digest: str, max_attempts: int, done: set[str]) -> list[str]:
+    names = (SynthAttempt(request, number, settings_digest).name for number in range(max_attempts))
+    return list(_until_missing(names, done))
 
 
-def _until_open(names: Iterator[str], done: set[str]) -> Iterator[str]:
+def _until_missing(names: Iterator[str], done: set[str]) -> Iterator[str]:
     for name in names:
         if name not in done:
             return
@@ -92,6 +93,6 @@ def _until_open(names: Iterator[str], done: set[str]) -> Iterator[str]:
 
 
 def _verdict(out: str, unit: str) -> str:
-    """What became of a committed attempt; one that failed past its making is not tried again."""
+    """Return the verdict on a committed attempt. One whose row failed after the video was made counts as rejected."""
     (row,) = ledger.read_unit(out, "partition", unit)
     return row["synth_verdict"] or "rejected"

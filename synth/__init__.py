@@ -1,1 +1,1 @@
-"""Section 3.3 of the paper: synthetic interaction video, and recorded gameplay to test it with; no Ray."""
+"""Section 3.3 of the paper: synthetic interaction videos, and recorded gameplay to test the pipeline with; no Ray."""

@@ -1,7 +1,7 @@
-"""From an instruction to what models are told (paper section 3.3): a model looks at the initial frame and writes for it.
+"""Write prompts for an instruction (paper section 3.3): a VLM looks at the initial frame and writes for it.
 
-Without a model the prompts are plain ones that name the instruction and the end state. A pair that the model finds impossible,
-such as "open the door" where there is none, is refused with its reason.
+Without a VLM the prompts are plain: they name the instruction and the end state. An instruction that the VLM finds impossible
+in the frame, such as "open the door" where there is no door, raises `Refused` with the reason.
 """
 
 from typing import Any, NamedTuple
@@ -20,73 +20,82 @@ _WIDTH_PX, _JPEG_QUALITY = 1024, 90
 
 
 class Refused(AttemptFailed):
-    """The request cannot be met from this frame, whatever the seed; the message says why."""
+    """The request is impossible from this frame, with any seed. The message says why."""
 
 
 class Plan(NamedTuple):
-    """What the models are told, and by whom that was written: `plain`, or the model's name."""
+    """The prompts for the models, and the strategy."""
 
     prompt: str
     edit_prompt: str
     negative_prompt: str
     strategy: str
-    reason: str
-    source: str
+    reason: str  # why this strategy
+    source: str  # who wrote the prompts: `plain`, or the name of the VLM
 
 
-def plan(initial: np.ndarray, request: Request, model: VlmSettings) -> Plan:
-    """Prompts and strategy for a request and its initial frame uint8 [H, W, 3]. Refused where the model says it cannot be."""
-    if not model.asked:
-        return plain(request)
-    answer = vlm.ask(vlm.load(model), [analysis(request, initial)])[0]
+def make_plan(initial: np.ndarray, request: Request, model: VlmSettings) -> Plan:
+    """Return prompts and strategy for a request and its initial frame uint8 [H, W, 3].
+
+    Raises Refused if the VLM says that the request is impossible.
+    """
+    if not model.enabled:
+        return plain_plan(request)
+    answer = vlm.ask(vlm.load(model), [analysis_prompt(request, initial)])[0]
     if answer.value is None:
         if model.on_error == "reject":
             raise Refused(f"no analysis of the frame: {answer.error}")
-        return plain(request)._replace(reason=f"no analysis of the frame: {answer.error}")
-    return written(answer.value, model.model)
+        return plain_plan(request)._replace(reason=f"no analysis of the frame: {answer.error}")
+    return plan_from_answer(answer.value, model.model)
 
 
-def analysis(request: Request, initial: np.ndarray) -> Prompt:
-    """The question about the initial frame."""
-    wanted, asked = request.interaction, question_files.data(_QUESTIONS)
-    needs = asked["needs"].format(needs=wanted.needs) if wanted.needs else ""
-    told = {"instruction": request.instruction, "end_state": wanted.described, "needs": needs, "strategy": wanted.strategy}
-    return Prompt("analysis", question_files.text(_QUESTIONS, "analysis", **told), asked["analysis_schema"], (_jpeg(initial),))
+def analysis_prompt(request: Request, initial: np.ndarray) -> Prompt:
+    """Return the question about the initial frame."""
+    interaction, questions = request.interaction, question_files.load(_QUESTIONS)
+    needs = questions["needs"].format(needs=interaction.needs) if interaction.needs else ""
+    fields = {
+        "instruction": request.instruction,
+        "end_state": interaction.end_sentence,
+        "needs": needs,
+        "strategy": interaction.strategy,
+    }
+    text = question_files.render(_QUESTIONS, "analysis", **fields)
+    return Prompt("analysis", text, questions["analysis_schema"], (_jpeg(initial),))
 
 
-def written(answer: dict[str, Any], model: str) -> Plan:
-    """A model's valid answer as a plan. Refused where it says that the instruction cannot be carried out here."""
+def plan_from_answer(answer: dict[str, Any], model: str) -> Plan:
+    """Turn the VLM's valid answer into a plan. Raises Refused if it says that the instruction is impossible here."""
     if not answer["possible"]:
         raise Refused(answer["reason"] or "the model says that it cannot be done in this picture, and not why")
-    told = (answer["prompt"], answer["edit_prompt"], answer["negative_prompt"])
-    return Plan(*told, answer["strategy"], answer["strategy_reason"], model)
+    prompts = (answer["prompt"], answer["edit_prompt"], answer["negative_prompt"])
+    return Plan(*prompts, answer["strategy"], answer["strategy_reason"], model)
 
 
-def plain(request: Request) -> Plan:
-    """Prompts that name the instruction and the end state, and know nothing of the scene."""
-    wanted, words = request.interaction, question_files.data(_QUESTIONS)["plain"]
+def plain_plan(request: Request) -> Plan:
+    """Return prompts that name the instruction and the end state, without knowledge of the scene."""
+    interaction, texts = request.interaction, question_files.load(_QUESTIONS)["plain"]
     instruction = request.instruction[:1].upper() + request.instruction[1:]
-    told = {"instruction": instruction, "end_state": wanted.described, "camera": words[wanted.camera]}
+    fields = {"instruction": instruction, "end_state": interaction.end_sentence, "camera": texts[interaction.camera]}
     return Plan(
-        prompt=words["prompt"].format(**told),
-        edit_prompt=words["edit_prompt"].format(**told),
-        negative_prompt=words["negative_prompt"],
-        strategy=wanted.strategy,
-        reason=f"the usual one for {wanted.name}",
+        prompt=texts["prompt"].format(**fields),
+        edit_prompt=texts["edit_prompt"].format(**fields),
+        negative_prompt=texts["negative_prompt"],
+        strategy=interaction.strategy,
+        reason=f"the usual one for {interaction.name}",
         source="plain",
     )
 
 
-def painted(wanted: Interaction) -> str:
-    """The prompt for an initial frame that the interaction can begin from."""
-    words: str = question_files.data(_QUESTIONS)["paint"]
-    return words.format(scene=wanted.scene)
+def paint_prompt(interaction: Interaction) -> str:
+    """Return the prompt for painting an initial frame that suits the interaction."""
+    text: str = question_files.load(_QUESTIONS)["paint"]
+    return text.format(scene=interaction.scene)
 
 
 def _jpeg(rgb: np.ndarray) -> bytes:
     scale = min(1.0, _WIDTH_PX / rgb.shape[1])
     size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
-    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    ok, data = cv2.imencode(".jpg", np.ascontiguousarray(small[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    resized = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    ok, data = cv2.imencode(".jpg", np.ascontiguousarray(resized[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     assert ok, rgb.shape
     return bytes(data)

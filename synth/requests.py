@@ -1,10 +1,10 @@
-"""What is asked for: an interaction, from an initial frame, with a seed. And where initial frames come from.
+"""Requests: an interaction, an initial frame and a seed.
 
-A frame is named by a string that goes into the ledger:
+A frame is identified by a string that is stored in the ledger:
 
     doom:freedoom2:MAP01      a map of the game engine, for the procedural backend
     /folder/picture.png       a picture
-    clip:<clip_id>@1.25       a moment of a curated clip
+    clip:<clip_id>@1.25       a moment of a curated clip, in seconds
     paint                     painted by a text-to-image model for the interaction
 """
 
@@ -20,59 +20,58 @@ PAINT = "paint"
 
 
 @dataclass(frozen=True)
-class Frame:
-    """An initial frame: its name, where its pixels are (`uri`, at `time_s` of a video), `token`, which changes with them.
-
-    crop: the part of a video's picture that is taken (x, y, w, h px).
-    """
+class InitialFrame:
+    """The frame with which a video begins: its name, and where its pixels are."""
 
     name: str
     uri: str = ""
-    time_s: float = 0.0
-    token: str = ""
-    crop: tuple[int, int, int, int] = (0, 0, 0, 0)
+    time_s: float = 0.0  # in the video at `uri`
+    token: str = ""  # changes if the file changes
+    crop: tuple[int, int, int, int] = (0, 0, 0, 0)  # part of a video's picture to use: x, y, w, h in px
 
     @property
     def kind(self) -> str:
         """One of doom, paint, clip and picture."""
-        word = self.name.partition(":")[0]
-        return word if word in ("doom", "clip", PAINT) else "picture"
+        prefix = self.name.partition(":")[0]
+        return prefix if prefix in ("doom", "clip", PAINT) else "picture"
 
 
 @dataclass(frozen=True)
 class Request:
-    """One interaction from one initial frame; `seed` is that of its first attempt."""
+    """One interaction from one initial frame."""
 
     interaction: Interaction
     instruction: str
-    frame: Frame
-    seed: int
+    frame: InitialFrame
+    seed: int  # each attempt derives its own seed from it
 
     @property
     def id(self) -> str:
-        """Names the request by what is asked for, not by where its frame lies."""
+        """A digest of what is requested. It depends on the frame's content, not on the place of its file."""
         return digest(repr(self.interaction), self.instruction, self.frame.token or self.frame.name, str(self.seed))
 
     def seed_of(self, attempt: int) -> int:
-        """The seed of an attempt, counted from 0: another one each time, the same in every run."""
+        """Return the seed of an attempt, counted from 0. Attempts have different seeds, which are the same in every run."""
         return random.Random(f"{self.id}/{attempt}").randrange(2**31)
 
     def to_json(self) -> dict[str, Any]:
-        """The request as plain data; `request` is the inverse."""
+        """Return the request as plain data. The inverse of `from_json`."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Request":
+        """Return the request in its plain data."""
+        interaction = data["interaction"] | {"templates": tuple(data["interaction"]["templates"])}
+        frame = data["frame"] | {"crop": tuple(data["frame"]["crop"])}
+        return cls(Interaction(**interaction), data["instruction"], InitialFrame(**frame), data["seed"])
 
-def request(data: dict[str, Any]) -> Request:
-    """A request from its plain data."""
-    interaction = data["interaction"] | {"templates": tuple(data["interaction"]["templates"])}
-    frame = data["frame"] | {"crop": tuple(data["frame"]["crop"])}
-    return Request(Interaction(**interaction), data["instruction"], Frame(**frame), data["seed"])
 
+def draw_requests(
+    interactions: Sequence[Interaction], frames: Sequence[InitialFrame], each: int, seed: int
+) -> Iterator[Request]:
+    """Draw `each` frames for every interaction, without repetition. Engine maps and paint are repeated if there are too few.
 
-def requests(interactions: Sequence[Interaction], frames: Sequence[Frame], each: int, seed: int) -> Iterator[Request]:
-    """Each interaction from `each` frames, drawn without repetition while there are some; engine maps and paint may repeat.
-
-    Draws depend on the seed and the interaction alone, so that more interactions change none of the others' requests.
+    Draws depend on the seed and the interaction alone, so adding interactions does not change the requests of the others.
     """
     for interaction in interactions:
         rng = random.Random(f"{seed}/{interaction.name}")

@@ -1,7 +1,7 @@
 """How a request becomes a video (paper section 3.3, figure 2).
 
-start_end     the initial frame is edited into the last one, and a video is made that leads from the one to the other
-first_frame   a video is made from the initial frame and a prompt alone
+start_end     edit the initial frame into the last one, and animate from the one to the other
+first_frame   animate from the initial frame and a prompt alone
 procedural    a game engine acts the interaction out: no model, and the truth is known
 """
 
@@ -14,28 +14,25 @@ import numpy as np
 
 from curation.vlm import VlmSettings
 from synth import initial_frames, prompts
-from synth.models.base import KINDS as MODEL_KINDS
-from synth.models.base import ModelSettings, Words
+from synth.models.base import MODEL_BACKENDS, ModelSettings, PromptPair
 from synth.models.load import Models
 from synth.prompts import Plan, Refused
 from synth.requests import PAINT, Request
 from synth.taxonomy import Interaction
 from synth.verify import VerifySettings
 
-BACKENDS = ("procedural", *MODEL_KINDS)
+BACKENDS = ("procedural", *MODEL_BACKENDS)
 
 
 @dataclass(frozen=True)
 class ProceduralSettings:
-    """Takes of the game engine. seconds: 81 frames at 16 fps, which stage 2 trains on, are 5.0625 s.
+    """Takes of the game engine."""
 
-    fail_share: that many of them are made to fail, in ways that are known (`synth.doom.takes`), to show what `verify` does
-    about it; they are no data.
-    """
-
-    seconds: float = 5.25
-    width: int = 640
-    height: int = 480
+    seconds: float = 5.25  # length of a take, s; the 81 frames at 16 fps that stage 2 trains on are 5.0625 s
+    width: int = 640  # width of the picture, px
+    height: int = 480  # height of the picture, px
+    # Share of the takes that are made to fail in known ways (`synth.doom.takes`), to show how `verify` treats them. They are
+    # not training data.
     fail_share: float = 0.0
 
     def __post_init__(self) -> None:
@@ -45,22 +42,19 @@ class ProceduralSettings:
 
 @dataclass(frozen=True)
 class SynthSettings:
-    """How interactions are synthesised.
+    """How interactions are synthesised."""
 
-    backend: procedural, diffusers or http. each: initial frames an interaction. attempts: tries at most, with other seeds.
-    interactions: a recipe's own. vlm: who analyses frames and says whether it happened; none: prompts are plain, and signals
-    alone decide.
-    """
-
-    backend: str = "procedural"
-    each: int = 4
-    attempts: int = 3
-    seed: int = 0
-    interactions: tuple[Interaction, ...] = ()
-    procedural: ProceduralSettings = field(default_factory=ProceduralSettings)
-    models: ModelSettings = field(default_factory=ModelSettings)
+    backend: str = "procedural"  # procedural, diffusers or http
+    each: int = 4  # initial frames per interaction
+    attempts: int = 3  # largest number of attempts at a request, each with another seed
+    seed: int = 0  # seed of the random choice of frames and instructions
+    interactions: tuple[Interaction, ...] = ()  # interactions that a recipe adds to the built-in ones
+    procedural: ProceduralSettings = field(default_factory=ProceduralSettings)  # for the backend procedural
+    models: ModelSettings = field(default_factory=ModelSettings)  # for the backends diffusers and http
+    # The VLM that analyses frames and says whether the interaction happened. Without one prompts are plain, and metrics alone
+    # decide.
     vlm: VlmSettings = field(default_factory=VlmSettings)
-    verify: VerifySettings = field(default_factory=VerifySettings)
+    verify: VerifySettings = field(default_factory=VerifySettings)  # limits for accepting a video
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -72,103 +66,105 @@ class SynthSettings:
             raise ValueError("vlm.backend of synth must be none, http or transformers: its questions depend on what was made")
 
 
-class Made(NamedTuple):
-    """A made video: pictures uint8 [F, H, W, 3] at `fps`, and the initial frame uint8 [H, W, 3] that it begins with.
+class SynthVideo(NamedTuple):
+    """A made video."""
 
-    `models` names what made it, `prompt` what they were told, `truth` what happened in it where that is known.
-    """
-
-    pictures: np.ndarray
+    pictures: np.ndarray  # uint8 [F, H, W, 3]
     fps: float
-    initial: np.ndarray
+    initial: np.ndarray  # the initial frame, uint8 [H, W, 3]
     strategy: str
-    models: tuple[str, ...]
-    prompt: Mapping[str, str] | None = None
-    truth: str | None = None
+    models: tuple[str, ...]  # the models, or the engine, that made it
+    prompt: Mapping[str, str] | None = None  # the prompts of the models
+    truth: str | None = None  # what happened in it, if that is known
 
 
-def procedural(request: Request, seed: int, how: SynthSettings) -> Made:
-    """Act a request out on its map. Refused where the engine has no script for it, or the map no place."""
+def make_procedural(request: Request, seed: int, settings: SynthSettings) -> SynthVideo:
+    """Act a request out on its map. Raises Refused if the engine has no script for it, or the map no suitable place."""
     from synth.doom.engine import VERSION
-    from synth.doom.takes import SCRIPTS, NoPlace, Take, film
+    from synth.doom.takes import SCRIPTS, InteractionTake, NoSpot, film_take
 
-    name, settings = request.interaction.name, how.procedural
+    name, takes = request.interaction.name, settings.procedural
     if request.frame.kind != "doom":
         raise Refused(f"the procedural backend films maps (--frames doom), not {request.frame.kind} {request.frame.name}")
     if name not in SCRIPTS:
         raise Refused(f"the procedural backend has no script for {name}; it has {', '.join(SCRIPTS)}")
     _, collection, level = request.frame.name.split(":")
-    kind = _kind(name, seed, settings.fail_share)
+    kind = _draw_kind(name, seed, takes.fail_share)
     try:
-        filmed = film(Take(collection, level, name, seed, kind, settings.seconds, settings.width, settings.height))
-    except NoPlace as error:
+        take = film_take(InteractionTake(collection, level, name, seed, kind, takes.seconds, takes.width, takes.height))
+    except NoSpot as error:
         raise Refused(str(error)) from error
-    truth = f"{kind}: {filmed.happened or 'nothing'} at {filmed.place}"
-    return Made(filmed.pictures, filmed.fps, filmed.pictures[0], "procedural", (f"vizdoom {VERSION}",), truth=truth)
+    truth = f"{kind}: {take.happened or 'nothing'} at {take.place}"
+    return SynthVideo(take.pictures, take.fps, take.pictures[0], "procedural", (f"vizdoom {VERSION}",), truth=truth)
 
 
-def _kind(name: str, seed: int, fail_share: float) -> str:
-    from synth.doom.takes import kinds_of
+def _draw_kind(name: str, seed: int, fail_share: float) -> str:
+    from synth.doom.takes import possible_kinds
 
     rng = random.Random(f"{seed}/kind")
-    failing = [kind for kind in kinds_of(name) if kind != "true"]
+    failing = [kind for kind in possible_kinds(name) if kind != "true"]
     return rng.choice(failing) if rng.random() < fail_share else "true"
 
 
-def modelled(request: Request, seed: int, how: SynthSettings) -> Made:
-    """Have models make it, by the strategy that suits. Refused where a model says that it cannot be."""
-    models = Models(how.backend, how.models)
-    initial, painter = _initial(request, models)
-    plan = prompts.plan(initial, request, how.vlm)
-    strategy, reason = choose(request.interaction, plan, how.models)
-    make = {"start_end": start_end, "first_frame": first_frame}[strategy]
+def make_with_models(request: Request, seed: int, settings: SynthSettings) -> SynthVideo:
+    """Make the video with models, by the strategy that suits. Raises Refused if a model says that it is impossible."""
+    models = Models(settings.backend, settings.models)
+    initial, painter = _initial_frame(request, models)
+    plan = prompts.make_plan(initial, request, settings.vlm)
+    strategy, reason = choose_strategy(request.interaction, plan, settings.models)
+    make = {"start_end": make_start_end, "first_frame": make_first_frame}[strategy]
     pictures, names = make(initial, plan, models, seed)
-    told = {**plan._asdict(), "strategy": strategy, "reason": reason}
-    return Made(pictures, how.models.fps, initial, strategy, (*painter, *names), told)
+    prompt = {**plan._asdict(), "strategy": strategy, "reason": reason}
+    return SynthVideo(pictures, settings.models.fps, initial, strategy, (*painter, *names), prompt)
 
 
-def choose(wanted: Interaction, plan: Plan, models: ModelSettings) -> tuple[str, str]:
-    """The strategy for an interaction, and why: what the plan says, unless the camera is to be free or there is no editor."""
-    if wanted.camera == "free":
+def choose_strategy(interaction: Interaction, plan: Plan, models: ModelSettings) -> tuple[str, str]:
+    """Return the strategy for an interaction, and the reason: the plan's, unless the camera may move or no editor is set."""
+    if interaction.camera == "free":
         return "first_frame", "the camera is free to move"
     if plan.strategy == "start_end" and not models.editor:
         return "first_frame", "no editor is set, so there is no last frame"
     return plan.strategy, plan.reason
 
 
-def start_end(initial: np.ndarray, plan: Plan, models: Models, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Edit the initial frame into the last one; animate from the one to the other. The video, and what made it."""
-    last = models.edit(initial, Words(plan.edit_prompt, plan.negative_prompt), seed)
-    pictures = models.animate(initial, last, Words(plan.prompt, plan.negative_prompt), seed)
-    return pictures, (models.how.editor, models.animator(True))
+def make_start_end(initial: np.ndarray, plan: Plan, models: Models, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Edit the initial frame into the last one, and animate between them. Return the video and the models' names."""
+    last = models.edit(initial, PromptPair(plan.edit_prompt, plan.negative_prompt), seed)
+    pictures = models.animate(initial, last, PromptPair(plan.prompt, plan.negative_prompt), seed)
+    return pictures, (models.settings.editor, models.animator(True))
 
 
-def first_frame(initial: np.ndarray, plan: Plan, models: Models, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Animate from the initial frame alone. The video, and what made it."""
-    pictures = models.animate(initial, None, Words(plan.prompt, plan.negative_prompt), seed)
+def make_first_frame(initial: np.ndarray, plan: Plan, models: Models, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Animate from the initial frame alone. Return the video and the model's name."""
+    pictures = models.animate(initial, None, PromptPair(plan.prompt, plan.negative_prompt), seed)
     return pictures, (models.animator(False),)
 
 
-def _initial(request: Request, models: Models) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The initial frame at the video's size, and who painted it; a request keeps its painted frame in all of its attempts."""
+def _initial_frame(request: Request, models: Models) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the initial frame at the video's size, and the painter's name if it was painted.
+
+    A painted frame depends on the seed of the request, so it is the same in all attempts.
+    """
     if request.frame.kind == PAINT:
-        return models.paint(Words(prompts.painted(request.interaction)), request.seed), (models.how.painter,)
+        painted = models.paint(PromptPair(prompts.paint_prompt(request.interaction)), request.seed)
+        return painted, (models.settings.painter,)
     if request.frame.kind == "doom":
         raise Refused(
-            f"{models.kind} makes videos from pictures, not from {request.frame.name}: give --frames pictures, or paint"
+            f"{models.backend} makes videos from pictures, not from {request.frame.name}: give --frames pictures, or paint"
         )
     try:
-        return initial_frames.fitted(initial_frames.pixels(request.frame), models.how.width, models.how.height), ()
+        picture = initial_frames.read_pixels(request.frame)
+        return initial_frames.crop_and_resize(picture, models.settings.width, models.settings.height), ()
     except ValueError as error:
         raise Refused(str(error)) from error
 
 
-_MAKE: Mapping[str, Callable[[Request, int, SynthSettings], Made]] = {
-    "procedural": procedural,
-    **dict.fromkeys(MODEL_KINDS, modelled),
+_MAKERS: Mapping[str, Callable[[Request, int, SynthSettings], SynthVideo]] = {
+    "procedural": make_procedural,
+    **dict.fromkeys(MODEL_BACKENDS, make_with_models),
 }
 
 
-def make(request: Request, seed: int, how: SynthSettings) -> Made:
-    """The video of one attempt, by the backend that the settings name."""
-    return _MAKE[how.backend](request, seed, how)
+def synthesise(request: Request, seed: int, settings: SynthSettings) -> SynthVideo:
+    """Make the video of one attempt with the backend in the settings."""
+    return _MAKERS[settings.backend](request, seed, settings)

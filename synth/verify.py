@@ -1,94 +1,94 @@
-"""Did the interaction happen? (Paper section 3.3, made checkable.) Accept a made video, try again with another seed, or reject.
+"""Did the interaction happen? (Paper section 3.3, made checkable.) Accept a made video, retry with another seed, or reject it.
 
-By signals alone (`evidence`), then, where a model is configured, by the question that belongs to the interaction. `judge` and
-`trigger_prompt` are pure; each reason names what was measured and its limit.
+Metrics decide first (`synth.metrics`). Then, if a VLM is configured, it is asked the question that belongs to the interaction.
+`rejection_reason` and `trigger_prompt` are pure. Each reason names the measured value and its limit.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation.quality.luminance import LuminanceLimits, QualityLimits
-from curation.quality.luminance import verdict as broken_rule
+from curation.quality.luminance import LuminanceLimits, QualityLimits, reject_reason
 from curation.vlm import Answer, Prompt, question_files
-from synth.evidence import Evidence
+from synth.metrics import VideoMetrics
 from synth.taxonomy import Interaction
 
 
 @dataclass(frozen=True)
 class VerifySettings:
-    """Limits of `synth.evidence`; null switches a rule off. Chosen on maps that `gamecraft bench synth` does not report.
+    """Limits of `synth.metrics`. Null switches a rule off. Chosen on maps that `gamecraft bench synth` does not report."""
 
-    max_first_error: of the first picture against the initial frame, 0-255. max_shifted: where the camera is to be still.
-    min_local, min_global, max_local: shares of the picture that change. min_kept, max_kept: what is left at the end of a change
-    that stays, and of one that passes. min_hands: share of a change in the hands that lies there. min_light: change of mean
-    luma that counts as brighter or darker. luminance, quality: as for footage.
+    max_first_error: float | None = 8.0  # mean difference of the first picture from the initial frame, 0-255
+    max_cuts: int | None = 0  # cuts after which most of the picture stays different
+    max_shifted: float | None = 0.3  # share of pictures that the camera's motion shifts, where the camera should stand still
+    min_local: float | None = 0.04  # share of the picture that must change
+    min_global: float | None = 0.3  # the same, for an interaction that changes the whole picture
+    max_local: float | None = 0.45  # share of the picture that may change, for an interaction in one place
+    min_kept: float | None = 0.15  # share of a lasting change that must remain at the end
+    max_kept: float | None = 0.5  # share of a passing change that may remain at the end
+    min_hands: float | None = 0.6  # share of a change in the player's hands that must be where hands are
+    min_light: float | None = 2.0  # change of mean luma, 0-255, that counts as brighter or darker
+    luminance: LuminanceLimits = field(default_factory=LuminanceLimits)  # limits of the luminance, as for footage
+    quality: QualityLimits = field(default_factory=QualityLimits)  # limits of the picture quality, as for footage
+
+
+def rejection_reason(
+    metrics: VideoMetrics, scores: Mapping[str, Any], interaction: Interaction, limits: VerifySettings
+) -> str | None:
+    """Return why the video does not show the interaction; None if no rule is broken. `scores` are the columns of footage.
+
+    Where the camera may move and did, the place and the extent of the change are not checked.
     """
-
-    max_first_error: float | None = 8.0
-    max_cuts: int | None = 0
-    max_shifted: float | None = 0.3
-    min_local: float | None = 0.04
-    min_global: float | None = 0.3
-    max_local: float | None = 0.45
-    min_kept: float | None = 0.15
-    max_kept: float | None = 0.5
-    min_hands: float | None = 0.6
-    min_light: float | None = 2.0
-    luminance: LuminanceLimits = field(default_factory=LuminanceLimits)
-    quality: QualityLimits = field(default_factory=QualityLimits)
+    return next(_reasons(metrics, scores, interaction, limits), None)
 
 
-def judge(found: Evidence, scores: Mapping[str, Any], wanted: Interaction, limits: VerifySettings) -> str | None:
-    """Why the video is not what was asked for, null where nothing speaks against it; `scores`: the columns of footage.
-
-    Where the camera is free and did move, nothing is said about where the pictures differ.
-    """
-    return next(_reasons(found, scores, wanted, limits), None)
-
-
-def _reasons(found: Evidence, scores: Mapping[str, Any], wanted: Interaction, limits: VerifySettings) -> Iterator[str]:
-    yield from _over("not the initial frame: difference", found.first_error, limits.max_first_error)
-    yield from _over("jumps: cuts", found.cuts, limits.max_cuts)
-    moved = limits.max_shifted is not None and found.shifted > limits.max_shifted
-    if moved and wanted.camera == "still":
-        yield from _over("the camera moves: share of pictures", found.shifted, limits.max_shifted)
-    yield from _of_the_course(found, wanted, limits)
+def _reasons(
+    metrics: VideoMetrics, scores: Mapping[str, Any], interaction: Interaction, limits: VerifySettings
+) -> Iterator[str]:
+    yield from _over("not the initial frame: difference", metrics.first_error, limits.max_first_error)
+    yield from _over("jumps: cuts", metrics.cuts, limits.max_cuts)
+    moved = limits.max_shifted is not None and metrics.shifted > limits.max_shifted
+    if moved and interaction.camera == "still":
+        yield from _over("the camera moves: share of pictures", metrics.shifted, limits.max_shifted)
+    yield from _duration_reasons(metrics, interaction, limits)
     if not moved:
-        yield from _of_the_place(found, wanted, limits)
+        yield from _extent_reasons(metrics, interaction, limits)
     for rules in (limits.luminance, limits.quality):
-        if broken := broken_rule(scores, rules):
+        if broken := reject_reason(scores, rules):
             yield broken
 
 
-def _of_the_course(found: Evidence, wanted: Interaction, limits: VerifySettings) -> Iterator[str]:
-    """Something changes, and stays or passes as it should."""
-    yield from _under("nothing changes: share of the picture", _share(found, wanted), limits.min_local)
-    if wanted.end == "lasting":
-        yield from _under("gone before the end: share of the change kept", found.kept, limits.min_kept)
-    if wanted.end == "passing":
-        yield from _over("does not pass: share of the change kept", found.kept, limits.max_kept)
+def _duration_reasons(metrics: VideoMetrics, interaction: Interaction, limits: VerifySettings) -> Iterator[str]:
+    """Check that something changes, and stays or passes as it should."""
+    yield from _under("nothing changes: share of the picture", _changed_share(metrics, interaction), limits.min_local)
+    if interaction.end == "lasting":
+        yield from _under("gone before the end: share of the change kept", metrics.kept, limits.min_kept)
+    if interaction.end == "passing":
+        yield from _over("does not pass: share of the change kept", metrics.kept, limits.max_kept)
 
 
-def _of_the_place(found: Evidence, wanted: Interaction, limits: VerifySettings) -> Iterator[str]:
-    """The change is as large as it should be, where it should be, and as light."""
-    share = _share(found, wanted)
-    if wanted.scope == "global":
+def _extent_reasons(metrics: VideoMetrics, interaction: Interaction, limits: VerifySettings) -> Iterator[str]:
+    """Check that the change has the right extent, place and brightness."""
+    share = _changed_share(metrics, interaction)
+    if interaction.scope == "global":
         yield from _under("changes only in places: share of the picture", share, limits.min_global)
-    if wanted.scope == "local":
+    if interaction.scope == "local":
         yield from _over(
-            "changes everywhere: share of the picture", found.change_end if wanted.end == "lasting" else share, limits.max_local
+            "changes everywhere: share of the picture",
+            metrics.change_end if interaction.end == "lasting" else share,
+            limits.max_local,
         )
-    if wanted.where == "hands":
-        yield from _under("not in the hands: share of the change there", found.hands, limits.min_hands)
-    if wanted.light:
-        light = found.light_end if wanted.end == "lasting" else found.light_peak
-        yield from _under(f"not {wanted.light}: luma by", light if wanted.light == "brighter" else -light, limits.min_light)
+    if interaction.where == "hands":
+        yield from _under("not in the hands: share of the change there", metrics.hands, limits.min_hands)
+    if interaction.light:
+        light = metrics.light_end if interaction.end == "lasting" else metrics.light_peak
+        brighter = light if interaction.light == "brighter" else -light
+        yield from _under(f"not {interaction.light}: luma by", brighter, limits.min_light)
 
 
-def _share(found: Evidence, wanted: Interaction) -> float:
-    """The share of the picture that changes: for a moment is enough where nothing needs to stay."""
-    return found.change_peak if wanted.end == "lasting" else found.change_brief
+def _changed_share(metrics: VideoMetrics, interaction: Interaction) -> float:
+    """Return the share of the picture that changes. Where the change need not stay, a moment is enough."""
+    return metrics.change_peak if interaction.end == "lasting" else metrics.change_brief
 
 
 def _over(words: str, value: float, limit: float | None) -> Iterator[str]:
@@ -101,15 +101,15 @@ def _under(words: str, value: float, limit: float | None) -> Iterator[str]:
         yield f"{words} {value:.3g} < {limit:g}"
 
 
-def trigger_prompt(wanted: Interaction, instruction: str, frames: tuple[bytes, ...], labels: tuple[str, ...]) -> Prompt:
-    """Was the interaction triggered? Asked over frames from before, during and after it (the paper's trigger rate)."""
-    told = {"instruction": instruction, "end_state": wanted.described, "asked": wanted.question}
-    asked = question_files.text("synth:questions", "trigger", **told)
-    return Prompt("trigger", asked, question_files.data("synth:questions")["trigger_schema"], frames, labels)
+def trigger_prompt(interaction: Interaction, instruction: str, frames: tuple[bytes, ...], labels: tuple[str, ...]) -> Prompt:
+    """Ask whether the interaction was triggered, over frames from before, during and after it (the paper's trigger rate)."""
+    fields = {"instruction": instruction, "end_state": interaction.end_sentence, "asked": interaction.question}
+    text = question_files.render("synth:questions", "trigger", **fields)
+    return Prompt("trigger", text, question_files.load("synth:questions")["trigger_schema"], frames, labels)
 
 
-def answered(answer: Answer) -> str | None:
-    """Why the model's answer speaks against the video; null where it says that the interaction happened."""
+def rejection_in_answer(answer: Answer) -> str | None:
+    """Return why the model's answer rejects the video; None if it says that the interaction happened."""
     if answer.value is None:
         return f"no answer whether it happened: {answer.error}"
     if not answer.value["happened"]:

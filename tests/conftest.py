@@ -22,10 +22,10 @@ from curation.vlm import answers, asking
 @pytest.fixture(autouse=True)
 def nothing_spent() -> Iterator[None]:
     """No question counted, none answered by what another test has asked."""
-    asking.spent.clear()
-    answers.use(None)
+    asking.usage.clear()
+    answers.use_folder(None)
     yield
-    answers.use(None)
+    answers.use_folder(None)
 
 
 @pytest.fixture(scope="session")

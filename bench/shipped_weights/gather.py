@@ -1,8 +1,8 @@
-"""Gathers what the quality network is trained on: pictures from Debian's archive, and play recorded here without loss.
+"""Gather the training data of the quality network: pictures from Debian's archive, and lossless recordings of play.
 
-    python -m bench.shipped_weights.gather FOLDER      about 500 MB of downloads; into FOLDER/train and FOLDER/held
+    python -m bench.shipped_weights.gather FOLDER      about 500 MB of downloads, into FOLDER/train and FOLDER/held
 
-Needs apt (Debian 12) and the extra `synth`. What is there already is kept. `docs/models/quality.md` names the licences.
+It needs apt (Debian 12) and the extra `synth`. Existing files are kept. `docs/models/quality.md` names the licences.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PACKAGES = {
     "held": ("ukui-wallpapers", "openarena-085-data"),
 }
 _SECONDS = 3.0
-_LEAST_BYTES = 250_000  # of Wesnoth's thousands of pictures, the large ones: paintings, not sprites
+_MIN_BYTES = 250_000  # of Wesnoth's thousands of pictures, only the large ones are kept: paintings, not sprites
 
 
 def _play(style: str, size: tuple[int, int], seed: int, *places: str, hud: bool = True) -> Recording:
@@ -55,20 +55,20 @@ def gather(folder: Path) -> None:
 
 
 def _unpack(package: str, target: Path) -> None:
-    """A package's files, and what lies in its archives of a game."""
+    """Unpack a package, and the game archives (.pk3) in it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["apt-get", "download", "-qq", package], cwd=target.parent, check=True)
     (archive,) = target.parent.glob(f"{package}_*.deb")
-    half = target.with_suffix(".part")
-    subprocess.run(["dpkg-deb", "-x", archive, half], check=True)
-    for inner in half.rglob("*.pk3"):
+    partial = target.with_suffix(".part")
+    subprocess.run(["dpkg-deb", "-x", archive, partial], check=True)
+    for inner in partial.rglob("*.pk3"):
         with zipfile.ZipFile(inner) as packed:
             packed.extractall(inner.with_suffix(""))
     if package.startswith("wesnoth"):
-        for small in [file for file in half.rglob("*.png") if file.stat().st_size < _LEAST_BYTES]:
+        for small in [file for file in partial.rglob("*.png") if file.stat().st_size < _MIN_BYTES]:
             small.unlink()
     archive.unlink()
-    shutil.move(half, target)
+    shutil.move(partial, target)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Where the camera was in every frame of a clip, or why nobody can say (paper section 3.4, camera annotation)."""
+"""Camera poses and intrinsics for every frame of a clip, or the reason why there are none (paper section 3.4)."""

@@ -1,63 +1,68 @@
-"""The front door: clips in, a camera and the facts behind it out, whichever backend looks (paper section 3.4)."""
+"""The entry point: cameras of clips, with the facts behind them, by the chosen backend (paper section 3.4)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from curation.cameras.camera import Camera, Facts
+from curation.cameras.camera import Camera, CameraFacts
 from curation.cameras.clip import ClipView
 from curation.cameras.scale import scales
 from curation.cameras.settings import CameraSettings
 from curation.schema import TOUCHING_S
 
 
-def annotate(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
-    """The cameras of one source's (or one game's) clips, in the order of the source; the focal length is pooled over them.
+def annotate(clips: Sequence[ClipView], settings: CameraSettings) -> list[tuple[CameraFacts, Camera | None]]:
+    """Estimate the cameras of one source's (or one game's) clips, in the order of the source.
 
-    A clip that cannot be annotated has a status that says why, and no camera. Raises OSError where a store fails, or
-    where the backend is not here: ask `missing` first.
+    The focal length is pooled over them. A clip that cannot be annotated has a status that says why, and no camera. Raises
+    OSError where a store fails or the backend is not installed: check `missing_requirement` first.
     """
-    found = _looked_at(clips, how)
-    moving = [camera if facts.status == "ok" and camera and camera.scale_source == "none" else None for facts, camera in found]
-    scaled = scales(moving, [_touch(a, b) for a, b in pairwise(clips)])
+    results = _run_backend(clips, settings)
+    unscaled = [
+        camera if facts.status == "ok" and camera and camera.scale_source == "none" else None for facts, camera in results
+    ]
+    scaled = scales(unscaled, [_are_adjacent(a, b) for a, b in pairwise(clips)])
     return [
-        (facts, replace(camera, scale_to_unit=scale, scale_source=source) if moves and camera else camera)
-        for (facts, camera), moves, (scale, source) in zip(found, moving, scaled, strict=True)
+        (facts, replace(camera, scale_to_unit=scale, scale_source=source) if needs_scale and camera else camera)
+        for (facts, camera), needs_scale, (scale, source) in zip(results, unscaled, scaled, strict=True)
     ]
 
 
-def _touch(a: ClipView, b: ClipView) -> bool:
+def _are_adjacent(a: ClipView, b: ClipView) -> bool:
     return a.uri == b.uri and a.scene == b.scene and abs(a.span.end_s - b.span.start_s) < TOUCHING_S
 
 
-def _looked_at(clips: Sequence[ClipView], how: CameraSettings) -> list[tuple[Facts, Camera | None]]:
-    backend = _backend(how)
+def _run_backend(clips: Sequence[ClipView], settings: CameraSettings) -> list[tuple[CameraFacts, Camera | None]]:
+    backend = _resolve_backend(settings)
     if backend == "none":
-        return [(Facts("skipped:not asked for"), None) for _ in clips]
+        return [(CameraFacts("skipped:the backend is none"), None) for _ in clips]
     if backend == "vipe":
         from curation.cameras import vipe
 
-        return [vipe.annotate(clip, how) for clip in clips]
+        return [vipe.annotate(clip, settings) for clip in clips]
     from curation.cameras.klt import estimate
 
-    return estimate.annotate(clips, how)
+    return estimate.annotate(clips, settings)
 
 
-def missing(how: CameraSettings) -> str | None:
-    """What this machine lacks for the backend that would run, None where nothing."""
-    if _backend(how) != "vipe":
+def missing_requirement(settings: CameraSettings) -> str | None:
+    """Return what this machine lacks for the backend that would run; None if it can run."""
+    if _resolve_backend(settings) != "vipe":
         return None
     from curation.cameras import vipe
 
-    if vipe.available(how):
+    if vipe.is_available(settings):
         return None
-    return f"neither the package nvidia-vipe beside CUDA nor a program {how.vipe_command!r} is here; klt needs nothing"
+    return (
+        f"ViPE needs the package nvidia-vipe and CUDA, or the program {settings.vipe_command!r}, and neither is here; "
+        "install one of them, or choose the backend klt, which needs neither"
+    )
 
 
-def _backend(how: CameraSettings) -> str:
-    """`auto` takes ViPE where it can run: its package is there and so is CUDA."""
-    if how.backend != "auto":
-        return how.backend
+def _resolve_backend(settings: CameraSettings) -> str:
+    """Return the backend to run. `auto` takes ViPE where its package and CUDA are installed."""
+    if settings.backend != "auto":
+        return settings.backend
     from curation.cameras import vipe
 
-    return "vipe" if vipe.in_process() else "klt"
+    return "vipe" if vipe.runs_in_process() else "klt"

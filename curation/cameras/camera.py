@@ -1,7 +1,7 @@
-"""A clip's camera: per-frame pose and intrinsics, and the npz that a shard stores. NumPy only.
+"""A clip's camera: per-frame pose and intrinsics, and the npz that a shard stores. It needs only NumPy.
 
-OpenCV axes: x right, y down, z forward. Poses are camera-to-world and `pose[0]` is the identity. Intrinsics are in px of the
-picture of `size`, corner-origin: the centre of the top left pixel is (0.5, 0.5), a centred cx is W / 2.
+Axes are OpenCV's: x right, y down, z forward. Poses are camera-to-world and `pose[0]` is the identity. Intrinsics are in px of
+the picture of `size`, corner-origin: the centre of the top left pixel is (0.5, 0.5), a centred cx is W / 2.
 """
 
 import io
@@ -17,13 +17,13 @@ from curation.cameras.controls import controls
 VERSION = 1
 
 
-class Facts(NamedTuple):
-    """The verdict on a clip's camera and every number behind it; the ledger's `camera_*` columns.
+class CameraFacts(NamedTuple):
+    """The status of a clip's camera and every number behind it. The ledger's `camera_*` columns hold them.
 
-    focal_px is in px of the source, other px are of a picture 640 wide. A number that was not looked at is None.
+    focal_px is in px of the source, other px are px of a picture 640 wide. A number that was not measured is None.
     status: ok | ok_rotation | ok_static | suspect | low_texture | failed:<reason> | skipped:<reason>.
-    why: which checks a suspect one missed. model: static | rotation | general.
-    focal_source: clip | pooled | hint | engine | model (ViPE's) | none (a guess, it cannot be observed).
+    why: the checks that a suspect camera missed. model: static | rotation | general.
+    focal_source: clip | pooled | hint | engine | model (ViPE's) | none (a guess: it cannot be observed).
     """
 
     status: str
@@ -37,7 +37,7 @@ class Facts(NamedTuple):
     turn_deg: float | None = None
     max_turn_deg: float | None = None
     step_ratio: float | None = None
-    spike: float | None = None
+    velocity_spike: float | None = None
     tracks: float | None = None
     tracks_min: int | None = None
     track_length: float | None = None
@@ -49,11 +49,11 @@ class Facts(NamedTuple):
     inlier_share: float | None = None
     residual_px: float | None = None
     residual_p95_px: float | None = None
-    apart: float | None = None
-    apart_deg: float | None = None
-    links: int | None = None
-    contradicted: float | None = None
-    rise_s: float | None = None
+    map_disagreement: float | None = None
+    map_disagreement_deg: float | None = None
+    scale_links: int | None = None
+    outlier_coverage: float | None = None
+    vertical_run_s: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -62,12 +62,13 @@ class Facts(NamedTuple):
 
 @dataclass(frozen=True)
 class Camera:
-    """pose f8 [N, 4, 4], intrinsics f8 [N, 4] (fx, fy, cx, cy), times_s f8 [N] from the start of the clip, one row a frame.
+    """The camera of a clip, with one row per frame.
 
-    size: (W, H) px of the picture that the intrinsics speak of. viewport: (x, y, w, h) px of the 3-D view in it. valid bool
-    [N]: whether the pose was measured in that frame, not filled in. residual_px f4 [N]: median reprojection error, NaN where
-    none. keyframes i4 [K]. scale_to_unit: what the translation is to be multiplied by to be in the data set's unit;
-    scale_source: engine | metric | speed | linked | none, and with none the translation's scale is unknown.
+    pose f8 [N, 4, 4], intrinsics f8 [N, 4] (fx, fy, cx, cy), times_s f8 [N] from the start of the clip. size: (W, H) px of the
+    picture that the intrinsics refer to. viewport: (x, y, w, h) px of the 3-D view in it. valid bool [N]: whether the pose was
+    measured in that frame, not filled in. residual_px f4 [N]: median reprojection error, NaN where it was not measured.
+    keyframes i4 [K]. scale_to_unit: factor from the translation to the data set's unit. scale_source: engine | metric | speed |
+    linked | none; with none the scale of the translation is unknown.
     """
 
     pose: np.ndarray
@@ -89,16 +90,16 @@ class Camera:
             ("valid", (count,)),
             ("residual_px", (count,)),
         ):
-            found = getattr(self, name).shape
-            assert found == shape, f"{name} is {found}, not {shape}"
+            actual = getattr(self, name).shape
+            assert actual == shape, f"{name} is {actual}, not {shape}"
 
     @property
     def controls(self) -> np.ndarray:
-        """f8 [N, 4], what moves the camera as a player's hands would: see `controls.controls`. In the data set's unit."""
+        """The controls f8 [N, 4] that would move the camera like this, in the data set's unit: see `controls.controls`."""
         return controls(self.pose, self.times_s, self.scale_to_unit)
 
-    def stored(self, picture: tuple[int, int, int, int], size: tuple[int, int]) -> "Camera":
-        """The camera of the same frames cut to `picture` (x, y, w, h px of this size) and scaled to `size`."""
+    def crop_and_scale(self, picture: tuple[int, int, int, int], size: tuple[int, int]) -> "Camera":
+        """Return the camera of the same frames after a crop to `picture` (x, y, w, h px of this size) and scaling to `size`."""
         x, y, w, h = picture
         scale = np.array([size[0] / w, size[1] / h] * 2)
         intrinsics = (self.intrinsics - np.array([0.0, 0.0, x, y])) * scale
@@ -108,8 +109,8 @@ class Camera:
         sides = np.round(np.array([left - x, top - y, right - left, bottom - top]) * scale).astype(int)
         return replace(self, intrinsics=intrinsics, size=size, viewport=tuple(sides.tolist()))
 
-    def at(self, times_s: np.ndarray) -> "Camera":
-        """The camera of other frames of the clip, each the last one at or before its time (to half a millisecond)."""
+    def at_times(self, times_s: np.ndarray) -> "Camera":
+        """Return the camera of the frames shown at these times: each the last at or before its time (to half a millisecond)."""
         which = np.clip(np.searchsorted(self.times_s, np.asarray(times_s) + 5e-4, side="right") - 1, 0, None)
         first = np.linalg.inv(self.pose[which[0]])
         return replace(
@@ -123,7 +124,7 @@ class Camera:
         )
 
 
-# Types as they are stored: single precision where the estimate's noise is a thousand times its rounding.
+# Stored types: single precision where the estimate's noise is a thousand times its rounding.
 _STORED = {
     "pose": np.float32,
     "intrinsics": np.float32,
@@ -137,40 +138,40 @@ _STORED = {
     "scale_source": np.str_,
 }
 
-_DERIVED = {"controls": np.float32}  # follows from the above: for readers without this package, and never read back
+_DERIVED = {"controls": np.float32}  # computed from the fields above for readers without this package; it is never read back
 
 
 def to_npz(camera: Camera) -> bytes:
-    """`camera.npz` of a shard: the fields above by name, `controls`, and `version`. Equal cameras give equal bytes."""
+    """Return a shard's `camera.npz`: the fields above by name, `controls` and `version`. Equal cameras give equal bytes."""
     buffer = io.BytesIO()
-    kinds = (_STORED | _DERIVED).items()
-    arrays: dict[str, Any] = {name: np.asarray(getattr(camera, name), kind) for name, kind in kinds}
+    types = (_STORED | _DERIVED).items()
+    arrays: dict[str, Any] = {name: np.asarray(getattr(camera, name), dtype) for name, dtype in types}
     np.savez(buffer, version=np.int32(VERSION), **arrays)
     return buffer.getvalue()
 
 
 def from_npz(data: bytes) -> Camera:
-    """The camera in a `camera.npz`. ValueError for another version or for what is no camera."""
+    """Return the camera in a `camera.npz`. Raises ValueError for another version or other bytes."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:  # a lone array has no `files`
         raise ValueError(f"not a camera.npz: {error}") from error
-    if missing := {"version", *_STORED} - set(found):
+    if missing := {"version", *_STORED} - set(arrays):
         raise ValueError(f"not a camera.npz: it lacks {sorted(missing)}")
-    if found["version"] != VERSION:
+    if arrays["version"] != VERSION:
         raise ValueError(
-            f"camera.npz of version {found['version']}; this release reads {VERSION}: install the one that wrote it"
+            f"camera.npz of version {arrays['version']}; this release reads {VERSION}: install the one that wrote it"
         )
     return Camera(
-        pose=found["pose"].astype(float),
-        intrinsics=found["intrinsics"].astype(float),
-        times_s=found["times_s"],
-        size=tuple(found["size"].tolist()),
-        viewport=tuple(found["viewport"].tolist()),
-        valid=found["valid"].astype(bool),
-        residual_px=found["residual_px"],
-        keyframes=found["keyframes"],
-        scale_to_unit=float(found["scale_to_unit"]),
-        scale_source=str(found["scale_source"]),
+        pose=arrays["pose"].astype(float),
+        intrinsics=arrays["intrinsics"].astype(float),
+        times_s=arrays["times_s"],
+        size=tuple(arrays["size"].tolist()),
+        viewport=tuple(arrays["viewport"].tolist()),
+        valid=arrays["valid"].astype(bool),
+        residual_px=arrays["residual_px"],
+        keyframes=arrays["keyframes"],
+        scale_to_unit=float(arrays["scale_to_unit"]),
+        scale_source=str(arrays["scale_source"]),
     )

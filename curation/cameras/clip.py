@@ -9,10 +9,11 @@ from curation.media.viewport import Rect
 
 
 class ClipView(NamedTuple):
-    """A clip to annotate: where it is, and what is known of its picture.
+    """A clip to annotate: where it is, and what is known about its picture.
 
-    viewport, picture: the 3-D view and what lies inside the bars, px of the source. static: bool [H, W] of any size, covering
-    the whole frame: what never moves (HUD, weapon); None where nothing is known. scene: clips of different scenes do not touch.
+    viewport: the 3-D view. picture: the area inside the letterbox bars. Both are in px of the source. static: bool [H, W] of
+    any size, covering the whole frame: pixels that never move (HUD, weapon); None where that is unknown. scene: its number in
+    the source; clips of different scenes are not adjacent.
     """
 
     uri: str

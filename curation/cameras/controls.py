@@ -1,4 +1,4 @@
-"""What the camera did from frame to frame, in its own axes: the speeds behind motion words, and a player's controls."""
+"""How the camera moved from frame to frame, in its own axes: the speeds behind motion words, and a player's controls."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from curation.cameras.rotation import logarithm
 
-# An SfM step is wrong by a tenth of a walking step or so; over this long the errors cancel and a key press still stands out.
+# An SfM step is wrong by a tenth of a walking step or so. Over this time the errors cancel, and a key press is still visible.
 _SMOOTH_S = 0.2
 
 
 class Rates(NamedTuple):
-    """float [N] each; frame i has the rate of the step from i to i + 1, the last frame that of the step before.
+    """Rates of motion, float [N] each. Frame i has the rate of the step from i to i + 1, the last frame that of the last step.
 
     forward, right, up: translation a second along the camera's axes, in the unit of the poses. pan_deg_s (to the right),
     tilt_deg_s (upwards), roll_deg_s (clockwise, as the viewer's head).
@@ -30,18 +30,18 @@ class Rates(NamedTuple):
 
 
 def rates(pose: np.ndarray, times_s: np.ndarray, smooth_s: float = _SMOOTH_S) -> Rates:
-    """Rates of camera-to-world poses [N, 4, 4] at times [N], each the mean over a window around its frame."""
+    """Return the rates of camera-to-world poses [N, 4, 4] at times [N], each the mean over a window around its frame."""
     if len(pose) < 2:
         return Rates(*np.zeros((6, len(pose))))
     step = np.linalg.inv(pose[:-1]) @ pose[1:]
     right, down, forward = step[:, :3, 3].T
-    up_turn, right_turn, clockwise = np.degrees(logarithm(step[:, :3, :3])).T
-    steps = np.stack([forward, right, -down, right_turn, up_turn, clockwise])
-    return Rates(*_windowed(steps, np.asarray(times_s, float), smooth_s))
+    tilt, pan, roll = np.degrees(logarithm(step[:, :3, :3])).T
+    steps = np.stack([forward, right, -down, pan, tilt, roll])
+    return Rates(*_windowed_rates(steps, np.asarray(times_s, float), smooth_s))
 
 
-def _windowed(steps: np.ndarray, times_s: np.ndarray, smooth_s: float) -> np.ndarray:
-    """Sums of steps [K, N - 1] over the window around each step, by the time that it spans; [K, N]."""
+def _windowed_rates(steps: np.ndarray, times_s: np.ndarray, smooth_s: float) -> np.ndarray:
+    """Return the sums of steps [K, N - 1] over the window around each step, divided by the time that it spans; [K, N]."""
     ends = np.concatenate([np.zeros((len(steps), 1)), np.cumsum(steps, axis=1)], axis=1)
     middle = (times_s[:-1] + times_s[1:]) / 2
     first = np.searchsorted(times_s, middle - smooth_s / 2, side="left").clip(0, len(times_s) - 2)
@@ -53,11 +53,11 @@ def _windowed(steps: np.ndarray, times_s: np.ndarray, smooth_s: float) -> np.nda
 
 
 def controls(pose: np.ndarray, times_s: np.ndarray, scale_to_unit: float) -> np.ndarray:
-    """What a player's hands did, [N, 4]: forward and right in units a second, turn (to the right) and look (up) in deg/s.
+    """Return the controls of a player, [N, 4]: forward and right in units a second, turn (to the right) and look (up) in deg/s.
 
-    With a scale_to_unit that makes the top speed one, -1 to 1 of forward and right are a stick's travel. It is the motion that
-    is recovered, not the key: a game that lets a player glide shows a key late, and a wall hides it.
+    With a scale_to_unit that makes the top speed one, -1 to 1 of forward and right are the travel of a stick. This recovers the
+    motion, not the key. A game that lets a player glide shows a key late, and a wall hides it.
     """
-    found = rates(pose, times_s)
-    moved = np.stack([found.forward, found.right]) * scale_to_unit
-    return np.stack([*moved, found.pan_deg_s, found.tilt_deg_s], axis=1)
+    motion = rates(pose, times_s)
+    moved = np.stack([motion.forward, motion.right]) * scale_to_unit
+    return np.stack([*moved, motion.pan_deg_s, motion.tilt_deg_s], axis=1)

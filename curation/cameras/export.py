@@ -3,10 +3,11 @@
 import numpy as np
 
 from curation.cameras.camera import Camera, to_npz
+from curation.errors import InputError
 
 
 def to_tum(camera: Camera) -> str:
-    """TUM trajectory, as evo reads it: `timestamp tx ty tz qx qy qz qw` a line, camera-to-world, seconds of the clip."""
+    """Return a TUM trajectory, as evo reads it: lines `timestamp tx ty tz qx qy qz qw`, camera-to-world, clip seconds."""
     from scipy.spatial.transform import Rotation
 
     quaternions = Rotation.from_matrix(camera.pose[:, :3, :3]).as_quat()
@@ -15,9 +16,9 @@ def to_tum(camera: Camera) -> str:
 
 
 def to_realestate10k(camera: Camera, name: str) -> str:
-    """RealEstate10K text, which GameCraft-1 reads too: the clip's name, then a line a frame.
+    """Return RealEstate10K text, which GameCraft-1 reads too: the clip's name, then one line per frame.
 
-    A line: the time in whole microseconds, fx fy cx cy as shares of width and height, two zeros (no distortion), and the
+    A line holds the time in whole microseconds, fx fy cx cy as shares of width and height, two zeros (no distortion), and the
     3x4 world-to-camera matrix by rows. Translations are in the data set's unit.
     """
     sizes = np.array([*camera.size, *camera.size], float)
@@ -25,13 +26,13 @@ def to_realestate10k(camera: Camera, name: str) -> str:
     pose[:, :3, 3] *= camera.scale_to_unit
     world_to_camera = np.linalg.inv(pose)[:, :3].reshape(-1, 12)
     lines = [name]
-    for time_s, inner, outer in zip(camera.times_s, camera.intrinsics / sizes, world_to_camera, strict=True):
-        lines.append(" ".join([f"{time_s * 1e6:.0f}", *(f"{v:.9g}" for v in (*inner, 0, 0, *outer))]))
+    for time_s, intrinsics, extrinsics in zip(camera.times_s, camera.intrinsics / sizes, world_to_camera, strict=True):
+        lines.append(" ".join([f"{time_s * 1e6:.0f}", *(f"{v:.9g}" for v in (*intrinsics, 0, 0, *extrinsics))]))
     return "\n".join(lines) + "\n"
 
 
 def to_rerun(camera: Camera, path: str) -> None:
-    """A recording for the rerun viewer: the camera's frustum moving along its path, over time."""
+    """Write a recording for the rerun viewer: the camera's frustum moving along its path over time."""
     import rerun as rr
 
     recording = rr.RecordingStream("gamecraft_camera")
@@ -50,7 +51,10 @@ FORMATS = (".npz", ".tum", ".txt", ".rrd")
 
 
 def save(camera: Camera, path: str, name: str) -> None:
-    """Write a camera to a local file in the format that its ending names: camera.npz, TUM, RealEstate10K text, rerun."""
+    """Write a camera to a local file in the format of its ending: camera.npz, TUM, RealEstate10K text or rerun.
+
+    Raises InputError for another ending.
+    """
     if path.endswith(".rrd"):
         to_rerun(camera, path)
     elif path.endswith(".npz"):
@@ -60,7 +64,7 @@ def save(camera: Camera, path: str, name: str) -> None:
     elif path.endswith(".txt"):
         _write(path, to_realestate10k(camera, name).encode())
     else:
-        raise ValueError(f"{path}: a camera is written as one of {', '.join(FORMATS)} (TUM: .tum, RealEstate10K: .txt)")
+        raise InputError(f"{path}: a camera is written as one of {', '.join(FORMATS)} (TUM: .tum, RealEstate10K: .txt)")
 
 
 def _write(path: str, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What may be set about cameras: which backend, what it is told, and every threshold of the checks with its reason."""
+"""Camera settings: which backend runs, with which options, and every threshold of the checks with its reason."""
 
 from dataclasses import dataclass, fields
 
@@ -7,57 +7,88 @@ BACKENDS = ("auto", "vipe", "klt", "none")
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """When a trajectory is believed. Lengths are px of a picture 640 wide; docs/cameras.md says what each was seen to part."""
+    """Limits within which a trajectory is believed. Lengths are in px of a picture 640 wide.
 
-    tracks: float = 40.0  # a frame, on average: fewer is a dark, empty or blank picture
-    carried: float = 0.12  # share of a frame's tracks that the next one has: a cut has up to 0.11, what is right 0.3 and more
-    static_px: float = 1.0  # what points of a static clip move at most: a codec alone moves them by 0.1
-    rotation_px: float = 2.5  # what a pure rotation leaves: up to 1.9 when it is one, from 5 when it is not
-    rotation_left_px: float = 1.5  # median over all pairs after all frames are turned together
-    focal_error: float = 0.02  # standard error of a focal length found: 0.001 in a clip that turns, 0.1 in one that does not
-    focal_turn_deg: float = 25.0  # a clip that turns less says nothing of the focal length
-    focal_range: tuple[float, float] = (0.35, 2.0)  # of the width of the view: 110 to 28 degrees
-    focal_apart: float = 0.05  # from the pool: if most clips are further apart, the source has no one focal length
-    reached: float = 1.0  # share of frames with a pose of their own
-    points: int = 100
-    inliers: int = 40  # mapped points in every frame: a pose on fewer can be off by a degree
-    inlier_share: float = 0.78  # of the mapped points in sight, in every frame: with fewer, a part of them slides along
-    residual_px: float = 1.0  # median over frames; 0.3 to 0.6 in a trajectory that is right
-    residual_p95_px: float = 1.5
-    apart: float = 0.006  # of the path, between the poses of two maps that were begun in different parts of the clip
-    apart_deg: float = 0.15  # a frame, RMS, the same: right ones are under 0.05, one frame off by three degrees makes it 0.25
-    links: int = 8  # points that tie the scale before a moment to that behind it; with fewer it may have run off by a fifth
-    contradicted: float = 0.36  # share of tracks that go against the camera, times the width they span: right ones 0.26
-    rise_s: float = 0.35  # straight up or down: a door that fills the view and rises is a sinking camera, by every number
-    step_ratio: float = 7.0  # the largest step to the tenth largest in a hundred; a jump in the map, where a stair is under 5
-    spike: float = (
-        1.1  # of the velocity, in one frame; players' are under 0.7, a frame shown twice is 1, a map that broke over 1.4
-    )
-    max_turn_deg: float = 25.0  # from frame to frame: more is no hand's turn
-    static_share: float = 0.6  # of the view that never moves: with more, it is not the view
+    `docs/cameras.md` lists, for each limit, the values that right and wrong trajectories were measured to have.
+    """
+
+    # Mean number of tracks per frame. Fewer means a dark, empty or blank picture.
+    min_tracks: float = 40.0
+    # Share of a frame's tracks that survive into the next frame. Cuts have up to 0.11, right trajectories 0.3 and more.
+    min_track_survival: float = 0.12
+    # How far points of a static clip move at most. A codec alone moves them by 0.1.
+    max_static_px: float = 1.0
+    # What the best rotation of a frame pair leaves of the tracks' motion: up to 1.9 in a pure rotation, from 5 in other motion.
+    max_rotation_residual_px: float = 2.5
+    # What one fit of all frames' rotations leaves: the median over the frame pairs.
+    max_joint_rotation_residual_px: float = 1.5
+    # Standard error of an estimated focal length, as a share of it: 0.001 in a clip that turns, 0.1 in one that does not.
+    max_focal_error: float = 0.02
+    # Total rotation of a clip. A clip that turns less says nothing about the focal length.
+    min_focal_turn_deg: float = 25.0
+    # Focal length as a share of the view's width: 0.35 is a field of view of 110 degrees.
+    min_focal_share: float = 0.35
+    # Focal length as a share of the view's width: 2 is a field of view of 28 degrees.
+    max_focal_share: float = 2.0
+    # Distance of a clip's focal length from the source's median, as a share of the median. If most clips are further away,
+    # the source has no single focal length.
+    max_focal_disagreement: float = 0.05
+    # Share of the frames that have a pose of their own.
+    min_registered: float = 1.0
+    # Points of the map.
+    min_points: int = 100
+    # Mapped points that agree with the pose, in every frame. A pose from fewer can be off by a degree.
+    min_inliers: int = 40
+    # Share of the visible mapped points that agree with the pose, in every frame. With fewer, part of them slides along.
+    min_inlier_share: float = 0.78
+    # Reprojection error: the median over the frames' medians. Right trajectories have 0.3 to 0.6.
+    max_residual_px: float = 1.0
+    # Reprojection error: the 95th percentile over the frames' medians.
+    max_residual_p95_px: float = 1.5
+    # Distance between the poses of two maps that were started in different parts of the clip, as a share of the path.
+    max_map_disagreement: float = 0.006
+    # RMS difference of the two maps' rotations from frame to frame. Right ones are under 0.05; one frame that is off by three
+    # degrees makes it 0.25.
+    max_map_disagreement_deg: float = 0.15
+    # Points that tie the scale before a moment to the scale after it. With fewer, the scale may have drifted by a fifth.
+    min_scale_links: int = 8
+    # Share of tracks that contradict the camera, times the share of the width that they span. Right trajectories have at most
+    # 0.26.
+    max_outlier_coverage: float = 0.36
+    # Seconds of the longest straight move up or down. A rising door looks like a sinking camera to every other check.
+    max_vertical_run_s: float = 0.35
+    # Largest step over the 90th percentile of steps. A jump in the map has more, a stair under 5.
+    max_step_ratio: float = 7.0
+    # Largest change of the velocity that lasts one frame, as a share of the 90th percentile of the speed. Players stay under
+    # 0.7, a frame shown twice gives 1, a broken map over 1.4.
+    max_velocity_spike: float = 1.1
+    # Rotation from frame to frame. No hand turns faster.
+    max_turn_deg: float = 25.0
+    # Share of the view that never moves. With more, the detected viewport is not the 3-D view.
+    max_static_share: float = 0.6
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not all(number >= 0 for number in (value if isinstance(value, tuple) else (value,))):
+            if not value >= 0:
                 raise ValueError(f"checks.{field.name} must not be negative, not {value}")
 
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """backend: auto | vipe | klt | none; auto takes ViPE where it is installed beside CUDA, else klt.
+    """The camera backend and what it may assume."""
 
-    max_width: the decode size; intrinsics are given back in px of the source. fov_deg: the horizontal field of view of the
-    3-D view, if it is known; it is then taken as exact. vipe_command, vipe_preset: the program that is called where ViPE's
-    package is not in this environment, and which of its pipelines (no_vda: without the depth that poses do not need).
-    """
-
+    # auto | vipe | klt | none. auto takes ViPE where its package and CUDA are installed, else klt.
     backend: str = "auto"
+    # Width in px at which frames are decoded. Intrinsics are given in px of the source.
     max_width: int = 640
+    # Horizontal field of view of the 3-D view in degrees, where it is known; then it is taken as exact. null: unknown.
     fov_deg: float | None = None
+    # The program that is called where ViPE's package is not in this environment.
     vipe_command: str = "vipe"
+    # Which of ViPE's pipelines runs. no_vda leaves out the depth model, which poses do not need.
     vipe_preset: str = "no_vda"
-    checks: CheckSettings = CheckSettings()
+    checks: CheckSettings = CheckSettings()  # Limits within which a trajectory is believed.
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

@@ -1,8 +1,8 @@
-"""ViPE, the paper's annotator (nvidia-vipe), in this process where it is installed beside CUDA, else as the program `vipe`.
+"""ViPE, the paper's annotator: the package nvidia-vipe in this process where CUDA is installed too, else the program `vipe`.
 
-ViPE takes the centre of the picture for the optical centre and knows no HUD, so it is fed the 3-D view only, and its
-intrinsics are shifted back. Its poses are camera-to-world in near metres. Its `ba_residual` is never set by any of its
-releases, so what is checked is the trajectory itself.
+ViPE assumes that the optical centre is the middle of the picture, and it knows no HUD. So it gets only the 3-D view, and its
+intrinsics are shifted back. Its poses are camera-to-world in roughly metres. No release sets its `ba_residual`, so the checks
+use the trajectory itself.
 """
 
 import os
@@ -17,29 +17,30 @@ from typing import Any
 import numpy as np
 
 from curation import scratch
-from curation.cameras.camera import Camera, Facts
-from curation.cameras.checks import judged
+from curation.cameras.camera import Camera, CameraFacts
+from curation.cameras.checks import apply_checks
 from curation.cameras.clip import ClipView
-from curation.cameras.path_smoothness import spike, step_ratio
+from curation.cameras.path_smoothness import step_ratio, velocity_spike
 from curation.cameras.rotation import angle_deg
 from curation.cameras.settings import CameraSettings
 from curation.errors import BadSource, UnreadableVideo
-from curation.media import decode, encode
+from curation.media import encode
 from curation.media.encode import Encoding
+from curation.media.source import probe
 
-# Fine enough that the encoder hides nothing from the tracker; ViPE scales to about 384x512 itself.
-_FED = Encoding(max_width=1280, max_height=1280, crf=12)
-# ViPE loads its models for each clip (the program) and then does three to five frames a second.
-_START_S, _S_A_FRAME = 300.0, 2.0
-# A camera that stays within this and turns less than that stands still: its estimates wander by as much.
+# Fine enough that the encoder hides nothing from the tracker. ViPE scales to about 384x512 itself.
+_INPUT = Encoding(max_width=1280, max_height=1280, crf=12)
+# The program loads ViPE's models for each clip and then does three to five frames a second.
+_START_S, _S_PER_FRAME = 300.0, 2.0
+# A camera that moves and turns less than this stands still: the estimates wander by as much.
 _STILL_M, _STILL_DEG = 0.05, 2.0
-# Its frontend initialises once it has eight keyframes; with fewer all poses are guesses.
-_LEAST_KEYFRAMES = 8
+# ViPE's frontend initialises once it has eight keyframes. With fewer, all poses are guesses.
+_MIN_KEYFRAMES = 8
 
 
 @dataclass(frozen=True)
 class Artifacts:
-    """What ViPE says of N frames: pose [N, 4, 4] camera-to-world, intrinsics [N, 4] px; keyframes where it tells them."""
+    """ViPE's output for N frames: pose [N, 4, 4] camera-to-world, intrinsics [N, 4] px, and keyframes if it reports them."""
 
     pose: np.ndarray
     intrinsics: np.ndarray
@@ -47,15 +48,15 @@ class Artifacts:
 
 
 class BadArtifacts(BadSource):
-    """What ViPE left behind is not what its format says; the message is the reason that the ledger shows."""
+    """ViPE's output is not what its format requires. The message is the reason that the ledger shows."""
 
 
-def available(how: CameraSettings) -> bool:
-    """Whether ViPE can be run here: as a package beside CUDA, or as a program."""
-    return in_process() or shutil.which(how.vipe_command) is not None
+def is_available(settings: CameraSettings) -> bool:
+    """Whether ViPE can run here, as a package with CUDA or as a program."""
+    return runs_in_process() or shutil.which(settings.vipe_command) is not None
 
 
-def in_process() -> bool:
+def runs_in_process() -> bool:
     if find_spec("vipe") is None:
         return False
     import torch
@@ -63,20 +64,24 @@ def in_process() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def annotate(clip: ClipView, how: CameraSettings) -> tuple[Facts, Camera | None]:
-    """A clip's camera by ViPE; a status that says why where it gave none. `annotate.missing` says whether it can be run."""
+def annotate(clip: ClipView, settings: CameraSettings) -> tuple[CameraFacts, Camera | None]:
+    """Return a clip's camera by ViPE, or a status that says why there is none.
+
+    `annotate.missing_requirement` says whether ViPE can run.
+    """
     try:
         with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
-            fed = encode.encode(clip.uri, clip.span, clip.viewport, _FED)
+            view = encode.encode(clip.uri, clip.span, clip.viewport, _INPUT)
             path = os.path.join(folder, "clip.mp4")
             with open(path, "wb") as file:
-                file.write(fed.mp4)
-            found = _in_process(path, how) if in_process() else _as_program(path, len(fed.times_s), how)
-            check(found, len(fed.times_s))
+                file.write(view.mp4)
+            frames = len(view.times_s)
+            artifacts = _run_in_process(path, settings) if runs_in_process() else _run_program(path, frames, settings)
+            check_artifacts(artifacts, frames)
     except (UnreadableVideo, BadArtifacts, subprocess.SubprocessError) as error:
-        return Facts(f"failed:{_reason(error)}", backend="vipe"), None
-    camera = _camera(clip, fed, found)
-    return judged(_facts(camera), how.checks), camera
+        return CameraFacts(f"failed:{_reason(error)}", backend="vipe"), None
+    camera = _to_camera(clip, view, artifacts)
+    return apply_checks(_facts(camera), settings.checks), camera
 
 
 def _reason(error: Exception) -> str:
@@ -88,110 +93,112 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _as_program(path: str, frames: int, how: CameraSettings) -> Artifacts:
-    """One clip by `vipe infer`, in a process and an environment of its own."""
+def _run_program(path: str, frames: int, settings: CameraSettings) -> Artifacts:
+    """Annotate one clip by `vipe infer`, in its own process and environment."""
     out = os.path.join(os.path.dirname(path), "out")
-    words = [how.vipe_command, "infer", path, "-o", out, "-p", how.vipe_preset]
-    limit_s = _START_S + _S_A_FRAME * frames
+    command = [settings.vipe_command, "infer", path, "-o", out, "-p", settings.vipe_preset]
+    limit_s = _START_S + _S_PER_FRAME * frames
     subprocess.run(  # noqa: S603 (the recipe's own program; no shell)
-        words, check=True, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL
+        command, check=True, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL
     )
-    return read(out, "clip")
+    return read_artifacts(out, "clip")
 
 
-def read(folder: str, name: str) -> Artifacts:
-    """The artifacts of one clip in ViPE's layout: `pose/<name>.npz` and `intrinsics/<name>.npz`, each `data` and `inds`."""
-    pose, frames = _array(os.path.join(folder, "pose", f"{name}.npz"))
-    intrinsics, others = _array(os.path.join(folder, "intrinsics", f"{name}.npz"))
-    for what, inds in (("poses", frames), ("intrinsics", others)):
+def read_artifacts(folder: str, name: str) -> Artifacts:
+    """Read the artifacts of one clip: `pose/<name>.npz` and `intrinsics/<name>.npz`, each with `data` and `inds`."""
+    pose, pose_frames = _read_array(os.path.join(folder, "pose", f"{name}.npz"))
+    intrinsics, intrinsics_frames = _read_array(os.path.join(folder, "intrinsics", f"{name}.npz"))
+    for kind, inds in (("poses", pose_frames), ("intrinsics", intrinsics_frames)):
         if not np.array_equal(inds, np.arange(len(inds))):
-            raise BadArtifacts(f"vipe left frames out of its {what}")
+            raise BadArtifacts(f"vipe left frames out of its {kind}")
     return Artifacts(pose, intrinsics)
 
 
-def _array(path: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_array(path: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return np.asarray(file["data"], float), np.asarray(file["inds"])
     except FileNotFoundError:
-        raise BadArtifacts(f"vipe left no {'/'.join(path.split(os.sep)[-2:])}") from None
+        raise BadArtifacts(f"vipe wrote no {'/'.join(path.split(os.sep)[-2:])}") from None
     except Exception as error:
         raise BadArtifacts(f"vipe's {'/'.join(path.split(os.sep)[-2:])} cannot be read: {error}") from error
 
 
-def check(found: Artifacts, frames: int) -> None:
-    """Refuse what is no trajectory of so many frames (BadArtifacts): shapes, numbers, rotations, focal lengths."""
-    if found.pose.shape != (frames, 4, 4) or found.intrinsics.shape != (frames, 4):
-        raise BadArtifacts(f"vipe gave {found.pose.shape} poses and {found.intrinsics.shape} intrinsics for {frames} frames")
-    if not (np.isfinite(found.pose).all() and np.isfinite(found.intrinsics).all()):
+def check_artifacts(artifacts: Artifacts, frames: int) -> None:
+    """Raise BadArtifacts if this is no trajectory of `frames` frames: shapes, numbers, rotations, focal lengths."""
+    pose, intrinsics = artifacts.pose, artifacts.intrinsics
+    if pose.shape != (frames, 4, 4) or intrinsics.shape != (frames, 4):
+        raise BadArtifacts(f"vipe gave {pose.shape} poses and {intrinsics.shape} intrinsics for {frames} frames")
+    if not (np.isfinite(pose).all() and np.isfinite(intrinsics).all()):
         raise BadArtifacts("vipe gave numbers that are not finite")
-    rotation = found.pose[:, :3, :3]
-    straight = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max() < 1e-3 and (np.linalg.det(rotation) > 0).all()
-    if not straight or not np.allclose(found.pose[:, 3], [0, 0, 0, 1]):
-        raise BadArtifacts("vipe gave poses that are no rigid motions")
-    if (found.intrinsics[:, :2] <= 0).any():
+    rotation = pose[:, :3, :3]
+    is_orthonormal = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max() < 1e-3
+    is_rotation = is_orthonormal and (np.linalg.det(rotation) > 0).all()
+    if not is_rotation or not np.allclose(pose[:, 3], [0, 0, 0, 1]):
+        raise BadArtifacts("vipe gave poses that are not rigid motions")
+    if (intrinsics[:, :2] <= 0).any():
         raise BadArtifacts("vipe gave a focal length that is not positive")
-    if found.keyframes is not None and len(found.keyframes) < _LEAST_KEYFRAMES:
-        raise BadArtifacts(f"vipe found {len(found.keyframes)} keyframes; it needs {_LEAST_KEYFRAMES}")
+    if artifacts.keyframes is not None and len(artifacts.keyframes) < _MIN_KEYFRAMES:
+        raise BadArtifacts(f"vipe found {len(artifacts.keyframes)} keyframes; it needs {_MIN_KEYFRAMES}")
 
 
-def _camera(clip: ClipView, fed: encode.Clip, found: Artifacts) -> Camera:
-    """Poses from the first frame on, intrinsics in px of the source."""
-    source, view = decode.probe(clip.uri), clip.viewport
-    scale = np.array([view.w / fed.width, view.h / fed.height] * 2)
-    frames = len(fed.times_s)
+def _to_camera(clip: ClipView, view: encode.EncodedClip, artifacts: Artifacts) -> Camera:
+    """Return the camera: poses relative to the first frame, intrinsics in px of the source."""
+    source, viewport = probe(clip.uri), clip.viewport
+    scale = np.array([viewport.w / view.width, viewport.h / view.height] * 2)
+    frames = len(view.times_s)
     return Camera(
-        pose=np.linalg.inv(found.pose[0]) @ found.pose,
-        intrinsics=found.intrinsics * scale + np.array([0, 0, view.x, view.y]),
-        times_s=fed.times_s,
+        pose=np.linalg.inv(artifacts.pose[0]) @ artifacts.pose,
+        intrinsics=artifacts.intrinsics * scale + np.array([0, 0, viewport.x, viewport.y]),
+        times_s=view.times_s,
         size=(source.width, source.height),
-        viewport=(view.x, view.y, view.w, view.h),
+        viewport=(viewport.x, viewport.y, viewport.w, viewport.h),
         valid=np.ones(frames, bool),
         residual_px=np.full(frames, np.nan, np.float32),
-        keyframes=np.arange(0) if found.keyframes is None else found.keyframes,
+        keyframes=np.arange(0) if artifacts.keyframes is None else artifacts.keyframes,
         scale_source="metric",
     )
 
 
-def _facts(camera: Camera) -> Facts:
-    """What can be told of a trajectory alone. Lengths are ViPE's, near metres."""
+def _facts(camera: Camera) -> CameraFacts:
+    """Return what a trajectory alone shows. Lengths are ViPE's, roughly metres."""
     step = np.linalg.inv(camera.pose[:-1]) @ camera.pose[1:]
-    turned = angle_deg(step[:, :3, :3])
-    still = float(np.ptp(camera.pose[:, :3, 3], axis=0).max()) < _STILL_M
-    return Facts(
+    turns_deg = angle_deg(step[:, :3, :3])
+    is_still = float(np.ptp(camera.pose[:, :3, 3], axis=0).max()) < _STILL_M
+    return CameraFacts(
         "",
         backend="vipe",
-        model=("static" if turned.sum() < _STILL_DEG else "rotation") if still else "general",
+        model=("static" if turns_deg.sum() < _STILL_DEG else "rotation") if is_still else "general",
         focal_px=float(camera.intrinsics[0, 0]),
         focal_source="model",
         focal_share=float(camera.intrinsics[0, 0]) / camera.viewport[2],
-        turn_deg=float(turned.sum()),
-        max_turn_deg=float(turned.max(initial=0.0)),
-        step_ratio=1.0 if still else step_ratio(camera.pose),
-        spike=0.0 if still else spike(camera.pose, camera.times_s),
+        turn_deg=float(turns_deg.sum()),
+        max_turn_deg=float(turns_deg.max(initial=0.0)),
+        step_ratio=1.0 if is_still else step_ratio(camera.pose),
+        velocity_spike=0.0 if is_still else velocity_spike(camera.pose, camera.times_s),
     )
 
 
 @lru_cache(maxsize=1)
 def _pipeline(preset: str) -> Any:
-    """ViPE's pipeline up to its poses, built once a process: it keeps its weights between clips (from 1.2.0 on)."""
+    """Build ViPE's pipeline up to its poses, once per process. It keeps its weights between clips (from 1.2.0 on)."""
     from vipe.config import parse_typed_config
     from vipe.pipeline import make_pipeline
 
-    wanted = [f"pipeline={preset}", "pipeline.post.depth_align_model=null"]
-    quiet = ["pipeline.output.save_artifacts=false", "pipeline.output.save_viz=false"]
-    built = make_pipeline(parse_typed_config("default", hydra_args=[*wanted, *quiet]).pipeline)
-    built.return_payload = True
-    return built
+    options = [f"pipeline={preset}", "pipeline.post.depth_align_model=null"]
+    no_output = ["pipeline.output.save_artifacts=false", "pipeline.output.save_viz=false"]
+    pipeline = make_pipeline(parse_typed_config("default", hydra_args=[*options, *no_output]).pipeline)
+    pipeline.return_payload = True
+    return pipeline
 
 
-def _in_process(path: str, how: CameraSettings) -> Artifacts:
-    """One clip by ViPE's own Python interface. Not run by us: it needs a CUDA GPU."""
+def _run_in_process(path: str, settings: CameraSettings) -> Artifacts:
+    """Annotate one clip by ViPE's own Python interface. We have not run this: it needs a CUDA GPU."""
     from vipe.streams.base import ProcessedVideoStream
     from vipe.streams.raw_mp4_stream import RawMp4Stream
 
     stream = ProcessedVideoStream(RawMp4Stream(path), []).cache(desc="read")
-    found = _pipeline(how.vipe_preset).run(stream).payload
-    pose = found.get_view_trajectory(0).matrix().cpu().numpy()
-    inner = np.asarray(found.intrinsics[0].cpu().numpy(), float)
-    return Artifacts(np.asarray(pose, float), np.tile(inner, (len(pose), 1)), np.asarray(found.keyframe_ids))
+    result = _pipeline(settings.vipe_preset).run(stream).payload
+    pose = result.get_view_trajectory(0).matrix().cpu().numpy()
+    intrinsics = np.asarray(result.intrinsics[0].cpu().numpy(), float)
+    return Artifacts(np.asarray(pose, float), np.tile(intrinsics, (len(pose), 1)), np.asarray(result.keyframe_ids))

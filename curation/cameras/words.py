@@ -22,15 +22,15 @@ STATIC = "static"
 
 @dataclass(frozen=True)
 class WordSettings:
-    """When a motion is worth a word: as fast as this for at least `min_share` of the clip.
+    """When a motion gets a word: if it is fast enough for at least `min_share` of the clip."""
 
-    min_speed is a share of the top moving speed; under a sixth a walk's bob and an estimate's noise begin. Turns of less than
-    min_turn_deg_s are steering, not looking around; rolls are rare in games and seen at once.
-    """
-
+    # Share of the clip for which a motion must last.
     min_share: float = 0.2
+    # Speed of a translation, as a share of the top moving speed. Under a sixth, a walk's bob and an estimate's noise begin.
     min_speed: float = 0.15
+    # Rate of a pan or tilt in degrees a second. Slower turns are steering, not looking around.
     min_turn_deg_s: float = 10.0
+    # Rate of a roll in degrees a second. Rolls are rare in games, and slow ones are visible too.
     min_roll_deg_s: float = 5.0
 
     def __post_init__(self) -> None:
@@ -41,9 +41,11 @@ class WordSettings:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name):g}")
 
 
-class Motion(NamedTuple):
-    """What a clip's camera does. words: most of the time first, or "static". speed: mean and top (95th percentile) of the
-    translation in the data set's unit a second, null where the scale is not known; turn_deg_s: mean rate of rotation.
+class CameraMotion(NamedTuple):
+    """What a clip's camera does.
+
+    words: the most frequent first, or "static". speed, top_speed: mean and 95th percentile of the translation in the data set's
+    unit a second, None where the scale is not known. turn_deg_s: mean rate of rotation.
     """
 
     words: list[str]
@@ -52,44 +54,48 @@ class Motion(NamedTuple):
     turn_deg_s: float
 
 
-def describe(camera: Camera, how: WordSettings) -> Motion:
-    """The words and speeds of a clip's camera."""
-    found = rates(camera.pose, camera.times_s)
-    scaled = camera.scale_source != "none"
-    top = _top_speed(found)
-    turn = np.sqrt(found.pan_deg_s**2 + found.tilt_deg_s**2 + found.roll_deg_s**2)
-    return Motion(
-        words=_words(found, _least_speed(camera, found, how), how),
-        speed=float(found.speed.mean()) * camera.scale_to_unit if scaled else None,
-        top_speed=top * camera.scale_to_unit if scaled else None,
+def describe_motion(camera: Camera, settings: WordSettings) -> CameraMotion:
+    """Return the words and speeds of a clip's camera."""
+    motion = rates(camera.pose, camera.times_s)
+    is_scaled = camera.scale_source != "none"
+    top = _top_speed(motion)
+    turn = np.sqrt(motion.pan_deg_s**2 + motion.tilt_deg_s**2 + motion.roll_deg_s**2)
+    return CameraMotion(
+        words=_words(motion, _min_speed(camera, motion, settings), settings),
+        speed=float(motion.speed.mean()) * camera.scale_to_unit if is_scaled else None,
+        top_speed=top * camera.scale_to_unit if is_scaled else None,
         turn_deg_s=float(turn.mean()),
     )
 
 
-def held(camera: Camera, how: WordSettings) -> np.ndarray:
-    """int8 [N, 4], -1, 0 or 1 for each of a camera's `controls`: the keys that would be held to move so."""
-    found = rates(camera.pose, camera.times_s)
-    walks, turns = _least_speed(camera, found, how), how.min_turn_deg_s
-    moved = np.stack([found.forward, found.right, found.pan_deg_s, found.tilt_deg_s], axis=1)
-    return (np.sign(moved) * (np.abs(moved) > [walks, walks, turns, turns])).astype(np.int8)
+def held_keys(camera: Camera, settings: WordSettings) -> np.ndarray:
+    """Return the keys that would be held to move like this: int8 [N, 4], -1, 0 or 1 for each of a camera's `controls`."""
+    motion = rates(camera.pose, camera.times_s)
+    min_speed, min_turn = _min_speed(camera, motion, settings), settings.min_turn_deg_s
+    moved = np.stack([motion.forward, motion.right, motion.pan_deg_s, motion.tilt_deg_s], axis=1)
+    return (np.sign(moved) * (np.abs(moved) > [min_speed, min_speed, min_turn, min_turn])).astype(np.int8)
 
 
-def _top_speed(found: Rates) -> float:
-    return float(np.percentile(found.speed, 95))
+def _top_speed(motion: Rates) -> float:
+    return float(np.percentile(motion.speed, 95))
 
 
-def _least_speed(camera: Camera, found: Rates, how: WordSettings) -> float:
-    """Where a motion begins, in the unit of the poses."""
-    top = 1 / camera.scale_to_unit if camera.scale_source != "none" else _top_speed(found)
-    return max(how.min_speed * top, 1e-9)
+def _min_speed(camera: Camera, motion: Rates, settings: WordSettings) -> float:
+    """Return the speed from which a translation counts, in the unit of the poses."""
+    top = 1 / camera.scale_to_unit if camera.scale_source != "none" else _top_speed(motion)
+    return max(settings.min_speed * top, 1e-9)
 
 
-def _words(found: Rates, least_speed: float, how: WordSettings) -> list[str]:
-    least = {"pan_deg_s": how.min_turn_deg_s, "tilt_deg_s": how.min_turn_deg_s, "roll_deg_s": how.min_roll_deg_s}
+def _words(motion: Rates, min_speed: float, settings: WordSettings) -> list[str]:
+    min_turn = {
+        "pan_deg_s": settings.min_turn_deg_s,
+        "tilt_deg_s": settings.min_turn_deg_s,
+        "roll_deg_s": settings.min_roll_deg_s,
+    }
     shares = {}
     for axis, words in WORDS.items():
-        rate, limit = getattr(found, axis), least.get(axis, least_speed)
+        rate, limit = getattr(motion, axis), min_turn.get(axis, min_speed)
         for word, side in zip(words, (rate, -rate), strict=True):
             shares[word] = float((side > limit).mean())
-    said = [word for word, share in sorted(shares.items(), key=lambda item: -item[1]) if share >= how.min_share]
-    return said or [STATIC]
+    frequent = [word for word, share in sorted(shares.items(), key=lambda item: -item[1]) if share >= settings.min_share]
+    return frequent or [STATIC]

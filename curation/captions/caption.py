@@ -1,7 +1,7 @@
-"""The standard caption C_t (paper section 3.4): short, long and structured, held against what was measured.
+"""The standard caption C_t (paper section 3.4): short, long and structured, checked against the measurements of the clip.
 
-A model is told the measured facts, and its caption is checked against them; without a model the caption is composed of the
-facts alone, and says nothing that they do not.
+A model gets the measurements in its prompt, and its caption is checked against them. Without a model the caption is composed
+from the measurements alone and claims nothing else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from curation.vlm import Prompt, question_files
 
-MEASURED = "measured"  # the source of a caption that no model wrote
+MEASURED = "measured"  # the source of a caption that is composed from measurements
 
-# What a measured regime is called in a sentence, and which word contradicts it.
+# The words for each measured camera motion in a sentence, and the motion that contradicts it.
 MOTIONS = {
     "still": "stands still",
     "forward": "moves forward",
@@ -28,21 +28,22 @@ MOTIONS = {
 _OPPOSITE = {"forward": "back", "turn_left": "turn_right", "look_up": "look_down", "strafe_left": "strafe_right"}
 OPPOSITE = _OPPOSITE | {b: a for a, b in _OPPOSITE.items()}
 
-# Mean luma (0-255) under which a clip is called so; what is brighter than the last is bright.
-_LIGHT = ((40, "dark"), (80, "dim"), (170, "evenly lit"))
-# px/frame at 320 wide under which the camera is called so.
-_PACE = ((0.3, "hardly moves"), (3.0, "moves slowly"), (9.0, "moves"))
-_FEWEST_S = 0.3  # a shorter stretch of camera motion is not worth a word
-_MOST_MOTIONS = 6
+# Mean luma (0-255) below which a clip has this word. Above the last limit it is "bright".
+_LIGHT_LEVELS = ((40, "dark"), (80, "dim"), (170, "evenly lit"))
+# Camera motion (px/frame at 320 px wide) below which it has this word. Above the last limit it "moves fast".
+_PACE_LEVELS = ((0.3, "hardly moves"), (3.0, "moves slowly"), (9.0, "moves"))
+_MIN_MOTION_S = 0.3  # shorter camera motions are not mentioned
+_MAX_MOTIONS = 6
 
-# Mean luma beyond which a caption of the other extreme is wrong: the terms overlap between.
+# Mean luma beyond which a caption of the other extreme is wrong. The two ranges overlap between these limits.
 _TOO_BRIGHT_FOR_DARK, _TOO_DARK_FOR_BRIGHT = 110.0, 60.0
-# A motion counts as seen from half a second on, as unseen under a fifth; "still" is wrong where more than half the clip moves.
-_SEEN_S, _UNSEEN_S, _MOSTLY = 0.5, 0.2, 0.5
+# A motion of half a second or more is present, one under a fifth of a second is absent. "Still" is wrong if the camera moves
+# for more than half of the clip.
+_PRESENT_S, _ABSENT_S, _MAX_MOVING_SHARE = 0.5, 0.2, 0.5
 
 
-class Happening(NamedTuple):
-    """Something that happens: start, strongest moment and end (s from the clip's start), and how sure that is (0-1)."""
+class MeasuredEvent(NamedTuple):
+    """A detected event: start, strongest moment and end (s from the clip's start), and the detector's confidence (0-1)."""
 
     start_s: float
     peak_s: float
@@ -51,13 +52,18 @@ class Happening(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What was measured of a clip; None is unknown. `motions`: regime, start and end (s from the clip's start), in order."""
+class ClipMeasurements:
+    """The measurements of a clip that captions use. None means unknown.
+
+    motions: camera motion (a key of `MOTIONS`), start and end (s from the clip's start), in order. events_known: whether the
+    event detector was trained on such footage, so that no event means that nothing happens. frozen: the share of the time (0-1)
+    in which the picture stands still. The other fields have the names and units of the ledger's columns.
+    """
 
     length_s: float
     motions: tuple[tuple[str, float, float], ...] = ()
-    happenings: tuple[Happening, ...] = ()
-    happenings_known: bool = False
+    events: tuple[MeasuredEvent, ...] = ()
+    events_known: bool = False
     luma_mean: float | None = None
     flashes_hz: float | None = None
     motion_camera: float | None = None
@@ -66,18 +72,20 @@ class Facts:
     camera_words: str | None = None
 
     @property
-    def strongest(self) -> Happening | None:
-        return max(self.happenings, key=lambda h: (h.energy, h.end_s - h.start_s), default=None)
+    def strongest(self) -> MeasuredEvent | None:
+        """The event with the highest confidence; of equal ones the longest."""
+        return max(self.events, key=lambda event: (event.energy, event.end_s - event.start_s), default=None)
 
     def seconds_of(self, motion: str) -> float:
+        """Return how long the camera makes this motion; "still" is the rest of the clip."""
         if motion == "still":
             return max(0.0, self.length_s - sum(end - start for _, start, end in self.motions))
         return sum(end - start for name, start, end in self.motions if name == motion)
 
 
 @dataclass(frozen=True)
-class Caption:
-    """A standard caption; `structured` has the keys of `SCHEMA`, null for what is not known."""
+class StandardCaption:
+    """A standard caption. `structured` has the other keys of `SCHEMA`, with None for what is unknown."""
 
     short: str
     long: str
@@ -105,98 +113,98 @@ SCHEMA: dict[str, Any] = {
 _STRUCTURED = [name for name in SCHEMA["required"] if name not in ("short", "long")]
 
 
-def measured(facts: Facts) -> Caption:
-    """The caption that the facts alone allow."""
-    known: dict[str, Any] = {"camera_motion": [name for name, _ in _course(facts)] or ["still"]}
-    if (light := _light(facts)) is not None:
+def compose_caption(clip: ClipMeasurements) -> StandardCaption:
+    """Compose the caption from the measurements alone."""
+    known: dict[str, Any] = {"camera_motion": [name for name, _ in _motion_sequence(clip)] or ["still"]}
+    if (light := _light_word(clip)) is not None:
         known["lighting"] = {"evenly lit": "even"}.get(light, light)
-    return Caption(short(facts), sentences(facts), {n: known.get(n) for n in _STRUCTURED}, MEASURED)
+    return StandardCaption(describe_briefly(clip), describe(clip), {n: known.get(n) for n in _STRUCTURED}, MEASURED)
 
 
-def short(facts: Facts) -> str:
-    """What the camera does and when something happens, in a sentence."""
-    words = "; ".join(part for part in (_camera(facts), _event(facts)) if part)
+def describe_briefly(clip: ClipMeasurements) -> str:
+    """Return one sentence with the camera's motions and the time of the strongest event."""
+    words = "; ".join(part for part in (_camera_words(clip), _event_words(clip)) if part)
     return f"{words[0].upper()}{words[1:]}."
 
 
-def sentences(facts: Facts) -> str:
-    """Everything measured, as sentences for a reader or a model."""
-    said = [f"A clip of {facts.length_s:.1f} s.", f"{_camera(facts).capitalize()}{_pace(facts)}."]
-    if facts.camera_words:
-        said.append(f"Camera path: {facts.camera_words}.")
-    if (light := _light(facts)) is not None:
-        said.append(f"It is {light} (mean luminance {facts.luma_mean:.0f} of 255).")
-    for h in facts.happenings:
-        said.append(f"Something happens from {h.start_s:.1f} to {h.end_s:.1f} s, strongest at {h.peak_s:.1f} s.")
-    if not facts.happenings and facts.happenings_known:
-        said.append("Nothing is seen to happen beside the camera's motion.")
-    if facts.flashes_hz:
-        said.append(f"The picture flashes {facts.flashes_hz:.1f} times a second.")
-    if facts.frozen:
-        said.append(f"The picture stands still for {facts.frozen:.0%} of the time.")
-    return " ".join(said)
+def describe(clip: ClipMeasurements) -> str:
+    """Return all measurements as sentences. Prompts and long captions contain them, so the words are part of cache keys."""
+    text = [f"A clip of {clip.length_s:.1f} s.", f"{_camera_words(clip).capitalize()}{_pace_words(clip)}."]
+    if clip.camera_words:
+        text.append(f"Camera path: {clip.camera_words}.")
+    if (light := _light_word(clip)) is not None:
+        text.append(f"It is {light} (mean luminance {clip.luma_mean:.0f} of 255).")
+    for event in clip.events:
+        text.append(f"Something happens from {event.start_s:.1f} to {event.end_s:.1f} s, strongest at {event.peak_s:.1f} s.")
+    if not clip.events and clip.events_known:
+        text.append("Nothing is seen to happen beside the camera's motion.")
+    if clip.flashes_hz:
+        text.append(f"The picture flashes {clip.flashes_hz:.1f} times a second.")
+    if clip.frozen:
+        text.append(f"The picture stands still for {clip.frozen:.0%} of the time.")
+    return " ".join(text)
 
 
-def _course(facts: Facts) -> list[tuple[str, float]]:
-    """What the camera does one after the other, with seconds; brief stretches left out, equal neighbours joined."""
-    lasting = [(name, end - start) for name, start, end in facts.motions if end - start >= _FEWEST_S]
-    return [(name, sum(s for _, s in run)) for name, run in groupby(lasting, key=lambda m: m[0])][:_MOST_MOTIONS]
+def _motion_sequence(clip: ClipMeasurements) -> list[tuple[str, float]]:
+    """Return the camera's motions in order, with seconds. Brief ones are left out, then equal neighbours are joined."""
+    lasting = [(name, end - start) for name, start, end in clip.motions if end - start >= _MIN_MOTION_S]
+    return [(name, sum(s for _, s in run)) for name, run in groupby(lasting, key=lambda m: m[0])][:_MAX_MOTIONS]
 
 
-def _camera(facts: Facts) -> str:
-    course = _course(facts)
-    return "the camera " + (", then ".join(MOTIONS[name] for name, _ in course) if course else MOTIONS["still"])
+def _camera_words(clip: ClipMeasurements) -> str:
+    motions = _motion_sequence(clip)
+    return "the camera " + (", then ".join(MOTIONS[name] for name, _ in motions) if motions else MOTIONS["still"])
 
 
-def _pace(facts: Facts) -> str:
-    if facts.motion_camera is None:
+def _pace_words(clip: ClipMeasurements) -> str:
+    if clip.motion_camera is None:
         return ""
-    word = next((word for limit, word in _PACE if facts.motion_camera < limit), "moves fast")
-    return f"; on average it {word} ({facts.motion_camera:.1f} px a frame at 320 px wide)"
+    word = next((word for limit, word in _PACE_LEVELS if clip.motion_camera < limit), "moves fast")
+    return f"; on average it {word} ({clip.motion_camera:.1f} px a frame at 320 px wide)"
 
 
-def _light(facts: Facts) -> str | None:
-    luma = facts.luma_mean
-    return None if luma is None else next((word for limit, word in _LIGHT if luma < limit), "bright")
+def _light_word(clip: ClipMeasurements) -> str | None:
+    luma = clip.luma_mean
+    return None if luma is None else next((word for limit, word in _LIGHT_LEVELS if luma < limit), "bright")
 
 
-def _event(facts: Facts) -> str:
-    found = facts.strongest
-    return f"something happens at {found.peak_s:.1f} s" if found else ""
+def _event_words(clip: ClipMeasurements) -> str:
+    event = clip.strongest
+    return f"something happens at {event.peak_s:.1f} s" if event else ""
 
 
-def prompt(facts: Facts, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:
-    """The question for C_t."""
-    words = question_files.text("captions", facts=sentences(facts))
-    return Prompt("caption", words, SCHEMA, tuple(frames), tuple(labels))
+def caption_prompt(clip: ClipMeasurements, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:
+    """Return the question for the standard caption."""
+    text = question_files.render("captions", facts=describe(clip))
+    return Prompt("caption", text, SCHEMA, tuple(frames), tuple(labels))
 
 
-def from_answer(answer: Mapping[str, Any], source: str) -> Caption:
-    """A model's answer that fits `SCHEMA` as a caption."""
-    return Caption(answer["short"], answer["long"], {name: answer[name] for name in _STRUCTURED}, source)
+def caption_from_answer(answer: Mapping[str, Any], source: str) -> StandardCaption:
+    """Turn a model's answer that fits `SCHEMA` into a caption."""
+    return StandardCaption(answer["short"], answer["long"], {name: answer[name] for name in _STRUCTURED}, source)
 
 
-def conflicts(structured: Mapping[str, Any], facts: Facts) -> list[str]:
-    """What a caption claims against the measurements, in words; only what is beyond doubt."""
+def find_conflicts(structured: Mapping[str, Any], clip: ClipMeasurements) -> list[str]:
+    """Return the claims of a caption that the measurements clearly contradict, in words."""
     claimed = [name for name in structured["camera_motion"] or [] if name in MOTIONS]
-    found = [problem for name in dict.fromkeys(claimed) if (problem := _motion_conflict(name, facts))]
-    luma, light = facts.luma_mean, structured["lighting"]
+    problems = [problem for name in dict.fromkeys(claimed) if (problem := _motion_conflict(name, clip))]
+    luma, light = clip.luma_mean, structured["lighting"]
     if luma is not None and (
         (light == "dark" and luma > _TOO_BRIGHT_FOR_DARK) or (light == "bright" and luma < _TOO_DARK_FOR_BRIGHT)
     ):
-        found.append(f"says {light}, mean luminance is {luma:.0f}")
-    return found
+        problems.append(f"says {light}, mean luminance is {luma:.0f}")
+    return problems
 
 
-def _motion_conflict(name: str, facts: Facts) -> str | None:
-    if facts.motion_camera is None:
+def _motion_conflict(name: str, clip: ClipMeasurements) -> str | None:
+    if clip.motion_camera is None:
         return None
     if name == "still":
-        moving = facts.length_s - facts.seconds_of("still")
-        return f"says still, the camera moves for {moving:.1f} s" if moving > _MOSTLY * facts.length_s else None
-    if facts.seconds_of(name) >= _UNSEEN_S:
+        moving = clip.length_s - clip.seconds_of("still")
+        return f"says still, the camera moves for {moving:.1f} s" if moving > _MAX_MOVING_SHARE * clip.length_s else None
+    if clip.seconds_of(name) >= _ABSENT_S:
         return None
-    against = facts.seconds_of(OPPOSITE[name])
-    if against >= _SEEN_S:
-        return f"says {name}, measured is {OPPOSITE[name]} for {against:.1f} s"
-    return f"says {name}, the camera stands still" if not facts.motions else None
+    opposite_s = clip.seconds_of(OPPOSITE[name])
+    if opposite_s >= _PRESENT_S:
+        return f"says {name}, measured is {OPPOSITE[name]} for {opposite_s:.1f} s"
+    return f"says {name}, the camera stands still" if not clip.motions else None

@@ -1,7 +1,8 @@
-"""The semantic check (paper section 3.4): does a clip show clean, continuous play? Questions that know games, as data.
+"""The semantic check (paper section 3.4): does a clip show clean, continuous play? Its questions are written for games.
 
-Usual filters ask whether a video is "synthetic" or "a screen recording", and throw games away. These ask what makes a clip of a
-game useless for training: menus, cut-scenes, overlays, jumps. Each is answered with evidence; the recipe says what follows.
+Usual filters ask whether a video is "synthetic" or "a screen recording", and reject games. These questions ask for what makes a
+clip of a game useless for training: menus, cut-scenes, overlays, jumps. A model answers each with evidence. The recipe decides
+whether the clip is then rejected.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,46 +16,46 @@ RULES = ("reject", "flag", "ignore")
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """What becomes of a clip that meets a criterion, with evidence: "reject" it, "flag" it in the ledger, or "ignore" that."""
+class ConsistencySettings:
+    """What happens to a clip that meets a criterion with evidence: reject it, flag it in the ledger, or ignore that."""
 
-    menu: str = "reject"
-    loading_screen: str = "reject"
-    cut_scene: str = "reject"
-    death_or_spectator: str = "reject"
-    overlay: str = "reject"
-    webcam: str = "reject"
-    watermark: str = "flag"
-    split_screen: str = "reject"
-    broken_geometry: str = "reject"
-    frozen: str = "reject"
-    jump: str = "reject"
-    motion_mismatch: str = "flag"
+    menu: str = "reject"  # reject | flag | ignore: a menu, inventory, map or dialogue choice covers most of the view
+    loading_screen: str = "reject"  # reject | flag | ignore: a loading, title or logo screen
+    cut_scene: str = "reject"  # reject | flag | ignore: a scripted sequence that the player does not control
+    death_or_spectator: str = "reject"  # reject | flag | ignore: a game-over or respawn screen, or the view of a spectator
+    overlay: str = "reject"  # reject | flag | ignore: a window, browser, chat or alert that is not part of the game
+    webcam: str = "reject"  # reject | flag | ignore: a real person's face or room in the picture
+    watermark: str = "flag"  # reject | flag | ignore: a channel's logo, site address or watermark over the picture
+    split_screen: str = "reject"  # reject | flag | ignore: two or more independent views at once
+    broken_geometry: str = "reject"  # reject | flag | ignore: broken rendering, such as missing textures
+    frozen: str = "reject"  # reject | flag | ignore: the picture does not change although the game should continue
+    jump: str = "reject"  # reject | flag | ignore: the content jumps to another place or time, as at an edit
+    motion_mismatch: str = "flag"  # reject | flag | ignore: the frames contradict the measured camera motion
 
     def __post_init__(self) -> None:
-        for rule in fields(self):
-            if getattr(self, rule.name) not in RULES:
-                raise ValueError(f"{rule.name} must be one of {', '.join(RULES)}, not {getattr(self, rule.name)!r}")
+        for criterion in fields(self):
+            if (rule := getattr(self, criterion.name)) not in RULES:
+                raise ValueError(f"{criterion.name} must be one of {', '.join(RULES)}, not {rule!r}")
 
 
 def criteria() -> dict[str, str]:
-    """Name and question of each criterion."""
-    return dict(question_files.data("consistency")["criteria"])
+    """Return the name and the question of each criterion."""
+    return dict(question_files.load("consistency")["criteria"])
 
 
-def prompt(facts: str, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:
-    """All criteria as one question; `facts` is what was measured, in words."""
-    words = question_files.text("consistency", facts=facts, criteria=question_files.listed(criteria()))
-    return Prompt("consistency", words, _schema(len(frames)), tuple(frames), tuple(labels))
+def consistency_prompt(facts: str, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:
+    """Return one question with all criteria. `facts` are the measurements of the clip, in words."""
+    text = question_files.render("consistency", facts=facts, criteria=question_files.bullets(criteria()))
+    return Prompt("consistency", text, _schema(len(frames)), tuple(frames), tuple(labels))
 
 
-def _schema(count: int) -> dict[str, Any]:
-    frame = {"type": "integer", "minimum": 1, "maximum": count}
+def _schema(frame_count: int) -> dict[str, Any]:
+    frame = {"type": "integer", "minimum": 1, "maximum": frame_count}
     answer = {
         "type": "object",
         "properties": {
             "present": {"type": "boolean"},
-            "frames": {"type": "array", "items": frame, "maxItems": count},
+            "frames": {"type": "array", "items": frame, "maxItems": frame_count},
             "evidence": {"type": "string", "maxLength": _EVIDENCE_CHARS},
         },
         "required": ["present", "frames", "evidence"],
@@ -71,21 +72,24 @@ def _schema(count: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The criteria that are met and not ignored, and why the clip is rejected, if it is."""
+    """The criteria that are met and not ignored, and the reason if the clip is rejected."""
 
     flags: tuple[str, ...]
     reject: str | None
 
 
-def verdict(answers: Mapping[str, Mapping[str, Any]], rules: Verdicts) -> Verdict:
-    """A criterion is met if it is present in some frame with evidence; a bare yes counts for nothing."""
+def judge(answers: Mapping[str, Mapping[str, Any]], rules: ConsistencySettings) -> Verdict:
+    """Apply the rules to a model's answers.
+
+    A criterion is met if it is present in at least one frame with evidence. A yes without evidence does not count.
+    """
     met = [
-        n
-        for n, a in answers.items()
-        if a["present"] and a["frames"] and a["evidence"].strip() and getattr(rules, n) != "ignore"
+        name
+        for name, answer in answers.items()
+        if answer["present"] and answer["frames"] and answer["evidence"].strip() and getattr(rules, name) != "ignore"
     ]
-    why = next((name for name in met if getattr(rules, name) == "reject"), None)
-    return Verdict(tuple(met), why and f"{why.replace('_', ' ')}: {_evidence(answers[why])}")
+    cause = next((name for name in met if getattr(rules, name) == "reject"), None)
+    return Verdict(tuple(met), cause and f"{cause.replace('_', ' ')}: {_evidence(answers[cause])}")
 
 
 def _evidence(answer: Mapping[str, Any]) -> str:

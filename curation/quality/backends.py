@@ -1,13 +1,13 @@
 """Load a quality backend by its name in the recipe."""
 
-from curation.quality.embedded_backend import Embedded
+from curation.quality.embedded_backend import EmbeddedIqa
 from curation.quality.iqa import Iqa, IqaSettings
 
 
 def load_iqa(settings: IqaSettings) -> Iqa:
-    """The backend of these settings, ready. FileNotFoundError says what is missing on this machine, and the remedies."""
+    """Load the backend of these settings. Unavailable says what is missing on this machine, and the remedies."""
     if settings.backend == "embedded":
-        return Embedded()
-    from curation.quality.pyiqa_backend import Pyiqa
+        return EmbeddedIqa()
+    from curation.quality.pyiqa_backend import PyiqaIqa
 
-    return Pyiqa(settings.backend.removeprefix("pyiqa:"), settings.weights)
+    return PyiqaIqa(settings.backend.removeprefix("pyiqa:"), settings.weights)

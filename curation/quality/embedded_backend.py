@@ -1,8 +1,9 @@
-"""The embedded quality backend: numbers of a few patches of a frame (`curation.quality.features`) through a small network.
+"""The embedded quality backend: a small network over the features of a few patches of a frame (`curation.quality.features`).
 
-Each patch gives a level of damage, how much it counts, and which fault it looks like; a frame's are their weighted means, after
-Bosse et al., "Deep neural networks for no-reference and full-reference image quality assessment", IEEE TIP 2018.
-`bench/shipped_weights/train_quality.py` trains it and writes `iqa_net.npz` here; `docs/models/quality.md` is its card.
+For each patch the network gives a level of damage, a weight, and the fault that it looks like. A frame's values are the
+weighted means over its patches, after Bosse et al., "Deep neural networks for no-reference and full-reference image quality
+assessment", IEEE TIP 2018. `bench/shipped_weights/train_quality.py` trains the network and writes `iqa_net.npz` to this folder.
+`docs/models/quality.md` is its model card.
 """
 
 import os
@@ -12,47 +13,47 @@ from functools import lru_cache
 import av
 import numpy as np
 
-from curation.quality.features import features
-from curation.quality.iqa import FAULTS, luma_plane, patches
+from curation.quality.features import patch_features
+from curation.quality.iqa import FAULTS, luma_plane, select_patches
 
 WEIGHTS = os.path.join(os.path.dirname(__file__), "iqa_net.npz")
-FAR = 5.0
-"""Numbers further from their mean over the training pictures than this many deviations count as this far."""
+MAX_DEVIATIONS = 5.0
+"""Features are clipped to this many standard deviations from their mean over the training pictures."""
 
 
-class Embedded:
-    """The backend `embedded`: needs neither torch nor a download."""
+class EmbeddedIqa:
+    """The backend `embedded`. It needs neither torch nor a download."""
 
     name, batch = "embedded", 1
 
     def __init__(self) -> None:
-        self._weights = load(WEIGHTS)
+        self._weights = load_weights(WEIGHTS)
 
     def __call__(self, frames: Sequence[av.VideoFrame]) -> np.ndarray:
-        return np.stack([rate(luma_plane(frame), self._weights) for frame in frames])
+        return np.stack([rate_luma(luma_plane(frame), self._weights) for frame in frames])
 
 
 @lru_cache(maxsize=1)
-def load(path: str) -> dict[str, np.ndarray]:
-    """The arrays of `bench.shipped_weights.quality_network.exported`."""
+def load_weights(path: str) -> dict[str, np.ndarray]:
+    """Load the arrays that `bench.shipped_weights.quality_network.export_arrays` returns."""
     with np.load(path) as stored:
         return {name: stored[name].astype(np.float32) for name in stored}
 
 
-def rate(luma_HW: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
-    """A picture's row, float32 [1 + FAULTS]: its score and what each fault took; NaN where it is smaller than a patch."""
-    found = patches(luma_HW)
-    if not len(found):
+def rate_luma(luma_HW: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
+    """Return a picture's row, float32 [1 + FAULTS]: its score and what each fault took; NaN if it is smaller than a patch."""
+    squares = select_patches(luma_HW)
+    if not len(squares):
         return np.full(1 + len(FAULTS), np.nan, np.float32)
-    counts, level, faults = forward(features(found), weights)
-    share = _softmax(counts)
+    log_weights, level, faults = run_network(patch_features(squares), weights)
+    share = _softmax(log_weights)
     damage = float(np.clip(share @ level, 0, 1))
     return np.concatenate([[1 - damage], damage * (share @ _softmax(faults))]).astype(np.float32)
 
 
-def forward(features_PF: np.ndarray, weights: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How much each patch counts (log) [P], its level of damage [P], its faults (logits) [P, FAULTS]."""
-    x = np.clip((features_PF - weights["mean"]) / weights["spread"], -FAR, FAR)
+def run_network(features_PF: np.ndarray, weights: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each patch's weight (log) [P], level of damage [P] and faults (logits) [P, FAULTS]."""
+    x = np.clip((features_PF - weights["mean"]) / weights["spread"], -MAX_DEVIATIONS, MAX_DEVIATIONS)
     for layer in ("first", "second"):
         x = np.maximum(x @ weights[layer] + weights[f"{layer}_bias"], 0)
     out = x @ weights["out"] + weights["out_bias"]
@@ -60,6 +61,6 @@ def forward(features_PF: np.ndarray, weights: dict[str, np.ndarray]) -> tuple[np
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
-    """Shares that add up to one along the last axis."""
+    """Return shares that add up to one along the last axis."""
     shares = np.exp(x - x.max(-1, keepdims=True))
     return shares / shares.sum(-1, keepdims=True)

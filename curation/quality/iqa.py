@@ -1,9 +1,9 @@
-"""No-reference picture quality (paper section 3.4, filtering): how far a clip is from clean, and by what.
+"""No-reference picture quality (paper section 3.4, filtering): how far a clip is from clean, and which fault dominates.
 
-A backend looks at about one frame a second of the decode that is made anyway, at native resolution, and gives each a row of
-numbers. `fold` makes a clip's score of the rows in it and of the share of its time in which the picture stood still. The
-default backend is a small network that ships with the package (`curation.quality.embedded_backend`); `pyiqa:musiq` and the
-like are `curation.quality.pyiqa_backend`.
+A backend rates about one frame per second at native resolution, from the decode that runs anyway, and gives each frame a row of
+numbers. `aggregate_quality` computes a clip's score from its rows and from the share of its time in which the picture stood
+still. The default backend is a small network that ships with the package (`curation.quality.embedded_backend`). `pyiqa:musiq`
+and other metrics of pyiqa are in `curation.quality.pyiqa_backend`.
 """
 
 from collections.abc import Sequence
@@ -15,32 +15,32 @@ import cv2
 import numpy as np
 
 FAULTS = ("compressed", "blurred", "noisy", "banded", "blocky", "upscaled")
-"""What the embedded network tells apart; the words stand in the ledger and in reject reasons."""
+"""The faults that the embedded network distinguishes. The words appear in the ledger and in reject reasons."""
 
 PATCH = 64
-_CELLS = 4  # at most so many patches along each side
-_MARGIN = 0.06  # of each side: where a HUD sits
-_BLACK = 32  # luma up to which a row or column of bars may reach
-_STEP = 8  # patches lie on the grid of 8 px on which most codecs code
-# A picture that stands still for longer than this is frozen; captures at twice a game's rate show each picture twice.
+_MAX_CELLS = 4  # patches along each side of the picture
+_MARGIN = 0.06  # share of each side that is left out, because a HUD is there
+_BLACK_LUMA = 32  # the largest luma in a row or column of black bars
+_GRID_PX = 8  # patches lie on the grid of 8 px that most codecs use
+# A picture that stands still for longer than this is frozen. Captures at twice a game's rate show each picture twice.
 _STILL_S = 0.15
-# Content score under which a frame repeats the one before: a codec's touch on a still picture stays under it.
-_REPEATED = 0.05
+# Content score below which a frame repeats the one before. What a codec changes in a still picture is below it.
+_REPEAT_CONTENT = 0.05
 
-# Combing: four lines; how far apart, and how alike, alternate lines are in luma; from which share of the pixels on.
+# Combing: the lines of one pattern; the least difference in luma between adjacent lines, and the largest between lines of the
+# same field; the share of the pixels from which a picture is combed.
 _COMB_LINES, _COMB_STEP, _COMB_ALIKE, _COMBED = 4, 12, 8, 0.002
 
 
 @dataclass(frozen=True)
 class IqaSettings:
-    """Which backend looks ("embedded" or "pyiqa:METRIC"), how often, and the file of a metric's weights if not in a cache.
+    """Which backend rates pictures, and how often."""
 
-    pyiqa and MUSIQ's weights are licensed for non-commercial use only (PolyForm Noncommercial, NTU S-Lab): see docs/quality.md.
-    """
-
+    # embedded: a small network that ships with the package | pyiqa:METRIC: a no-reference metric of pyiqa, such as pyiqa:musiq;
+    # pyiqa and MUSIQ's weights are for non-commercial use only (PolyForm Noncommercial, NTU S-Lab), see docs/quality.md
     backend: str = "embedded"
-    every_s: float = 1.0
-    weights: str | None = None
+    every_s: float = 1.0  # seconds between rated frames; larger values cost less and may miss short faults
+    weights: str | None = None  # file with the weights of a pyiqa metric; null looks in $GAMECRAFT_WEIGHTS and the caches
 
     def __post_init__(self) -> None:
         if self.backend != "embedded" and not self.backend.startswith("pyiqa:"):
@@ -50,7 +50,10 @@ class IqaSettings:
 
 
 class Iqa(Protocol):
-    """Rates pictures. Each row: the score, 0 to 1 and 1 = clean, then what each of FAULTS took from it (NaN: not told)."""
+    """A backend that rates pictures.
+
+    Each row has the score, 0 to 1 with 1 = clean, and then what each of FAULTS took from it (NaN: unknown to this backend).
+    """
 
     @property
     def name(self) -> str: ...
@@ -59,7 +62,7 @@ class Iqa(Protocol):
     def batch(self) -> int: ...
 
     def __call__(self, frames: Sequence[av.VideoFrame]) -> np.ndarray:
-        """Frames as decoded -> float32 [N, 1 + FAULTS]; NaN throughout where there is nothing to look at."""
+        """Rate N decoded frames: float32 [N, 1 + FAULTS]. A row is all NaN if the picture is too small."""
         ...
 
 
@@ -72,7 +75,7 @@ class Quality(NamedTuple):
 
 
 def luma_plane(frame: av.VideoFrame) -> np.ndarray:
-    """A decoded picture's luma as coded, uint8 [H, W], not upright; more than eight bits are cut to eight."""
+    """Return a frame's luma as coded, uint8 [H, W], without applying a rotation. More than eight bits are cut to eight."""
     bits = frame.format.components[0].bits
     if not (
         frame.format.is_planar and frame.format.name.startswith(("yuv", "gray", "nv12")) and not frame.format.is_big_endian
@@ -85,70 +88,71 @@ def luma_plane(frame: av.VideoFrame) -> np.ndarray:
     return (rows.view("<u2")[:, : frame.width] >> (bits - 8)).astype(np.uint8)
 
 
-def patches(luma_HW: np.ndarray) -> np.ndarray:
-    """Up to sixteen squares of 64 px, uint8 [P, 64, 64], inside the bars; none where the picture is smaller than one.
+def select_patches(luma_HW: np.ndarray) -> np.ndarray:
+    """Return up to sixteen squares of 64 px, uint8 [P, 64, 64], inside the bars; none if the picture is smaller than one.
 
-    One a cell of a grid; in every other cell the place with the most detail, since flat walls and skies say little, in the
-    cells between the middle.
+    Each cell of a grid gives one. Every other cell gives the square with the most detail, because flat walls and skies say
+    little. The cells between give their middle.
     """
-    top, bottom, left, right = _inside(luma_HW)
+    top, bottom, left, right = _content_bounds(luma_HW)
     inner = luma_HW[top:bottom, left:right]
-    rows, columns = (min(_CELLS, side // PATCH) for side in inner.shape)
+    rows, columns = (min(_MAX_CELLS, side // PATCH) for side in inner.shape)
     if not rows or not columns:
         return np.empty((0, PATCH, PATCH), luma_HW.dtype)
-    detail = _detail(inner)
+    detail = _detail_map(inner)
     ys, xs = (np.linspace(0, side, n + 1).astype(int) for side, n in zip(detail.shape, (rows, columns), strict=True))
-    found = []
+    squares = []
     for i in range(rows):
         for j in range(columns):
             cell = detail[ys[i] : ys[i + 1], xs[j] : xs[j + 1]]
-            y, x = _place(cell, busiest=(i + j) % 2 == 0)
-            y, x = (ys[i] + y) * _STEP, (xs[j] + x) * _STEP
-            found.append(inner[y : y + PATCH, x : x + PATCH])
-    return np.stack(found)
+            y, x = _patch_position(cell, busiest=(i + j) % 2 == 0)
+            y, x = (ys[i] + y) * _GRID_PX, (xs[j] + x) * _GRID_PX
+            squares.append(inner[y : y + PATCH, x : x + PATCH])
+    return np.stack(squares)
 
 
-def _inside(luma_HW: np.ndarray) -> tuple[int, int, int, int]:
-    """Where the picture is without black bars and without the margin in which a HUD sits: top, bottom, left, right."""
-    thin = luma_HW[::4, ::4] > _BLACK
+def _content_bounds(luma_HW: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the bounds of the picture without black bars and without the margin of a HUD: top, bottom, left, right."""
+    bright = luma_HW[::4, ::4] > _BLACK_LUMA
     bounds = []
-    for side, lit in zip(luma_HW.shape, (thin.any(1), thin.any(0)), strict=True):
-        where = np.flatnonzero(lit)
-        low, high = (int(where[0]) * 4, min(int(where[-1]) * 4 + 4, side)) if len(where) else (0, side)
+    for side, lit in zip(luma_HW.shape, (bright.any(1), bright.any(0)), strict=True):
+        indices = np.flatnonzero(lit)
+        low, high = (int(indices[0]) * 4, min(int(indices[-1]) * 4 + 4, side)) if len(indices) else (0, side)
         if high - low < PATCH:
             low, high = 0, side
         margin = int((high - low) * _MARGIN)
         if high - low - 2 * margin >= 2 * PATCH:
             low, high = low + margin, high - margin
-        low = low if high - low < PATCH + _STEP else -(-low // _STEP) * _STEP
+        low = low if high - low < PATCH + _GRID_PX else -(-low // _GRID_PX) * _GRID_PX
         bounds += [low, high]
     return bounds[0], bounds[1], bounds[2], bounds[3]
 
 
-def _detail(inner_HW: np.ndarray) -> np.ndarray:
-    """Mean gradient at an eighth of the size, in cells of 8 px: float32 [H / 8, W / 8]."""
-    height, width = (side // _STEP for side in inner_HW.shape)
-    small = cv2.resize(inner_HW[: height * _STEP, : width * _STEP], (width, height), interpolation=cv2.INTER_AREA)
+def _detail_map(inner_HW: np.ndarray) -> np.ndarray:
+    """Return the mean gradient at an eighth of the size, in cells of 8 px: float32 [H / 8, W / 8]."""
+    height, width = (side // _GRID_PX for side in inner_HW.shape)
+    small = cv2.resize(inner_HW[: height * _GRID_PX, : width * _GRID_PX], (width, height), interpolation=cv2.INTER_AREA)
     small = small.astype(np.float32)
     return np.abs(cv2.Sobel(small, -1, 1, 0, ksize=1)) + np.abs(cv2.Sobel(small, -1, 0, 1, ksize=1))
 
 
-def _place(cell: np.ndarray, busiest: bool) -> tuple[int, int]:
-    """Where in a cell of the detail map a patch goes, in its pixels: the window with the most detail, or the middle."""
-    room = [side - PATCH // _STEP for side in cell.shape]
+def _patch_position(cell: np.ndarray, busiest: bool) -> tuple[int, int]:
+    """Return the place of a patch in a cell of the detail map, in cells of 8 px: the most detailed window, or the middle."""
+    room = [side - PATCH // _GRID_PX for side in cell.shape]
     if not busiest:
         return room[0] // 2, room[1] // 2
-    sums = cv2.boxFilter(cell, -1, (PATCH // _STEP, PATCH // _STEP), anchor=(0, 0), normalize=False)
+    sums = cv2.boxFilter(cell, -1, (PATCH // _GRID_PX, PATCH // _GRID_PX), anchor=(0, 0), normalize=False)
     y, x = np.unravel_index(int(sums[: room[0] + 1, : room[1] + 1].argmax()), (room[0] + 1, room[1] + 1))
     return int(y), int(x)
 
 
 def combing(luma_HW: np.ndarray) -> float:
-    """How much of a picture looks like two fields of different moments: the share of its pixels, 0 to 1.
+    """Return the share of a picture's pixels, 0 to 1, that look like two fields of different moments.
 
-    Four lines that alternate between two levels, at neighbouring columns. Fields part on both sides of what moves, so that odd
-    lines are the brighter ones on one side of it and the darker ones on the other; the lines of a screen or of a HUD are not.
-    Gameplay that was not interlaced stays under 0.001 (43 recordings), fields of successive frames reach 0.02 and more.
+    A pixel counts if four lines alternate between two levels, and at the neighbouring column too. Two fields differ on both
+    sides of a moving object, so odd lines are brighter on one side and darker on the other; this does not hold for the lines of
+    a screen or of a HUD. Gameplay that was not interlaced stays under 0.001 (43 recordings). Fields of successive frames reach
+    0.02 and more.
     """
     if luma_HW.shape[0] < _COMB_LINES or luma_HW.shape[1] < 2:
         return 0.0
@@ -163,27 +167,28 @@ def combing(luma_HW: np.ndarray) -> float:
 
 
 def combed_share(combing_S: np.ndarray) -> float | None:
-    """Share of a clip's samples that are combed, from the `combing` of each; None without a sample."""
+    """Return the share of a clip's samples that are combed, from the `combing` of each, or None without a sample."""
     return float((combing_S > _COMBED).mean()) if len(combing_S) else None
 
 
 def frozen_share(times_s: np.ndarray, content: np.ndarray, end_s: float) -> float:
-    """Share of a clip's time in which the picture stood still for longer than a capture's rate explains.
+    """Return the share of a clip's time in which the picture stands still for longer than a capture's rate explains.
 
-    times_s [N] of its frames, N >= 1; content [N], their change from the frame before (of the first: from outside the clip).
+    times_s [N]: times of the clip's frames, N >= 1. content [N]: the change of each frame from the frame before; for the first
+    frame that frame is outside the clip.
     """
-    new = np.flatnonzero(content > _REPEATED)
+    new = np.flatnonzero(content > _REPEAT_CONTENT)
     new = new if len(new) and new[0] == 0 else np.concatenate([[0], new])
-    held = np.diff(np.append(times_s[new], end_s))
-    return float(held[held > _STILL_S].sum() / max(end_s - times_s[0], 1e-3))
+    shown_s = np.diff(np.append(times_s[new], end_s))
+    return float(shown_s[shown_s > _STILL_S].sum() / max(end_s - times_s[0], 1e-3))
 
 
-def fold(rows: np.ndarray, frozen: float) -> Quality:
-    """A clip's score from its samples [S, 1 + FAULTS] and its frozen share; null where none could be rated."""
+def aggregate_quality(rows: np.ndarray, frozen: float) -> Quality:
+    """Compute a clip's score from its samples [S, 1 + FAULTS] and its frozen share; None if no sample could be rated."""
     rows = rows[np.isfinite(rows[:, 0])].astype(np.float64)
     if not len(rows):
         return Quality(None, None, frozen)
     picture, *faults = rows.mean(0)
-    lost = {"frozen": frozen, **{name: took for name, took in zip(FAULTS, faults, strict=True) if np.isfinite(took)}}
-    worst = max(lost, key=lambda name: lost[name])
-    return Quality(float(picture * (1 - frozen)), worst if lost[worst] > 0 else None, frozen)
+    losses = {"frozen": frozen, **{name: loss for name, loss in zip(FAULTS, faults, strict=True) if np.isfinite(loss)}}
+    worst = max(losses, key=lambda name: losses[name])
+    return Quality(float(picture * (1 - frozen)), worst if losses[worst] > 0 else None, frozen)

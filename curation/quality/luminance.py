@@ -1,7 +1,7 @@
-"""Luminance over time (paper section 3.4, filtering), and the rules by which luminance and picture quality are judged.
+"""Luminance over time (paper section 3.4, filtering), and the rules that judge luminance and picture quality.
 
-Scores first: `luminance` here and `curation.quality.iqa` only measure. `verdict` decides, by limits that can change without
-another decode.
+`luminance` here and `curation.quality.iqa` only measure scores. `reject_reason` judges the scores by limits, which can change
+without another decode.
 """
 
 from collections.abc import Mapping
@@ -17,31 +17,32 @@ _BIN = 256 / BINS
 _CENTRES = (np.arange(BINS) + 0.5) * _BIN - 0.5
 # Rec. 709 weights of R, G and B.
 _REC709 = np.array([[0.2126, 0.7152, 0.0722]], np.float32)
-# A jump of mean luma that a viewer sees as a flash, and how soon it must come back (WCAG 2.2 counts 10 % of the range).
+# A flash: the jump of mean luma that a viewer sees (WCAG 2.2 counts 10 % of the range), and how soon it must come back.
 _FLASH, _FLASH_S = 25.6, 0.5
-# A fade: mean luma drifting one way at this rate or faster for this long, towards or from a flat picture.
+# A fade: mean luma drifts one way at this rate (luma/s) or faster for this long, towards or from a picture whose spread of luma
+# is below the third number.
 _FADE_PER_S, _FADE_S, _FLAT = 20.0, 0.4, 12.0
 
 
 @dataclass(frozen=True)
 class LuminanceLimits:
-    """What a clip must satisfy to be kept; null switches a rule off. Units as in the schema."""
+    """Limits of luminance for a kept clip. null switches a rule off."""
 
-    min_mean: float | None = 16.0
-    max_mean: float | None = 235.0
-    min_range: float | None = 24.0
-    max_black_share: float | None = 0.85
-    max_white_share: float | None = 0.60
-    max_flashes_hz: float | None = 3.0
-    max_fade_share: float | None = 0.5
+    min_mean: float | None = 16.0  # luma 0-255, mean of the clip: a darker clip is rejected
+    max_mean: float | None = 235.0  # luma 0-255, mean of the clip: a brighter clip is rejected
+    min_range: float | None = 24.0  # luma 0-255, from the 1st to the 99th percentile of all pixels: less is a flat picture
+    max_black_share: float | None = 0.85  # share 0-1 of all pixels with luma under 16
+    max_white_share: float | None = 0.60  # share 0-1 of all pixels with luma of 240 and more
+    max_flashes_hz: float | None = 3.0  # flashes per second: mean luma jumps by a tenth of the range and back within 0.5 s
+    max_fade_share: float | None = 0.5  # share 0-1 of the time in which the clip fades to or from a picture without contrast
 
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """How far from clean a kept clip may be; null switches the rule off. `docs/quality.md` says what the default costs."""
+    """Limits of picture quality for a kept clip. null switches a rule off. `docs/quality.md` says what other limits keep."""
 
-    min_iqa: float | None = 0.45
-    max_combed: float | None = 0.2
+    min_iqa: float | None = 0.45  # quality score 0-1, 1 is clean; other backends have scales of their own
+    max_combed: float | None = 0.2  # share 0-1 of the clip's samples that show two fields though not marked as interlaced
 
 
 class Luminance(NamedTuple):
@@ -58,27 +59,27 @@ class Luminance(NamedTuple):
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:
-    """Rec. 709 luma of a picture uint8 [H, W, 3] -> uint8 [H, W]."""
+    """Return the Rec. 709 luma, uint8 [H, W], of a picture uint8 [H, W, 3]."""
     return cv2.transform(rgb, _REC709)
 
 
 def histogram(luma_HW: np.ndarray) -> np.ndarray:
-    """How many pixels fall in each of 64 equal bins: float32 [64]."""
+    """Count the pixels in each of 64 equal bins of luma: float32 [64]."""
     return cv2.calcHist([luma_HW], [0], None, [BINS], [0, 256]).ravel()
 
 
 def without_bars(histograms_NB: np.ndarray, share: float) -> np.ndarray:
-    """Histograms less the pixels of black bars (`share` of the frame), which fill the darkest bins."""
-    left, bars = histograms_NB.astype(np.float64), share * histograms_NB.sum(1)
+    """Remove the pixels of black bars (`share` of the frame) from histograms, beginning with the darkest bin."""
+    remaining, bars = histograms_NB.astype(np.float64), share * histograms_NB.sum(1)
     for bin_ in range(BINS):
-        taken = np.minimum(left[:, bin_], bars)
-        left[:, bin_] -= taken
-        bars = bars - taken
-    return left
+        removed = np.minimum(remaining[:, bin_], bars)
+        remaining[:, bin_] -= removed
+        bars = bars - removed
+    return remaining
 
 
 def mean_luma(histograms_NB: np.ndarray) -> np.ndarray:
-    """Mean luma of each frame [N], from histograms [N, 64] in any unit."""
+    """Return the mean luma of each frame [N] from histograms [N, 64] in any unit."""
     return _shares(histograms_NB) @ _CENTRES
 
 
@@ -107,7 +108,7 @@ def luminance(times_s: np.ndarray, histograms_NB: np.ndarray) -> Luminance:
 
 
 def flashes(times_s: np.ndarray, means: np.ndarray) -> int:
-    """How often mean luma leaves a level by a flash's height and comes back to it within half a second."""
+    """Count how often mean luma leaves a level by a flash's height and comes back within half a second."""
     count, i = 0, 0
     while i < len(means) - 1:
         window = np.flatnonzero((times_s > times_s[i]) & (times_s <= times_s[i] + _FLASH_S))
@@ -123,7 +124,7 @@ def flashes(times_s: np.ndarray, means: np.ndarray) -> int:
 
 
 def fade_share(times_s: np.ndarray, means: np.ndarray, spread: np.ndarray) -> float:
-    """Share of the time in which mean luma drifts one way, steadily, to or from a picture without contrast."""
+    """Return the share of the time in which mean luma drifts steadily one way, to or from a picture without contrast."""
     if len(means) < 3:
         return 0.0
     drift = np.sign(np.where(np.abs(np.gradient(means, times_s)) >= _FADE_PER_S, np.gradient(means, times_s), 0))
@@ -138,17 +139,21 @@ def fade_share(times_s: np.ndarray, means: np.ndarray, spread: np.ndarray) -> fl
 
 @dataclass(frozen=True)
 class Rule:
-    """One threshold: which score, which limit of which settings of `score`, and the words a person reads when it fails."""
+    """One threshold of the recipe's `score` settings.
+
+    score: the ledger's column. settings, limit: `score.<settings>.<limit>` in the recipe. is_minimum: the limit is the least
+    allowed score, not the largest. reason: the words in front of the two numbers when a clip breaks the rule.
+    """
 
     score: str
     settings: str
     limit: str
-    least: bool
+    is_minimum: bool
     reason: str
 
     def breaks(self, score: float | None, limit: float | None) -> bool:
-        """Whether a score is beyond a limit; where either is null, there is nothing to say."""
-        return score is not None and limit is not None and (score < limit if self.least else score > limit)
+        """Whether a score is beyond a limit. An unknown score or a limit of null breaks nothing."""
+        return score is not None and limit is not None and (score < limit if self.is_minimum else score > limit)
 
 
 RULES = (
@@ -164,18 +169,18 @@ RULES = (
 )
 
 
-def verdict(scores: Mapping[str, Any], limits: LuminanceLimits | QualityLimits) -> str | None:
-    """The first rule of these limits that a clip breaks, in words with both numbers; null if it breaks none."""
+def reject_reason(scores: Mapping[str, Any], limits: LuminanceLimits | QualityLimits) -> str | None:
+    """Return the first rule of these limits that a clip breaks, in words with both numbers, or None if it breaks none."""
     for rule in RULES:
         score, limit = scores.get(rule.score), getattr(limits, rule.limit, None)
         if rule.breaks(score, limit):
             words = rule.reason.format(fault=scores.get("iqa_fault") or "poor picture")
-            return f"{words} {score:.3g} {'<' if rule.least else '>'} {limit:g}"
+            return f"{words} {score:.3g} {'<' if rule.is_minimum else '>'} {limit:g}"
     return None
 
 
 class LumaLog:
-    """Gathers one luma histogram a frame, 128 bytes each: shares of the frame in steps of 1 / 65535."""
+    """Collects one luma histogram for each frame, 128 bytes each: shares of the frame in steps of 1 / 65535."""
 
     def __init__(self) -> None:
         self._shares = bytearray()
@@ -185,5 +190,5 @@ class LumaLog:
         self._shares += np.rint(shares).astype(np.uint16).tobytes()
 
     def result(self) -> np.ndarray:
-        """All of them: uint16 [N, 64]."""
+        """Return all histograms: uint16 [N, 64]."""
         return np.frombuffer(self._shares, np.uint16).reshape(-1, BINS)

@@ -1,7 +1,7 @@
 """The quality backends `pyiqa:METRIC`: any no-reference metric of pyiqa (MUSIQ, as in the paper; NIQE, BRISQUE, PIQE ...).
 
-pyiqa and the weights that it offers are for non-commercial use (PolyForm Noncommercial and NTU S-Lab licences), which is why it
-is an extra that is asked for by name. Install it with `pip install 'gamecraft[iqa]'` and `pip install --no-deps pyiqa==0.1.16`.
+pyiqa and its weights are for non-commercial use only (PolyForm Noncommercial and NTU S-Lab licences). So it is an optional
+extra that a recipe must name. Install it with `pip install 'gamecraft[iqa]'` and `pip install --no-deps pyiqa==0.1.16`.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from curation import model_files
+from curation.errors import InputError, Unavailable
 from curation.model_files import Weights
 from curation.quality.iqa import FAULTS, PATCH
 
@@ -26,25 +27,25 @@ _FILES = {
     "niqe": "niqe_modelparameters.mat",
     "brisque": "brisque_svm_weights.pth",
 }
-_NEEDS_NONE = frozenset({"piqe"})
-# Worst and best value where what pyiqa declares (0 to 100) is not where pictures are.
-_REACH = {"niqe": (20.0, 0.0), "niqe_matlab": (20.0, 0.0), "ilniqe": (100.0, 0.0)}
+_WITHOUT_WEIGHTS = frozenset({"piqe"})
+# Worst and best value of metrics whose range as pyiqa declares it (0 to 100) is not the range of real pictures.
+_SCORE_RANGES = {"niqe": (20.0, 0.0), "niqe_matlab": (20.0, 0.0), "ilniqe": (100.0, 0.0)}
 _BATCH_ON_GPU = 8
 
 
-class Pyiqa:
-    """One metric, ready. Scores are brought to 0 to 1 with 1 the best, also where less is better (NIQE, PIQE, BRISQUE).
+class PyiqaIqa:
+    """One metric of pyiqa. Scores are scaled to 0 to 1 with 1 the best, also for metrics where less is better (NIQE, PIQE).
 
-    `options` are pyiqa's own for the metric (a test asks for `pretrained=False`).
+    `options` are pyiqa's own options of the metric; a test uses `pretrained=False`.
     """
 
     def __init__(self, metric: str, file: str | None = None, **options: Any) -> None:
-        known = _pyiqa()
-        if metric not in known.DEFAULT_CONFIGS or known.DEFAULT_CONFIGS[metric].get("metric_mode") != "NR":
-            raise ValueError(f"pyiqa has no no-reference metric {metric!r}")
+        table = _metric_table()
+        if metric not in table.DEFAULT_CONFIGS or table.DEFAULT_CONFIGS[metric].get("metric_mode") != "NR":
+            raise InputError(f"pyiqa has no no-reference metric {metric!r}; correct partition.iqa.backend in the recipe")
         self.name = f"pyiqa:{metric}"
-        self._metric = _created(metric, {**options, **(_weights(metric, file) if not options else {})})
-        self._worst, self._best = _REACH.get(metric) or _reach(known.DEFAULT_CONFIGS[metric])
+        self._metric = _create_metric(metric, {**options, **(_weight_options(metric, file) if not options else {})})
+        self._worst, self._best = _SCORE_RANGES.get(metric) or _score_range(table.DEFAULT_CONFIGS[metric])
         self.batch = _BATCH_ON_GPU if self._metric.device.type == "cuda" else 1
 
     def __call__(self, frames: Sequence[av.VideoFrame]) -> np.ndarray:
@@ -54,7 +55,7 @@ class Pyiqa:
         return rows
 
     def _values(self, frames: Sequence[av.VideoFrame]) -> np.ndarray:
-        """The metric's own values [N], of pictures as coded: a rotation is not undone."""
+        """Return the metric's own values [N] of pictures as coded, without applying a rotation."""
         import torch
 
         rgb = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
@@ -63,22 +64,25 @@ class Pyiqa:
             return self._metric(pictures).double().cpu().numpy().reshape(-1)
 
 
-def _pyiqa() -> Any:
-    """The package's table of metrics. FileNotFoundError where it is not installed: that is this machine's fault."""
+def _metric_table() -> Any:
+    """Return pyiqa's table of metrics. Raise Unavailable if the package is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import pyiqa
     except ModuleNotFoundError as error:
-        raise FileNotFoundError(
+        raise Unavailable(
             f"pyiqa cannot be imported ({error}): pip install 'gamecraft[iqa]', then pip install --no-deps pyiqa==0.1.16, "
             f"or choose partition.iqa.backend: embedded"
         ) from error
     return pyiqa.models.inference_model
 
 
-def _created(metric: str, options: dict[str, Any]) -> Any:
-    """The metric on the GPU where there is one. pyiqa fetches itself what we have no name for; that it could not is said."""
+def _create_metric(metric: str, options: dict[str, Any]) -> Any:
+    """Create the metric, on the GPU if there is one. pyiqa downloads weights that are not in `_FILES` itself.
+
+    Raise Unavailable if a package or the weights are missing.
+    """
     import pyiqa
 
     try:
@@ -86,24 +90,24 @@ def _created(metric: str, options: dict[str, Any]) -> Any:
             warnings.simplefilter("ignore")
             return pyiqa.create_metric(metric, **options)
     except ModuleNotFoundError as error:
-        raise FileNotFoundError(f"pyiqa:{metric} needs a package that is not installed here: {error}") from error
+        raise Unavailable(f"pyiqa:{metric} needs a package that is not installed on this machine: {error}") from error
     except OSError as error:
-        raise FileNotFoundError(
-            f"pyiqa:{metric}: its weights are not on this machine and could not be fetched ({error}). Give their file as "
-            f"partition.iqa.weights, or let pyiqa fetch them where there is a network and copy its cache (torch hub's pyiqa/)"
+        raise Unavailable(
+            f"pyiqa:{metric}: its weights are not on this machine and cannot be downloaded ({error}). Give their file as "
+            f"partition.iqa.weights, or let pyiqa download them on another machine and copy its cache (torch hub's pyiqa/)"
         ) from error
 
 
-def _weights(metric: str, file: str | None) -> dict[str, str]:
-    """How a metric is told where its weights are."""
-    if metric in _NEEDS_NONE or (file is None and metric not in _FILES):
+def _weight_options(metric: str, file: str | None) -> dict[str, str]:
+    """Return the options of a metric that name the file with its weights."""
+    if metric in _WITHOUT_WEIGHTS or (file is None and metric not in _FILES):
         return {}
     name = _FILES.get(metric, metric)
-    wanted = Weights(f"pyiqa:{metric}", f"pyiqa/{name}", name, _HUB + name, hub_folder="pyiqa")
-    return {"pretrained_model_path": str(model_files.find(wanted, file))}
+    weights = Weights(f"pyiqa:{metric}", f"pyiqa/{name}", name, _HUB + name, hub_folder="pyiqa")
+    return {"pretrained_model_path": str(model_files.find_or_download(weights, file))}
 
 
-def _reach(config: dict[str, Any]) -> tuple[float, float]:
-    """Worst and best value of a metric as pyiqa declares them ("~0, ~100")."""
+def _score_range(config: dict[str, Any]) -> tuple[float, float]:
+    """Return the worst and the best value of a metric as pyiqa declares them ("~0, ~100")."""
     low, high = (float(part.strip(" ~")) for part in config.get("score_range", "0, 1").split(","))
     return (high, low) if config.get("lower_better") else (low, high)

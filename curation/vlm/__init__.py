@@ -1,17 +1,17 @@
 """Vision-language models: frames, a question and a JSON schema go in, an answer that fits the schema comes out.
 
-A backend is anything with `replies` (`protocol`); `asking` adds the cache, a second try and the accounting, `parsing` says
-what a reply answers. A reply
-that fails is that question's own affair; a model that cannot be reached at all is an `OSError`.
+A backend is any object with a `replies` method (`protocol`). `asking` adds the cache, a second try and the usage counts, and
+`parsing` decides what a reply answers. A failed reply is the error of its own question. A model that cannot be reached at all
+raises an `OSError`.
 """
 
-from curation.vlm.asking import Ahead, ask, load, spent
+from curation.vlm.asking import CacheOnlyVlm, ask, load, usage
 from curation.vlm.parsing import Answer
 from curation.vlm.protocol import EngineSettings, Prompt, Reply, ServerSettings, Vlm, VlmSettings
 
 __all__ = [
-    "Ahead",
     "Answer",
+    "CacheOnlyVlm",
     "EngineSettings",
     "Prompt",
     "Reply",
@@ -20,5 +20,5 @@ __all__ = [
     "VlmSettings",
     "ask",
     "load",
-    "spent",
+    "usage",
 ]

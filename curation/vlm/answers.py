@@ -1,7 +1,7 @@
-"""The replies that were given: OUT/sidecar/answers/<key>.json, one small object each, so that nothing is asked twice.
+"""The cache of replies, OUT/sidecar/answers/<key>.json: one small object for each reply, so that no question is asked twice.
 
-One object a reply, because a run may be killed after any of them and an object store cannot append. To put a million of them
-costs about as much as two hours of one GPU.
+Each reply is an object of its own, because a run may be killed after any of them and an object store cannot append. To store a
+million of them costs about as much as two hours of one GPU.
 """
 
 import json
@@ -13,14 +13,14 @@ from curation.vlm.protocol import Reply
 _folder: str | None = None
 
 
-def use(folder: str | None) -> None:
-    """Keep this process's replies under `folder`; None: nowhere."""
+def use_folder(folder: str | None) -> None:
+    """Store this process's replies under `folder`. None switches the cache off."""
     global _folder
     _folder = folder
 
 
 def get(key: str) -> Reply | None:
-    """The stored reply with what it once cost; None where there is none, or half of one."""
+    """Return the stored reply with its original cost, or None if there is none or only half of one."""
     if _folder is None:
         return None
     try:
@@ -30,6 +30,7 @@ def get(key: str) -> Reply | None:
 
 
 def put(key: str, reply: Reply) -> None:
+    """Store a reply. Do nothing if the cache is off."""
     if _folder is not None:
         storage.put(_uri(key), json.dumps(asdict(reply)).encode())
 

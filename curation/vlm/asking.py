@@ -1,4 +1,4 @@
-"""Asking: the cache, validation, the second try and the accounting, once for every backend."""
+"""Ask a model: the cache, the validation, the second try and the usage counts, shared by all backends."""
 
 import time
 from collections import Counter
@@ -10,27 +10,28 @@ from curation.vlm import answers, parsing
 from curation.vlm.parsing import Answer
 from curation.vlm.protocol import Prompt, Reply, Vlm, VlmSettings
 
-# What the questions of this process have cost, counted as `video.decodes` counts decodes: calls, prompt_tokens,
-# completion_tokens, seconds, failed (calls without a reply), invalid (replies that do not fit), cached (not asked at all).
-spent: Counter[str] = Counter()
+# What the questions of this process have cost, counted as `decode.decodes` counts decodes: calls, prompt_tokens,
+# completion_tokens, milliseconds, failed (calls without a reply), invalid (replies that do not fit), cached (answered from the
+# cache without a call).
+usage: Counter[str] = Counter()
 
-NOT_YET = "not answered yet"
+PENDING = "not answered yet"
 
 
-class Ahead:
-    """A model whose replies engines elsewhere put into the cache beforehand; `wanted`: the prompts that are not there yet."""
+class CacheOnlyVlm:
+    """A model that answers only from the cache, which engines in other processes fill. `missing`: prompts without a reply."""
 
     def __init__(self, model: str) -> None:
-        self.name, self.wanted = model, list[Prompt]()
+        self.name, self.missing = model, list[Prompt]()
 
     def replies(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Reply]]:
-        self.wanted += prompts
-        return ((number, Reply(error=NOT_YET)) for number in range(len(prompts)))
+        self.missing += prompts
+        return ((number, Reply(error=PENDING)) for number in range(len(prompts)))
 
 
 @per_process
 def load(settings: VlmSettings) -> Vlm:
-    """The backend that the settings name, once a process; ValueError where they name none."""
+    """Load the backend that the settings name, once for each process. Raise ValueError if the backend is none."""
     if settings.backend == "http":
         from curation.vlm.http import HttpVlm
 
@@ -40,54 +41,56 @@ def load(settings: VlmSettings) -> Vlm:
 
         return LocalVlm(settings)
     if settings.backend == "vllm":
-        return Ahead(settings.model)
+        return CacheOnlyVlm(settings.model)
     raise ValueError("no VLM is configured: vlm.backend is none")
 
 
 def ask(vlm: Vlm, prompts: Sequence[Prompt]) -> list[Answer]:
-    """Answers in order. What the cache holds is not asked; a reply that does not fit is asked for once more, with the reason.
+    """Return one answer for each prompt, in order.
 
-    OSError where the model cannot be reached; the replies that came before are in the cache.
+    Prompts that are in the cache are not sent to the model. If a reply does not fit, the prompt is sent once more with the
+    reason. Raise OSError if the model cannot be reached; the replies that arrived before are in the cache.
     """
-    replies = _replies(vlm, prompts)
-    found = [_judged(*pair) for pair in zip(prompts, replies, strict=True)]
-    spent["invalid"] += sum(bool(answer.error) and not reply.error for answer, reply in zip(found, replies, strict=True))
-    bad = [i for i, reply in enumerate(replies) if found[i].error and not parsing.stopped_early(reply)]
-    more = [prompts[i].again(replies[i].text, found[i].error or "") for i in bad]
-    for i, prompt, reply in zip(bad, more, _replies(vlm, more), strict=True):
-        found[i] = _judged(prompt, reply)
-    return found
+    replies = _collect_replies(vlm, prompts)
+    results = [_check_reply(*pair) for pair in zip(prompts, replies, strict=True)]
+    usage["invalid"] += sum(bool(answer.error) and not reply.error for answer, reply in zip(results, replies, strict=True))
+    invalid = [i for i, reply in enumerate(replies) if results[i].error and not parsing.stopped_early(reply)]
+    retries = [prompts[i].retry(replies[i].text, results[i].error or "") for i in invalid]
+    for i, prompt, reply in zip(invalid, retries, _collect_replies(vlm, retries), strict=True):
+        results[i] = _check_reply(prompt, reply)
+    return results
 
 
-def _replies(vlm: Vlm, prompts: Sequence[Prompt]) -> list[Reply]:
-    keys = [prompt.key(vlm.name) for prompt in prompts]
+def _collect_replies(vlm: Vlm, prompts: Sequence[Prompt]) -> list[Reply]:
+    """Return a reply for each prompt, from the cache or else from the model. Valid replies of the model go into the cache."""
+    keys = [prompt.cache_key(vlm.name) for prompt in prompts]
     replies = storage.at_once(answers.get, keys)
-    open_ = [i for i, reply in enumerate(replies) if reply is None]
-    _count_found(vlm, [reply for reply in replies if reply is not None])
+    unanswered = [i for i, reply in enumerate(replies) if reply is None]
+    _count_cached(vlm, [reply for reply in replies if reply is not None])
     began = time.monotonic()
-    for number, reply in vlm.replies([prompts[i] for i in open_]) if open_ else ():
-        replies[open_[number]] = reply
+    for number, reply in vlm.replies([prompts[i] for i in unanswered]) if unanswered else ():
+        replies[unanswered[number]] = reply
         _count(reply)
-        if _judged(prompts[open_[number]], reply).value is not None:
-            answers.put(keys[open_[number]], reply)
-    if open_ and not isinstance(vlm, Ahead):
-        spent["milliseconds"] += round(1000 * (time.monotonic() - began))
+        if _check_reply(prompts[unanswered[number]], reply).value is not None:
+            answers.put(keys[unanswered[number]], reply)
+    if unanswered and not isinstance(vlm, CacheOnlyVlm):
+        usage["milliseconds"] += round(1000 * (time.monotonic() - began))
     assert all(replies), [prompt.name for prompt, reply in zip(prompts, replies, strict=True) if reply is None]
     return [reply for reply in replies if reply is not None]
 
 
-def _count_found(vlm: Vlm, found: Sequence[Reply]) -> None:
-    """Replies out of the cache cost nothing, save those that engines gave ahead for this very question."""
-    if isinstance(vlm, Ahead):
-        for reply in found:
+def _count_cached(vlm: Vlm, replies: Sequence[Reply]) -> None:
+    """Count cached replies as free, except those that engines stored for these very questions."""
+    if isinstance(vlm, CacheOnlyVlm):
+        for reply in replies:
             _count(reply)
     else:
-        spent["cached"] += len(found)
+        usage["cached"] += len(replies)
 
 
 def _count(reply: Reply) -> None:
-    if reply.error != NOT_YET:
-        spent.update(
+    if reply.error != PENDING:
+        usage.update(
             calls=1,
             failed=int(bool(reply.error)),
             prompt_tokens=reply.prompt_tokens,
@@ -95,5 +98,5 @@ def _count(reply: Reply) -> None:
         )
 
 
-def _judged(prompt: Prompt, reply: Reply) -> Answer:
-    return parsing.answer(reply, prompt.schema)
+def _check_reply(prompt: Prompt, reply: Reply) -> Answer:
+    return parsing.parse_answer(reply, prompt.schema)

@@ -1,4 +1,4 @@
-"""Which frames of a clip a model is shown: before, at and after its strongest action, the ends, and the widest gaps between."""
+"""Choose the frames of a clip for a model: before, at and after its strongest action, both ends, and the widest gaps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,24 +13,25 @@ from av import VideoFrame
 from curation.errors import UnreadableVideo
 from curation.media import decode
 from curation.media.decode import Span
+from curation.media.source import probe
 from curation.media.viewport import Rect
 
-# A state before an action and after it: far enough from its span that the action has not begun or is over.
-_ASIDE_S = 0.3
-# Nearer frames show the same.
-_APART_S = 0.1
+# How far from an action's span the frames before and after it are: the action has not begun, or is over.
+_MARGIN_S = 0.3
+# Frames that are nearer to each other show the same.
+_MIN_GAP_S = 0.1
 _JPEG_QUALITY = 85
-# A whole unit's clips, so that the questions about a clip share one decode: about 20 MB of JPEG.
-_KEPT_CLIPS = 64
+# All clips of a unit, so that the questions about a clip share one decode: about 20 MB of JPEG.
+_CACHED_CLIPS = 64
 
 
 @dataclass(frozen=True)
 class FrameSettings:
-    """count: frames a clip. width_px: of each, never enlarged. hud: keep, or crop to the 3-D view."""
+    """Which frames of a clip a model gets."""
 
-    count: int = 8
-    width_px: int = 448
-    hud: str = "keep"
+    count: int = 8  # frames of each clip, 2 to 64; more show more of the action and cost more tokens
+    width_px: int = 448  # maximum width of a frame in px; a frame is never enlarged
+    hud: str = "keep"  # keep: frames with the HUD | crop: only the 3-D view
 
     def __post_init__(self) -> None:
         if self.hud not in ("keep", "crop"):
@@ -42,22 +43,22 @@ class FrameSettings:
 
 
 class Moment(NamedTuple):
-    """When a frame is taken (s of the source), and where it lies: before | during | after the action, or nothing."""
+    """The time of a frame (s of the source), and its part: before | during | after the action, or "" without an action."""
 
     time_s: float
     role: str
 
 
-def moments(span: Span, action: Span | None, peak_s: float | None, count: int) -> list[Moment]:
-    """At most `count` moments of a clip, in order of time; an action that fills the clip has no before or after."""
+def choose_moments(span: Span, action: Span | None, peak_s: float | None, count: int) -> list[Moment]:
+    """Choose at most `count` moments of a clip, in order of time. An action that fills the clip has no before or after."""
     last_s = max(span.start_s, span.end_s - 1e-3)
-    wanted = [span.start_s, last_s]
+    candidates = [span.start_s, last_s]
     if action is not None and peak_s is not None:
-        around = [peak_s, action.start_s - _ASIDE_S, action.end_s + _ASIDE_S, action.start_s, action.end_s]
-        wanted += [min(max(t, span.start_s), last_s) for t in around]
+        around = [peak_s, action.start_s - _MARGIN_S, action.end_s + _MARGIN_S, action.start_s, action.end_s]
+        candidates += [min(max(t, span.start_s), last_s) for t in around]
     times: list[float] = []
-    for time_s in wanted:
-        if len(times) < count and all(abs(time_s - other) >= _APART_S for other in times):
+    for time_s in candidates:
+        if len(times) < count and all(abs(time_s - other) >= _MIN_GAP_S for other in times):
             times.append(time_s)
     while len(times) < count and (middle := _middle_of_widest(times)) is not None:
         times.append(middle)
@@ -67,7 +68,7 @@ def moments(span: Span, action: Span | None, peak_s: float | None, count: int) -
 def _middle_of_widest(times: Sequence[float]) -> float | None:
     gaps = [(b - a, a) for a, b in pairwise(sorted(times))]
     width, start = max(gaps, default=(0.0, 0.0), key=lambda gap: gap[0])
-    return start + width / 2 if width >= 2 * _APART_S else None
+    return start + width / 2 if width >= 2 * _MIN_GAP_S else None
 
 
 def _role(time_s: float, action: Span | None) -> str:
@@ -76,39 +77,39 @@ def _role(time_s: float, action: Span | None) -> str:
     return "before" if time_s < action.start_s else "after" if time_s > action.end_s else "during"
 
 
-def labels(shown: Sequence[Moment], start_s: float) -> tuple[str, ...]:
-    """What stands before each frame in the prompt; seconds count from the clip's start."""
+def frame_labels(moments: Sequence[Moment], start_s: float) -> tuple[str, ...]:
+    """Return the label before each frame in the prompt. Seconds count from the clip's start."""
     words = {"": "", "before": ", before the action", "during": ", during the action", "after": ", after the action"}
-    return tuple(f"Frame {k}, {m.time_s - start_s:.1f} s{words[m.role]}:" for k, m in enumerate(shown, start=1))
+    return tuple(f"Frame {k}, {m.time_s - start_s:.1f} s{words[m.role]}:" for k, m in enumerate(moments, start=1))
 
 
-@lru_cache(maxsize=_KEPT_CLIPS)
-def grab(uri: str, span: Span, times_s: tuple[float, ...], view: Rect, width_px: int) -> tuple[bytes, ...]:
-    """JPEGs of the frames shown at times inside a span, cut to `view` (px of the source) and at most `width_px` wide.
+@lru_cache(maxsize=_CACHED_CLIPS)
+def grab_frames(uri: str, span: Span, times_s: tuple[float, ...], view: Rect, width_px: int) -> tuple[bytes, ...]:
+    """Return JPEGs of the frames on screen at these times of a span.
 
-    UnreadableVideo where the span holds no frame.
+    Frames are cut to `view` (px of the source) and are at most `width_px` wide. Raise UnreadableVideo if the span has no frame.
     """
-    source = decode.probe(uri)
+    source = probe(uri)
     scale = min(1.0, width_px / view.w)
-    painter = decode.Painter(source, (max(1, round(source.width * scale)), max(1, round(source.height * scale))))
+    painter = decode.FrameConverter(source, (max(1, round(source.width * scale)), max(1, round(source.height * scale))))
     cut = view.scaled(scale, scale)
-    shots = [_jpeg(painter(frame)[cut.y : cut.y + cut.h, cut.x : cut.x + cut.w]) for frame in _shown(uri, span, times_s)]
-    if not shots:
+    pictures = [_jpeg(painter(frame)[cut.y : cut.y + cut.h, cut.x : cut.x + cut.w]) for frame in _frames_at(uri, span, times_s)]
+    if not pictures:
         raise UnreadableVideo(f"no frame between {span.start_s:.2f} and {span.end_s:.2f} s")
-    return (*shots, *[shots[-1]] * (len(times_s) - len(shots)))
+    return (*pictures, *[pictures[-1]] * (len(times_s) - len(pictures)))
 
 
-def _shown(uri: str, span: Span, times_s: Sequence[float]) -> Iterator[VideoFrame]:
-    """The frame on screen at each of these times, in order."""
-    due, held = list(times_s), None
+def _frames_at(uri: str, span: Span, times_s: Sequence[float]) -> Iterator[VideoFrame]:
+    """Yield the frame on screen at each of these times, in order."""
+    due, current = list(times_s), None
     for time_s, frame in decode.decode(uri, span, purpose="vlm"):
-        while held is not None and due and due[0] < time_s:
+        while current is not None and due and due[0] < time_s:
             due.pop(0)
-            yield held
-        held = frame
+            yield current
+        current = frame
         if not due:
             return
-    yield from [held] * len(due) if held is not None else ()
+    yield from [current] * len(due) if current is not None else ()
 
 
 def _jpeg(rgb: np.ndarray) -> bytes:

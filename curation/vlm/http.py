@@ -1,10 +1,10 @@
-"""Any server that speaks OpenAI's chat protocol: `vllm serve`, SGLang, llama.cpp, or a hosted one.
+"""The backend for any server that speaks OpenAI's chat protocol: `vllm serve`, SGLang, llama.cpp, or a hosted one.
 
-Answers are constrained by the server to the schema (`response_format`), and checked again here like any other. A request that
-times out, is cut off or answered with an error is tried again with growing pauses. Where it fails for good, one more question
-decides whose fault that is: a plain one about a grey picture. If the server answers it, the failure is that prompt's reason. If
-not, it is no prompt's fault (a wrong key, a model that is not there, a spent quota, a server that is gone): `Unavailable`, and
-the unit is done again by the next run.
+The server constrains answers to the schema (`response_format`), and they are checked again here, as those of every backend. A
+request that times out, is cut off or gets an error is retried after growing pauses. If all retries fail, one plain question
+about a grey picture finds the cause. If the server answers that question, the prompt is the cause, and the failure is the error
+of its row. If not, the server is the cause (a wrong key, an unknown model, a spent quota, no server): `Unavailable` is raised,
+and the next run does the unit again.
 """
 
 import base64
@@ -25,53 +25,53 @@ from curation.vlm.parsing import chat_reply
 from curation.vlm.protocol import Prompt, Reply, VlmSettings
 
 _RETRIED = (408, 429, 500, 502, 503, 504)
-# Also answered with 429, and no pause helps.
-_SPENT = (b"insufficient_quota", b"billing")
+# In the body of a 429 that no pause helps.
+_QUOTA_ERRORS = (b"insufficient_quota", b"billing")
 _LONGEST_PAUSE_S = 60.0
 _ERROR_CHARS = 200
-# What hosted servers refuse in a schema, each others of them; every answer is held against the whole schema anyway.
-_BOUNDS = frozenset(
+# Keywords of a schema that hosted servers refuse, each server others. Every answer is checked against the whole schema anyway.
+_BOUND_KEYWORDS = frozenset(
     ("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern")
 )
-_YES_NO = {
+_PLAIN_SCHEMA = {
     "type": "object",
     "properties": {"anything": {"type": "boolean"}},
     "required": ["anything"],
     "additionalProperties": False,
 }
 _REMEDIES = {
-    400: "see what the server takes: pictures, and a response_format with a JSON schema",
+    400: "see what the server takes; it must accept pictures, and a response_format with a JSON schema",
     401: "set the environment variable {key} to a valid key",
     402: "add credit to the account, or name another server",
     403: "give the key the right to use the model",
     404: "name a model that the server has (caption.vlm.model), and the address up to and with /v1 (caption.vlm.server.url)",
-    429: "wait until the quota is there again, or lower caption.vlm.server.concurrency",
+    429: "wait until the quota is renewed, or lower caption.vlm.server.concurrency",
 }
 
 
 class HttpVlm:
-    """One server; `settings.server.concurrency` requests in flight keep its batches full."""
+    """A client of one server. It keeps `settings.server.concurrency` requests in flight, to keep the server's batches full."""
 
     def __init__(self, settings: VlmSettings) -> None:
         self.name, self._settings, self._server = settings.model, settings, settings.server
         self._pool = urllib3.PoolManager(maxsize=self._server.concurrency, block=True)
-        self._bounded = True
+        self._sends_bounds = True
 
     def replies(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Reply]]:
         gone = threading.Event()
         with ThreadPoolExecutor(self._server.concurrency) as threads:
-            asked = {threads.submit(self._unless, gone, prompt): i for i, prompt in enumerate(prompts)}
-            trouble: Unavailable | None = None
-            for done in as_completed(asked):
+            indices = {threads.submit(self._reply_unless_gone, gone, prompt): i for i, prompt in enumerate(prompts)}
+            first_error: Unavailable | None = None
+            for done in as_completed(indices):
                 if isinstance(error := done.exception(), Unavailable):
-                    trouble = trouble or error
+                    first_error = first_error or error
                 else:
-                    yield asked[done], done.result()
-        if trouble:
-            raise trouble
+                    yield indices[done], done.result()
+        if first_error:
+            raise first_error
 
-    def _unless(self, gone: threading.Event, prompt: Prompt) -> Reply:
-        """The reply; `Unavailable` at once where another thread has found that out."""
+    def _reply_unless_gone(self, gone: threading.Event, prompt: Prompt) -> Reply:
+        """Return the reply. Raise `Unavailable` at once if another thread has already raised it."""
         if gone.is_set():
             raise ServerGone(self._server.url)
         try:
@@ -81,29 +81,29 @@ class HttpVlm:
             raise
 
     def _reply(self, prompt: Prompt) -> Reply:
-        """The prompt's reply, or its own failure; `Unavailable` where the server does not answer a plain question either."""
-        reply, status = self._asked(prompt, self._server.retries)
+        """Return the prompt's reply or failure. Raise `Unavailable` if the server does not answer a plain question either."""
+        reply, status = self._request_reply(prompt, self._server.retries)
         if status == 200:
             return reply
-        said = reply
+        failure = reply
         if not _form_refused(reply, status):
-            plain = Prompt("picture", "Is there anything to be seen?", _YES_NO, (_grey(),))
-            said, status = self._asked(plain, min(1, self._server.retries))
+            plain = Prompt("picture", "Is there anything to be seen?", _PLAIN_SCHEMA, (_grey_jpeg(),))
+            failure, status = self._request_reply(plain, min(1, self._server.retries))
             if status == 200:
                 return reply
         url = self._server.url
         if status is None:
             raise ServerGone(
-                f"no VLM answers at {url} ({said.error}); start the server (vllm serve MODEL), or correct "
+                f"no VLM answers at {url} ({failure.error}); start the server (vllm serve MODEL), or correct "
                 "caption.vlm.server.url in the recipe"
             )
         remedy = _REMEDIES.get(status, "see the server's log").format(key=self._server.api_key_env)
-        raise Unavailable(f"the VLM at {url} answers no question ({said.error}); {remedy}, and run again")
+        raise Unavailable(f"the VLM at {url} answers no question ({failure.error}); {remedy}, and run again")
 
-    def _asked(self, prompt: Prompt, tries: int) -> tuple[Reply, int | None]:
-        """A reply and the status that it came with; None where nothing came, and what is no chat completion counts as 502."""
+    def _request_reply(self, prompt: Prompt, max_retries: int) -> tuple[Reply, int | None]:
+        """Return a reply and its status: None if nothing arrived, 502 if the body is not a chat completion."""
         retries = urllib3.Retry(
-            total=tries,
+            total=max_retries,
             backoff_factor=self._server.backoff_s,
             backoff_max=_LONGEST_PAUSE_S,
             backoff_jitter=self._server.backoff_s / 2,
@@ -112,9 +112,9 @@ class HttpVlm:
         while True:
             try:
                 response = self._post(prompt)
-            except urllib3.exceptions.HTTPError as trouble:
-                error, response = trouble, None
-            if response is not None and (response.status not in _RETRIED or any(w in response.data for w in _SPENT)):
+            except urllib3.exceptions.HTTPError as failure:
+                error, response = failure, None
+            if response is not None and (response.status not in _RETRIED or any(w in response.data for w in _QUOTA_ERRORS)):
                 break
             try:
                 retries = retries.increment("POST", self._server.url, response, error if response is None else None)
@@ -122,9 +122,9 @@ class HttpVlm:
                 break
             retries.sleep(response)
         if response is None:
-            words = f"no answer after {tries + 1} tries of {self._server.timeout_s:g} s: {_cause(error)}"
+            words = f"no answer after {max_retries + 1} tries of {self._server.timeout_s:g} s: {_error_cause(error)}"
             return Reply(error=words), None
-        return _read(response)
+        return _parse_response(response)
 
     def _post(self, prompt: Prompt) -> urllib3.BaseHTTPResponse:
         server = self._server
@@ -133,29 +133,29 @@ class HttpVlm:
         url, timeout = f"{server.url.rstrip('/')}/chat/completions", urllib3.Timeout(total=server.timeout_s)
 
         def post() -> urllib3.BaseHTTPResponse:
-            body = _request(prompt, self._settings, self._bounded)
+            body = _request(prompt, self._settings, self._sends_bounds)
             return self._pool.request("POST", url, json=body, headers=headers, timeout=timeout, retries=False)
 
         response = post()
-        if self._bounded and _form_refused(*_read(response)):
-            self._bounded = False  # it may be the bounds in the schema
+        if self._sends_bounds and _form_refused(*_parse_response(response)):
+            self._sends_bounds = False  # the server may refuse only the bounds in the schema
             response = post()
         return response
 
 
 def _form_refused(reply: Reply, status: int | None) -> bool:
-    """Whether a server takes no question of this form; another clip's would be refused as well."""
+    """Whether the server refuses the form of the question, so that it would refuse those of all other clips as well."""
     return status == 400 and any(word in (reply.error or "") for word in ("schema", "response_format"))
 
 
 @cache
-def _grey() -> bytes:
-    """A JPEG in which nothing is to be seen."""
+def _grey_jpeg() -> bytes:
+    """Return a JPEG of plain grey."""
     return bytes(cv2.imencode(".jpg", np.full((112, 112, 3), 128, np.uint8))[1])
 
 
-def _cause(error: Exception) -> str:
-    """What urllib3 wraps, in its own words without the objects' addresses."""
+def _error_cause(error: Exception) -> str:
+    """Return the text of the error that urllib3 wraps, without the addresses of objects."""
     reason = getattr(error, "reason", None) or error
     return f"{type(reason).__name__}: {str(reason).rpartition('>: ')[2] or reason}"[:_ERROR_CHARS]
 
@@ -164,7 +164,7 @@ def _request(prompt: Prompt, settings: VlmSettings, bounded: bool) -> dict[str, 
     schema = {"name": prompt.name, "schema": prompt.schema if bounded else _without_bounds(prompt.schema), "strict": True}
     return {
         "model": settings.model,
-        "messages": messages(prompt),
+        "messages": chat_messages(prompt),
         "max_tokens": settings.max_tokens,
         "temperature": settings.temperature,
         "seed": 0,
@@ -173,21 +173,21 @@ def _request(prompt: Prompt, settings: VlmSettings, bounded: bool) -> dict[str, 
 
 
 def _without_bounds(schema: Any) -> Any:
-    """A schema's structure alone: what a property is called is no bound."""
+    """Return a schema without its bounds. A property may have the name of a bound, so names of properties stay."""
     if isinstance(schema, list):
         return [_without_bounds(part) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
-    kept = {name: part for name, part in schema.items() if name not in _BOUNDS}
-    inside = kept.get("properties", {})
+    unbounded = {name: part for name, part in schema.items() if name not in _BOUND_KEYWORDS}
+    properties = unbounded.get("properties", {})
     return {
-        name: {key: _without_bounds(of) for key, of in inside.items()} if part is inside else _without_bounds(part)
-        for name, part in kept.items()
+        name: {key: _without_bounds(of) for key, of in properties.items()} if part is properties else _without_bounds(part)
+        for name, part in unbounded.items()
     }
 
 
-def messages(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt as a chat in OpenAI's form: labelled frames, the question, and what was wrong with an earlier reply."""
+def chat_messages(prompt: Prompt) -> list[dict[str, Any]]:
+    """Return the prompt as a chat in OpenAI's form: labelled frames, the question, and the correction of an earlier reply."""
     content: list[dict[str, Any]] = []
     for number, frame in enumerate(prompt.frames):
         if number < len(prompt.labels):
@@ -196,22 +196,22 @@ def messages(prompt: Prompt) -> list[dict[str, Any]]:
         content.append({"type": "image_url", "image_url": {"url": url}})
     chat: list[dict[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": prompt.text}]}]
     if prompt.earlier:
-        reply, told = prompt.earlier
-        chat += [{"role": "assistant", "content": reply}, {"role": "user", "content": [{"type": "text", "text": told}]}]
+        reply, correction = prompt.earlier
+        chat += [{"role": "assistant", "content": reply}, {"role": "user", "content": [{"type": "text", "text": correction}]}]
     return chat
 
 
-def _read(response: urllib3.BaseHTTPResponse) -> tuple[Reply, int]:
+def _parse_response(response: urllib3.BaseHTTPResponse) -> tuple[Reply, int]:
     if response.status != 200:
-        return Reply(error=f"the server answered {response.status}: {_words(response.data)}"), response.status
+        return Reply(error=f"the server answered {response.status}: {_body_excerpt(response.data)}"), response.status
     try:
         body = json.loads(response.data)
         return chat_reply(body["choices"][0], body.get("usage") or {}), 200
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        words = f"the server's answer is no chat completion ({type(error).__name__}): {_words(response.data)}"
+        words = f"the server's answer is not a chat completion ({type(error).__name__}): {_body_excerpt(response.data)}"
         return Reply(error=words), 502
 
 
-def _words(data: bytes) -> str:
-    """The beginning of a body, on one line."""
+def _body_excerpt(data: bytes) -> str:
+    """Return the beginning of a response's body, on one line."""
     return " ".join(data.decode("utf-8", "replace").split())[:_ERROR_CHARS] or "nothing"

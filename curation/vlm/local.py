@@ -1,7 +1,7 @@
-"""A model in this process through transformers: Qwen2.5-VL, Qwen3-VL, SmolVLM and others that turn images and text into text.
+"""The backend that runs a model of transformers in this process: Qwen2.5-VL, Qwen3-VL, SmolVLM and other image-text models.
 
-One prompt at a time, for a video or two; a server batches. Where `llguidance` is installed the reply is held to the schema as
-it is written, as a server does it; without it the reply is only checked.
+It answers one prompt at a time, which suits a video or two; a server batches. If `llguidance` is installed, the reply is
+constrained to the schema while it is generated, as a server does it. Without it the reply is only checked afterwards.
 """
 
 import io
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from curation import model_files
+from curation.errors import Unavailable
 from curation.vlm.protocol import Prompt, Reply, VlmSettings
 
 
@@ -24,14 +25,13 @@ class LocalVlm:
             from transformers import AutoModelForImageTextToText, AutoProcessor
             from transformers.utils import logging
         except ImportError as error:
-            # no row's fault, so an OSError: the unit is left for a run that has what it needs
-            raise OSError(f'vlm.backend transformers needs {error.name}; pip install "gamecraft[vlm]"') from error
+            raise Unavailable(f'vlm.backend transformers needs {error.name}; pip install "gamecraft[vlm]"') from error
         logging.disable_progress_bar()
         self.name, self._settings = settings.model, settings
-        place = model_files.model_folder(settings.model)
+        place = model_files.resolve_model(settings.model)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
-        with model_files.named_if_missing(settings.model):
+        with model_files.explain_if_missing(settings.model):
             self._processor = AutoProcessor.from_pretrained(place)
             self._model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype).to(self._device).eval()
 
@@ -46,27 +46,27 @@ class LocalVlm:
         import torch
 
         inputs = self._processor.apply_chat_template(
-            messages(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            chat_messages(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(self._device, self._model.dtype)
-        asked = inputs["input_ids"].shape[1]
+        prompt_tokens = inputs["input_ids"].shape[1]
         sampling = {"do_sample": True, "temperature": self._settings.temperature} if self._settings.temperature else {}
         with torch.inference_mode():
-            written = self._model.generate(
+            output = self._model.generate(
                 **inputs,
                 max_new_tokens=self._settings.max_tokens,
-                logits_processor=self._held_to(prompt, asked),
+                logits_processor=self._logits_processors(prompt, prompt_tokens),
                 **(sampling or {"do_sample": False}),
-            )[0, asked:]
-        text = self._processor.decode(written, skip_special_tokens=True)
-        stop = "length" if len(written) >= self._settings.max_tokens else "stop"
-        return Reply(text, prompt_tokens=asked, completion_tokens=len(written), stop=stop)
+            )[0, prompt_tokens:]
+        text = self._processor.decode(output, skip_special_tokens=True)
+        stop = "length" if len(output) >= self._settings.max_tokens else "stop"
+        return Reply(text, prompt_tokens=prompt_tokens, completion_tokens=len(output), stop=stop)
 
-    def _held_to(self, prompt: Prompt, asked: int) -> list[Any]:
-        return [_Grammar(self._vocabulary, prompt.schema, asked)] if self._vocabulary is not None else []
+    def _logits_processors(self, prompt: Prompt, prompt_tokens: int) -> list[Any]:
+        return [_SchemaConstraint(self._vocabulary, prompt.schema, prompt_tokens)] if self._vocabulary is not None else []
 
     @cached_property
     def _vocabulary(self) -> Any:
-        """The tokeniser as llguidance wants it; None where that is not installed."""
+        """The tokeniser in llguidance's form, or None if llguidance is not installed."""
         try:
             import llguidance.hf
         except ImportError:
@@ -74,8 +74,8 @@ class LocalVlm:
         return llguidance.hf.from_tokenizer(self._processor.tokenizer, n_vocab=self._model.config.get_text_config().vocab_size)
 
 
-def messages(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt as a chat in the form that processors' chat templates take, pictures in place."""
+def chat_messages(prompt: Prompt) -> list[dict[str, Any]]:
+    """Return the prompt as a chat in the form that chat templates of transformers take, with the pictures in place."""
     from PIL import Image
 
     content: list[dict[str, Any]] = []
@@ -84,21 +84,21 @@ def messages(prompt: Prompt) -> list[dict[str, Any]]:
             content.append({"type": "text", "text": prompt.labels[number]})
         content.append({"type": "image", "image": Image.open(io.BytesIO(frame))})
     chat: list[dict[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": prompt.text}]}]
-    for role, said in zip(("assistant", "user"), prompt.earlier or (), strict=False):
-        chat.append({"role": role, "content": [{"type": "text", "text": said}]})
+    for role, text in zip(("assistant", "user"), prompt.earlier or (), strict=False):
+        chat.append({"role": role, "content": [{"type": "text", "text": text}]})
     return chat
 
 
-class _Grammar:
-    """Allows only tokens with which the reply can still become JSON of the schema; a logits processor of transformers."""
+class _SchemaConstraint:
+    """A logits processor of transformers that allows only tokens with which the reply can still become JSON of the schema."""
 
-    def __init__(self, vocabulary: Any, schema: Any, asked: int) -> None:
+    def __init__(self, vocabulary: Any, schema: Any, prompt_tokens: int) -> None:
         import llguidance
 
         grammar = llguidance.LLMatcher.grammar_from_json_schema(dict(schema))
-        self._matcher, self._read = llguidance.LLMatcher(vocabulary, grammar), asked
+        self._matcher, self._read = llguidance.LLMatcher(vocabulary, grammar), prompt_tokens
         if self._matcher.is_error():
-            raise ValueError(f"the schema makes no grammar: {self._matcher.get_error()}")
+            raise ValueError(f"the schema cannot be turned into a grammar: {self._matcher.get_error()}")
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         import torch
@@ -106,7 +106,7 @@ class _Grammar:
         for token in input_ids[0, self._read :].tolist():
             self._matcher.consume_token(token)
         self._read = input_ids.shape[1]
-        # By hand: llguidance.torch compiles its mask with inductor, for 15 s, at the first token.
+        # The mask is applied by hand, because llguidance.torch compiles its own with inductor, which takes 15 s.
         bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
         allowed = torch.from_numpy(bits[: scores.shape[1]].astype(bool)).to(scores.device)
         return scores.masked_fill(~allowed, float("-inf"))

@@ -1,4 +1,4 @@
-"""What every backend of a vision-language model takes and gives, and the settings that choose one."""
+"""The input and output of every vision-language backend, and the settings that choose one."""
 
 import json
 import re
@@ -8,14 +8,16 @@ from typing import Any, Protocol
 
 from curation.schema import digest
 
-# How much of a reply that does not fit is shown back to the model.
+# How much of a reply that does not fit is repeated to the model.
 _SHOWN_CHARS = 2000
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question with its frames (JPEG), oldest first; `labels` stand before them. `earlier`: a reply that did not fit, and
-    what the model is told about it.
+    """One question with its frames.
+
+    frames: JPEGs, oldest first; each of the `labels` comes before its frame. earlier: a reply that did not fit, and the text
+    that tells the model so.
     """
 
     name: str
@@ -25,21 +27,22 @@ class Prompt:
     labels: tuple[str, ...] = ()
     earlier: tuple[str, str] | None = None
 
-    def key(self, model: str) -> str:
-        """Names the answer in the cache: model, words (the version of the question is one of them), schema, pictures."""
+    def cache_key(self, model: str) -> str:
+        """Return the answer's name in the cache: a digest of model, text (with the question's version), schema and frames."""
         words = json.dumps([self.name, self.text, self.schema, self.labels, self.earlier], sort_keys=True)
         return digest(model, words, *(frame.hex() for frame in self.frames))
 
-    def again(self, reply: str, problem: str) -> "Prompt":
-        """The same question after a reply that does not fit."""
-        told = f"That does not fit: {problem}. Answer again, with nothing but JSON that fits the schema."
-        return replace(self, earlier=(reply[:_SHOWN_CHARS], told))
+    def retry(self, reply: str, problem: str) -> "Prompt":
+        """Return the same question with a reply that did not fit, and why."""
+        correction = f"That does not fit: {problem}. Answer again, with nothing but JSON that fits the schema."
+        return replace(self, earlier=(reply[:_SHOWN_CHARS], correction))
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said, or why it said nothing, and what it cost. `stop`: why it stopped, in OpenAI's words; "length" is at
-    max_tokens.
+    """The model's text, or the error instead of it, and the tokens used.
+
+    stop: why the model stopped, in OpenAI's words; "length" means that it reached max_tokens.
     """
 
     text: str = ""
@@ -50,50 +53,46 @@ class Reply:
 
 
 class Vlm(Protocol):
-    """A model behind one method. `name` goes into the ledger and into the keys of the cache."""
+    """A model behind one method. Its `name` goes into the ledger and into the keys of the cache."""
 
     name: str
 
     def replies(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Reply]]:
-        """The number of a prompt and its reply, as they come in, each once. OSError where the model cannot be had: then it is
-        no prompt's fault.
+        """Yield the index of a prompt and its reply, in order of arrival, each index once.
+
+        Raise OSError if the model cannot be reached at all, since no prompt is the cause.
         """
         ...
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where a server is and how it is treated. None of it decides a result, so a run may go on at another address.
+    """Where a server is and how it is called. None of it changes a result, so a run may continue at another address."""
 
-    url: up to and with /v1. concurrency: requests in flight from a worker. retries: of a request that is refused, cut off, not
-    answered within timeout_s, or answered with 429 or 5xx, after pauses of backoff_s that double. api_key_env: the
-    environment variable with the key.
-    """
-
-    url: str = "http://127.0.0.1:8000/v1"
-    concurrency: int = 16
-    timeout_s: float = 120.0
-    retries: int = 5
-    backoff_s: float = 1.0
-    api_key_env: str = "OPENAI_API_KEY"
+    url: str = "http://127.0.0.1:8000/v1"  # address of the server, up to and with /v1
+    concurrency: int = 16  # requests in flight from one worker; more keep larger batches full
+    timeout_s: float = 120.0  # seconds until a request without an answer is retried
+    retries: int = 5  # retries of a request that is refused, cut off, timed out, or answered with 408, 429 or 5xx
+    backoff_s: float = 1.0  # seconds; the waits before the retries are 0, 2, 4, 8 ... times this, at most 60 s
+    api_key_env: str = "OPENAI_API_KEY"  # name of the environment variable with the server's key
 
     def __post_init__(self) -> None:
         if not re.match(r"https?://\S", self.url):
             raise ValueError(f"url must begin with http:// or https://, not {self.url!r}")
-        for name, least in (("concurrency", 1), ("retries", 0), ("backoff_s", 0), ("timeout_s", 0.001)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name, minimum in (("concurrency", 1), ("retries", 0), ("backoff_s", 0), ("timeout_s", 0.001)):
+            if not getattr(self, name) >= minimum:
+                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """vLLM engines on a Ray cluster: how many, GPUs of each (0: on the processor), and vLLM's arguments of these names."""
+    """vLLM engines on a Ray cluster. `dtype`, `max_model_len` and `max_num_seqs` are arguments of vLLM."""
 
-    replicas: int = 1
-    gpus: int = 1
-    dtype: str = "auto"
-    max_model_len: int = 16_384
-    max_num_seqs: int = 64
+    replicas: int = 1  # engines on the cluster; more answer more clips at a time
+    gpus: int = 1  # GPUs for each engine (tensor parallel); 0 runs it on the CPU
+    dtype: str = "auto"  # number format of the weights, as vLLM names it
+    max_model_len: int = 16_384  # tokens of a question with its frames and its answer
+    max_num_seqs: int = 64  # questions that an engine answers at the same time; more need more GPU memory
 
 
 BACKENDS = ("none", "http", "transformers", "vllm")
@@ -101,21 +100,19 @@ BACKENDS = ("none", "http", "transformers", "vllm")
 
 @dataclass(frozen=True)
 class VlmSettings:
-    """Which model answers.
+    """Which model answers the questions."""
 
-    backend: none: no model; what needs one is skipped and says so. http: any server that speaks OpenAI's protocol, such as
-    `vllm serve`. transformers: in this process, for a video or two. vllm: engines on the Ray cluster, for many videos.
-    model: its name on the server or on the hub, or its folder. max_tokens: of one answer. on_error: what becomes of a clip
-    whose question got no valid answer: "keep" (the reason is in a column of its own) or "reject".
-    """
-
+    # none: no model, and what needs one is skipped with a note | http: any server that speaks OpenAI's protocol, such as
+    # `vllm serve` | transformers: in this process, for a video or two | vllm: engines on the Ray cluster, for many videos
     backend: str = "none"
-    model: str = ""
-    max_tokens: int = 1024
-    temperature: float = 0.0
-    on_error: str = "keep"
-    server: ServerSettings = field(default_factory=ServerSettings)
-    engine: EngineSettings = field(default_factory=EngineSettings)
+    model: str = ""  # the model's name on the server or on the hub, or its folder
+    max_tokens: int = 1024  # tokens of one answer; a longer answer is cut off and is an error
+    temperature: float = 0.0  # randomness of the answer; 0 takes the most likely token
+    on_error: str = (
+        "keep"  # a clip without a valid answer is kept, with the reason in an error column (keep) | dropped (reject)
+    )
+    server: ServerSettings = field(default_factory=ServerSettings)  # for the backend http
+    engine: EngineSettings = field(default_factory=EngineSettings)  # for the backend vllm
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -128,5 +125,6 @@ class VlmSettings:
             raise ValueError(f"max_tokens must be at least 16, not {self.max_tokens}")
 
     @property
-    def asked(self) -> bool:
+    def enabled(self) -> bool:
+        """Whether there is a model to ask."""
         return self.backend != "none"

@@ -1,4 +1,4 @@
-"""What models are asked, and what the answers are judged by: versioned data beside this file, one YAML for each question."""
+"""The questions for models and the definitions that judge the answers: versioned data, one YAML file for each question."""
 
 from functools import cache
 from importlib.resources import files
@@ -8,22 +8,25 @@ from curation.yaml_text import load_yaml
 
 
 @cache
-def data(name: str) -> dict[str, Any]:
-    """`<name>.yaml` of this package, `<package>:<name>` of another; its `version` is part of every prompt made from it."""
+def load(name: str) -> dict[str, Any]:
+    """Load `<name>.yaml` of `curation.captions`, or `<package>:<name>` of another package.
+
+    The file's `version` is part of every prompt that is made from it.
+    """
     package, _, file = name.rpartition(":")
-    loaded: dict[str, Any] = load_yaml(
+    questions: dict[str, Any] = load_yaml(
         files(package or "curation.captions").joinpath(f"{file}.yaml").read_text(encoding="utf-8")
     )
-    return loaded
+    return questions
 
 
-def text(name: str, question: str = "question", **given: str) -> str:
-    """A question's words with the version before them and what is given filled in."""
-    asked = data(name)
-    words: str = asked[question].strip().format(**given)
-    return f"({name} {question} {asked['version']}) {words}"
+def render(name: str, question: str = "question", **values: str) -> str:
+    """Return the text of a question: its version in front, and `values` filled in."""
+    questions = load(name)
+    text: str = questions[question].strip().format(**values)
+    return f"({name} {question} {questions['version']}) {text}"
 
 
-def listed(meanings: dict[str, str]) -> str:
-    """Names and meanings, one a line."""
+def bullets(meanings: dict[str, str]) -> str:
+    """Return names and their meanings as a list, one on each line."""
     return "\n".join(f"- {name}: {meaning}" for name, meaning in meanings.items())

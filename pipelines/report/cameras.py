@@ -1,5 +1,6 @@
 """The report's section on cameras: how many clips have which status, and some trajectories from above and from the side."""
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -7,100 +8,110 @@ import numpy as np
 import pyarrow as pa
 
 from curation.cameras.camera import Camera, from_npz
-from curation.cameras.words import WordSettings, held
+from curation.cameras.words import WordSettings, held_keys
 from curation.schema import Row
 from pipelines import ledger, units
 from pipelines.report.svg import number
 
 MAX_DRAWN = 24
-# A drawing is a square of this many units, its path inside a margin.
+# Reasons that a status lists, the most common ones.
+_MAX_REASONS = 6
+# A drawing is a square of this many units; the path has a margin.
 SIDE = 200
 _MARGIN = 24
-# A whisker shows where the camera looks, this often and this long.
+# A short line shows the view direction, this often and this long.
 _LOOK_EVERY_S, _LOOK_LENGTH = 0.5, 13
-# A character of a controls' timeline is this long; the axes of `Camera.controls`, with what stands for either direction.
+# Duration of one character of a controls' timeline; the axes of `Camera.controls`, with the characters for both directions.
 _TICK_S = 0.1
 _CONTROLS = (("forward", "W", "S"), ("right", "D", "A"), ("turn", ">", "<"), ("look", "^", "v"))
 _MEANING = {
-    "ok": "moves; position and direction known in every frame",
-    "ok_rotation": "turns on the spot",
-    "ok_static": "stands still",
-    "suspect": "found, but a check failed; the row says which",
-    "low_texture": "too little to follow",
+    "ok": "moves; position and direction are known in every frame",
+    "ok_rotation": "rotates in place",
+    "ok_static": "does not move",
+    "suspect": "estimated, but a check failed",
+    "low_texture": "too little texture to track",
     "failed": "no trajectory",
-    "skipped": "not looked for",
+    "skipped": "not estimated",
 }
 
 
 def statuses(clips: pa.Table, kept: np.ndarray) -> list[dict[str, Any]]:
-    """Kept clips by camera status, most believable first, with reasons where there are some."""
+    """Count kept clips by camera status, most reliable first, with the most common reasons."""
     table = clips.select(["camera_status", "camera_why"]).filter(pa.array(kept))
-    found, why = Counter[str](), dict[str, Counter[str]]()
-    for status, reason in zip(table["camera_status"].to_pylist(), table["camera_why"].to_pylist(), strict=True):
+    counts, why = Counter[str](), dict[str, Counter[str]]()
+    for status, checks in zip(table["camera_status"].to_pylist(), table["camera_why"].to_pylist(), strict=True):
         if status is not None:
-            kind, _, told = status.partition(":")
-            found[kind] += 1
-            why.setdefault(kind, Counter()).update([told or reason] if told or reason else [])
-    total = found.total()
-    order = [*_MEANING, *sorted(set(found) - set(_MEANING))]
+            kind, _, reason = status.partition(":")
+            counts[kind] += 1
+            why.setdefault(kind, Counter()).update([reason] if reason else _failed_checks(checks))
+    total = counts.total()
+    order = [*_MEANING, *sorted(set(counts) - set(_MEANING))]
     return [
         {
             "status": kind,
             "meaning": _MEANING.get(kind, ""),
-            "count": found[kind],
-            "percent": round(100 * found[kind] / total, 1),
-            "why": [f"{count} {reason}" for reason, count in why[kind].most_common(4)],
+            "count": counts[kind],
+            "percent": round(100 * counts[kind] / total, 1),
+            "why": [f"{reason} ({count})" for reason, count in why[kind].most_common(_MAX_REASONS)],
         }
         for kind in order
-        if found[kind]
+        if counts[kind]
     ]
 
 
+def _failed_checks(why: str | None) -> list[str]:
+    """Return the checks in a `camera_why` without their values: "inliers 0, spike 3.9" has the checks inliers and spike."""
+    return [re.sub(r" [-+.\de]+$", "", check) for check in why.split(", ")] if why else []
+
+
 def trajectories(out: str, rows: list[Row]) -> list[dict[str, Any]]:
-    """Drawings of these clips' cameras, of those that have one stored."""
-    stored = ledger.cameras(out, units.of_videos(out, "annotate", {row["video_id"] for row in rows}))
-    return [_drawn(row, from_npz(stored[row["clip_id"]])) for row in rows if row["clip_id"] in stored]
+    """Return drawings of the stored cameras of these clips."""
+    stored = ledger.cameras(out, units.list_of_videos(out, "annotate", {row["video_id"] for row in rows}))
+    return [_drawing(row, from_npz(stored[row["clip_id"]])) for row in rows if row["clip_id"] in stored]
 
 
-def _drawn(row: Row, camera: Camera) -> dict[str, Any]:
+def _drawing(row: Row, camera: Camera) -> dict[str, Any]:
     right, down, ahead = camera.pose[:, :3, 3].T
     look_right, look_down, look_ahead = camera.pose[:, :3, 2].T
-    reach = max(np.ptp(right), np.ptp(down), np.ptp(ahead), 1e-9)
-    whiskers = _every(camera.times_s, _LOOK_EVERY_S)
+    extent = max(np.ptp(right), np.ptp(down), np.ptp(ahead), 1e-9)
+    shown = _every(camera.times_s, _LOOK_EVERY_S)
     return {
         "row": row,
-        "top": _view(np.stack([right, -ahead], 1), np.stack([look_right, -look_ahead], 1), reach, whiskers),
-        "side": _view(np.stack([ahead, down], 1), np.stack([look_ahead, look_down], 1), reach, whiskers),
+        "top": _view(np.stack([right, -ahead], 1), np.stack([look_right, -look_ahead], 1), extent, shown),
+        "side": _view(np.stack([ahead, down], 1), np.stack([look_ahead, look_down], 1), extent, shown),
         "fov": number(2 * np.degrees(np.arctan(camera.viewport[2] / 2 / camera.intrinsics[0, 0]))),
     }
 
 
 def _every(times_s: np.ndarray, step_s: float) -> np.ndarray:
-    """The first frame in each stretch of so many seconds."""
+    """Return the index of the first frame in every interval of this length."""
     return np.unique(np.floor((times_s - times_s[0]) / step_s), return_index=True)[1]
 
 
-def _view(place: np.ndarray, look: np.ndarray, reach: float, whiskers: np.ndarray) -> dict[str, Any]:
-    """Two axes of a path as SVG path data: places [N, 2], directions [N, 2]; `reach` fills the drawing."""
-    middle = (place.min(axis=0) + place.max(axis=0)) / 2
-    xy = SIDE / 2 + (place - middle) * (SIDE - 2 * _MARGIN) / reach
-    tips = xy[whiskers] + look[whiskers] * _LOOK_LENGTH
+def _view(position: np.ndarray, look: np.ndarray, extent: float, shown: np.ndarray) -> dict[str, Any]:
+    """Return two axes of a path as SVG path data, from positions [N, 2] and view directions [N, 2].
+
+    `extent` is the length that fills the drawing, `shown` the frames whose view direction is drawn.
+    """
+    middle = (position.min(axis=0) + position.max(axis=0)) / 2
+    xy = SIDE / 2 + (position - middle) * (SIDE - 2 * _MARGIN) / extent
+    tips = xy[shown] + look[shown] * _LOOK_LENGTH
     return {
         "path": "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in xy),
-        "looks": "".join(f"M{a:.1f} {b:.1f}L{c:.1f} {d:.1f}" for (a, b), (c, d) in zip(xy[whiskers], tips, strict=True)),
+        "looks": "".join(f"M{a:.1f} {b:.1f}L{c:.1f} {d:.1f}" for (a, b), (c, d) in zip(xy[shown], tips, strict=True)),
         "start": [round(float(value), 1) for value in xy[0]],
         "end": [round(float(value), 1) for value in xy[-1]],
     }
 
 
 def timeline(camera: Camera) -> list[str]:
-    """Lines of text: the controls that the trajectory shows, a character a tenth of a second, and how far each axis goes."""
-    ticks, signs, found = _every(camera.times_s, _TICK_S), held(camera, WordSettings()), camera.controls
+    """Return lines of text: the controls that the trajectory shows, one character per tick, and the range of each axis."""
+    ticks, signs, controls = _every(camera.times_s, _TICK_S), held_keys(camera, WordSettings()), camera.controls
     scaled = camera.scale_source != "none"
-    lines = [f"controls, {_TICK_S:g} s a character, from the camera's motion"]
-    for axis, (name, more, less) in enumerate(_CONTROLS):
+    lines = [f"controls from the camera's motion, {_TICK_S:g} s per character"]
+    for axis, (name, positive, negative) in enumerate(_CONTROLS):
         parts = np.split(signs[:, axis], ticks[1:])
-        drawn = "".join({1: more, -1: less}.get(round(float(np.mean(part))), ".") for part in parts)
-        unit = "deg/s" if axis >= 2 else "unit/s" if scaled else "of unknown unit a second"
-        lines.append(f"{name:8} {drawn}  {found[:, axis].min():.2f} to {found[:, axis].max():.2f} {unit}")
+        drawn = "".join({1: positive, -1: negative}.get(round(float(np.mean(part))), ".") for part in parts)
+        unit = "deg/s" if axis >= 2 else "unit/s" if scaled else "per second, unit unknown"
+        lines.append(f"{name:8} {drawn}  {controls[:, axis].min():.2f} to {controls[:, axis].max():.2f} {unit}")
     return lines

@@ -1,4 +1,4 @@
-"""The report's sections on clips: sources drawn over time, and a contact sheet with previews that a browser can play."""
+"""The report's sections on clips: timelines of the sources, and a contact sheet with previews that a browser can play."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from pipelines.report.output import Output, thumbs
 
 MAX_TIMELINES = 30
 MAX_SHEET_CLIPS = 60
-# Forty minutes: what a timeline can show with its clips told apart, and what keeps thirty of them to a few megabytes.
+# Forty minutes of clips: a timeline can show them distinctly, and thirty timelines stay within a few megabytes.
 MAX_TIMELINE_CLIPS = 400
 
 
 def timelines(output: Output, linked: set[str]) -> dict[str, Any]:
-    """Videos drawn over time; those with kept clips first."""
+    """Return the timelines of some videos, those with kept clips first."""
     clips_of, kept_of = defaultdict(list), Counter[str]()
     for i, (video_id, kept) in enumerate(zip(output.clips["video_id"].to_pylist(), output.kept, strict=True)):
         clips_of[video_id].append(i)
@@ -55,52 +55,52 @@ def _timeline(output: Output, source: Row, indices: list[int], signals: Row | No
         "whole_s": whole_s,
         "total_s": total_s,
         "counts": Counter(states),
-        "least_px": svg.least_width_px(total_s),
+        "min_px": svg.min_width_px(total_s),
         "ticks": svg.ticks(total_s),
-        "scenes": [svg.place(a, b, total_s) for a, b in pairwise(bounds)],
-        "regimes": svg.regimes([span for row in rows for span in row["action_spans"] or []], total_s),
+        "scenes": [svg.span_position(a, b, total_s) for a, b in pairwise(bounds)],
+        "regimes": svg.regime_paths([span for row in rows for span in row["action_spans"] or []], total_s),
         "clips": [_block(row, state, total_s, linked) for row, state in zip(rows, states, strict=False)],
-        **svg.curves(signals, total_s),
+        **svg.signal_curves(signals, total_s),
     }
 
 
 def _block(row: Row, state: str, total_s: float, linked: set[str]) -> dict[str, Any]:
-    x, width = svg.place(row["start_s"], row["end_s"], total_s)
+    x, width = svg.span_position(row["start_s"], row["end_s"], total_s)
     return {"x": x, "width": width, "state": state, "row": row, "linked": row["clip_id"] in linked}
 
 
 def sheet(output: Output, rows: list[Row], linked: set[str]) -> dict[str, Any]:
+    """Return the contact sheet of these clips."""
     pictures = thumbs(output, rows)
     cards = [
         {
             "row": row,
-            "pictures": _ends(pictures.get(row["clip_id"], [])),
+            "pictures": _first_middle_last(pictures.get(row["clip_id"], [])),
             "linked": row["clip_id"] in linked,
-            "shape": _shape(row),
-            "regimes": sorted({span["name"] for span in row["action_spans"] or [] if span["name"]}),
+            "aspect": _aspect(row),
+            "actions": sorted({svg.action_name(span) for span in row["action_spans"] or [] if span["name"]}),
         }
         for row in rows
     ]
-    return {"cards": cards, "videos": len({row["video_id"] for row in rows}), "most": MAX_SHEET_CLIPS}
+    return {"cards": cards, "videos": len({row["video_id"] for row in rows}), "max_clips": MAX_SHEET_CLIPS}
 
 
-def _ends(pictures: list[str]) -> list[str]:
-    """The first, the middle and the last of them."""
+def _first_middle_last(pictures: list[str]) -> list[str]:
     return [pictures[i] for i in sorted({0, len(pictures) // 2, len(pictures) - 1})] if pictures else []
 
 
-def _shape(row: Row) -> float:
-    """Width over height of a card's pictures: the video's, but a portrait must not tower over its neighbours."""
+def _aspect(row: Row) -> float:
+    """Return the aspect ratio of a card's pictures: the video's, but at least 1.2, so that a portrait video stays small."""
     return round(max((row["width"] or 4) / (row["height"] or 3), 1.2), 4)
 
 
 def write_previews(output: Output, rows: Sequence[Row]) -> set[str]:
-    """Copy these clips out of their shards, remove other previews; returns the ids of those that are there."""
+    """Copy these clips out of their shards, and remove all other previews. Return the ids of the clips with a preview."""
     folder, linked = OutputFolder(output.out).previews, set()
     present = set(storage.names(folder))
     for name in present - {f"{row['clip_id']}.mp4" for row in rows}:
         storage.delete(storage.join(folder, name))
-    committed = set(shards.committed(output.out))
+    committed = set(shards.list_committed(output.out))
     stored = [row for row in rows if row["shard"] in committed]
     indexes = {shard: shards.read_index(output.out, shard) for shard in sorted({row["shard"] for row in stored})}
     for row in stored:
@@ -111,7 +111,7 @@ def write_previews(output: Output, rows: Sequence[Row]) -> set[str]:
 
 
 def _copy(out: str, index: pa.Table, clip_id: str, target: str) -> bool:
-    """False where the shard lost the clip or its tar: a page without one film is better than none."""
+    """Copy a clip. False if the shard has lost the clip or its tar: a page without one preview is better than no page."""
     try:
         return storage.put(target, shards.read_member(out, index, clip_id, "mp4"))
     except (KeyError, FileNotFoundError):

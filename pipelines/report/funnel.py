@@ -1,4 +1,4 @@
-"""The report's sections on what was lost where: steps from sources to shards, and the reasons with examples."""
+"""The report's sections on dropped clips: the funnel from sources to shards, and the reasons with examples."""
 
 import re
 from collections import Counter, defaultdict
@@ -10,48 +10,42 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.schema import Row
-from pipelines.report.output import Output, spread, thumbs
+from pipelines.report.output import Output, sample_clips, thumbs
 from pipelines.units import SUPERSEDED
 from pipelines.wording import plural
 
 MAX_EXAMPLES = 8
 MAX_REASONS = 24
 MAX_SOURCES = 200
-# Kinds of reason beside a step of the funnel; all of them stand in the section below it.
-_MOST_KINDS = 4
+# Kinds of reason that a step of the funnel lists. The section below the funnel has all of them.
+_MAX_KINDS = 4
 
 _PHASE_TITLES = {
     "partition": "Long and large enough",
     "score": "Clean and well lit",
     "annotate": "Annotated",
-    "caption": "Plain, continuous play",
-    "relate": "Set beside neighbours",
+    "caption": "Gameplay only",
+    "relate": "Linked to the next clip",
     "shard": "Stored in shards",
 }
-_LOST = {
-    "error": "failed",
-    "unreadable": "unreadable",
-    "quarantined": "quarantined",
-    "duplicate": "the same as another",
-    "superseded": "older versions of a source",
-}
+_STATUS_WORDS = {"error": "failed", "superseded": "replaced by a newer version"}
 
 
 def funnel(output: Output) -> list[dict[str, Any]]:
-    """Steps from sources to stored clips; bars compare minutes, which sources and clips have in common."""
+    """Return the steps from sources to stored clips. Bars show minutes, a unit that sources and clips share."""
     status = Counter(row["status"] for row in output.videos)
     source_s, lost = output.source_s, len(output.videos) - len(output.sources)
-    gone = ", ".join(f"{count:,} {_LOST.get(name, name)}" for name, count in sorted(status.items()) if name != "ok")
+    unused = ", ".join(f"{count:,} {_STATUS_WORDS.get(name, name)}" for name, count in sorted(status.items()) if name != "ok")
     current = ~np.asarray(pc.fill_null(pc.starts_with(output.clips["reject"], SUPERSEDED), False), bool)
     note = f"length of {plural(lost, 'source')} unknown" if lost else ""
     steps = [
         {"title": "Sources", "noun": "source", "count": len(output.videos), "seconds": source_s, "lost": note},
         {
-            "title": "Readable, each once",
+            "title": "Readable, no duplicates",
             "noun": "source",
             "count": len(output.sources),
             "seconds": source_s,
-            "lost": gone,
+            "lost": unused,
         },
         {
             "title": "Cut into clips",
@@ -67,12 +61,12 @@ def funnel(output: Output) -> list[dict[str, Any]]:
 
 
 def _clip_steps(output: Output, passed: np.ndarray) -> Iterable[dict[str, Any]]:
-    """One step a phase: of the clips that went in, those that it let pass, and why others did not."""
+    """Yield one step per phase: the clips that passed it, and why the others did not."""
     for phase, table in output.phases.items():
-        out = table.filter(pc.or_(pc.is_valid(table["reject"]), pc.is_valid(table["error"])))
-        seen, lost = _among(output, table) & passed, _among(output, out) & passed
-        waiting, passed = int((passed & ~seen).sum()), seen & ~lost
-        kinds = Counter(_kind(reason) for reason in _why(output, lost)).most_common(_MOST_KINDS)
+        dropped = table.filter(pc.or_(pc.is_valid(table["reject"]), pc.is_valid(table["error"])))
+        processed, lost = _mask(output, table) & passed, _mask(output, dropped) & passed
+        waiting, passed = int((passed & ~processed).sum()), processed & ~lost
+        kinds = Counter(_reason_kind(reason) for reason in _reasons_of(output, lost)).most_common(_MAX_KINDS)
         yield {
             "title": _PHASE_TITLES.get(phase, phase),
             "noun": "clip",
@@ -83,29 +77,33 @@ def _clip_steps(output: Output, passed: np.ndarray) -> Iterable[dict[str, Any]]:
         }
 
 
-def _among(output: Output, table: pa.Table) -> np.ndarray:
+def _mask(output: Output, table: pa.Table) -> np.ndarray:
+    """Return which clips of the output are in a table."""
     return np.asarray(pc.is_in(output.clips["clip_id"], table["clip_id"].combine_chunks()), bool)
 
 
-def _why(output: Output, mask: np.ndarray) -> list[str]:
+def _reasons_of(output: Output, mask: np.ndarray) -> list[str]:
     rows = output.clips.select(["reject", "error"]).filter(pa.array(mask))
     return [error or reject for reject, error in zip(*(rows[name].to_pylist() for name in ("reject", "error")), strict=True)]
 
 
-def _kind(reason: str) -> str:
-    """The words of a reason before its numbers ("too short: 2.69 s < 3 s"); of an exception its operator and class."""
+def _reason_kind(reason: str) -> str:
+    """Return the words of a reason before its numbers ("too short: 2.69 s < 3 s"); of an exception its operator and class."""
     error = re.match(r"\w+: \w+(?=: )", reason)
     return error[0] if error else re.split(r":\s|\d", reason, maxsplit=1)[0].strip() or reason
 
 
 def reasons(output: Output, mask: np.ndarray, name: str) -> dict[str, Any]:
-    """Clips taken out, by kind of reason, most common first, with a few examples of each."""
+    """Group dropped clips by kind of reason, most common first, with a few examples of each.
+
+    name: the column of the reasons, reject or error.
+    """
     groups = defaultdict(list)
-    told = output.clips[name].to_pylist()
+    texts = output.clips[name].to_pylist()
     for i in np.flatnonzero(mask):
-        groups[_kind(told[i])].append(int(i))
+        groups[_reason_kind(texts[i])].append(int(i))
     ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-    chosen = [spread(output, where, MAX_EXAMPLES) for _, where in ranked[:MAX_REASONS]]
+    chosen = [sample_clips(output, where, MAX_EXAMPLES) for _, where in ranked[:MAX_REASONS]]
     rows = {row["clip_id"]: row for where in chosen for row in output.rows(where)}
     pictures = thumbs(output, list(rows.values()))
     ids = output.clips["clip_id"].to_pylist()

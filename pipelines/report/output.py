@@ -1,4 +1,4 @@
-"""An output folder as a report reads it: the ledger's tables, thumbnails of some clips, a fair choice among many."""
+"""An output folder as the report reads it: the ledger's tables, thumbnails of some clips, an even sample of many clips."""
 
 import base64
 from collections import defaultdict
@@ -22,13 +22,13 @@ from pipelines.report import svg
 
 @dataclass(frozen=True)
 class Output:
-    """An output folder, read once. `phases` holds each phase's own rows; `clips` joins them."""
+    """An output folder, read once."""
 
     out: str
-    dataset: dict[str, Any]
+    dataset: dict[str, Any]  # dataset.json
     videos: list[Row]
-    clips: pa.Table
-    phases: dict[str, pa.Table]
+    clips: pa.Table  # one row per clip, joined over all phases
+    phases: dict[str, pa.Table]  # the rows of each phase
     records: list[Record]
 
     @cached_property
@@ -56,20 +56,20 @@ class Output:
 
     @cached_property
     def sources(self) -> dict[str, Row]:
-        """The readable sources by video_id; a duplicate shares its id with the one that was read."""
+        """The readable sources by video_id. A duplicate has the id of the source that was read."""
         return {row["video_id"]: row for row in self.videos if row["status"] == "ok"}
 
     @property
     def source_s(self) -> float:
-        """Length of the readable sources together, without the time in which they have no frame."""
-        return float(sum((row["duration_s"] or 0) - (row["hole_s"] or 0) for row in self.sources.values()))
+        """Total length of the readable sources, without the time in which they have no frame."""
+        return float(sum((row["duration_s"] or 0) - (row["gap_s"] or 0) for row in self.sources.values()))
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> list[Row]:
         rows: list[Row] = self.clips.take(pa.array(indices, pa.int64())).to_pylist()
         return rows
 
     def limit(self, *path: str) -> float | None:
-        """A number of the recipe; None where it is switched off or there is no recipe."""
+        """Return a number of the recipe; None if it is switched off or there is no recipe."""
         value: Any = self.dataset.get("recipe", {})
         for key in path:
             value = (value or {}).get(key)
@@ -77,7 +77,7 @@ class Output:
 
 
 def read_output(out: str) -> Output:
-    """Read an output's ledger."""
+    """Read the ledger of an output."""
     phases = {phase: ledger.read_all(OutputFolder(out).clips(phase), CLIP) for phase in PHASES}
     return Output(
         out=out,
@@ -90,25 +90,25 @@ def read_output(out: str) -> Output:
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
-    """A number column as floats, null as NaN."""
+    """Return a number column as floats, with NaN for null."""
     return np.asarray(table[name].cast(pa.float64()).combine_chunks().to_numpy(zero_copy_only=False), float)
 
 
 def thumbs(output: Output, rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Thumbnails as data URIs by clip_id, of these clips only."""
-    wanted = pa.array([row["clip_id"] for row in rows], pa.string())
-    found = {}
+    """Return the thumbnails of these clips as data URIs, by clip_id."""
+    clip_ids = pa.array([row["clip_id"] for row in rows], pa.string())
+    uris = {}
     for table in ledger.sidecars(output.out, "thumbs", (row["unit_id"] for row in rows)):
-        for row in table.filter(pc.is_in(table["clip_id"], wanted)).to_pylist():
-            found[row["clip_id"]] = [f"data:image/jpeg;base64,{base64.b64encode(j).decode()}" for j in row["jpegs"]]
-    return found
+        for row in table.filter(pc.is_in(table["clip_id"], clip_ids)).to_pylist():
+            uris[row["clip_id"]] = [f"data:image/jpeg;base64,{base64.b64encode(j).decode()}" for j in row["jpegs"]]
+    return uris
 
 
-def spread(output: Output, indices: Iterable[int], most: int) -> list[int]:
-    """At most so many of these clips, evenly over their videos (by uri) and within each."""
+def sample_clips(output: Output, indices: Iterable[int], max_clips: int) -> list[int]:
+    """Choose at most `max_clips` of these clips, evenly over their videos (by uri) and within each video."""
     groups = defaultdict(list)
     for i in indices:
         groups[output.uris[i]].append(int(i))
     ordered = [groups[uri] for uri in sorted(groups)]
-    chosen = svg.spread([len(group) for group in ordered], most)
+    chosen = svg.sample_evenly([len(group) for group in ordered], max_clips)
     return [group[k] for group, some in zip(ordered, chosen, strict=True) for k in some]

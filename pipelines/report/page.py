@@ -1,9 +1,9 @@
-"""The report of a curation run: one HTML page that shows what went in, what came out, and why the rest did not.
+"""The report of an output: one HTML page with the sources, the kept clips, and the reasons for all dropped clips.
 
     OUT/report.html             self-contained: styles, script, drawings, thumbnails; equal outputs give equal pages
-    OUT/preview/<clip_id>.mp4   the clips of its contact sheet, out of their shards, so that a browser can play them
+    OUT/preview/<clip_id>.mp4   the clips of its contact sheet, copied from their shards, so that a browser can play them
 
-Only what is shown is read in full (rows, thumbnails, signals); everything else is counted in columns.
+Rows, thumbnails and signals are read in full only for the clips that are shown. Everything else is counted in columns.
 """
 
 import os
@@ -23,7 +23,7 @@ from curation.yaml_text import dump_yaml
 from pipelines import caption_summary
 from pipelines.recipes import PHASES, SYNTH_PHASES
 from pipelines.report import cameras, clips, funnel, svg, synth
-from pipelines.report.output import Output, column, read_output, spread, thumbs
+from pipelines.report.output import Output, column, read_output, sample_clips, thumbs
 from pipelines.report.svg import clock, duration, number
 from pipelines.wording import plural, short_name
 
@@ -31,7 +31,7 @@ _REGIMES = ("forward", "back", "turn_left", "turn_right", "look_up", "look_down"
 
 
 def write_report(out: str) -> str:
-    """Write OUT/report.html and the previews it links to; returns its uri. An empty OUT gives an empty page."""
+    """Write OUT/report.html and the previews that it links to. Return its uri. An empty OUT gives an empty page."""
     output = read_output(storage.normal(out))
     page = _template().render(_page(output))
     uri = OutputFolder(output.out).report
@@ -58,7 +58,7 @@ def _template() -> jinja2.Template:
 
 
 def _page(output: Output) -> dict[str, Any]:
-    sheet = output.rows(spread(output, np.flatnonzero(output.kept), clips.MAX_SHEET_CLIPS))
+    sheet = output.rows(sample_clips(output, np.flatnonzero(output.kept), clips.MAX_SHEET_CLIPS))
     linked = clips.write_previews(output, sheet)
     return {
         "recipe": output.dataset.get("recipe_name", "unknown recipe"),
@@ -90,30 +90,31 @@ def _totals(output: Output) -> dict[str, Any]:
         **{name: int(mask.sum()) for name, mask in states.items()},
         **{f"{name}_s": float(output.seconds[mask].sum()) for name, mask in states.items()},
         "waiting": int(output.kept.sum()) - stored,
-        "shards": len(shards.committed(output.out)),
+        "shards": len(shards.list_committed(output.out)),
     }
 
 
 def _histograms(output: Output) -> dict[str, Any]:
-    """Each score, with the recipe's limits on it."""
-    drawn = [_histogram(output, name) for name in ("iqa", "iqa_frozen", *Luminance._fields, "motion_camera", "motion_object")]
-    shortest = output.limit("partition", "scenes", "min_clip_s")
-    limits = [("at least", shortest)] if shortest else []
-    drawn.append(_drawn(output, output.seconds, "length", "length of the clip", "s", limits))
+    """Return one histogram per score, with the recipe's limits."""
+    scores = ("iqa", "iqa_frozen", *Luminance._fields, "motion_camera", "motion_object")
+    histograms = [_score_histogram(output, name) for name in scores]
+    min_clip_s = output.limit("partition", "scenes", "min_clip_s")
+    limits = [("at least", min_clip_s)] if min_clip_s else []
+    histograms.append(_histogram(output, output.seconds, "length", "length of the clip", "s", limits))
     return {
-        "drawn": [item for item in drawn if item["figure"].measured],
-        "unmeasured": [item["name"] for item in drawn if not item["figure"].measured],
+        "drawn": [item for item in histograms if item["figure"].measured],
+        "unmeasured": [item["name"] for item in histograms if not item["figure"].measured],
     }
 
 
-def _histogram(output: Output, name: str) -> dict[str, Any]:
+def _score_histogram(output: Output, name: str) -> dict[str, Any]:
     about = {key.decode(): value.decode() for key, value in CLIP.field(name).metadata.items()}
     rules = [(rule, output.limit("score", rule.settings, rule.limit)) for rule in RULES if rule.score == name]
-    limits = [("at least" if rule.least else "at most", value) for rule, value in rules if value is not None]
-    return _drawn(output, column(output.clips, name), name, about["meaning"], about["unit"], limits)
+    limits = [("at least" if rule.is_minimum else "at most", value) for rule, value in rules if value is not None]
+    return _histogram(output, column(output.clips, name), name, about["meaning"], about["unit"], limits)
 
 
-def _drawn(
+def _histogram(
     output: Output, values: np.ndarray, name: str, meaning: str, unit: str, limits: list[tuple[str, float]]
 ) -> dict[str, Any]:
     known = np.isfinite(values)
@@ -122,24 +123,24 @@ def _drawn(
 
 
 def _cameras(output: Output) -> dict[str, Any]:
-    """Statuses of all kept clips; the trajectories of some."""
+    """Return the camera statuses of all kept clips, and the trajectories of some."""
     known = np.asarray(pc.is_valid(output.clips["camera_model"]), bool) | (column(output.clips, "camera_focal_px") > 0)
-    rows = output.rows(spread(output, np.flatnonzero(output.kept & known), cameras.MAX_DRAWN))
+    rows = output.rows(sample_clips(output, np.flatnonzero(output.kept & known), cameras.MAX_DRAWN))
     drawn = cameras.trajectories(output.out, rows)
     return {"statuses": cameras.statuses(output.clips, output.kept), "drawn": drawn}
 
 
 def _synth(output: Output) -> dict[str, Any]:
-    """Attempts at interactions: how they went, and strips of some, accepted ones first."""
+    """Return the attempts at interactions with their verdicts, and strips of some, accepted ones first."""
     made = np.asarray(pc.is_valid(output.clips["synth_verdict"]), bool)
-    drawn = [spread(output, np.flatnonzero(made & mask), synth.MAX_STRIPS) for mask in (output.kept, ~output.kept)]
+    drawn = [sample_clips(output, np.flatnonzero(made & mask), synth.MAX_STRIPS) for mask in (output.kept, ~output.kept)]
     rows = output.rows([index for some in drawn for index in some])
     strips = synth.strips(rows, thumbs(output, rows))
     return {"tally": synth.tally(output.clips.filter(pa.array(made))), "strips": strips}
 
 
 def _cost(output: Output) -> dict[str, Any]:
-    """CPU-seconds and decodes, summed over the units."""
+    """Sum CPU-seconds and decodes over the units."""
     cpu_s: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     decodes, units = Counter[str](), Counter[str]()
     for record in output.records:
@@ -147,19 +148,19 @@ def _cost(output: Output) -> dict[str, Any]:
         decodes.update(record.decodes)
         for operator, seconds in record.cpu_s.items():
             cpu_s[record.phase][operator] += seconds
-    most = max((seconds for operators in cpu_s.values() for seconds in operators.values()), default=0.0) or 1.0
+    longest_s = max((seconds for operators in cpu_s.values() for seconds in operators.values()), default=0.0) or 1.0
     return {
         "phases": [
-            _phase_cost(phase, units[phase], cpu_s[phase], most) for phase in (*SYNTH_PHASES[:1], *PHASES) if units[phase]
+            _phase_cost(phase, units[phase], cpu_s[phase], longest_s) for phase in (*SYNTH_PHASES[:1], *PHASES) if units[phase]
         ],
         "decodes": sorted(decodes.items()),
         "minutes": output.source_s / 60,
     }
 
 
-def _phase_cost(phase: str, units: int, cpu_s: dict[str, float], most: float) -> dict[str, Any]:
+def _phase_cost(phase: str, units: int, cpu_s: dict[str, float], longest_s: float) -> dict[str, Any]:
     operators = [
-        {"name": name, "seconds": seconds, "percent": round(100 * seconds / most, 2)}
+        {"name": name, "seconds": seconds, "percent": round(100 * seconds / longest_s, 2)}
         for name, seconds in sorted(cpu_s.items(), key=lambda item: -item[1])
     ]
     return {"phase": phase, "units": units, "seconds": sum(cpu_s.values()), "operators": operators}

@@ -1,1 +1,1 @@
-"""Records real first-person gameplay together with what the game engine knows: pose, keys, events and true cuts."""
+"""Record first-person gameplay together with what the game engine knows: pose, keys, events and true cuts."""

@@ -1,4 +1,4 @@
-"""The engine's own camera as a `camera.npz`: what curation takes for the poses of a recording that has one beside it."""
+"""Write the engine's own camera as a `camera.npz`. Curation uses it as the poses of the recording next to it."""
 
 from pathlib import Path
 
@@ -12,23 +12,26 @@ from synth.doom.truth import Truth
 PIXEL_ASPECT = 1.2
 # The status bar takes 32 of 200 rows, and the view is centred in the rest.
 _BAR_SHARE = 32 / 200
-# Eye speed that one moving frame in twenty exceeds: running.
+# Percentile of the eye's speed over moving frames: one in twenty is faster. It is the speed of running.
 _TOP_QUANTILE = 95
 
 
 def poses(position: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
-    """Eye positions [N, 3] (x east, y north, z up) and yaws [N] -> camera-to-world [N, 4, 4], OpenCV axes, map units."""
-    yaw, found = np.radians(yaw_deg), np.tile(np.eye(4), (len(position), 1, 1))
-    found[:, :3, :3] = 0
-    found[:, 0, 0], found[:, 1, 0] = np.sin(yaw), -np.cos(yaw)
-    found[:, 2, 1] = -1
-    found[:, 0, 2], found[:, 1, 2] = np.cos(yaw), np.sin(yaw)
-    found[:, :3, 3] = position
-    return found
+    """Return camera-to-world poses [N, 4, 4], OpenCV axes, in map units.
+
+    From eye positions [N, 3] (x east, y north, z up) and yaws [N] in degrees.
+    """
+    yaw, pose = np.radians(yaw_deg), np.tile(np.eye(4), (len(position), 1, 1))
+    pose[:, :3, :3] = 0
+    pose[:, 0, 0], pose[:, 1, 0] = np.sin(yaw), -np.cos(yaw)
+    pose[:, 2, 1] = -1
+    pose[:, 0, 2], pose[:, 1, 2] = np.cos(yaw), np.sin(yaw)
+    pose[:, :3, 3] = position
+    return pose
 
 
-def camera(truth: Truth) -> Camera:
-    """The camera of every frame of a recording, in map units; poses jump at its cuts."""
+def engine_camera(truth: Truth) -> Camera:
+    """Return the camera of every frame of a recording, in map units. Poses jump at its cuts."""
     width, height = truth.header["width"], truth.header["height"]
     bar = 0 if "--no-hud" in truth.header.get("argv", ()) else _BAR_SHARE
     rows, focal = height * (1 - bar), height * 4 / 3 / 2
@@ -55,8 +58,8 @@ def _top_speed(truth: Truth) -> float:
     return float(np.percentile(moving, _TOP_QUANTILE)) if len(moving) else 1.0
 
 
-def write_log(video: str | Path, truth: Truth) -> Path:
-    """Put the log beside its video, where `curation.cameras.engine` looks for it."""
+def write_camera_log(video: str | Path, truth: Truth) -> Path:
+    """Write the camera file next to its video, where `curation.cameras.engine` looks for it."""
     path = Path(log_uri(str(video)))
-    path.write_bytes(to_npz(camera(truth)))
+    path.write_bytes(to_npz(engine_camera(truth)))
     return path

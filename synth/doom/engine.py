@@ -1,6 +1,6 @@
-"""The game itself: starts one map in VizDoom, tells what is to be seen, takes one action a tic.
+"""The game engine: start one map in VizDoom, read its state and pictures, play one action per tic (1/35 s).
 
-The wheel of VizDoom carries the free Freedoom maps, so nothing else has to be installed or downloaded.
+The wheel of VizDoom contains the free Freedoom maps, so nothing else has to be installed or downloaded.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import scratch
+from curation.errors import Unavailable
 from synth.doom.events import Observation
 from synth.doom.player import Action
 from synth.doom.walk import Monster
@@ -23,9 +24,7 @@ from synth.doom.walk import Monster
 try:
     import vizdoom
 except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError(
-        'recording needs the game engine VizDoom; install it with: pip install "gamecraft[demo]"', name="vizdoom"
-    ) from missing
+    raise Unavailable('recording needs the game engine VizDoom; install it with: pip install "gamecraft[demo]"') from missing
 
 BUTTONS = {
     "W": "MOVE_FORWARD",
@@ -56,11 +55,11 @@ MONSTERS = frozenset(
     )
 )
 VERSION: str = vizdoom.__version__
-LITTER = Path("_vizdoom")  # an empty folder that the engine leaves in the working directory
+LEFTOVER_FOLDER = Path("_vizdoom")  # an empty folder that the engine leaves in the working directory
 
 
 class Game:
-    """One running map. `observe` and `picture` describe the current tic, `step` plays it."""
+    """One running map. `observe` and `picture` describe the current tic; `step` plays it."""
 
     def __init__(self, game: Any) -> None:
         self._game = game
@@ -68,7 +67,7 @@ class Game:
 
     @property
     def tic(self) -> int:
-        """Tics since the map began, counted from 1."""
+        """The number of the current tic of the map, counted from 1."""
         return int(self._game.get_episode_time())
 
     @property
@@ -82,7 +81,7 @@ class Game:
         return np.asarray(self._state.depth_buffer)
 
     def observe(self) -> Observation:
-        """The engine's variables, rounded to 3 digits, and what is on screen."""
+        """Return the engine's variables, rounded to 3 digits, and what is on screen."""
         state = self._state
         labels = [label for label in state.labels if label.object_name != "DoomPlayer"]
         return Observation(
@@ -98,12 +97,12 @@ class Game:
         self._game.make_action([float(key in action.keys) for key in BUTTONS] + [action.turn_deg], 1)
         self._state = self._game.get_state()
 
-    def command(self, words: str) -> None:
-        """A command of the engine's console (`summon Zombieman`), which the next tic carries out."""
-        self._game.send_game_command(words)
+    def command(self, command: str) -> None:
+        """Send a command to the engine's console (`summon Zombieman`). The next tic carries it out."""
+        self._game.send_game_command(command)
 
     def restart_if_over(self) -> str | None:
-        """Begin the map anew when the player died or left it, and say which; None while it goes on."""
+        """Restart the map if the player died or left it, and return which of the two; None while the map is running."""
         if not self._game.is_episode_finished():
             return None
         reason = "died" if self._game.is_player_dead() else "map left"
@@ -113,12 +112,12 @@ class Game:
 
 
 def wads() -> dict[str, Path]:
-    """The map collections that come with the engine, by name."""
+    """Return the map collections (WAD files) that come with the engine, by name."""
     return {path.stem: path for path in sorted(Path(vizdoom.__file__).parent.glob("freedoom*.wad"))}
 
 
 def resolutions() -> list[tuple[int, int]]:
-    """The screen sizes (width, height) that the engine draws and yuv420p can hold: both sides even."""
+    """Return the screen sizes (width, height) that the engine can draw and yuv420p can store: both even."""
     names = [name.removeprefix("RES_") for name in dir(vizdoom.ScreenResolution) if name.startswith("RES_")]
     sizes = [(int(width), int(height)) for width, height in (name.split("X") for name in names)]
     return sorted(size for size in sizes if size[0] % 2 == 0 and size[1] % 2 == 0)
@@ -126,24 +125,26 @@ def resolutions() -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Screen:
-    """What the engine draws: size in pixels, status bar and messages, the weapon in hand, a depth buffer."""
+    """What the engine draws."""
 
-    width: int
-    height: int
-    hud: bool
-    weapon: bool
-    depth: bool
+    width: int  # px
+    height: int  # px
+    hud: bool  # status bar and messages
+    weapon: bool  # the weapon in the player's hands
+    depth: bool  # also fill the depth buffer
 
 
 @contextlib.contextmanager
-def running(
+def start_game(
     wad: Path, level: str, seed: int, skill: int, monsters: bool, screen: Screen, addon: Path | None = None
 ) -> Iterator[Game]:
-    """Start a map, with an add-on (pk3) where one is given, and stop the engine afterwards, whatever happens."""
-    littered = LITTER.exists()
+    """Start a map, with an add-on (pk3) if one is given. Stop the engine on exit, also after an error."""
+    existed_before = LEFTOVER_FOLDER.exists()
     game = vizdoom.DoomGame()
     with tempfile.TemporaryDirectory(dir=scratch.folder()) as settings:
-        game.set_doom_config_path(os.path.join(settings, "engine.ini"))  # else it lands in the working directory
+        game.set_doom_config_path(
+            os.path.join(settings, "engine.ini")
+        )  # otherwise the engine writes it to the working directory
         _set_map(game, wad, level, seed, skill)
         _set_screen(game, screen)
         if not monsters:
@@ -157,15 +158,15 @@ def running(
             yield Game(game)
         finally:
             game.close()
-            if not littered:
-                _tidy_up()
+            if not existed_before:
+                _remove_leftover_folder()
 
 
-def _tidy_up() -> None:
-    """Remove what the engine leaves, once it has let go of it; another recording may hold it for longer."""
+def _remove_leftover_folder() -> None:
+    """Remove the empty folder that the engine leaves. Try for a second: another recording may still use it."""
     for _ in range(10):
         try:
-            LITTER.rmdir()
+            LEFTOVER_FOLDER.rmdir()
         except FileNotFoundError:
             return
         except OSError:
@@ -192,7 +193,7 @@ def _set_screen(game: Any, screen: Screen) -> None:
     game.set_render_hud(screen.hud)
     game.set_render_messages(screen.hud)
     if not screen.hud:
-        game.add_game_args("+cl_showsecretmessage 0")  # not a message to the switch above
+        game.add_game_args("+cl_showsecretmessage 0")  # the switch above does not cover this message
     game.set_render_crosshair(False)
     game.set_render_weapon(screen.weapon)
     game.set_labels_buffer_enabled(True)

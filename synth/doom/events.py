@@ -1,6 +1,6 @@
-"""Names what happened between two tics: doors and lifts that move, monsters that appear, shots, wounds, finds.
+"""Detect events between two tics: doors and lifts that move, monsters that appear, shots, injuries, pickups.
 
-An event is a plain name or an object with its name under "e", as the truth file stores it.
+An event is a plain name, or an object with its name under "e", as in the truth file.
 """
 
 import math
@@ -8,50 +8,50 @@ from dataclasses import dataclass
 from typing import Any
 
 from synth.doom.navigate import BODY_HEIGHT, bearing_deg
-from synth.doom.sight import HALF_VIEW_DEG, RISE, Sight
+from synth.doom.sight import HALF_HEIGHT, HALF_VIEW_DEG, LineOfSight
 from synth.doom.wad import Level, Line, Point
-from synth.doom.walk import Monster, View
+from synth.doom.walk import Monster, PlayerView
 
-Event = str | dict[str, Any]
-Moving = dict[str, Any]
+EventEntry = str | dict[str, Any]
+MovingSector = dict[str, Any]
 
-IN_VIEW_DISTANCE = 400.0  # map units; farther doors are a few pixels high
-SMALLEST_MONSTER_PX = 100  # box area from which a monster can be recognised
-TELEPORT_DISTANCE = 64.0  # map units a tic; running covers 17
+IN_VIEW_DISTANCE = 400.0  # map units; a door farther away is only a few pixels high
+MIN_MONSTER_AREA_PX = 100  # box area from which a monster can be recognised
+TELEPORT_DISTANCE = 64.0  # map units per tic; a running player covers 17
 
 
 @dataclass(frozen=True)
 class Observation:
-    """The engine's state in one tic: its variables by name, monsters on screen, (floor, ceiling) of each sector."""
+    """The engine's state in one tic."""
 
-    state: dict[str, float]
-    monsters: tuple[Monster, ...]
-    heights: tuple[tuple[float, float], ...]
-    objects: int
-    screen_width: int
+    state: dict[str, float]  # the engine's variables by name
+    monsters: tuple[Monster, ...]  # those on screen
+    heights: tuple[tuple[float, float], ...]  # floor and ceiling of each sector, in map units
+    objects: int  # number of objects on screen, monsters included
+    screen_width: int  # px
 
-    def view(self) -> View:
-        """The part a player may act on."""
+    def view(self) -> PlayerView:
+        """Return the part of the state that a player may act on."""
         shut = frozenset(i for i, (floor, ceiling) in enumerate(self.heights) if ceiling - floor < BODY_HEIGHT)
         state = self.state
-        return View(state["POSITION_X"], state["POSITION_Y"], state["ANGLE"], self.screen_width, self.monsters, shut)
+        return PlayerView(state["POSITION_X"], state["POSITION_Y"], state["ANGLE"], self.screen_width, self.monsters, shut)
 
 
-class EventWatch:
-    """Compares each observation of one life with the one before it."""
+class EventDetector:
+    """Compares each observation with the previous one. Use one detector per life of the player."""
 
-    def __init__(self, level: Level, rise: float = RISE) -> None:
-        """`rise`: half the height of the view at distance 1."""
+    def __init__(self, level: Level, half_height: float = HALF_HEIGHT) -> None:
+        """half_height: half the height of the view at distance 1."""
         self._borders = _sector_borders(level)
-        self._sight = Sight(level, rise)
+        self._sight = LineOfSight(level, half_height)
         self._before: Observation | None = None
         self._moving: dict[int, str] = {}
         self._seen: set[int] = set()
 
-    def update(self, now: Observation) -> list[Event]:
-        """The events that the step to this observation brought."""
+    def update(self, now: Observation) -> list[EventEntry]:
+        """Return the events between the previous observation and this one."""
         before, self._before = self._before, now
-        events: list[Event] = []
+        events: list[EventEntry] = []
         if before is not None:
             events += self._sector_events(before, now)
         events += self._new_monsters(now)
@@ -59,8 +59,8 @@ class EventWatch:
             events += _player_events(before.state, now.state)
         return events
 
-    def moving(self) -> list[Moving]:
-        """Doors, lifts and floors that are on the move in the observation last given, and whether they are on screen."""
+    def moving(self) -> list[MovingSector]:
+        """Return the doors, lifts and floors that move in the latest observation, and whether they are on screen."""
         now = self._before
         if now is None:
             return []
@@ -78,7 +78,7 @@ class EventWatch:
     def _distance(self, sector: int, eye: Point) -> float:
         return min(math.dist(middle, eye) for middle in self._borders[sector])
 
-    def _sector_events(self, before: Observation, now: Observation) -> list[Event]:
+    def _sector_events(self, before: Observation, now: Observation) -> list[EventEntry]:
         moving = {
             sector: _motion(old, new)
             for sector, (old, new) in enumerate(zip(before.heights, now.heights, strict=True))
@@ -86,12 +86,12 @@ class EventWatch:
         }
         started = [s for s, motion in moving.items() if self._moving.get(s) != motion]
         ended = [s for s in self._moving if s not in moving]
-        events: list[Event] = [self._sector_start(sector, moving[sector], now.state) for sector in started]
+        events: list[EventEntry] = [self._sector_start(sector, moving[sector], now.state) for sector in started]
         events += [{"e": f"{self._moving[sector]}_end", "sector": sector} for sector in ended]
         self._moving = moving
         return events
 
-    def _sector_start(self, sector: int, motion: str, state: dict[str, float]) -> Event:
+    def _sector_start(self, sector: int, motion: str, state: dict[str, float]) -> EventEntry:
         x, y = state["POSITION_X"], state["POSITION_Y"]
         middles = self._borders[sector]
         distance = self._distance(sector, (x, y))
@@ -105,8 +105,8 @@ class EventWatch:
             "in_view": distance < IN_VIEW_DISTANCE and bearing < HALF_VIEW_DEG,
         }
 
-    def _new_monsters(self, now: Observation) -> list[Event]:
-        new = [m for m in now.monsters if m.width * m.height > SMALLEST_MONSTER_PX and m.id not in self._seen]
+    def _new_monsters(self, now: Observation) -> list[EventEntry]:
+        new = [m for m in now.monsters if m.width * m.height > MIN_MONSTER_AREA_PX and m.id not in self._seen]
         self._seen.update(monster.id for monster in new)
         return [{"e": "enemy_appears", "name": m.name, "box": [m.x, m.y, m.width, m.height]} for m in new]
 
@@ -117,8 +117,8 @@ def _motion(old: tuple[float, float], new: tuple[float, float]) -> str:
     return "floor_up" if new[0] > old[0] else "floor_down"
 
 
-def _player_events(before: dict[str, float], now: dict[str, float]) -> list[Event]:
-    events: list[Event] = []
+def _player_events(before: dict[str, float], now: dict[str, float]) -> list[EventEntry]:
+    events: list[EventEntry] = []
     if now["SELECTED_WEAPON"] != before["SELECTED_WEAPON"]:
         weapons = {"to": int(now["SELECTED_WEAPON"]), "was": int(before["SELECTED_WEAPON"])}
         events.append({"e": "weapon_switched"} | weapons)
@@ -140,7 +140,7 @@ def _place(state: dict[str, float]) -> Point:
 
 
 def _sector_borders(level: Level) -> dict[int, list[Point]]:
-    """The middles of the lines around each sector."""
+    """Return the midpoints of the lines around each sector."""
     borders: dict[int, list[Line]] = {}
     for line in level.lines:
         for sector in {line.front, line.front if line.back is None else line.back}:

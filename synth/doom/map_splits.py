@@ -1,9 +1,9 @@
-"""The recordings that the interaction detector is trained on: seeded, from maps that no evaluation uses.
+"""Training recordings for the interaction detector: seeded, from maps that no evaluation uses.
 
     python -m synth.doom.map_splits FOLDER [--part K/N]
 
-About an hour and a half of play; each recording differs in style, size, compression, and in whether HUD and weapon are drawn.
-What is there already is not recorded again, so several processes may share the work by parts.
+About an hour and a half of play. Recordings differ in style, size, compression, and in whether HUD and weapon are drawn.
+Recordings that exist are skipped. `--part` lets several processes share the work.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from synth.doom.engine import wads
 from synth.doom.record import Recording, record
 from synth.doom.wad import map_names
 
-# Kept for evaluation, together with the maps of the shared recordings; nothing is trained or tuned on them.
+# Maps reserved for evaluation, as are those of the shared recordings. Nothing is trained or tuned on them.
 HELD_OUT = frozenset(
     (
         *("E1M1", "E1M2", "E1M3", "E1M5", "E1M6", "E2M2", "E2M6", "E3M4", "E3M7", "E4M5", "E4M8"),
@@ -22,28 +22,28 @@ HELD_OUT = frozenset(
     )
 )
 RECORDINGS = 64
-_VALIDATION_EVERY = 8  # each eighth recording is for early stopping and thresholds, on maps of its own
+_VALIDATION_EVERY = 8  # every eighth recording is for early stopping and thresholds, on separate maps
 _MAPS_EACH, _SECONDS = 4, 20.0
 _STYLES = {"explore": 9, "fight": 4, "camera": 2, "static": 1}
 _SIZES = {(640, 480): 5, (640, 360): 4, (320, 240): 2, (800, 600): 1, (1280, 720): 1, (512, 384): 2}
 
 
 def maps_of(held_out: bool) -> list[tuple[str, str]]:
-    """Collection and name of every map that is kept for evaluation, or of every other one."""
+    """Return (collection, name) of the maps reserved for evaluation, or of all other maps."""
     return [(wad, name) for wad, path in wads().items() for name in map_names(path) if (name in HELD_OUT) == held_out]
 
 
 def recordings() -> dict[str, Recording]:
-    """Name and settings of every recording; names begin with `train` or `valid`, which share no map."""
+    """Return the settings of every recording by name. Names begin with `train` or `valid`, which share no map."""
     maps = maps_of(held_out=False)
     rng = random.Random(20)
     rng.shuffle(maps)
     shares = {"valid": maps[: len(maps) // 6], "train": maps[len(maps) // 6 :]}
     kinds = ["train" if number % _VALIDATION_EVERY else "valid" for number in range(RECORDINGS)]
-    return {f"{kind}{number:02}": _drawn(rng, shares[kind], 7000 + number) for number, kind in enumerate(kinds)}
+    return {f"{kind}{number:02}": _draw_recording(rng, shares[kind], 7000 + number) for number, kind in enumerate(kinds)}
 
 
-def _drawn(rng: random.Random, maps: list[tuple[str, str]], seed: int) -> Recording:
+def _draw_recording(rng: random.Random, maps: list[tuple[str, str]], seed: int) -> Recording:
     width, height = rng.choices(list(_SIZES), list(_SIZES.values()))[0]
     style = rng.choices(list(_STYLES), list(_STYLES.values()))[0]
     return Recording(
@@ -61,7 +61,7 @@ def _drawn(rng: random.Random, maps: list[tuple[str, str]], seed: int) -> Record
 
 
 def main() -> None:
-    """Record what is missing."""
+    """Record the recordings that the folder lacks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--part", default="0/1", help="K/N: every Nth recording from the Kth on")

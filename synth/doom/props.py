@@ -1,10 +1,9 @@
-"""What the game lacks and a take needs, as an add-on for the engine: weather, lamps, a blast, things to hold in the hand.
+"""An add-on for the engine with what takes need and the game lacks: weather, lamps, a blast, things to hold in the hand.
 
-Everything is text and pictures drawn here, packed as a pk3 (a zip) that the engine loads beside the map. An actor's first state
-runs no action, so each begins with an empty tic.
+It consists of text and of pictures that are drawn here, packed as a pk3 (a zip), which the engine loads together with the map.
+The engine runs no action in an actor's first state, so each actor begins with an empty tic.
 """
 
-import io
 import struct
 import zipfile
 import zlib
@@ -13,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-# Specials on tag 0 reach every sector that has no tag of its own: nearly all of a map.
+# Specials on tag 0 affect every sector without a tag: nearly the whole map.
 _ONCE = """
 ACTOR GcOnce { +NOBLOCKMAP +NOGRAVITY +NOSECTOR }
 ACTOR GcLamp : GcOnce { States { Spawn: TNT1 A 1
@@ -63,7 +62,7 @@ ACTOR GcBlast { +NOBLOCKMAP +NOGRAVITY +NOINTERACTION Scale 1.2 States { Spawn:
   Stop } }
 """
 
-# Particles fall through everything, in a wedge before the player where they are in sight.
+# Particles fall through everything, in a wedge in front of the player where they are visible.
 _FALLING = """
 ACTOR {particle} {{ +NOBLOCKMAP +NOGRAVITY +NOINTERACTION Scale {scale} States {{ Spawn: {sprite} A {life} Bright
   Stop }} }}
@@ -92,7 +91,7 @@ ACTOR {name} : Weapon {{ Weapon.SelectionOrder 1 States {{
 
 
 def write_addon(path: Path) -> None:
-    """Write the pk3; equal code gives equal bytes."""
+    """Write the pk3. The same code always writes the same bytes."""
     snow = {"particle": "GcFlake", "cloud": "GcSnow", "sprite": "GCFL", "scale": 0.35, "life": 45, "speed": -3}
     rain = {"particle": "GcDrop", "cloud": "GcRain", "sprite": "GCDR", "scale": 0.5, "life": 9, "speed": -18}
     amounts = {"near": "A" * 8, "far": "A" * 24, "flags": _FLAGS}
@@ -109,7 +108,7 @@ def _sprites() -> dict[str, bytes]:
     held = {"GCKNA0": _knife(), "GCTOA0": _torch(0), "GCTOB0": _torch(6), "GCPHA0": _phone(False), "GCPHB0": _phone(True)}
     falling = {"GCFLA0": _flake(), "GCDRA0": _drop()}
     return {name: _png(picture, (0, 0)) for name, picture in falling.items()} | {
-        # things in the hand are drawn on a screen of 320 x 200, 32 lower; these end at its lower edge, right of the middle
+        # held things are drawn on a screen of 320 x 200, 32 lower; these end at its lower edge, right of the middle
         name: _png(picture, (-170, picture.shape[0] - 174))
         for name, picture in held.items()
     }
@@ -160,11 +159,10 @@ def _phone(touched: bool) -> np.ndarray:
 
 
 def _png(picture: np.ndarray, offset: tuple[int, int]) -> bytes:
-    """A PNG with the engine's own chunk for where the sprite's origin lies (`grAb`), behind the header."""
+    """Return a PNG with the engine's own chunk for the origin of the sprite (`grAb`) after the header."""
     ok, data = cv2.imencode(".png", picture)
     assert ok, picture.shape
     body = b"grAb" + struct.pack(">ii", *offset)
     chunk = struct.pack(">I", 8) + body + struct.pack(">I", zlib.crc32(body))
-    out, head = io.BytesIO(), bytes(data)
-    out.write(head[:33] + chunk + head[33:])
-    return out.getvalue()
+    png = bytes(data)
+    return png[:33] + chunk + png[33:]

@@ -1,8 +1,8 @@
-"""Records gameplay: a seeded player walks through real game maps, and each frame is stored with the engine's truth.
+"""Record gameplay: a seeded player walks through real game maps, and each frame is stored with the engine's ground truth.
 
-`record` writes OUT.mp4 (35 frames a second, one for each tic of the game) and OUT.jsonl beside it: a header line, one
-line for each frame, a footer. Frame i of the video is the picture before the action on line i. A change of map or a
-new life is a true cut. Equal arguments give equal bytes. `synth.doom.truth` reads the file back.
+`record` writes OUT.mp4 (35 frames per second, one per tic of the game) and OUT.jsonl: a header line, one line per frame, a
+footer. Frame i of the video is the picture before the action on line i. A change of map or a new life of the player is a true
+cut. Equal arguments give equal bytes. `synth.doom.truth` reads the truth file.
 """
 
 import contextlib
@@ -22,103 +22,100 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from synth.doom.engine import BUTTONS, VERSION, Screen, resolutions, running, wads
-from synth.doom.events import Event, EventWatch, Moving, Observation
-from synth.doom.player import STYLES, Action, Player
-from synth.doom.sight import RISE, RISE_ABOVE_HUD
+from curation.errors import InputError
+from synth.doom.engine import BUTTONS, VERSION, Screen, resolutions, start_game, wads
+from synth.doom.events import EventDetector, EventEntry, MovingSector, Observation
+from synth.doom.player import STYLES, Action, ScriptedPlayer
+from synth.doom.sight import HALF_HEIGHT, HALF_HEIGHT_ABOVE_HUD
 from synth.doom.truth import Truth, read_truth
 from synth.doom.wad import map_names, read_level
 
-FPS = 35  # the game's own clock
-GOP = 70  # a key frame every two seconds
-PRESET = "veryfast"  # "medium" records a third slower, and its file is no smaller
+FPS = 35  # the tic rate of the game
+GOP = 70  # frames; a key frame every two seconds
+PRESET = "veryfast"  # "medium" records a third slower, and the file is no smaller
 CUT_EVENTS = frozenset({"level_change", "respawn_cut"})
 UNITS = (
     "Doom map units (player height 56, eye 41, ~32 units = 1 m); angle deg counter-clockwise from +X; z up; "
     "CAMERA_FOV = horizontal FOV of a 4:3 view (deg)"
 )
 PIXEL_ASPECT = "Doom software renderer at 4:3; hfov 90 -> fx = width/2; vertical: use --no-hud so the view fills the frame"
-MAX_SEED = 10**6  # the engine takes 32 bits, and a thousand are kept apart for the maps of one recording
+MAX_SEED = 10**6  # the engine takes 32 bits, and each map of a recording has its own of a thousand seeds
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What to record: (collection, map, seconds) one after the other, and how it is played and drawn.
+    """What to record, how it is played, and how it is drawn."""
 
-    `style` is one of `synth.doom.player.STYLES`, `crf` the x264 quality (0 lossless - 51), `skill` the game's level of
-    difficulty 1-5. With `depth_every` n > 0 the depth buffer of every n-th frame goes to OUT_depth.npz.
-    """
-
-    maps: Sequence[tuple[str, str, float]]
-    seed: int = 0
-    width: int = 640
-    height: int = 480
-    style: str = "explore"
-    hud: bool = True
-    weapon: bool = True
-    monsters: bool = True
-    crf: int = 26
-    depth_every: int = 0
-    skill: int = 2
+    maps: Sequence[tuple[str, str, float]]  # (collection, map, seconds), played one after the other
+    seed: int = 0  # of all random choices
+    width: int = 640  # px
+    height: int = 480  # px
+    style: str = "explore"  # one of `synth.doom.player.STYLES`
+    hud: bool = True  # draw the status bar
+    weapon: bool = True  # draw the weapon in the player's hands
+    monsters: bool = True  # play with monsters
+    crf: int = 26  # x264 quality, 0 lossless to 51
+    depth_every: int = 0  # store the depth buffer of every n-th frame in OUT_depth.npz; 0: none
+    skill: int = 2  # difficulty of the game, 1 to 5
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One tic: the line for the truth file, the picture, where asked for the depth, a note on what led here."""
+class RecordedFrame:
+    """One tic of a recording."""
 
-    line: dict[str, Any]
-    picture: NDArray[np.uint8]
-    depth: NDArray[np.uint8] | None
-    note: str | None
+    line: dict[str, Any]  # of the truth file
+    picture: NDArray[np.uint8]  # [H, W, 3] RGB
+    depth: NDArray[np.uint8] | None  # [H, W], if requested for this frame
+    note: str | None  # why the map restarted before this frame, if it did
 
 
 def record(out_mp4: str | Path, recording: Recording) -> Truth:
-    """Play and record; the files appear under their names only when complete. Raises ValueError for bad arguments."""
+    """Play and record. The files get their final names only when complete. Raises InputError for bad arguments."""
     out = Path(out_mp4)
     if out.suffix != ".mp4":
-        raise ValueError(f"the recording must be named *.mp4, not {out.name!r}")
-    check(recording)
+        raise InputError(f"the recording must be named *.mp4, not {out.name!r}")
+    check_recording(recording)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _staged(out, depth=recording.depth_every > 0) as files:
+    with _staged_files(out, depth=recording.depth_every > 0) as files:
         _write(recording, files)
     return read_truth(out.with_suffix(".jsonl"))
 
 
-def check(recording: Recording) -> None:
-    """Raise ValueError, with the values that would do, for anything that cannot be recorded."""
+def check_recording(recording: Recording) -> None:
+    """Raise InputError for anything that cannot be recorded; the message lists the valid values."""
     if not recording.maps:
-        raise ValueError("nothing to record: give at least one map")
+        raise InputError("nothing to record: give at least one map")
     for collection, name, seconds in recording.maps:
         _check_map(collection, name, seconds)
     if recording.style not in STYLES:
-        raise ValueError(f"unknown style {recording.style!r}; known styles: {', '.join(STYLES)}")
+        raise InputError(f"unknown style {recording.style!r}; known styles: {', '.join(STYLES)}")
     if (recording.width, recording.height) not in resolutions():
         known = ", ".join(f"{width}x{height}" for width, height in resolutions())
-        raise ValueError(f"unsupported resolution {recording.width}x{recording.height}; supported: {known}")
+        raise InputError(f"unsupported resolution {recording.width}x{recording.height}; supported: {known}")
     ranges = {"seed": (0, MAX_SEED), "crf": (0, 51), "skill": (1, 5), "depth_every": (0, math.inf)}
     for field, (low, high) in ranges.items():
         value = getattr(recording, field)
         if not low <= value <= high:
-            raise ValueError(f"{field} must be between {low} and {high}, not {value}")
+            raise InputError(f"{field} must be between {low} and {high}, not {value}")
 
 
 def _check_map(collection: str, name: str, seconds: float) -> None:
     if collection not in wads():
-        raise ValueError(f"unknown map collection {collection!r}; known: {', '.join(wads())}")
+        raise InputError(f"unknown map collection {collection!r}; known: {', '.join(wads())}")
     known = map_names(wads()[collection])
     if name not in known:
-        raise ValueError(f"unknown map {name!r} in {collection}; known: {', '.join(known)}")
+        raise InputError(f"unknown map {name!r} in {collection}; known: {', '.join(known)}")
     if not (math.isfinite(seconds) and round(seconds * FPS) >= 1):
-        raise ValueError(f"map {name} must be played for at least one frame (1/{FPS} s), not {seconds} s")
+        raise InputError(f"map {name} must be played for at least one frame (1/{FPS} s), not {seconds} s")
 
 
-def _write(recording: Recording, files: "Files") -> None:
+def _write(recording: Recording, files: "RecordingFiles") -> None:
     depths: dict[str, Any] = {}
     cuts, counts = list[int](), Counter[str]()
     with (
         open(files.truth, "w", encoding="utf-8") as log,
         _encoder(files.video, recording) as encode,
-        contextlib.closing(_play(recording)) as frames,  # stops the engine, should the codec fail
+        contextlib.closing(_play(recording)) as frames,  # stops the engine if the codec fails
     ):
         _log(log, _header(recording))
         for number, frame in enumerate(frames):
@@ -136,8 +133,8 @@ def _write(recording: Recording, files: "Files") -> None:
         np.savez_compressed(files.depth, **depths)
 
 
-def _play(recording: Recording) -> Generator[Frame, None, None]:
-    """All maps one after the other, with frames counted through."""
+def _play(recording: Recording) -> Generator[RecordedFrame, None, None]:
+    """Play all maps one after the other; frame numbers run over all of them."""
     first = 0
     for index, (collection, name, seconds) in enumerate(recording.maps):
         tics = round(seconds * FPS)
@@ -145,38 +142,40 @@ def _play(recording: Recording) -> Generator[Frame, None, None]:
         first += tics
 
 
-def _play_map(recording: Recording, index: int, wad: Path, name: str, frames: range) -> Iterator[Frame]:
+def _play_map(recording: Recording, index: int, wad: Path, name: str, frames: range) -> Iterator[RecordedFrame]:
     level = read_level(wad, name)
     rng = random.Random(f"{recording.seed}/{index}/{wad.stem}/{name}")
-    rise = RISE_ABOVE_HUD if recording.hud else RISE
-    player, watch = Player(rng, level, recording.style), EventWatch(level, rise)
+    half_height = HALF_HEIGHT_ABOVE_HUD if recording.hud else HALF_HEIGHT
+    player, detector = ScriptedPlayer(rng, level, recording.style), EventDetector(level, half_height)
     screen = Screen(recording.width, recording.height, recording.hud, recording.weapon, recording.depth_every > 0)
     seed = 1000 * recording.seed + index
-    with running(wad, name, seed, recording.skill, recording.monsters, screen) as game:
+    with start_game(wad, name, seed, recording.skill, recording.monsters, screen) as game:
         for number in frames:
             ended = game.restart_if_over()
             if ended:
-                player, watch = Player(rng, level, recording.style), EventWatch(level, rise)
+                player, detector = ScriptedPlayer(rng, level, recording.style), EventDetector(level, half_height)
             cut = ["respawn_cut"] if ended else ["level_change"] if number == frames.start and index else []
-            seen = game.observe()
-            events = [*cut, *watch.update(seen)]
-            action = player.act(seen.view())
-            line = _line(number, game.tic, f"{wad.stem}:{name}", player.behaviour, action, seen, events, watch.moving())
+            observation = game.observe()
+            events = [*cut, *detector.update(observation)]
+            action = player.act(observation.view())
+            line = _frame_line(
+                number, game.tic, f"{wad.stem}:{name}", player.behaviour, action, observation, events, detector.moving()
+            )
             wants_depth = recording.depth_every and number % recording.depth_every == 0
             note = f"the map starts again: the player {ended}" if ended else None
-            yield Frame(line, game.picture, game.depth.copy() if wants_depth else None, note)
+            yield RecordedFrame(line, game.picture, game.depth.copy() if wants_depth else None, note)
             game.step(action)
 
 
-def _line(
+def _frame_line(
     number: int,
     tic: int,
     place: str,
     behaviour: str,
     action: Action,
-    seen: Observation,
-    events: list[Event],
-    moving: list[Moving],
+    observation: Observation,
+    events: list[EventEntry],
+    moving: list[MovingSector],
 ) -> dict[str, Any]:
     return {
         "frame": number,
@@ -186,9 +185,11 @@ def _line(
         "mode": behaviour,
         "keys": [key for key in BUTTONS if key in action.keys],
         "mouse_dx": action.turn_deg,
-        "state": seen.state,
-        "enemies": [{"name": m.name, "id": m.id, "x": m.x, "y": m.y, "w": m.width, "h": m.height} for m in seen.monsters],
-        "n_objects": seen.objects,
+        "state": observation.state,
+        "enemies": [
+            {"name": m.name, "id": m.id, "x": m.x, "y": m.y, "w": m.width, "h": m.height} for m in observation.monsters
+        ],
+        "n_objects": observation.objects,
         "events": events,
         "moving": moving,
     }
@@ -212,7 +213,7 @@ def _header(recording: Recording) -> dict[str, Any]:
 
 
 def arguments(recording: Recording) -> list[str]:
-    """The options of `python -m synth.doom` that make this recording."""
+    """Return the options of `python -m synth.doom` that make this recording."""
     maps = [word for spec in recording.maps for word in ("--map", _map_argument(spec))]
     size = f"{recording.width}x{recording.height}"
     numbers = {"seed": recording.seed, "style": recording.style, "size": size, "crf": recording.crf}
@@ -231,7 +232,10 @@ def _log(file: IO[str], line: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _encoder(path: Path, recording: Recording) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
-    """A function that appends an RGB picture to the video. One thread and no CPU-specific code: equal bytes."""
+    """Yield a function that appends an RGB picture to the video.
+
+    One thread and no CPU-specific code, so that equal pictures give equal bytes.
+    """
     options = {"crf": str(recording.crf), "preset": PRESET, "x264-params": "cpu-independent=1"}
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=FPS, options=options)
@@ -249,25 +253,25 @@ def _encoder(path: Path, recording: Recording) -> Iterator[Callable[[NDArray[np.
         container.mux(stream.encode(None))
 
 
-class Files(NamedTuple):
-    """Where a recording is written; `depth` only if it was asked for."""
+class RecordingFiles(NamedTuple):
+    """The files of a recording."""
 
     video: Path
-    depth: Path | None
+    depth: Path | None  # None unless depth was requested
     truth: Path
 
 
 @contextlib.contextmanager
-def _staged(out: Path, depth: bool) -> Iterator[Files]:
-    """Temporary names beside the final ones; renamed at the end, the truth last, or removed after an error."""
-    final = Files(out, out.with_name(f"{out.stem}_depth.npz") if depth else None, out.with_suffix(".jsonl"))
-    wanted = [path for path in final if path is not None]
-    staged = {path: path.with_name(f".part-{os.getpid()}-{path.name}") for path in wanted}
+def _staged_files(out: Path, depth: bool) -> Iterator[RecordingFiles]:
+    """Yield temporary paths in the same folder. Rename them at the end, the truth file last; remove them after an error."""
+    final = RecordingFiles(out, out.with_name(f"{out.stem}_depth.npz") if depth else None, out.with_suffix(".jsonl"))
+    final_paths = [path for path in final if path is not None]
+    temporary = {path: path.with_name(f".part-{os.getpid()}-{path.name}") for path in final_paths}
     try:
-        yield Files(staged[final.video], staged[final.depth] if final.depth else None, staged[final.truth])
-        final.truth.unlink(missing_ok=True)  # an older truth must not stand beside a newer video
-        for path in wanted:
-            staged[path].replace(path)
+        yield RecordingFiles(temporary[final.video], temporary[final.depth] if final.depth else None, temporary[final.truth])
+        final.truth.unlink(missing_ok=True)  # a newer video must not be paired with an older truth file
+        for path in final_paths:
+            temporary[path].replace(path)
     finally:
-        for part in staged.values():
+        for part in temporary.values():
             part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where on a map a take is filmed: in front of a shut door, or at a place with an open view ahead."""
+"""Find spots on a map for a take: in front of a shut door, or with an open view ahead."""
 
 import math
 import random
@@ -6,37 +6,37 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from synth.doom.events import Observation
-from synth.doom.navigate import CELL, Grid, build_grid, routes, standing_point
+from synth.doom.navigate import CELL, Grid, build_grid, find_routes, standing_point
 from synth.doom.wad import Level, Point
 
-# Map units that must be free straight ahead, and half of that a little to both sides: room for what is to appear.
+# Map units that must be free straight ahead, and half of that a little to both sides: room for the thing that appears.
 _VIEW = 288.0
 _ASIDE_DEG = 18
 _HEADINGS = 16
-# Where a door fills the picture without its frame leaving it, and USE still reaches.
+# Map units from a door: it fills the picture with its frame still visible, and the USE key reaches it.
 _DOOR_DISTANCE = 58.0
 
 
 class Spot(NamedTuple):
-    """A place on the map and the way one looks there; `door`: the sector of the door one looks at."""
+    """A place on the map and a view direction."""
 
     x: float
     y: float
     yaw_deg: float
-    door: int | None = None
+    door: int | None = None  # the sector of the door in view
 
 
-def spots(level: Level, seen: Observation, rng: random.Random, door: bool) -> Iterator[Spot]:
-    """Spots in random order, of those that a player could walk to from where they stand (doors opened on the way)."""
+def find_spots(level: Level, observation: Observation, rng: random.Random, door: bool) -> Iterator[Spot]:
+    """Yield spots in random order. All can be walked to from the player's place, through doors that open."""
     grid = build_grid(level)
-    reached = routes(grid, seen.state["POSITION_X"], seen.state["POSITION_Y"]).cost
-    return _before_doors(level, seen, grid, set(reached), rng) if door else _open_places(grid, sorted(reached), rng)
+    reached = find_routes(grid, observation.state["POSITION_X"], observation.state["POSITION_Y"]).cost
+    return _door_spots(level, observation, grid, set(reached), rng) if door else _open_spots(grid, sorted(reached), rng)
 
 
-def _before_doors(
-    level: Level, seen: Observation, grid: Grid, reached: set[tuple[int, int]], rng: random.Random
+def _door_spots(
+    level: Level, observation: Observation, grid: Grid, reached: set[tuple[int, int]], rng: random.Random
 ) -> Iterator[Spot]:
-    shut = seen.view().shut_sectors
+    shut = observation.view().shut_sectors
     doors = [door for door in level.doors if door.sector in shut]
     for door in rng.sample(doors, len(doors)):
         x, y = standing_point(door, _DOOR_DISTANCE)
@@ -44,7 +44,7 @@ def _before_doors(
             yield Spot(x, y, math.degrees(math.atan2(-door.normal[1], -door.normal[0])), door.sector)
 
 
-def _open_places(grid: Grid, reached: list[tuple[int, int]], rng: random.Random) -> Iterator[Spot]:
+def _open_spots(grid: Grid, reached: list[tuple[int, int]], rng: random.Random) -> Iterator[Spot]:
     for cell in rng.sample(reached, len(reached)):
         here, turn = grid.centre(cell), rng.randrange(_HEADINGS)
         headings = ((turn + k) * 360 / _HEADINGS for k in range(_HEADINGS))

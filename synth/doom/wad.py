@@ -1,7 +1,7 @@
-"""Reads the geometry of one map from a Doom WAD file: lines with their sectors, doors, exits and solid things.
+"""Read the geometry of one map from a Doom WAD file: lines with their sectors, doors, exits and solid things.
 
-Vertices and sidedefs are resolved on the way: a `Line` carries its end points and the sectors on its two sides.
-The lump layouts are those of the original game; maps in the later Hexen and UDMF layouts are refused.
+Vertices and sidedefs are resolved: a `Line` contains its end points and the sectors on its two sides. The lump layouts are
+those of the original game; maps in the later Hexen and UDMF layouts raise ValueError.
 """
 
 import itertools
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NO_SIDE = 0xFFFF
-BLOCKS_EVERYTHING = 0x0001  # linedef flag: nothing walks through, whatever the heights
+BLOCKS_EVERYTHING = 0x0001  # linedef flag: nothing can walk through, whatever the heights
 
-# Linedef specials that the USE key opens from the front side: once or repeatedly, slow or fast.
+# Linedef specials of doors that the USE key opens from the front side: once or repeatedly, slow or fast.
 FREE_DOORS = frozenset({1, 31, 117, 118})
 KEY_DOORS = frozenset({26, 27, 28, 32, 33, 34})
 EXITS = frozenset({11, 51, 52, 124, 197, 198})
 TELEPORTS = frozenset({39, 97})
 
-# Things the player bumps into (radius in map units): barrels, pillars, torches, trees. Monsters are not among them.
+# Things that block the player, with their radius in map units: barrels, pillars, torches, trees. Monsters are not listed.
 _THIN = (25, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 37, 41, 42, 43, 44, 45, 46, 47, 48, 55, 56, 57, 70, 85, 86, 2028)
 SOLID_THINGS = dict.fromkeys(_THIN, 16.0) | {2035: 10.0, 54: 32.0}
 
@@ -46,31 +46,31 @@ class Line:
 
     @property
     def middle(self) -> Point:
-        """The middle of the line, in map units."""
+        """The midpoint of the line, in map units."""
         return (self.start[0] + self.end[0]) / 2, (self.start[1] + self.end[1]) / 2
 
 
 @dataclass(frozen=True)
 class Door:
-    """One face of a door that the USE key opens; `normal` is a unit vector to the side it must be used from."""
+    """One face of a door that the USE key opens."""
 
     middle: Point
-    normal: Point
+    normal: Point  # unit vector towards the side from which the door must be used
     sector: int
 
 
 @dataclass(frozen=True)
 class Level:
-    """The geometry of one map; a sector's index is the one the engine reports."""
+    """The geometry of one map."""
 
     name: str
     lines: tuple[Line, ...]
-    sectors: tuple[Sector, ...]
-    obstacles: tuple[tuple[Point, float], ...]
+    sectors: tuple[Sector, ...]  # indexed as in the engine
+    obstacles: tuple[tuple[Point, float], ...]  # centre and radius, in map units
 
     @property
     def doors(self) -> list[Door]:
-        """The faces of all doors that need no key."""
+        """The faces of all doors that open without a key."""
         return [_door(line) for line in self.lines if line.special in FREE_DOORS and line.back is not None]
 
     @property
@@ -80,13 +80,13 @@ class Level:
 
 
 def map_names(wad: Path) -> list[str]:
-    """The maps in a WAD file, in file order. Raises ValueError when the file is not a WAD."""
+    """Return the names of the maps in a WAD file, in file order. Raises ValueError if the file is not a WAD."""
     names = [name for name, _, _ in _directory(wad)]
     return [marker for marker, first in itertools.pairwise(names) if first == "THINGS"]
 
 
 def read_level(wad: Path, name: str) -> Level:
-    """The geometry of map `name`. Raises ValueError for an unknown map or one in another layout."""
+    """Read the geometry of map `name`. Raises ValueError for an unknown map or another layout."""
     lumps = _map_lumps(wad, name)
     vertices = list(struct.iter_unpack("<hh", lumps["VERTEXES"]))
     side_sectors = [side[-1] for side in struct.iter_unpack("<hh8s8s8sH", lumps["SIDEDEFS"])]
@@ -121,7 +121,7 @@ def _door(line: Line) -> Door:
 
 
 def _directory(wad: Path) -> list[tuple[str, int, int]]:
-    """Name, offset and size of each lump."""
+    """Return name, offset and size of each lump."""
     with wad.open("rb") as file:
         kind, count, offset = struct.unpack("<4sii", file.read(12).ljust(12, b"\0"))
         if kind not in (b"IWAD", b"PWAD"):
@@ -139,7 +139,7 @@ def _map_lumps(wad: Path, name: str) -> dict[str, bytes]:
     first = [entry[0] for entry in directory].index(name) + 1
     members = directory[first : first + 11]  # ten lumps make a map; an eleventh marks the Hexen layout
     if "BEHAVIOR" in {entry[0] for entry in members}:
-        raise ValueError(f"map {name} of {wad.name} is in the Hexen layout; only the Doom layout is read")
+        raise ValueError(f"map {name} of {wad.name} is in the Hexen layout; only the Doom layout is supported")
     lumps: dict[str, bytes] = {}
     with wad.open("rb") as file:
         for lump, offset, size in members:

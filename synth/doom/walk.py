@@ -1,4 +1,4 @@
-"""Walks over a map: picks a door or an unseen place, follows the path there, crosses doors, notices being stuck."""
+"""Walking over a map: choose a door or an unseen place, follow the path there, cross doors, notice when stuck."""
 
 import math
 import random
@@ -11,26 +11,26 @@ from synth.doom.navigate import (
     Cell,
     bearing_deg,
     build_grid,
-    depth_behind,
-    routes,
+    distance_behind,
+    find_routes,
     standing_point,
 )
 from synth.doom.wad import Door, Level, Point
 
-NEAR, FAR = 6.0, 160.0  # a goal is this many cells away: nearer is no walk, farther takes longer than a behaviour lasts
-DOOR_SHARE = 0.75  # of the plans that could open a door, so many do: doors are the interactions footage lacks
-MOST_TRIES = 3  # a door used that often without opening, or crossed that often, is left alone
-REGION = 16  # cells; visits are counted on this coarser grid
-MIN_ROOM = 30  # fewer reachable cells mean that the player is walled in by remembered obstacles
-WAYPOINT_REACH = 40.0  # map units; a waypoint this close is passed, so corners are cut as a person cuts them
-LOOK_AHEAD = 2  # waypoints
-STANDSTILL = 0.6  # map units a tic; less than that while walking is a collision
+MIN_GOAL_CELLS, MAX_GOAL_CELLS = 6.0, 160.0  # distance of a goal; a farther one takes longer than a behaviour lasts
+DOOR_SHARE = 0.75  # this share of the plans that could open a door do: footage has too few opened doors
+MAX_TRIES = 3  # a door that was used without opening, or crossed, this often is ignored
+REGION_CELLS = 16  # visits are counted on a grid this much coarser
+MIN_FREE_CELLS = 30  # with fewer reachable cells the player is enclosed by remembered obstacles
+WAYPOINT_REACH = 40.0  # map units; a waypoint this close counts as passed, so the player cuts corners as people do
+LOOK_AHEAD_WAYPOINTS = 2  # waypoints
+STANDSTILL = 0.6  # map units per tic; a slower walk counts as a collision
 PATIENCE_TICS = 20
 
 
 @dataclass(frozen=True)
 class Monster:
-    """A monster on the screen: the engine's name and number for it, its box in pixels."""
+    """A monster on the screen: the engine's name and id for it, its box in pixels."""
 
     name: str
     id: int
@@ -41,8 +41,8 @@ class Monster:
 
 
 @dataclass(frozen=True)
-class View:
-    """What the player knows in one tic: where they stand, which monsters they see, which sectors are shut."""
+class PlayerView:
+    """What the player knows in one tic: their place, the visible monsters, the shut sectors."""
 
     x: float
     y: float
@@ -52,16 +52,16 @@ class View:
     shut_sectors: frozenset[int] = frozenset()
 
     def bearing_deg(self, target: Point) -> float:
-        """The angle from the view direction to a point on the map, positive to the left."""
+        """Return the angle from the view direction to a point on the map, positive to the left."""
         return bearing_deg(self.x, self.y, self.yaw_deg, target)
 
     def distance(self, target: Point) -> float:
-        """Map units to a point on the map."""
+        """Return the distance to a point on the map, in map units."""
         return math.dist((self.x, self.y), target)
 
 
 class Walk:
-    """The memory of a walking player: the path ahead, the door in hand, places seen, places that blocked the way."""
+    """The memory of a walking player: the path ahead, the door to cross, visited places, places that blocked the way."""
 
     def __init__(self, level: Level, rng: random.Random) -> None:
         self.doors = level.doors
@@ -74,42 +74,42 @@ class Walk:
         self._last: Point | None = None
         self._standstill = 0
 
-    def plan(self, view: View) -> bool:
-        """Choose a goal and a path to it; False when there is nowhere to go."""
-        found = routes(self._grid, view.x, view.y, limit=FAR)
-        if len(found.cost) < MIN_ROOM:
+    def plan(self, view: PlayerView) -> bool:
+        """Choose a goal and a path to it. False if there is nowhere to go."""
+        reachable = find_routes(self._grid, view.x, view.y, limit=MAX_GOAL_CELLS)
+        if len(reachable.cost) < MIN_FREE_CELLS:
             self._grid = self._map
-            found = routes(self._grid, view.x, view.y, limit=FAR)
-        far_enough = {cell: cost for cell, cost in found.cost.items() if cost > NEAR}
+            reachable = find_routes(self._grid, view.x, view.y, limit=MAX_GOAL_CELLS)
+        far_enough = {cell: cost for cell, cost in reachable.cost.items() if cost > MIN_GOAL_CELLS}
         goal = self._door_goal(view, far_enough) or self._unseen_goal(far_enough)
-        self.path = found.path_to(goal) if goal else []
+        self.path = reachable.path_to(goal) if goal else []
         return bool(self.path)
 
-    def waypoint(self, view: View) -> Point:
-        """The point of the path to walk to; what was reached is dropped from the path."""
+    def waypoint(self, view: PlayerView) -> Point:
+        """Return the next point to walk to, and remove the points already reached from the path."""
         self._visits[self._region(self._grid.cell(view.x, view.y))] += 1
         while len(self.path) > 1 and view.distance(self._grid.centre(self.path[0])) < WAYPOINT_REACH:
             self.path.pop(0)
-        return self._grid.centre(self.path[min(LOOK_AHEAD, len(self.path) - 1)])
+        return self._grid.centre(self.path[min(LOOK_AHEAD_WAYPOINTS, len(self.path) - 1)])
 
-    def arrived(self, view: View) -> bool:
-        """True at the end of the path."""
+    def arrived(self, view: PlayerView) -> bool:
+        """Whether the player is at the end of the path."""
         return len(self.path) == 1 and view.distance(self._grid.centre(self.path[0])) < WAYPOINT_REACH
 
-    def shut_door_ahead(self, view: View) -> Door | None:
-        """A door in reach and in view that is shut and worth a try."""
-        doors = (door for door in self.doors if door.sector in view.shut_sectors and self._tries[door] < MOST_TRIES)
+    def shut_door_ahead(self, view: PlayerView) -> Door | None:
+        """Return a shut door in reach and in view that has tries left, if there is one."""
+        doors = (door for door in self.doors if door.sector in view.shut_sectors and self._tries[door] < MAX_TRIES)
         near = (door for door in doors if view.distance(door.middle) < USE_REACH + 8)
         facing = (door for door in near if abs(view.bearing_deg(door.middle)) < 40)
-        return next((door for door in facing if depth_behind(door, view.x, view.y) < 0), None)
+        return next((door for door in facing if distance_behind(door, view.x, view.y) < 0), None)
 
     def take_door(self, door: Door) -> None:
-        """Make a door the one to open and cross, and count the try."""
+        """Choose this door as the one to open and cross, and count the try."""
         self.door, self.path = door, []
         self._tries[door] += 1
 
-    def collided(self, view: View, walking: bool) -> bool:
-        """True when walking has not moved the player for a while; the place ahead then counts as a wall."""
+    def collided(self, view: PlayerView, walking: bool) -> bool:
+        """Whether walking has not moved the player for a while. The place ahead is then marked as a wall."""
         here = (view.x, view.y)
         stands = walking and self._last is not None and math.dist(self._last, here) < STANDSTILL
         self._last = here
@@ -121,19 +121,19 @@ class Walk:
         self._standstill, self.path = 0, []
         return True
 
-    def _door_goal(self, view: View, reached: dict[Cell, float]) -> Cell | None:
-        """A place in front of one of the three doors that were tried least, then are nearest."""
+    def _door_goal(self, view: PlayerView, reached: dict[Cell, float]) -> Cell | None:
+        """Return a place in front of a door: one of the three with the fewest tries, the nearest first."""
         goals = []
         for index, door in enumerate(self.doors):
             cell = self._grid.nearest_free(*standing_point(door), radius=1)
-            if door.sector in view.shut_sectors and cell in reached and self._tries[door] < MOST_TRIES:
+            if door.sector in view.shut_sectors and cell in reached and self._tries[door] < MAX_TRIES:
                 goals.append((self._tries[door], reached[cell], index, cell))
         if not goals or self._rng.random() > DOOR_SHARE:
             return None
         return self._rng.choice(sorted(goals)[:3])[-1]
 
     def _unseen_goal(self, reached: dict[Cell, float]) -> Cell | None:
-        """The best of 80 random places: far away and seldom visited."""
+        """Return the best of 80 random places: far away and seldom visited."""
         if not reached:
             return None
         places = self._rng.sample(sorted(reached), min(80, len(reached)))
@@ -141,4 +141,4 @@ class Walk:
 
     @staticmethod
     def _region(cell: Cell) -> Cell:
-        return cell[0] // REGION, cell[1] // REGION
+        return cell[0] // REGION_CELLS, cell[1] // REGION_CELLS

@@ -1,4 +1,4 @@
-"""What a model that paints, edits or animates must offer, its settings, and what it is asked (paper section 3.3)."""
+"""The interface of models that paint, edit or animate, their prompts and their settings (paper section 3.3)."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -8,74 +8,62 @@ import numpy as np
 from curation.errors import AttemptFailed
 from curation.vlm import ServerSettings
 
-KINDS = ("diffusers", "http")
-
-
+MODEL_BACKENDS = ("diffusers", "http")
 DTYPES = ("bfloat16", "float16", "float32")
-
-
 OFFLOADS = ("none", "model", "sequential")
-
-
-# Wan's autoencoder and patches: 8 x 2 px a side, and one latent for four pictures behind the first.
+# Wan's autoencoder and patches take 8 x 2 px per side, and one latent per four pictures after the first.
 _SIDE, _PICTURES = 16, 4
 
 
-class NotMade(AttemptFailed):
-    """A model gave nothing that can be used; the message says what it did instead."""
+class ModelFailed(AttemptFailed):
+    """A model returned nothing usable. The message says what it returned instead."""
 
 
-class Words(NamedTuple):
-    """What a model is told."""
+class PromptPair(NamedTuple):
+    """The prompts for one call of a model."""
 
     prompt: str
     negative: str = ""
 
 
-class Painter(Protocol):
-    """A picture uint8 [H, W, 3] RGB from words."""
+class PainterModel(Protocol):
+    """Makes a picture uint8 [H, W, 3] RGB from a prompt."""
 
-    def paint(self, words: Words, seed: int) -> np.ndarray: ...
-
-
-class Editor(Protocol):
-    """A picture uint8 [H, W, 3] RGB, changed as the words say, of the same size."""
-
-    def edit(self, picture: np.ndarray, words: Words, seed: int) -> np.ndarray: ...
+    def paint(self, prompts: PromptPair, seed: int) -> np.ndarray: ...
 
 
-class Animator(Protocol):
-    """A video uint8 [F, H, W, 3] RGB that begins with `first` and, where one is given, ends with `last`."""
+class EditorModel(Protocol):
+    """Changes a picture uint8 [H, W, 3] RGB as the prompt says. The size stays."""
 
-    def animate(self, first: np.ndarray, last: np.ndarray | None, words: Words, seed: int) -> np.ndarray: ...
+    def edit(self, picture: np.ndarray, prompts: PromptPair, seed: int) -> np.ndarray: ...
+
+
+class AnimatorModel(Protocol):
+    """Makes a video uint8 [F, H, W, 3] RGB that begins with `first` and, if one is given, ends with `last`."""
+
+    def animate(self, first: np.ndarray, last: np.ndarray | None, prompts: PromptPair, seed: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which models, and how they run. Names are those of the hub or of a server, or folders; an empty one is not there.
+    """Which models make videos, and how they run. A model is a name on the hub or on a server, or a folder; empty: none."""
 
-    painter, editor, animator; between: an animator for start_end that takes a last frame (empty: the same). width, height,
-    frames, fps: of the video. image_steps, video_steps: of denoising. guidance: null leaves each pipeline's own. dtype, offload
-    (none, model, sequential: what waits in main memory), device (empty: CUDA where there is some). timeout_s: of one call.
-    server: for the backend http.
-    """
-
-    painter: str = ""
-    editor: str = ""
-    animator: str = ""
-    between: str = ""
-    width: int = 832
-    height: int = 480
-    frames: int = 81
-    fps: float = 16.0
-    image_steps: int = 40
-    video_steps: int = 40
-    guidance: float | None = None
-    dtype: str = "bfloat16"
-    offload: str = "model"
-    device: str = ""
-    timeout_s: float = 3600.0
-    server: ServerSettings = field(default_factory=ServerSettings)
+    painter: str = ""  # text to image: paints initial frames
+    editor: str = ""  # instruction editor: makes the last frame of start_end
+    animator: str = ""  # image to video
+    between: str = ""  # animator for start_end, which takes a first and a last frame; empty: the same as `animator`
+    width: int = 832  # width of the video, px; a multiple of 16
+    height: int = 480  # height of the video, px; a multiple of 16
+    frames: int = 81  # length of the video in frames; 1 + a multiple of 4
+    fps: float = 16.0  # frame rate of the video, 1/s
+    image_steps: int = 40  # denoising steps for a picture
+    video_steps: int = 40  # denoising steps for a video
+    guidance: float | None = None  # guidance scale; null: the default of each pipeline
+    dtype: str = "bfloat16"  # number type of the weights: bfloat16, float16 or float32
+    offload: str = "model"  # what stays in main memory until it runs: none, model (a whole network) or sequential (a layer)
+    device: str = ""  # torch device; empty: CUDA if there is a GPU, else the processor
+    timeout_s: float = 3600.0  # largest time for one call of a model, s
+    server: ServerSettings = field(default_factory=ServerSettings)  # the server of the backend http
 
     def __post_init__(self) -> None:
         for name, known in (("dtype", DTYPES), ("offload", OFFLOADS)):

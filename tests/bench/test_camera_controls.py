@@ -15,14 +15,15 @@ FPS = 35.0
 
 def made(pressed: np.ndarray, every: int = 1) -> Take:
     """What the engine would log: thrust onto a momentum that loses a tenth a tick, turns at once."""
-    pose, speed, place, heading = [], np.zeros(2), np.zeros(2), 0.0
+    pose, speed, position, heading = [], np.zeros(2), np.zeros(2), 0.0
     for forward, right, turn in pressed:
         ahead, aside = np.array([np.sin(heading), np.cos(heading)]), np.array([np.cos(heading), -np.sin(heading)])
-        there = np.eye(4)
-        there[:3, 0], there[:3, 2], there[:3, 3] = [aside[0], 0, aside[1]], [ahead[0], 0, ahead[1]], [place[0], 0, place[1]]
-        pose.append(there)
+        matrix = np.eye(4)
+        matrix[:3, 0], matrix[:3, 2] = [aside[0], 0, aside[1]], [ahead[0], 0, ahead[1]]
+        matrix[:3, 3] = [position[0], 0, position[1]]
+        pose.append(matrix)
         speed = 0.90625 * speed + forward * ahead + right * aside
-        place, heading = place + speed, heading + np.radians(turn)
+        position, heading = position + speed, heading + np.radians(turn)
     ticks = np.arange(0, len(pressed), every)
     times_s = np.arange(len(ticks)) * every / FPS
     return Take("made", "keys", Place("w", "m", False), FPS, Path(), np.array(pose)[ticks], times_s, 320.0, pressed, ticks)

@@ -9,7 +9,7 @@ pytest.importorskip("vizdoom", reason="vizdoom is in the demo extra")
 
 from bench.camera import Row, _scale_lines
 from bench.camera_takes import Place, Take
-from curation.cameras.camera import Camera, Facts
+from curation.cameras.camera import Camera, CameraFacts
 
 FRAMES = 120
 
@@ -25,13 +25,13 @@ def walk(still: int) -> Row:
     take = Take(
         "made", "mix", Place("w", "m", False), 35.0, Path(), pose, times_s, 320.0, np.zeros((FRAMES, 3)), np.arange(FRAMES)
     )
-    return Row(take, False, Facts("ok"), camera, None, 0.0)
+    return Row(take, False, CameraFacts("ok"), camera, None, 0.0)
 
 
 def test_a_walk_comes_to_its_own_unit_whole_and_in_halves() -> None:
-    told = "\n".join(_scale_lines([walk(0)], 1))
-    assert "x1.00" in told
-    assert "1 clips: median x1.00, 95 % within x1.00" in told
+    table = "\n".join(_scale_lines([walk(0)], 1))
+    assert "x1.00" in table
+    assert "1 clips: median x1.00, 95 % within x1.00" in table
 
 
 def test_a_half_that_stands_is_left_out_of_the_halves() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bench.measures import Hits, auc, contained, matched, spearman
+from bench.measures import Hits, auc, count_contained, match_instants, spearman
 
 
 def test_auc_of_a_perfect_a_random_and_an_inverted_ranking():
@@ -30,9 +30,9 @@ def test_spearman_knows_order_and_ties():
 
 
 def test_each_instant_is_matched_once():
-    assert matched([1.0, 1.1], [1.05], 0.25) == Hits(1, 1, 2)
-    assert matched([1.0], [0.9, 1.1], 0.25) == Hits(1, 2, 1)
-    assert matched([1.25, 3.0], [1.0, 2.0], 0.25) == Hits(1, 2, 2)
+    assert match_instants([1.0, 1.1], [1.05], 0.25) == Hits(1, 1, 2)
+    assert match_instants([1.0], [0.9, 1.1], 0.25) == Hits(1, 2, 1)
+    assert match_instants([1.25, 3.0], [1.0, 2.0], 0.25) == Hits(1, 2, 2)
 
 
 def test_f1_of_hits():
@@ -42,6 +42,6 @@ def test_f1_of_hits():
 
 
 def test_an_interval_is_contained_with_some_room():
-    assert contained([(1.0, 2.0)], [(1.2, 1.9)], 0.25) == 1
-    assert contained([(1.0, 2.0)], [(1.3, 2.0)], 0.25) == 0
-    assert contained([(1.0, 2.0), (5.0, 6.0)], [(0.0, 3.0)], 0.25) == 1
+    assert count_contained([(1.0, 2.0)], [(1.2, 1.9)], 0.25) == 1
+    assert count_contained([(1.0, 2.0)], [(1.3, 2.0)], 0.25) == 0
+    assert count_contained([(1.0, 2.0), (5.0, 6.0)], [(0.0, 3.0)], 0.25) == 1

@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 
 from bench import partition
-from curation.actions.detect import Happenings
+from curation.actions.detect import Actions
 from curation.actions.spans import ActionSpan
 from synth.doom.map_splits import HELD_OUT, recordings
 
 pytest.importorskip("vizdoom", reason="the benchmark records its footage")
 
 
-def found(*spans):
-    return Happenings(
+def actions(*spans):
+    return Actions(
         np.zeros(0), np.zeros(0), [ActionSpan(a, a, b, 1.0, kind, name) for a, b, kind, name in spans], "learned", 0.0
     )
 
 
 def test_regimes_that_touch_change_once_where_they_touch():
-    spans = found((0.0, 2.0, "regime", "forward"), (2.0, 3.0, "regime", "back"), (2.5, 2.7, "interaction", "event"))
-    assert partition.changes(spans) == [2.0, 3.0]
+    detected = actions((0.0, 2.0, "regime", "forward"), (2.0, 3.0, "regime", "back"), (2.5, 2.7, "interaction", "event"))
+    assert partition.changes(detected) == [2.0, 3.0]
 
 
 def test_takes_are_on_held_out_maps_and_differ_by_seed():

@@ -1,4 +1,4 @@
-"""What the quality network is trained on, from pictures and a recording that the test makes."""
+"""The training material of the quality network, from pictures and a recording that the test makes."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from bench import degrade
 from bench.shipped_weights import train_quality
 from bench.shipped_weights.boxes import FRAMES
-from bench.shipped_weights.material import SEEN, Material
+from bench.shipped_weights.material import MAX_WINDOW, Material
 from curation.quality.iqa import FAULTS, PATCH
 
 
@@ -48,7 +48,7 @@ def test_a_snippet_is_a_window_of_moving_pictures_and_follows_from_its_seed(mate
         once, again = (material.draw(np.random.default_rng(seed), times, plain) for _ in range(2))
         assert np.array_equal(once, again)
         assert (once.dtype, len(once)) == (np.uint8, FRAMES)
-        assert all(PATCH <= side <= most * times for side, most in zip(once.shape[:0:-1], SEEN, strict=True))
+        assert all(PATCH <= side <= most * times for side, most in zip(once.shape[:0:-1], MAX_WINDOW, strict=True))
 
 
 def test_damage_on_top_of_what_was_stored_is_never_less(material):
@@ -63,13 +63,15 @@ def test_damage_on_top_of_what_was_stored_is_never_less(material):
 def _snippet(material, number):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_quality, "_material", lambda _: material)
-        return train_quality._of_snippet((), 3, False, number)
+        return train_quality._snippet_rows((), 3, False, number)
 
 
 def test_footage_made_smaller_after_coding_counts_for_what_can_still_be_measured():
     rng = np.random.default_rng(0)
     clip = np.stack([cv2.GaussianBlur(rng.integers(0, 256, (128, 192), np.uint8), (0, 0), 1.5)] * 2)
-    small = train_quality._halved(clip)
+    small = train_quality._halve(clip)
     assert small.shape == (2, 64, 96)
-    worse = train_quality._halved(degrade.damaged(clip, degrade.KINDS["blocks"], 0.8, 0))
-    assert degrade.gmsd(small[0], worse[0]) < degrade.gmsd(clip[0], degrade.damaged(clip, degrade.KINDS["blocks"], 0.8, 0)[0])
+    worse = train_quality._halve(degrade.apply_damage(clip, degrade.KINDS["blocks"], 0.8, 0))
+    assert degrade.gmsd(small[0], worse[0]) < degrade.gmsd(
+        clip[0], degrade.apply_damage(clip, degrade.KINDS["blocks"], 0.8, 0)[0]
+    )

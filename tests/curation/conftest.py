@@ -10,16 +10,16 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.media import decode
+from curation.media import container, decode
 
 CLOCK = Fraction(1, 90_000)
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept() -> None:
-    decode.forget()
+def empty_caches() -> None:
+    decode.clear_caches()
     decode.decodes.clear()
-    decode.damage.clear()
+    container.damage.clear()
 
 
 def _moving(count: int, width: int, height: int) -> Iterator[np.ndarray]:

@@ -21,8 +21,9 @@ from moto.s3.models import s3_backends
 
 from curation import storage
 from curation.media import decode
-from curation.media.decode import Span, probe, read_frames
+from curation.media.decode import Span, read_frames
 from curation.media.encode import Encoding, encode
+from curation.media.source import probe
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """From a source to its clips: time in which there is no frame makes none."""
 
+import re
 import warnings
 from fractions import Fraction
 
@@ -7,8 +8,9 @@ import av
 import numpy as np
 import pytest
 
+from curation.actions import learned
 from curation.partition import scan
-from operators.op import run_local
+from operators.op import run_chain
 from pipelines import chains, recipes
 
 FPS = 20
@@ -16,9 +18,9 @@ FPS = 20
 
 @pytest.fixture(autouse=True)
 def fresh():
-    scan.forget()
+    scan.clear_caches()
     yield
-    scan.forget()
+    scan.clear_caches()
 
 
 def write(path, times_s, size=(160, 96)):
@@ -42,7 +44,7 @@ def clips_of(uri):
     recipe = recipes.load("smoke")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a mean of nothing is a warning, and a number that is no number
-        return run_local(chains.partition(recipe), [{"video_id": "v", "source_uri": uri}])
+        return run_chain(chains.partition(recipe), [{"video_id": "v", "source_uri": uri}])
 
 
 def spans(rows):
@@ -56,17 +58,15 @@ def at(count, first_s=0.0, fps=FPS):
 @pytest.mark.parametrize("hole_s", [52.0, 46_792.0])
 def test_a_hole_ends_a_scene_and_no_clip_covers_it(tmp_path, hole_s, monkeypatch):
     uri = write(tmp_path / "hole.ts", [*at(140), *at(140, 7.0 + hole_s)])
-    looked_at = []
-    monkeypatch.setattr(
-        scan.detector, "inputs", lambda cells, *a, real=scan.detector.inputs: looked_at.append(len(cells)) or real(cells, *a)
-    )
+    ticks, real = [], learned.inputs
+    monkeypatch.setattr(learned, "inputs", lambda cells, *rest: ticks.append(len(cells)) or real(cells, *rest))
     rows = clips_of(uri)
     assert spans(rows) == [(0.0, 7.0), (7.0 + hole_s, 14.0 + hole_s)]
     assert [row["scene_index"] for row in rows] == [0, 1]
     assert not any(row.get("error") for row in rows)
     assert [row["end_frame"] - row["start_frame"] for row in rows] == [140, 140]
     assert all(row["luma_mean"] > 0 and row["motion_camera"] < 20 for row in rows), "no flow across the hole"
-    assert sum(looked_at) < 160, "ticks of the detector where there are frames, not on the clock"
+    assert sum(ticks) < 160, "once, and where there are frames, not on the clock"
     (note,) = scan.scan(uri, recipes.load("smoke").partition.scan).notes
     assert note == f"no frame for {hole_s:.0f} s at 7.0 s"
 
@@ -91,3 +91,15 @@ def test_every_clip_of_a_slow_source_holds_a_frame(tmp_path):
     assert rows[-1]["end_s"] == 40
     assert all(row["end_frame"] > row["start_frame"] and not row.get("error") for row in rows)
     assert sum(row["end_frame"] - row["start_frame"] for row in rows) == 20
+
+
+@pytest.mark.parametrize(("old", "new"), [pair for pair in recipes.RENAMED.items() if pair[0].startswith("partition.")])
+def test_an_old_name_of_a_setting_is_refused_with_the_new_one(old, new):
+    path, settings = old.split("."), 1
+    for key in reversed(path):
+        settings = {key: settings}
+    with pytest.raises(ValueError, match=f"{re.escape(old)} is called {re.escape(new)} now"):
+        recipes.from_mapping(recipes.Recipe, settings)
+    known = recipes.load("laptop")
+    for key in new.split("."):
+        known = getattr(known, key)

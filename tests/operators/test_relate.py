@@ -1,4 +1,4 @@
-"""Neighbours and what is between them, on slim rows: no pixels, no model, a real encoder where there is one."""
+"""Relate neighbouring clips on slim rows, without pixels or a model, and with a real encoder if one is installed."""
 
 import pytest
 
@@ -20,8 +20,7 @@ def clip(index, start_s, end_s, video="v", **more):
 
 
 def related(rows, encoder="none"):
-    found = relate_clips(rows, VlmSettings(), FrameSettings(), EncoderSettings(encoder))
-    return {row["clip_id"]: row for row in found}
+    return {row["clip_id"]: row for row in relate_clips(rows, VlmSettings(), FrameSettings(), EncoderSettings(encoder))}
 
 
 def test_touching_neighbours_have_a_change_between_them_and_the_last_clip_has_none():
@@ -49,9 +48,9 @@ def test_a_cut_between_neighbours_is_said():
 
 def test_without_an_encoder_the_deltas_are_null_and_say_why(monkeypatch):
     monkeypatch.setattr(embeddings, "find_spec", lambda name: None)
-    embeddings.load.cache_clear()
+    embeddings.load_encoder.cache_clear()
     rows = related([clip(0, 0.0, 6.0), clip(1, 6.0, 12.0)], "auto")
-    embeddings.load.cache_clear()
+    embeddings.load_encoder.cache_clear()
     assert all(row.get("interaction_delta") is None for row in rows.values())
     assert {row["delta_encoder"] for row in rows.values()} == {"none: sentence-transformers is not installed"}
     assert {row["delta_encoder"] for row in related([clip(0, 0.0, 6.0)]).values()} == {"none: the recipe wants none"}

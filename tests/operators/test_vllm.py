@@ -1,4 +1,4 @@
-"""What goes into the engines and what comes out; the engines themselves run in `make test-vlm`."""
+"""The input and output of the engines. The engines themselves run in `make test-vlm`."""
 
 import json
 
@@ -15,21 +15,21 @@ SCHEMA = {"type": "object", "properties": {"keep": {"type": "boolean"}}}
 @pytest.fixture(autouse=True)
 def no_cache():
     yield
-    answers.use(None)
+    answers.use_folder(None)
 
 
 def test_questions_become_rows_and_equal_ones_one_row():
     one, other = Prompt("q", "Keep?", SCHEMA, (b"jpeg",), ("Frame 1:",)), Prompt("q", "Why?", SCHEMA)
-    asked = {"u1": [one, other], "u2": [one]}
-    rows = vllm._questions(asked.get, "m")(pa.table({"unit": ["u1", "u2"]})).to_pylist()
-    assert [row["key"] for row in rows] == [one.key("m"), other.key("m")]
+    prompts = {"u1": [one, other], "u2": [one]}
+    rows = vllm._prompt_rows(prompts.get, "m")(pa.table({"unit": ["u1", "u2"]})).to_pylist()
+    assert [row["key"] for row in rows] == [one.cache_key("m"), other.cache_key("m")]
     parts = json.loads(rows[0]["chat"])[0]["content"]
     assert [part["type"] for part in parts] == ["text", "image_url", "text"]
     assert json.loads(rows[0]["schema"]) == SCHEMA
 
 
 def test_a_unit_without_questions_gives_no_rows():
-    table = vllm._questions(lambda unit: [], "m")(pa.table({"unit": ["u1"]}))
+    table = vllm._prompt_rows(lambda unit: [], "m")(pa.table({"unit": ["u1"]}))
     assert (len(table), table.schema.names) == (0, ["key", "chat", "schema"])
 
 
@@ -44,11 +44,11 @@ def test_replies_go_into_the_cache_and_a_failed_row_keeps_its_own_error(tmp_path
             "__inference_error__": "too\nlong",
         },
     ]
-    told = vllm._store(str(tmp_path))(pa.Table.from_pylist(rows)).to_pylist()
+    results = vllm._store_replies(str(tmp_path))(pa.Table.from_pylist(rows)).to_pylist()
     good = answers.get("a" * 16)
     assert (good.text, good.error, good.prompt_tokens, good.completion_tokens) == ("{}", None, 7, 2)
-    assert [row["error"] for row in told] == [None, "the engine failed: too long"]
-    assert answers.get("b" * 16) is None, "whose fault it is, is known when all are in"
+    assert [row["error"] for row in results] == [None, "the engine failed: too long"]
+    assert answers.get("b" * 16) is None, "the cause of a failure is known only after all replies"
 
 
 def rounds(monkeypatch, *of_rounds):
@@ -58,14 +58,14 @@ def rounds(monkeypatch, *of_rounds):
 
 def test_one_question_that_fails_keeps_its_reason(tmp_path, monkeypatch):
     rounds(monkeypatch, (3, {"b" * 16: "too long"}), (1, {"c" * 16: "too long"}))
-    assert vllm.answer_ahead([], None, VlmSettings("vllm", "m"), str(tmp_path)) == 4
+    assert vllm.fill_answer_cache([], None, VlmSettings("vllm", "m"), str(tmp_path)) == 4
     assert [answers.get(key * 16).error for key in "bc"] == ["too long"] * 2
 
 
 def test_engines_that_answer_nothing_are_no_clips_fault(tmp_path, monkeypatch):
     rounds(monkeypatch, (2, {"b" * 16: "CUDA is gone", "c" * 16: "CUDA is gone"}))
     with pytest.raises(Unavailable, match=r"answer no question \(CUDA is gone\)"):
-        vllm.answer_ahead([], None, VlmSettings("vllm", "m"), str(tmp_path))
+        vllm.fill_answer_cache([], None, VlmSettings("vllm", "m"), str(tmp_path))
     assert not list(tmp_path.rglob("*.json")), "nothing of it is kept"
 
 

@@ -33,7 +33,7 @@ def with_brightest(limit):
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     """The local runner's work in this process."""
-    engine.log.cache_clear()
+    engine.read_log.cache_clear()
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
 
 
@@ -78,7 +78,7 @@ def kept(out):
 def test_an_engines_log_goes_with_the_clip_into_the_shard(source, out):
     done = run.curate([source], out, AUTO)
     rows = {row["clip_id"]: row for row in kept(out)}
-    samples = [sample for name in shards.committed(out) for sample in shards.read_samples(out, name)]
+    samples = [sample for name in shards.list_committed(out) for sample in shards.read_samples(out, name)]
     assert len(samples) == done.kept == 2
     for sample in samples:
         row, camera = rows[sample.clip_id], from_npz(sample.members["camera.npz"])
@@ -107,15 +107,15 @@ def test_clips_that_other_limits_take_out_lose_their_annotation(source, out):
 
 def test_nothing_is_planned_before_it_is_annotated(source, out):
     early = run.curate([source], out, AUTO, phases=["shard"])
-    assert (early.kept > 0, early.stored, shards.plans(out)) == (True, 0, [])
+    assert (early.kept > 0, early.stored, shards.list_plans(out)) == (True, 0, [])
     assert run.curate([source], out, AUTO).stored == early.kept
 
 
 def test_a_backend_that_the_recipe_names_and_that_is_not_installed_fails_the_unit(source, out):
     done = run.curate([source], out, with_cameras(backend="vipe", vipe_command="no-such-vipe"))
     assert [record.failure for record in done.failures] == [
-        "OSError: camera backend vipe: neither the package nvidia-vipe beside CUDA nor a program 'no-such-vipe' is here; "
-        "klt needs nothing"
+        "Unavailable: camera backend vipe: ViPE needs the package nvidia-vipe and CUDA, or the program 'no-such-vipe', "
+        "and neither is here; install one of them, or choose the backend klt, which needs neither"
     ]
     assert (done.kept, done.stored) == (2, 0)
 

@@ -9,7 +9,7 @@ import pytest
 from curation import shards, source_files, vlm
 from curation.captions import embeddings
 from curation.vlm import ServerSettings, VlmSettings
-from curation.vlm.frames import FrameSettings, grab
+from curation.vlm.frames import FrameSettings, grab_frames
 from pipelines import ledger, phases, planning, recipes, run
 from pipelines.phases import Phase
 
@@ -22,8 +22,8 @@ def here(monkeypatch):
     """The local runner's work in this process."""
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
     vlm.load.cache_clear()
-    embeddings.load.cache_clear()
-    grab.cache_clear()
+    embeddings.load_encoder.cache_clear()
+    grab_frames.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def _units(film, out):
     recipe = recipes.smoke()
     run._write_dataset(out, recipe, [], {})
     for name in BEFORE:
-        for unit in planning.todo(name, out, recipe, source_files.find_sources([film], exclude=out))[0]:
+        for unit in planning.pending_units(name, out, recipe, source_files.find_sources([film], exclude=out))[0]:
             yield Phase(name, recipe, out), unit
 
 
@@ -110,7 +110,7 @@ def test_without_a_model_captions_are_measured_and_everything_says_so(film, out)
 def test_captions_and_interactions_go_into_the_shards(film, out):
     curate(film, out, measured(), [*TOLD, "shard"])
     rows = {row["clip_id"]: row for row in kept(out)}
-    samples = [sample for name in shards.committed(out) for sample in shards.read_samples(out, name)]
+    samples = [sample for name in shards.list_committed(out) for sample in shards.read_samples(out, name)]
     assert {sample.clip_id for sample in samples} == set(rows)
     for sample in samples:
         row = rows[sample.clip_id]
@@ -140,7 +140,7 @@ def test_a_model_is_asked_three_questions_a_clip_and_one_a_pair(film, out, serve
         assert row["caption_short"] == "something"
         assert row["interaction_category"] == "environment"
     assert sum(record.vlm["prompt_tokens"] for record in done.records if record.vlm) == 100 * len(names)
-    assert dict(done.notes)["VLM"].startswith(f"{len(names)} calls, 0 answered before; {150 * len(names):,} tokens")
+    assert dict(done.notes)["VLM"].startswith(f"{len(names)} calls, 0 from the cache; {150 * len(names):,} tokens")
     assert "by a-model" in dict(done.notes)["captions"]
     assert {record.decodes.get("vlm", 0) for record in done.records if record.phase == "caption"} == {len(rows)}
 
@@ -228,7 +228,7 @@ def test_a_server_that_is_gone_fails_the_unit_and_the_next_run_asks_only_what_is
     first = curate(film, out, one_at_a_time(server.url), [*TOLD, "shard"])
     assert [record.phase for record in first.failures] == ["caption"]
     assert "no VLM answers at" in first.failures[0].failure
-    assert (first.stored, shards.plans(out)) == (0, [])
+    assert (first.stored, shards.list_plans(out)) == (0, [])
     total = len(kept(out))
     answered = {json.dumps(body["messages"]) for body in server.bodies[:4]}
     again = willing(serve)

@@ -166,7 +166,7 @@ def test_inspect_tries_every_rule_at_other_limits(gamecraft, out):
     status, said, _ = gamecraft("inspect", out, "--thresholds")
     assert status == 0
     for rule in RULES:
-        assert f"{rule.score}: {rule.settings}.{rule.limit}, at {'least' if rule.least else 'most'}" in said
+        assert f"{rule.score}: {rule.settings}.{rule.limit}, at {'least' if rule.is_minimum else 'most'}" in said
     assert said.count("now") == len(RULES)
 
 

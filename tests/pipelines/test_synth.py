@@ -1,4 +1,4 @@
-"""Synthesis as a pipeline: attempts on the ledger, retries, resume, equal bytes, and clips that go on as those of footage."""
+"""Synthesis as a pipeline: attempts on the ledger, retries, resuming, equal bytes. Later phases treat clips like footage."""
 
 import json
 from dataclasses import replace
@@ -13,14 +13,14 @@ from curation.vlm import ServerSettings, VlmSettings, load
 from pipelines import ledger, phases, recipes, run
 from pipelines.report.page import write_report
 from synth import strategies, taxonomy
-from synth.models.base import ModelSettings, NotMade
-from synth.requests import Frame
-from synth.strategies import Made, ProceduralSettings, SynthSettings
+from synth.models.base import ModelFailed, ModelSettings
+from synth.requests import InitialFrame
+from synth.strategies import ProceduralSettings, SynthSettings, SynthVideo
 
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
-    """The local runner's work in this process."""
+    """Run the local runner's units in this process."""
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
 
 
@@ -49,22 +49,22 @@ def made(happens=True, by=4):
     pictures = np.repeat(scene()[None], 32, axis=0)
     for number in range(8, 32) if happens else ():
         pictures[number, :, 96:] += np.uint8(by * min(number - 8, 16))
-    return Made(pictures, 16.0, scene(), "start_end", ("some model",), {"prompt": "p"})
+    return SynthVideo(pictures, 16.0, scene(), "start_end", ("some model",), {"prompt": "p"})
 
 
 @pytest.fixture
 def maker(monkeypatch):
-    """In the place of the models: what each attempt gives, in turn; an exception is raised."""
+    """Replace the models by a list of results, one per attempt; an exception in it is raised."""
     given, seeds = [], []
 
-    def make(request, seed, how):
+    def make(request, seed, settings):
         seeds.append(seed)
         give = given.pop(0) if given else made()
         if isinstance(give, Exception):
             raise give
         return give
 
-    monkeypatch.setattr(strategies, "make", make)
+    monkeypatch.setattr(strategies, "synthesise", make)
     return given, seeds
 
 
@@ -100,7 +100,7 @@ def test_an_attempt_that_fails_is_a_row_and_another_seed_is_tried(maker, picture
 
 
 @pytest.mark.parametrize(
-    "trouble", [NotMade("m gave NaN or infinity in 5 of 9 pixels"), NotMade("m gave nothing within 1 s"), KeyError("x")]
+    "trouble", [ModelFailed("m gave NaN or infinity in 5 of 9 pixels"), ModelFailed("m gave nothing within 1 s"), KeyError("x")]
 )
 def test_a_backend_that_keeps_failing_ends_in_a_rejected_row(maker, picture, tmp_path, trouble):
     maker[0].extend([trouble] * 3)
@@ -192,7 +192,7 @@ def test_the_report_shows_strips_and_reasons(maker, picture, tmp_path):
 
 @pytest.mark.parametrize(
     ("interactions", "frames", "said"),
-    [(["sonw"], ["paint"], "unknown interaction 'sonw'"), (["snow"], ["/no/such"], "no picture there")],
+    [(["sonw"], ["paint"], "unknown interaction 'sonw'"), (["snow"], ["/no/such"], "no picture found")],
 )
 def test_what_the_user_got_wrong_is_said(interactions, frames, said, tmp_path):
     with pytest.raises(ValueError, match=said):
@@ -222,5 +222,5 @@ def test_the_digest_of_footage_does_not_depend_on_synthesis():
 
 
 def test_a_frame_is_named_by_its_content():
-    assert Frame("/a/b.png").kind == "picture"
-    assert [Frame(name).kind for name in ("doom:freedoom2:MAP01", "clip:abc@1.00", "paint")] == ["doom", "clip", "paint"]
+    assert InitialFrame("/a/b.png").kind == "picture"
+    assert [InitialFrame(name).kind for name in ("doom:freedoom2:MAP01", "clip:abc@1.00", "paint")] == ["doom", "clip", "paint"]

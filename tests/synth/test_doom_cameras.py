@@ -1,4 +1,4 @@
-"""The engine's log of its camera agrees with the engine's truth and with the pictures that it draws."""
+"""The camera log of the engine agrees with the engine's truth and with its pictures."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ pytest.importorskip("vizdoom")
 
 
 def recorded(folder, *words):
-    """Three seconds of play and the log's camera of them."""
+    """Record three seconds; return the video, its frames, and the camera in the log."""
     path = folder / "play.mp4"
     assert main([str(path), "--map", "freedoom2:MAP01:3", "--seed", "3", "--no-monsters", "--camera-log", *words]) == 0
     frames = read_frames(str(path), Span(0, 3))
@@ -33,7 +33,7 @@ def test_rates_from_the_log_are_the_truths(tmp_path):
 
 @pytest.mark.parametrize("drawn", [[], ["--no-hud", "--no-weapon"]], ids=["hud", "bare"])
 def test_turning_the_picture_by_the_log_gives_the_next_one(tmp_path, drawn):
-    """The homography K R K^-1 of a turn on the spot leads from one picture to the other."""
+    """The homography K R K^-1 of a rotation in place maps one picture to the other."""
     _, frames, camera = recorded(tmp_path, "--style", "static", *drawn)
     step = np.linalg.inv(camera.pose[:-4]) @ camera.pose[4:]
     turn = np.degrees(np.arccos(np.clip((np.trace(step[:, :3, :3], axis1=1, axis2=2) - 1) / 2, -1, 1)))

@@ -1,4 +1,4 @@
-"""Maps and ways: the geometry of a hand-made map in a WAD file, the grid of blocked cells, paths and doors."""
+"""Maps and paths: the geometry of a hand-made map in a WAD file, the grid of blocked cells, paths and doors."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from synth.doom.navigate import bearing_deg, build_grid, depth_behind, routes, sideways, standing_point
+from synth.doom.navigate import bearing_deg, build_grid, distance_behind, find_routes, offset_right, standing_point
 from synth.doom.wad import map_names, read_level
 
 NONE = 0xFFFF
@@ -60,7 +60,7 @@ def test_geometry_doors_and_exits_are_read(tmp_path):
 
 def test_a_path_leads_through_the_door_and_keeps_clear_of_walls(tmp_path):
     grid = build_grid(read_level(two_rooms(tmp_path / "rooms.wad"), "MAP01"))
-    found = routes(grid, 64, 64)
+    found = find_routes(grid, 64, 64)
     path = found.path_to(grid.cell(480, 200))
     points = [grid.centre(cell) for cell in path]
     assert math.dist(points[0], (64, 64)) < 16
@@ -72,30 +72,30 @@ def test_a_path_leads_through_the_door_and_keeps_clear_of_walls(tmp_path):
 def test_walls_exits_and_barrels_are_blocked(tmp_path):
     grid = build_grid(read_level(two_rooms(tmp_path / "rooms.wad"), "MAP01"))
     for x, y in [(8, 128), (264, 40), (536, 128), (128, 216), (-40, 128)]:
-        assert grid.cell(x, y) not in routes(grid, 64, 64).cost
+        assert grid.cell(x, y) not in find_routes(grid, 64, 64).cost
 
 
 def test_a_door_that_needs_a_key_is_a_wall(tmp_path):
     grid = build_grid(read_level(two_rooms(tmp_path / "rooms.wad", door_special=26), "MAP01"))
     with pytest.raises(ValueError, match="no path to cell"):
-        routes(grid, 64, 64).path_to(grid.cell(480, 200))
+        find_routes(grid, 64, 64).path_to(grid.cell(480, 200))
 
 
 def test_a_limit_ends_the_search_and_an_obstacle_blocks_the_way(tmp_path):
     grid = build_grid(read_level(two_rooms(tmp_path / "rooms.wad"), "MAP01"))
-    assert max(routes(grid, 64, 64, limit=5).cost.values()) <= 5
-    assert grid.cell(480, 200) not in routes(grid.with_obstacle(272, 128), 64, 64).cost
-    assert grid.cell(480, 200) in routes(grid, 64, 64).cost, "the grid itself is unchanged"
+    assert max(find_routes(grid, 64, 64, limit=5).cost.values()) <= 5
+    assert grid.cell(480, 200) not in find_routes(grid.with_obstacle(272, 128), 64, 64).cost
+    assert grid.cell(480, 200) in find_routes(grid, 64, 64).cost, "the grid itself is unchanged"
 
 
 def test_standing_points_are_in_front_of_a_door(tmp_path):
     west, east = read_level(two_rooms(tmp_path / "rooms.wad"), "MAP01").doors
     assert standing_point(west) == (216, 128)
     assert standing_point(east) == (328, 128)
-    assert depth_behind(west, *standing_point(west)) == -40
-    assert depth_behind(west, *standing_point(east)) == 72
-    assert sideways(west, 216, 148) == 20, "who faces east, north of the middle, has it on the right"
-    assert sideways(east, 328, 148) == -20
+    assert distance_behind(west, *standing_point(west)) == -40
+    assert distance_behind(west, *standing_point(east)) == 72
+    assert offset_right(west, 216, 148) == 20, "who faces east, north of the middle, has it on the right"
+    assert offset_right(east, 328, 148) == -20
 
 
 @pytest.mark.parametrize(("target", "bearing"), [((10, 0), 0), ((0, 10), 90), ((0, -10), -90), ((-10, 0), 180)])

@@ -1,11 +1,11 @@
-"""The player: what a style does and never does, the same choices for the same seed."""
+"""The scripted player: what each style does and never does; the same seed makes the same choices."""
 
 import itertools
 import random
 
-from synth.doom.player import STYLES, Action, Player
+from synth.doom.player import STYLES, Action, ScriptedPlayer
 from synth.doom.wad import Door, Level, Line, Sector
-from synth.doom.walk import Monster, View
+from synth.doom.walk import Monster, PlayerView
 
 ROOM = 512
 
@@ -19,13 +19,13 @@ def room() -> Level:
     return Level("ROOM", (*lines, door), (Sector(0, 128), Sector(0, 0)), ())
 
 
-def play(style: str, seed: int, tics: int, view: View) -> tuple[list[Action], list[str]]:
-    player = Player(random.Random(seed), room(), style)
+def play(style: str, seed: int, tics: int, view: PlayerView) -> tuple[list[Action], list[str]]:
+    player = ScriptedPlayer(random.Random(seed), room(), style)
     steps = [(player.act(view), player.behaviour) for _ in range(tics)]
     return [action for action, _ in steps], [behaviour for _, behaviour in steps]
 
 
-CENTRE = View(256, 256, 0.0, 640, shut_sectors=frozenset({1}))
+CENTRE = PlayerView(256, 256, 0.0, 640, shut_sectors=frozenset({1}))
 
 
 def test_the_same_seed_plays_the_same():
@@ -42,7 +42,7 @@ def test_static_never_walks_and_camera_never_shoots():
     walking = {"W", "A", "S", "D"}
     assert not any(action.keys & walking for action in play("static", 0, 2000, CENTRE)[0])
     enemy = Monster("Demon", 1, 300, 200, 40, 60)
-    seen = View(256, 256, 0.0, 640, (enemy,))
+    seen = PlayerView(256, 256, 0.0, 640, (enemy,))
     shooting = {"FIRE", "WEAPON1", "WEAPON2", "NEXT_WEAPON"}
     assert not any(action.keys & shooting for action in play("camera", 0, 2000, seen)[0])
 
@@ -53,8 +53,8 @@ def test_turns_are_smooth():
 
 
 def test_a_monster_is_aimed_at_and_shot():
-    left = View(256, 256, 0.0, 640, (Monster("Demon", 1, 20, 200, 40, 60),))
-    ahead = View(256, 256, 0.0, 640, (Monster("Demon", 1, 300, 200, 40, 60),))
+    left = PlayerView(256, 256, 0.0, 640, (Monster("Demon", 1, 20, 200, 40, 60),))
+    ahead = PlayerView(256, 256, 0.0, 640, (Monster("Demon", 1, 300, 200, 40, 60),))
     actions, behaviours = play("explore", 0, 40, left)
     assert behaviours[-1] == "combat"
     assert actions[-1].turn_deg < 0
@@ -62,34 +62,34 @@ def test_a_monster_is_aimed_at_and_shot():
 
 
 def test_a_shut_door_is_faced_used_and_walked_through():
-    player = Player(random.Random(0), room(), "explore")
-    before = View(ROOM - 40, 256, 0.0, 640, shut_sectors=frozenset({1}))
+    player = ScriptedPlayer(random.Random(0), room(), "explore")
+    before = PlayerView(ROOM - 40, 256, 0.0, 640, shut_sectors=frozenset({1}))
     player.start("nav")
     used = [player.act(before) for _ in range(40)]
-    assert player.mood.name == "door"
+    assert player.current.name == "door"
     assert any("USE" in action.keys for action in used)
-    assert "W" in player.act(View(ROOM - 40, 256, 0.0, 640)).keys, "open: go"
-    player.act(View(ROOM + 80, 256, 0.0, 640))
-    assert player.mood.name == "nav"
+    assert "W" in player.act(PlayerView(ROOM - 40, 256, 0.0, 640)).keys, "open: go"
+    player.act(PlayerView(ROOM + 80, 256, 0.0, 640))
+    assert player.current.name == "nav"
 
 
 def test_a_door_that_does_not_open_is_given_up():
-    player = Player(random.Random(0), room(), "camera")
-    before = View(ROOM - 40, 256, 0.0, 640, shut_sectors=frozenset({1}))
+    player = ScriptedPlayer(random.Random(0), room(), "camera")
+    before = PlayerView(ROOM - 40, 256, 0.0, 640, shut_sectors=frozenset({1}))
     for _ in range(3):
         player.start("nav")
         player.act(before)
-        assert player.mood.name == "door"
+        assert player.current.name == "door"
     player.start("nav")
     player.act(before)
-    assert player.mood.name != "door"
+    assert player.current.name != "door"
     assert isinstance(player.walk.door, Door)
 
 
 def test_walking_against_a_wall_ends_in_another_way():
-    player = Player(random.Random(0), room(), "camera")
+    player = ScriptedPlayer(random.Random(0), room(), "camera")
     player.start("nav", 200)
-    blocked = View(256, 256, 90.0, 640)
+    blocked = PlayerView(256, 256, 90.0, 640)
     behaviours = []
     for _ in range(60):
         player.act(blocked)

@@ -1,4 +1,4 @@
-"""Recording gameplay: equal bytes for equal seeds, frames and truth in step, true cuts, clear refusals."""
+"""Recording gameplay: equal bytes for equal seeds, one truth line per frame, true cuts, clear errors."""
 
 import itertools
 import json
@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("vizdoom", reason='the game engine is in the extra "demo"')
 
 from synth.doom.__main__ import main
-from synth.doom.engine import Screen, running, wads
-from synth.doom.record import Recording, check, record
+from synth.doom.engine import Screen, start_game, wads
+from synth.doom.record import Recording, check_recording, record
 from synth.doom.truth import discontinuities, forward_speed, read_truth, strafe_speed
 from synth.doom.wad import read_level
 
@@ -123,13 +123,13 @@ def test_speed_agrees_with_the_velocity_the_engine_reports(walk):
 def test_sectors_have_the_same_numbers_in_the_file_and_in_the_engine():
     wad = wads()["freedoom1"]
     screen = Screen(width=160, height=120, hud=True, weapon=True, depth=False)
-    with running(wad, "E1M1", 1, 2, False, screen) as game:
+    with start_game(wad, "E1M1", 1, 2, False, screen) as game:
         heights = game.observe().heights
     assert heights == tuple((sector.floor, sector.ceiling) for sector in read_level(wad, "E1M1").sectors)
 
 
 def test_nothing_is_left_after_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("synth.doom.record._line", lambda *_: pytest.fail("the recorder breaks"))
+    monkeypatch.setattr("synth.doom.record._frame_line", lambda *_: pytest.fail("the recorder breaks"))
     with pytest.raises(pytest.fail.Exception):
         record(tmp_path / "broken.mp4", ONE_MAP)
     assert list(tmp_path.iterdir()) == []
@@ -152,7 +152,7 @@ def test_nothing_is_left_after_an_error(tmp_path, monkeypatch):
 )
 def test_bad_arguments_are_refused_with_what_would_do(change, message):
     with pytest.raises(ValueError, match=message):
-        check(replace(ONE_MAP, **change))
+        check_recording(replace(ONE_MAP, **change))
 
 
 def test_only_mp4_is_written(tmp_path):

@@ -1,4 +1,4 @@
-from synth.doom.sight import Sight
+from synth.doom.sight import LineOfSight
 from synth.doom.wad import Level, Line, Sector
 
 # A room (sector 0), a doorway (1) to the east of it, a room behind (2); a pillar's wall, a step (3) may stand in the first.
@@ -23,7 +23,7 @@ def step():
 
 
 def sees(sector, yaw_deg=0.0, door=OPEN, part=CEILING, more=(), step=OPEN, eye=EYE):
-    return Sight(level(*more)).sees(sector, part, eye, yaw_deg, (OPEN, door, OPEN, step))
+    return LineOfSight(level(*more)).sees(sector, part, eye, yaw_deg, (OPEN, door, OPEN, step))
 
 
 def test_a_door_ahead_is_seen_and_one_behind_is_not():

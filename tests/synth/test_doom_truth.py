@@ -26,7 +26,7 @@ RECORDINGS = ("doom_open_a_explore_2maps", "doom_open_b_camera_nohud", "doom_ope
 
 
 def write_truth(path: Path, poses: list[tuple[float, float, float]], events: dict[int, list[Any]], cuts=()) -> Path:
-    """A truth file for poses (x, y, yaw in degrees), one a frame."""
+    """Write a truth file for poses (x, y, yaw in degrees), one per frame."""
     lines: list[dict[str, Any]] = [{"header": True, "fps": FPS}]
     for frame, (x, y, yaw) in enumerate(poses):
         state = {
@@ -111,9 +111,9 @@ def test_events_are_read_in_both_notations_and_notes_are_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("keep", "message"),
     [
-        (slice(1, None), "its first line is no header"),
+        (slice(1, None), "its first line is not a header"),
         (slice(0, -1), "ends without a footer"),
-        (slice(0, 0), "no header"),
+        (slice(0, 0), "not a header"),
     ],
 )
 def test_an_incomplete_file_is_refused(tmp_path, keep, message):
@@ -146,7 +146,7 @@ def test_shared_recordings_are_read(name):
 
 
 def assert_mouse_turns_the_view(truth):
-    """Where only the mouse turns, the yaw falls by what the mouse moved to the right."""
+    """Where only the mouse turns the view, the yaw falls by the mouse's turn to the right."""
     only_mouse = np.array([not keys & {"TURN_LEFT", "TURN_RIGHT"} for keys in truth.keys])
     only_mouse[[frame - 1 for frame in [*discontinuities(truth), len(truth)]]] = False
     only_mouse[:7] = False  # the engine ignores the first seven tics of a map; these recordings did not wait
@@ -155,7 +155,7 @@ def assert_mouse_turns_the_view(truth):
 
 
 def timed(tmp_path, frames, argv=()):
-    """The truth of frames given as (events, moving, attack_ready)."""
+    """Return the truth of frames that are given as (events, moving, attack_ready)."""
     lines = [{"header": True, "fps": FPS, "argv": list(argv)}]
     for number, (events, moving, ready) in enumerate(frames):
         state = {

@@ -1,4 +1,4 @@
-"""What models are told: by a model that looks at the frame, or plainly; impossible pairs are refused with the reason."""
+"""Prompts by a VLM that sees the frame, and plain ones; an impossible instruction is refused with the reason."""
 
 import json
 
@@ -8,9 +8,9 @@ import pytest
 from curation.vlm import ServerSettings, VlmSettings, load
 from synth import prompts, taxonomy
 from synth.prompts import Refused
-from synth.requests import Frame, Request
+from synth.requests import InitialFrame, Request
 
-DOOR = Request(taxonomy.built_in()["open_door"], "open the door", Frame("/a.png"), 1)
+DOOR = Request(taxonomy.built_in()["open_door"], "open the door", InitialFrame("/a.png"), 1)
 FRAME = np.full((120, 160, 3), 90, np.uint8)
 ANSWER = {
     "possible": True,
@@ -32,7 +32,7 @@ def served(serve, answer, **settings):
 
 
 def test_without_a_model_the_prompts_name_instruction_and_end():
-    plan = prompts.plan(FRAME, DOOR, VlmSettings())
+    plan = prompts.make_plan(FRAME, DOOR, VlmSettings())
     assert plan.source == "plain"
     assert plan.strategy == "first_frame"
     assert plan.prompt == "Open the door. The door is open, and what lies behind it can be seen. The camera moves smoothly."
@@ -41,7 +41,7 @@ def test_without_a_model_the_prompts_name_instruction_and_end():
 
 def test_a_model_writes_for_the_scene(serve):
     server, model = served(serve, ANSWER)
-    plan = prompts.plan(FRAME, DOOR, model)
+    plan = prompts.make_plan(FRAME, DOOR, model)
     assert plan == (ANSWER["prompt"], ANSWER["edit_prompt"], "people", "start_end", "the view stays", "some-vlm")
     (body,) = server.bodies
     content = body["messages"][0]["content"]
@@ -54,20 +54,20 @@ def test_a_model_writes_for_the_scene(serve):
 def test_an_impossible_pair_is_refused_with_the_reason(serve):
     _, model = served(serve, ANSWER | {"possible": False, "reason": "there is no door in the picture"})
     with pytest.raises(Refused, match="there is no door in the picture"):
-        prompts.plan(FRAME, DOOR, model)
+        prompts.make_plan(FRAME, DOOR, model)
 
 
 def test_an_answer_that_breaks_the_schema_is_asked_for_again_then_prompts_are_plain(serve):
     server, model = served(serve, {"possible": True})
-    plan = prompts.plan(FRAME, DOOR, model)
+    plan = prompts.make_plan(FRAME, DOOR, model)
     assert len(server.bodies) == 2
     assert plan.source == "plain"
     assert plan.reason.startswith("no analysis of the frame: the reply breaks the schema")
     _, strict = served(serve, {"possible": True}, on_error="reject")
     with pytest.raises(Refused, match="no analysis of the frame"):
-        prompts.plan(FRAME, DOOR, strict)
+        prompts.make_plan(FRAME, DOOR, strict)
 
 
 def test_the_prompt_for_a_painted_frame_shows_what_is_needed():
-    assert "a closed door straight ahead" in prompts.painted(taxonomy.built_in()["open_door"])
-    assert "room for a red SUV" in prompts.painted(taxonomy.built_in()["red_suv"])
+    assert "a closed door straight ahead" in prompts.paint_prompt(taxonomy.built_in()["open_door"])
+    assert "room for a red SUV" in prompts.paint_prompt(taxonomy.built_in()["red_suv"])

@@ -1,13 +1,13 @@
-"""Requests: names by content, seeds by request, draws that do not depend on each other."""
+"""Requests: ids by content, seeds by request, and draws that do not depend on each other."""
 
 from synth import taxonomy
-from synth.requests import Frame, Request, request, requests
+from synth.requests import InitialFrame, Request, draw_requests
 
-FRAMES = [Frame(f"/f/{n}.png", f"/f/{n}.png", token=str(n)) for n in range(8)]
+FRAMES = [InitialFrame(f"/f/{n}.png", f"/f/{n}.png", token=str(n)) for n in range(8)]
 
 
 def some(names, each=3, seed=0, frames=FRAMES):
-    return list(requests(taxonomy.chosen(names), frames, each, seed))
+    return list(draw_requests(taxonomy.select(names), frames, each, seed))
 
 
 def test_equal_arguments_give_equal_requests_and_other_interactions_change_none():
@@ -19,12 +19,14 @@ def test_equal_arguments_give_equal_requests_and_other_interactions_change_none(
 
 def test_pictures_are_not_repeated_and_maps_are():
     assert len(some(["snow"], each=20)) == len(FRAMES)
-    assert len(some(["snow"], each=20, frames=[Frame("doom:freedoom2:MAP01")])) == 20
-    assert len({one.seed for one in some(["snow"], each=20, frames=[Frame("doom:freedoom2:MAP01")])}) == 20
+    assert len(some(["snow"], each=20, frames=[InitialFrame("doom:freedoom2:MAP01")])) == 20
+    assert len({one.seed for one in some(["snow"], each=20, frames=[InitialFrame("doom:freedoom2:MAP01")])}) == 20
 
 
 def test_the_id_is_of_the_content_not_of_the_place():
-    here, there = (Request(taxonomy.built_in()["snow"], "snow", Frame(uri, uri, token="t"), 1) for uri in ("/a.png", "/b.png"))
+    here, there = (
+        Request(taxonomy.built_in()["snow"], "snow", InitialFrame(uri, uri, token="t"), 1) for uri in ("/a.png", "/b.png")
+    )
     assert here.id == there.id
     assert len({here.seed_of(n) for n in range(5)}) == 5
     assert here.seed_of(3) == there.seed_of(3)
@@ -32,4 +34,4 @@ def test_the_id_is_of_the_content_not_of_the_place():
 
 def test_plain_data_and_back():
     (one,) = some(["open_door"], each=1)
-    assert request(one.to_json()) == one
+    assert Request.from_json(one.to_json()) == one

@@ -1,4 +1,4 @@
-"""Interactions acted out in the engine: equal takes are equal, what is said to happen happens, and fails as it is told to."""
+"""Interactions acted out in the engine: equal takes are equal, and each kind of take succeeds or fails as intended."""
 
 from dataclasses import replace
 
@@ -9,9 +9,9 @@ pytest.importorskip("vizdoom", reason='the game engine is in the extra "demo"')
 
 from synth import taxonomy
 from synth.doom.props import write_addon
-from synth.doom.takes import ACT_S, KINDS, SCRIPTS, UNDO_S, Take, film
+from synth.doom.takes import ACT_S, KINDS, SCRIPTS, UNDO_S, InteractionTake, film_take
 
-SMALL = Take("freedoom2", "MAP02", "fog", seed=5, seconds=4.0, width=160, height=120)
+SMALL = InteractionTake("freedoom2", "MAP02", "fog", seed=5, seconds=4.0, width=160, height=120)
 
 
 def change(pictures, at_s):
@@ -25,10 +25,10 @@ def test_every_script_is_an_interaction_of_the_taxonomy():
 
 
 def test_equal_takes_give_equal_pictures_and_the_add_on_equal_bytes(tmp_path):
-    first, again = film(replace(SMALL, interaction="snow")), film(replace(SMALL, interaction="snow"))
+    first, again = film_take(replace(SMALL, interaction="snow")), film_take(replace(SMALL, interaction="snow"))
     assert np.array_equal(first.pictures, again.pictures)
     assert first.place == again.place
-    assert first.place != film(replace(SMALL, interaction="snow", seed=6)).place
+    assert first.place != film_take(replace(SMALL, interaction="snow", seed=6)).place
     write_addon(tmp_path / "a.pk3")
     write_addon(tmp_path / "b.pk3")
     assert (tmp_path / "a.pk3").read_bytes() == (tmp_path / "b.pk3").read_bytes()
@@ -36,7 +36,7 @@ def test_equal_takes_give_equal_pictures_and_the_add_on_equal_bytes(tmp_path):
 
 @pytest.mark.parametrize("name", ["fog", "draw_gun", "human", "open_door"])
 def test_it_happens_when_it_is_told_to_and_stays(name):
-    filmed = film(replace(SMALL, interaction=name))
+    filmed = film_take(replace(SMALL, interaction=name))
     assert filmed.happened == name
     assert filmed.pictures.shape == (140, 120, 160, 3)
     assert change(filmed.pictures, ACT_S - 0.1) < 1
@@ -45,15 +45,15 @@ def test_it_happens_when_it_is_told_to_and_stays(name):
 
 def test_the_failing_kinds_fail_as_they_say():
     assert set(KINDS) == {"true", "noop", "wrong", "vanishing", "teleport", "turning"}
-    noop = film(replace(SMALL, kind="noop"))
+    noop = film_take(replace(SMALL, kind="noop"))
     assert noop.happened is None
     assert change(noop.pictures, 3.9) < 1
-    vanishing = film(replace(SMALL, kind="vanishing", interaction="human"))
+    vanishing = film_take(replace(SMALL, kind="vanishing", interaction="human"))
     assert change(vanishing.pictures, UNDO_S - 0.1) > 1
     assert change(vanishing.pictures, 3.9) < 1
-    assert film(replace(SMALL, kind="wrong")).happened not in (None, "fog")
-    assert change(film(replace(SMALL, kind="teleport")).pictures, 1.5) > 5
-    assert film(replace(SMALL, kind="turning")).happened == "fog"
+    assert film_take(replace(SMALL, kind="wrong")).happened not in (None, "fog")
+    assert change(film_take(replace(SMALL, kind="teleport")).pictures, 1.5) > 5
+    assert film_take(replace(SMALL, kind="turning")).happened == "fog"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The taxonomy is the paper's table 3 with what synthesis needs to know, and a recipe adds its own."""
+"""The taxonomy is the paper's table 3 plus the data that synthesis needs; a recipe adds its own interactions."""
 
 from collections import Counter
 from dataclasses import replace
@@ -24,7 +24,7 @@ TABLE_3 = {
 
 def test_the_papers_interactions_and_counts():
     subsets, prompts = Counter(), Counter()
-    for one in taxonomy.paper():
+    for one in taxonomy.paper_interactions():
         place = (one.category, one.sub_category, one.level)
         subsets[place] += 1
         prompts[place] += one.paper_count
@@ -35,24 +35,24 @@ def test_every_interaction_says_how_it_ends_and_how_that_is_asked():
     for one in taxonomy.built_in().values():
         assert one.templates
         assert one.question.endswith("?"), one.name
-        assert one.described[0].isupper(), one.name
-        assert one.described.endswith("."), one.name
+        assert one.end_sentence[0].isupper(), one.name
+        assert one.end_sentence.endswith("."), one.name
         assert "{" not in one.question + one.end_state + one.scene, one.name
 
 
 def test_choosing_by_name_category_and_all():
-    assert [one.name for one in taxonomy.chosen(["open_door", "snow", "open_door"])] == ["open_door", "snow"]
-    assert {one.category for one in taxonomy.chosen(["entity"])} == {"entity"}
-    assert len(taxonomy.chosen(["all"])) == len(taxonomy.built_in())
+    assert [one.name for one in taxonomy.select(["open_door", "snow", "open_door"])] == ["open_door", "snow"]
+    assert {one.category for one in taxonomy.select(["entity"])} == {"entity"}
+    assert len(taxonomy.select(["all"])) == len(taxonomy.built_in())
     with pytest.raises(ValueError, match="unknown interaction 'sonw'; known: all, environment"):
-        taxonomy.chosen(["sonw"])
+        taxonomy.select(["sonw"])
 
 
 def test_a_recipe_adds_its_own(tmp_path):
     own = {"name": "portal", "category": "environment", "templates": ["a portal opens"], "what": "a portal"}
     recipe = recipes.from_mapping(recipes.Recipe, {"synth": {"interactions": [own]}})
-    (portal,) = taxonomy.chosen(["portal"], recipe.synth.interactions)
-    assert portal.described == "A portal is in the scene."
+    (portal,) = taxonomy.select(["portal"], recipe.synth.interactions)
+    assert portal.end_sentence == "A portal is in the scene."
     path = tmp_path / "own.yaml"
     path.write_text(recipes.to_yaml(recipe))
     assert replace(recipes.load(str(path)), name=recipe.name) == recipe

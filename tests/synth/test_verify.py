@@ -1,13 +1,13 @@
-"""Verdicts on evidence, by interaction: each rule's reason with both numbers, and what a model adds."""
+"""Verdicts on metrics, by interaction: the reason of each rule with both numbers, and the VLM's answer."""
 
 import pytest
 
 from curation.vlm import Answer
 from synth import taxonomy, verify
-from synth.evidence import Evidence
-from synth.verify import VerifySettings, judge
+from synth.metrics import VideoMetrics
+from synth.verify import VerifySettings, rejection_reason
 
-GOOD = Evidence(
+GOOD = VideoMetrics(
     first_error=2.0, cuts=0, shifted=0.0, change_peak=0.6, change_brief=0.7, change_end=0.6, kept=0.95, hands=0.3,
     light_peak=20.0, light_end=20.0, onset_s=1.0,
 )  # fmt: skip
@@ -15,13 +15,13 @@ HELD = GOOD._replace(change_peak=0.1, change_brief=0.1, change_end=0.1, hands=0.
 CLEAN = {"luma_mean": 60.0, "iqa": 0.9}
 
 
-def said(found, name, **scores):
-    return judge(found, CLEAN | scores, taxonomy.built_in()[name], VerifySettings())
+def said(metrics, name, **scores):
+    return rejection_reason(metrics, CLEAN | scores, taxonomy.built_in()[name], VerifySettings())
 
 
-@pytest.mark.parametrize(("found", "name"), [(GOOD, "snow"), (GOOD, "fog"), (HELD, "draw_gun"), (HELD, "human")])
-def test_what_is_as_described_is_accepted(found, name):
-    assert said(found, name) is None
+@pytest.mark.parametrize(("metrics", "name"), [(GOOD, "snow"), (GOOD, "fog"), (HELD, "draw_gun"), (HELD, "human")])
+def test_what_is_as_described_is_accepted(metrics, name):
+    assert said(metrics, name) is None
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_free_camera_may_move_and_what_it_shows_must_stay():
 
 def test_a_rule_can_be_switched_off():
     limits = VerifySettings(max_shifted=None, max_cuts=None)
-    assert judge(GOOD._replace(shifted=0.9, cuts=3), CLEAN, taxonomy.built_in()["snow"], limits) is None
+    assert rejection_reason(GOOD._replace(shifted=0.9, cuts=3), CLEAN, taxonomy.built_in()["snow"], limits) is None
 
 
 def test_the_trigger_question_carries_instruction_question_and_end_state():
@@ -69,7 +69,7 @@ def test_the_trigger_question_carries_instruction_question_and_end_state():
 
 def test_a_models_answer():
     yes = {"happened": True, "end_state_holds": True, "evidence": "frame 5"}
-    assert verify.answered(Answer(yes)) is None
-    assert verify.answered(Answer(yes | {"happened": False})) == "the model sees no such interaction: frame 5"
-    assert verify.answered(Answer(yes | {"end_state_holds": False})) == "the model sees another end: frame 5"
-    assert verify.answered(Answer(error="late")) == "no answer whether it happened: late"
+    assert verify.rejection_in_answer(Answer(yes)) is None
+    assert verify.rejection_in_answer(Answer(yes | {"happened": False})) == "the model sees no such interaction: frame 5"
+    assert verify.rejection_in_answer(Answer(yes | {"end_state_holds": False})) == "the model sees another end: frame 5"
+    assert verify.rejection_in_answer(Answer(error="late")) == "no answer whether it happened: late"

@@ -1,6 +1,7 @@
 """All stages against a real vLLM server on this machine, with a tiny random Qwen2.5-VL: `make test-vlm`.
 
-What the model says means nothing. What is shown: it fits the schemas, a server may die in the middle, nothing is asked twice.
+The answers mean nothing. The tests show that they fit the schemas, that a server may die in the middle, and that no question is
+asked twice.
 """
 
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.captions.consistency import Verdicts
+from curation.captions.consistency import ConsistencySettings
 from curation.vlm import EngineSettings, ServerSettings, VlmSettings
 from curation.vlm.frames import FrameSettings
 from pipelines import ledger, recipes, run
@@ -34,7 +35,7 @@ QUIET = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
 }  # fmt: skip
-# Random weights would fill the reply with blanks, which JSON allows between its parts.
+# Without this option random weights fill the reply with blanks, which JSON allows between its parts.
 ARGUMENTS = (
     *("--dtype", "float32", "--enforce-eager", "--max-model-len", "8192", "--max-num-seqs", "8"),
     *("--limit-mm-per-prompt", '{"image": 16, "video": 0}'),
@@ -44,7 +45,7 @@ _UP_S = 300
 
 
 class VllmServer:
-    """`python -m vllm.entrypoints.openai.api_server` on a port of its own, in a process group of its own."""
+    """`python -m vllm.entrypoints.openai.api_server` on a separate port, in a separate process group."""
 
     def __init__(self, model, port, log):
         self.model, self.port, self.log = model, port, log
@@ -76,7 +77,7 @@ class VllmServer:
             self._process.wait()
 
     def chats(self):
-        """How many chat requests it has answered since it was started first."""
+        """Return the number of chat requests answered since the first start."""
         return Path(self.log).read_text().count('POST /v1/chat/completions HTTP/1.1" 200')
 
 
@@ -106,7 +107,7 @@ def film(tmp_path_factory):
 
 @pytest.fixture
 def ray_folder():
-    """A short path: the sockets in it may have no more than 107 characters."""
+    """Yield a folder with a short path, because the paths of sockets in it may have at most 107 characters."""
     with tempfile.TemporaryDirectory(prefix="gc-") as folder:
         yield folder
 
@@ -115,7 +116,9 @@ def recipe(url, retries=3, **vlm):
     smoke = recipes.smoke()
     settings = {"backend": "http", "model": MODEL, "max_tokens": 3000, **vlm}
     model = VlmSettings(**settings, server=ServerSettings(url, concurrency=4, retries=retries, timeout_s=300, backoff_s=0.5))
-    only_flag = Verdicts(**{rule.name: "flag" for rule in fields(Verdicts)})  # what random weights see is no reason
+    only_flag = ConsistencySettings(
+        **{rule.name: "flag" for rule in fields(ConsistencySettings)}
+    )  # what random weights see is no reason
     caption = replace(smoke.caption, vlm=model, frames=FrameSettings(count=4, width_px=112), consistency=only_flag)
     return replace(smoke, caption=caption)
 
@@ -140,7 +143,7 @@ def test_all_stages_run_on_both_runners_and_the_second_asks_nothing_that_the_fir
     assert len(rows) >= 2
     all_valid_or_explained(rows)
     assert all(row["caption_source"] == MODEL for row in rows), [row["caption_error"] for row in rows]
-    assert dict(done.notes)["VLM"].startswith(f"{questions_of(rows)} calls, 0 answered before")
+    assert dict(done.notes)["VLM"].startswith(f"{questions_of(rows)} calls, 0 from the cache")
     asked = server.chats()
     assert run.curate([film], out, recipe(server.url)).records == []
     assert server.chats() == asked
@@ -154,7 +157,7 @@ def test_all_stages_run_on_both_runners_and_the_second_asks_nothing_that_the_fir
 
 
 def test_a_server_killed_and_restarted_in_the_middle_loses_no_row_and_is_asked_nothing_twice(server, film, tmp_path):
-    """The run goes on where the server comes back in time; every question is answered once, counted by the server itself."""
+    """The run continues if the server is back in time. Every question is answered once, as the server itself counts."""
     out, before = str(tmp_path / "o"), server.chats()
     run.curate([film], out, recipe(server.url), phases=["partition", "score", "annotate"])
 
@@ -180,7 +183,7 @@ def test_a_server_killed_and_restarted_in_the_middle_loses_no_row_and_is_asked_n
 
 
 def test_engines_in_the_cluster_answer_the_same_questions(model, film, tmp_path, ray_folder):
-    """`ray.data.llm` in the Python that has vLLM; the first test's recipe with another backend."""
+    """Run `ray.data.llm` in the Python that has vLLM, with the first test's recipe and another backend."""
     out = str(tmp_path / "o")
     engine = EngineSettings(gpus=0, dtype="float32", max_model_len=8192, max_num_seqs=8)
     ahead = recipe("http://nowhere/v1", backend="vllm", model=str(model), engine=engine)

@@ -1,33 +1,34 @@
-"""A painted sky: it turns with the view, but its rows stay where they are, as no far point's would.
+"""Detect a painted sky: it turns with the view, but its rows stay where they are, unlike those of any far point.
 
-Engines of the nineties draw it so, around the player. Where it fills much of the picture it outvotes the world, and near the
-middle of the view it is off by so little that epipolar geometry lets it pass.
+Engines of the nineties draw the sky like this, around the player. Where it fills much of the picture it outvotes the world.
+Near the middle of the view its error is so small that epipolar geometry does not reject it.
 """
 
 import numpy as np
 
 from curation.cameras.klt.motion_model import strides
 
-_FOCAL = 0.5  # of the width (90 degrees): what a row is due hangs little on it
-_TOLD_PX = 1.5  # that a far point's row would change by
-_STAYS = 0.3  # of that
-_WORLD = 0.4  # share of the points below the horizon that stay too: then the view goes aside, and does not turn
-_LEAST_POINTS = 20
+_FOCAL = 0.5  # of the width (90 degrees): the expected row change depends little on it
+_MIN_ROW_CHANGE_PX = 1.5  # of a far point; with less, a step cannot judge the track
+_MAX_MOVED_SHARE = 0.3  # of that change, for a row that counts as unchanged
+_MAX_WORLD_SHARE = 0.4  # of points below the horizon whose rows stay too; with more, the view moves sideways and does not turn
+_MIN_POINTS = 20
 
 
-def kept_rows(points_NM2: np.ndarray, step: int, width: int) -> np.ndarray:
-    """Share f8 [M] of the steps that tell in which each track keeps its row although a far point would not; 0 where none tells.
+def fixed_row_share(points_NM2: np.ndarray, step: int, width: int) -> np.ndarray:
+    """Return for each track the share f8 [M] of steps in which its row stays although a far point's would not.
 
-    Points in px from the principal point, NaN where unseen; a view that looks level. width: px of the whole picture.
+    Only steps in which a far point's row would change count; a track without any has 0. Points are in px from the principal
+    point, NaN where not visible. The view must look level. width: px of the whole picture.
     """
-    kept, asked = np.zeros(points_NM2.shape[1]), np.zeros(points_NM2.shape[1])
+    fixed, judged = np.zeros(points_NM2.shape[1]), np.zeros(points_NM2.shape[1])
     for both, a, b in strides(points_NM2, step):
-        due = a[:, 1] * (np.hypot(_FOCAL * width, b[:, 0]) / np.hypot(_FOCAL * width, a[:, 0]) - 1)
-        told = np.abs(due) > _TOLD_PX
-        stays = told & (np.abs(b[:, 1] - a[:, 1]) < _STAYS * np.abs(due))
-        below = told & (a[:, 1] > 0)
-        if below.sum() < _LEAST_POINTS or stays[below].mean() > _WORLD:
+        expected = a[:, 1] * (np.hypot(_FOCAL * width, b[:, 0]) / np.hypot(_FOCAL * width, a[:, 0]) - 1)
+        counts = np.abs(expected) > _MIN_ROW_CHANGE_PX
+        stays = counts & (np.abs(b[:, 1] - a[:, 1]) < _MAX_MOVED_SHARE * np.abs(expected))
+        below = counts & (a[:, 1] > 0)
+        if below.sum() < _MIN_POINTS or stays[below].mean() > _MAX_WORLD_SHARE:
             continue
-        kept[both] += stays
-        asked[both] += told
-    return np.where(asked > 0, kept / np.maximum(asked, 1), 0.0)
+        fixed[both] += stays
+        judged[both] += counts
+    return np.where(judged > 0, fixed / np.maximum(judged, 1), 0.0)

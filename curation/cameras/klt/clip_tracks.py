@@ -1,4 +1,4 @@
-"""What is kept of a clip after its one decode: its tracks, those of the world told from the rest, and the kind of motion."""
+"""What is kept of a clip after it is decoded once: its tracks, the world's separated from overlays, and its motion model."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -6,129 +6,137 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curation.cameras import rotation
-from curation.cameras.camera import Facts
-from curation.cameras.checks import judged
+from curation.cameras.camera import CameraFacts
+from curation.cameras.checks import apply_checks
 from curation.cameras.klt import backdrop, epipolar, focal, motion_model, tracks
-from curation.cameras.klt.tracks import Tracks, Watched
+from curation.cameras.klt.motion_model import TrackMotion
+from curation.cameras.klt.tracks import TrackingView, Tracks
 from curation.cameras.settings import CameraSettings
 from curation.errors import UnreadableVideo
-from curation.media import decode
+from curation.media.source import probe
 
 if TYPE_CHECKING:
     from curation.cameras.clip import ClipView
 
-GUESS = 0.5  # of the width (90 degrees), where nothing says better
-TURN_S = 0.3  # turning is summed over steps so long: a frame's jitter is no turn
+DEFAULT_FOCAL = 0.5  # of the width (90 degrees), where nothing gives a better value
+TURN_S = 0.3  # rotation is summed over steps of this length, so that a frame's jitter does not count
 _NAME = "klt"
-_UNIT_WIDTH = 640  # px of facts and limits are of a picture so wide
-_LEAST_FRAMES, _LEAST_S, _LEAST_PX = 8, 0.25, 64
-_VOTE_S = 0.15  # between frames whose epipolar geometry tracks are held against
-_AGREES = 0.6  # share of them that a track of the world goes along with
-_STAYED = 0.5  # share of the steps that tell in which a painted sky's track keeps its row
+_UNIT_WIDTH = 640  # facts and limits are in px of a picture this wide
+_MIN_FRAMES, _MIN_S, _MIN_VIEW_PX = 8, 0.25, 64
+_CUT_TRACKS = 20  # a cut is only reported between frames that both have more tracks
+_VOTE_S = 0.15  # between frames whose epipolar geometry tracks are compared with
+_MIN_AGREEMENT = 0.6  # share of these comparisons in which a track of the world agrees
+_MAX_FIXED_ROW_SHARE = 0.5  # a track whose row stays in more of the steps that can tell belongs to a painted sky
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is kept of a clip: its tracks, those of the world alone, and what they say. scale: px of the source a px watched.
+class ClipTracks:
+    """The tracks of a clip and what they say about its motion.
 
-    below_sky: the tracks of the world and of what else moves before it, all but a painted sky's.
+    scale: px of the source per px of the tracking view. tracks: those of the world. non_sky_tracks: all but those of a painted
+    sky, so also those of objects that move in front of the world. rotation_deg: rotation over the clip, summed.
     """
 
     clip: "ClipView"
-    watched: Watched
+    view: TrackingView
     scale: tuple[float, float]
     tracks: Tracks
-    below_sky: Tracks
-    motion: motion_model.Motion
-    turned_deg: float
-    facts: Facts
+    non_sky_tracks: Tracks
+    motion: TrackMotion
+    rotation_deg: float
+    facts: CameraFacts
 
     def points(self) -> np.ndarray:
-        """f4 [N, M, 2], px from the principal point, which is the middle of the view."""
+        """Return the world's tracks as f4 [N, M, 2], px from the principal point, which is the middle of the 3-D view."""
         return self.centred(self.tracks)
 
     def centred(self, tracks: Tracks) -> np.ndarray:
-        """The same of any tracks."""
-        view = self.watched.view
-        return tracks.dense() - np.array([view.w / 2, view.h / 2], np.float32)
+        """Return any tracks in px from the principal point."""
+        rect = self.view.rect
+        return tracks.dense() - np.array([rect.w / 2, rect.h / 2], np.float32)
 
     @property
-    def unit(self) -> float:
-        """Px watched a px of a picture 640 wide."""
-        return self.watched.size[0] / _UNIT_WIDTH
+    def unit_px(self) -> float:
+        """Px of the tracking view per px of a picture 640 wide."""
+        return self.view.size[0] / _UNIT_WIDTH
 
     @property
     def model(self) -> str | None:
         return self.facts.model
 
 
-def looked_at(clip: "ClipView", how: CameraSettings) -> Look | Facts:
-    """One decode: the tracks and which model they ask for; the facts alone where there is nothing to go on."""
+def track_clip(clip: "ClipView", settings: CameraSettings) -> ClipTracks | CameraFacts:
+    """Decode a clip once and return its tracks. If they do not allow an estimate, return only facts that say why."""
     try:
-        source = decode.probe(clip.uri)
-        watched = tracks.watched(clip.uri, clip.viewport, clip.static, how.max_width)
-        if min(watched.view.w, watched.view.h) < _LEAST_PX:
-            return Facts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=_NAME)
-        found = tracks.follow(clip.uri, clip.span, watched)
+        source = probe(clip.uri)
+        view = tracks.tracking_view(clip.uri, clip.viewport, clip.static, settings.max_width)
+        if min(view.rect.w, view.rect.h) < _MIN_VIEW_PX:
+            return CameraFacts(f"failed:a view of {clip.viewport.w}x{clip.viewport.h} px is too small", backend=_NAME)
+        corners = tracks.track_corners(clip.uri, clip.span, view)
     except UnreadableVideo as error:
-        return Facts(f"failed:{error}", backend=_NAME)
-    scale = source.width / watched.size[0], source.height / watched.size[1]
-    return looked(clip, watched, scale, found, how)
+        return CameraFacts(f"failed:{error}", backend=_NAME)
+    scale = source.width / view.size[0], source.height / view.size[1]
+    return classify_tracks(clip, view, scale, corners, settings)
 
 
-def looked(clip: "ClipView", watched: Watched, scale: tuple[float, float], found: Tracks, how: CameraSettings) -> Look | Facts:
-    """What its tracks say of a clip; the facts alone where they say that nothing can be had."""
-    facts = _counted(Facts("", backend=_NAME, static_share=watched.static_share), found)
-    count, lasts = len(found.times_s), float(np.ptp(found.times_s)) if len(found.times_s) else 0.0
-    if count < _LEAST_FRAMES or lasts < _LEAST_S:
-        return facts._replace(status=f"failed:{count} frames in {lasts:.2f} s are too few")
-    if (facts.tracks or 0) < how.checks.tracks:
-        return judged(facts, how.checks)
-    cut = _cut(found, how.checks.carried)
+def classify_tracks(
+    clip: "ClipView", view: TrackingView, scale: tuple[float, float], corners: Tracks, settings: CameraSettings
+) -> ClipTracks | CameraFacts:
+    """Separate a clip's tracks and choose its motion model. If that is impossible, return only facts that say why."""
+    facts = _with_track_counts(CameraFacts("", backend=_NAME, static_share=view.static_share), corners)
+    count, length_s = len(corners.times_s), float(np.ptp(corners.times_s)) if len(corners.times_s) else 0.0
+    if count < _MIN_FRAMES or length_s < _MIN_S:
+        return facts._replace(status=f"failed:{count} frames in {length_s:.2f} s are too few")
+    if (facts.tracks or 0) < settings.checks.min_tracks:
+        return apply_checks(facts, settings.checks)
+    cut = _find_cut(corners, settings.checks.min_track_survival)
     if cut is not None:
-        return facts._replace(status=f"failed:nothing goes on {found.times_s[cut]:.2f} s in: a cut, or too fast")
-    return _measured(Look(clip, watched, scale, found, found, motion_model.Motion(0, 0, 0), 0.0, facts), how)
+        return facts._replace(status=f"failed:tracks break off at {corners.times_s[cut]:.2f} s: a cut, or too fast a turn")
+    return _choose_model(ClipTracks(clip, view, scale, corners, corners, TrackMotion(0, 0, 0), 0.0, facts), settings)
 
 
-def _counted(facts: Facts, found: Tracks) -> Facts:
-    if not len(found.times_s):
+def _with_track_counts(facts: CameraFacts, corners: Tracks) -> CameraFacts:
+    if not len(corners.times_s):
         return facts
-    a_frame = found.a_frame()
-    length = float(found.length.mean()) if len(found.length) else 0.0
-    return facts._replace(tracks=float(a_frame.mean()), tracks_min=int(a_frame.min()), track_length=length)
+    per_frame = corners.per_frame()
+    length = float(corners.length.mean()) if len(corners.length) else 0.0
+    return facts._replace(tracks=float(per_frame.mean()), tracks_min=int(per_frame.min()), track_length=length)
 
 
-def _cut(found: Tracks, carried: float) -> int | None:
-    """The frame at which next to no track goes on although there are some on both sides."""
-    last = found.start + found.length - 1
-    count = len(found.times_s)
-    live = found.a_frame()
+def _find_cut(corners: Tracks, min_survival: float) -> int | None:
+    """Return the first frame that too few tracks survive into, although there are tracks on both sides."""
+    last = corners.start + corners.length - 1
+    count = len(corners.times_s)
+    live = corners.per_frame()
     ended = np.bincount(last, minlength=count)[:-1]
-    gone = (live[:-1] - ended < carried * live[:-1]) & (live[:-1] > 20) & (live[1:] > 20)
-    return int(np.flatnonzero(gone)[0]) + 1 if gone.any() else None
+    cut = (live[:-1] - ended < min_survival * live[:-1]) & (live[:-1] > _CUT_TRACKS) & (live[1:] > _CUT_TRACKS)
+    return int(np.flatnonzero(cut)[0]) + 1 if cut.any() else None
 
 
-def _measured(look: Look, how: CameraSettings) -> Look:
-    """The look with overlays voted out and its model chosen."""
-    points, times_s, width = look.points(), look.tracks.times_s, look.watched.size[0]
+def _choose_model(clip: ClipTracks, settings: CameraSettings) -> ClipTracks:
+    """Return the clip's tracks without overlays, with their motion model."""
+    points, times_s, width = clip.points(), clip.tracks.times_s, clip.view.size[0]
     vote, gap = (motion_model.frame_gaps(times_s, [each])[0] for each in (_VOTE_S, TURN_S))
-    below_sky = backdrop.kept_rows(points, gap, width) <= _STAYED
-    world = (epipolar.agreement(points, vote) >= _AGREES) & below_sky
+    non_sky = backdrop.fixed_row_share(points, gap, width) <= _MAX_FIXED_ROW_SHARE
+    world = (epipolar.agreement_share(points, vote) >= _MIN_AGREEMENT) & non_sky
     points = points[:, world]
-    seen = motion_model.motion(points, times_s, width, None)
-    if seen.displaced_px / look.unit < how.checks.static_px:
+    motion = motion_model.measure_motion(points, times_s, width, None)
+    if motion.displaced_px / clip.unit_px < settings.checks.max_static_px:
         model = "static"
     else:
-        model = "rotation" if seen.rotation_px / look.unit < how.checks.rotation_px else "general"
-    facts = look.facts._replace(model=model, rotation_residual_px=seen.rotation_px / look.unit)
-    steps = rotation.pairs(points, [gap], gap)
-    start = seen.focal_px if model == "rotation" else (focal.guess(points, times_s, width) or GUESS * width)
-    turned = float(rotation.angle_deg(rotation.turns(steps, start)[0]).sum()) if len(steps.first) else 0.0
+        is_rotation = motion.rotation_px / clip.unit_px < settings.checks.max_rotation_residual_px
+        model = "rotation" if is_rotation else "general"
+    facts = clip.facts._replace(model=model, rotation_residual_px=motion.rotation_px / clip.unit_px)
+    pairs = rotation.frame_pairs(points, [gap], gap)
+    start = motion.focal_px
+    if model != "rotation":
+        start = focal.estimate_focal(points, times_s, width) or DEFAULT_FOCAL * width
+    rotation_deg = float(rotation.angle_deg(rotation.pair_rotations(pairs, start)[0]).sum()) if len(pairs.first) else 0.0
     return replace(
-        look,
-        tracks=look.tracks.keep(world),
-        below_sky=look.tracks.keep(below_sky),
-        motion=seen._replace(focal_px=start),
-        turned_deg=turned,
+        clip,
+        tracks=clip.tracks.select(world),
+        non_sky_tracks=clip.tracks.select(non_sky),
+        motion=motion._replace(focal_px=start),
+        rotation_deg=rotation_deg,
         facts=facts,
     )

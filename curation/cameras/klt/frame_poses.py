@@ -1,7 +1,7 @@
-"""The pose of every frame against the map of the keyframes: all frames at once, by reweighted Gauss-Newton steps.
+"""The pose of every frame from the map of the keyframes: all frames at once, by reweighted Gauss-Newton steps.
 
-Interpolated keyframe poses are 0.4 degrees off a frame at a walk; a few steps from there reach what PnP from scratch would.
-Then what corners do from frame to frame has its say (`steady`).
+Interpolated keyframe poses are wrong by 0.4 degrees a frame at a walk. A few steps from there reach what PnP from scratch
+would. The motion of corners from frame to frame then refines the poses (`smooth_poses`).
 """
 
 from typing import NamedTuple
@@ -9,19 +9,21 @@ from typing import NamedTuple
 import numpy as np
 
 from curation.cameras.klt.bundle_adjust import Problem
-from curation.cameras.klt.mapping import Map, triangulated
-from curation.cameras.klt.resection import Sight, distances, resect
-from curation.cameras.klt.smooth_poses import steadied
+from curation.cameras.klt.mapping import Map, triangulate
+from curation.cameras.klt.resection import Observations, reprojection_errors, resect
+from curation.cameras.klt.smooth_poses import smooth_poses
 from curation.cameras.rotation import exponential, logarithm
 
-_POINTS = 200  # a frame; more add cost, not accuracy
-_TOGETHER = 64  # tracks that are triangulated at once
+_POINTS = 200  # per frame; more add cost, not accuracy
+_TRACKS_PER_BLOCK = 64  # that are triangulated at once
 INLIER_PX = 2.5
 
 
-class Infill(NamedTuple):
-    """pose f8 [N, 4, 4] camera-to-world; inliers int [N], mapped points seen within 2.5 px of where they should be, and share
-    f8 [N], of those that are seen at all; residual_px f8 [N], their median, NaN where there is none.
+class FramePoses(NamedTuple):
+    """The poses of all frames of a clip, and how well they fit.
+
+    pose f8 [N, 4, 4] camera-to-world. inliers int [N]: visible mapped points within 2.5 px of their projection; share f8 [N]:
+    their share of the visible mapped points. residual_px f8 [N]: the median reprojection error, NaN where no point is visible.
     """
 
     pose: np.ndarray
@@ -30,75 +32,80 @@ class Infill(NamedTuple):
     residual_px: np.ndarray
 
 
-def infill(points_NM2: np.ndarray, found: Map) -> Infill:
-    """Poses of all frames; points in px from the principal point, NaN where unseen."""
-    start = np.linalg.inv(interpolated(found.frames, found.pose, len(points_NM2)))
+def register_frames(points_NM2: np.ndarray, reconstruction: Map) -> FramePoses:
+    """Find the poses of all frames. Points are in px from the principal point, NaN where not visible."""
+    start = np.linalg.inv(interpolate_poses(reconstruction.frames, reconstruction.pose, len(points_NM2)))
     points = points_NM2.astype(np.float64)
-    sight = _sight(points[:, found.track], found.point)
-    near = resect(sight, start[:, :3, :3], start[:, :3, 3], found.focal_px)
-    there = steadied(_everything(points, found, near.turn, near.shift))
+    mapped = _mapped_points(points[:, reconstruction.track], reconstruction.point)
+    resected = resect(mapped, start[:, :3, :3], start[:, :3, 3], reconstruction.focal_px)
+    smooth = smooth_poses(_all_observations(points, reconstruction, resected.rotation, resected.translation))
     pose = np.tile(np.eye(4), (len(start), 1, 1))
-    pose[:, :3, :3], pose[:, :3, 3] = there.turn, there.shift
-    distance = distances(sight, there.turn, there.shift, found.focal_px)
-    inliers = (np.nan_to_num(distance, nan=np.inf) < INLIER_PX).sum(1)
-    return Infill(np.linalg.inv(pose), inliers, inliers / np.maximum(sight.used.sum(1), 1), _median(distance))
+    pose[:, :3, :3], pose[:, :3, 3] = smooth.rotation, smooth.translation
+    error_px = reprojection_errors(mapped, smooth.rotation, smooth.translation, reconstruction.focal_px)
+    inliers = (np.nan_to_num(error_px, nan=np.inf) < INLIER_PX).sum(1)
+    return FramePoses(np.linalg.inv(pose), inliers, inliers / np.maximum(mapped.used.sum(1), 1), _median(error_px))
 
 
-def _everything(points_NM2: np.ndarray, found: Map, turn: np.ndarray, shift: np.ndarray) -> Problem:
-    """All that is seen, in every frame, of mapped points and of those that keyframes alone saw too little of to map them."""
-    world = _left_out(points_NM2, found, turn, shift)
-    world[found.track] = found.point
+def _all_observations(points_NM2: np.ndarray, reconstruction: Map, rotation: np.ndarray, translation: np.ndarray) -> Problem:
+    """Return all observations of mapped points, and of points that the keyframes alone saw too little of to map them."""
+    world = _triangulate_unmapped(points_NM2, reconstruction, rotation, translation)
+    world[reconstruction.track] = reconstruction.point
     known = np.flatnonzero(np.isfinite(world[:, 0]))
     point, frame = np.nonzero(np.isfinite(points_NM2[:, known, 0]).T)
-    free = np.zeros(len(turn), bool)
-    return Problem(turn, shift, world[known], found.focal_px, frame, point, points_NM2[frame, known[point]], free)
+    fixed = np.zeros(len(rotation), bool)
+    return Problem(
+        rotation, translation, world[known], reconstruction.focal_px, frame, point, points_NM2[frame, known[point]], fixed
+    )
 
 
-def _left_out(points_NM2: np.ndarray, found: Map, turn: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Points [M, 3] of the tracks that are not in the map, from all frames' poses; NaN where there is none. Some tracks at a
-    time: those that begin together are seen in few frames.
+def _triangulate_unmapped(
+    points_NM2: np.ndarray, reconstruction: Map, rotation: np.ndarray, translation: np.ndarray
+) -> np.ndarray:
+    """Return points [M, 3] of the tracks that are not in the map, from all frames' poses; NaN where that fails.
+
+    It takes some tracks at a time: those that begin together are visible in few frames.
     """
     world = np.full((points_NM2.shape[1], 3), np.nan)
-    rest = np.setdiff1d(np.arange(len(world)), found.track)
-    for some in np.split(rest, range(_TOGETHER, len(rest), _TOGETHER)):
-        seen = np.isfinite(points_NM2[:, some, 0])
-        frames = np.flatnonzero(seen.any(1))
+    rest = np.setdiff1d(np.arange(len(world)), reconstruction.track)
+    for some in np.split(rest, range(_TRACKS_PER_BLOCK, len(rest), _TRACKS_PER_BLOCK)):
+        visible = np.isfinite(points_NM2[:, some, 0])
+        frames = np.flatnonzero(visible.any(1))
         if len(frames):
             xy = points_NM2[np.ix_(frames, some)]
-            world[some] = triangulated(xy, seen[frames], turn[frames], shift[frames], found.focal_px)
+            world[some] = triangulate(xy, visible[frames], rotation[frames], translation[frames], reconstruction.focal_px)
     return world
 
 
-def _median(distance: np.ndarray) -> np.ndarray:
-    some = np.isfinite(distance).any(1)
-    found = np.full(len(distance), np.nan)
-    found[some] = np.nanmedian(distance[some], 1)
-    return found
+def _median(error_px: np.ndarray) -> np.ndarray:
+    known = np.isfinite(error_px).any(1)
+    median = np.full(len(error_px), np.nan)
+    median[known] = np.nanmedian(error_px[known], 1)
+    return median
 
 
-def _sight(mapped_NT2: np.ndarray, point: np.ndarray) -> Sight:
-    """The mapped points in each frame, at most 200, spread over the tracks' ages."""
-    seen = np.isfinite(mapped_NT2[:, :, 0])
-    most = min(_POINTS, int(seen.sum(1).max(initial=0)))
-    sight = Sight(np.ones((len(seen), most, 3)), np.zeros((len(seen), most, 2)), np.zeros((len(seen), most), bool))
-    for i, row in enumerate(seen):
+def _mapped_points(mapped_NT2: np.ndarray, point: np.ndarray) -> Observations:
+    """Return the visible mapped points of each frame, at most 200, spread over the tracks' ages."""
+    visible = np.isfinite(mapped_NT2[:, :, 0])
+    count, size = len(visible), min(_POINTS, int(visible.sum(1).max(initial=0)))
+    mapped = Observations(np.ones((count, size, 3)), np.zeros((count, size, 2)), np.zeros((count, size), bool))
+    for i, row in enumerate(visible):
         which = np.flatnonzero(row)
-        if len(which) > most:
-            which = which[np.linspace(0, len(which) - 1, most).astype(int)]
-        sight.world[i, : len(which)], sight.seen[i, : len(which)] = point[which], mapped_NT2[i, which]
-        sight.used[i, : len(which)] = True
-    return sight
+        if len(which) > size:
+            which = which[np.linspace(0, len(which) - 1, size).astype(int)]
+        mapped.world[i, : len(which)], mapped.observed[i, : len(which)] = point[which], mapped_NT2[i, which]
+        mapped.used[i, : len(which)] = True
+    return mapped
 
 
-def interpolated(frames: np.ndarray, pose_K44: np.ndarray, count: int) -> np.ndarray:
-    """Poses [count, 4, 4] between those of `frames`, held outside."""
-    found = np.tile(np.eye(4), (count, 1, 1))
+def interpolate_poses(frames: np.ndarray, pose_K44: np.ndarray, count: int) -> np.ndarray:
+    """Return poses [count, 4, 4] interpolated between those of `frames`, and constant outside."""
+    poses = np.tile(np.eye(4), (count, 1, 1))
     when = np.clip(np.arange(count), frames[0], frames[-1])
     low = np.clip(np.searchsorted(frames, when, side="right") - 1, 0, max(0, len(frames) - 2))
     high = np.minimum(low + 1, len(frames) - 1)
     part = ((when - frames[low]) / np.maximum(frames[high] - frames[low], 1))[:, None]
     before, after = pose_K44[low], pose_K44[high]
     between = before[:, :3, :3].transpose(0, 2, 1) @ after[:, :3, :3]
-    found[:, :3, :3] = before[:, :3, :3] @ exponential(part * logarithm(between))
-    found[:, :3, 3] = (1 - part) * before[:, :3, 3] + part * after[:, :3, 3]
-    return found
+    poses[:, :3, :3] = before[:, :3, :3] @ exponential(part * logarithm(between))
+    poses[:, :3, 3] = (1 - part) * before[:, :3, 3] + part * after[:, :3, 3]
+    return poses

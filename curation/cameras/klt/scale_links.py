@@ -1,28 +1,32 @@
-"""Whether one scale holds for a whole path: what ties the parts of it together.
+"""Whether one scale holds for a whole path: how many points tie its parts together.
 
-Tracks have no unit of length: what a part of a path measures beside the rest hangs on points seen, from apart, in both.
-Where a player stops before a plain wall and turns, few are; the scale behind runs off, and all else still fits.
+Tracks have no unit of length. The relative scale of two parts of a path is fixed only by points that both see with enough
+parallax. Where a player stops in front of a plain wall and turns, few points do. The scale of the later part then drifts, and
+every other check still passes.
 """
 
 import numpy as np
 
-_ANGLE_DEG = 1.0  # under which a point is seen from apart, on each side
-_PART = 0.08  # of the path: what is before the first such part, or behind the last, is short of it in any case
+_ANGLE_DEG = 1.0  # the parallax under which a point must be seen on each side
+_PART = 0.08  # of the path: the first and the last part are left out, as they always have few links
 
 
-def links(seen_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray) -> int:
-    """The fewest points, over all moments with a part of the path on both sides, that are seen under a parallax of a degree
-    both before and after. seen bool [N, T]; camera-to-world poses. 0 where there is no path.
+def scale_links(visible_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray) -> int:
+    """Return the number of points that tie the scale at the weakest moment of a path; 0 where there is no path.
+
+    A point ties a moment if it is seen under a parallax of a degree both before and after it. visible bool [N, T]: which points
+    each frame sees. Poses are camera-to-world.
     """
     centre = pose_N44[:, :3, 3]
-    gone = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centre, axis=0), axis=1))])
-    inner = (gone > _PART * gone[-1]) & (gone < (1 - _PART) * gone[-1])
-    if not inner.any() or not seen_NT.any():
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centre, axis=0), axis=1))])
+    inner = (length > _PART * length[-1]) & (length < (1 - _PART) * length[-1])
+    if not inner.any() or not visible_NT.any():
         return 0
     ray = (point_T3[None] - centre[:, None]).astype(np.float32)
     ray /= np.maximum(np.linalg.norm(ray, axis=-1, keepdims=True), 1e-12)
-    first, last = seen_NT.argmax(0), len(seen_NT) - 1 - seen_NT[::-1].argmax(0)
-    moment, every = np.arange(len(seen_NT))[:, None], np.arange(len(point_T3))
-    apart = [((ray - ray[end, every]) ** 2).sum(-1) > (2 * np.sin(np.radians(_ANGLE_DEG) / 2)) ** 2 for end in (first, last)]
-    both = apart[0] & apart[1] & (moment > first) & (moment < last)
+    first, last = visible_NT.argmax(0), len(visible_NT) - 1 - visible_NT[::-1].argmax(0)
+    moment, every = np.arange(len(visible_NT))[:, None], np.arange(len(point_T3))
+    chord = 2 * np.sin(np.radians(_ANGLE_DEG) / 2)
+    has_parallax = [((ray - ray[end, every]) ** 2).sum(-1) > chord**2 for end in (first, last)]
+    both = has_parallax[0] & has_parallax[1] & (moment > first) & (moment < last)
     return int(both.sum(1)[inner].min())

@@ -1,62 +1,66 @@
-"""Poses of all frames by what corners do from one to the next (Gauss-Newton, reweighted).
+"""Refine the poses of all frames by how corners move from one frame to the next (reweighted Gauss-Newton).
 
-A corner that is followed from picture to picture takes its error along. Held against an engine's truth it is off by 0.2 px
-after one step and by 0.3 after four, much as a random walk is: where a corner is says less of the motion than where it goes.
+A corner that is tracked from picture to picture carries its error along. Compared with a game engine's true poses it is off by
+0.2 px after one step and by 0.3 px after four, much like a random walk. The motion of a corner therefore says more about the
+motion of the camera than its position does.
 """
 
 from dataclasses import replace
 
 import numpy as np
 
-from curation.cameras.klt.bundle_adjust import Problem, jacobians, normal, summed
+from curation.cameras.klt.bundle_adjust import Problem, jacobians, normal_blocks, sum_by_index
 from curation.cameras.rotation import exponential
 
 _PASSES = 2
-_WEIGHT = 100.0  # of a corner's step, beside its place: a tenth of the error
+_WEIGHT = 100.0  # of a corner's step, relative to its position: the error is a tenth
 _SCALE_PX = 0.5  # of a step's Cauchy weight
 
 
-def steadied(problem: Problem) -> Problem:
-    """The poses that explain best where points are seen and where they go; `problem.camera` counts the frames of a clip."""
-    follows = (np.diff(problem.of_point) == 0) & (np.diff(problem.camera) == 1)
+def smooth_poses(problem: Problem) -> Problem:
+    """Return the poses that best explain where points are observed and how they move.
+
+    The cameras of the problem must be the frames of a clip, in order.
+    """
+    continues = (np.diff(problem.point_of) == 0) & (np.diff(problem.camera_of) == 1)
     for _ in range(_PASSES):
-        step = _solved(*_equations(problem, np.flatnonzero(follows)))
-        turn = exponential(np.clip(step[:, :3], -0.1, 0.1)) @ problem.turn
-        problem = replace(problem, turn=turn, shift=problem.shift + step[:, 3:])
+        step = _solve_block_tridiagonal(*_normal_equations(problem, np.flatnonzero(continues)))
+        rotation = exponential(np.clip(step[:, :3], -0.1, 0.1)) @ problem.rotation
+        problem = replace(problem, rotation=rotation, translation=problem.translation + step[:, 3:])
     return problem
 
 
-def _equations(problem: Problem, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Normal equations over the frames: blocks [N, 6, 6], those of each frame with the next [N - 1, 6, 6], slopes [N, 6].
+def _normal_equations(problem: Problem, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return blocks [N, 6, 6] of the frames, blocks of each frame with the next [N - 1, 6, 6], and gradients [N, 6].
 
-    first: the observations that the same point's next one follows in the next frame.
+    first: the observations after which the same point is observed in the next frame.
     """
-    by_pose, _, left, weight = jacobians(problem, True)
-    count, frame = len(problem.turn), problem.camera
-    along = left[first + 1] - left[first]
-    sure = _WEIGHT * (weight[first] > 0) * (weight[first + 1] > 0) / (1 + (along**2).sum(1) / _SCALE_PX**2)
-    place, step = np.sqrt(weight)[:, None], np.sqrt(sure)[:, None]
-    one, two = (by_pose[each] * step[..., None] for each in (first, first + 1))
-    at, along = frame[first], along * step
+    by_pose, _, residual, weight = jacobians(problem, True)
+    count, frame = len(problem.rotation), problem.camera_of
+    motion = residual[first + 1] - residual[first]
+    motion_weight = _WEIGHT * (weight[first] > 0) * (weight[first + 1] > 0) / (1 + (motion**2).sum(1) / _SCALE_PX**2)
+    place, step = np.sqrt(weight)[:, None], np.sqrt(motion_weight)[:, None]
+    before, after = (by_pose[each] * step[..., None] for each in (first, first + 1))
+    at, motion = frame[first], motion * step
     parts = (
-        normal(by_pose * place[..., None], left * place, frame, count),
-        normal(one, -along, at, count),
-        normal(two, along, at + 1, count),
+        normal_blocks(by_pose * place[..., None], residual * place, frame, count),
+        normal_blocks(before, -motion, at, count),
+        normal_blocks(after, motion, at + 1, count),
     )
-    blocks, slopes = (np.sum(each, 0) for each in zip(*parts, strict=True))
-    return blocks, -summed(one.transpose(0, 2, 1) @ two, at, count)[:-1], slopes
+    blocks, gradients = (np.sum(each, 0) for each in zip(*parts, strict=True))
+    return blocks, -sum_by_index(before.transpose(0, 2, 1) @ after, at, count)[:-1], gradients
 
 
-def _solved(blocks: np.ndarray, beside: np.ndarray, slopes: np.ndarray) -> np.ndarray:
-    """The steps [N, 6] that the equations ask for, eliminated frame by frame."""
+def _solve_block_tridiagonal(blocks: np.ndarray, off_diagonal: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """Return the steps [N, 6] that solve the equations, eliminating frame by frame."""
     blocks = blocks + np.eye(6) * (1e-6 * np.einsum("nii->ni", blocks) + 1e-12)[:, :, None]
-    right = -slopes
-    for i, across in enumerate(beside):
+    right = -gradients
+    for i, across in enumerate(off_diagonal):
         part = np.linalg.solve(blocks[i], across).T
         blocks[i + 1] -= part @ across
         right[i + 1] -= part @ right[i]
     step = np.zeros_like(right)
     for i in reversed(range(len(step))):
-        ahead = beside[i] @ step[i + 1] if i < len(beside) else 0.0
-        step[i] = np.linalg.solve(blocks[i], right[i] - ahead)
+        later = off_diagonal[i] @ step[i + 1] if i < len(off_diagonal) else 0.0
+        step[i] = np.linalg.solve(blocks[i], right[i] - later)
     return step

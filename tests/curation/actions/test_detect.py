@@ -1,4 +1,4 @@
-"""Which detector judges a source, and what comes of its reading; the last test on a recorded fight."""
+"""Which detector judges a source, and what comes of its prediction; the last test on a recorded fight."""
 
 from dataclasses import replace
 
@@ -7,9 +7,9 @@ import pytest
 
 from curation.actions import detect
 from curation.actions.detect import ActionSettings, boundary_costs
-from curation.actions.learned import REGIMES, Reading
+from curation.actions.learned import REGIMES, Prediction
 from curation.actions.spans import InteractionSettings
-from curation.media.stretches import Stretch
+from curation.media.time_gaps import Segment
 from curation.partition.chunks import ScanSettings
 from curation.partition.optical_flow import CameraMotion, FlowSettings
 from curation.partition.scan import Signals, scan
@@ -18,17 +18,18 @@ TICKS = 200
 
 
 @pytest.fixture(autouse=True)
-def reading_is_given(monkeypatch):
-    monkeypatch.setattr(detect, "read", lambda played: played.reading)
+def prediction_is_given(monkeypatch):
+    real = detect.predict
+    monkeypatch.setattr(detect, "predict", lambda source: source.prediction if isinstance(source, Played) else real(source))
 
 
 class Played:
-    """Signals of twenty seconds in which the reading is given: a turn from 5 to 10 s, something at 12 to 13 s."""
+    """Signals of twenty seconds in which the prediction is given: a turn from 5 to 10 s, something at 12 to 13 s."""
 
     def __init__(self, distance=0.5, look_px=0.0):
         self.times_s = np.arange(2 * TICKS) / 20
         self.pair_times_s, self.fps, self.end_s = np.arange(TICKS) / 10, 20.0, 20.0
-        self.stretches = (Stretch(0, 2 * TICKS, 0.0, 20.0),)
+        self.segments = (Segment(0, 2 * TICKS, 0.0, 20.0),)
         affine = np.zeros((TICKS, 2, 3))
         affine[:, 1, 0] = look_px
         pan, parallax = np.where((self.pair_times_s >= 5) & (self.pair_times_s < 10), -10.0, 0.0), np.zeros(TICKS)
@@ -37,36 +38,36 @@ class Played:
         regime = np.full((TICKS, len(REGIMES)), 0.02)
         regime[:, 0] = 0.9
         regime[50:100, [0, REGIMES.index("turn_right")]] = [0.02, 0.9]
-        self.reading = Reading(self.pair_times_s, event, regime, np.full(TICKS, distance))
+        self.prediction = Prediction(self.pair_times_s, event, regime, np.full(TICKS, distance))
 
 
-def names(found):
-    return [(span.name, round(span.start_s, 6), round(span.end_s, 6)) for span in found.spans]
+def names(actions):
+    return [(span.name, round(span.start_s, 6), round(span.end_s, 6)) for span in actions.spans]
 
 
 def test_a_source_like_the_training_set_is_read_by_the_network():
-    found = detect.happenings(Played(), ActionSettings())
-    assert found.detector == "learned"
-    assert names(found) == [("turn_right", 5.0, 10.0), ("event", 11.9, 13.1)]
+    actions = detect.detect_actions(Played(), ActionSettings())
+    assert actions.detector == "learned"
+    assert names(actions) == [("turn_right", 5.0, 10.0), ("event", 11.9, 13.1)]
 
 
 def test_one_unlike_it_is_judged_by_its_flow_and_says_so():
-    found = detect.happenings(Played(distance=1.2), ActionSettings())
-    assert (found.detector, found.distance) == ("flow", 1.2)
-    assert [name for name, *_ in names(found)] == ["turn_right"]
+    actions = detect.detect_actions(Played(distance=1.2), ActionSettings())
+    assert (actions.detector, actions.distance) == ("flow", 1.2)
+    assert [name for name, *_ in names(actions)] == ["turn_right"]
 
 
 @pytest.mark.parametrize(("which", "distance"), [("learned", 9.0), ("flow", 0.1)])
 def test_a_detector_asked_for_by_name_is_taken(which, distance):
-    assert detect.happenings(Played(distance), ActionSettings(detector=which)).detector == which
+    assert detect.detect_actions(Played(distance), ActionSettings(detector=which)).detector == which
 
 
 def test_nothing_goes_on_over_a_hole_in_time():
     played = Played()
-    played.stretches = (Stretch(0, 160, 0.0, 8.0), Stretch(160, 250, 8.0, 12.5), Stretch(250, 400, 12.5, 20.0))
+    played.segments = (Segment(0, 160, 0.0, 8.0), Segment(160, 250, 8.0, 12.5), Segment(250, 400, 12.5, 20.0))
     for distance in (0.5, 1.2):
-        played.reading = replace(played.reading, distance=np.full(TICKS, distance))
-        spans = detect.happenings(played, ActionSettings()).spans
+        played.prediction = replace(played.prediction, distance=np.full(TICKS, distance))
+        spans = detect.detect_actions(played, ActionSettings()).spans
         assert [(s.start_s, s.end_s) for s in spans if s.name == "turn_right"] == [(5.0, 8.0), (8.0, 10.0)]
         events = [(round(s.start_s, 6), round(s.end_s, 6)) for s in spans if s.kind == "interaction"]
         assert events == ([(11.9, 12.5), (12.5, 13.1)] if distance < 1 else [])
@@ -74,17 +75,17 @@ def test_nothing_goes_on_over_a_hole_in_time():
 
 def test_how_far_is_too_far_is_a_setting():
     settings = ActionSettings(interactions=InteractionSettings(max_distance=2.0))
-    assert detect.happenings(Played(distance=1.2), settings).detector == "learned"
+    assert detect.detect_actions(Played(distance=1.2), settings).detector == "learned"
 
 
 def test_looking_up_which_the_network_never_saw_is_told_by_the_flow():
-    found = detect.happenings(Played(look_px=20.0), ActionSettings())
-    assert {name for name, *_ in names(found)} >= {"look_up", "event"}
+    actions = detect.detect_actions(Played(look_px=20.0), ActionSettings())
+    assert {name for name, *_ in names(actions)} >= {"look_up", "event"}
 
 
 def test_boundaries_cost_most_where_something_happens_and_just_around_it():
     played = Played()
-    times_s, cost = boundary_costs(played, detect.happenings(played, ActionSettings()))
+    times_s, cost = boundary_costs(played, detect.detect_actions(played, ActionSettings()))
     assert set(times_s) <= set(played.times_s)
     cost_at = dict(zip(np.round(times_s, 2), cost, strict=True))
     assert cost_at[12.5] > 15
@@ -99,22 +100,22 @@ def test_an_unknown_detector_is_refused():
 
 def test_a_source_without_pairs_has_no_actions(clip):
     signals = scan(clip, ScanSettings(FlowSettings(backend="dis")))
-    none = replace(signals, pair_frame=signals.pair_frame[:0], cells=signals.cells[:0], looks=signals.looks[:0])
+    none = replace(signals, pair_frame=signals.pair_frame[:0], cells=signals.cells[:0], change_cells=signals.change_cells[:0])
     assert isinstance(none, Signals)
-    found = detect.happenings(none, ActionSettings())
-    assert (found.spans, found.detector) == ([], "flow")
-    assert len(boundary_costs(none, found)[0]) == 0
+    actions = detect.detect_actions(none, ActionSettings())
+    assert (actions.spans, actions.detector) == ([], "flow")
+    assert len(boundary_costs(none, actions)[0]) == 0
 
 
 @pytest.mark.footage
 def test_shots_in_a_recorded_fight_lie_in_spans(footage):
     truth = pytest.importorskip("synth.doom.truth")
     recording = footage / "vizdoom" / "doom_open_c_fight.mp4"
-    told = truth.read_truth(recording.with_suffix(".jsonl"))
-    found = detect.happenings(scan(str(recording), ScanSettings(FlowSettings(backend="dis"))), ActionSettings())
-    assert found.detector == "learned"
-    spans = [span for span in found.spans if span.kind == "interaction"]
-    shots_s = [event.frame / told.fps for event in told.events if event.name == "shot_fired"]
+    ground_truth = truth.read_truth(recording.with_suffix(".jsonl"))
+    actions = detect.detect_actions(scan(str(recording), ScanSettings(FlowSettings(backend="dis"))), ActionSettings())
+    assert actions.detector == "learned"
+    spans = [span for span in actions.spans if span.kind == "interaction"]
+    shots_s = [event.frame / ground_truth.fps for event in ground_truth.events if event.name == "shot_fired"]
     inside = [any(span.start_s - 0.25 <= shot <= span.end_s + 0.25 for span in spans) for shot in shots_s]
     assert np.mean(inside) > 0.8
-    assert sum(span.end_s - span.start_s for span in spans) < 0.5 * len(told) / told.fps
+    assert sum(span.end_s - span.start_s for span in spans) < 0.5 * len(ground_truth) / ground_truth.fps

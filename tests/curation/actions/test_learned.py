@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from curation.actions import learned
-from curation.actions.learned import COLUMNS, REGIMES, ROWS, inputs, read, trained
+from curation.actions.learned import COLUMNS, REGIMES, ROWS, inputs, predict, shipped_detector
 
 
 def signals(pairs, rows=12, seed=0):
@@ -27,9 +27,13 @@ def test_numpy_and_torch_agree():
     planes = inputs(*signals(50), fps=35.0)
     with torch.inference_mode():
         logits = net(torch.from_numpy(planes)[None])[0].numpy()
-    reading = ours.judge(np.arange(50) / 10, *ours.look(planes))
-    np.testing.assert_allclose(reading.event, 1 / (1 + np.exp(-logits[:, 0])), rtol=1e-4)
-    np.testing.assert_allclose(np.log(reading.regime[:, 1:] / reading.regime[:, :1]), logits[:, 2:] - logits[:, 1:2], atol=1e-3)
+    prediction = ours.classify(np.arange(50) / 10, *ours.encode(planes))
+    np.testing.assert_allclose(prediction.event_probability, 1 / (1 + np.exp(-logits[:, 0])), rtol=1e-4)
+    np.testing.assert_allclose(
+        np.log(prediction.regime_probability[:, 1:] / prediction.regime_probability[:, :1]),
+        logits[:, 2:] - logits[:, 1:2],
+        atol=1e-3,
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 6, 9, 12, 28, 36])
@@ -38,43 +42,43 @@ def test_any_shape_of_picture_is_brought_to_the_networks_cells(rows):
 
 
 def test_speed_counts_by_the_second_not_by_the_frame():
-    cells, looks = signals(4)
-    looks[...] = 128
-    looks[..., 1:] = 0
-    np.testing.assert_allclose(inputs(cells, looks, 30.0), inputs(cells / 2, looks, 60.0), atol=1e-3)
+    cells, change = signals(4)
+    change[...] = 128
+    change[..., 1:] = 0
+    np.testing.assert_allclose(inputs(cells, change, 30.0), inputs(cells / 2, change, 60.0), atol=1e-3)
 
 
 @pytest.mark.parametrize("rate_hz", [2.5, 5, 10, 12])
 def test_ticks_are_a_tenth_of_a_second_whatever_the_rate_of_pairs(rate_hz):
     times = np.arange(0, 8, 1 / rate_hz)
-    reading = read(times, *signals(len(times)), fps=30.0)
-    np.testing.assert_allclose(np.diff(reading.times_s), 0.1)
-    assert reading.times_s[0] == 0
-    assert times[-1] - reading.times_s[-1] < 0.1
-    assert reading.event.shape == reading.distance.shape == reading.times_s.shape
-    assert reading.regime.shape == (len(reading.times_s), len(REGIMES))
+    prediction = predict(times, *signals(len(times)), fps=30.0)
+    np.testing.assert_allclose(np.diff(prediction.times_s), 0.1)
+    assert prediction.times_s[0] == 0
+    assert times[-1] - prediction.times_s[-1] < 0.1
+    assert prediction.event_probability.shape == prediction.distance.shape == prediction.times_s.shape
+    assert prediction.regime_probability.shape == (len(prediction.times_s), len(REGIMES))
 
 
 @pytest.mark.parametrize("pairs", [0, 1, 2])
 def test_few_pairs_are_read_too(pairs):
-    reading = read(np.arange(pairs) / 10, *signals(pairs), fps=30.0)
-    assert len(reading.event) == pairs
-    assert np.isfinite(reading.event).all()
+    prediction = predict(np.arange(pairs) / 10, *signals(pairs), fps=30.0)
+    assert len(prediction.event_probability) == pairs
+    assert np.isfinite(prediction.event_probability).all()
 
 
 def test_long_sources_are_read_in_parts_with_equal_results(monkeypatch):
     times = np.arange(130) / 10
-    whole = read(times, *signals(130), fps=30.0)
+    whole = predict(times, *signals(130), fps=30.0)
     monkeypatch.setattr(learned, "_TICKS_AT_ONCE", 50)
-    parts = read(times, *signals(130), fps=30.0)
-    np.testing.assert_allclose(whole.event, parts.event, rtol=1e-3)
+    parts = predict(times, *signals(130), fps=30.0)
+    np.testing.assert_allclose(whole.event_probability, parts.event_probability, rtol=1e-3)
 
 
 def test_noise_is_far_from_what_the_network_knows():
     times = np.arange(60) / 10
-    assert np.median(read(times, *signals(60), fps=30.0).distance) > 1
+    assert np.median(predict(times, *signals(60), fps=30.0).distance) > 1
 
 
 def test_the_weights_are_small_and_the_card_is_there():
-    assert len((files("curation") / "interactions.npz").read_bytes()) < 2_000_000
-    assert trained()._w["head.weight"].shape == (1 + len(REGIMES), 64)
+    assert len((files("curation.actions") / "interactions.npz").read_bytes()) < 2_000_000
+    assert shipped_detector()._w["head.weight"].shape == (1 + len(REGIMES), 64)

@@ -5,12 +5,12 @@ from curation.actions.spans import (
     ActionSpan,
     InteractionSettings,
     RegimeSettings,
-    clip_spans,
+    clip_to,
     interaction_spans,
-    likeliest,
+    most_likely_sequence,
     regime_names,
     regime_spans,
-    unusual,
+    unusual_motion,
 )
 from curation.partition.optical_flow import CameraMotion
 
@@ -77,42 +77,42 @@ def test_no_pairs_no_regimes():
 
 def test_spans_are_cut_to_the_clip():
     spans = [ActionSpan(1, 2, 5, 0.5, "regime", "forward"), ActionSpan(8, 8.5, 9, 0.5, "regime", "back")]
-    assert clip_spans(spans, 3, 6) == [ActionSpan(3, 3, 5, 0.5, "regime", "forward")]
+    assert clip_to(spans, 3, 6) == [ActionSpan(3, 3, 5, 0.5, "regime", "forward")]
 
 
 def event(**probabilities):
     """Probability 0.05 at each of 100 ticks, but for t20_25=0.9 from tick 20 to before 25."""
-    found = np.full(100, 0.05)
+    probability_at = np.full(100, 0.05)
     for name, probability in probabilities.items():
         start, end = (int(number) for number in name[1:].split("_"))
-        found[start:end] = probability
-    return found
+        probability_at[start:end] = probability
+    return probability_at
 
 
-def found(**probabilities):
-    settings = InteractionSettings(start=0.5, edge=0.1, pad_s=0.0)
+def bounds(**probabilities):
+    settings = InteractionSettings(min_peak=0.5, min_edge=0.1, pad_s=0.0)
     return [(s.start_s, s.end_s) for s in interaction_spans(TIMES, event(**probabilities), settings, 10.0)]
 
 
 def test_a_span_reaches_as_far_as_the_edge_threshold():
-    assert found(t20_25=0.9, t18_20=0.4, t25_27=0.4) == [(1.8, 2.7)]
+    assert bounds(t20_25=0.9, t18_20=0.4, t25_27=0.4) == [(1.8, 2.7)]
 
 
 def test_what_never_exceeds_the_start_threshold_is_no_span():
-    assert found(t20_25=0.45) == []
+    assert bounds(t20_25=0.45) == []
 
 
 def test_a_short_gap_is_bridged_and_a_long_one_is_not():
-    assert found(t20_25=0.9, t27_30=0.9) == [(2.0, 3.0)]
-    assert found(t20_25=0.9, t35_40=0.9) == [(2.0, 2.5), (3.5, 4.0)]
+    assert bounds(t20_25=0.9, t27_30=0.9) == [(2.0, 3.0)]
+    assert bounds(t20_25=0.9, t35_40=0.9) == [(2.0, 2.5), (3.5, 4.0)]
 
 
 def test_a_single_tick_is_too_short():
-    assert found(t20_21=0.9) == []
+    assert bounds(t20_21=0.9) == []
 
 
 def test_an_interaction_at_the_end_ends_with_the_source():
-    assert found(t95_100=0.9) == [(9.5, 10.0)]
+    assert bounds(t95_100=0.9) == [(9.5, 10.0)]
 
 
 def test_peak_and_energy_are_those_of_the_probability():
@@ -129,13 +129,13 @@ def test_padding_stays_inside_the_source_and_between_spans():
 
 def test_nothing_measured_nothing_found():
     assert interaction_spans(np.zeros(0), np.zeros(0), InteractionSettings(), 1.0) == []
-    assert unusual(motion(), np.zeros(0)).shape == (0,)
+    assert unusual_motion(motion(), np.zeros(0)).shape == (0,)
 
 
 def test_motion_beside_the_cameras_is_unusual_where_it_is_rare():
     moves = motion()
     moves.object[40:45] = 3.0
-    likely = unusual(moves, TIMES)
+    likely = unusual_motion(moves, TIMES)
     assert likely[42] == 1.0
     assert likely[:35].max() == 0.0
 
@@ -143,11 +143,11 @@ def test_motion_beside_the_cameras_is_unusual_where_it_is_rare():
 def test_the_likeliest_course_ignores_a_doubtful_tick():
     regime = np.tile([0.9, 0.1], (20, 1))
     regime[10] = [0.4, 0.6]
-    assert likeliest(regime, ("still", "forward")) == ["still"] * 20
+    assert most_likely_sequence(regime, ("still", "forward")) == ["still"] * 20
 
 
 def test_the_likeliest_course_follows_a_lasting_change():
     regime = np.tile([0.9, 0.1], (20, 1))
     regime[10:] = [0.1, 0.9]
-    assert likeliest(regime, ("still", "forward")) == ["still"] * 10 + ["forward"] * 10
-    assert likeliest(regime[:0], ("still", "forward")) == []
+    assert most_likely_sequence(regime, ("still", "forward")) == ["still"] * 10 + ["forward"] * 10
+    assert most_likely_sequence(regime[:0], ("still", "forward")) == []

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from curation.cameras.camera import Facts
+from curation.cameras.camera import CameraFacts
 from curation.cameras.clip import ClipView
-from curation.cameras.klt.clip_tracks import Look, looked
-from curation.cameras.klt.tracks import Tracks, Watched
+from curation.cameras.klt.clip_tracks import ClipTracks, classify_tracks
+from curation.cameras.klt.tracks import TrackingView, Tracks
 from curation.cameras.rotation import exponential
 from curation.cameras.settings import CameraSettings
 from curation.media.decode import Span
@@ -20,13 +20,13 @@ FOCAL = 320.0
 
 @pytest.fixture
 def path() -> Callable[..., np.ndarray]:
-    """Camera-to-world poses [N, 4, 4]: yaw swings by `turn_deg`, the eye goes `ahead` and `aside` in its own axes a frame."""
+    """Camera-to-world poses [N, 4, 4]: yaw swings by `turn_deg`; each frame moves `forward` and `right` in its own axes."""
 
-    def made(count: int = 90, turn_deg: float = 0.0, ahead: float = 0.0, aside: float = 0.0) -> np.ndarray:
+    def made(count: int = 90, turn_deg: float = 0.0, forward: float = 0.0, right: float = 0.0) -> np.ndarray:
         yaw = np.radians(turn_deg) / 2 * np.sin(np.arange(count) / count * 2 * np.pi)
         pose = np.tile(np.eye(4), (count, 1, 1))
         pose[:, :3, :3] = exponential(np.stack([0 * yaw, yaw, 0 * yaw], 1))
-        step = pose[:, :3, :3] @ np.array([aside, 0.0, ahead])
+        step = pose[:, :3, :3] @ np.array([right, 0.0, forward])
         pose[1:, :3, 3] = np.cumsum(step[:-1], 0)
         return pose
 
@@ -34,8 +34,8 @@ def path() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture
-def followed() -> Callable[..., Tracks]:
-    """The tracks that a path gives in a box of points, with noise in px; `overlay` tracks stay where they are on the screen."""
+def tracked() -> Callable[..., Tracks]:
+    """The tracks that a path gives in a box of points, with noise in px; `overlay` tracks are fixed to the screen."""
 
     def made(pose: np.ndarray, fps: float = 30.0, noise: float = 0.2, overlay: int = 0, points: int = 2500) -> Tracks:
         rng = np.random.default_rng(3)
@@ -63,12 +63,12 @@ def _runs(seen: np.ndarray) -> list[tuple[int, int]]:
 
 
 @pytest.fixture
-def look() -> Callable[[Tracks], Look | Facts]:
+def classified() -> Callable[[Tracks], ClipTracks | CameraFacts]:
     """What the estimator keeps of such a clip."""
 
-    def made(tracks: Tracks) -> Look | Facts:
+    def made(tracks: Tracks) -> ClipTracks | CameraFacts:
         whole = Rect(0, 0, *SIZE)
-        watched = Watched(SIZE, whole, np.full(SIZE[::-1], 255, np.uint8))
-        return looked(ClipView("made", Span(0, 9), whole, whole), watched, (1.0, 1.0), tracks, CameraSettings())
+        view = TrackingView(SIZE, whole, np.full(SIZE[::-1], 255, np.uint8))
+        return classify_tracks(ClipView("made", Span(0, 9), whole, whole), view, (1.0, 1.0), tracks, CameraSettings())
 
     return made

@@ -1,4 +1,4 @@
-"""The front door on files: footage recorded here with the engine's truth, and what is no footage at all."""
+"""The entry point on files: footage recorded here with the engine's true poses, and files that are no footage."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from bench import camera_takes
 from bench.camera import source_views
 from bench.trajectory import errors
 from curation.cameras.annotate import annotate
-from curation.cameras.camera import Camera, Facts, from_npz, to_npz
+from curation.cameras.camera import Camera, CameraFacts, from_npz, to_npz
 from curation.cameras.clip import ClipView
 from curation.cameras.klt import estimate
 from curation.cameras.settings import CameraSettings
@@ -20,7 +20,7 @@ from curation.media import decode
 from curation.media.decode import Span
 from curation.media.viewport import Rect
 
-HOW = CameraSettings(backend="klt")
+SETTINGS = CameraSettings(backend="klt")
 Write = Callable[..., str]
 
 
@@ -29,7 +29,7 @@ def take(tmp_path_factory: pytest.TempPathFactory) -> camera_takes.Take:
     """Six seconds of walking and turning, HUD and weapon drawn."""
     pytest.importorskip("vizdoom", reason="vizdoom is in the demo extra")
     place = camera_takes.Place("freedoom2", "MAP32", hud=True)
-    return camera_takes.take(tmp_path_factory.mktemp("take"), place, "mix", 1, (35.0,))[0]
+    return camera_takes.record(tmp_path_factory.mktemp("take"), place, "mix", 1, (35.0,))[0]
 
 
 def view(uri: str, size: tuple[int, int], seconds: float = 9.0) -> ClipView:
@@ -42,7 +42,7 @@ def pictures(take: camera_takes.Take, count: int) -> np.ndarray:
 
 
 def test_a_walk_behind_hud_and_weapon_is_ok_and_right(take: camera_takes.Take) -> None:
-    [(facts, camera)] = annotate(source_views([take]), HOW)
+    [(facts, camera)] = annotate(source_views([take]), SETTINGS)
     assert camera is not None
     found = errors(camera.pose, take.pose)
     assert (facts.status, facts.focal_source, camera.scale_source) == ("ok", "clip", "speed")
@@ -57,7 +57,7 @@ def test_a_walk_behind_hud_and_weapon_is_ok_and_right(take: camera_takes.Take) -
 
 def test_the_same_clip_gives_the_same_poses(take: camera_takes.Take) -> None:
     short = [clip._replace(span=Span(0, 2)) for clip in source_views([take])]
-    (_, one), (_, other) = (annotate(short, HOW)[0] for _ in range(2))
+    (_, one), (_, other) = (annotate(short, SETTINGS)[0] for _ in range(2))
     assert one is not None
     assert other is not None
     assert np.abs(one.pose - other.pose).max() <= 1e-6
@@ -80,19 +80,19 @@ def test_a_character_before_the_camera_is_not_the_world(take: camera_takes.Take,
         picture[y : y + 180, x : x + 90] = body
     uri = write(tmp_path / "third.mp4", shown, np.arange(105) / 35)
     clip = source_views([take])[0]._replace(uri=uri, span=Span(0, 3))
-    [(facts, camera)] = annotate([clip], HOW)
+    [(facts, camera)] = annotate([clip], SETTINGS)
     assert camera is not None
     assert facts.status in ("ok", "suspect")
     found = errors(camera.pose, take.pose[:105])
     assert not facts.ok or (found.ate < 0.01 and found.rpe_rot_deg < 0.3)
 
 
-def test_a_cut_inside_a_clip_is_told(take: camera_takes.Take, write: Write, tmp_path: Path) -> None:
+def test_a_cut_inside_a_clip_is_reported(take: camera_takes.Take, write: Write, tmp_path: Path) -> None:
     shown = pictures(take, 70)
     turned = np.concatenate([shown[:35], shown[35:, ::-1, ::-1]])
     uri = write(tmp_path / "cut.mp4", turned, np.arange(70) / 35)
-    [(facts, camera)] = annotate([view(uri, (640, 480))], HOW)
-    assert (facts.status, camera) == ("failed:nothing goes on 1.00 s in: a cut, or too fast", None)
+    [(facts, camera)] = annotate([view(uri, (640, 480))], SETTINGS)
+    assert (facts.status, camera) == ("failed:tracks break off at 1.00 s: a cut, or too fast a turn", None)
 
 
 def black(count: int) -> np.ndarray:
@@ -102,7 +102,7 @@ def black(count: int) -> np.ndarray:
 @pytest.mark.parametrize(("count", "status"), [(60, "low_texture"), (5, "failed:5 frames"), (1, "failed:1 frames")])
 def test_a_black_and_a_short_clip(write: Write, tmp_path: Path, count: int, status: str) -> None:
     uri = write(tmp_path / "black.mp4", black(count), np.arange(count) / 30)
-    [(facts, camera)] = annotate([view(uri, (160, 96))], HOW)
+    [(facts, camera)] = annotate([view(uri, (160, 96))], SETTINGS)
     assert facts.status.startswith(status)
     assert camera is None
 
@@ -110,7 +110,7 @@ def test_a_black_and_a_short_clip(write: Write, tmp_path: Path, count: int, stat
 def test_a_menu_is_static_and_its_focal_length_unknown(write: Write, tmp_path: Path, moving: Any) -> None:
     picture = next(iter(moving(1, 320, 240)))
     uri = write(tmp_path / "menu.mp4", [picture] * 60, np.arange(60) / 30)
-    [(facts, camera)] = annotate([view(uri, (320, 240))], HOW)
+    [(facts, camera)] = annotate([view(uri, (320, 240))], SETTINGS)
     assert (facts.status, facts.model, facts.why) == ("suspect", "static", "focal length not observable")
     assert camera is not None
     assert not camera.pose[:, :3, 3].any()
@@ -119,7 +119,7 @@ def test_a_menu_is_static_and_its_focal_length_unknown(write: Write, tmp_path: P
 def test_what_cannot_be_read_and_an_empty_span_are_reasons(write: Write, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("not a video")
     uri = write(tmp_path / "black.mp4", black(30), np.arange(30) / 30)
-    found = annotate([view(str(tmp_path / "text.mp4"), (2, 2)), view(uri, (160, 96))._replace(span=Span(50, 60))], HOW)
+    found = annotate([view(str(tmp_path / "text.mp4"), (2, 2)), view(uri, (160, 96))._replace(span=Span(50, 60))], SETTINGS)
     assert found[0][0].status.startswith("failed:cannot be opened")
     assert found[1][0].status == "failed:0 frames in 0.00 s are too few"
 
@@ -134,8 +134,8 @@ def test_only_clips_that_touch_share_a_scale(monkeypatch: pytest.MonkeyPatch, la
     whole, fps = Rect(0, 0, 640, 480), 30
     clips = [ClipView("a", Span(0, 6), whole, whole), ClipView("a", Span(6 + later_s, 12), whole, whole, None, scene)]
     speeds = np.full(180, 4.0), np.concatenate([np.linspace(4, 1, 14), np.full(166, 1.0)])
-    monkeypatch.setattr(estimate, "annotate", lambda *_: [(Facts("ok"), walked(speed, fps)) for speed in speeds])
-    (_, fast), (_, slow) = annotate(clips, HOW)
+    monkeypatch.setattr(estimate, "annotate", lambda *_: [(CameraFacts("ok"), walked(speed, fps)) for speed in speeds])
+    (_, fast), (_, slow) = annotate(clips, SETTINGS)
     assert fast is not None
     assert slow is not None
     assert (fast.scale_source, slow.scale_source) == ("speed", source)
@@ -149,6 +149,6 @@ def walked(speed: np.ndarray, fps: float) -> Camera:
     return Camera(pose, np.ones((count, 4)), np.arange(count) / fps, (640, 480), (0, 0, 640, 480), *known)
 
 
-def test_nothing_asked_for_is_said(tmp_path: Path) -> None:
+def test_the_backend_none_is_a_status(tmp_path: Path) -> None:
     [(facts, camera)] = annotate([view(str(tmp_path / "x.mp4"), (2, 2))], CameraSettings(backend="none"))
-    assert (facts.status, camera) == ("skipped:not asked for", None)
+    assert (facts.status, camera) == ("skipped:the backend is none", None)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from curation.cameras.klt.backdrop import kept_rows
+from curation.cameras.klt.backdrop import fixed_row_share
 
 WIDTH, FOCAL, FRAMES, TURN = 640, 320.0, 16, np.radians(3.0)
 
@@ -30,10 +30,10 @@ def painted(yaw: np.ndarray, count: int = 200) -> np.ndarray:
 def test_a_painted_sky_is_told_from_the_world_below_it_and_from_a_true_one_above() -> None:
     yaw = TURN * np.arange(FRAMES)
     world = view(room(), yaw, np.stack([0 * yaw, 0 * yaw, 0.2 * np.arange(FRAMES)], 1))
-    kept = kept_rows(np.concatenate([world, painted(yaw)], 1), 4, WIDTH)
+    kept = fixed_row_share(np.concatenate([world, painted(yaw)], 1), 4, WIDTH)
     sky = kept[world.shape[1] :]
-    told = np.isfinite(painted(yaw)[::4, :, 0]).sum(0) >= 2
-    assert (sky[told] > 0.5).mean() > 0.8
+    judged = np.isfinite(painted(yaw)[::4, :, 0]).sum(0) >= 2
+    assert (sky[judged] > 0.5).mean() > 0.8
     assert (kept[: world.shape[1]] > 0.5).mean() < 0.03
 
 
@@ -41,8 +41,8 @@ def test_what_a_view_that_goes_aside_passes_keeps_its_row_and_is_no_sky() -> Non
     aside = np.stack([0.8 * np.arange(FRAMES), np.zeros(FRAMES), np.zeros(FRAMES)], 1)
     points = view(room(), np.zeros(FRAMES), aside)
     assert np.nanmax(np.abs(np.diff(points[:, :, 0], axis=0))) > 5
-    assert not kept_rows(points, 4, WIDTH).any()
+    assert not fixed_row_share(points, 4, WIDTH).any()
 
 
 def test_nothing_is_said_of_points_that_are_not_seen() -> None:
-    assert not kept_rows(np.full((8, 5, 2), np.nan, np.float32), 3, WIDTH).any()
+    assert not fixed_row_share(np.full((8, 5, 2), np.nan, np.float32), 3, WIDTH).any()

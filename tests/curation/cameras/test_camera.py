@@ -73,7 +73,7 @@ def test_what_is_no_camera_is_refused(tmp_path):
 
 def test_a_point_projects_to_the_same_place_in_the_stored_picture():
     camera = _camera()
-    stored = camera.stored((0, 40, 640, 400), (320, 200))
+    stored = camera.crop_and_scale((0, 40, 640, 400), (320, 200))
     fx, fy, cx, cy = camera.intrinsics[0]
     gx, gy, dx, dy = stored.intrinsics[0]
     point = np.array([0.3, -0.2, 2.0])
@@ -85,7 +85,7 @@ def test_a_point_projects_to_the_same_place_in_the_stored_picture():
 
 def test_frames_left_out_keep_their_poses_relative_to_the_first_that_is_left():
     camera = _camera()
-    half = camera.at(camera.times_s[1::2])
+    half = camera.at_times(camera.times_s[1::2])
     np.testing.assert_allclose(half.pose[0], np.eye(4), atol=1e-12)
     np.testing.assert_allclose(half.pose[2], np.linalg.inv(camera.pose[1]) @ camera.pose[5])
     np.testing.assert_array_equal(half.keyframes, [2])

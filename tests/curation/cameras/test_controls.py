@@ -4,7 +4,7 @@ import pytest
 from curation.cameras.camera import Camera
 from curation.cameras.controls import controls, rates
 from curation.cameras.rotation import logarithm
-from curation.cameras.words import WordSettings, describe, held
+from curation.cameras.words import WordSettings, describe_motion, held_keys
 
 
 def turned(axis, degrees):
@@ -84,31 +84,31 @@ def test_controls_are_in_the_units_of_the_data_set():
 def test_words_come_in_order_of_time_spent():
     first, second = walk(90, 30, forward=2), walk(60, 30, pan=50)
     pose = np.concatenate([first[0], first[0][-1] @ second[0][1:]])
-    motion = describe(camera(pose, np.arange(len(pose)) / 30, scale=0.5), WordSettings())
+    motion = describe_motion(camera(pose, np.arange(len(pose)) / 30, scale=0.5), WordSettings())
     assert motion.words == ["dolly_in", "pan_right"]
     assert motion.top_speed == pytest.approx(1.0, rel=0.02)
     assert motion.speed == pytest.approx(0.5 * 2 * 89 / 149, rel=0.05)
 
 
 def test_a_standing_camera_is_static():
-    motion = describe(camera(*walk(60, 30)), WordSettings())
+    motion = describe_motion(camera(*walk(60, 30)), WordSettings())
     assert (motion.words, motion.turn_deg_s) == (["static"], 0.0)
 
 
 def test_without_a_scale_no_speed_is_claimed_but_the_direction_is():
-    motion = describe(camera(*walk(60, 30, right=-1), source="none"), WordSettings())
+    motion = describe_motion(camera(*walk(60, 30, right=-1), source="none"), WordSettings())
     assert (motion.words, motion.speed, motion.top_speed) == (["truck_left"], None, None)
 
 
 def test_slow_drift_is_no_word_where_the_top_speed_is_known():
-    assert describe(camera(*walk(60, 30, forward=0.1)), WordSettings()).words == ["static"]
+    assert describe_motion(camera(*walk(60, 30, forward=0.1)), WordSettings()).words == ["static"]
 
 
 @pytest.mark.parametrize("scale", [(0.25, "speed"), (1.0, "none")])
 def test_keys_are_held_while_they_move_the_view(scale):
     first, second = walk(90, 30, forward=-4, right=4), walk(60, 30, pan=-30)
     pose = np.concatenate([first[0], first[0][-1] @ second[0][1:]])
-    keys = held(camera(pose, np.arange(len(pose)) / 30, *scale), WordSettings())
+    keys = held_keys(camera(pose, np.arange(len(pose)) / 30, *scale), WordSettings())
     assert keys[10].tolist() == [-1, 1, 0, 0]
     assert keys[120].tolist() == [0, 0, -1, 0]
 

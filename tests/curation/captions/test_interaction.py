@@ -2,16 +2,18 @@ import jsonschema
 import pytest
 
 from curation.captions import interaction
-from curation.captions.caption import Facts, Happening
-from curation.captions.interaction import InteractiveSettings, decided, definition, event_score, measured
+from curation.captions.caption import ClipMeasurements, MeasuredEvent
+from curation.captions.interaction import InteractiveSettings, definition, event_score, judge_by_measurements, judge_by_model
 
 LIMITS = InteractiveSettings(min_score=0.5)
-DOOR = Facts(6.0, (("forward", 0, 2),), (Happening(2.0, 2.5, 3.0, 0.9),), True, motion_camera=2.0, motion_object=0.5)
-WALK = Facts(6.0, (("forward", 0, 6),), (), True, motion_camera=4.0, motion_object=0.5)
-RAIN = Facts(6.0, (), (), True, motion_camera=0.1, motion_object=3.0)
-STILL = Facts(6.0, (), (), True, motion_camera=0.01, motion_object=0.01)
-GLIMPSE = Facts(6.0, (), (Happening(5.9, 5.9, 6.0, 0.9),), True, motion_camera=4.0, motion_object=0.5)
-FOREIGN = Facts(6.0, (), (Happening(2.0, 2.5, 3.0, 0.9),), False, motion_camera=2.0, motion_object=0.5)
+DOOR = ClipMeasurements(
+    6.0, (("forward", 0, 2),), (MeasuredEvent(2.0, 2.5, 3.0, 0.9),), True, motion_camera=2.0, motion_object=0.5
+)
+WALK = ClipMeasurements(6.0, (("forward", 0, 6),), (), True, motion_camera=4.0, motion_object=0.5)
+RAIN = ClipMeasurements(6.0, (), (), True, motion_camera=0.1, motion_object=3.0)
+STILL = ClipMeasurements(6.0, (), (), True, motion_camera=0.01, motion_object=0.01)
+GLIMPSE = ClipMeasurements(6.0, (), (MeasuredEvent(5.9, 5.9, 6.0, 0.9),), True, motion_camera=4.0, motion_object=0.5)
+FOREIGN = ClipMeasurements(6.0, (), (MeasuredEvent(2.0, 2.5, 3.0, 0.9),), False, motion_camera=2.0, motion_object=0.5)
 
 
 def answer(**changed):
@@ -25,7 +27,7 @@ def answer(**changed):
 
 
 @pytest.mark.parametrize(
-    ("facts", "verdict", "reason", "negative"),
+    ("clip", "interactive", "reason", "negative"),
     [
         (DOOR, True, "something happens at 2.5 s: 0.90 >= 0.5", None),
         (WALK, False, "only the camera moves: 0.00 < 0.5", "motion_without_subject"),
@@ -35,27 +37,37 @@ def answer(**changed):
         (FOREIGN, None, "the detector does not know such footage, and no model was asked", None),
     ],
 )
-def test_signals_alone(facts, verdict, reason, negative):
-    found = measured(facts, LIMITS)
-    assert (found.interactive, found.reason, found.negative, found.source) == (verdict, reason, negative, "measured")
-    assert found.category is None  # signals do not tell a door from a shot
+def test_signals_alone(clip, interactive, reason, negative):
+    verdict = judge_by_measurements(clip, LIMITS)
+    assert (verdict.interactive, verdict.reason, verdict.negative, verdict.source) == (
+        interactive,
+        reason,
+        negative,
+        "measured",
+    )
+    assert verdict.category is None  # signals do not tell a door from a shot
 
 
 def test_a_glimpse_counts_less_than_an_event_of_half_a_second():
-    long, short = (Facts(6.0, happenings=(Happening(1.0, 1.0, 1.0 + s, 0.8),)) for s in (0.5, 0.1))
+    long, short = (ClipMeasurements(6.0, events=(MeasuredEvent(1.0, 1.0, 1.0 + s, 0.8),)) for s in (0.5, 0.1))
     assert event_score(long) == pytest.approx(0.8)
     assert event_score(short) == pytest.approx(0.16)
 
 
 def test_the_models_yes_with_evidence_decides_and_says_what_it_is():
-    found = decided(DOOR, answer(), "vlm", LIMITS)
-    assert (found.interactive, found.reason) == (True, "subject action: the door slides up")
-    assert (found.properties, found.category, found.level, found.source) == (("subject_action",), "actor", "complex", "vlm")
-    assert found.score == pytest.approx(0.9)
+    verdict = judge_by_model(DOOR, answer(), "vlm", LIMITS)
+    assert (verdict.interactive, verdict.reason) == (True, "subject action: the door slides up")
+    assert (verdict.properties, verdict.category, verdict.level, verdict.source) == (
+        ("subject_action",),
+        "actor",
+        "complex",
+        "vlm",
+    )
+    assert verdict.score == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(
-    ("facts", "changed", "reason"),
+    ("clip", "changed", "reason"),
     [
         (DOOR, {"interactive": False, "negative": "stochastic_background"}, "the model sees stochastic background"),
         (DOOR, {"interactive": False}, "the model sees no interaction"),
@@ -68,27 +80,27 @@ def test_the_models_yes_with_evidence_decides_and_says_what_it_is():
         ),
     ],
 )
-def test_a_yes_that_is_not_borne_out_is_a_no(facts, changed, reason):
-    found = decided(facts, answer(**changed), "vlm", LIMITS)
-    assert (found.interactive, found.reason) == (False, reason)
+def test_a_yes_that_is_not_borne_out_is_a_no(clip, changed, reason):
+    verdict = judge_by_model(clip, answer(**changed), "vlm", LIMITS)
+    assert (verdict.interactive, verdict.reason) == (False, reason)
 
 
 def test_a_model_decides_where_the_detector_cannot():
-    assert decided(FOREIGN, answer(), "vlm", LIMITS).interactive is True
+    assert judge_by_model(FOREIGN, answer(), "vlm", LIMITS).interactive is True
 
 
 def test_the_schema_and_the_question_hold_the_whole_definition():
-    jsonschema.validate(answer(), interaction.schema())
+    jsonschema.validate(answer(), interaction.answer_schema())
     text = interaction.clip_prompt(DOOR, [], []).text
     for part in ("properties", "negatives", "categories"):
         assert all(f"- {name}: " in text for name in definition()[part])
     assert "Something happens from 2.0 to 3.0 s" in text
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(answer(category="weather"), interaction.schema())
+        jsonschema.validate(answer(category="weather"), interaction.answer_schema())
 
 
 def test_what_a_model_leaves_empty_is_null_and_never_made_up():
-    change = interaction.from_answer(answer(category="none", subject=""), "vlm")
+    change = interaction.change_from_answer(answer(category="none", subject=""), "vlm")
     assert change.caption == "The player opens a door."
     assert (change.parts["final_state"], change.parts["subject"], change.parts["category"]) == (None, None, None)
     assert change.parts["trigger"] == "the player uses it"
@@ -104,8 +116,8 @@ def test_the_change_inside_a_clip_in_measured_terms():
 
 
 def test_the_change_between_clips_in_measured_terms():
-    dark = Facts(6.0, (("turn_left", 0, 6),), (), True, luma_mean=30.0)
-    bright = Facts(6.0, (("forward", 0, 6),), (Happening(1, 2, 3, 0.9),), True, luma_mean=90.0)
+    dark = ClipMeasurements(6.0, (("turn_left", 0, 6),), (), True, luma_mean=30.0)
+    bright = ClipMeasurements(6.0, (("forward", 0, 6),), (MeasuredEvent(1, 2, 3, 0.9),), True, luma_mean=90.0)
     change = interaction.measured_change_between(dark, bright, across_cut=False)
     assert change.caption == (
         "The camera turns left, then moves forward; it gets brighter (mean luminance 30 to 90); something begins to happen."

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from curation.errors import UnreadableVideo
-from curation.media import decode
+from curation.media import container, decode, seek
 from curation.media.decode import Span, read_frames
 from curation.media.encode import Encoding, encode
+from curation.media.source import probe
 
 RED, GREEN, BLUE, WHITE = (200, 30, 40), (30, 180, 60), (40, 50, 210), (230, 230, 230)
 QUADRANTS = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8)
@@ -43,7 +44,7 @@ def stored(tmp_path, uri: str, span: Span = ALL, crop=None, how: Encoding = PLAI
     """The path of a clip as `encode` stores it."""
     path = tmp_path / "stored.mp4"
     path.write_bytes(encode(uri, span, crop, how).mp4)
-    decode.forget()
+    decode.clear_caches()
     return str(path)
 
 
@@ -71,10 +72,12 @@ def test_time_starts_at_the_first_frame_and_advances(tmp_path, moving, write):
 
 
 def test_frames_that_do_not_advance_are_left_out_and_counted(clip, monkeypatch):
-    real = decode._decoded
-    monkeypatch.setattr(decode, "_decoded", lambda *a: (f for k, f in enumerate(real(*a)) for _ in range(1 + (k in (7, 30)))))
+    real = seek.stamped_frames
+    monkeypatch.setattr(
+        seek, "stamped_frames", lambda *a: (f for k, f in enumerate(real(*a)) for _ in range(1 + (k in (7, 30))))
+    )
     assert len(list(decode.decode(clip))) == 40
-    assert decode.damage["frames not advancing"] == 2
+    assert container.damage["frames not advancing"] == 2
 
 
 def test_a_clock_that_restarts_is_not_passed_over(tmp_path, moving, write):
@@ -129,14 +132,14 @@ def test_a_smaller_read_shows_the_same(clip):
 
 
 def test_progress_is_told_for_whole_sources_only(clip, monkeypatch):
-    told: list[float] = []
-    monkeypatch.setattr(decode, "on_decode", told.append)
+    progress: list[float] = []
+    monkeypatch.setattr(decode, "on_decode", progress.append)
     list(decode.decode(clip, Span(1, 2)))
-    assert told == []
+    assert progress == []
     list(decode.decode(clip))
-    assert len(told) == 40
-    assert told == sorted(told)
-    assert told[-1] == pytest.approx(0.98, abs=0.03)
+    assert len(progress) == 40
+    assert progress == sorted(progress)
+    assert progress[-1] == pytest.approx(0.98, abs=0.03)
 
 
 # Orientation
@@ -162,7 +165,7 @@ def test_pictures_are_upright_when_read_and_when_stored(name, tmp_path, write):
     assert read.shape[1:3] == ((128, 64) if matrix[0] == 0 else (64, 128))
     assert corners(read[2]) == pytest.approx(wanted.astype(float), abs=4)
     again = stored(tmp_path, uri)
-    assert decode.probe(again).quarter_turns == 0
+    assert probe(again).quarter_turns == 0
     assert corners(read_frames(again, Span(0, 1)).rgb[2]) == pytest.approx(wanted.astype(float), abs=6)
     upper_left = stored(tmp_path, uri, crop=(0, 0, read.shape[2] // 2, read.shape[1] // 2))
     flat = read_frames(upper_left, Span(0, 1)).rgb[2].reshape(-1, 3)
@@ -196,9 +199,9 @@ def test_frames_microseconds_apart_are_all_stored(tmp_path, moving, write, prese
 
 def test_equal_input_gives_equal_bytes_whatever_the_number_of_threads(clip):
     first = encode(clip, Span(1, 3), (8, 8, 120, 70), Encoding(fps=8))
-    decode.set_threads(3)
+    container.set_threads(3)
     again = encode(clip, Span(1, 3), (8, 8, 120, 70), Encoding(fps=8))
-    decode.set_threads(1)
+    container.set_threads(1)
     assert first.mp4 == again.mp4
     assert (len(first.times_s), first.width, first.height) == (16, 120, 70)
     assert decode.decodes["encode"] == 2
@@ -301,17 +304,17 @@ def test_a_forked_child_does_not_read_from_its_parents_open_decode(tmp_path, mov
     """They would share one position in one file: both would see other bytes."""
     uri = write(tmp_path / "a.mp4", moving(300, 160, 120), (k / 10 for k in range(300)), options={"g": "20", "crf": "4"})
 
-    def seen(*span):
+    def frames_in(*span):
         return [(time_s, zlib.crc32(frame.to_ndarray().tobytes())) for time_s, frame in decode.decode(uri, Span(*span))]
 
-    before, behind = seen(2, 3), seen(3, 30)
-    decode.forget()
-    assert seen(2, 3) == before
+    before, after = frames_in(2, 3), frames_in(3, 30)
+    decode.clear_caches()
+    assert frames_in(2, 3) == before
     if not (pid := os.fork()):
         code = 9
         with contextlib.suppress(BaseException):
-            code = int(seen(3, 30) != behind)
-            decode.forget()
+            code = int(frames_in(3, 30) != after)
+            decode.clear_caches()
         os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "1: the child saw other frames"
-    assert seen(3, 30) == behind
+    assert frames_in(3, 30) == after

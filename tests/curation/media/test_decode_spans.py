@@ -7,8 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from curation.media import decode
+from curation.media import decode, seek
 from curation.media.decode import Span, read_frames
+from curation.media.source import probe
 
 COUNT, FPS = 270, 20
 _SLOW = Fraction(1, FPS)
@@ -107,16 +108,16 @@ def test_an_intra_refresh_stream_is_read_from_its_start(tmp_path, moving, write)
 
 
 def test_a_container_that_refuses_to_seek_is_read_from_its_start(clip, monkeypatch):
-    monkeypatch.setattr(decode, "_sought", lambda *_: False)
+    monkeypatch.setattr(seek, "_seek", lambda *_: False)
     times_s = [time_s for time_s, _ in decode.decode(clip, Span(2.0, 2.5))]
     assert times_s == pytest.approx([2.0, 2.1, 2.2, 2.3, 2.4])
 
 
 def test_a_seek_does_not_decode_what_lies_long_before(tmp_path, moving, write, monkeypatch):
     uri = write(tmp_path / "a.mp4", moving(COUNT, 64, 64), frame_times(), options={"g": "30", "x264-params": "scenecut=0"})
-    decode.probe(uri)
-    passed, real = [], decode._decoded
-    monkeypatch.setattr(decode, "_decoded", lambda *a: (passed.append(frame.pts) or frame for frame in real(*a)))
+    probe(uri)
+    passed, real = [], seek.stamped_frames
+    monkeypatch.setattr(seek, "stamped_frames", lambda *a: (passed.append(frame.pts) or frame for frame in real(*a)))
     assert len(list(decode.decode(uri, Span(11.0, 12.0)))) == 20
     assert len(passed) <= 20 + 30 + 1
 
@@ -129,12 +130,12 @@ def test_spans_in_order_cost_one_decode_and_are_the_same_as_alone(tmp_path, writ
     spans = [Span(a, b) for a, b in itertools.pairwise([0.0, 0.9, 1.0, 2.2, 3.0, 9.0])]
     apart = []
     for span in spans:
-        decode.forget()
+        decode.clear_caches()
         apart.append(read_frames(uri, span, fps))
-    decode.forget()
+    decode.clear_caches()
     opened = []
-    real = decode._entered
-    monkeypatch.setattr(decode, "_entered", lambda *where: opened.append(where) or real(*where))
+    real = decode._open_at
+    monkeypatch.setattr(decode, "_open_at", lambda *where: opened.append(where) or real(*where))
     for span, alone in zip(spans, apart, strict=True):
         together = read_frames(uri, span, fps)
         assert np.array_equal(together.times_s, alone.times_s)
@@ -147,8 +148,8 @@ def test_spans_in_order_cost_one_decode_and_are_the_same_as_alone(tmp_path, writ
 def test_a_span_far_ahead_is_sought(tmp_path, write, moving, monkeypatch):
     uri = write(tmp_path / "a.mp4", moving(90, 64, 64), [k / 15 for k in range(90)], options={"g": "15"})
     opened = []
-    real = decode._entered
-    monkeypatch.setattr(decode, "_entered", lambda *where: opened.append(where[1]) or real(*where))
+    real = decode._open_at
+    monkeypatch.setattr(decode, "_open_at", lambda *where: opened.append(where[1]) or real(*where))
     for start_s in (0.0, 1.0, 4.0):
         read_frames(uri, Span(start_s, start_s + 0.5))
     assert opened == [0.0, 4.0]

@@ -13,9 +13,10 @@ import pytest
 
 from curation import source_files
 from curation.errors import UnreadableVideo
-from curation.media import decode
-from curation.media.decode import Span, probe, read_frames
+from curation.media import container, decode
+from curation.media.decode import Span, read_frames
 from curation.media.encode import Encoding, encode
+from curation.media.source import probe
 
 NO_HEADER = "cannot be opened: no known container, or its header is missing or damaged"
 SECOND = [k / 10 for k in range(10)]
@@ -76,9 +77,9 @@ def test_what_is_no_video_is_refused_by_what_it_is(tmp_path, moving, write):
     assert reason(named(tmp_path / "notes.mp4", b"Meeting at ten.\n" * 200)) == NO_HEADER
     assert reason(named(tmp_path / "empty.mp4", b"")) == NO_HEADER
     with pytest.raises(IsADirectoryError):
-        decode.probe(str(tmp_path))
+        probe(str(tmp_path))
     with pytest.raises(FileNotFoundError):
-        decode.probe(str(tmp_path / "absent.mp4"))
+        probe(str(tmp_path / "absent.mp4"))
 
 
 def test_a_recording_in_parts_says_how_they_are_joined(clip, tmp_path):
@@ -128,7 +129,7 @@ def test_a_file_that_may_not_be_read_says_nothing_about_its_footage(clip, tmp_pa
     os.seteuid(65534)
     try:
         with pytest.raises(PermissionError, match="Permission denied"):
-            decode.probe(str(clip))
+            probe(str(clip))
     finally:
         os.seteuid(0)
 
@@ -172,7 +173,7 @@ def test_damage_in_the_middle_is_counted_and_what_follows_is_kept(suffix, tmp_pa
     times_s = [time_s for time_s, _ in decode.decode(str(named(tmp_path / f"b.{suffix}", bytes(data))))]
     assert times_s[-1] == pytest.approx(7.9, abs=1e-6)
     assert len(times_s) > 60
-    assert decode.damage["damaged packets"] > 0
+    assert container.damage["damaged packets"] > 0
 
 
 def test_a_container_that_breaks_off_gives_up_what_the_decoder_held(clip, monkeypatch):
@@ -181,8 +182,8 @@ def test_a_container_that_breaks_off_gives_up_what_the_decoder_held(clip, monkey
         yield from packets[:30]
         raise av.InvalidDataError(1, "broken")
 
-    real = decode._packets
-    monkeypatch.setattr(decode, "_packets", lambda c, s: real(Broken(c, broken), s))
+    real = container._packets
+    monkeypatch.setattr(container, "_packets", lambda c, s: real(Broken(c, broken), s))
     times_s = [time_s for time_s, _ in decode.decode(clip)]
     assert len(times_s) == 30, "all pictures of the packets that came, the held back ones too"
 
@@ -218,7 +219,7 @@ def test_nothing_stays_open(clip, tmp_path):
     text = str(named(tmp_path / "notes.txt", b"some words\n" * 100))
 
     def once() -> None:
-        decode.forget()
+        decode.clear_caches()
         next(decode.decode(clip))
         read_frames(clip, Span(2, 2.2))
         for bad in (garbage, text):

@@ -10,12 +10,13 @@ import pytest
 from curation.media import decode
 from curation.media.decode import Span, read_frames
 from curation.media.encode import Encoding, encode
-from curation.media.repair import sdr
+from curation.media.repair import hdr_to_sdr
+from curation.media.source import probe
 from curation.partition import scan
 from curation.partition.chunks import ScanSettings, scan_chunk
 from curation.partition.optical_flow import FlowSettings
 from curation.quality.iqa import combed_share, combing
-from curation.quality.luminance import QualityLimits, verdict
+from curation.quality.luminance import QualityLimits, reject_reason
 
 DIS = ScanSettings(FlowSettings(backend="dis"))
 INTERLACED = {"options": {"preset": "ultrafast", "g": "10", "x264-params": "tff=1"}, "flags": 1 << 18 | 1 << 29}
@@ -39,10 +40,10 @@ def woven(count=COUNT):
 
 
 @pytest.fixture(autouse=True)
-def fresh():
-    scan.forget()
+def fresh_caches():
+    scan.clear_caches()
     yield
-    scan.forget()
+    scan.clear_caches()
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def interlaced(tmp_path, write):
 
 def test_interlaced_footage_is_deinterlaced_and_says_so(interlaced):
     signals = scan.scan(interlaced, DIS)
-    assert decode.probe(interlaced).interlaced
+    assert probe(interlaced).interlaced
     assert signals.notes == ["interlaced: deinterlaced"]
     assert signals.deinterlaced.all()
     assert combed_share(signals.combing) == 0
@@ -67,23 +68,23 @@ def test_deinterlaced_spans_equal_the_whole(interlaced, digest):
     whole = {round(time_s, 6): digest(frame) for time_s, frame in decode.decode(interlaced)}
     assert len(whole) == COUNT
     for start_s in (0.0, 0.1, 0.95, 1.0, 1.1, 2.0, 3.5, 5.5):
-        decode.forget()
-        found = [(round(t, 6), digest(frame)) for t, frame in decode.decode(interlaced, Span(start_s, start_s + 0.5))]
-        assert len(found) == 5
-        assert all(whole[time_s] == name for time_s, name in found), start_s
+        decode.clear_caches()
+        frames = [(round(t, 6), digest(frame)) for t, frame in decode.decode(interlaced, Span(start_s, start_s + 0.5))]
+        assert len(frames) == 5
+        assert all(whole[time_s] == name for time_s, name in frames), start_s
 
 
 def test_chunks_of_interlaced_footage_join_to_one_pass(interlaced):
     whole = scan.scan(interlaced, DIS)
-    scan.forget()
+    scan.clear_caches()
     parts = [scan_chunk(interlaced, DIS, 0.0, 4.0), scan_chunk(interlaced, DIS, 4.0, float("inf"))]
-    joined = scan.join(whole.source, parts)
+    joined = scan.join_chunks(whole.source, parts)
     for name in ("content", "luma_bins", "cells", "iqa_rows", "combing", "deinterlaced"):
         assert np.array_equal(getattr(joined, name), getattr(whole, name)), name
 
 
 def test_progressive_footage_passes_untouched(clip):
-    source = decode.probe(clip)
+    source = probe(clip)
     assert (source.interlaced, source.transfer, source.other_tracks) == (False, None, ())
     signals = scan.scan(clip, DIS)
     assert signals.notes == []
@@ -95,7 +96,7 @@ def test_fields_that_are_not_marked_are_found_and_rejected(tmp_path, write):
     signals = scan.scan(uri, DIS)
     assert combed_share(signals.combing) == 1
     assert signals.notes == ["looks interlaced and is not marked so: 100% of its samples are combed"]
-    words = verdict({"combed": 1.0, "iqa": 0.9}, QualityLimits())
+    words = reject_reason({"combed": 1.0, "iqa": 0.9}, QualityLimits())
     assert words == "combed, though not marked as interlaced: share of samples 1 > 0.2"
 
 
@@ -137,23 +138,23 @@ def hdr(path, transfer):
 @pytest.mark.parametrize(("transfer", "name"), [(16, "pq"), (18, "hlg")])
 def test_hdr_is_mapped_to_sdr_and_says_so(tmp_path, transfer, name):
     uri = hdr(tmp_path / "hdr.mp4", transfer)
-    assert decode.probe(uri).transfer == name
+    assert probe(uri).transfer == name
     stripes = read_frames(uri, Span(0, 1)).rgb[3].reshape(96, 5, 32, 3)[:, :, 8:24].mean((0, 2))
-    wanted = 255 * sdr(np.repeat(np.array(PQ_CODES)[:, None], 3, 1), name)
+    wanted = 255 * hdr_to_sdr(np.repeat(np.array(PQ_CODES)[:, None], 3, 1), name)
     assert stripes == pytest.approx(wanted, abs=4)
     assert scan.scan(uri, DIS).notes == [f"HDR ({name.upper()}): its pictures are mapped to SDR"]
     (tmp_path / "stored.mp4").write_bytes(encode(uri, Span(0, 1), None, Encoding()).mp4)
     stored = read_frames(str(tmp_path / "stored.mp4"), Span(0, 1)).rgb[3].reshape(96, 5, 32, 3)[:, :, 8:24].mean((0, 2))
     assert stored == pytest.approx(wanted, abs=6)
-    assert decode.probe(str(tmp_path / "stored.mp4")).transfer is None
+    assert probe(str(tmp_path / "stored.mp4")).transfer is None
 
 
 def test_graphics_white_is_nearly_white_and_order_and_hue_stay():
-    grey = sdr(np.linspace(0, 1, 101)[:, None].repeat(3, 1), "pq")[:, 0]
+    grey = hdr_to_sdr(np.linspace(0, 1, 101)[:, None].repeat(3, 1), "pq")[:, 0]
     assert (np.diff(grey) >= 0).all()
     assert 0.85 < grey[58] < 0.95, "203 nits; above them there is room for lights"
     assert grey[75] == pytest.approx(1, abs=1e-3), "1000 nits"
-    red, green, blue = sdr(np.array([[0.5, 0.45, 0.45]]), "pq")[0]
+    red, green, blue = hdr_to_sdr(np.array([[0.5, 0.45, 0.45]]), "pq")[0]
     assert red > green
     assert green == pytest.approx(blue, abs=0.05)
 
@@ -194,7 +195,7 @@ PREVIEW, GAME = ("mjpeg", (80, 48)), ("libx264", (160, 96))
 )
 def test_the_recording_is_taken_and_not_its_preview(tmp_path, name, wanted, left):
     uri = tracks(tmp_path / name, *wanted)
-    source = decode.probe(uri)
+    source = probe(uri)
     assert (source.codec, source.width, source.height) == ("h264", 160, 96)
     assert len(list(decode.decode(uri))) == 10
     assert scan.scan(uri, DIS).notes == [f"video tracks not taken: {left}"]
@@ -202,5 +203,5 @@ def test_the_recording_is_taken_and_not_its_preview(tmp_path, name, wanted, left
 
 @pytest.mark.footage
 def test_a_track_without_frames_is_not_taken(footage):
-    source = decode.probe(str(footage / "odd_media/sample_empty_track.mp4"))
+    source = probe(str(footage / "odd_media/sample_empty_track.mp4"))
     assert source.other_tracks == ("h264 1080x720",)

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.media.viewport import Rect, ViewportWatch, inside_bars, viewport
+from curation.media.viewport import Rect, ViewportAccumulator, find_viewport, inside_bars
 
 
 def game(steps=30, bars=0, panel=0, mark=False, moving=True, height=180, width=320):
@@ -22,50 +22,50 @@ def game(steps=30, bars=0, panel=0, mark=False, moving=True, height=180, width=3
         yield frame
 
 
-def watched(**kwargs):
-    watch = ViewportWatch()
+def viewport_of(**kwargs):
+    accumulator = ViewportAccumulator()
     for frame in game(**kwargs):
-        watch.add(frame)
-    return viewport(watch.evidence)
+        accumulator.add(frame)
+    return find_viewport(accumulator.sums)
 
 
 def test_a_plain_game_is_all_view():
-    found = watched()
-    assert found.picture == found.view == (0, 0, 320, 180)
-    assert found.static.mean() < 0.01
+    viewport = viewport_of()
+    assert viewport.picture == viewport.view == (0, 0, 320, 180)
+    assert viewport.static.mean() < 0.01
 
 
 def test_bars_are_outside_the_picture_and_the_view():
-    found = watched(bars=22)
-    assert found.picture == (0, 22, 320, 136)
-    assert found.view == (0, 22, 320, 136)
+    viewport = viewport_of(bars=22)
+    assert viewport.picture == (0, 22, 320, 136)
+    assert viewport.view == (0, 22, 320, 136)
 
 
 def test_a_status_bar_is_in_the_picture_but_not_in_the_view():
-    found = watched(panel=30)
-    assert found.picture == (0, 0, 320, 180)
-    assert found.view == pytest.approx((0, 0, 320, 150), abs=1)
+    viewport = viewport_of(panel=30)
+    assert viewport.picture == (0, 0, 320, 180)
+    assert viewport.view == pytest.approx((0, 0, 320, 150), abs=1)
 
 
 def test_a_cross_hair_is_static_and_little_else():
-    found = watched(mark=True)
-    assert found.view == (0, 0, 320, 180)
-    assert found.static[87:93, 157:163].mean() > 0.8
-    assert found.static.sum() < 400
+    viewport = viewport_of(mark=True)
+    assert viewport.view == (0, 0, 320, 180)
+    assert viewport.static[87:93, 157:163].mean() > 0.8
+    assert viewport.static.sum() < 400
 
 
 def test_a_still_picture_says_nothing_about_a_hud():
-    found = watched(moving=False, panel=30)
-    assert found.steps == 0
-    assert found.view == (0, 0, 320, 180)
-    assert not found.static.any()
+    viewport = viewport_of(moving=False, panel=30)
+    assert viewport.steps == 0
+    assert viewport.view == (0, 0, 320, 180)
+    assert not viewport.static.any()
 
 
 def test_a_few_tinted_steps_do_not_hide_the_hud():
-    watch = ViewportWatch()
+    accumulator = ViewportAccumulator()
     for step, frame in enumerate(game(panel=30)):
-        watch.add(cv2.convertScaleAbs(frame, alpha=0.6, beta=90) if step % 12 == 5 else frame)
-    assert viewport(watch.evidence).view.h == pytest.approx(150, abs=1)
+        accumulator.add(cv2.convertScaleAbs(frame, alpha=0.6, beta=90) if step % 12 == 5 else frame)
+    assert find_viewport(accumulator.sums).view.h == pytest.approx(150, abs=1)
 
 
 def test_a_dark_game_is_not_all_bar():
@@ -76,10 +76,10 @@ def test_a_dark_game_is_not_all_bar():
 
 
 def test_one_frame_and_no_frame():
-    watch = ViewportWatch()
-    assert viewport(watch.evidence).picture == (0, 0, 1, 1)
-    watch.add(np.full((18, 32), 99, np.uint8))
-    assert viewport(watch.evidence).view == (0, 0, 32, 18)
+    accumulator = ViewportAccumulator()
+    assert find_viewport(accumulator.sums).picture == (0, 0, 1, 1)
+    accumulator.add(np.full((18, 32), 99, np.uint8))
+    assert find_viewport(accumulator.sums).view == (0, 0, 32, 18)
 
 
 def test_rectangles_scale_to_the_source():
@@ -91,14 +91,14 @@ def test_rectangles_scale_to_the_source():
 
 def test_evidence_of_parts_adds_up_to_that_of_the_whole():
     frames = list(game(panel=30))
-    whole, first, second = ViewportWatch(), ViewportWatch(), ViewportWatch()
+    whole, first, second = ViewportAccumulator(), ViewportAccumulator(), ViewportAccumulator()
     for number, frame in enumerate(frames):
         whole.add(frame)
         if number < 13:
             first.add(frame)
         if number >= 12:
             second.add(frame, counts=number >= 13)
-    joined = first.evidence + second.evidence
+    joined = first.sums + second.sums
     assert (joined.frames, joined.steps) == (len(frames), len(frames) - 1)
     for name in ("brightest", "total", "changed"):
-        assert np.array_equal(getattr(joined, name), getattr(whole.evidence, name))
+        assert np.array_equal(getattr(joined, name), getattr(whole.sums, name))

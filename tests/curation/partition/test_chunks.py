@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from curation.errors import NotExact, UnreadableVideo
-from curation.media import decode
+from curation.media import decode, seek
+from curation.media.source import probe
 from curation.partition import chunks, scan
 from curation.partition.chunks import ScanSettings, scan_chunk
 from curation.partition.cuts import SceneSettings, cut_frames
@@ -39,9 +40,9 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def fresh():
-    scan.forget()
+    scan.clear_caches()
     yield
-    scan.forget()
+    scan.clear_caches()
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def chunked(uri, *bounds_s):
     """Chunks between these times, each measured as by a process of its own, and stored in between."""
     parts = []
     for start_s, end_s in pairwise([0.0, *bounds_s, math.inf]):
-        scan.forget()
+        scan.clear_caches()
         parts.append(chunks.from_bytes(chunks.to_bytes(scan_chunk(uri, DIS, start_s, end_s))))
     return parts
 
@@ -93,7 +94,7 @@ def assert_same(joined, whole):
             assert np.array_equal(ours.static, theirs.static)
         else:
             assert ours == theirs, field.name
-    cuts = [cut_frames(s.content, s.explained, s.layout, s.fps, SceneSettings()) for s in (joined, whole)]
+    cuts = [cut_frames(s.content, s.flow_match, s.layout_similarity, s.fps, SceneSettings()) for s in (joined, whole)]
     assert cuts[0] == cuts[1]
 
 
@@ -105,15 +106,15 @@ def test_chunks_join_to_one_pass(name, tmp_path, scenes, write):
     whole = scan.scan(uri, DIS)
     assert len(whole.pair_frame) > 60
     for chunk_s in (2.3, 4.0):
-        assert_same(scan.join(whole.source, chunked(uri, *every(chunk_s, whole))), whole)
+        assert_same(scan.join_chunks(whole.source, chunked(uri, *every(chunk_s, whole))), whole)
 
 
 def test_the_place_of_a_seam_does_not_matter(tmp_path, scenes, write):
     uri = write(tmp_path / "a.mp4", scenes(COUNT), frame_times(), options={"g": "30"})
     whole = scan.scan(uri, DIS)
-    assert len(cut_frames(whole.content, whole.explained, whole.layout, whole.fps, SceneSettings())) > 1
+    assert len(cut_frames(whole.content, whole.flow_match, whole.layout_similarity, whole.fps, SceneSettings())) > 1
     for seam_s in (3.501, 3.55, 3.65, 4.5):  # before, in and behind the flash; on a cut
-        assert_same(scan.join(whole.source, chunked(uri, seam_s)), whole)
+        assert_same(scan.join_chunks(whole.source, chunked(uri, seam_s)), whole)
 
 
 def test_pairs_come_on_a_grid_of_the_source(tmp_path, moving, write):
@@ -125,7 +126,7 @@ def test_pairs_come_on_a_grid_of_the_source(tmp_path, moving, write):
 
 def far(uri, monkeypatch):
     """Chunks of a source as if it were long: its start is not near."""
-    monkeypatch.setattr(decode, "_NEAR_S", 2.0)
+    monkeypatch.setattr(seek, "_NEAR_S", 2.0)
     return chunked(uri, 6.0)
 
 
@@ -140,7 +141,7 @@ def test_a_source_that_is_entered_at_its_start_only_is_refused_before_it_is_deco
     name, case, tmp_path, moving, write, monkeypatch
 ):
     uri = write(tmp_path / name, moving(COUNT, 128, 80), frame_times(), **case)
-    with pytest.raises(NotExact, match="cannot be entered but at its start"):
+    with pytest.raises(NotExact, match="can only be decoded from its start"):
         far(uri, monkeypatch)
     assert decode.decodes["scan chunk"] == 0
 
@@ -148,8 +149,8 @@ def test_a_source_that_is_entered_at_its_start_only_is_refused_before_it_is_deco
 def test_a_source_that_can_be_entered_is_not_decoded_from_its_start(tmp_path, scenes, write, monkeypatch):
     uri = write(tmp_path / "a.mp4", scenes(COUNT), frame_times(), options={"g": "20", "x264-params": "scenecut=0"})
     assert far(uri, monkeypatch)[1].before[0, 0] == pytest.approx(5.75)
-    passed, real = [], decode._decoded
-    monkeypatch.setattr(decode, "_decoded", lambda *a: (passed.append(frame.pts) or frame for frame in real(*a)))
+    passed, real = [], seek.stamped_frames
+    monkeypatch.setattr(seek, "stamped_frames", lambda *a: (passed.append(frame.pts) or frame for frame in real(*a)))
     scan_chunk(uri, DIS, 7.5, math.inf)
     assert min(passed[1:]) / 90_000 >= 3.5, "the first one is the probe's"
 
@@ -177,14 +178,14 @@ def test_a_hole_in_time_is_joined_or_refused(tmp_path, scenes, write):
     times_s = [k / FPS + (3600 if k >= 100 else 0) for k in range(COUNT)]
     uri = write(tmp_path / "hole.mp4", scenes(COUNT), times_s, options={"g": "20"})
     whole = scan.scan(uri, DIS)
-    assert [(part.first, part.last) for part in whole.stretches] == [(0, 100), (100, COUNT)]
-    assert_same(scan.join(whole.source, chunked(uri, 2.5, 3608.5)), whole)
+    assert [(part.first, part.last) for part in whole.segments] == [(0, 100), (100, COUNT)]
+    assert_same(scan.join_chunks(whole.source, chunked(uri, 2.5, 3608.5)), whole)
     for bounds_s in (
         (4.0, 2000.0),
         (2000.0, 3000.0),
         (3605.0,),
     ):  # a seam in the hole, a chunk without a frame, a seam at its end
-        with pytest.raises(NotExact, match=r"cannot be entered|too few frames"):
+        with pytest.raises(NotExact, match=r"can only be decoded|too few frames"):
             chunked(uri, *bounds_s)
 
 
@@ -196,27 +197,27 @@ def test_what_is_no_video_says_so(tmp_path):
 
 def test_chunks_that_do_not_belong_together_are_refused(tmp_path, scenes, write):
     uri = write(tmp_path / "a.mp4", scenes(COUNT), frame_times(), options={"g": "30"})
-    source, (a, b, c) = decode.probe(uri), chunked(uri, 4.0, 8.0)
+    source, (a, b, c) = probe(uri), chunked(uri, 4.0, 8.0)
     moved = b.before.copy()
     moved[2, 1] += 1
     for parts, reason in (
         ([a, b], "lacks a chunk"),
         ([b, c], "lacks a chunk"),
-        ([a, c], "does not look the same"),
-        ([a, replace(b, before=moved), c], "does not look the same"),
-        ([a, replace(b, flow="raft"), c], "measured in different ways"),
-        ([a, replace(b, arrays={}), c], "measured in different ways"),
+        ([a, c], "decodes differently"),
+        ([a, replace(b, before=moved), c], "decodes differently"),
+        ([a, replace(b, flow="raft"), c], "measured with different settings"),
+        ([a, replace(b, arrays={}), c], "measured with different settings"),
     ):
         with pytest.raises(NotExact, match=reason):
-            scan.join(source, parts)
+            scan.join_chunks(source, parts)
 
 
 def test_adopted_chunks_stand_for_the_pass(clip):
-    scan.adopt(clip, DIS, chunked(clip, 2.0))
+    scan.use_chunks(clip, DIS, chunked(clip, 2.0))
     decode.decodes.clear()
     assert len(scan.scan(clip, DIS).times_s) == 40
     assert decode.decodes == {}
-    scan.forget()
+    scan.clear_caches()
     scan.scan(clip, DIS)
     assert decode.decodes == {"scan": 1}
 
@@ -233,8 +234,8 @@ REFUSED = {
     "-video-with-dash-.mp4": "too few frames",  # one a second
     "cockatoo.mp4": "is damaged",  # the decoder takes what follows a seek for damaged, not so from the start
     "decord_corrupted.mp4": "is damaged",
-    "sample-with-large-length.avi": "entered but at its start",
-    "testsrc2_mpeg4.avi": "entered but at its start",
+    "sample-with-large-length.avi": "only be decoded from its start",
+    "testsrc2_mpeg4.avi": "only be decoded from its start",
 }
 
 
@@ -245,7 +246,7 @@ REFUSED = {
 )
 def test_all_footage_joins_to_one_pass_or_is_refused_for_a_reason(files, footage):
     for path in sorted(path for path in footage.glob(files) if path.suffix in SUFFIXES):
-        scan.forget()
+        scan.clear_caches()
         try:
             whole = scan.scan(str(path), DIS)
         except UnreadableVideo:
@@ -253,6 +254,6 @@ def test_all_footage_joins_to_one_pass_or_is_refused_for_a_reason(files, footage
         bounds_s = every(max(2.0, whole.end_s / 6), whole)
         if path.name in REFUSED:
             with pytest.raises(NotExact, match=REFUSED[path.name]):
-                scan.join(whole.source, chunked(str(path), *(bounds_s or [whole.end_s / 2])))
+                scan.join_chunks(whole.source, chunked(str(path), *(bounds_s or [whole.end_s / 2])))
         else:
-            assert_same(scan.join(whole.source, chunked(str(path), *bounds_s)), whole)
+            assert_same(scan.join_chunks(whole.source, chunked(str(path), *bounds_s)), whole)

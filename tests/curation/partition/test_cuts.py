@@ -4,7 +4,7 @@ import pytest
 from scenedetect import FrameTimecode
 from scenedetect.detectors import ContentDetector
 
-from curation.partition.cuts import ContentScore, Layout, Matcher, SceneSettings, cut_frames, small
+from curation.partition.cuts import ContentScore, FlowMatcher, LayoutSimilarity, SceneSettings, cut_frames, match_image
 
 
 def texture(seed, shape=(180, 320, 3)):
@@ -23,9 +23,9 @@ def test_the_content_score_is_pyscenedetects():
 def signals(count, **frames):
     """Content scores, matches and layouts of `count` quiet frames, but for f7=(score, match) of another layout."""
     scores, known, layout = np.full(count, 2.0), np.ones(count), np.ones(count)
-    for name, told in frames.items():
+    for name, values in frames.items():
         frame = int(name[1:])
-        scores[frame], known[frame], layout[frame] = *told, 0.0
+        scores[frame], known[frame], layout[frame] = *values, 0.0
     return scores, known, layout
 
 
@@ -59,7 +59,7 @@ def test_hardly_any_frames_have_no_cut(count):
 
 
 def match(before, after):
-    return Matcher()(small(before), small(after))
+    return FlowMatcher()(match_image(before), match_image(after))
 
 
 @pytest.mark.parametrize("step", [(0, 12), (0, 60), (0, -60), (0, 110), (50, 0), (-40, 40)])
@@ -100,10 +100,10 @@ def test_flat_pictures_explain_nothing():
 
 
 def test_a_match_does_not_depend_on_those_before_it():
-    matcher, world = Matcher(), texture(1, (180, 640, 3))
-    pair = small(texture(4)), small(texture(5))
+    matcher, world = FlowMatcher(), texture(1, (180, 640, 3))
+    pair = match_image(texture(4)), match_image(texture(5))
     first = matcher(*pair)
-    matcher(small(world[:, :320]), small(world[:, 80:400]))
+    matcher(match_image(world[:, :320]), match_image(world[:, 80:400]))
     assert matcher(*pair) == first
 
 
@@ -119,7 +119,7 @@ def test_where_the_layout_stays_a_cut_must_be_less_explained():
 
 
 def test_layouts_of_moved_and_of_other_pictures():
-    alike, world = Layout(), texture(1, (180, 640, 3))
+    alike, world = LayoutSimilarity(), texture(1, (180, 640, 3))
     assert alike(world[:, :320]) == 1.0
     assert alike(world[:, 4:324]) > 0.9
     assert alike(texture(2)) < 0.5

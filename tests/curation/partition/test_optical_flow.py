@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from curation import model_files
+from curation.errors import Unavailable
 from curation.partition.optical_flow import (
     CELL_PX,
     DisFlow,
@@ -88,7 +89,7 @@ def test_raft_without_weights_names_the_three_ways(monkeypatch, tmp_path):
         raise OSError("no route")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    with pytest.raises(FileNotFoundError, match=r"(?s)RAFT-small.*path in the recipe.*GAMECRAFT_WEIGHTS/raft-small.*https://"):
+    with pytest.raises(Unavailable, match=r"(?s)RAFT-small.*path in the recipe.*GAMECRAFT_WEIGHTS/raft-small.*https://"):
         load_flow(FlowSettings(backend="raft"))
 
 
@@ -100,12 +101,12 @@ def test_weights_are_found_in_one_order(monkeypatch, tmp_path):
         file.touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("GAMECRAFT_WEIGHTS", str(tmp_path / "own"))
-    assert model_files.present(model_files.RAFT_SMALL, str(hub)) == hub
-    assert model_files.present(model_files.RAFT_SMALL) == own
+    assert model_files.local_weights(model_files.RAFT_SMALL, str(hub)) == hub
+    assert model_files.local_weights(model_files.RAFT_SMALL) == own
     own.unlink()
-    assert model_files.present(model_files.RAFT_SMALL) == hub
-    with pytest.raises(FileNotFoundError, match="no file at"):
-        model_files.present(model_files.RAFT_SMALL, str(tmp_path / "nowhere.pth"))
+    assert model_files.local_weights(model_files.RAFT_SMALL) == hub
+    with pytest.raises(Unavailable, match="no file at"):
+        model_files.local_weights(model_files.RAFT_SMALL, str(tmp_path / "nowhere.pth"))
 
 
 def test_cells_are_means():

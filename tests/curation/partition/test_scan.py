@@ -10,8 +10,8 @@ from curation.media import decode
 from curation.partition.chunks import ScanSettings, analysis_size
 from curation.partition.cuts import SceneSettings, cut_frames
 from curation.partition.optical_flow import FlowSettings
-from curation.partition.recorders import CutLog, Look
-from curation.partition.scan import forget, scan
+from curation.partition.recorders import CutRecorder, ScanFrame
+from curation.partition.scan import clear_caches, scan
 
 DIS = ScanSettings(FlowSettings(backend="dis"))
 
@@ -36,9 +36,9 @@ def texture(seed, height=240, width=320):
 
 @pytest.fixture(autouse=True)
 def fresh():
-    forget()
+    clear_caches()
     yield
-    forget()
+    clear_caches()
 
 
 def test_a_pan_is_measured_in_px_a_frame_at_320_wide(tmp_path):
@@ -58,11 +58,11 @@ def test_frames_shown_twice_do_not_halve_the_motion(tmp_path):
 
 
 def cuts_in(frames):
-    log = CutLog()
+    recorder = CutRecorder()
     for number, frame in enumerate(frames):
-        log.add(Look(number, number / 30, None, np.ascontiguousarray(frame), frame[..., 0], None, True))
-    noted = log.arrays()
-    return cut_frames(noted["content"], noted["explained"], noted["layout"], 30.0, SceneSettings())
+        recorder.add(ScanFrame(number, number / 30, None, np.ascontiguousarray(frame), frame[..., 0], None, True))
+    arrays = recorder.arrays()
+    return cut_frames(arrays["content"], arrays["flow_match"], arrays["layout_similarity"], 30.0, SceneSettings())
 
 
 def test_a_cut_is_seen_and_a_flash_is_not(tmp_path):
@@ -70,7 +70,7 @@ def test_a_cut_is_seen_and_a_flash_is_not(tmp_path):
         [texture(3)] * 30 + [cv2.convertScaleAbs(texture(3), alpha=0.4, beta=150)] * 2 + [texture(3)] * 30 + [texture(4)] * 30
     )
     signals = scan(write(tmp_path / "cut.mp4", frames), DIS)
-    assert cut_frames(signals.content, signals.explained, signals.layout, signals.fps, SceneSettings()) == [62]
+    assert cut_frames(signals.content, signals.flow_match, signals.layout_similarity, signals.fps, SceneSettings()) == [62]
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])

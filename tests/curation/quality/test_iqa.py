@@ -3,9 +3,9 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.partition.recorders import Look, QualityLog
+from curation.partition.recorders import QualityRecorder, ScanFrame
 from curation.quality.backends import load_iqa
-from curation.quality.iqa import FAULTS, PATCH, Iqa, IqaSettings, fold, frozen_share, luma_plane, patches
+from curation.quality.iqa import FAULTS, PATCH, Iqa, IqaSettings, aggregate_quality, frozen_share, luma_plane, select_patches
 
 RNG = np.random.default_rng(3)
 
@@ -16,7 +16,7 @@ def rate() -> Iqa:
 
 
 def scenery(height=360, width=640, seed=0):
-    """Shapes of every size over rough ground, sharp and clean, as a game draws them."""
+    """Draw sharp and clean shapes of all sizes over rough ground, like a game."""
     rng = np.random.default_rng(seed)
     picture = cv2.resize(rng.integers(60, 120, (12, 20), np.uint8), (4 * width, 4 * height), interpolation=cv2.INTER_CUBIC)
     for _ in range(400):
@@ -64,7 +64,7 @@ def test_the_score_falls_with_each_degradation(rate, worse, amounts, fault):
     assert scores == sorted(scores, reverse=True)
     assert scores[0] > 0.7
     assert scores[-1] < 0.4
-    named = fold(rate([frame(worse(clean, amounts[1]))]), 0.0).iqa_fault
+    named = aggregate_quality(rate([frame(worse(clean, amounts[1]))]), 0.0).iqa_fault
     assert named in ({"blurred", "upscaled"} if fault in ("blurred", "upscaled") else {fault})
 
 
@@ -87,17 +87,17 @@ def test_luma_is_had_from_every_format(form):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 4000), (90, 160), (180, 320), (271, 641), (2160, 3840)])
 def test_patches_lie_inside_pictures_of_every_size(height, width):
-    found = patches(RNG.integers(40, 255, (height, width), np.uint8))
-    assert 1 <= len(found) <= 16
-    assert found.shape[1:] == (PATCH, PATCH)
+    squares = select_patches(RNG.integers(40, 255, (height, width), np.uint8))
+    assert 1 <= len(squares) <= 16
+    assert squares.shape[1:] == (PATCH, PATCH)
 
 
 def test_bars_and_the_margin_are_not_looked_at():
     picture = RNG.integers(100, 200, (720, 1280), np.uint8)
     picture[:90] = picture[-90:] = 16
     picture[90:105] = 255
-    assert patches(picture).min() >= 100
-    assert patches(picture).max() < 200
+    assert select_patches(picture).min() >= 100
+    assert select_patches(picture).max() < 200
 
 
 @pytest.mark.parametrize("luma", [0, 16, 128, 255])
@@ -109,8 +109,8 @@ def test_an_empty_picture_has_a_score(rate, luma):
 def test_a_picture_smaller_than_a_patch_has_none(rate):
     rows = rate([frame(np.zeros((48, 300), np.uint8))])
     assert np.isnan(rows).all()
-    assert fold(rows, 0.25) == (None, None, 0.25)
-    assert fold(rows[:0], 0.0).iqa is None
+    assert aggregate_quality(rows, 0.25) == (None, None, 0.25)
+    assert aggregate_quality(rows[:0], 0.0).iqa is None
 
 
 def test_the_log_rates_what_it_is_given_in_batches():
@@ -123,9 +123,9 @@ def test_the_log_rates_what_it_is_given_in_batches():
             return np.full((len(frames), 1 + len(FAULTS)), 0.5, np.float32)
 
     rate = Counting()
-    log, picture = QualityLog(rate, every_s=1.0), frame(np.zeros((64, 64), np.uint8))
+    log, picture = QualityRecorder(rate, every_s=1.0), frame(np.zeros((64, 64), np.uint8))
     for k in range(10):
-        log.add(Look(k, k / 2, (k - 1) / 2 if k else None, None, None, picture, own=True))
+        log.add(ScanFrame(k, k / 2, (k - 1) / 2 if k else None, None, None, picture, in_chunk=True))
     noted = log.arrays()
     assert noted["iqa_rows"].shape == (5, 1 + len(FAULTS))
     assert noted["iqa_frame"].tolist() == [0, 2, 4, 6, 8]
@@ -147,9 +147,9 @@ def test_stalls_are_frozen_and_a_capture_at_twice_the_rate_is_not():
 def test_time_that_is_frozen_counts_against_a_clip():
     rows = np.full((3, 1 + len(FAULTS)), 0.01, np.float32)
     rows[:, 0] = 0.9
-    found = fold(rows, 0.5)
-    assert found.iqa == pytest.approx(0.45)
-    assert (found.iqa_fault, found.iqa_frozen) == ("frozen", 0.5)
+    quality = aggregate_quality(rows, 0.5)
+    assert quality.iqa == pytest.approx(0.45)
+    assert (quality.iqa_fault, quality.iqa_frozen) == ("frozen", 0.5)
 
 
 @pytest.mark.parametrize("wrong", [{"backend": "musiq"}, {"every_s": 0.0}])

@@ -4,6 +4,7 @@ import av
 import numpy as np
 import pytest
 
+from curation.errors import Unavailable
 from curation.quality.backends import load_iqa
 from curation.quality.iqa import IqaSettings
 
@@ -18,7 +19,7 @@ def frames(count=1, blur=False):
 
 def test_a_machine_without_pyiqa_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
-    with pytest.raises(FileNotFoundError, match=r"(?s)pyiqa cannot be imported.*--no-deps pyiqa.*embedded"):
+    with pytest.raises(Unavailable, match=r"(?s)pyiqa cannot be imported.*--no-deps pyiqa.*embedded"):
         load_iqa(IqaSettings("pyiqa:musiq"))
 
 
@@ -33,11 +34,9 @@ def test_weights_that_are_nowhere_are_named_with_the_remedies(monkeypatch, tmp_p
         raise OSError("no route")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    with pytest.raises(
-        FileNotFoundError, match=r"(?s)pyiqa:musiq.*path in the recipe.*GAMECRAFT_WEIGHTS/pyiqa/musiq.*https://"
-    ):
+    with pytest.raises(Unavailable, match=r"(?s)pyiqa:musiq.*path in the recipe.*GAMECRAFT_WEIGHTS/pyiqa/musiq.*https://"):
         load_iqa(IqaSettings("pyiqa:musiq"))
-    with pytest.raises(FileNotFoundError, match=r"no file at nowhere\.pth"):
+    with pytest.raises(Unavailable, match=r"no file at nowhere\.pth"):
         load_iqa(IqaSettings("pyiqa:musiq", weights="nowhere.pth"))
 
 
@@ -50,9 +49,9 @@ def test_what_is_no_metric_without_reference_is_refused(metric):
 
 def test_musiq_runs_with_random_weights():
     pytest.importorskip("pyiqa", reason="the iqa extra is not installed", exc_type=ImportError)
-    from curation.quality.pyiqa_backend import Pyiqa
+    from curation.quality.pyiqa_backend import PyiqaIqa
 
-    rows = Pyiqa("musiq", pretrained=False)(frames(2))
+    rows = PyiqaIqa("musiq", pretrained=False)(frames(2))
     assert rows.shape == (2, 7)
     assert np.isfinite(rows[:, 0]).all()
     assert np.isnan(rows[:, 1:]).all()

@@ -1,4 +1,4 @@
-"""A clean slate for what was asked."""
+"""A cache of answers, pictures and the usage counts of the process."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from curation.vlm import answers, asking
 
 @pytest.fixture
 def cache(tmp_path):
-    answers.use(str(tmp_path / "answers"))
+    answers.use_folder(str(tmp_path / "answers"))
     return tmp_path / "answers"
 
 
@@ -24,5 +24,5 @@ def jpeg():
 
 
 @pytest.fixture
-def spent() -> Counter:
-    return asking.spent
+def usage() -> Counter:
+    return asking.usage

@@ -3,23 +3,23 @@ from dataclasses import replace
 
 import pytest
 
-from curation.vlm import Ahead, Prompt, Reply, VlmSettings, ask, load
+from curation.vlm import CacheOnlyVlm, Prompt, Reply, VlmSettings, ask, load
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
 
-class Talker:
-    """A model that says what it is told to, and counts."""
+class ScriptedVlm:
+    """A model that gives prepared replies, and keeps the prompts."""
 
-    name = "talker"
+    name = "scripted"
 
-    def __init__(self, *says):
-        self.says, self.heard = list(says), []
+    def __init__(self, *texts):
+        self.texts, self.prompts = list(texts), []
 
     def replies(self, prompts):
         for number, prompt in enumerate(prompts):
-            self.heard.append(prompt)
-            yield number, Reply(self.says.pop(0), prompt_tokens=3, completion_tokens=2)
+            self.prompts.append(prompt)
+            yield number, Reply(self.texts.pop(0), prompt_tokens=3, completion_tokens=2)
 
 
 def test_equal_questions_are_asked_once_and_any_difference_is_another_question(cache, jpeg):
@@ -31,45 +31,45 @@ def test_equal_questions_are_asked_once_and_any_difference_is_another_question(c
         replace(first, schema={**SCHEMA, "title": "x"}),
         replace(first, name="r"),
     ]
-    talker = Talker(*(f'{{"n": {k}}}' for k in range(6)))
-    assert [a.value["n"] for a in ask(talker, [first, *others])] == list(range(6))
-    assert [a.value["n"] for a in ask(talker, [first, *others])] == list(range(6))
-    assert len(talker.heard) == 6
-    other_model = Talker('{"n": 7}')
+    scripted = ScriptedVlm(*(f'{{"n": {k}}}' for k in range(6)))
+    assert [a.value["n"] for a in ask(scripted, [first, *others])] == list(range(6))
+    assert [a.value["n"] for a in ask(scripted, [first, *others])] == list(range(6))
+    assert len(scripted.prompts) == 6
+    other_model = ScriptedVlm('{"n": 7}')
     other_model.name = "another"
     assert ask(other_model, [first])[0].value == {"n": 7}
 
 
 def test_what_did_not_fit_is_not_kept(cache):
     question = Prompt("q", "What?", SCHEMA)
-    assert ask(Talker("nothing", "nothing"), [question])[0].error
-    assert ask(Talker('{"n": 1}'), [question])[0].value == {"n": 1}
+    assert ask(ScriptedVlm("nothing", "nothing"), [question])[0].error
+    assert ask(ScriptedVlm('{"n": 1}'), [question])[0].value == {"n": 1}
 
 
 def test_half_an_entry_of_the_cache_is_asked_again(cache):
     question = Prompt("q", "What?", SCHEMA)
-    ask(Talker('{"n": 1}'), [question])
+    ask(ScriptedVlm('{"n": 1}'), [question])
     (entry,) = cache.rglob("*.json")
     entry.write_text(json.dumps({"text": '{"n": 1}'})[:7])
-    assert ask(Talker('{"n": 2}'), [question])[0].value == {"n": 2}
+    assert ask(ScriptedVlm('{"n": 2}'), [question])[0].value == {"n": 2}
 
 
 def test_without_a_folder_nothing_is_kept():
     question = Prompt("q", "What?", SCHEMA)
-    talker = Talker('{"n": 1}', '{"n": 2}')
-    assert [ask(talker, [question])[0].value["n"] for _ in range(2)] == [1, 2]
+    scripted = ScriptedVlm('{"n": 1}', '{"n": 2}')
+    assert [ask(scripted, [question])[0].value["n"] for _ in range(2)] == [1, 2]
 
 
-def test_questions_answered_elsewhere_are_collected_and_come_out_of_the_cache(cache, spent):
-    ahead = load(VlmSettings("vllm", "talker"))
-    assert isinstance(ahead, Ahead)
+def test_questions_answered_elsewhere_are_collected_and_come_out_of_the_cache(cache, usage):
+    cached = load(VlmSettings("vllm", "scripted"))
+    assert isinstance(cached, CacheOnlyVlm)
     question = Prompt("q", "What?", SCHEMA)
-    assert ask(ahead, [question])[0].error == "not answered yet"
-    assert ahead.wanted == [question]
-    assert spent["calls"] == 0
-    ask(Talker('{"n": 5}'), [question])
-    assert ask(ahead, [question])[0].value == {"n": 5}
-    assert len(ahead.wanted) == 1
+    assert ask(cached, [question])[0].error == "not answered yet"
+    assert cached.missing == [question]
+    assert usage["calls"] == 0
+    ask(ScriptedVlm('{"n": 5}'), [question])
+    assert ask(cached, [question])[0].value == {"n": 5}
+    assert len(cached.missing) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ import pytest
 
 from curation.media.decode import Span
 from curation.media.viewport import Rect
-from curation.vlm.frames import FrameSettings, grab, labels, moments
+from curation.vlm.frames import FrameSettings, choose_moments, frame_labels, grab_frames
 
 
 def test_frames_lie_before_during_and_after_the_action_and_at_both_ends():
-    chosen = moments(Span(10.0, 16.0), Span(12.0, 13.0), 12.4, count=8)
+    chosen = choose_moments(Span(10.0, 16.0), Span(12.0, 13.0), 12.4, count=8)
     times = [m.time_s for m in chosen]
     assert times == sorted(times)
     assert len(times) == 8
@@ -21,21 +21,21 @@ def test_frames_lie_before_during_and_after_the_action_and_at_both_ends():
 
 
 def test_without_an_action_frames_are_spread_evenly():
-    times = np.array([m.time_s for m in moments(Span(0.0, 6.0), None, None, count=5)])
+    times = np.array([m.time_s for m in choose_moments(Span(0.0, 6.0), None, None, count=5)])
     assert np.diff(times) == pytest.approx([1.5] * 4, abs=0.01)
 
 
 def test_a_short_clip_gives_fewer_frames_rather_than_the_same_ones():
-    assert len(moments(Span(0.0, 0.25), None, None, count=8)) == 3
+    assert len(choose_moments(Span(0.0, 0.25), None, None, count=8)) == 3
 
 
 def test_few_frames_still_show_both_ends_and_the_peak():
-    chosen = moments(Span(0.0, 6.0), Span(2.0, 3.0), 2.5, count=3)
+    chosen = choose_moments(Span(0.0, 6.0), Span(2.0, 3.0), 2.5, count=3)
     assert [round(m.time_s, 1) for m in chosen] == [0.0, 2.5, 6.0]
 
 
 def test_labels_count_from_the_clips_start_and_name_the_part():
-    shown = labels(moments(Span(10.0, 16.0), Span(12.0, 13.0), 12.4, count=3), 10.0)
+    shown = frame_labels(choose_moments(Span(10.0, 16.0), Span(12.0, 13.0), 12.4, count=3), 10.0)
     assert shown == (
         "Frame 1, 0.0 s, before the action:",
         "Frame 2, 2.4 s, during the action:",
@@ -48,17 +48,17 @@ def test_grabbed_frames_are_those_on_screen_at_that_time(write, tmp_path):
     pictures = (np.full((96, 160, 3), 10 + 8 * k, np.uint8) for k in range(25))
     uri = write(tmp_path / "steps.mp4", pictures, (k / 10 for k in range(25)), options={"crf": "1"})
     times = (0.5, 0.95, 1.62, 1.999)
-    shots = grab(uri, Span(0.5, 2.0), times, Rect(0, 0, 160, 96), 80)
+    shots = grab_frames(uri, Span(0.5, 2.0), times, Rect(0, 0, 160, 96), 80)
     level = [cv2.imdecode(np.frombuffer(shot, np.uint8), cv2.IMREAD_COLOR).mean() for shot in shots]
     assert level == pytest.approx([10 + 8 * k for k in (5, 9, 16, 19)], abs=3)
     assert cv2.imdecode(np.frombuffer(shots[0], np.uint8), cv2.IMREAD_COLOR).shape == (48, 80, 3)
 
 
 def test_the_view_is_cut_out_before_it_is_made_small(write, tmp_path):
-    """Left half dark, right half light; only the right half is the view."""
+    """The left half of the video is dark and the right half is light. Only the right half is in the view."""
     halves = np.concatenate([np.full((96, 80, 3), 20, np.uint8), np.full((96, 80, 3), 200, np.uint8)], 1)
     uri = write(tmp_path / "halves.mp4", [halves] * 12, (k / 10 for k in range(12)))
-    (shot,) = grab(uri, Span(0.0, 1.0), (0.5,), Rect(80, 0, 80, 96), 448)
+    (shot,) = grab_frames(uri, Span(0.0, 1.0), (0.5,), Rect(80, 0, 80, 96), 448)
     picture = cv2.imdecode(np.frombuffer(shot, np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (96, 80, 3)
     assert picture[:, 4:].mean() > 190

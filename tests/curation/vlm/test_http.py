@@ -1,4 +1,4 @@
-"""The HTTP backend against a real server on loopback: what it sends, and what becomes of every kind of bad reply."""
+"""The HTTP backend against a real server on loopback: what it sends, and how it handles every kind of bad reply."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ def prompt(name="q", **more):
     return Prompt(name, f"Keep {name}?", SCHEMA, **more)
 
 
-def test_frames_question_schema_and_key_reach_the_server(serve, jpeg, spent, monkeypatch):
+def test_frames_question_schema_and_key_reach_the_server(serve, jpeg, usage, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     server = serve(lambda body, number: serve.say(GOOD, 30, 4))
     (answer,) = ask(load(settings(server.url)), [prompt(frames=(jpeg(), jpeg(5)), labels=("Frame 1:", "Frame 2:"))])
@@ -42,7 +42,7 @@ def test_frames_question_schema_and_key_reach_the_server(serve, jpeg, spent, mon
     sent = body["messages"][0]["content"][3]["image_url"]["url"]
     assert base64.b64decode(sent.removeprefix("data:image/jpeg;base64,")) == jpeg(5)
     assert server.headers[0]["Authorization"] == "Bearer secret"
-    assert (spent["calls"], spent["prompt_tokens"], spent["completion_tokens"]) == (1, 30, 4)
+    assert (usage["calls"], usage["prompt_tokens"], usage["completion_tokens"]) == (1, 30, 4)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_frames_question_schema_and_key_reach_the_server(serve, jpeg, spent, mon
     ],
 )
 def test_a_reply_that_does_not_fit_is_asked_for_once_more_with_the_reason_and_then_is_the_rows_reason(
-    serve, spent, reply, reason
+    serve, usage, reply, reason
 ):
     server = serve(lambda body, number: serve.say(reply))
     (answer,) = ask(load(settings(server.url)), [prompt()])
@@ -70,7 +70,7 @@ def test_a_reply_that_does_not_fit_is_asked_for_once_more_with_the_reason_and_th
     assert len(first["messages"]) == 1
     assert second["messages"][1] == {"role": "assistant", "content": (reply or "")[:2000]}
     assert "That does not fit: the reply" in second["messages"][2]["content"][0]["text"]
-    assert (spent["calls"], spent["invalid"]) == (2, 1)
+    assert (usage["calls"], usage["invalid"]) == (2, 1)
 
 
 def test_a_second_reply_that_fits_is_the_answer(serve):
@@ -102,8 +102,11 @@ def test_a_server_that_says_when_to_come_back_is_obeyed(serve):
     [
         (lambda s: s.status(500, b"out of memory"), "the server answered 500: out of memory"),
         (lambda s: s.status(400, b"context too long"), "the server answered 400: context too long"),
-        (lambda s: s.status(200, b"<html>hello</html>"), "the server's answer is no chat completion (JSONDecodeError): <html>"),
-        (lambda s: s.status(200, b'{"choices": []}'), "the server's answer is no chat completion (IndexError)"),
+        (
+            lambda s: s.status(200, b"<html>hello</html>"),
+            "the server's answer is not a chat completion (JSONDecodeError): <html>",
+        ),
+        (lambda s: s.status(200, b'{"choices": []}'), "the server's answer is not a chat completion (IndexError)"),
         (lambda s: s.hang(), "no answer after 2 tries of 0.3 s: ReadTimeoutError"),
         (lambda s: s.cut_off, "no answer after 2 tries of 0.3 s: "),
     ],
@@ -138,7 +141,7 @@ REFUSALS = {
     "broken": (500, b"CUDA error", "answered 500: CUDA error"),
     "no pictures": (400, b"this model is not multimodal", "answered 400: this model is not multimodal"),
     "no schemas": (400, b"response_format is not supported", "answered 400: response_format .*see what the server takes"),
-    "html": (200, b"<html>", "is no chat completion"),
+    "html": (200, b"<html>", "is not a chat completion"),
 }
 
 
@@ -207,12 +210,12 @@ def test_a_server_that_takes_no_bounds_in_a_schema_is_asked_without_them(serve):
     assert len(server.bodies) == 4, "what the server takes is learned once"
 
 
-def test_a_reply_that_was_cut_off_is_not_asked_for_again(serve, spent):
+def test_a_reply_that_was_cut_off_is_not_asked_for_again(serve, usage):
     body = {"choices": [{"finish_reason": "length", "message": {"content": '{"keep"'}}], "usage": {"completion_tokens": 7}}
     server = serve(lambda asked, number: serve.status(200, json.dumps(body).encode()))
     (answer,) = ask(load(settings(server.url)), [prompt()])
     assert answer.error == "the reply is cut off by max_tokens after 7 tokens; raise vlm.max_tokens"
-    assert (len(server.bodies), spent["invalid"]) == (1, 1)
+    assert (len(server.bodies), usage["invalid"]) == (1, 1)
 
 
 def test_a_server_that_is_not_there_is_no_rows_fault(free_port):
@@ -237,8 +240,8 @@ def test_no_more_requests_are_in_flight_than_allowed(serve):
     assert server.at_once == 3
 
 
-def test_what_was_answered_before_the_server_died_is_not_asked_again(serve, cache, free_port, spent):
-    """The run after the one that was cut off asks for what is missing, and for nothing else."""
+def test_what_was_answered_before_the_server_died_is_not_asked_again(serve, cache, free_port, usage):
+    """The run after an interrupted run asks only the questions without an answer."""
     prompts = [prompt(f"q{k}") for k in range(8)]
     server = serve(lambda body, number: serve.say(GOOD))
 
@@ -257,7 +260,7 @@ def test_what_was_answered_before_the_server_died_is_not_asked_again(serve, cach
     assert len(answered) == 5
     assert not answered & asked
     assert len(asked) == 3
-    assert spent["cached"] == 5
+    assert usage["cached"] == 5
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The transformers backend on a tiny checkpoint of the real architecture; its weights are random, its grammar is not."""
+"""The transformers backend on a tiny checkpoint of the real architecture, with random weights and a real grammar."""
 
 import pytest
 
@@ -29,18 +29,18 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_a_reply_is_held_to_the_schema_while_it_is_written(local, jpeg, spent):
+def test_a_reply_is_held_to_the_schema_while_it_is_written(local, jpeg, usage):
     pytest.importorskip("llguidance")
     prompts = [Prompt("q", f"Question {k}?", SCHEMA, (jpeg(20 * k), jpeg()), ("Frame 1:", "Frame 2:")) for k in range(3)]
     answers = ask(local, prompts)
     assert [a.error for a in answers] == [None] * 3
     assert all(a.value["kind"] in ("door", "shot") for a in answers)
-    assert spent["prompt_tokens"] > 3 * 20
-    assert spent["completion_tokens"] > 3 * 8
+    assert usage["prompt_tokens"] > 3 * 20
+    assert usage["completion_tokens"] > 3 * 8
 
 
 def test_the_pictures_are_looked_at(local, jpeg):
-    """The frames' tokens are in the prompt: two frames cost more than one."""
+    """The prompt contains the tokens of the frames, so two frames cost more than one."""
     one, two = (local._reply(Prompt("q", "Well?", SCHEMA, (jpeg(),) * k)).prompt_tokens for k in (1, 2))
     assert two - one >= 4
 

@@ -1,11 +1,11 @@
-"""What counts as an answer in a reply, and what a reply without one is called."""
+"""Which replies contain an answer, and the errors of those that do not."""
 
 import json
 
 import pytest
 
 from curation.vlm import Reply
-from curation.vlm.parsing import answer, chat_reply, validated
+from curation.vlm.parsing import chat_reply, parse_answer, validate_text
 
 SCHEMA = {
     "type": "object",
@@ -34,11 +34,11 @@ USABLE = {
 
 @pytest.mark.parametrize("name", USABLE)
 def test_what_is_around_an_answer_does_not_hide_it(name):
-    assert validated(USABLE[name], SCHEMA).value == {"keep": True, "why": "a ```door``` </think> opens"}
+    assert validate_text(USABLE[name], SCHEMA).value == {"keep": True, "why": "a ```door``` </think> opens"}
 
 
 def test_words_before_a_fence_are_passed_over():
-    assert validated('Here is the JSON:\n\n```json\n{"keep": true}\n```\nAnything else?', SCHEMA).value == {"keep": True}
+    assert validate_text('Here is the JSON:\n\n```json\n{"keep": true}\n```\nAnything else?', SCHEMA).value == {"keep": True}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_words_before_a_fence_are_passed_over():
     ],
 )
 def test_what_holds_no_answer_says_why(text, reason):
-    assert validated(text, SCHEMA).error.startswith(reason)
+    assert validate_text(text, SCHEMA).error.startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_what_holds_no_answer_says_why(text, reason):
     ],
 )
 def test_a_reply_that_was_stopped_says_so(reply, reason):
-    assert answer(reply, SCHEMA).error == reason
+    assert parse_answer(reply, SCHEMA).error == reason
 
 
 def test_a_whole_answer_is_one_wherever_it_stopped():
-    assert answer(Reply('{"keep": true}', stop="length"), SCHEMA).value == {"keep": True}
+    assert parse_answer(Reply('{"keep": true}', stop="length"), SCHEMA).value == {"keep": True}
 
 
 def said(finish_reason="stop", **message):
@@ -98,7 +98,7 @@ def test_an_answer_is_found_wherever_servers_put_it():
         {"content": "", "reasoning": f"\n{GOOD}"},
         {"content": None, "reasoning": f"```json\n{GOOD}\n```"},
     ):
-        assert answer(said(**message), SCHEMA).value == json.loads(GOOD), message
+        assert parse_answer(said(**message), SCHEMA).value == json.loads(GOOD), message
 
 
 @pytest.mark.parametrize(
@@ -115,4 +115,4 @@ def test_an_answer_is_found_wherever_servers_put_it():
     ],
 )
 def test_thoughts_refusals_and_filters_are_no_answers(message, reason):
-    assert answer(said(**message), SCHEMA).error == reason
+    assert parse_answer(said(**message), SCHEMA).error == reason

@@ -1,8 +1,8 @@
-"""Builds a tiny Qwen2.5-VL with random weights: the real architecture, tokeniser, chat template and processor, half a megabyte.
+"""Build a tiny Qwen2.5-VL with random weights: the real architecture, tokeniser, chat template and processor, half a megabyte.
 
     python tests/curation/vlm/tiny_vlm.py FOLDER
 
-It needs no download. What it says means nothing, but it goes the whole way that a real model's answer goes.
+It needs no download. Its answers mean nothing, but they take the same path as those of a real model.
 """
 
 import json
@@ -85,7 +85,7 @@ def _config(tokenizer):
 
     number = tokenizer.convert_tokens_to_ids
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
-    # Heads of 32: vLLM's attention on CPU knows no smaller ones.
+    # Heads of 32, because the CPU attention of vLLM supports no smaller ones.
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {"vocab_size": len(tokenizer), **sizes, "num_key_value_heads": 1, "max_position_embeddings": CONTEXT}
     ends = {

@@ -48,7 +48,7 @@ def _film(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An output of three sources: the film under a hostile name, the same bytes again, and a file that is no video."""
+    """An output of three sources: the film under a hostile name, a copy of it, and a file that is not a video."""
     folder = tmp_path_factory.mktemp("report")
     films = folder / "films"
     films.mkdir()
@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _without_quality(recipe: recipes.Recipe) -> recipes.Recipe:
-    """Views of random blocks are rightly taken for a coarse encoding; here clips are to be kept."""
+    """Views of random blocks look like a coarse encoding, but these tests need kept clips."""
     return replace(recipe, score=replace(recipe.score, quality=QualityLimits(min_iqa=None)))
 
 
@@ -73,7 +73,7 @@ def page(made: str) -> str:
 
 
 class _Text(HTMLParser):
-    """What a reader sees, section by section, and every tag with its attributes."""
+    """The visible text by section, and every tag with its attributes."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -101,15 +101,15 @@ class _Text(HTMLParser):
 def test_header_says_what_went_in_and_what_came_out(page: str) -> None:
     top = _Text(page).sections["top"]
     assert "smoke" in top
-    assert "3 sources with 15 s of readable video went in." in top
-    assert "came out, in 1 shard." in top
+    assert "Input: 3 sources with 15 s of readable video." in top
+    assert " in 1 shard." in top
 
 
 def test_funnel_counts_each_step_and_names_what_fell_out(made: str, page: str) -> None:
     text, output = _Text(page).sections["funnel"], read_output(made)
     assert "Sources 3 sources" in text
-    assert "Readable, each once 1 source 15 s" in text
-    assert "1 the same as another, 1 unreadable" in text
+    assert "Readable, no duplicates 1 source 15 s" in text
+    assert "1 duplicate, 1 unreadable" in text
     assert f"Cut into clips {len(output.clips)} clips 15 s" in text
     assert "too short" in text
     assert "too dark" in text
@@ -189,7 +189,7 @@ def test_a_hostile_file_name_stays_text(page: str) -> None:
 def test_an_empty_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     sections = _Text(storage.read(write_report(str(tmp_path))).decode()).sections
     assert "0 sources" in sections["top"]
-    assert "No clip came out." in sections["top"]
+    assert "Output: no clips." in sections["top"]
     assert "No clip was cut" in sections["scores"]
     assert "No clip was kept." in sections["sheet"]
     assert "No unit has been committed." in sections["cost"]
@@ -213,7 +213,7 @@ def test_clips_not_judged_yet_are_said_to_wait(made: str, tmp_path: Path) -> Non
         shutil.rmtree(tmp_path / "out" / folder, ignore_errors=True)
     funnel = _Text(storage.read(write_report(str(tmp_path / "out"))).decode()).sections["funnel"]
     assert "Clean and well lit 0 clips" in funnel
-    assert "not through this step yet" in funnel
+    assert "not processed by this step yet" in funnel
 
 
 def _synthetic(out: str, videos: int, clips_each: int, kept: bool = True) -> None:
@@ -267,7 +267,7 @@ def test_five_thousand_clips_give_a_page_under_fifteen_megabytes(tmp_path: Path)
     assert len(page) < 15e6
     assert f"{MAX_SHEET_CLIPS} of 2,800 kept clips" in page
     assert page.count('class="card"') == MAX_SHEET_CLIPS
-    assert f"{50 - MAX_TIMELINES} more videos not drawn" in page
+    assert f"{50 - MAX_TIMELINES} more videos not shown" in page
     assert page.count('class="r-interaction"') == MAX_TIMELINES + 1
     assert "encode_clip: ValueError" in page
     assert "Not measured for any clip: iqa, iqa_frozen, luma_min" in page
@@ -304,7 +304,7 @@ def test_a_quarantined_source_is_listed_with_its_reason(tmp_path: Path) -> None:
     [([], 5, []), ([2, 9], 4, [2, 2]), ([1, 9], 4, [1, 3]), ([9, 9, 9], 2, [1, 0, 1]), ([3, 2], 60, [3, 2])],
 )
 def test_spread_is_fair_and_never_repeats(sizes: list[int], most: int, shown: list[int]) -> None:
-    chosen = svg.spread(sizes, most)
+    chosen = svg.sample_evenly(sizes, most)
     assert sum(map(len, chosen)) == sum(shown)
     assert sorted(map(len, chosen)) == sorted(shown)
     assert all(len(set(some)) == len(some) and all(0 <= i < n for i in some) for n, some in zip(sizes, chosen, strict=True))
@@ -312,7 +312,7 @@ def test_spread_is_fair_and_never_repeats(sizes: list[int], most: int, shown: li
 
 def test_a_histogram_holds_every_clip_and_keeps_outliers_in_its_last_bin() -> None:
     figure = svg.histogram(np.array([*np.linspace(0, 1, 300), 900.0]), np.array([0.5]), "px", [("at most", 0.5)])
-    counts = [int(n) for bin_ in figure.bins for n in re.findall(r"(\d+) (?:kept|taken)", bin_.label)]
+    counts = [int(n) for bin_ in figure.bins for n in re.findall(r"(\d+) (?:kept|dropped)", bin_.label)]
     assert sum(counts) == 302
     assert figure.high.endswith("+")
     assert 0 < figure.limits[0].percent < 100

@@ -1,4 +1,4 @@
-"""The tables of `gamecraft inspect OUT --thresholds`, from a ledger that is written here."""
+"""The tables of `gamecraft inspect OUT --thresholds`, from a small ledger."""
 
 import pytest
 
@@ -12,7 +12,7 @@ NAMES = ("clip_id", "video_id", "index", "start_s", "end_s", "iqa", "luma_mean",
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """Ten clips of 6 s with iqa 0, 0.1 ... 0.9; the last is too dark, an eleventh was too short to be judged."""
+    """Ten clips of 6 s with iqa 0, 0.1 ... 0.9; the last is too dark, an eleventh was too short to be scored."""
     rows = [
         {"clip_id": f"c{k}", "video_id": "v", "index": k, "start_s": 6.0 * k, "end_s": 6.0 * k + 6, "iqa": k / 10,
          "luma_mean": 5.0 if k == 9 else 100.0, "reject": "too short: 2 s" if k == 10 else None}

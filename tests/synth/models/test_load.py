@@ -1,4 +1,4 @@
-"""Models behind one method each: pipelines of the real classes, and everything that can go wrong with one."""
+"""Models with one method each: pipelines of the real classes, and everything that can go wrong."""
 
 import time
 from dataclasses import replace
@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from synth.models import load
-from synth.models.base import ModelSettings, NotMade, Words
-from synth.models.load import Models, checked
+from synth.models.base import ModelFailed, ModelSettings, PromptPair
+from synth.models.load import Models, as_uint8
 
-HOW = ModelSettings(width=64, height=48, frames=9, image_steps=2, video_steps=2, dtype="float32", device="cpu")
-SNOW = Words("make it snow", "a door")
+SETTINGS = ModelSettings(width=64, height=48, frames=9, image_steps=2, video_steps=2, dtype="float32", device="cpu")
+SNOW = PromptPair("make it snow", "a door")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture
 def models(pipelines):
-    return Models("diffusers", replace(HOW, **vars(pipelines)))
+    return Models("diffusers", replace(SETTINGS, **vars(pipelines)))
 
 
 @pytest.fixture
@@ -49,16 +49,16 @@ def test_a_video_from_its_first_frame_and_to_its_last(models, first):
 
 def test_a_pipeline_of_the_wrong_kind_says_what_to_use(pipelines, first):
     with pytest.raises(ValueError, match="edits no picture: use an instruction editor"):
-        Models("diffusers", replace(HOW, editor=pipelines.painter)).edit(first, SNOW, 1)
+        Models("diffusers", replace(SETTINGS, editor=pipelines.painter)).edit(first, SNOW, 1)
     with pytest.raises(ValueError, match=r"takes no last frame: set synth\.models\.between"):
-        Models("diffusers", replace(HOW, animator=pipelines.editor)).animate(first, first, SNOW, 1)
+        Models("diffusers", replace(SETTINGS, animator=pipelines.editor)).animate(first, first, SNOW, 1)
     with pytest.raises(ValueError, match=r"synth\.models\.painter is not set"):
-        Models("diffusers", HOW).paint(SNOW, 1)
+        Models("diffusers", SETTINGS).paint(SNOW, 1)
 
 
 def test_a_model_that_is_not_there_is_no_attempts_fault(first):
     with pytest.raises(OSError, match="no-such/model: not on this machine"):
-        Models("diffusers", replace(HOW, animator="no-such/model")).animate(first, None, SNOW, 1)
+        Models("diffusers", replace(SETTINGS, animator="no-such/model")).animate(first, None, SNOW, 1)
 
 
 @pytest.mark.parametrize(
@@ -72,49 +72,49 @@ def test_a_model_that_is_not_there_is_no_attempts_fault(first):
     ],
 )
 def test_what_comes_back_is_checked(made, said):
-    with pytest.raises(NotMade, match=said):
-        checked(made, (9, 48, 64, 3), "m")
+    with pytest.raises(ModelFailed, match=said):
+        as_uint8(made, (9, 48, 64, 3), "m")
 
 
 def test_floats_are_pictures():
-    assert checked(np.full((9, 48, 64, 3), 0.5), (9, 48, 64, 3), "m").max() == 128
+    assert as_uint8(np.full((9, 48, 64, 3), 0.5), (9, 48, 64, 3), "m").max() == 128
 
 
-class Odd:
-    """A model that gives what it is told to."""
+class FakeModel:
+    """A model that returns the result of a given function."""
 
     def __init__(self, give):
         self._give = give
 
-    def paint(self, words, seed):
+    def paint(self, prompts, seed):
         return self._give()
 
 
 def test_a_model_that_hangs_is_left_behind(monkeypatch):
-    monkeypatch.setattr(load, "_loaded", _Loads(Odd(lambda: time.sleep(5))))
+    monkeypatch.setattr(load, "_load_pipeline", _Loads(FakeModel(lambda: time.sleep(5))))
     began = time.monotonic()
-    with pytest.raises(NotMade, match=r"slow gave nothing within 0\.2 s"):
-        Models("diffusers", replace(HOW, painter="slow", timeout_s=0.2)).paint(SNOW, 1)
+    with pytest.raises(ModelFailed, match=r"slow gave nothing within 0\.2 s"):
+        Models("diffusers", replace(SETTINGS, painter="slow", timeout_s=0.2)).paint(SNOW, 1)
     assert time.monotonic() - began < 4
-    assert load._loaded.cleared
+    assert load._load_pipeline.cleared
 
 
 def test_a_painter_may_choose_a_size_of_the_same_shape_and_no_other(monkeypatch):
-    models = Models("diffusers", replace(HOW, painter="p"))
-    monkeypatch.setattr(load, "_loaded", _Loads(Odd(lambda: np.zeros((96, 128, 3)))))
+    models = Models("diffusers", replace(SETTINGS, painter="p"))
+    monkeypatch.setattr(load, "_load_pipeline", _Loads(FakeModel(lambda: np.zeros((96, 128, 3)))))
     assert models.paint(SNOW, 1).shape == (48, 64, 3)
-    monkeypatch.setattr(load, "_loaded", _Loads(Odd(lambda: np.zeros((96, 96, 3)))))
-    with pytest.raises(NotMade, match="p gave a picture of 96x96 instead of a picture of 64x48"):
+    monkeypatch.setattr(load, "_load_pipeline", _Loads(FakeModel(lambda: np.zeros((96, 96, 3)))))
+    with pytest.raises(ModelFailed, match="p gave a picture of 96x96 instead of a picture of 64x48"):
         models.paint(SNOW, 1)
 
 
 class _Loads:
-    """In the place of the loader and its cache."""
+    """Replaces the loader and its cache."""
 
     def __init__(self, model):
         self._model, self.cleared = model, False
 
-    def __call__(self, name, how):
+    def __call__(self, name, settings):
         return self._model
 
     def cache_clear(self):
@@ -132,4 +132,4 @@ class _Loads:
 )
 def test_wrong_settings_are_refused(changed, said):
     with pytest.raises(ValueError, match=said):
-        replace(HOW, **changed)
+        replace(SETTINGS, **changed)

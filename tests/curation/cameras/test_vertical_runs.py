@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation.cameras.klt.vertical_runs import rise_s
+from curation.cameras.klt.vertical_runs import vertical_run_s
 from curation.cameras.rotation import exponential
 
 TIMES = np.arange(40) / 16
@@ -21,7 +21,7 @@ def wall(distance: float) -> np.ndarray:
 
 
 def of(pose: np.ndarray, distance: float = 60, seen: bool = True) -> float:
-    return rise_s(np.full((40, 50), seen), wall(distance), pose, TIMES)
+    return vertical_run_s(np.full((40, 50), seen), wall(distance), pose, TIMES)
 
 
 @pytest.mark.parametrize("way", [-1, 1])
@@ -37,7 +37,7 @@ def test_a_single_step_up_is_short() -> None:
     assert of(path((10, (0, 0, 1)), (1, (0, -5, 0)), (10, (0, 0, 1)))) < 0.2
 
 
-def test_what_a_rise_shows_counts_not_what_it_measures() -> None:
+def test_what_a_vertical_run_shows_counts_not_what_it_measures() -> None:
     rise = path((10, (0, 0, 1)), (12, (0, 0.3, 0)), (10, (0, 0, 1)))
     assert of(rise) > 0.6
     assert of(rise, distance=600) == 0
@@ -48,7 +48,7 @@ def test_up_is_the_cameras_not_the_worlds() -> None:
     rise, about = path((10, (0, 0, 1)), (12, (0, 1, 0))), np.eye(4)
     about[:3, :3] = exponential(np.array([0.4, -0.8, 1.1]))
     points = wall(60) @ about[:3, :3].T
-    assert rise_s(np.ones((40, 50), bool), points, about @ rise, TIMES) == of(rise)
+    assert vertical_run_s(np.ones((40, 50), bool), points, about @ rise, TIMES) == of(rise)
 
 
 def test_who_stands_does_not_rise() -> None:

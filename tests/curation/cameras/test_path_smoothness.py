@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation.cameras.path_smoothness import spike, step_ratio
+from curation.cameras.path_smoothness import step_ratio, velocity_spike
 from curation.cameras.rotation import exponential
 
 
@@ -17,7 +17,7 @@ def steps(count: int = 40) -> np.ndarray:
 
 
 def of(velocity: np.ndarray) -> float:
-    return spike(walked(velocity), np.arange(len(velocity) + 1) / 16)
+    return velocity_spike(walked(velocity), np.arange(len(velocity) + 1) / 16)
 
 
 def test_who_walks_stops_at_a_wall_and_goes_back_has_no_spike() -> None:
@@ -39,10 +39,10 @@ def test_a_stair_is_none_whichever_way_the_world_lies() -> None:
     velocity = steps()
     velocity[20, 1] -= 4
     pose = walked(velocity)
-    assert spike(pose, np.arange(41) / 16) == pytest.approx(0)
+    assert velocity_spike(pose, np.arange(41) / 16) == pytest.approx(0)
     about = np.eye(4)
     about[:3, :3] = exponential(np.array([0.4, -0.8, 1.1]))
-    assert spike(about @ pose, np.arange(41) / 16) == pytest.approx(0, abs=1e-9)
+    assert velocity_spike(about @ pose, np.arange(41) / 16) == pytest.approx(0, abs=1e-9)
     assert step_ratio(pose) > 3.5
 
 
@@ -55,7 +55,7 @@ def test_a_frame_shown_twice_is_within_the_limit() -> None:
 def test_frames_of_different_length_are_no_spike() -> None:
     lasts = np.where(np.arange(40) % 4, 1.0, 2.0) / 16
     pose = walked(steps() * lasts[:, None])
-    assert spike(pose, np.concatenate([[0], np.cumsum(lasts)])) == pytest.approx(0)
+    assert velocity_spike(pose, np.concatenate([[0], np.cumsum(lasts)])) == pytest.approx(0)
 
 
 def test_what_stands_is_smooth() -> None:

@@ -1,10 +1,10 @@
-"""What is measured of made videos, on pictures with a known change."""
+"""The metrics of made videos, on pictures with a known change."""
 
 import numpy as np
 import pytest
 
-from synth import evidence
-from synth.evidence import RATE_FPS
+from synth import metrics
+from synth.metrics import RATE_FPS
 
 FRAMES, HEIGHT, WIDTH = 50, 120, 160
 
@@ -17,14 +17,14 @@ def still():
 
 
 def course(rgb):
-    return evidence._course(evidence.changes(rgb), evidence._light(rgb))
+    return metrics._change_metrics(metrics.cell_changes(rgb), metrics._luma_changes(rgb))
 
 
 def test_nothing_changes(still):
     found = course(still)
     assert found["change_peak"] == found["change_brief"] == found["change_end"] == 0
     assert found["kept"] == 0
-    assert evidence.shifted(still) == 0
+    assert metrics.shifted_share(still) == 0
 
 
 def test_a_change_that_stays_where_hands_are(still):
@@ -67,6 +67,6 @@ def test_dots_all_over_leave_the_picture_where_it_is_and_a_camera_does_not(still
         y, x = rng.integers(0, HEIGHT, 400), rng.integers(0, WIDTH, 400)
         snow[number, y, x] = 255
         turned[number] = np.roll(still[number], number - 14, axis=1)
-    assert evidence.shifted(snow) == 0
+    assert metrics.shifted_share(snow) == 0
     assert course(snow)["change_end"] > 0.6
-    assert evidence.shifted(turned) > 0.5
+    assert metrics.shifted_share(turned) > 0.5
