@@ -154,7 +154,7 @@ def _nested(room: str, other: str) -> bool:
 
 
 def transitive_reduction(edges: Edges) -> Edges:
-    """Leave out each edge that a longer path makes as well. ValueError if the edges make a circle."""
+    """Leave out each edge that a longer path makes as well, or one to a folder in that folder. ValueError for a circle."""
     below: dict[str, set[str]] = {}
 
     def reached(room: str, above: tuple[str, ...]) -> set[str]:
@@ -165,11 +165,13 @@ def transitive_reduction(edges: Edges) -> Edges:
             below[room] = direct.union(*(reached(imported, (*above, room)) for imported in direct))
         return below[room]
 
-    return {
-        (room, imported)
-        for room, imported in edges
-        if reached(room, ()) and not any(imported in reached(other, ()) for importer, other in edges if importer == room)
-    }
+    def has_longer_path(room: str, target: str) -> bool:
+        others = (imported for importer, imported in edges if importer == room and imported != target)
+        return any(target in reached(other, ()) or other.startswith(f"{target}.") for other in others)
+
+    for room, _ in edges:
+        reached(room, ())
+    return {(room, imported) for room, imported in edges if not has_longer_path(room, imported)}
 
 
 def commands_page() -> str:

@@ -72,6 +72,7 @@ def test_an_edge_that_a_longer_path_makes_is_not_drawn():
 
     chain = {("a", "b"), ("b", "c"), ("c", "d")}
     assert transitive_reduction(chain | {("a", "c"), ("a", "d"), ("b", "d")}) == chain
+    assert transitive_reduction({("a", "p"), ("a", "p.q")}) == {("a", "p.q")}
     with pytest.raises(ValueError, match=r"in a circle: (b -> c -> b|c -> b -> c)"):
         transitive_reduction({("a", "b"), ("b", "c"), ("c", "b")})
 
