@@ -72,16 +72,16 @@ def work(
     record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
     if unit.problem:
         return record
-    before, spent = decode.decodes.copy(), vlm.usage.copy()
+    decodes, usage = worker.decodes.copy(), worker.vlm_usage.copy()
     requests = worker.s3_requests.copy()
     answers.use_folder(OutputFolder(phase.out).answers)
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
-        decode.on_decode = on_progress if phase.name in ("partition", "generate") else None
+        worker.on_decode = on_progress if phase.name in ("partition", "generate") else None
         rows = step([_without(row, left_out or {}) for row in rows], on_row, on_progress)
         if on_row:
             on_row(None)
-        _count(record, rows, step.cpu_s, decode.decodes - before, vlm.usage - spent)
+        _count(record, rows, step.cpu_s, worker.decodes - decodes, worker.vlm_usage - usage)
         record.wall_s = round(time.monotonic() - began, 3)
         versions.check_opened()
         if commits:
@@ -156,12 +156,12 @@ def _step(phase: Phase) -> Step:
     return step
 
 
-def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Counter[str], asked: Counter[str]) -> None:
+def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Counter[str], usage: Counter[str]) -> None:
     record.rows = len(rows)
     record.errors = sum(bool(row.get("error")) for row in rows)
     record.rejected = sum(bool(row.get("reject")) for row in rows)
     record.cpu_s = {name: round(seconds, 3) for name, seconds in cpu_s.items()}
-    record.decodes, record.vlm = dict(decodes), dict(asked)
+    record.decodes, record.vlm = dict(decodes), dict(usage)
 
 
 def _load_chunk(phase: Phase, unit: Unit) -> list[Row]:
@@ -175,7 +175,9 @@ def _commit_chunk(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> 
     if reason := row.get("reject") or row.get("error"):
         record.note = f"{unit.uri} is measured in one pass: {_readable(reason)}"
     else:
-        chunk = chunks.scan_chunk(unit.uri, phase.recipe.partition.scan, row["start_s"], row["end_s"])
+        chunk: chunks.Chunk = worker.finished(
+            worker.chunk, (unit.uri, phase.recipe.partition.scan, row["start_s"], row["end_s"])
+        )
         chunk_units.put_chunk(phase.out, unit.name, chunk)
     ledger.write_clips(phase.out, phase.name, unit.name, [], ledger.phase_columns(phase.chain), record)
 
@@ -213,7 +215,7 @@ def _commit_attempt(phase: Phase, unit: Unit, rows: list[Row], record: Record) -
     (row,) = rows
     made = scratch_file(row["video_id"])
     if row.get("end_s"):
-        signals = scan.scan(row["source_uri"], phase.recipe.partition.scan)
+        signals = scan.finished_scan(row["source_uri"], phase.recipe.partition.scan)
         times_s, jpegs = synth.preview_frames(row, phase.recipe.partition.scan)
         preview = {"clip_id": row["clip_id"], "times_s": times_s, "jpegs": jpegs}
         ledger.write_sidecar(phase.out, "thumbs", unit.name, [preview], ledger.THUMBS)
@@ -231,7 +233,7 @@ def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) ->
     clips = [row for row in rows if row.get("clip_id")]
     ledger.write_video(phase.out, unit.name, _video_row(phase, unit, rows))
     if clips:
-        signals = scan.scan(unit.uri, phase.recipe.partition.scan)
+        signals = scan.finished_scan(unit.uri, phase.recipe.partition.scan)
         ledger.write_sidecar(phase.out, "thumbs", unit.name, [_thumbs(row, signals) for row in clips], ledger.THUMBS)
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(clips[0], signals)], ledger.SIGNALS)
     schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri", "source_token"})
@@ -246,7 +248,7 @@ def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
     left = next((r for r in rows if not r.get("clip_id")), None)
     if left is not None:
         return {**row, **_status_and_reason(left)}
-    signals = scan.scan(unit.uri, phase.recipe.partition.scan)
+    signals = scan.finished_scan(unit.uri, phase.recipe.partition.scan)
     return {**row, "status": "ok", **_source_columns(signals, rows)}
 
 

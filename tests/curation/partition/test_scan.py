@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from curation.errors import UnreadableVideo
-from curation.media import decode
 from curation.partition.chunks import ScanSettings, analysis_size
 from curation.partition.cuts import SceneSettings, cut_frames
 from curation.partition.optical_flow import FlowSettings
 from curation.partition.recorders import CutRecorder, ScanFrame
 from curation.partition.scan import clear_caches, scan
+from curation.worker_state import worker
 
 DIS = ScanSettings(FlowSettings(backend="dis"))
 
@@ -98,9 +98,9 @@ def test_bars_and_a_hud_that_stay_hide_no_cut():
 
 def test_one_pass_serves_all_who_ask(tmp_path):
     path = write(tmp_path / "a.mp4", [texture(5)] * 20)
-    before = decode.decodes["scan"]
+    before = worker.decodes["scan"]
     assert scan(path, DIS) is scan(path, DIS)
-    assert decode.decodes["scan"] == before + 1
+    assert worker.decodes["scan"] == before + 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
