@@ -233,6 +233,11 @@ def is_code(name: str) -> bool:
     return re.search(rf"^(?:def |class )?{parts[-1]}\b", module.read_text(encoding="utf-8"), re.M) is not None
 
 
+def test_the_changelog_names_every_renamed_setting():
+    rows = re.findall(r"^\| (?:curation|training) recipe \| `([\w.]+)` \| (.*) \|$", text("CHANGELOG.md"), re.M)
+    assert {old: new.replace("`", "") for old, new in rows} == recipes.RENAMED
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_yaml_is_part_of_a_recipe(page, trees):
     for block in blocks(page, "yaml"):
