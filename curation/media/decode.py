@@ -1,4 +1,6 @@
-"""The one decoder (PyAV): read the frames of a source or of a span of it. `curation.media.encode` stores spans.
+"""The decoder for arbitrary footage (PyAV): read the frames of a source, or of a span of it with checked seeks.
+
+Stored clips, short files of our own encoder, have a simpler decoder in `model/data/decode.py`.
 
 Time is seconds from the first frame of the source by presentation time stamp, never frame number divided by rate, so variable
 rates, edit lists and late starts need no special case. A span [a, b) holds the frames with a <= t < b. Reading it by seeking
