@@ -44,9 +44,7 @@ class WorkerState:
         A commit calls this, so that a lost result is an error and not a second decode.
         """
         if kept is None or kept[0] != key:
-            raise RuntimeError(
-                f"the scan of {key[0]} is not in this process any more; operators must run right before the commit"
-            )
+            raise RuntimeError(f"the scan of {key[0]} is gone from this process; operators must run right before the commit")
         return kept[1]
 
     def note_unexpected(self, error: BaseException) -> None:

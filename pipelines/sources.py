@@ -153,7 +153,7 @@ def _measured_source(out: str, name: UnitName) -> Entry:
 
 def _units_with_unstored_clips(out: str) -> set[str]:
     """Return the partition units with kept clips that are in no shard yet."""
-    kept = ledger.kept(ledger.clips(out))
+    kept = ledger.kept_clips(ledger.clips(out))
     return set(kept.filter(pc.is_null(kept["shard"]))["unit_id"].to_pylist())
 
 

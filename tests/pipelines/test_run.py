@@ -65,7 +65,7 @@ def test_dark_clips_are_rejected_with_both_numbers(curated):
 
 
 def test_shards_hold_the_kept_clips_and_nothing_else(curated):
-    kept = {row["clip_id"]: row for row in ledger.kept(ledger.clips(curated.out)).to_pylist()}
+    kept = {row["clip_id"]: row for row in ledger.kept_clips(ledger.clips(curated.out)).to_pylist()}
     stored = [sample for name in shards.list_committed(curated.out) for sample in shards.read_samples(curated.out, name)]
     assert [s.clip_id for s in stored] == sorted(kept, key=lambda c: (kept[c]["video_id"], kept[c]["index"]))
     for sample in stored:
