@@ -10,7 +10,7 @@ from curation.cameras.annotate import annotate, missing_requirement
 from curation.cameras.camera import Camera, CameraFacts, to_npz
 from curation.cameras.clip import ClipView
 from curation.cameras.settings import CameraSettings
-from curation.cameras.words import CameraMotion, WordSettings, describe_motion
+from curation.cameras.words import MotionSummary, WordSettings, describe_motion
 from curation.errors import Unavailable
 from curation.media import decode
 from curation.media.decode import Span
@@ -20,7 +20,7 @@ from curation.schema import Row
 # A column is named `camera_` and the field of `CameraFacts`, except this one: `camera_source` is the backend.
 _RENAMED = {"backend": "source"}
 FACT_COLUMNS = tuple(f"camera_{_RENAMED.get(name, name)}" for name in CameraFacts._fields)
-MOTION_COLUMNS = tuple(f"camera_{name}" for name in CameraMotion._fields)
+MOTION_COLUMNS = tuple(f"camera_{name}" for name in MotionSummary._fields)
 SCALE_COLUMNS = ("camera_scale_to_unit", "camera_scale_source")
 
 
@@ -69,7 +69,7 @@ def _with_camera(row: Row, facts: CameraFacts, camera: Camera | None, words: Wor
     columns = {f"camera_{_RENAMED.get(name, name)}": value for name, value in facts._asdict().items()}
     if camera is None:
         return {**row, **columns, **dict.fromkeys((*SCALE_COLUMNS, *MOTION_COLUMNS, "camera_npz"))}
-    no_motion: dict[str, Any] = dict.fromkeys(CameraMotion._fields)
+    no_motion: dict[str, Any] = dict.fromkeys(MotionSummary._fields)
     motion = describe_motion(camera, words)._asdict() if facts.ok else no_motion
     scale = {"camera_scale_to_unit": camera.scale_to_unit, "camera_scale_source": camera.scale_source}
     return {**row, **columns, **scale, **{f"camera_{k}": v for k, v in motion.items()}, "camera_npz": to_npz(camera)}

@@ -41,7 +41,7 @@ class WordSettings:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name):g}")
 
 
-class CameraMotion(NamedTuple):
+class MotionSummary(NamedTuple):
     """What a clip's camera does.
 
     words: the most frequent first, or "static". speed, top_speed: mean and 95th percentile of the translation in the data set's
@@ -54,13 +54,13 @@ class CameraMotion(NamedTuple):
     turn_deg_s: float
 
 
-def describe_motion(camera: Camera, settings: WordSettings) -> CameraMotion:
+def describe_motion(camera: Camera, settings: WordSettings) -> MotionSummary:
     """Return the words and speeds of a clip's camera."""
     motion = rates(camera.pose, camera.times_s)
     is_scaled = camera.scale_source != "none"
     top = _top_speed(motion)
     turn = np.sqrt(motion.pan_deg_s**2 + motion.tilt_deg_s**2 + motion.roll_deg_s**2)
-    return CameraMotion(
+    return MotionSummary(
         words=_words(motion, _min_speed(camera, motion, settings), settings),
         speed=float(motion.speed.mean()) * camera.scale_to_unit if is_scaled else None,
         top_speed=top * camera.scale_to_unit if is_scaled else None,
