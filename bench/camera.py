@@ -32,7 +32,7 @@ from curation.media import decode
 from curation.media.decode import Span
 from curation.media.source import probe
 from curation.media.viewport import ViewportAccumulator, find_viewport
-from operators.op import share_cores
+from operators.op import limit_threads
 
 SEED = 9900
 RATES = (35.0, 16.0)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--colmap", action="store_true", help="also run COLMAP's global mapper on the tracks of the mix takes")
     options = parser.parse_args(arguments)
     print(describe())
-    share_cores(1)  # as for a step of the pipeline
+    limit_threads(1)  # as for a step of the pipeline
     with tempfile.TemporaryDirectory() as folder:
         rows = list(_rows(options.keep or Path(folder), options))
         colmap = list(_colmap_lines(rows)) if options.colmap else []

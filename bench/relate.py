@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the environment, then time and memory after some numbers of rows."""
     parser = argparse.ArgumentParser(prog="python -m bench.relate", description=__doc__.splitlines()[0])
     parser.add_argument("--encoder", default="auto", choices=("auto", "none"), help="default auto")
-    parser.add_argument("--runner", default="local", choices=runners.NAMES, help="default local, in this process")
+    parser.add_argument("--runner", default="local", choices=runners.RUNNERS, help="default local, in this process")
     options = parser.parse_args(arguments)
     print(describe())
     with tempfile.TemporaryDirectory() as out:

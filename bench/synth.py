@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from bench.machine import describe
 from curation.media import decode
 from curation.partition import scan
-from operators.op import run_local
+from operators.op import run_chain
 from pipelines import chains, recipes
 from pipelines.recipes import Recipe
 from synth import taxonomy
@@ -103,7 +103,7 @@ def _outcome(take: InteractionTake, file: Path, recipe: Recipe, log: Path | None
         "synth_attempt": 0,
     }
     made = {"initial_png": to_png(filmed.pictures[0]), "strategy": "procedural"}
-    (row,) = run_local(chains.generate(recipe)[1:], [row | made])
+    (row,) = run_chain(chains.generate(recipe)[1:], [row | made])
     if row.get("error"):
         raise RuntimeError(row["error"])
     kind: str = take.kind

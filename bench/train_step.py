@@ -1,7 +1,7 @@
-"""What a training step costs beside diffusers' own model of the same weights, and the loader beside plain decoding.
+"""Compare a training step with diffusers' model of the same weights, and the loader with plain decoding.
 
-Both models take the same steps in turn, so that a busy machine slows both. MFU is against the rate of a large matrix product,
-measured in the same run: a processor's or a GPU's data sheet is not what this machine gives.
+The two models take steps in turn, so that a busy machine slows both. MFU is relative to the rate of a large matrix product,
+measured in the same run: a data sheet does not say what this machine reaches.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from model.data.loader import Batches, DataSettings, Windows
 from pipelines import recipes, run
 from synth.doom.record import Recording, record
 
-# A processor's worth of Wan2.2, and four blocks of the 14B model for a GPU.
+# A size of Wan2.2 for a processor, and four blocks of the 14B model for a GPU.
 SIZES = {
     "small": BackboneConfig(num_attention_heads=6, attention_head_dim=64, num_layers=4, ffn_dim=1536, text_dim=512),
     "a14b-4": BackboneConfig(num_attention_heads=40, attention_head_dim=128, num_layers=4, ffn_dim=13824),
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the environment and both tables."""
     parser = argparse.ArgumentParser(prog="gamecraft bench train", description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="small", choices=sorted(SIZES), help="default small")
-    parser.add_argument("--steps", type=int, default=10, help="of each model, after one to warm up; default 10")
-    parser.add_argument("--data", help="an output of `gamecraft curate`; default: 720p play recorded and curated anew")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each model, after one to warm up; default 10")
+    parser.add_argument("--data", help="an output of `gamecraft curate`; default: record and curate 720p play")
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _compare_loading(options.data or _recorded(folder))
 
 
-class Step:
-    """Forward, backward, clip and AdamW on one batch; bfloat16 products on a GPU."""
+class TimedStep:
+    """Forward, backward, gradient clipping and AdamW on one batch, with bfloat16 products on a GPU."""
 
     def __init__(self, model: nn.Module, call: Callable[[Tensor, Tensor, Tensor], Tensor], size: str, device: torch.device):
         config, latents = SIZES[size], LATENTS[size]
@@ -90,8 +90,8 @@ def _compare_steps(size: str, steps: int, device: torch.device) -> None:
     ours, theirs = _models(size, device)
     each = LATENTS[size][1] // 2 * (LATENTS[size][2] // 2)
     kinds = {
-        "gamecraft": Step(ours, ours, size, device),
-        "diffusers": Step(
+        "gamecraft": TimedStep(ours, ours, size, device),
+        "diffusers": TimedStep(
             theirs, lambda x, t, text: theirs(x, t.repeat_interleave(each, 1), text, return_dict=False)[0], size, device
         ),
     }
@@ -106,7 +106,7 @@ def _compare_steps(size: str, steps: int, device: torch.device) -> None:
 
 
 def _models(size: str, device: torch.device) -> tuple[Expert, nn.Module]:
-    """Ours and diffusers' with the same random weights."""
+    """Return our model and diffusers' with the same random weights."""
     torch.manual_seed(0)
     settings = {name: value for name, value in SIZES[size].to_diffusers().items() if not name.startswith("_")}
     theirs: nn.Module = diffusers.WanTransformer3DModel(**settings)  # type: ignore[no-untyped-call]
@@ -117,7 +117,7 @@ def _models(size: str, device: torch.device) -> tuple[Expert, nn.Module]:
 
 
 def _matmul_rate(device: torch.device) -> float:
-    """FLOP/s of a square product in the type that the steps compute in, the best of five."""
+    """Return the FLOP/s of a square matrix product in the dtype that the steps compute in, best of five."""
     side, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
     a = torch.randn(side, side, device=device, dtype=dtype)
     best = float("inf")
@@ -130,11 +130,13 @@ def _matmul_rate(device: torch.device) -> float:
 
 def _print_steps(size: str, times: dict[str, list[float]], tokens: int, flops: int, rate: float) -> None:
     millions = sum(p.numel() for p in Expert(SIZES[size]).parameters()) / 1e6 if size == "small" else None
-    told = f", {millions:.1f} M parameters" if millions else ""
-    print(f"{size}{told}, {tokens} tokens, {flops / 1e9:.0f} GFLOP a step; a matrix product runs at {rate / 1e9:.0f} GFLOP/s")
+    size_text = f", {millions:.1f} M parameters" if millions else ""
+    print(
+        f"{size}{size_text}, {tokens} tokens, {flops / 1e9:.0f} GFLOP a step; a matrix product runs at {rate / 1e9:.0f} GFLOP/s"
+    )
     print(f"{'':12}{'ms a step':>10}{'tokens/s':>10}{'MFU':>8}")
-    for name, found in times.items():
-        middle = statistics.median(found)
+    for name, seconds in times.items():
+        middle = statistics.median(seconds)
         print(f"{name:12}{1000 * middle:10.1f}{tokens / middle:10.0f}{flops / middle / rate:8.1%}")
     ratios = [a / b for a, b in zip(*times.values(), strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4)
@@ -149,27 +151,27 @@ def _recorded(folder: str) -> str:
 
 
 def _compare_loading(out: str) -> None:
-    """CPU-seconds a second of video, in this process: the samples of an epoch, and all frames of the clips they come from.
+    """Print CPU-milliseconds per second of video: the samples of an epoch, and plain decoding of the clips they come from.
 
-    Each in turn, five times; the middle one is told.
+    All in this process. Each is measured in turn, five times; the median counts.
     """
     print(f"{'frames':>6} {'size':>9}{'samples':>9}{'loader':>9}{'to RGB':>9}{'decode':>9}  CPU-ms a second of video")
     for frames, size in ((45, (832, 480)), (81, (832, 480)), (45, (416, 240))):
         windows = Windows([out], DataSettings(frames=frames, size=size))
-        clips = {clip.clip_id: clip for window in windows.windows for clip in window.run}.values()
-        videos = [storage.read(*place) for place in (clip.place("mp4") for clip in clips) if place is not None]
+        clips = {clip.clip_id: clip for window in windows.windows for clip in window.clips}.values()
+        videos = [storage.read(*location) for location in (clip.member("mp4") for clip in clips) if location is not None]
         whole_s = sum(clip.seconds for clip in clips)
         rgb, bare, loaded = _in_turn(
             (partial(_decode_all, videos, True), whole_s),
             (partial(_decode_all, videos, False), whole_s),
-            (partial(_epoch, windows), len(windows) * frames / windows.how.fps),
+            (partial(_epoch, windows), len(windows) * frames / windows.settings.fps),
         )
-        told = f"{frames:6} {size[0]:5}x{size[1]}{len(windows):8}{loaded:9.1f}{rgb:9.1f}{bare:9.1f}"
-        print(f"{told}  loader's rate: {rgb / loaded:.0%} of plain to RGB")
+        row = f"{frames:6} {size[0]:5}x{size[1]}{len(windows):8}{loaded:9.1f}{rgb:9.1f}{bare:9.1f}"
+        print(f"{row}  loader's rate: {rgb / loaded:.0%} of plain to RGB")
 
 
 def _in_turn(*kinds: tuple[Callable[[], object], float]) -> Iterator[float]:
-    """CPU-milliseconds of each kind of work, a second of the video that it goes through."""
+    """Return the CPU-milliseconds of each kind of work per second of video, medians of several rounds."""
     rounds = [[1000 * _cpu_s(work) / video_s for work, video_s in kinds] for _ in range(_ROUNDS)]
     return map(statistics.median, zip(*rounds, strict=True))
 
@@ -185,7 +187,7 @@ def _decode_all(videos: Sequence[bytes], rgb: bool) -> None:
 
 
 def _decode(video: bytes, rgb: bool) -> int:
-    """All frames of a stored clip, one thread, as RGB arrays or as the decoder leaves them."""
+    """Decode all frames of a stored clip in one thread, to RGB arrays or to the decoder's own frames."""
     with cast(av.container.InputContainer, av.open(io.BytesIO(video))) as container:
         container.streams.video[0].codec_context.thread_count = 1
         return len([frame.to_ndarray(format="rgb24") if rgb else frame for frame in container.decode(video=0)])

@@ -1,7 +1,7 @@
-"""The vocabulary every folder shares: a clip is a row of `CLIP`, a source a row of `VIDEO`. One line a column.
+"""The columns of the ledger, shared by the whole project: a clip is a row of `CLIP`, a source a row of `VIDEO`.
 
-A column that is not a line here does not exist: `conform` refuses it. Each line carries its unit, its meaning and the
-version of the code that computes it; Parquet keeps all three, so a ledger says how each of its numbers was made.
+`conform` refuses a column that is not declared here. Each column has a unit, a meaning and the version of the code that
+computes it. Parquet stores all three, so a ledger itself says how each of its numbers was made.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 SCHEMA_VERSION = 2
-# Clips of one source touch where one ends as the next begins; times are exact, but went through a file.
+# Clips of one source touch if one ends where the next begins. Times are exact, except for rounding when they are stored.
 TOUCHING_S = 1e-3
 
 Row = dict[str, Any]
@@ -32,14 +32,14 @@ _RECT = pa.struct([("x", pa.int32()), ("y", pa.int32()), ("w", pa.int32()), ("h"
 def _column(
     name: str, type_: pa.DataType, unit: str, meaning: str, version: int = 1, null: bool = True, stored_in: str = "ledger"
 ) -> pa.Field:
-    """One line of the schema. `stored_in="sidecar"`: operators hand it on in rows, and a side file stores it."""
+    """Declare a column. `stored_in="sidecar"`: operators pass it on in rows, but a side file stores it, not the ledger."""
     about = {"unit": unit, "meaning": meaning, "version": str(version), "stored_in": stored_in}
     return pa.field(name, type_, nullable=null, metadata=about)
 
 
 CLIP = pa.schema(
     [
-        _column("clip_id", pa.string(), "", "hash of video_id, span and partition settings; no dots", null=False),
+        _column("clip_id", pa.string(), "", "hash of video_id, span and partition settings; contains no dot", null=False),
         _column(
             "video_id",
             pa.string(),
@@ -47,39 +47,55 @@ CLIP = pa.schema(
             "hash of the source's content; of a synthetic video: of its request and settings",
             null=False,
         ),
-        _column("source_uri", pa.string(), "", "where the source was read"),
-        _column("source_token", pa.string(), "", "its version when it was measured: size and etag, or size and mtime in ns"),
-        _column("source", pa.string(), "", "curated | synthetic"),
-        _column("strategy", pa.string(), "", "how it was synthesised: start_end | first_frame | procedural; null: curated"),
+        _column("source_uri", pa.string(), "", "path or s3:// uri of the source"),
+        _column(
+            "source_token",
+            pa.string(),
+            "",
+            "version of the source that was measured: size and ETag, or size and modification time in ns",
+        ),
+        _column("source", pa.string(), "", "curated (from footage) | synthetic"),
+        _column("strategy", pa.string(), "", "start_end | first_frame | procedural: how it was synthesised; null: curated"),
         _column("interaction", pa.string(), "", "the requested interaction (synth/interactions.yaml); null: curated"),
         _column("instruction", pa.string(), "", "the instruction, in words; null: curated"),
-        _column("index", pa.int32(), "", "position in the source, given before filtering"),
-        _column("scene_index", pa.int32(), "", "which scene of the source, from 0"),
-        _column("start_s", pa.float64(), "s", "time of the first frame from the first frame of the source"),
-        _column("end_s", pa.float64(), "s", "end, excluded: the first frame of the next clip"),
-        _column("start_frame", pa.int32(), "frame", "first frame, counted in order of presentation"),
-        _column("end_frame", pa.int32(), "frame", "end, excluded"),
+        _column("index", pa.int32(), "", "number of the clip in the source, from 0, before any clip is dropped"),
+        _column("scene_index", pa.int32(), "", "number of the scene in the source, from 0"),
+        _column("start_s", pa.float64(), "s", "time of the first frame, counted from the first frame of the source"),
+        _column("end_s", pa.float64(), "s", "exclusive end: time of the first frame of the next clip"),
+        _column("start_frame", pa.int32(), "frame", "number of the first frame in presentation order, from 0"),
+        _column("end_frame", pa.int32(), "frame", "exclusive end: number of the first frame after the clip"),
         _column("fps", pa.float32(), "1/s", "median frame rate of the source"),
-        _column("width", pa.int32(), "px", "width of the source, upright"),
-        _column("height", pa.int32(), "px", "height of the source, upright"),
+        _column("width", pa.int32(), "px", "width of the source, rotated upright"),
+        _column("height", pa.int32(), "px", "height of the source, rotated upright"),
         _column(
             "transfer",
             pa.string(),
             "",
-            "sdr | pq | hlg: light in the source; what is HDR was mapped to SDR for all that follows",
+            "sdr | pq | hlg: transfer function of the source; HDR (pq, hlg) is mapped to SDR when it is decoded",
         ),
         _column(
-            "deinterlaced", pa.float32(), "0-1", "share of frames that were interlaced, and were deinterlaced when decoded"
+            "deinterlaced",
+            pa.float32(),
+            "0-1",
+            "share of frames that are marked interlaced; they are deinterlaced when decoded",
         ),
-        _column("combed", pa.float32(), "0-1", "share of samples that look interlaced, though they were not marked so"),
-        _column("picture", _RECT, "px", "the source without letterbox bars: what a shard stores"),
-        _column("viewport", _RECT, "px", "where the 3-D view is: the picture without bars that never change"),
+        _column("combed", pa.float32(), "0-1", "share of sampled frames that look interlaced but are not marked so"),
+        _column("picture", _RECT, "px", "the source without letterbox bars; this crop is stored in shards"),
+        _column("viewport", _RECT, "px", "the 3-D view: the picture without panels that never change"),
         _column("static_share", pa.float32(), "0-1", "share of the viewport that never changes (HUD, weapon, overlay)"),
-        _column("action_spans", pa.list_(_SPAN), "s", "regime: what the player does; interaction: what happens", version=2),
-        _column("action_detector", pa.string(), "", "learned | flow: by what the action spans were found"),
-        _column("action_distance", pa.float32(), "1", "how far the source is from the detector's training set; over 1: far"),
-        _column("flow_backend", pa.string(), "", "raft | dis: which flow the motion columns were computed from"),
-        _column("motion_camera", pa.float32(), "px/frame at 320 wide", "mean flow explained by the camera"),
+        _column(
+            "action_spans",
+            pa.list_(_SPAN),
+            "s",
+            "spans of kind regime (what the player does) and interaction (what happens)",
+            version=2,
+        ),
+        _column("action_detector", pa.string(), "", "learned | flow: the detector that found the action spans"),
+        _column(
+            "action_distance", pa.float32(), "1", "distance of the source to the detector's training set; over 1: unlike it"
+        ),
+        _column("flow_backend", pa.string(), "", "raft | dis: the optical flow from which the motion columns are computed"),
+        _column("motion_camera", pa.float32(), "px/frame at 320 wide", "mean flow that the camera explains"),
         _column("motion_object", pa.float32(), "px/frame at 320 wide", "mean flow that the camera does not explain"),
         _column("luma_mean", pa.float32(), "0-255", "mean Rec. 709 luma of the picture"),
         _column("luma_min", pa.float32(), "0-255", "mean luma of the darkest frame"),
@@ -94,10 +110,10 @@ CLIP = pa.schema(
             "iqa_fault",
             pa.string(),
             "",
-            "what takes most from iqa: compressed, blurred, noisy, banded, blocky, upscaled, frozen",
+            "what lowers iqa most: compressed | blurred | noisy | banded | blocky | upscaled | frozen",
         ),
         _column("iqa_frozen", pa.float32(), "0-1", "share of the time in which the picture is frozen"),
-        _column("iqa_backend", pa.string(), "", "embedded | pyiqa:METRIC: what looked at the picture"),
+        _column("iqa_backend", pa.string(), "", "embedded | pyiqa:METRIC: the model that gave iqa"),
         _column(
             "camera_status", pa.string(), "", "ok | ok_rotation | ok_static | suspect | low_texture | failed:why | skipped:why"
         ),
@@ -185,56 +201,66 @@ CLIP = pa.schema(
         _column("camera_speed", pa.float32(), "unit/s", "mean speed of the camera; null where the scale is not known"),
         _column("camera_top_speed", pa.float32(), "unit/s", "95th percentile of that speed over the frames"),
         _column("camera_turn_deg_s", pa.float32(), "deg/s", "mean rate of rotation"),
-        _column("consistency_status", pa.string(), "", "checked | skipped:why | failed:why: what became of the semantic check"),
+        _column("consistency_status", pa.string(), "", "checked | skipped:why | failed:why: outcome of the semantic check"),
         _column("consistency_flags", pa.list_(pa.string()), "", "criteria that the clip meets (captions/consistency.yaml)"),
-        _column("consistency_json", pa.string(), "json", "every criterion's answer with its evidence"),
-        _column("caption_short", pa.string(), "", "the standard caption in a sentence"),
-        _column("caption_long", pa.string(), "", "the standard caption in several sentences"),
+        _column("consistency_json", pa.string(), "json", "the answer to each criterion, with its evidence"),
+        _column("caption_short", pa.string(), "", "standard caption in one sentence"),
+        _column("caption_long", pa.string(), "", "standard caption in several sentences"),
         _column(
             "caption_json",
             pa.string(),
             "json",
             "scene, viewpoint, subject, style, lighting, weather, camera_motion; null: unknown",
         ),
-        _column("caption_source", pa.string(), "", "measured (composed from measured facts alone) | the model's name"),
-        _column("caption_conflicts", pa.list_(pa.string()), "", "what the caption claims against the measurements"),
-        _column("caption_error", pa.string(), "", "why the model gave no valid caption; null where it did or none was asked"),
-        _column("interactive", pa.bool_(), "", "interactive video by the paper's section 3.2; null where nobody can tell"),
-        _column("interactive_reason", pa.string(), "", "why"),
+        _column("caption_source", pa.string(), "", "measured (composed from measurements only) | name of the model"),
+        _column("caption_conflicts", pa.list_(pa.string()), "", "claims of the caption that contradict the measurements"),
+        _column("caption_error", pa.string(), "", "why the model gave no valid caption; null: it gave one, or none was asked"),
+        _column("interactive", pa.bool_(), "", "whether it is interactive video by section 3.2 of the paper; null: unknown"),
+        _column("interactive_reason", pa.string(), "", "reason for the value of interactive"),
         _column(
-            "interactive_score", pa.float32(), "0-1", "how sure the signals are that something happens; null: unknown footage"
+            "interactive_score",
+            pa.float32(),
+            "0-1",
+            "confidence of the signals that something happens; null: unfamiliar footage",
         ),
         _column(
             "interactive_source",
             pa.string(),
             "",
-            "measured | synthesis | the model's name, whose answer the measurements may overrule",
+            "measured | synthesis | name of the model, whose answer the measurements may overrule",
         ),
-        _column("interactive_properties", pa.list_(pa.string()), "", "which properties hold (captions/interaction.yaml)"),
-        _column("interactive_negative", pa.string(), "", "which kind of motion it is instead"),
+        _column(
+            "interactive_properties", pa.list_(pa.string()), "", "interactive properties that hold (captions/interaction.yaml)"
+        ),
+        _column("interactive_negative", pa.string(), "", "the kind of motion that it is, if it is not interactive"),
         _column("interaction_category", pa.string(), "", "environment | actor | entity; null: unknown"),
         _column("interaction_level", pa.string(), "", "simple | complex; null: unknown"),
-        _column("action_caption", pa.string(), "", "the change around the clip's strongest action, in a sentence"),
+        _column("action_caption", pa.string(), "", "the change around the clip's strongest action, in one sentence"),
         _column(
-            "action_json", pa.string(), "json", "the same: initial_state, trigger, transition, final_state, subject, category"
+            "action_json",
+            pa.string(),
+            "json",
+            "the same change: initial_state, trigger, transition, final_state, subject, category",
         ),
-        _column("action_source", pa.string(), "", "measured | the model's name; null where nothing is known to happen"),
-        _column("action_error", pa.string(), "", "why the model gave no valid answer about it"),
-        _column("action_delta", pa.list_(pa.float32()), "1", "embedding of final_state less that of initial_state"),
-        _column("action_delta_norm", pa.float32(), "0-2", "its length"),
-        _column("interaction_next", pa.string(), "", "clip_id of the kept clip that follows at once; null where there is none"),
-        _column("interaction_caption", pa.string(), "", "the change from this clip to that one, in a sentence"),
+        _column("action_source", pa.string(), "", "measured | name of the model; null: nothing is known to happen"),
+        _column("action_error", pa.string(), "", "why the model gave no valid answer about the action"),
+        _column("action_delta", pa.list_(pa.float32()), "1", "embedding of final_state minus that of initial_state"),
+        _column("action_delta_norm", pa.float32(), "0-2", "Euclidean norm of action_delta"),
+        _column("interaction_next", pa.string(), "", "clip_id of the kept clip that follows directly; null: there is none"),
+        _column("interaction_caption", pa.string(), "", "the change from this clip to the next, in one sentence"),
         _column(
             "interaction_json",
             pa.string(),
             "json",
-            "the same: initial_state, trigger, transition, final_state, subject, category",
+            "the same change: initial_state, trigger, transition, final_state, subject, category",
         ),
-        _column("interaction_source", pa.string(), "", "measured | the model's name"),
-        _column("interaction_error", pa.string(), "", "why the model gave no valid answer about it"),
-        _column("interaction_delta", pa.list_(pa.float32()), "1", "embedding of that clip's caption less that of this one's"),
-        _column("interaction_delta_norm", pa.float32(), "0-2", "its length"),
-        _column("delta_encoder", pa.string(), "", "the encoder's name | none:why"),
+        _column("interaction_source", pa.string(), "", "measured | name of the model"),
+        _column("interaction_error", pa.string(), "", "why the model gave no valid answer about that change"),
+        _column(
+            "interaction_delta", pa.list_(pa.float32()), "1", "embedding of the next clip's caption minus that of this clip's"
+        ),
+        _column("interaction_delta_norm", pa.float32(), "0-2", "Euclidean norm of interaction_delta"),
+        _column("delta_encoder", pa.string(), "", "name of the text encoder | none:why"),
         _column("synth_attempt", pa.int32(), "", "number of the attempt at the request, from 0"),
         _column("synth_seed", pa.int64(), "", "seed of the attempt"),
         _column("synth_frame", pa.string(), "", "the initial frame: doom:WAD:MAP | a picture | clip:ID@s | paint"),
@@ -261,15 +287,21 @@ CLIP = pa.schema(
         _column("synth_light_peak", pa.float32(), "0-255", "largest change of mean luma"),
         _column("synth_light_end", pa.float32(), "0-255", "the same, at the end"),
         _column("synth_onset_s", pa.float32(), "s", "when the change begins"),
-        _column("stored_width", pa.int32(), "px", "width of the mp4 in the shard"),
-        _column("stored_height", pa.int32(), "px", "height of the mp4 in the shard"),
-        _column("stored_frames", pa.int32(), "frame", "frames of the mp4 in the shard"),
-        _column("reject", pa.string(), "", "why a rule took the clip out; null where none did"),
-        _column("error", pa.string(), "", "the exception that took the clip out; null where none did"),
-        _column("shard", pa.string(), "", "the shard that holds the clip"),
-        _column("unit_id", pa.string(), "", "the unit that committed this row"),
+        _column("stored_width", pa.int32(), "px", "width of the clip's mp4 in the shard"),
+        _column("stored_height", pa.int32(), "px", "height of the clip's mp4 in the shard"),
+        _column("stored_frames", pa.int32(), "frame", "frames of the clip's mp4 in the shard"),
+        _column("reject", pa.string(), "", "why a rule dropped the clip; null: none did"),
+        _column("error", pa.string(), "", "the exception that dropped the clip; null: none did"),
+        _column("shard", pa.string(), "", "name of the shard that stores the clip; null: none yet"),
+        _column("unit_id", pa.string(), "", "name of the unit that committed this row"),
         _column("initial_png", pa.binary(), "png", "initial frame of a synthetic clip", stored_in="sidecar"),
-        _column("static_png", pa.binary(), "png", "what never changes in the source (sidecar/signals)", stored_in="sidecar"),
+        _column(
+            "static_png",
+            pa.binary(),
+            "png",
+            "mask of the pixels that never change in the source (sidecar/signals)",
+            stored_in="sidecar",
+        ),
         _column(
             "camera_npz",
             pa.binary(),
@@ -283,50 +315,56 @@ SIDECAR_COLUMNS = frozenset(field.name for field in CLIP if field.metadata[b"sto
 
 VIDEO = pa.schema(
     [
-        _column("video_id", pa.string(), "", "hash of size, first and last MiB and sixteen blocks between", null=False),
-        _column("uri", pa.string(), "", "where the source was read", null=False),
-        _column("token", pa.string(), "", "size and etag or mtime as listed: what a resumed run compares"),
+        _column(
+            "video_id",
+            pa.string(),
+            "",
+            "hash of size, first and last MiB and sixteen blocks between, or of all bytes",
+            null=False,
+        ),
+        _column("uri", pa.string(), "", "path or s3:// uri of the source", null=False),
+        _column("token", pa.string(), "", "version as listed: size and ETag or modification time; a resumed run compares it"),
         _column("status", pa.string(), "", "ok | unreadable | duplicate | quarantined | error | superseded"),
         _column("reason", pa.string(), "", "why the status is not ok"),
-        _column("duplicate_of", pa.string(), "", "uri of the first source with the same bytes"),
+        _column("duplicate_of", pa.string(), "", "uri of the source that has the same recording"),
         _column("duration_s", pa.float64(), "s", "from the first frame to the end of the last, as decoded"),
         _column("gap_s", pa.float64(), "s", "how much of duration_s lies in gaps of over a second without a frame"),
-        _column("frames", pa.int32(), "frame", "frames decoded"),
+        _column("frames", pa.int32(), "frame", "decoded frames"),
         _column("fps", pa.float32(), "1/s", "median frame rate"),
-        _column("width", pa.int32(), "px", "upright width"),
-        _column("height", pa.int32(), "px", "upright height"),
+        _column("width", pa.int32(), "px", "width, rotated upright"),
+        _column("height", pa.int32(), "px", "height, rotated upright"),
         _column("codec", pa.string(), "", "video codec"),
         _column("container", pa.string(), "", "container format, as libavformat names it"),
-        _column("cuts_s", pa.list_(pa.float64()), "s", "first frame of every scene but the first"),
+        _column("cuts_s", pa.list_(pa.float64()), "s", "time of the first frame of every scene except the first"),
         _column("note", pa.string(), "", "what a reader should know: damage, gaps in time, fields, HDR, tracks not taken"),
-        _column("unit_id", pa.string(), "", "the unit that committed this row"),
+        _column("unit_id", pa.string(), "", "name of the unit that committed this row"),
     ]
 )
 
 
 def columns(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
-    """The part of a schema with these columns, in the schema's own order; an undeclared name is a KeyError."""
-    wanted = set(names)
-    if missing := wanted - set(schema.names):
+    """Select these columns of a schema, in the schema's order. KeyError for a column that is not declared."""
+    selected = set(names)
+    if missing := selected - set(schema.names):
         raise KeyError(f"columns not in the schema: {sorted(missing)}; declare them in curation/schema.py")
-    return pa.schema([field for field in schema if field.name in wanted])
+    return pa.schema([field for field in schema if field.name in selected])
 
 
 def conform(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as an Arrow table of exactly this schema: absent columns become null.
+    """Turn rows into an Arrow table of exactly this schema. Absent columns become null.
 
-    Arrow alone would drop unknown struct fields, turn 3.5 into the integer 3, and turn a missing key into null, without a
-    word. Here each is an error: KeyError for what is not declared, ValueError for a value that does not fit.
+    KeyError for a column or field that is not declared, ValueError for a value that does not fit. Arrow alone would silently
+    drop unknown struct fields, turn 3.5 into the integer 3, and turn a missing key of a column that is not nullable into null.
     """
     for row in rows:
-        _refuse_unfit(row, schema)
+        _check_row(row, schema)
     try:
-        return pa.Table.from_pylist([_plain(row) for row in rows], schema=schema)
+        return pa.Table.from_pylist([_to_python(row) for row in rows], schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ValueError(f"a row does not fit the schema: {error}") from error
 
 
-def _refuse_unfit(row: Mapping[str, Any], schema: pa.Schema) -> None:
+def _check_row(row: Mapping[str, Any], schema: pa.Schema) -> None:
     if extra := set(row) - set(schema.names):
         raise KeyError(f"columns not in the schema: {sorted(extra)}; declare them in curation/schema.py")
     for field in schema:
@@ -335,45 +373,45 @@ def _refuse_unfit(row: Mapping[str, Any], schema: pa.Schema) -> None:
             if not field.nullable:
                 raise ValueError(f"{field.name} must not be null (row {dict(list(row.items())[:4])})")
             continue
-        _refuse_value(field.name, value, field.type)
+        _check_value(field.name, value, field.type)
 
 
-def _refuse_value(name: str, value: Any, type_: pa.DataType) -> None:
+def _check_value(name: str, value: Any, type_: pa.DataType) -> None:
     if pa.types.is_integer(type_) and (isinstance(value, bool) or value != int(value)):
         raise ValueError(f"{name} is an integer column, not {value!r}")
     if pa.types.is_floating(type_) and isinstance(value, bool):
         raise ValueError(f"{name} is a number column, not {value!r}")
     if pa.types.is_list(type_):
         for item in value:
-            _refuse_value(f"{name}[]", item, type_.value_type)
+            _check_value(f"{name}[]", item, type_.value_type)
     if pa.types.is_struct(type_):
         known = {type_.field(i).name: type_.field(i).type for i in range(type_.num_fields)}
         if extra := set(value) - set(known):
             raise KeyError(f"{name} has no field {sorted(extra)}")
         for key, item in value.items():
             if item is not None:
-                _refuse_value(f"{name}.{key}", item, known[key])
+                _check_value(f"{name}.{key}", item, known[key])
 
 
-def _plain(value: Any) -> Any:
-    """NumPy scalars and arrays as Python values; Arrow refuses some of them inside nested columns."""
+def _to_python(value: Any) -> Any:
+    """Turn NumPy scalars and arrays into Python values. Arrow refuses some of them inside nested columns."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_python(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_python(item) for item in value]
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def clip_id(video_id: str, start_s: float, end_s: float, settings: str) -> str:
-    """Name a clip by its content: the source, the span to the microsecond, and the partition settings' digest."""
+    """Identify a clip by its content: the source, the span to the microsecond, and the partition settings' digest."""
     return digest(video_id, f"{start_s:.6f}", f"{end_s:.6f}", settings)
 
 
 def is_dropped(row: Mapping[str, Any]) -> bool:
-    """Whether a clip is out: a rule rejected it, or an operator failed on it."""
+    """Whether a clip is dropped: a rule rejected it, or an operator failed on it."""
     return bool(row.get("reject") or row.get("error"))
 
 
 def digest(*parts: str) -> str:
-    """Sixteen hexadecimal digits of SHA-256 over the parts; no dots, since WebDataset cuts a key at the first."""
+    """Return sixteen hex digits of SHA-256 over the parts. They contain no dot, since WebDataset cuts keys at the first."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]

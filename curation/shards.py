@@ -1,7 +1,7 @@
 """WebDataset shards, their index, and `dataset.json` (paths: `curation.output_folder`). Imports neither torch nor ray.
 
-Tar and index are put only where absent, and an index is a pure function of its tar. So whoever comes second (a retry, a worker
-thought dead, a second run) finishes the first one's commit instead of starting a rival one.
+A tar or an index is written only where none exists, and an index is a pure function of its tar. So a second writer (a retry, a
+worker that was believed dead, a second run) completes the commit of the first instead of making a different one.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation import scratch, storage
+from curation.errors import InputError
 from curation.output_folder import OutputFolder
 from curation.schema import SCHEMA_VERSION
 
@@ -31,7 +32,7 @@ INDEX = pa.schema(
         ("size", pa.int64()),
         ("tar", pa.string()),
         ("tar_sha256", pa.string()),
-        # of the clip's own json: what a loader must know of every clip before it reads one
+        # From the clip's json: what a loader must know about every clip before it reads one.
         ("video_id", pa.string()),
         ("index", pa.int32()),
         ("start_s", pa.float64()),
@@ -39,15 +40,15 @@ INDEX = pa.schema(
         ("camera_status", pa.string()),
     ]
 )
-_OF_THE_CLIP = ("video_id", "index", "start_s", "end_s", "camera_status")
+_FROM_META = ("video_id", "index", "start_s", "end_s", "camera_status")
 
-# Columns that say where a run kept things rather than what a clip is; without them shards do not depend on folders.
+# Columns that say where a run stored things and not what a clip is. Without them shards do not depend on folders.
 NOT_IN_SHARDS = frozenset({"source_uri", "source_token", "synth_frame", "unit_id", "shard", "reject", "error"})
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip: its ledger row as `meta`, and its other members by extension ("mp4", "camera.npz") as bytes."""
+    """One clip in a shard: its ledger row as `meta`, and its other members as bytes by extension ("mp4", "camera.npz")."""
 
     clip_id: str
     meta: Mapping[str, Any]
@@ -55,21 +56,21 @@ class Sample:
 
 
 def encode_sample(sample: Sample) -> dict[str, bytes]:
-    """The sample's tar members by name, sorted; `decode_sample` is the inverse."""
+    """Return the sample's tar members by name, sorted. `decode_sample` is the inverse."""
     meta = json.dumps(dict(sample.meta), sort_keys=True, ensure_ascii=False).encode()
     members = {**sample.members, "json": meta}
     return {f"{sample.clip_id}.{extension}": members[extension] for extension in sorted(members)}
 
 
 def decode_sample(members: Mapping[str, bytes]) -> Sample:
-    """The sample from its tar members by name."""
+    """Build a sample from its tar members by name."""
     clip_id = next(iter(members)).partition(".")[0]
     parts = {name.partition(".")[2]: data for name, data in members.items()}
     return Sample(clip_id, json.loads(parts.pop("json")), parts)
 
 
 def write_tar(path: str, samples: Iterable[Sample]) -> None:
-    """Write samples one after the other; equal samples give equal bytes (no times, owners or modes of this machine)."""
+    """Write samples in order. Equal samples give equal bytes: the tar has no times, owners or modes of this machine."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in samples:
             for name, data in encode_sample(sample).items():
@@ -79,21 +80,21 @@ def write_tar(path: str, samples: Iterable[Sample]) -> None:
 
 
 def index_tar(path: str, name: str) -> pa.Table:
-    """The index of a tar: where each member's bytes lie, what its clip's json says, and the SHA-256 of the whole."""
+    """Index a tar: the byte range of each member, columns from its clip's json, and the SHA-256 of the whole file."""
     with open(path, "rb") as file:
         sha = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
     with tarfile.open(path) as tar:
         members = tar.getmembers()
-        meta = {_clip_of(m.name): json.load(_content(tar, m)) for m in members if m.name.endswith(".json")}
+        meta = {_clip_id(m.name): json.load(_content(tar, m)) for m in members if m.name.endswith(".json")}
     rows = []
     for member in members:
-        clip_id = _clip_of(member.name)
+        clip_id = _clip_id(member.name)
         place = {"member": member.name, "offset": member.offset_data, "size": member.size, "tar": name, "tar_sha256": sha}
-        rows.append({"clip_id": clip_id, **place, **{key: meta.get(clip_id, {}).get(key) for key in _OF_THE_CLIP}})
+        rows.append({"clip_id": clip_id, **place, **{key: meta.get(clip_id, {}).get(key) for key in _FROM_META}})
     return pa.Table.from_pylist(rows, schema=INDEX)
 
 
-def _clip_of(member: str) -> str:
+def _clip_id(member: str) -> str:
     return member.partition(".")[0]
 
 
@@ -112,7 +113,7 @@ def _sha256(file: Any) -> str:
 
 
 def put_tar(out: str, shard: str, samples: Iterable[Sample]) -> pa.Table:
-    """Write `shards/<shard>.tar` unless another attempt did; returns the index of the one that is there now."""
+    """Write `shards/<shard>.tar` unless it exists. Return the index of the stored one."""
     tar_uri = OutputFolder(out).tar(shard)
     with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
         path = os.path.join(folder, f"{shard}.tar")
@@ -120,26 +121,26 @@ def put_tar(out: str, shard: str, samples: Iterable[Sample]) -> pa.Table:
             write_tar(path, samples)
         index = index_tar(path, f"{shard}.tar")
         if not storage.put_file(tar_uri, path, if_absent=True):
-            index = index_tar(_copy(tar_uri, folder), f"{shard}.tar")
+            index = index_tar(_download(tar_uri, folder), f"{shard}.tar")
     return index
 
 
 def put_index(out: str, shard: str, index: pa.Table) -> None:
-    """Commit a shard: put the index of its tar, unless it is there."""
+    """Commit a shard: write the index of its tar, unless it exists."""
     storage.put(OutputFolder(out).shard_index(shard), to_parquet(index), if_absent=True)
 
 
-def _copy(uri: str, folder: str) -> str:
-    """A local copy of an object that may be larger than memory should hold."""
-    path = os.path.join(folder, "theirs.tar")
+def _download(uri: str, folder: str) -> str:
+    """Copy an object to a local file, in blocks, since it may not fit in memory."""
+    path = os.path.join(folder, "stored.tar")
     with storage.open_binary(uri) as source, open(path, "wb") as target:
         while chunk := source.read(8 << 20):
             target.write(chunk)
     return path
 
 
-def committed(out: str) -> list[str]:
-    """The names of the shards that count, sorted: those that have an index."""
+def list_committed(out: str) -> list[str]:
+    """List the committed shards, sorted by name: those that have an index."""
     names = storage.names(OutputFolder(out).shards)
     return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet") and not name.startswith("plan-")]
 
@@ -149,23 +150,23 @@ def read_index(out: str, shard: str) -> pa.Table:
 
 
 def put_plan(out: str, number: int, plan: pa.Table) -> bool:
-    """Commit a plan; False where another driver's stands under this number."""
+    """Commit a plan. Return False if another driver has committed one with this number."""
     return storage.put(OutputFolder(out).plan(number), to_parquet(plan), if_absent=True)
 
 
-def plans(out: str) -> list[str]:
-    """The names of the plans, sorted."""
+def list_plans(out: str) -> list[str]:
+    """List the names of the plans, sorted."""
     return [name for name in storage.names(OutputFolder(out).shards) if name.startswith("plan-")]
 
 
 def read_plan(out: str) -> pa.Table:
-    """All plans of an output as one table; empty where there is none."""
-    tables = [from_parquet(storage.read(storage.join(OutputFolder(out).shards, name))) for name in plans(out)]
+    """Read all plans of an output as one table, which is empty if there is none."""
+    tables = [from_parquet(storage.read(storage.join(OutputFolder(out).shards, name))) for name in list_plans(out)]
     return pa.concat_tables(tables) if tables else PLAN.empty_table()
 
 
 def read_member(out: str, index: pa.Table, clip_id: str, extension: str) -> bytes:
-    """One member of a committed shard by its offset; KeyError where the clip has none."""
+    """Read one member of a committed shard by its offset. KeyError if the clip has no such member."""
     for row in index.to_pylist():
         if row["member"] == f"{clip_id}.{extension}":
             return storage.read(storage.join(OutputFolder(out).shards, row["tar"]), row["offset"], row["size"])
@@ -173,11 +174,11 @@ def read_member(out: str, index: pa.Table, clip_id: str, extension: str) -> byte
 
 
 def read_samples(out: str, shard: str) -> Iterator[Sample]:
-    """The samples of a committed shard, in order; KeyError is never raised for a tar that its index describes."""
+    """Yield the samples of a committed shard, in order."""
     tar_uri, members, current = OutputFolder(out).tar(shard), {}, None
     with storage.open_binary(tar_uri) as file, tarfile.open(fileobj=file) as tar:
         for member in tar:
-            clip_id = _clip_of(member.name)
+            clip_id = _clip_id(member.name)
             if current is not None and clip_id != current:
                 yield decode_sample(members)
                 members = {}
@@ -188,13 +189,13 @@ def read_samples(out: str, shard: str) -> Iterator[Sample]:
 
 
 def read_dataset(out: str) -> dict[str, Any] | None:
-    """`dataset.json`, None where there is none. ValueError with advice for a schema version that this code does not know."""
+    """Read `dataset.json`; None if there is none. InputError for a schema version that this code cannot read."""
     try:
         dataset: dict[str, Any] = json.loads(storage.read(OutputFolder(out).dataset))
     except FileNotFoundError:
         return None
     if dataset.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
+        raise InputError(
             f"{out} was made with schema version {dataset.get('schema_version')}; this code reads {SCHEMA_VERSION}. "
             "Use the gamecraft release that made it, or curate into a new folder"
         )
@@ -207,12 +208,12 @@ def write_dataset(out: str, dataset: Mapping[str, Any]) -> None:
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """A table as Parquet bytes; equal tables give equal bytes."""
+    """Encode a table as Parquet. Equal tables give equal bytes."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
 
 def from_parquet(data: bytes) -> pa.Table:
-    # Threads of Arrow's that are still letting go of Python's objects when a process ends abort it, where torch is loaded too.
+    # With torch loaded, threads of Arrow that still release Python objects when a process ends abort that process.
     return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)

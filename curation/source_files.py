@@ -1,4 +1,4 @@
-"""Source videos: which files an input names, and what identifies a source by its bytes."""
+"""Source videos: the files that an input names, and ids of sources by their bytes."""
 
 import glob
 import hashlib
@@ -16,24 +16,13 @@ VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in (
         *("3gp", "asf", "avi", "flv", "gif", "h264", "hevc", "ivf", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg"),
-        *(
-            "mpd",
-            "mts",
-            "mxf",
-            "nut",
-            "ogv",
-            "ts",
-            "vob",
-            "webm",
-            "wmv",
-            "y4m",
-        ),  # mpd: refused later, with advice
+        *("mts", "mxf", "nut", "ogv", "ts", "vob", "webm", "wmv", "y4m"),
+        "mpd",  # refused later, with advice
     )
 )
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 _TABLE_SUFFIXES, _DATA_SUFFIXES = frozenset({".csv", ".tsv"}), frozenset({".json", ".jsonl", ".ndjson", ".yaml", ".yml"})
-# How much of a data file is searched for links.
-_SEARCHED_BYTES = 4 << 10
+_SEARCHED_BYTES = 4 << 10  # the part of a data file that is searched for links
 _ID_BLOCKS, _ID_BLOCK_BYTES, _ID_EDGE_BYTES = 16, 64 << 10, 1 << 20
 _COMPARED_BYTES = 8 << 20
 
@@ -41,24 +30,24 @@ _COMPARED_BYTES = 8 << 20
 def find_sources(inputs: Iterable[str], exclude: str | None = None) -> list[Entry]:
     """List the videos that files, folders, globs, list files and s3 prefixes name, each once, sorted by uri.
 
-    A folder gives the files with a video's suffix. A file named outright is taken whatever its suffix. exclude: a folder to
-    leave out (our own output). InputError for an input that names nothing.
+    A folder gives the files with the suffix of a video. A file that is named itself may have any suffix. exclude: a folder to
+    leave out (our own output). InputError for an input that names no video.
     """
     sources = {}
     for item in inputs:
         named = _expand(item)
         entries = [e for e in named if not (exclude and e.uri.startswith(exclude.rstrip("/") + "/"))]
         if not entries:
-            raise InputError(f"{item}: all {len(named)} videos lie in the output {exclude}" if named else _nothing_at(item))
+            raise InputError(f"{item}: all {len(named)} videos lie in the output {exclude}" if named else _explain_empty(item))
         sources.update({entry.uri: entry for entry in entries})
     return sorted(sources.values())
 
 
 def content_id(entry: Entry) -> str:
-    """Name a source by its bytes: SHA-256 over size, first and last MiB and sixteen blocks between (16 hex digits).
+    """Identify a source by its bytes: SHA-256 over size, first and last MiB and sixteen blocks between (16 hex digits).
 
-    A file that is longer than the entry's size is named by its beginning. SourceChanged where the file is no longer the
-    listed version.
+    If the file is longer than the entry's size, only its beginning counts. SourceChanged if the file is no longer the listed
+    version.
     """
     sha = hashlib.sha256(str(entry.size).encode())
     for start, length in _sampled_ranges(entry.size):
@@ -68,15 +57,15 @@ def content_id(entry: Entry) -> str:
 
 @lru_cache(maxsize=4096)
 def same_bytes(one: Entry, other: Entry) -> bool:
-    """Whether two listed files hold the same bytes. OSError where one cannot be read.
+    """Whether two listed files hold the same bytes. OSError if one cannot be read.
 
-    All bytes are compared: two uncompressed recordings of one seed differ only where something happens, which the samples of
-    `content_id` can miss.
+    This compares all bytes: two uncompressed recordings of one game seed differ only where something happens, which the samples
+    of `content_id` can miss.
     """
     if one.size != other.size:
         return False
     if is_s3(one.uri) and is_s3(other.uri):
-        if one.token == other.token:  # the size and a hash of the bytes
+        if one.token == other.token:  # it has the size and a hash of the bytes
             return True
     elif not (is_s3(one.uri) or is_s3(other.uri)) and os.path.samefile(local_path(one.uri), local_path(other.uri)):
         return True
@@ -88,7 +77,7 @@ def same_bytes(one: Entry, other: Entry) -> bool:
 
 @lru_cache(maxsize=4096)
 def whole_id(entry: Entry) -> str:
-    """Name a source by all of its bytes (16 hex digits), for one that shares its `content_id` with another source."""
+    """Identify a source by all of its bytes (16 hex digits), if another source has the same `content_id`."""
     sha = hashlib.sha256(f"whole {entry.size}".encode())
     for at in range(0, entry.size, _COMPARED_BYTES):
         sha.update(read(entry.uri, at, _COMPARED_BYTES, entry.token))
@@ -123,7 +112,7 @@ def _expand(item: str) -> list[Entry]:
 
 
 def _is_table(path: str) -> bool:
-    """Whether a file is a table by its suffix, or a data file with links in it."""
+    """Whether a file has the suffix of a table, or is a data file that contains links."""
     suffix = Path(path).suffix.lower()
     if suffix not in _DATA_SUFFIXES:
         return suffix in _TABLE_SUFFIXES
@@ -131,12 +120,12 @@ def _is_table(path: str) -> bool:
 
 
 def _expand_match(path: str) -> list[Entry]:
-    """List the videos of a glob's match: the file itself if it is a video, or those in the folder."""
+    """List the videos of a match of a glob: the file itself if it is a video, or the videos in the folder."""
     return [entry for entry in list_files(path) if _is_video(entry.uri)]
 
 
 def _read_list(path: str) -> list[Entry]:
-    """List the videos of a list file: one input a line, relative to its folder. Blank lines and # comments are skipped."""
+    """List the videos of a list file: one input per line, relative to its folder. Blank lines and # comments are skipped."""
     entries = []
     for number, line in enumerate(_lines(path), 1):
         item = line.strip()
@@ -147,13 +136,13 @@ def _read_list(path: str) -> list[Entry]:
         try:
             if _is_list(item):
                 raise InputError(f"{item} is a list itself; name its videos here")
-            here = _expand(item)
-            if not here:
-                raise InputError(_nothing_at(item))
+            named = _expand(item)
+            if not named:
+                raise InputError(_explain_empty(item))
         except (ValueError, OSError) as error:
             kind = InputError if isinstance(error, ValueError) else type(error)
             raise kind(f"{path}, line {number}: {error}") from error
-        entries += here
+        entries += named
     return entries
 
 
@@ -173,7 +162,8 @@ def _is_video(uri: str) -> bool:
     return PurePosixPath(uri).suffix.lower() in VIDEO_SUFFIXES
 
 
-def _nothing_at(item: str) -> str:
+def _explain_empty(item: str) -> str:
+    """Say why an input names no video."""
     if is_s3(normal(item)):
         advice = "; name a prefix, patterns are not matched on s3://" if glob.has_magic(item) else ""
         return f"{item}: no video found there{advice}"

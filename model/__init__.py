@@ -1,1 +1,1 @@
-"""The action-controllable causal world model (paper section 4). Of `curation` it knows shards, cameras' files and VLMs."""
+"""The action-controllable causal world model (paper section 4). From `curation` it uses shards, camera files and weights."""

@@ -1,20 +1,20 @@
-"""What a model is: the sizes of one expert, and how a pair of them shares the noise levels."""
+"""Sizes of one expert, and the strides of the video autoencoder."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-CELL = 8  # px of a latent's rows and columns
-FRAMES_A_LATENT = 4  # the video autoencoder's stride; the first frame is a latent of its own
+CELL_PX = 8  # spatial stride of every codec: a latent's row or column covers 8 px
+FRAMES_PER_LATENT = 4  # temporal stride of the video autoencoder; the first frame is a latent by itself
 
 
 def check_frames(frames: int) -> None:
-    """Refuse a length that is no whole number of latents (ValueError)."""
-    if frames < 1 or (frames - 1) % FRAMES_A_LATENT:
+    """Raise ValueError for a clip length that is not a whole number of latents."""
+    if frames < 1 or (frames - 1) % FRAMES_PER_LATENT:
         raise ValueError(f"frames must be 1 + 4k (the video autoencoder's stride), not {frames}")
 
 
-# What diffusers' class can be and ours is not: CLIP image tokens (Wan2.1 I2V), other norms.
+# Settings of diffusers' class that this backbone has at one value only: no CLIP image tokens (Wan2.1 I2V), no other norms.
 _FIXED = {
     "cross_attn_norm": True,
     "qk_norm": "rms_norm_across_heads",
@@ -25,29 +25,28 @@ _FIXED = {
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """One expert; names and meanings are those of the `config.json` of diffusers' `WanTransformer3DModel`.
+    """Sizes of one expert. Names and meanings are those in `config.json` of diffusers' `WanTransformer3DModel`."""
 
-    in_channels: 16 noise + 4 mask + 16 image latents. patch_size: frames, rows, columns of latents that make a token.
-    rope_max_seq_len: how many positions an axis has; more latents than that cannot be told apart. added_kv_proj_dim: width of a
-    second source of cross-attention beside the text (None: there is none); Wan2.2 has none, `backbone.added` puts one in.
-    """
-
-    num_attention_heads: int
-    attention_head_dim: int
-    num_layers: int
-    ffn_dim: int
-    in_channels: int = 36
-    out_channels: int = 16
-    text_dim: int = 4096
-    freq_dim: int = 256
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    eps: float = 1e-6
-    rope_max_seq_len: int = 1024
+    num_attention_heads: int  # attention heads; the width of a token is heads times head width
+    attention_head_dim: int  # width of a head; even, since rotary positions rotate pairs
+    num_layers: int  # number of transformer blocks
+    ffn_dim: int  # hidden width of the feed-forward layers
+    in_channels: int = 36  # channels of the input: 16 noise, 4 mask, 16 image latents
+    out_channels: int = 16  # channels of a latent
+    text_dim: int = 4096  # width of the text encoder's hidden states
+    freq_dim: int = 256  # number of sines and cosines that encode a noise level
+    patch_size: tuple[int, int, int] = (1, 2, 2)  # frames, rows, columns of latents that make one token
+    eps: float = 1e-6  # epsilon of the normalisation layers
+    rope_max_seq_len: int = 1024  # positions of an axis; a video with more latents than that is refused
+    # width of the vision-language model's tokens that a second cross-attention reads; null: no such attention, as in Wan2.2
+    # (`backbone.vlm_context.with_vlm_cross_attention` adds one)
     added_kv_proj_dim: int | None = None
 
     def __post_init__(self) -> None:
         if self.attention_head_dim % 2 or self.attention_head_dim < 6:
-            raise ValueError(f"attention_head_dim must be even and at least 6 (three axes turn), not {self.attention_head_dim}")
+            raise ValueError(
+                f"attention_head_dim must be even and at least 6 (rotary positions on 3 axes), not {self.attention_head_dim}"
+            )
         if self.freq_dim % 2:
             raise ValueError(f"freq_dim must be even (sines and cosines), not {self.freq_dim}")
         if self.patch_size[0] != 1:
@@ -60,12 +59,12 @@ class BackboneConfig:
         return self.num_attention_heads * self.attention_head_dim
 
     def to_diffusers(self) -> dict[str, Any]:
-        """The `config.json` of the same model in diffusers."""
+        """Return the `config.json` of the same model in diffusers."""
         return {"_class_name": "WanTransformer3DModel", **asdict(self), "patch_size": list(self.patch_size), **_FIXED}
 
     @classmethod
     def from_diffusers(cls, config: Mapping[str, Any]) -> "BackboneConfig":
-        """The config of a diffusers checkpoint. ValueError names what this backbone has no part for."""
+        """Return the config of a diffusers checkpoint. ValueError names a setting that this backbone does not support."""
         for name, value in _FIXED.items():
             if config.get(name, value) != value:
                 raise ValueError(f"{name} is {config[name]!r}; this backbone knows {value!r} only (Wan2.2, not Wan2.1 I2V)")
@@ -74,10 +73,10 @@ class BackboneConfig:
 
 
 def wan22_i2v_a14b() -> BackboneConfig:
-    """One expert of Wan2.2-I2V-A14B: 14.3 billion parameters."""
+    """Return the config of one expert of Wan2.2-I2V-A14B: 14.3 billion parameters."""
     return BackboneConfig(num_attention_heads=40, attention_head_dim=128, num_layers=40, ffn_dim=13824)
 
 
 def tiny() -> BackboneConfig:
-    """For tests: the same parts, a few thousand parameters."""
+    """Return a config for tests: the same parts, a few thousand parameters."""
     return BackboneConfig(num_attention_heads=2, attention_head_dim=16, num_layers=2, ffn_dim=48, text_dim=24, freq_dim=16)

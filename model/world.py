@@ -1,4 +1,4 @@
-"""An expert that obeys a camera, and the pair of them: what training and play call the model."""
+"""An expert that follows a camera, and the pair of experts: the model of training and play."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from model.backbone.dit import Expert
 from model.control.encoder import CameraEncoder
-from model.noise import TIMESTEPS, Name, NoiseSpec
+from model.noise import TIMESTEPS, ExpertName, NoiseSpec
 
 
 class ControlledExpert(nn.Module):
-    """An expert and its own camera encoder. A fresh encoder adds nothing: the model is then its base, bit for bit."""
+    """An expert with its own camera encoder. The output of a fresh encoder is zero: the model is then its base, bit for bit."""
 
     def __init__(self, expert: Expert, camera: CameraEncoder | None = None) -> None:
         super().__init__()
@@ -25,19 +25,21 @@ class ControlledExpert(nn.Module):
         text_BSE: Tensor,
         maps_BFCHW: Tensor | None = None,
         first_frame: int = 0,
-        added_BUV: Tensor | None = None,
+        vlm_context_BUV: Tensor | None = None,
     ) -> Tensor:
-        """Velocity [B, 16, T, h, w]. maps: `control.pluecker.control_maps` of the frames; None is no camera, as zeros are in a
-        batch where other samples have one. added: what a vision-language model thought of frame and instruction
-        (`backbone.added`); None is no instruction, as zeros are.
+        """Return the velocity [B, 16, T, h, w].
+
+        maps: `control.pluecker.control_maps` of the frames. None is no camera, and so are zeros for a sample in a batch where
+        others have one. first_frame: position of the first latent in its stream. vlm_context: hidden states of a
+        vision-language model for frame and instruction (`backbone.vlm_context`). None is no instruction, and so are zeros.
         """
-        control = self.camera.nothing() if maps_BFCHW is None else self.camera(maps_BFCHW, first_alone=first_frame == 0)
-        velocity: Tensor = self.expert(x_BCThw, sigma_BT * TIMESTEPS, text_BSE, control, first_frame, added_BUV)
+        control = self.camera.no_camera_token() if maps_BFCHW is None else self.camera(maps_BFCHW, first_frame == 0)
+        velocity: Tensor = self.expert(x_BCThw, sigma_BT * TIMESTEPS, text_BSE, control, first_frame, vlm_context_BUV)
         return velocity
 
 
 class World(nn.Module):
-    """The pair under one call; which of them runs follows from the noise. One network under both names is allowed."""
+    """The pair of experts under one call; the noise level decides which of them runs. Both may be the same network."""
 
     def __init__(self, high: ControlledExpert, low: ControlledExpert, noise: NoiseSpec) -> None:
         super().__init__()
@@ -45,13 +47,18 @@ class World(nn.Module):
             raise ValueError(f"the experts differ in size: {high.expert.config} and {low.expert.config}")
         self.high, self.low, self.noise = high, low, noise
 
-    def named(self, name: Name) -> ControlledExpert:
+    def expert_named(self, name: ExpertName) -> ControlledExpert:
         return self.high if name == "high" else self.low
 
     def forward(
         self, x_BCThw: Tensor, sigma_BT: Tensor, text_BSE: Tensor, denoised_BT: Tensor | None = None, **more: Any
     ) -> Tensor:
-        """Velocity. denoised: True where a frame is being denoised (None: all); the others are context, whose sigma is 0."""
-        deciding = sigma_BT if denoised_BT is None else torch.masked_select(sigma_BT, denoised_BT)
-        velocity: Tensor = self.named(self.noise.expert_for(deciding))(x_BCThw, sigma_BT, text_BSE, **more)
+        """Return the velocity.
+
+        denoised: True for frames that are being denoised (None: all). The others are clean context with a sigma of 0. `more`
+        goes to `ControlledExpert.forward`.
+        """
+        denoised_sigmas = sigma_BT if denoised_BT is None else torch.masked_select(sigma_BT, denoised_BT)
+        expert = self.expert_named(self.noise.expert_for(denoised_sigmas))
+        velocity: Tensor = expert(x_BCThw, sigma_BT, text_BSE, **more)
         return velocity

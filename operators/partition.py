@@ -19,6 +19,7 @@ from curation.partition.scan import Signals, scan
 from curation.quality.iqa import aggregate_quality, combed_share, frozen_share
 from curation.quality.luminance import luminance, without_bars
 from curation.schema import Row, clip_id
+from curation.worker_state import worker
 from operators.op import each
 
 # In smaller pictures flow and cuts measure noise. The smallest format that was ever sold as video is about twice as large.
@@ -28,7 +29,8 @@ MIN_SIDE_PX = 64
 @each
 def scan_chunk(row: Row, settings: ScanSettings) -> Row:
     """Measure a part of a source. The result stays cached until the commit stores it (`curation.partition.chunks`)."""
-    chunks.scan_chunk(row["source_uri"], settings, row["start_s"], row["end_s"])
+    key = row["source_uri"], settings, row["start_s"], row["end_s"]
+    worker.chunk = key, chunks.scan_chunk(*key)
     return row
 
 

@@ -19,7 +19,7 @@ from operators.captions import (
     write_captions,
 )
 from operators.filters import judge_luminance, judge_quality
-from operators.op import WHOLE_UNIT, Op, check
+from operators.op import WHOLE_UNIT, Op, check_chain
 from operators.partition import (
     locate_viewport,
     measure_luminance,
@@ -236,14 +236,14 @@ def curate(recipe: Recipe) -> dict[str, list[Op]]:
         "relate": relate(recipe),
         "shard": shard(recipe),
     }
-    check([op for chain in phases.values() for op in chain], (*SOURCE_COLUMNS, *_MASK_COLUMNS))
+    check_chain([op for chain in phases.values() for op in chain], (*SOURCE_COLUMNS, *_MASK_COLUMNS))
     before = {"scan": scan(recipe)}
-    check(before["scan"], CHUNK_COLUMNS)
+    check_chain(before["scan"], CHUNK_COLUMNS)
     return before | phases
 
 
 def synthesise(recipe: Recipe) -> dict[str, list[Op]]:
     """Return all phases with `generate` in the place of `partition`, checked likewise."""
     phases = {"generate": generate(recipe)} | {name: ops for name, ops in curate(recipe).items() if name in SYNTH_PHASES}
-    check([op for chain in phases.values() for op in chain], (*REQUEST_COLUMNS, *_MASK_COLUMNS))
+    check_chain([op for chain in phases.values() for op in chain], (*REQUEST_COLUMNS, *_MASK_COLUMNS))
     return phases

@@ -1,7 +1,8 @@
-"""Long sources in chunks: which chunks there are, where their results are stored, and when those are deleted.
+"""Long sources in chunks: which chunks a source has, where their results are stored, and when the results are deleted.
 
-A chunk's unit in `clips/scan` is its commit. `sidecar/chunks` has what it measured until `partition` joins it; it is absent
-where the result may not be exact. Chunks only save time: a source that lacks one is measured in one pass, with equal results.
+A chunk's unit in `clips/scan` is its commit. `sidecar/chunks` stores its measurements until `partition` joins them. They are
+absent where the result may not be exact. Chunks only save time: a source that lacks one is measured in one pass, with equal
+results.
 """
 
 import math
@@ -21,43 +22,45 @@ from curation.schema import digest
 from curation.storage import Entry
 from pipelines import sources, units
 from pipelines.recipes import Recipe
-from pipelines.units import Name, Unit
+from pipelines.units import Unit, UnitName
 
-# No gameplay of 360 lines or more is coded leaner. A file that is smaller than two chunks of it is not opened to be asked how
-# long it is, and a container that declares years does not make a million units.
-_LEAN_BYTES_PER_S = 50_000
+# Gameplay of 360 lines or more is never coded with fewer bytes. A file smaller than two chunks at this rate is not opened to
+# read its duration, and a container that declares a length of years does not make a million units.
+_MIN_BYTES_PER_S = 50_000
 
 
-def chunk_units(entries: Sequence[Entry], out: str, recipe: Recipe) -> list[Unit]:
-    """The chunks, not yet measured, of long sources that have no unit in `partition` yet."""
+def pending_chunks(entries: Sequence[Entry], out: str, recipe: Recipe) -> list[Unit]:
+    """List the chunks, not yet measured, of long sources that have no unit in `partition` yet."""
     chunk_s = recipe.partition.chunk_s
     if chunk_s is None:
         return []
-    large = [entry for entry in entries if entry.size >= 2 * chunk_s * _LEAN_BYTES_PER_S]
+    large = [entry for entry in entries if entry.size >= 2 * chunk_s * _MIN_BYTES_PER_S]
     size = {entry.uri: entry.size for entry in large}
-    long = [unit for unit in sources.source_units(large, out, recipe) if not (unit.duplicate_of or unit.problem)]
-    finished = {str(name) for name in units.done(out, "scan")}
+    long = [unit for unit in sources.pending_sources(large, out, recipe) if not (unit.duplicate_of or unit.problem)]
+    committed = {str(name) for name in units.list_committed(out, "scan")}
     return [
         Unit("scan", str(name), unit.uri, unit.token)
-        for unit, duration_s in zip(long, _durations([unit.uri for unit in long]), strict=True)
-        for name in _names(unit, recipe, int(min(duration_s, size[unit.uri] / _LEAN_BYTES_PER_S) // chunk_s))
-        if str(name) not in finished
+        for unit, duration_s in zip(long, _declared_durations_s([unit.uri for unit in long]), strict=True)
+        for name in _chunk_names(unit, recipe, int(min(duration_s, size[unit.uri] / _MIN_BYTES_PER_S) // chunk_s))
+        if str(name) not in committed
     ]
 
 
-def _names(source: Unit, recipe: Recipe, parts: int) -> list[Name]:
-    name = Name.parse(source.name)
-    return [Name(name.video_id, _key(source, recipe), part, parts) for part in range(parts if parts > 1 else 0)]
+def _chunk_names(source: Unit, recipe: Recipe, parts: int) -> list[UnitName]:
+    video_id, key = UnitName.parse(source.name).video_id, _chunks_digest(source, recipe)
+    return [UnitName(video_id, key, part, parts) for part in range(parts if parts > 1 else 0)]
 
 
-def _key(source: Unit, recipe: Recipe) -> str:
-    """Names the chunks of a source: its unit, which no chunk length changes, and how it is cut up."""
-    return digest(Name.parse(source.name).digest, str(recipe.partition.chunk_s), str(chunks.FORMAT))
+def _chunks_digest(source: Unit, recipe: Recipe) -> str:
+    """Identify the chunks of a source: by its unit, which does not depend on the chunk length, that length and the format."""
+    return digest(UnitName.parse(source.name).digest, str(recipe.partition.chunk_s), str(chunks.FORMAT))
 
 
-def _durations(uris: list[str]) -> list[float]:
-    """What containers declare, 0 where that is nothing. A process of its own asks: a file that kills a decoder must not kill
-    the driver, with which the whole job would die in every run; then no source is known to be long.
+def _declared_durations_s(uris: list[str]) -> list[float]:
+    """Read the durations that containers declare, 0 where they declare none.
+
+    A separate process reads them: a file that crashes the demuxer would crash the driver, and the whole job in every run. If
+    that happens, no source counts as long.
     """
     if not uris:
         return []
@@ -71,51 +74,51 @@ def _durations(uris: list[str]) -> list[float]:
 def _duration_s(uri: str) -> float:
     try:
         source = probe(uri)
-    except Exception:  # whatever it is, `partition` will meet it and say so
+    except Exception:  # `partition` will meet the same error and report it
         return 0.0
     return source.duration_s or 0.0 if source.seekable else 0.0
 
 
-def span(unit: Unit, recipe: Recipe) -> tuple[float, float]:
-    """Seconds [start, end) of a chunk; the last one goes on to the end, wherever that is."""
-    name, chunk_s = Name.parse(unit.name), recipe.partition.chunk_s
+def chunk_span_s(unit: Unit, recipe: Recipe) -> tuple[float, float]:
+    """Return the seconds [start, end) of a chunk. The last chunk ends with the source, at infinity here."""
+    name, chunk_s = UnitName.parse(unit.name), recipe.partition.chunk_s
     assert chunk_s is not None, unit.name
     return name.part * chunk_s, math.inf if name.part == name.parts - 1 else (name.part + 1) * chunk_s
 
 
-def with_chunks(sources: Sequence[Unit], out: str, recipe: Recipe) -> list[Unit]:
-    """The units of sources, those whose chunks are all there with their names."""
-    present = defaultdict(list)
-    for name in _stored(out):
-        present[name.digest].append(name)
-    whole = {key: tuple(map(str, sorted(names))) for key, names in present.items() if len(names) == names[0].parts}
-    return [replace(source, chunks=whole.get(_key(source, recipe), ())) for source in sources]
+def attach_chunks(source_units: Sequence[Unit], out: str, recipe: Recipe) -> list[Unit]:
+    """Return the units of sources. Those whose chunks are all stored get their names."""
+    stored = defaultdict(list)
+    for name in _stored_names(out):
+        stored[name.digest].append(name)
+    complete = {key: tuple(map(str, sorted(names))) for key, names in stored.items() if len(names) == names[0].parts}
+    return [replace(unit, chunks=complete.get(_chunks_digest(unit, recipe), ())) for unit in source_units]
 
 
-def _stored(out: str) -> list[Name]:
-    return [Name.parse(name.removesuffix(".npz")) for name in storage.names(OutputFolder(out).sidecars("chunks"))]
+def _stored_names(out: str) -> list[UnitName]:
+    return [UnitName.parse(name.removesuffix(".npz")) for name in storage.names(OutputFolder(out).sidecars("chunks"))]
 
 
-def put(out: str, name: str, chunk: Chunk) -> None:
+def put_chunk(out: str, name: str, chunk: Chunk) -> None:
     storage.put(OutputFolder(out).chunk(name), chunks.to_bytes(chunk))
 
 
-def read(out: str, names: Iterable[str]) -> list[Chunk]:
-    """Chunks by name. `chunks.NotExact` for a file that is no chunk.
+def read_chunks(out: str, names: Iterable[str]) -> list[Chunk]:
+    """Read chunks by name. `NotExact` for a file that does not hold a chunk.
 
-    Only fetched at once: np.load parses Python literals, which fails at random in several threads (CPython 3.10 and
+    Only the download is concurrent: np.load parses Python literals, which fails at random in several threads (CPython 3.10 and
     3.11: SystemError, "AST constructor recursion depth mismatch").
     """
     files = storage.at_once(lambda name: storage.read(OutputFolder(out).chunk(name)), names)
     return [chunks.from_bytes(file) for file in files]
 
 
-def drop(out: str, names: Iterable[str]) -> None:
+def delete_chunks(out: str, names: Iterable[str]) -> None:
     storage.at_once(lambda name: storage.delete(OutputFolder(out).chunk(name)), names)
 
 
-def sweep(out: str) -> None:
-    """Drop what is left of sources that are committed: of a run that was killed, of chunks that were not all there."""
-    if left := _stored(out):
-        committed = {name.video_id for name in units.done(out, "partition")}
-        drop(out, [str(name) for name in left if name.video_id in committed])
+def delete_leftover_chunks(out: str) -> None:
+    """Delete the chunks of sources that are committed. A killed run leaves them, and so does a source with a missing chunk."""
+    if stored := _stored_names(out):
+        committed = {name.video_id for name in units.list_committed(out, "partition")}
+        delete_chunks(out, [str(name) for name in stored if name.video_id in committed])

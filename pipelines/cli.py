@@ -115,7 +115,7 @@ def curate(
     """Turn videos into WebDataset shards, a ledger of every clip, and a report. Run it again to resume or to add input."""
     from pipelines import run, runners
 
-    _check_choice("--runner", runner, runners.NAMES)
+    _check_choice("--runner", runner, runners.RUNNERS)
     if phase:
         _check_choice("--phase", phase, PHASES)
     summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait)
@@ -139,7 +139,7 @@ def synth(
     """Make videos of interactions, verify them, and add those accepted to OUT as clips, with a ledger of every attempt."""
     from pipelines import run, runners
 
-    _check_choice("--runner", runner, runners.NAMES)
+    _check_choice("--runner", runner, runners.RUNNERS)
     if phase:
         _check_choice("--phase", phase, SYNTH_PHASES)
     names, starts = ([word.strip() for word in words.split(",")] for words in (interactions, frames))
@@ -175,7 +175,7 @@ def train(
     """Train a world on shards. Run it again to resume; start it by torchrun, or on Ray, for several devices."""
     from pipelines import runners
 
-    _check_choice("--runner", runner, runners.NAMES)
+    _check_choice("--runner", runner, runners.RUNNERS)
     with _extra("training", "train"):
         from model import train as training
     settings, outputs = _training_recipe(recipe), data or []
@@ -201,7 +201,7 @@ def encode(
     """Encode what a training recipe reads, before it trains. Run it again to resume or to add what is new."""
     from pipelines import runners
 
-    _check_choice("--runner", runner, runners.NAMES)
+    _check_choice("--runner", runner, runners.RUNNERS)
     with _extra("training", "train"):
         from model import encode_latents
     settings = _training_recipe(recipe)
@@ -232,10 +232,10 @@ def retry(
     source: Annotated[str, typer.Option(metavar="URI", help="Only this source; may be a pattern.")] = "",
 ) -> None:
     """Clear failures, so that the next run of the same command tries them again."""
-    from pipelines import retry as retrying
+    from pipelines.retry import clear_reasons
 
     _require_dataset(out)
-    cleared = retrying.retry(out, reason, source)
+    cleared = clear_reasons(out, reason, source)
     for row in cleared[:20]:
         say(f"  {row.phase:9} {row.clip_id or short_name(row.uri)}: {row.reason}")
     if len(cleared) > 20:

@@ -29,7 +29,7 @@ from operators.shards import scratch_file
 from pipelines import chains, chunk_units, ledger
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
-from pipelines.units import PART_CLIPS, Name, Unit
+from pipelines.units import PART_CLIPS, Unit, UnitName
 
 _LUMA_EVERY_S = 0.25
 _MAX_SIGNAL_POINTS = 4000
@@ -58,30 +58,30 @@ class Phase:
 def work(
     phase: Phase,
     unit: Unit,
-    tell: Callable[[float], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
     left_out: Mapping[str, str] | None = None,
     on_row: Callable[[Row | None], None] | None = None,
     commits: bool = True,
 ) -> Record:
     """Do one unit. What goes wrong outside its rows is the record's `failure`, and other units are not affected.
 
-    tell: called with the part done (0 to 1), of the decode where the unit is a source, of its rows elsewhere. left_out: the
-    reason of each row (`row_key`) that is rejected unseen. on_row: called with each row before it is worked on, and with None
-    at the end. commits: False to store nothing.
+    on_progress: called with the part done (0 to 1), of the decode where the unit is a source, of its rows elsewhere. left_out:
+    the reason of each row (`row_key`) that is rejected unseen. on_row: called with each row before it is worked on, and with
+    None at the end. commits: False to store nothing.
     """
     record, began = Record(phase.name, unit.name, failure=unit.problem), time.monotonic()
     if unit.problem:
         return record
-    before, spent = decode.decodes.copy(), vlm.usage.copy()
+    decodes, usage = worker.decodes.copy(), worker.vlm_usage.copy()
     requests = worker.s3_requests.copy()
     answers.use_folder(OutputFolder(phase.out).answers)
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
-        decode.on_decode = tell if phase.name in ("partition", "generate") else None
-        rows = step([_without(row, left_out or {}) for row in rows], on_row, tell)
+        worker.on_decode = on_progress if phase.name in ("partition", "generate") else None
+        rows = step([_without(row, left_out or {}) for row in rows], on_row, on_progress)
         if on_row:
             on_row(None)
-        _count(record, rows, step.cpu_s, decode.decodes - before, vlm.usage - spent)
+        _count(record, rows, step.cpu_s, worker.decodes - decodes, worker.vlm_usage - usage)
         record.wall_s = round(time.monotonic() - began, 3)
         versions.check_opened()
         if commits:
@@ -156,16 +156,16 @@ def _step(phase: Phase) -> Step:
     return step
 
 
-def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Counter[str], asked: Counter[str]) -> None:
+def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Counter[str], usage: Counter[str]) -> None:
     record.rows = len(rows)
     record.errors = sum(bool(row.get("error")) for row in rows)
     record.rejected = sum(bool(row.get("reject")) for row in rows)
     record.cpu_s = {name: round(seconds, 3) for name, seconds in cpu_s.items()}
-    record.decodes, record.vlm = dict(decodes), dict(asked)
+    record.decodes, record.vlm = dict(decodes), dict(usage)
 
 
 def _load_chunk(phase: Phase, unit: Unit) -> list[Row]:
-    start_s, end_s = chunk_units.span(unit, phase.recipe)
+    start_s, end_s = chunk_units.chunk_span_s(unit, phase.recipe)
     return [{**_fresh_source(phase, unit), "start_s": start_s, "end_s": end_s}]
 
 
@@ -175,8 +175,10 @@ def _commit_chunk(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> 
     if reason := row.get("reject") or row.get("error"):
         record.note = f"{unit.uri} is measured in one pass: {_readable(reason)}"
     else:
-        chunk = chunks.scan_chunk(unit.uri, phase.recipe.partition.scan, row["start_s"], row["end_s"])
-        chunk_units.put(phase.out, unit.name, chunk)
+        chunk: chunks.Chunk = worker.finished(
+            worker.chunk, (unit.uri, phase.recipe.partition.scan, row["start_s"], row["end_s"])
+        )
+        chunk_units.put_chunk(phase.out, unit.name, chunk)
     ledger.write_clips(phase.out, phase.name, unit.name, [], ledger.phase_columns(phase.chain), record)
 
 
@@ -193,19 +195,19 @@ def _load_source(phase: Phase, unit: Unit) -> list[Row]:
 def _fresh_source(phase: Phase, unit: Unit) -> Row:
     scan.load_models(phase.recipe.partition.scan)
     scan.clear_caches()
-    return {"video_id": Name.parse(unit.name).video_id, "source_uri": unit.uri, "source_token": unit.token}
+    return {"video_id": UnitName.parse(unit.name).video_id, "source_uri": unit.uri, "source_token": unit.token}
 
 
 def _join_chunks(phase: Phase, unit: Unit) -> None:
     """Reuse the measured chunks. If they cannot be joined, the whole source is scanned, which reports errors better."""
     with suppress(OSError, NotExact, UnreadableVideo):
-        scan.use_chunks(unit.uri, phase.recipe.partition.scan, chunk_units.read(phase.out, unit.chunks))
+        scan.use_chunks(unit.uri, phase.recipe.partition.scan, chunk_units.read_chunks(phase.out, unit.chunks))
 
 
 def _load_attempt(phase: Phase, unit: Unit) -> list[Row]:
     scan.load_models(phase.recipe.partition.scan)
     scan.clear_caches()
-    return [{"video_id": Name.parse(unit.name).video_id, **json.loads(unit.request)}]
+    return [{"video_id": UnitName.parse(unit.name).video_id, **json.loads(unit.request)}]
 
 
 def _commit_attempt(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
@@ -213,7 +215,7 @@ def _commit_attempt(phase: Phase, unit: Unit, rows: list[Row], record: Record) -
     (row,) = rows
     made = scratch_file(row["video_id"])
     if row.get("end_s"):
-        signals = scan.scan(row["source_uri"], phase.recipe.partition.scan)
+        signals = scan.finished_scan(row["source_uri"], phase.recipe.partition.scan)
         times_s, jpegs = synth.preview_frames(row, phase.recipe.partition.scan)
         preview = {"clip_id": row["clip_id"], "times_s": times_s, "jpegs": jpegs}
         ledger.write_sidecar(phase.out, "thumbs", unit.name, [preview], ledger.THUMBS)
@@ -231,22 +233,22 @@ def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) ->
     clips = [row for row in rows if row.get("clip_id")]
     ledger.write_video(phase.out, unit.name, _video_row(phase, unit, rows))
     if clips:
-        signals = scan.scan(unit.uri, phase.recipe.partition.scan)
+        signals = scan.finished_scan(unit.uri, phase.recipe.partition.scan)
         ledger.write_sidecar(phase.out, "thumbs", unit.name, [_thumbs(row, signals) for row in clips], ledger.THUMBS)
         ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(clips[0], signals)], ledger.SIGNALS)
     schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri", "source_token"})
     ledger.write_clips(phase.out, phase.name, unit.name, clips, schema, record)
-    chunk_units.drop(phase.out, unit.chunks)
+    chunk_units.delete_chunks(phase.out, unit.chunks)
 
 
 def _video_row(phase: Phase, unit: Unit, rows: list[Row]) -> Row:
-    row: Row = {"video_id": Name.parse(unit.name).video_id, "uri": unit.uri, "token": unit.token}
+    row: Row = {"video_id": UnitName.parse(unit.name).video_id, "uri": unit.uri, "token": unit.token}
     if unit.duplicate_of:
         return {**row, "status": "duplicate", "reason": unit.reason, "duplicate_of": unit.duplicate_of}
     left = next((r for r in rows if not r.get("clip_id")), None)
     if left is not None:
         return {**row, **_status_and_reason(left)}
-    signals = scan.scan(unit.uri, phase.recipe.partition.scan)
+    signals = scan.finished_scan(unit.uri, phase.recipe.partition.scan)
     return {**row, "status": "ok", **_source_columns(signals, rows)}
 
 
@@ -327,7 +329,7 @@ def _joined(loaded: Iterable[Row]) -> list[Row]:
 def _load_part(phase: Phase, unit: Unit) -> list[Row]:
     """Return the clips of one part of a partition unit that are not dropped yet."""
     rows = _kept(_read_upstream(phase, unit))
-    part = Name.parse(unit.name).part
+    part = UnitName.parse(unit.name).part
     return rows[part * PART_CLIPS : (part + 1) * PART_CLIPS]
 
 

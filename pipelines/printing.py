@@ -97,7 +97,7 @@ def _stored_camera(out: str, row: dict[str, Any]) -> "Camera | None":
     from curation.cameras.camera import from_npz
     from pipelines import ledger, units
 
-    data = ledger.cameras(out, units.of_videos(out, "annotate", {row["video_id"]})).get(row["clip_id"])
+    data = ledger.cameras(out, units.list_of_videos(out, "annotate", {row["video_id"]})).get(row["clip_id"])
     if row["shard"] and data:
         data = shards.read_member(out, shards.read_index(out, row["shard"]), row["clip_id"], "camera.npz")
     return from_npz(data) if data else None

@@ -253,6 +253,23 @@ RENAMED: dict[str, str] = {
     "annotate.camera.checks.step_ratio": "annotate.camera.checks.max_step_ratio",
     "annotate.camera.checks.spike": "annotate.camera.checks.max_velocity_spike",
     "annotate.camera.checks.static_share": "annotate.camera.checks.max_static_share",
+    "codec.fitted": "codec.fit_clips",
+    "codec.rate": "codec.lr",
+    "data.camera_none_share": "data.camera_dropout",
+    "data.captions.none_share": "data.captions.dropout",
+    "data.origin_way": "data.max_origin_distance",
+    "model.pair": "model.two_experts",
+    "model.start": "model.init_from",
+    "model.thoughts": "model.vlm_encoder",
+    "train.average": "train.ema_decay",
+    "train.decay_share": "train.lr_decay_share",
+    "train.keep": "train.keep_checkpoints",
+    "train.most_gradient": "train.max_grad_norm",
+    "train.rate": "train.lr",
+    "train.warm_up": "train.warmup_steps",
+    "train.watch_clips": "train.sample_clips",
+    "train.watch_every": "train.sample_every",
+    "train.watch_steps": "train.sample_steps",
 }
 
 

@@ -14,92 +14,99 @@ from curation import storage
 from curation.output_folder import OutputFolder
 from curation.schema import CLIP, Row
 from pipelines import ledger, units
-from pipelines.lock import locked
+from pipelines.lock import hold_lock
 from pipelines.recipes import CLIP_PHASES
 
-_COLUMNS = ("reject", "error", "consistency_status", "caption_error", "action_error", "interaction_error", "camera_status")
+_REASON_COLUMNS = (
+    "reject",
+    "error",
+    "consistency_status",
+    "caption_error",
+    "action_error",
+    "interaction_error",
+    "camera_status",
+)
 _FAILED_SOURCES = ("quarantined", "unreadable", "error")
 
 
 @dataclass(frozen=True)
-class TakenBack:
-    """A reason that stands no more: the phase that wrote it, the clip or "" for a source, the source, and the words."""
+class ClearedReason:
+    """A reason that was cleared."""
 
-    phase: str
+    phase: str  # that stored it
     video_id: str
-    clip_id: str
-    uri: str
+    clip_id: str  # "" for a reason about a source
+    uri: str  # of the source
     reason: str
 
 
-def retry(out: str, reason: str = "", source: str = "") -> list[TakenBack]:
-    """Take back the rows whose reason fits the pattern `reason`, of sources whose uri fits `source`; both are as a shell's.
+def clear_reasons(out: str, reason: str = "", source: str = "") -> list[ClearedReason]:
+    """Clear the reasons that match the pattern `reason`, of sources whose uri matches `source`. Return what was cleared.
 
-    Without `reason` that is all that failed (errors, quarantines, sources that could not be read), and nothing that a rule
-    rejected. A source that is not there any more as it was measured is left alone. ValueError where another run is writing
-    there.
+    Patterns are those of a shell. Without `reason` this clears all failures (errors, quarantines, sources that could not be
+    read), and no verdict of a rule. A source that is missing, or has changed since it was measured, is left alone. InputError
+    if another run holds the output.
     """
     out = storage.normal(out)
-    with locked(out):
+    with hold_lock(out):
         rows = {phase: ledger.read_all(OutputFolder(out).clips(phase), CLIP)[0].to_pylist() for phase in CLIP_PHASES}
         uris = {row["clip_id"]: row["source_uri"] or "" for row in rows["partition"]}
-        gone = _not_there(out)
-        taken = [
-            (row["unit_id"], TakenBack(phase, row["video_id"], row["clip_id"], uris.get(row["clip_id"], ""), words))
+        missing = _missing_videos(out)
+        matches = [
+            (row["unit_id"], ClearedReason(phase, row["video_id"], row["clip_id"], uris.get(row["clip_id"], ""), text))
             for phase in CLIP_PHASES
             for row in rows[phase]
-            for words in _reasons(row, reason)[:1]
+            for text in _matching_reasons(row, reason)[:1]
         ]
-        taken += _sources(out, reason)
-        taken = [
-            (unit, one)
-            for unit, one in taken
-            if not source or fnmatchcase(one.uri, source) or one.uri == storage.normal(source)
+        matches += _source_reasons(out, reason)
+        matches = [
+            (unit, match)
+            for unit, match in matches
+            if match.video_id not in missing
+            and (not source or fnmatchcase(match.uri, source) or match.uri == storage.normal(source))
         ]
-        taken = [(unit, one) for unit, one in taken if one.video_id not in gone]
-        _remove(out, taken)
-    return [one for _, one in taken]
+        _delete_units(out, matches)
+    return [match for _, match in matches]
 
 
-def _not_there(out: str) -> set[str]:
-    """The video_ids of sources that are not there any more as they were measured: what is known of them must stay."""
-    made = OutputFolder(out).made_videos + "/"
-    rows = [row for row in ledger.videos(out).to_pylist() if not row["uri"].startswith(made)]
-    there = storage.at_once(lambda row: _is_there(row["uri"], row["token"] or ""), rows)
-    gone = {row["video_id"] for row, is_there in zip(rows, there, strict=True) if not is_there}
-    return gone | {units.Name.parse(unit).video_id for unit in units.superseded(out)}
+def _missing_videos(out: str) -> set[str]:
+    """Return the video_ids of sources that are missing or have changed since they were measured. Their rows must stay."""
+    synthetic = OutputFolder(out).made_videos + "/"
+    rows = [row for row in ledger.videos(out).to_pylist() if not row["uri"].startswith(synthetic)]
+    unchanged = storage.at_once(lambda row: _is_unchanged(row["uri"], row["token"] or ""), rows)
+    missing = {row["video_id"] for row, is_unchanged in zip(rows, unchanged, strict=True) if not is_unchanged}
+    return missing | {units.UnitName.parse(unit).video_id for unit in units.list_superseded(out)}
 
 
-def _is_there(uri: str, token: str) -> bool:
+def _is_unchanged(uri: str, token: str) -> bool:
     try:
         return not token or storage.version(uri) == token
     except OSError:
         return False
 
 
-def _sources(out: str, reason: str) -> Iterator[tuple[str, TakenBack]]:
+def _source_reasons(out: str, pattern: str) -> Iterator[tuple[str, ClearedReason]]:
     for row in ledger.videos(out).to_pylist():
-        if row["status"] in _FAILED_SOURCES and _wanted(f"{row['status']}: {row['reason']}", row["reason"] or "", reason):
-            yield row["unit_id"], TakenBack("partition", row["video_id"], "", row["uri"], f"{row['status']}: {row['reason']}")
+        if row["status"] not in _FAILED_SOURCES:
+            continue
+        text = f"{row['status']}: {row['reason']}"
+        if not pattern or fnmatchcase(text, pattern) or fnmatchcase(row["reason"] or "", pattern):
+            yield row["unit_id"], ClearedReason("partition", row["video_id"], "", row["uri"], text)
 
 
-def _reasons(row: Row, pattern: str) -> list[str]:
-    """The row's reasons that fit; without a pattern those of failures."""
-    reasons = [(name, row[name]) for name in _COLUMNS if row[name]]
+def _matching_reasons(row: Row, pattern: str) -> list[str]:
+    """Return the row's reasons that match. Without a pattern, those of failures."""
+    reasons = [(name, row[name]) for name in _REASON_COLUMNS if row[name]]
     if pattern:
-        return [words for _, words in reasons if fnmatchcase(words, pattern)]
-    return [words for name, words in reasons if name.endswith("error") or words.startswith(("quarantined", "failed:"))]
+        return [text for _, text in reasons if fnmatchcase(text, pattern)]
+    return [text for name, text in reasons if name.endswith("error") or text.startswith(("quarantined", "failed:"))]
 
 
-def _wanted(whole: str, words: str, pattern: str) -> bool:
-    return not pattern or fnmatchcase(whole, pattern) or fnmatchcase(words, pattern)
-
-
-def _remove(out: str, taken: list[tuple[str, TakenBack]]) -> None:
-    """Remove the units, the last phase first: what is left of a run that is killed here still fits together."""
+def _delete_units(out: str, matches: list[tuple[str, ClearedReason]]) -> None:
+    """Delete the units, those of the last phase first, so that the output stays consistent if this run is killed here."""
     clips: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for unit, one in taken:
-        clips[one.phase, unit].append(one.clip_id)
+    for unit, match in matches:
+        clips[match.phase, unit].append(match.clip_id)
     for phase, unit in sorted(clips, key=lambda key: -CLIP_PHASES.index(key[0])):
         if phase == "shard":
             ledger.remove_clips(out, phase, unit, clips[phase, unit])

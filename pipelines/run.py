@@ -39,7 +39,7 @@ from pipelines import (
     units,
 )
 from pipelines.ledger import Record
-from pipelines.lock import locked
+from pipelines.lock import hold_lock
 from pipelines.phases import Phase
 from pipelines.recipes import CLIP_PHASES, PHASES, SYNTH_PHASES, Recipe
 from pipelines.units import SUPERSEDED, Unit
@@ -113,13 +113,13 @@ def curate(
 
     def list_inputs() -> Inputs:
         listed = source_files.find_sources(inputs, exclude=exclude) if {"scan", "partition", "shard"} & set(phases) else []
-        entries, growing = sources.settled(listed)
+        entries, growing = sources.split_growing(listed)
         digests = {units.source_digest(entry, recipe) for entry in entries}
         return Inputs(
-            todo=lambda name, folder: planning.todo(name, folder, recipe, entries),
+            todo=lambda name, folder: planning.pending_units(name, folder, recipe, entries),
             prepare=lambda folder: sources.supersede_changed(entries, growing, folder, recipe),
-            unmade=lambda folder: sources.unmeasured(entries, folder, recipe),
-            includes=lambda unit: units.Name.parse(unit).digest in digests,
+            unmade=lambda folder: sources.unmeasured_uris(entries, folder, recipe),
+            includes=lambda unit: units.UnitName.parse(unit).digest in digests,
             notes=[("still being written, so the next run takes it", uri) for uri in growing],
         )
 
@@ -143,7 +143,9 @@ def synthesise(
     wanted = synth_units.plan_requests(interactions, frames, recipe)
 
     def todo(name: str, folder: str) -> tuple[list[Unit], int]:
-        return synth_units.todo(folder, recipe, wanted) if name == "generate" else planning.todo(name, folder, recipe, [])
+        if name == "generate":
+            return synth_units.todo(folder, recipe, wanted)
+        return planning.pending_units(name, folder, recipe, [])
 
     inputs = Inputs(
         todo=todo,
@@ -187,30 +189,30 @@ def _run(
         )
     inputs = list_inputs()  # before anything is written: an input that is not there is reported at once
     _check_writable(out)
-    with locked(out, wait_s), runners.local_worker():
+    with hold_lock(out, wait_s), runners.local_worker():
         if wait_s:
             inputs = list_inputs()
         storage.remove_partial_files(out)
         _check_recipe(out, recipe)
         if runner == "ray":
             runners.start_ray()
-            runners.foresee(Phase(name, recipe, out) for name in phases)
+            runners.warn_of_shortages(Phase(name, recipe, out) for name in phases)
         summary = Summary(out)
-        before = set(units.superseded(out))
+        before = set(units.list_superseded(out))
         inputs.prepare(out)
         for name in phases:
-            lock.check(out)  # listing units may delete those of other settings, and plans shards
+            lock.renew_lock(out)  # listing units may delete those of other settings, and plans shards
             if name == "shard":
-                summary.held = planning.plan(out, recipe, inputs.unmade(out), partial, inputs.includes)
+                summary.held = planning.plan_shards(out, recipe, inputs.unmade(out), partial, inputs.includes)
             for left, done in _rounds(name, out, recipe, inputs.todo):
                 summary.before.setdefault(name, done)
                 summary.records += list(_run_phase(Phase(name, recipe, out), left, runner))
-        lock.check(out)
+        lock.renew_lock(out)
         summary.changed = [
-            unit for unit in units.superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
+            unit for unit in units.list_superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
         ]
-        chunk_units.sweep(out)
-        scratch.sweep()  # of workers that were killed
+        chunk_units.delete_leftover_chunks(out)
+        scratch.remove_stale_folders()  # of workers that were killed
         _conclude(summary, recipe)
     summary.notes = [*inputs.notes, *summary.notes]
     summary.s3 = sum((Counter(record.s3) for record in summary.records), worker.s3_requests - requests)
@@ -253,7 +255,7 @@ def _check_recipe(out: str, recipe: Recipe) -> None:
     changed = recipes.differences(dataset["recipe"], settings)
     if not changed:
         return
-    if all(item.startswith(_CHANGEABLE) for item in changed) and not shards.plans(out):
+    if all(item.startswith(_CHANGEABLE) for item in changed) and not shards.list_plans(out):
         _write_dataset(out, recipe, [], dataset.get("counts", {}))
         return
     keep = " (copy its videos, clips/partition and sidecar folders there to keep the measurements)"
@@ -329,7 +331,7 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     summary.stored = len(clips) - clips["shard"].null_count
     summary.kept_s, summary.total_s = _seconds(kept), _seconds(clips)
     summary.notes = caption_summary.lines(kept, summary.records)
-    names = shards.committed(out)
+    names = shards.list_committed(out)
     summary.shards = len(names)
     indexes = storage.at_once(partial(shards.read_index, out), names)
     listed = [_listed(name, index) for name, index in zip(names, indexes, strict=True)]
@@ -358,7 +360,7 @@ def _write_dataset(out: str, recipe: Recipe, listed: Sequence[dict[str, Any]], c
     build = {"gamecraft": code_version(), "pyav": av.__version__, **codec}
     about = {"recipe_name": recipe.name, "recipe": recipes.settings_of(recipe), "build": build, "pose_unit": _POSE_UNIT}
     dataset = {**about, "counts": counts, "shards": list(listed)}
-    lock.check(out)
+    lock.renew_lock(out)
     shards.write_dataset(out, dataset)
     return dataset
 

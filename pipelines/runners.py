@@ -1,4 +1,4 @@
-"""Two ways to run a phase's units: on this machine, or on Ray Data. Both watch a child process that does them (`worker`)."""
+"""Two ways to run a phase's units: on this machine, or on Ray Data. Both use a child process (`pipelines.worker`)."""
 
 import atexit
 import json
@@ -7,7 +7,6 @@ import math
 import os
 import re
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,35 +16,38 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
+from curation.errors import InputError
 from curation.output_folder import OutputFolder
-from operators.op import map_units, steps
+from operators.op import fuse_ops, map_units
 from operators.vllm import fill_answer_cache
 from pipelines.ledger import Record
 from pipelines.phases import Phase, questions
 from pipelines.units import Unit
 from pipelines.worker import Supervisor
 
-NAMES = ("local", "ray")
-# A unit of slim rows takes about as long as handing out a task: a tenth of a second.
-_SLIM_UNITS_A_TASK = 16
-# What Ray's head and a network answer in, if they answer at all.
-_PROBE_S = 5.0
+log = logging.getLogger(__name__)
+
+RUNNERS = ("local", "ray")
+# A unit that only reads rows takes about as long as scheduling a Ray task: a tenth of a second.
+_MAX_LIGHT_UNITS_PER_TASK = 16
+# If Ray's head answers at all, it does so within this time.
+_PROBE_TIMEOUT_S = 5.0
 _CLIENT_PORT = 10001
 _HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-# Whose questions vLLM's engines answer.
+# The phases that ask a VLM. With the backend vllm, engines on the cluster answer them.
 ENGINE_PHASES = ("caption", "relate")
 
 
-def run_local(phase: Phase, units: Sequence[Unit], show: Callable[[float], None]) -> Iterator[Record]:
-    """Do units one after the other in one child process, which is replaced where a unit kills it.
+def run_local(phase: Phase, units: Sequence[Unit], on_progress: Callable[[float], None]) -> Iterator[Record]:
+    """Do units one after another in one child process, which is replaced if a unit kills it.
 
-    show: called with how many units are done, parts of one included. The child dies with this process, and the next run repeats
-    what it was doing. It serves all phases of a run, since starting one costs more than most units; one that may hold a model
-    leaves the memory to the next phase. `local_worker` ends it.
+    on_progress: gets how many units are done, including the finished part of the current one. The child ends with this
+    process, and the next run repeats what it was doing. It serves all phases of a run, since starting one costs more than most
+    units, and `local_worker` ends it. A child that may hold a model ends with its phase, to free the memory for the next one.
     """
     supervisor = _supervisor()
     for number, unit in enumerate(units):
-        yield supervisor.do(phase, unit, partial(_shifted, show, number))
+        yield supervisor.do(phase, unit, partial(_add_progress, on_progress, number))
     if any(op.num_gpus for op in phase.chain) or phase.recipe.caption.vlm.backend == "transformers":
         supervisor.stop()
 
@@ -59,14 +61,14 @@ def local_worker() -> Iterator[None]:
         _supervisor().close()
 
 
-def _shifted(show: Callable[[float], None], before: int, part: float) -> None:
-    show(before + part)
+def _add_progress(on_progress: Callable[[float], None], finished: int, part: float) -> None:
+    on_progress(finished + part)
 
 
 def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
-    """Units as blocks of a Ray Data pipeline, a task each; Ray starts a task again whose worker or node is lost.
+    """Run units as blocks of a Ray Data pipeline. Ray repeats a task whose worker or node is lost.
 
-    A Ray worker watches a child process that does the units: it sees how the child ends, which Ray does not tell.
+    Each Ray worker does its units in a child process and sees how that ends. Ray itself does not report how a worker ended.
     """
     import ray
 
@@ -74,33 +76,33 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    _fill_answer_cache(phase, units)
-    size = _units_a_task(phase, len(units), int(ray.cluster_resources().get("CPU", 1)))
+    _answer_with_engines(phase, units)
+    size = _units_per_task(phase, len(units), int(ray.cluster_resources().get("CPU", 1)))
     texts = [unit.to_json() for unit in units]
     blocks = [pa.table({"unit": texts[first : first + size]}) for first in range(0, len(texts), size)]
-    joined = steps(phase.chain)
-    assert len(joined) == 1, f"{phase.name} needs one step to a unit, not {len(joined)}"
-    dataset = map_units(ray.data.from_arrow(blocks), _block_work(phase), joined[0])
+    steps = fuse_ops(phase.chain)
+    assert len(steps) == 1, f"phase {phase.name} must be one step, not {len(steps)}"
+    dataset = map_units(ray.data.from_arrow(blocks), _block_function(phase), steps[0])
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         for text in block["record"].to_pylist():
             yield Record.from_json(text)
 
 
-def _units_a_task(phase: Phase, units: int, cores: int) -> int:
-    """One that decodes or asks a model; several that only read rows, if every core still has a few tasks."""
-    slim = phase.name == "relate" and not phase.recipe.caption.vlm.enabled
-    return max(1, min(_SLIM_UNITS_A_TASK, units // (4 * max(1, cores)))) if slim else 1
+def _units_per_task(phase: Phase, units: int, cores: int) -> int:
+    """Return 1 for units that decode or ask a model, and more for units that only read rows if every core has a few tasks."""
+    light = phase.name == "relate" and not phase.recipe.caption.vlm.enabled
+    return max(1, min(_MAX_LIGHT_UNITS_PER_TASK, units // (4 * max(1, cores)))) if light else 1
 
 
-def _fill_answer_cache(phase: Phase, units: Sequence[Unit]) -> None:
-    """Let vLLM's engines on the cluster answer the questions of all units at once, where the recipe wants that."""
+def _answer_with_engines(phase: Phase, units: Sequence[Unit]) -> None:
+    """Let vLLM engines on the cluster answer the questions of all units before the units run, if the recipe says so."""
     model = phase.recipe.caption.vlm
     if model.backend == "vllm" and phase.name in ENGINE_PHASES:
-        asked = [unit.to_json() for unit in units]
-        fill_answer_cache(asked, lambda text: questions(phase, Unit.from_json(text)), model, OutputFolder(phase.out).answers)
+        texts = [unit.to_json() for unit in units]
+        fill_answer_cache(texts, lambda text: questions(phase, Unit.from_json(text)), model, OutputFolder(phase.out).answers)
 
 
-def _block_work(phase: Phase):  # type: ignore[no-untyped-def]
+def _block_function(phase: Phase):  # type: ignore[no-untyped-def]
     def do_units(block: pa.Table) -> pa.Table:
         records = [_supervisor().do(phase, Unit.from_json(text)) for text in block["unit"].to_pylist()]
         return pa.table({"record": [record.to_json() for record in records]})
@@ -118,9 +120,9 @@ def _supervisor() -> Supervisor:
 
 
 def start_ray() -> None:
-    """Connect to the cluster that RAY_ADDRESS or the job names, else start one on this machine's cores.
+    """Connect to the cluster that RAY_ADDRESS or the job names. Without one, start a cluster on this machine's cores.
 
-    ValueError within seconds where nothing of Ray's answers at the address; Ray itself would try for minutes.
+    InputError within seconds if no Ray head answers at the address. Ray itself would try for minutes.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     with _quiet_backend() if address not in ("", "local") else nullcontext():
@@ -132,14 +134,14 @@ def start_ray() -> None:
         _require_ray_at(address)
         try:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-        except Exception as error:  # Ray raises bare ones where a node does not start
+        except Exception as error:  # Ray raises plain exceptions where a node does not start
             named = f"RAY_ADDRESS is {address}: " if address else ""
-            raise ValueError(f"{named}Ray cannot be started: {' '.join(str(error).split())}") from error
+            raise InputError(f"{named}Ray cannot be started: {' '.join(str(error).split())}") from error
 
 
 @contextmanager
 def _quiet_backend() -> Iterator[None]:
-    """Keep Ray's C++ side from printing each of its tries to connect. It reads this once; processes started later do not."""
+    """Keep Ray's C++ code from printing each attempt to connect. It reads the variable once, and later processes must not."""
     name = "RAY_BACKEND_LOG_LEVEL"
     before = os.environ.get(name)
     os.environ[name] = before or "error"
@@ -151,96 +153,95 @@ def _quiet_backend() -> Iterator[None]:
 
 
 def _require_ray_at(address: str) -> None:
-    """Refuse an address at which no head of Ray answers. Words such as `auto` and `local` are left to Ray."""
+    """Raise InputError for an address at which no Ray head answers. Keywords such as `auto` and `local` are left to Ray."""
     scheme, _, rest = address.rpartition("://")
     if not rest or (not scheme and ":" not in rest):
         return
     advice = (
-        "Check the address and that the cluster runs (`ray status` on it), or unset RAY_ADDRESS to use this machine's cores"
+        "Check the address and that the cluster runs (`ray status` there), or unset RAY_ADDRESS to use this machine's cores"
     )
     try:
-        place = urlsplit(f"//{rest}")
-        host, port = place.hostname, place.port or (_CLIENT_PORT if scheme == "ray" else None)
+        parsed = urlsplit(f"//{rest}")
+        host, port = parsed.hostname, parsed.port or (_CLIENT_PORT if scheme == "ray" else None)
     except ValueError:
         host, port = None, None
     if scheme in ("http", "https") or not host or not port:
-        raise ValueError(
-            f"RAY_ADDRESS is {address}: it must be HOST:PORT of a head (port 6379 by default), ray://HOST:{_CLIENT_PORT}, auto "
-            "or local; http:// is the dashboard's, for `ray job submit`"
+        raise InputError(
+            f"RAY_ADDRESS is {address}: it must be HOST:PORT of a Ray head (port 6379 by default), ray://HOST:{_CLIENT_PORT}, "
+            "auto or local; an http:// address is the dashboard, for `ray job submit`"
         )
     if scheme in ("", "ray"):
         try:
-            _speak_http2(host, port)
+            _probe_grpc(host, port)
         except OSError as error:
-            raise ValueError(f"RAY_ADDRESS is {address}: no head of Ray answers there ({error}). {advice}") from error
+            raise InputError(f"RAY_ADDRESS is {address}: no Ray head answers there ({error}). {advice}") from error
 
 
-def _speak_http2(host: str, port: int) -> None:
-    """Greet as gRPC does, on which Ray's own protocols are built, and expect a greeting. OSError where none comes."""
-    with socket.create_connection((host, port), _PROBE_S) as probe:
+def _probe_grpc(host: str, port: int) -> None:
+    """Send the HTTP/2 preface of gRPC, which Ray's protocols use, and expect one back. OSError if none comes."""
+    with socket.create_connection((host, port), _PROBE_TIMEOUT_S) as probe:
         if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
             return
         probe.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _HTTP2_SETTINGS)
         if probe.recv(len(_HTTP2_SETTINGS))[3:4] != _HTTP2_SETTINGS[3:4]:
-            raise ConnectionError("what answers is another service")
+            raise ConnectionError("another service answers")
 
 
 class _Cluster(NamedTuple):
-    """What a cluster has: the resources of its nodes, of those that its autoscaler may add (with how many), and whether it may
-    add others that it does not tell of.
-    """
+    """The resources of a cluster."""
 
-    nodes: list[dict[str, float]]
-    more: list[tuple[dict[str, float], float]]
-    grows: bool
+    nodes: list[dict[str, float]]  # of each node that is up
+    addable: list[tuple[dict[str, float], float]]  # of each kind of node that its autoscaler may add, and at most how many
+    grows_unseen: bool  # whether an autoscaler may add nodes whose kinds it does not report
 
-    def on_one_node(self, needs: dict[str, float]) -> bool:
-        kinds = [*self.nodes, *(node for node, _ in self.more)]
+    def fits_one_node(self, needs: dict[str, float]) -> bool:
+        kinds = [*self.nodes, *(node for node, _ in self.addable)]
         return any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in kinds)
 
     def total(self, name: str) -> float:
-        return sum(node.get(name, 0) for node in self.nodes) + sum(node.get(name, 0) * count for node, count in self.more)
+        return sum(node.get(name, 0) for node in self.nodes) + sum(node.get(name, 0) * count for node, count in self.addable)
 
     def __str__(self) -> str:
-        has = "; ".join(
-            f"{count} nodes of {words}" if count > 1 else words for words, count in Counter(map(_describe, self.nodes)).items()
+        kinds = Counter(map(_describe, self.nodes)).items()
+        nodes = "; ".join(f"{count} nodes of {kind}" if count > 1 else kind for kind, count in kinds)
+        addable = "; ".join(
+            f"{'any number' if math.isinf(count) else count} of {_describe(node)}" for node, count in self.addable
         )
-        more = "; ".join(f"{'any number' if math.isinf(count) else count} of {_describe(node)}" for node, count in self.more)
-        return (has or "no node") + (f", and its autoscaler may add {more}" if more else "")
+        return (nodes or "no node") + (f", and its autoscaler may add {addable}" if addable else "")
 
 
 def preflight(phase: Phase) -> None:
-    """Refuse a phase that no node of the cluster can run (ValueError); Ray itself would wait for ever, in silence.
+    """Raise InputError for a phase that no node of the cluster can run. Ray itself would wait for ever without a message.
 
-    Nodes that an autoscaler may add count. Where it does not tell which, a warning on stderr is all.
+    Nodes that an autoscaler may add count. If the autoscaler does not report which, this only logs a warning.
     """
     cluster = _cluster()
-    if lacks := _lacking(phase, cluster):
-        if not cluster.grows:
-            raise ValueError(lacks)
-        sys.stderr.write(f"gamecraft: {lacks}; its autoscaler does not tell what it can add, so this waits for it\n")
+    if shortage := _shortage(phase, cluster):
+        if not cluster.grows_unseen:
+            raise InputError(shortage)
+        log.warning("%s; its autoscaler does not report what it can add, so this run waits for it", shortage)
 
 
-def foresee(phases: Iterable[Phase]) -> None:
-    """Say on stderr now, not after hours, which of these phases this cluster will not be able to run."""
+def warn_of_shortages(phases: Iterable[Phase]) -> None:
+    """Warn now, and not after hours, of phases that this cluster will not be able to run."""
     cluster = _cluster()
-    for words in filter(None, (_lacking(phase, cluster) for phase in phases)):
-        sys.stderr.write(f"gamecraft: as this cluster is, later work will be refused: {words}\n")
+    for shortage in filter(None, (_shortage(phase, cluster) for phase in phases)):
+        log.warning("this cluster cannot run a later phase, which will be refused: %s", shortage)
 
 
-def _lacking(phase: Phase, cluster: _Cluster) -> str:
-    """What a phase needs that the cluster does not have; empty where it has all."""
+def _shortage(phase: Phase, cluster: _Cluster) -> str:
+    """Describe what a phase needs and the cluster lacks. Empty if it lacks nothing."""
     for op in phase.chain:
         needs = {"CPU": op.num_cpus, "GPU": op.num_gpus, "memory": op.memory}
-        if not cluster.on_one_node(needs):
+        if not cluster.fits_one_node(needs):
             return f"phase {phase.name}: {op.name} needs {_describe(needs)} on one node, the cluster has {cluster}"
     model = phase.recipe.caption.vlm
-    wanted = model.engine.replicas * model.engine.gpus
-    if model.backend == "vllm" and phase.name in ENGINE_PHASES and cluster.total("GPU") < wanted:
+    gpus = model.engine.replicas * model.engine.gpus
+    if model.backend == "vllm" and phase.name in ENGINE_PHASES and cluster.total("GPU") < gpus:
         engines = f"{model.engine.replicas} x {model.engine.gpus} GPU for vLLM"
         return (
             f"phase {phase.name}: caption.vlm.engine needs {engines}, the cluster has {cluster}. Change its replicas or gpus, "
-            "or let caption.vlm.backend be http with a server elsewhere"
+            "or set caption.vlm.backend to http with a server elsewhere"
         )
     return ""
 
@@ -249,18 +250,18 @@ def _cluster() -> _Cluster:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    # A head without cores and nothing beside it waits for an autoscaler, or for its nodes.
-    bare = not any(node.get("CPU") for node in nodes)
-    if not ray.is_initialized() or ray.util.client.ray.is_connected():  # through ray:// Ray's own state cannot be asked
-        return _Cluster(nodes, [], bare)
+    # A head without cores and without other nodes waits for an autoscaler, or for its nodes.
+    no_cores = not any(node.get("CPU") for node in nodes)
+    if not ray.is_initialized() or ray.util.client.ray.is_connected():  # through ray:// Ray's own state cannot be read
+        return _Cluster(nodes, [], no_cores)
     config = ray._private.state.state.get_cluster_config()
     groups = list(config.node_group_configs) if config else []
-    more = [(dict(group.resources), math.inf if group.max_count < 0 else group.max_count) for group in groups]
-    return _Cluster(nodes, [kind for kind in more if kind[1]], not groups and (bare or _scales()))
+    addable = [(dict(group.resources), math.inf if group.max_count < 0 else group.max_count) for group in groups]
+    return _Cluster(nodes, [kind for kind in addable if kind[1]], not groups and (no_cores or _has_autoscaler()))
 
 
-def _scales() -> bool:
-    """Whether an autoscaler runs. Ray's monitor reports in any case; kinds of nodes have names only where it may add some."""
+def _has_autoscaler() -> bool:
+    """Whether an autoscaler runs. Ray's monitor always reports; only kinds of nodes that an autoscaler may add have names."""
     import ray
     from ray.autoscaler.v2.utils import is_autoscaler_v2
 

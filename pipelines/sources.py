@@ -1,4 +1,5 @@
-"""Which version of a source counts: the one that is there now. Clips of an older version are superseded, never stored later.
+"""Which sources to measure, in which version. Only the current version of a source counts: clips of an older version are
+superseded, and never stored later.
 
 OUT/clips/superseded/<unit>.parquet   clips of a partition unit whose source changed before they were stored
 
@@ -11,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 import pyarrow.compute as pc
 
@@ -22,27 +24,37 @@ from curation.storage import Entry
 from pipelines import duplicates, ledger, units
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
-from pipelines.units import SUPERSEDED, Name, Unit, source_digest
+from pipelines.units import SUPERSEDED, Unit, UnitName, source_digest
 
 CHANGED = "superseded: the source changed since it was measured"
 GREW = "the file grew after clips of its shorter version were stored in shards; curate it into another --out"
 
-# A file that changed so recently is looked at again a moment later: one that is being written waits for the next run.
-_YOUNG_S, _AGAIN_S = 2.0, 1.0
+# A file that changed this recently is listed again a second later. If it is being written, it waits for the next run.
+_YOUNG_S, _RECHECK_S = 2.0, 1.0
 
 
-def settled(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """The sources that are not being written at this moment, and the uris of those that are."""
+class _Identity(NamedTuple):
+    """What identifies a new source by its content."""
+
+    entry: Entry
+    video_id: str
+    original: Entry | None  # the source that stands for the same recording; None: this one
+    same: str | None  # what is the same as in the original
+    problem: str | None  # why the bytes cannot be read now; `video_id` is then a stand-in
+
+
+def split_growing(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """Return the sources that are not being written at this moment, and the uris of those that are."""
     young = {entry.uri for entry in entries if _age_s(entry) < _YOUNG_S}
     if not young:
         return list(entries), []
-    time.sleep(_AGAIN_S)
+    time.sleep(_RECHECK_S)
     growing = {entry.uri for entry in entries if entry.uri in young and _changed(entry)}
     return [entry for entry in entries if entry.uri not in growing], sorted(growing)
 
 
 def _age_s(entry: Entry) -> float:
-    """Seconds since a local file was written; on S3 an object is whole or not there."""
+    """Return seconds since a local file was written. Infinite on S3, where an object is complete or absent."""
     if storage.is_s3(entry.uri):
         return float("inf")
     return abs(time.time() - int(entry.token.rpartition("-")[2]) / 1e9)
@@ -56,161 +68,165 @@ def _changed(entry: Entry) -> bool:
     return False
 
 
-def unmeasured(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[str]:
-    """The uris of sources that have no committed unit in `partition`."""
-    measured = {name.digest for name in units.measured(out)}
+def unmeasured_uris(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[str]:
+    """List the uris of sources that have no committed unit in `partition`."""
+    measured = {name.digest for name in units.list_current(out)}
     return [entry.uri for entry in entries if source_digest(entry, recipe) not in measured]
 
 
-def source_units(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Unit]:
-    """Units of the sources that have none yet. A second copy of a recording gets a unit that only records the duplicate.
+def pending_sources(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Unit]:
+    """List units for the sources that have none yet. A second copy of a recording gets a unit that only records the duplicate.
 
-    Only new sources are read, and of those the few blocks that name them. The first of equal sources is the one that was
-    committed before, else the first by uri.
+    Only new sources are read, and of those only the few blocks that identify them. The original among equal sources is the one
+    that was committed before, else the first by uri.
     """
     entries = sorted(entries)
-    seen = {name.digest for name in units.done(out, "partition")}
-    new = [entry for entry in entries if source_digest(entry, recipe) not in seen]
+    committed = {name.digest for name in units.list_committed(out, "partition")}
+    new = [entry for entry in entries if source_digest(entry, recipe) not in committed]
     if not new:
         return []
-    listed = [_source_unit(recipe, *identity) for identity in _identified(new, entries, out)]
-    old = _superseded_rows(out)
-    ids = {Name.parse(unit.name).video_id for unit in listed}
-    moved = {Name.parse(unit.name).video_id for unit in listed if not unit.duplicate_of}
-    again = [name for name in old if Name.parse(name).video_id in ids]  # the same bytes under a new date or name
-    for name in [*again, *(str(name) for name in units.measured(out) if name.video_id in moved)]:
+    pending = [_source_unit(recipe, identity) for identity in _identify_new(new, entries, out)]
+    superseded = _superseded_rows(out)
+    ids = {UnitName.parse(unit.name).video_id for unit in pending}
+    moved = {UnitName.parse(unit.name).video_id for unit in pending if not unit.duplicate_of}
+    returned = [name for name in superseded if UnitName.parse(name).video_id in ids]  # the same bytes under a new date or name
+    for name in [*returned, *(str(name) for name in units.list_current(out) if name.video_id in moved)]:
         ledger.take_back(out, name)
-        old.pop(name, None)
-    return [_not_again(out, unit, old) for unit in listed]
+        superseded.pop(name, None)
+    return [_refuse_grown(out, unit, superseded) for unit in pending]
 
 
-def _identified(
-    new: Sequence[Entry], entries: Sequence[Entry], out: str
-) -> Iterator[tuple[Entry, str, Entry | None, str | None, str | None]]:
-    """Of each new source its id, and the source that stands for the same recording with what is the same, or its problem."""
+def _identify_new(new: Sequence[Entry], entries: Sequence[Entry], out: str) -> Iterator[_Identity]:
+    """Identify each new source, and find the source that stands for the same recording."""
     listed = {entry.uri: entry for entry in entries}
-    measured = {name.video_id: name for name in units.measured(out)}
-    fresh = set(new)
-    twins = duplicates.twins(new, [entry for entry in entries if entry not in fresh])
+    measured = {name.video_id: name for name in units.list_current(out)}
+    unmeasured = set(new)
+    remuxes = duplicates.find_remuxes(new, [entry for entry in entries if entry not in unmeasured])
     first: dict[str, Entry] = {}
 
-    unstored = cache(lambda: _with_unstored_clips(out))
+    unstored = cache(lambda: _units_with_unstored_clips(out))
 
     def owner_of(video_id: str) -> Entry | None:
         if name := measured.get(video_id):
             source = _measured_source(out, name)
-            # One that is gone before all of its clips are stored has moved: it is measured where it is now.
+            # A source that is gone before all of its clips are stored has moved. It is measured where it is now.
             if source.uri in listed or storage.exists(source.uri) or str(name) not in unstored():
                 return listed.get(source.uri, source)
         return first.get(video_id)
 
-    for entry, (video_id, problem) in zip(new, storage.at_once(_identify, new), strict=True):
-        owner, same = None, None
+    for entry, (video_id, problem) in zip(new, storage.at_once(_content_id_or_problem, new), strict=True):
+        original, same = None, None
         if problem is None:
             try:
-                video_id, owner, same = duplicates.original(entry, video_id, owner_of, twins)
-                owner, same = (owner, same) if owner and owner.uri != entry.uri else (None, None)
+                video_id, original, same = duplicates.find_original(entry, video_id, owner_of, remuxes)
+                original, same = (original, same) if original and original.uri != entry.uri else (None, None)
                 first.setdefault(video_id, entry)
             except OSError as error:
-                video_id, problem = _unreadable_now(entry, error)
-        yield entry, video_id, owner, same, problem
+                video_id, problem = _stand_in(entry, error)
+        yield _Identity(entry, video_id, original, same, problem)
 
 
-def _source_unit(
-    recipe: Recipe, entry: Entry, video_id: str, owner: Entry | None, same: str | None, problem: str | None
-) -> Unit:
-    name = str(Name(video_id, source_digest(entry, recipe)))
-    return Unit("partition", name, entry.uri, entry.token, owner.uri if owner else None, reason=same, problem=problem)
+def _source_unit(recipe: Recipe, identity: _Identity) -> Unit:
+    entry, original = identity.entry, identity.original
+    name = str(UnitName(identity.video_id, source_digest(entry, recipe)))
+    duplicate_of = original.uri if original else None
+    return Unit("partition", name, entry.uri, entry.token, duplicate_of, reason=identity.same, problem=identity.problem)
 
 
-def _identify(entry: Entry) -> tuple[str, str | None]:
-    """The source's id, or a stand-in and why its bytes cannot be read now: no right to, or a store that does not answer."""
+def _content_id_or_problem(entry: Entry) -> tuple[str, str | None]:
+    """Return the source's id. If its bytes cannot be read now (no permission, no answer), return a stand-in and the reason."""
     try:
         return source_files.content_id(entry), None
     except OSError as error:
-        return _unreadable_now(entry, error)
+        return _stand_in(entry, error)
 
 
-def _unreadable_now(entry: Entry, error: OSError) -> tuple[str, str]:
+def _stand_in(entry: Entry, error: OSError) -> tuple[str, str]:
     return digest(entry.uri, entry.token), f"{entry.uri}: {error.strerror or error}"
 
 
-def _measured_source(out: str, name: Name) -> Entry:
-    """Where the source is that stands for a committed unit's bytes, and its size: tokens begin with it."""
+def _measured_source(out: str, name: UnitName) -> Entry:
+    """Return the source that stands for a committed unit's bytes. Its size is the first part of the unit's token."""
     row = ledger.read_video(out, str(name)) or {"uri": str(name), "token": "0-"}
     return Entry(row.get("duplicate_of") or row["uri"], int(row["token"].partition("-")[0]), "")
 
 
-def _with_unstored_clips(out: str) -> set[str]:
-    """The partition units of which kept clips are in no shard yet."""
+def _units_with_unstored_clips(out: str) -> set[str]:
+    """Return the partition units with kept clips that are in no shard yet."""
     kept = ledger.kept(ledger.clips(out))
     return set(kept.filter(pc.is_null(kept["shard"]))["unit_id"].to_pylist())
 
 
 def _superseded_rows(out: str) -> dict[str, Row]:
-    """The superseded units with the rows of their sources."""
-    names = units.superseded(out)
+    """Return the rows of superseded sources, by unit."""
+    names = units.list_superseded(out)
     rows = storage.at_once(lambda unit: ledger.read_video(out, unit), names)
     return {unit: row for unit, row in zip(names, rows, strict=True) if row}
 
 
-def _not_again(out: str, unit: Unit, old: Mapping[str, Row]) -> Unit:
-    """The unit; one that says so where its source begins with all bytes of an older version of which clips are stored."""
+def _refuse_grown(out: str, unit: Unit, superseded: Mapping[str, Row]) -> Unit:
+    """Return the unit, marked as a duplicate if its source is an older version that grew and whose clips are stored."""
     try:
-        grew = not (unit.duplicate_of or unit.problem) and any(_goes_on(out, unit, name, row) for name, row in old.items())
+        grew = not (unit.duplicate_of or unit.problem) and any(
+            _has_grown_from(out, unit, name, row) for name, row in superseded.items()
+        )
     except OSError as error:
         return replace(unit, problem=f"{unit.uri}: {error.strerror or error}")
     return replace(unit, duplicate_of=unit.uri, reason=GREW) if grew else unit
 
 
-def _goes_on(out: str, unit: Unit, name: str, row: Row) -> bool:
+def _has_grown_from(out: str, unit: Unit, name: str, row: Row) -> bool:
+    """Whether a source begins with all bytes of an older version (unit `name`, with this row) of which clips are stored."""
     size = int(row["token"].partition("-")[0])
-    if row["uri"] != unit.uri or size >= int(unit.token.partition("-")[0]) or not _has_stored(out, name):
+    if row["uri"] != unit.uri or size >= int(unit.token.partition("-")[0]) or not _has_stored_clips(out, name):
         return False
     return source_files.content_id(Entry(unit.uri, size, unit.token)) == row["video_id"]
 
 
-def _has_stored(out: str, unit: str) -> bool:
+def _has_stored_clips(out: str, unit: str) -> bool:
     return len(ledger.read_unit(out, "partition", unit)) > len(ledger.read_unit(out, SUPERSEDED, unit))
 
 
 def supersede_changed(entries: Sequence[Entry], growing: Sequence[str], out: str, recipe: Recipe) -> None:
-    """Take the clips of sources that changed out of the output, and give back those of a version that returned.
+    """Drop the clips of sources that changed, and restore those of a version that returned.
 
-    growing: uris of those that are changing now. An output whose sources are as they were costs two listings.
+    growing: uris of sources that are changing now. If no source has changed, this costs two listings.
     """
-    finished, gone = units.done(out, "partition"), set(units.superseded(out))
+    committed, superseded = units.list_committed(out, "partition"), set(units.list_superseded(out))
     current = {source_digest(entry, recipe): entry for entry in entries}
-    back = [name for name in finished if name.digest in current and str(name) in gone]
-    for name in back:  # the same version is there again, by its size and date
+    returned = [name for name in committed if name.digest in current and str(name) in superseded]
+    for name in returned:  # a source has the size and date of an earlier version again
         storage.delete(OutputFolder(out).clip_rows(SUPERSEDED, str(name)))
-    here = {name.digest for name in finished}
-    new = {entry.uri for key, entry in current.items() if key not in here} | {current[name.digest].uri for name in back}
-    old = [name for name in finished if name.digest not in current and str(name) not in gone] if new or growing else []
+    known = {name.digest for name in committed}
+    new = {entry.uri for key, entry in current.items() if key not in known}
+    new |= {current[name.digest].uri for name in returned}
+    old = []
+    if new or growing:
+        old = [name for name in committed if name.digest not in current and str(name) not in superseded]
     rows = storage.at_once(lambda name: ledger.read_video(out, str(name)), old)
     changed = [(name, row) for name, row in zip(old, rows, strict=True) if row and row["uri"] in new.union(growing)]
     if not changed:
         return
-    stored = {clip for shard in shards.committed(out) for clip in shards.read_index(out, shard)["clip_id"].to_pylist()}
-    copies = _copies(out, [name for name in finished if name.digest in current])
+    stored = {clip for shard in shards.list_committed(out) for clip in shards.read_index(out, shard)["clip_id"].to_pylist()}
+    copies = _copies_by_original(out, [name for name in committed if name.digest in current])
     for name, row in changed:
         _replace_by_copy(out, name, copies.get(row["uri"], []), stored)
 
 
-def _copies(out: str, names: Sequence[Name]) -> dict[str, list[Name]]:
-    """The units that only say that a source is the same recording as another one, by the uri of that one."""
-    copies: dict[str, list[Name]] = defaultdict(list)
+def _copies_by_original(out: str, names: Sequence[UnitName]) -> dict[str, list[UnitName]]:
+    """Return the units that only record a source as a duplicate, by the uri of the original."""
+    copies: dict[str, list[UnitName]] = defaultdict(list)
     for name, row in zip(names, storage.at_once(lambda name: ledger.read_video(out, str(name)), names), strict=True):
         if row and row["duplicate_of"] and row["duplicate_of"] != row["uri"]:
             copies[row["duplicate_of"]].append(name)
     return copies
 
 
-def _replace_by_copy(out: str, name: Name, copies: Sequence[Name], stored: set[str]) -> None:
-    """Supersede a source that changed. Where a copy of its old bytes is in the input, that is measured by this run.
+def _replace_by_copy(out: str, name: UnitName, copies: Sequence[UnitName], stored: set[str]) -> None:
+    """Supersede a source that changed. If the input has a copy of its old bytes, this run measures the copy.
 
-    A copy with the same bytes gives the same clips. One with the same packets in another container gives others, so it stays
-    left out where clips of this recording are in shards.
+    A copy with the same bytes gives the same clips. One with the same packets in another container gives other clips, so it
+    stays a duplicate if shards hold clips of this recording.
     """
     equal = [copy for copy in copies if copy.video_id == name.video_id]
     clips = [row["clip_id"] for row in ledger.read_unit(out, "partition", str(name))]

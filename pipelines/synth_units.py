@@ -15,7 +15,7 @@ from curation.output_folder import OutputFolder
 from curation.schema import Row, digest
 from pipelines import ledger, units
 from pipelines.recipes import Recipe
-from pipelines.units import Name, Unit
+from pipelines.units import Unit, UnitName
 from synth import initial_frames, taxonomy
 from synth.requests import InitialFrame, Request, draw_requests
 
@@ -31,12 +31,12 @@ class SynthAttempt:
     @property
     def name(self) -> str:
         video_id = digest("synthetic", self.request.id, str(self.number), self.settings_digest)
-        return str(Name(video_id, digest(self.request.id, self.settings_digest)))
+        return str(UnitName(video_id, digest(self.request.id, self.settings_digest)))
 
     @property
     def unit(self) -> Unit:
         row = {
-            "clip_id": digest("clip", Name.parse(self.name).video_id),
+            "clip_id": digest("clip", UnitName.parse(self.name).video_id),
             "synth_attempt": self.number,
             "synth_seed": self.request.seed_of(self.number),
             "request": self.request.to_json(),
@@ -69,7 +69,7 @@ def _kept_clips(out: str) -> list[Row]:
 def todo(out: str, recipe: Recipe, requests: Sequence[Request]) -> tuple[list[Unit], int]:
     """Return the next attempt at each request that has no verdict yet, and the number of attempts already made."""
     settings_digest = f"{recipe.digest('generate')}/{taxonomy.version()}"
-    done = {str(name) for name in units.done(out, "partition")}
+    done = {str(name) for name in units.list_committed(out, "partition")}
     made = [_committed_attempts(request, settings_digest, recipe.synth.attempts, done) for request in requests]
     verdicts = storage.at_once(lambda names: _verdict(out, names[-1]) if names else "retry", made)
     left = [

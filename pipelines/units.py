@@ -1,9 +1,9 @@
 """Units: what commits at once. A chunk of a long source in `scan`, a source in `partition`, at most 64 clips of one video in
 `score` and `annotate`, one shard in `shard`.
 
-A unit's name is a hash of what goes in and of the recipe, and its file `clips/<phase>/<name>.parquet` is its commit. So one
-listing of names tells what is done; no row is read for it. Units of `scan` and `score` say in their name how many parts their
-video has.
+A unit's name is a hash of its inputs and of the recipe, and its file `clips/<phase>/<name>.parquet` is its commit. So one
+listing of names tells which units are done, and no row is read for that. The names of units in `scan` and `score` also say how
+many parts their video has.
 """
 
 import json
@@ -19,11 +19,11 @@ from pipelines.recipes import Recipe
 
 PART_CLIPS = 64
 SUPERSEDED = "superseded"
-"""The folder, beside those of the phases, with the clips that a change of their source took out."""
+"""The folder under `clips`, next to those of the phases, with clips that were dropped because their source changed."""
 
 
-class Name(NamedTuple):
-    """`<video_id>-<digest>-<part>of<parts>`, of one unit of clips."""
+class UnitName(NamedTuple):
+    """The name of a unit of clips: `<video_id>-<digest>-<part>of<parts>`."""
 
     video_id: str
     digest: str
@@ -34,31 +34,27 @@ class Name(NamedTuple):
         return f"{self.video_id}-{self.digest}-{self.part}of{self.parts}"
 
     @classmethod
-    def parse(cls, text: str) -> "Name":
-        video_id, digest_, parts = text.removesuffix(".parquet").split("-")
-        part, _, total = parts.partition("of")
-        return cls(video_id, digest_, int(part), int(total))
+    def parse(cls, text: str) -> "UnitName":
+        video_id, digest_, part_of_parts = text.removesuffix(".parquet").split("-")
+        part, _, parts = part_of_parts.partition("of")
+        return cls(video_id, digest_, int(part), int(parts))
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One unit of a phase. `uri`, `token` and `duplicate_of` for sources; `upstream` are the units whose rows go in
-    ("phase/name", in order of phase), `clips` those that a shard takes of them, in order. `chunks`: those that a source was
-    measured in. `reason`: why a source is not measured.
-    `problem`: why its source cannot even be named. `request`: what an attempt of `generate` is to make, as JSON.
-    """
+    """One unit of a phase. It travels to workers as JSON."""
 
     phase: str
     name: str
-    uri: str = ""
-    token: str = ""
-    duplicate_of: str | None = None
-    upstream: tuple[str, ...] = ()
-    clips: tuple[str, ...] = ()
-    chunks: tuple[str, ...] = ()
-    reason: str | None = None
-    problem: str | None = None
-    request: str = ""
+    uri: str = ""  # of a source
+    token: str = ""  # the listed version of that source (`storage.Entry.token`)
+    duplicate_of: str | None = None  # uri of the source that has the same recording
+    upstream: tuple[str, ...] = ()  # the units whose rows go in, as "phase/name", in order of phase
+    clips: tuple[str, ...] = ()  # the clip_ids that a shard takes from them, in order
+    chunks: tuple[str, ...] = ()  # the units of `scan` in which a source was measured
+    reason: str | None = None  # why a source is not measured
+    problem: str | None = None  # why a source cannot even be named by its bytes; the unit fails with it
+    request: str = ""  # what an attempt of `generate` is to make, as JSON
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -70,53 +66,55 @@ class Unit:
         return cls(**fields)
 
 
-def done(out: str, phase: str) -> list[Name]:
-    """The committed units of a phase, by one listing."""
-    return [Name.parse(name) for name in storage.names(OutputFolder(out).clips(phase))]
+def list_committed(out: str, phase: str) -> list[UnitName]:
+    """List the committed units of a phase. Costs one listing."""
+    return [UnitName.parse(name) for name in storage.names(OutputFolder(out).clips(phase))]
 
 
-def superseded(out: str) -> list[str]:
-    """The partition units whose source has changed since (`pipelines.sources`), by one listing."""
-    return [str(name) for name in done(out, SUPERSEDED)]
+def list_superseded(out: str) -> list[str]:
+    """List the partition units whose source has changed since (`pipelines.sources`). Costs one listing."""
+    return [str(name) for name in list_committed(out, SUPERSEDED)]
 
 
-def measured(out: str) -> list[Name]:
-    """The committed partition units of sources that are as they were measured."""
-    gone = set(superseded(out))
-    return [name for name in done(out, "partition") if str(name) not in gone]
+def list_current(out: str) -> list[UnitName]:
+    """List the committed partition units whose source has not changed since it was measured."""
+    superseded = set(list_superseded(out))
+    return [name for name in list_committed(out, "partition") if str(name) not in superseded]
 
 
-def of_videos(out: str, phase: str, video_ids: Collection[str]) -> list[str]:
-    """The names of the committed units of a phase that hold clips of these videos."""
-    return [str(name) for name in done(out, phase) if name.video_id in video_ids]
+def list_of_videos(out: str, phase: str, video_ids: Collection[str]) -> list[str]:
+    """List the committed units of a phase that hold clips of these videos."""
+    return [str(name) for name in list_committed(out, phase) if name.video_id in video_ids]
 
 
 def source_digest(entry: Entry, recipe: Recipe) -> str:
-    """Names a source's unit before its bytes are read: where it is, its listing token, the partition settings."""
+    """Identify a source's unit before its bytes are read: by its uri, its listed version, and the partition settings."""
     return digest(entry.uri, entry.token, recipe.digest("partition"))
 
 
-def part_names(upstream: str, clips: int, phase_digest: str) -> list[Name]:
-    """The names of the units that a partition unit's clips make in a later phase: 64 clips each, at least one unit."""
-    video_id, key = Name.parse(upstream).video_id, digest(upstream, phase_digest)
+def part_names(upstream: str, clips: int, phase_digest: str) -> list[UnitName]:
+    """Name the units that a partition unit's clips make in a later phase: 64 clips each, at least one unit."""
+    video_id, key = UnitName.parse(upstream).video_id, digest(upstream, phase_digest)
     parts = max(1, -(-clips // PART_CLIPS))
-    return [Name(video_id, key, part, parts) for part in range(parts)]
+    return [UnitName(video_id, key, part, parts) for part in range(parts)]
 
 
-def incomplete(upstream: Iterable[Name], finished: Iterable[Name], phase_digest: str) -> list[tuple[str, set[int]]]:
-    """The partition units whose parts are not all committed in a later phase, with the parts that are."""
+def find_incomplete(
+    upstream: Iterable[UnitName], committed: Iterable[UnitName], phase_digest: str
+) -> list[tuple[str, set[int]]]:
+    """Find the partition units whose parts are not all committed in a later phase, each with its committed parts."""
     parts: dict[str, dict[int, int]] = {}
-    for name in finished:
+    for name in committed:
         parts.setdefault(name.digest, {})[name.part] = name.parts
-    found = []
+    incomplete = []
     for name in upstream:
-        have = parts.get(digest(str(name), phase_digest), {})
-        if not have or len(have) < next(iter(have.values())):
-            found.append((str(name), set(have)))
-    return found
+        present = parts.get(digest(str(name), phase_digest), {})
+        if not present or len(present) < next(iter(present.values())):
+            incomplete.append((str(name), set(present)))
+    return incomplete
 
 
-def stale(upstream: Iterable[Name], finished: Iterable[Name], phase_digest: str) -> list[Name]:
-    """Committed units that belong to other settings of the phase, or to a source unit that is gone."""
+def find_stale(upstream: Iterable[UnitName], committed: Iterable[UnitName], phase_digest: str) -> list[UnitName]:
+    """Find committed units of other settings of the phase, or of a source unit that no longer exists."""
     current = {digest(str(name), phase_digest) for name in upstream}
-    return [name for name in finished if name.digest not in current]
+    return [name for name in committed if name.digest not in current]

@@ -1,10 +1,10 @@
-"""A worker process, and the process that watches it: what lets a job outlive a clip that kills its worker.
+"""A worker process, and the supervisor that watches it: a job survives a clip that kills its worker.
 
-No `except` sees a segmentation fault. So units run in a child process, under the local runner as under Ray, and the parent sees
-how the child ended. A crash (an exit code, or a signal such as SIGSEGV) counts against what the child was working on; the unit
-is then tried clip by clip, and a clip that two workers crashed on is rejected as quarantined. A kill from outside (SIGKILL,
-SIGTERM: an operator, the kernel short of memory, a node that is taken away) never counts: it says nothing about the footage.
-Nothing is stored about either, so a run that is killed itself leaves no trace.
+No `except` catches a segmentation fault. So units run in a child process, under both runners, and the parent sees how the child
+ended. A crash (an exit code, or a signal such as SIGSEGV) counts against the row that the child was working on. The unit is
+then tried row by row, and a clip on which two workers crashed is rejected as quarantined. A kill from outside (SIGKILL or
+SIGTERM: by an operator, by a kernel that lacks memory, with a node that is taken away) never counts, since it says nothing
+about the footage. Neither is stored in the output, so a run that is itself killed leaves no trace of them.
 """
 
 import os
@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from curation import scratch
+from curation.errors import Unavailable
 from curation.partition import scan
 from curation.schema import Row
 from pipelines import logs
@@ -32,43 +33,43 @@ from pipelines.phases import Phase, row_key, work
 from pipelines.units import Unit
 
 MAX_CRASHES = 2
-"""On how many workers a clip must crash to be quarantined."""
+"""A clip is quarantined once this many workers have crashed on it."""
 
-# So often may a unit's worker be killed from outside in one run before the unit is left to the next run.
+# A unit whose worker is killed from outside this often in one run is left to the next run.
 _MAX_KILLS = 5
-_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
-_STOPPED = 143  # the exit code of a worker that was told to stop
-# Workers of other units that crash on the same machine within these seconds speak of the machine.
-_TOGETHER_S = 2.0
-_FORGET_S = 60.0
-_NOT_LOOKED_FOR = ""  # the row of a crash among rows that went in together
+_OUTSIDE_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+_STOPPED = 143  # exit code of a worker that was asked to stop
+# If workers of other units crash on the same machine within these seconds, the machine may be the cause.
+_SAME_TIME_S = 2.0
+_KEEP_NOTES_S = 60.0
+_UNKNOWN_ROW = ""  # stands in for the row of a crash in a pass where rows went in together
 _PARENT_CHECK_S = 1.0
-_SHOW_EVERY_S = 0.5
-_FAREWELL_S = 10.0
+_PROGRESS_EVERY_S = 0.5
+_EXIT_TIMEOUT_S = 10.0
 
-Show = Callable[[float], None]
+OnProgress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Death:
-    """How a worker ended over a unit: on which row (None: outside of any), from what, and when."""
+class WorkerDeath:
+    """How a worker ended over a unit."""
 
     unit: str
-    row: str | None
-    cause: str
-    crashed: bool
+    row: str | None  # the row it was working on (`row_key`); None: outside of any row
+    cause: str  # the exit code or signal, in words
+    crashed: bool  # False: it was killed from outside
     time_s: float
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """How to do a unit: which rows to reject unseen (and how many workers each crashed), and whether to go row by row.
+class WorkOrder:
+    """How a worker is to do a unit.
 
-    In a phase whose operators take several rows at once, a pass row by row only looks for the culprit and commits nothing.
+    In a phase whose operators pool rows, a pass row by row only looks for the culprit and commits nothing.
     """
 
-    poison: Mapping[str, int]
-    careful: bool
+    poisoned: Mapping[str, int]  # rows to reject without work on them, and how many workers each of them crashed
+    row_by_row: bool
 
 
 class WorkerProcess:
@@ -78,20 +79,20 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         self._pipe, self._idle, self._started = Connection(ours.detach()), True, False
         command = [sys.executable, "-m", "pipelines.worker", str(theirs.fileno()), str(os.getpid())]
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and words
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
             command, pass_fds=[theirs.fileno()], env=_environment()
         )
         theirs.close()
 
-    def do(self, phase: Phase, unit: Unit, attempt: Attempt, show: Show) -> Record | Death:
-        """The unit's record, or how the child ended over it. `show` gets the part done, 0 to 1.
+    def do(self, phase: Phase, unit: Unit, order: WorkOrder, on_progress: OnProgress) -> Record | WorkerDeath:
+        """Do a unit. Return its record, or how the child ended over it. `on_progress` gets the part done, 0 to 1.
 
-        ChildProcessError where the child cannot even start, as where a package is missing.
+        Unavailable if the child cannot even start, for example because a package is missing.
         """
         row: str | None = None
         try:
             self._idle = False
-            self._pipe.send((phase, unit, attempt))
+            self._pipe.send((phase, unit, order))
             while True:
                 kind, value = self._pipe.recv()
                 if kind == "done":
@@ -101,61 +102,63 @@ class WorkerProcess:
                 if kind == "row":
                     row = value
                 elif kind == "part":
-                    show(value)
+                    on_progress(value)
                 else:
                     self._started = True
         except (EOFError, ConnectionError):
             code = self._process.wait()
             if _crashed(code) and not self._started:
-                raise ChildProcessError(f"the worker process could not start ({_cause(code)}); its message is above") from None
-            return Death(unit.name, row, _cause(code), _crashed(code), time.time())
+                raise Unavailable(f"the worker process could not start ({_cause(code)}); its message is above") from None
+            return WorkerDeath(unit.name, row, _cause(code), _crashed(code), time.time())
 
     def stop(self) -> None:
-        """End the child; an idle one leaves by itself, once it has removed what its libraries left in shared memory."""
+        """End the child. An idle one exits by itself, after it has removed what its libraries left in shared memory."""
         self._pipe.close()
         if self._idle:
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_FAREWELL_S)
+                self._process.wait(_EXIT_TIMEOUT_S)
         self._process.kill()
         self._process.wait()
 
 
 class Supervisor:
-    """Does units in a worker process, and starts another one where it dies."""
+    """Does units in a worker process, and starts another worker when one dies."""
 
     def __init__(self) -> None:
         self._worker: WorkerProcess | None = None
-        self._notes: list[Path] = []
+        self._crash_notes: list[Path] = []
 
-    def do(self, phase: Phase, unit: Unit, show: Show = lambda _: None) -> Record:
-        """The unit's record. Its `failure` says so if the worker crashed outside of any clip, or was killed too often."""
-        deaths: list[Death] = []
-        together: set[Death] = set()  # notes of other crashes do not last
-        careful = cleared = False
+    def do(self, phase: Phase, unit: Unit, on_progress: OnProgress = lambda _: None) -> Record:
+        """Do a unit and return its record. `failure` is set if workers crash outside of any clip or are killed too often."""
+        deaths: list[WorkerDeath] = []
+        simultaneous: set[WorkerDeath] = set()  # kept here, since the notes of other crashes are removed after a while
+        row_by_row = cleared = False
         while True:
-            together |= {death for death in deaths if death.crashed and _crashed_together(death)}
-            crashes = Counter(death.row for death in deaths if death.crashed and death not in together)
+            simultaneous |= {death for death in deaths if death.crashed and _crashed_with_others(death)}
+            crashes = Counter(death.row for death in deaths if death.crashed and death not in simultaneous)
             if crashes[None] >= MAX_CRASHES:
-                return _failed(phase, unit, f"crashed its worker outside of any clip: {_causes(deaths)}")
+                return _failed(phase, unit, f"crashed its worker outside of any clip: {_count_causes(deaths)}")
             if len(deaths) - crashes.total() >= _MAX_KILLS:
                 return _failed(
-                    phase, unit, f"its worker ended for reasons outside the footage: {_causes(deaths)}; is memory short?"
+                    phase,
+                    unit,
+                    f"its worker ended for reasons outside the footage: {_count_causes(deaths)}; does the machine lack memory?",
                 )
-            # A clip that is found goes out, and the others are worked on together again: some results are pooled over them.
-            poison = {row: count for row, count in crashes.items() if row and count >= MAX_CRASHES}
-            careful = careful and not (deaths and deaths[-1].row in poison)
-            end = self._running().do(phase, unit, Attempt(poison, careful), show)
-            if isinstance(end, Death):
+            # Once a culprit is found, the other clips go in together again: some results are pooled over them.
+            poisoned = {row: count for row, count in crashes.items() if row and count >= MAX_CRASHES}
+            row_by_row = row_by_row and not (deaths and deaths[-1].row in poisoned)
+            result = self._running().do(phase, unit, WorkOrder(poisoned, row_by_row), on_progress)
+            if isinstance(result, WorkerDeath):
                 self.stop()
-                deaths.append(end if careful or cleared else replace(end, row=_NOT_LOOKED_FOR))
-                careful = careful or end.crashed
-                if end.crashed:
-                    self._notes += _note(end)
-                    time.sleep(_apart_s(unit.name) if _crashed_together(end) else 0)
-            elif careful and _pools(phase) and not end.failure:
-                careful, cleared = False, True
+                deaths.append(result if row_by_row or cleared else replace(result, row=_UNKNOWN_ROW))
+                row_by_row = row_by_row or result.crashed
+                if result.crashed:
+                    self._crash_notes += _write_crash_note(result)
+                    time.sleep(_pause_s(unit.name) if _crashed_with_others(result) else 0)
+            elif row_by_row and _pools_rows(phase) and not result.failure:
+                row_by_row, cleared = False, True
             else:
-                return end
+                return result
 
     def stop(self) -> None:
         """End the worker process, if there is one."""
@@ -166,34 +169,34 @@ class Supervisor:
     def close(self) -> None:
         """End the worker process, and remove the notes of its crashes."""
         self.stop()
-        for note in self._notes:
-            with suppress(OSError):  # others may have notes in that folder
+        for note in self._crash_notes:
+            with suppress(OSError):  # other supervisors may have notes in that folder
                 note.unlink(missing_ok=True)
                 note.parent.rmdir()
-        self._notes.clear()
+        self._crash_notes.clear()
 
     def _running(self) -> WorkerProcess:
         self._worker = self._worker or WorkerProcess()
         return self._worker
 
 
-def _pools(phase: Phase) -> bool:
-    """Whether a clip's results depend on the clips that go in with it: then a pass clip by clip only looks for the culprit."""
+def _pools_rows(phase: Phase) -> bool:
+    """Whether a clip's results depend on the clips that go in with it. A pass row by row then only looks for the culprit."""
     return any(op.batch > 1 for op in phase.chain)
 
 
-def _failed(phase: Phase, unit: Unit, why: str) -> Record:
-    return Record(phase.name, unit.name, failure=f"{unit.uri or unit.name}: {why}")
+def _failed(phase: Phase, unit: Unit, reason: str) -> Record:
+    return Record(phase.name, unit.name, failure=f"{unit.uri or unit.name}: {reason}")
 
 
 def _environment() -> dict[str, str]:
-    """The environment of the child, which finds modules where this process finds them."""
+    """Return the child's environment, in which it finds modules where this process finds them."""
     paths = [os.environ.get("PYTHONPATH", ""), *sys.path]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path))}
 
 
 def _crashed(code: int) -> bool:
-    return code != _STOPPED and -code not in _FROM_OUTSIDE
+    return code != _STOPPED and -code not in _OUTSIDE_SIGNALS
 
 
 def _cause(code: int) -> str:
@@ -202,89 +205,93 @@ def _cause(code: int) -> str:
     return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
 
 
-def _causes(deaths: list[Death]) -> str:
+def _count_causes(deaths: list[WorkerDeath]) -> str:
     return ", ".join(f"{count} x {cause}" for cause, count in Counter(death.cause for death in deaths).items())
 
 
-def _notes() -> Path:
+def _crash_notes_folder() -> Path:
     folder = Path(tempfile.gettempdir(), f"gamecraft-crashes-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
-def _note(death: Death) -> list[Path]:
-    """Let those who watch other workers on this machine know of a crash. A note is an empty file: its name says all."""
+def _write_crash_note(death: WorkerDeath) -> list[Path]:
+    """Tell the supervisors of other workers on this machine about a crash, and return the note.
+
+    A note is an empty file whose name is the time and the unit. Notes that are too old are removed.
+    """
     with suppress(OSError):  # a full disk must not hide the crash itself
-        note = _notes() / f"{death.time_s} {death.unit}"
-        for old in _notes().iterdir():
-            if death.time_s - float(old.name.partition(" ")[0]) > _FORGET_S:
-                old.unlink(missing_ok=True)
+        note = _crash_notes_folder() / f"{death.time_s} {death.unit}"
+        for other in _crash_notes_folder().iterdir():
+            if death.time_s - float(other.name.partition(" ")[0]) > _KEEP_NOTES_S:
+                other.unlink(missing_ok=True)
         note.touch()
         return [note]
     return []
 
 
-def _crashed_together(death: Death) -> bool:
-    """Whether a worker of another unit crashed on this machine at the same time: then it may be the machine."""
+def _crashed_with_others(death: WorkerDeath) -> bool:
+    """Whether a worker of another unit crashed on this machine at the same time. The machine may then be the cause."""
     with suppress(OSError):
-        notes = [note.name.split(" ", 1) for note in _notes().iterdir()]
-        return any(unit != death.unit and abs(float(time_s) - death.time_s) < _TOGETHER_S for time_s, unit in notes)
+        notes = [note.name.split(" ", 1) for note in _crash_notes_folder().iterdir()]
+        return any(unit != death.unit and abs(float(time_s) - death.time_s) < _SAME_TIME_S for time_s, unit in notes)
     return False
 
 
-def _apart_s(unit: str) -> float:
-    """A pause that differs from unit to unit, so that two that crashed at once do not do so again."""
-    return 2 * _TOGETHER_S * (zlib.crc32(unit.encode()) % 16) / 16
+def _pause_s(unit: str) -> float:
+    """Return a pause that differs from unit to unit, so that two that crashed at the same time do not do so again."""
+    return 2 * _SAME_TIME_S * (zlib.crc32(unit.encode()) % 16) / 16
 
 
 def main() -> None:
-    """The child: do units until the pipe closes or the parent is gone."""
+    """Be the child: do units until the pipe closes or the parent is gone."""
     pipe, parent = Connection(int(sys.argv[1])), int(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides what it means
-    signal.signal(signal.SIGTERM, lambda *_: _leave())
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the parent handles it
+    signal.signal(signal.SIGTERM, lambda *_: _exit_now())
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     logs.configure_worker()
     pipe.send(("started", None))
-    last = ""
+    last_phase = ""
     while True:
         try:
-            phase, unit, attempt = pipe.recv()
-            if phase.name != last:
-                scan.clear_caches()  # the next phase needs the memory, not the last source's signals
-                last = phase.name
-            pipe.send(("done", _attempted(pipe, phase, unit, attempt)))
+            phase, unit, order = pipe.recv()
+            if phase.name != last_phase:
+                scan.clear_caches()  # the next phase needs the memory, and not the signals of the last source
+                last_phase = phase.name
+            pipe.send(("done", _do_unit(pipe, phase, unit, order)))
         except (EOFError, ConnectionError):
             return
 
 
-def _attempted(pipe: Connection, phase: Phase, unit: Unit, attempt: Attempt) -> Record:
-    shown_s = time.monotonic()
+def _do_unit(pipe: Connection, phase: Phase, unit: Unit, order: WorkOrder) -> Record:
+    sent_s = time.monotonic()
 
-    def tell(part: float) -> None:
-        nonlocal shown_s
-        if time.monotonic() - shown_s > _SHOW_EVERY_S:
-            shown_s = time.monotonic()
+    def on_progress(part: float) -> None:
+        nonlocal sent_s
+        if time.monotonic() - sent_s > _PROGRESS_EVERY_S:
+            sent_s = time.monotonic()
             pipe.send(("part", part))
 
     def on_row(row: Row | None) -> None:
         pipe.send(("row", row_key(row) if row else None))
 
-    reasons = {row: f"quarantined: killed its worker {count} times" for row, count in attempt.poison.items()}
+    reasons = {row: f"quarantined: killed its worker {count} times" for row, count in order.poisoned.items()}
+    commits = not (order.row_by_row and _pools_rows(phase))
     try:
-        return work(phase, unit, tell, reasons, on_row if attempt.careful else None, not (attempt.careful and _pools(phase)))
+        return work(phase, unit, on_progress, reasons, on_row if order.row_by_row else None, commits)
     finally:
-        scratch.remove()  # now, since Ray kills what its workers started
+        scratch.remove_folder()  # now, since Ray kills the processes that its workers started
 
 
-def _die_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK_S)
-    _leave()
+    _exit_now()
 
 
-def _leave() -> None:
-    """Leave at once, whatever the main thread is at."""
-    scratch.remove()
+def _exit_now() -> None:
+    """Exit at once, whatever the main thread is doing."""
+    scratch.remove_folder()
     os._exit(_STOPPED)
 
 

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 from curation import s3 as s3_module
-from curation.vlm import answers, asking
+from curation.vlm import answers
+from curation.worker_state import worker
 
 
 @pytest.fixture(autouse=True)
 def nothing_spent() -> Iterator[None]:
     """No question counted, none answered by what another test has asked."""
-    asking.usage.clear()
+    worker.vlm_usage.clear()
     answers.use_folder(None)
     yield
     answers.use_folder(None)

@@ -8,7 +8,6 @@ spans of it.
 import errno
 import hashlib
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -19,6 +18,7 @@ from av.stream import Disposition
 
 from curation import storage, versions
 from curation.errors import UnreadableVideo, is_machine_fault
+from curation.worker_state import worker
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -39,9 +39,6 @@ _NOT_VIDEO = {
 _STILL_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 # What a decoder raises for bytes that it cannot parse. Any other error (no memory) is not the source's fault.
 _DAMAGE = (av.InvalidDataError, av.PatchWelcomeError, av.ExternalError, av.UnknownError, av.BugError, av.ArgumentError)
-
-damage: Counter[str] = Counter()
-"""Damage that this process met in sources: "damaged packets" (skipped, or concealed by the decoder), "frames not advancing"."""
 
 _threads = 1
 
@@ -67,7 +64,7 @@ def open_video(uri: str) -> Iterator[tuple[av.container.InputContainer, av.Video
 @contextmanager
 def _ffmpeg_input(uri: str) -> Iterator[Any]:
     """Yield what FFmpeg opens: our own file object for S3, else a `file:` name, which it cannot mistake for a protocol."""
-    token = versions.opening(uri)
+    token = versions.register_open(uri)
     if not storage.is_s3(uri):
         yield f"file:{storage.normal(uri)}"
         return
@@ -156,9 +153,11 @@ def _decoded_frames(container: av.container.InputContainer, stream: av.VideoStre
         try:
             frames = stream.decode(packet)
         except _DAMAGE:
-            damage["damaged packets"] += 1
+            worker.damage["damaged packets"] += 1
             continue
-        damage["damaged packets"] += (packet is not None and packet.is_corrupt) or any(frame.is_corrupt for frame in frames)
+        worker.damage["damaged packets"] += (packet is not None and packet.is_corrupt) or any(
+            frame.is_corrupt for frame in frames
+        )
         yield from frames
 
 
@@ -167,7 +166,7 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
     try:
         yield from container.demux(stream)
     except av.InvalidDataError:
-        damage["damaged packets"] += 1
+        worker.damage["damaged packets"] += 1
         yield None
 
 

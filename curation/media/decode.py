@@ -7,8 +7,7 @@ gives exactly the frames that a decode from the start gives: see `curation.media
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, cast
@@ -18,10 +17,11 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from curation.errors import UnreadableVideo
-from curation.media.container import damage, open_video
+from curation.media.container import open_video
 from curation.media.seek import frames_from
 from curation.media.source import Source, probe
-from curation.processes import OwnValue
+from curation.processes import ProcessLocal
+from curation.worker_state import worker
 
 # A whole decode that skips more frames than this for each one it keeps has lost part of a recording, which must be reported:
 # concatenated MPEG-TS parts restart their clock.
@@ -30,12 +30,6 @@ _MAX_STALLED = 0.1
 _SOON_S = 2.0
 # Times closer than this are equal: sums of seconds such as 0.7 + 0.1 miss a frame's own time by less, clocks tick slower.
 _SAME_S = 1e-6
-
-decodes: Counter[str] = Counter()
-"""Decode passes of this process by purpose. Tests and every unit's record count them."""
-
-on_decode: Callable[[float], None] | None = None
-"""Called during a decode of a whole source with the part done, 0 to 1, where its duration is declared."""
 
 
 class Span(NamedTuple):
@@ -60,7 +54,7 @@ def decode(uri: str, span: Span | None = None, purpose: str = "read") -> Iterato
     """Yield time and frame of every frame of a span (or of the whole source), in order of strictly increasing time.
 
     Frames are as coded, not upright yet; `FrameConverter` turns them. Damaged packets and frames that do not advance in time
-    are skipped. `purpose` names the pass in `decodes`.
+    are skipped. `purpose` names the pass in `worker.decodes`.
     Raises `UnreadableVideo` at the end of a whole source of which a good part does not advance.
     """
     for time_s, frame in _decode_with_lead(uri, span, purpose):
@@ -71,7 +65,7 @@ def decode(uri: str, span: Span | None = None, purpose: str = "read") -> Iterato
 def _decode_with_lead(uri: str, span: Span | None, purpose: str) -> Iterator[TimedFrame]:
     """As `decode`, but begin at the frame on screen when the span starts, or before it."""
     source = probe(uri)
-    decodes[purpose] += 1
+    worker.decodes[purpose] += 1
     if span is None:
         yield from _decode_whole(source)
     else:
@@ -80,13 +74,13 @@ def _decode_with_lead(uri: str, span: Span | None, purpose: str) -> Iterator[Tim
 
 def _decode_whole(source: Source) -> Iterator[TimedFrame]:
     """Yield every frame. Raises `UnreadableVideo` at the end if a good part of them went back in time."""
-    stalled, kept = damage["frames not advancing"], 0
+    stalled, kept = worker.damage["frames not advancing"], 0
     for time_s, frame in _open_at(source, 0.0):
-        if on_decode and source.duration_s:
-            on_decode(min(1.0, time_s / source.duration_s))
+        if worker.on_decode and source.duration_s:
+            worker.on_decode(min(1.0, time_s / source.duration_s))
         kept += 1
         yield time_s, frame
-    stalled = damage["frames not advancing"] - stalled
+    stalled = worker.damage["frames not advancing"] - stalled
     if stalled > _MAX_STALLED * kept:
         raise UnreadableVideo(f"{stalled} of {stalled + kept} frames go back in time: its clock restarts; join its parts anew")
 
@@ -97,7 +91,7 @@ def _advancing(source: Source, frames: Iterator[av.VideoFrame]) -> Iterator[Time
     for frame in frames:
         time_s = source.time_s(cast(int, frame.pts))
         if time_s <= last:
-            damage["frames not advancing"] += 1
+            worker.damage["frames not advancing"] += 1
             continue
         last = time_s
         yield time_s, frame
@@ -125,7 +119,7 @@ class _OpenDecode:
         return 0 <= span.start_s - self.last[0] <= (_SOON_S if source.seekable else math.inf)
 
 
-_open_decode = OwnValue[_OpenDecode]()
+_open_decode = ProcessLocal[_OpenDecode]()
 
 
 def _decode_span(source: Source, span: Span) -> Iterator[TimedFrame]:

@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 
 from curation.errors import NotExact, UnreadableVideo
-from curation.media import container, decode
+from curation.media import decode
 from curation.media.decode import FrameConverter, Span
 from curation.media.seek import can_seek_near
 from curation.media.source import Source, probe
@@ -29,6 +29,7 @@ from curation.partition.recorders import FRAMES_AFTER, FRAMES_BEFORE, SECONDS_BE
 from curation.quality.backends import load_iqa
 from curation.quality.iqa import Iqa, IqaSettings
 from curation.quality.luminance import luma
+from curation.worker_state import worker
 
 # Part of every chunk file's name. It gets a new number when a recorder's arrays change, so that no run joins old chunks to new.
 FORMAT = 4
@@ -61,7 +62,7 @@ class Chunk:
     # the end of the source.
     before: np.ndarray
     after: np.ndarray
-    damage: dict[str, int]  # as `container.damage` counts it, of a whole source only
+    damage: dict[str, int]  # as `WorkerState.damage` counts it, of a whole source only
 
 
 class _Seams:
@@ -115,7 +116,6 @@ def cached_iqa(settings: IqaSettings) -> Iqa:
     return load_iqa(settings)
 
 
-@lru_cache(maxsize=1)
 def scan_chunk(uri: str, settings: ScanSettings, start_s: float, end_s: float) -> Chunk:
     """Measure a part of a source. The last result is cached. `NotExact` where a scan of the whole might give something else."""
     for bound_s in (start_s, end_s):
@@ -129,11 +129,11 @@ def measure(uri: str, settings: ScanSettings, start_s: float = 0.0, end_s: float
     flow, iqa = cached_flow(settings.flow), cached_iqa(settings.iqa)
     recorders = new_recorders(flow, settings.flow.pairs_per_s, iqa, settings.iqa.every_s)
     viewport, seams = ViewportAccumulator(), _Seams()
-    damage = container.damage.copy()
+    damage = worker.damage.copy()
     for frame in _frames_around(uri, start_s, end_s):
         if frame.number == 0 and start_s > _LEAD_IN_S:
             # Frames between where a seek lands and here may lack their references. The chunk before decoded them with these.
-            damage = container.damage.copy()
+            damage = worker.damage.copy()
         for recorder in recorders:
             recorder.add(frame)
         if frame.first_in(_VIEWPORT_EVERY_S):
@@ -150,7 +150,7 @@ def measure(uri: str, settings: ScanSettings, start_s: float = 0.0, end_s: float
         viewport_sums=viewport.sums,
         before=seams.before,
         after=seams.last_frames() if seams.trailing else np.empty((0, 2)),
-        damage=dict(container.damage - damage),
+        damage=dict(worker.damage - damage),
     )
     _check(chunk, seams)
     return chunk

@@ -27,10 +27,10 @@ from curation.partition.chunks import (
     check_seams,
     concatenate,
     measure,
-    scan_chunk,
 )
 from curation.partition.optical_flow import CameraMotion, camera_motion
 from curation.quality.iqa import combed_share
+from curation.worker_state import worker
 
 _NOTED_COMBED = 0.05  # share of a source's samples; a single one may be chance
 
@@ -70,7 +70,7 @@ class Signals:
     fps: float  # one by the median step
     segments: tuple[Segment, ...]  # the frames between gaps in time
     end_s: float  # end of the last frame
-    damage: dict[str, int]  # as `container.damage` counts it
+    damage: dict[str, int]  # as `WorkerState.damage` counts it
 
     @property
     def pair_times_s(self) -> np.ndarray:
@@ -111,25 +111,26 @@ class Signals:
         return camera_motion(self.cells, static_weight(self.viewport, *self.cells.shape[1:3]))
 
 
-_last_scan: tuple[str, ScanSettings, Signals] | None = None
-
-
 def scan(uri: str, settings: ScanSettings) -> Signals:
-    """Decode a source once and measure it. The last result is cached, so that consecutive operators share one scan.
+    """Decode a source once and measure it. The worker keeps the last result, so that consecutive operators share one scan.
 
     Raises `UnreadableVideo` where no frame can be decoded.
     """
-    global _last_scan
-    if _last_scan is None or _last_scan[:2] != (uri, settings):
-        _last_scan = None  # two results at once would be the peak of memory
-        _last_scan = uri, settings, join_chunks(probe(uri), [measure(uri, settings)])
-    return _last_scan[2]
+    if not worker.has_scan((uri, settings)):
+        worker.scan = None  # two results at once would be the peak of memory
+        worker.scan = (uri, settings), join_chunks(probe(uri), [measure(uri, settings)])
+    return finished_scan(uri, settings)
+
+
+def finished_scan(uri: str, settings: ScanSettings) -> Signals:
+    """Return the scan that this process has made of a source, for its commit. RuntimeError where it is gone."""
+    signals: Signals = worker.finished(worker.scan, (uri, settings))
+    return signals
 
 
 def use_chunks(uri: str, settings: ScanSettings, chunks: Sequence[Chunk]) -> None:
     """Use chunks of the source as the result of the next `scan`. `NotExact` where they may differ from what it would give."""
-    global _last_scan
-    _last_scan = uri, settings, join_chunks(probe(uri), chunks)
+    worker.scan = (uri, settings), join_chunks(probe(uri), chunks)
 
 
 def join_chunks(source: Source, chunks: Sequence[Chunk]) -> Signals:
@@ -187,7 +188,5 @@ def static_weight(viewport: Viewport, rows: int, columns: int) -> np.ndarray:
 
 def clear_caches() -> None:
     """Drop the cached scan and everything cached of sources, which frees memory. Files may have changed since."""
-    global _last_scan
-    _last_scan = None
-    scan_chunk.cache_clear()
+    worker.scan = worker.chunk = None
     decode.clear_caches()

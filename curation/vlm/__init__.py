@@ -5,7 +5,7 @@ A backend is any object with a `replies` method (`protocol`). `asking` adds the 
 raises an `OSError`.
 """
 
-from curation.vlm.asking import CacheOnlyVlm, ask, load, usage
+from curation.vlm.asking import CacheOnlyVlm, ask, load
 from curation.vlm.parsing import Answer
 from curation.vlm.protocol import EngineSettings, Prompt, Reply, ServerSettings, Vlm, VlmSettings
 
@@ -20,5 +20,4 @@ __all__ = [
     "VlmSettings",
     "ask",
     "load",
-    "usage",
 ]

@@ -1,7 +1,6 @@
 """Ask a model: the cache, the validation, the second try and the usage counts, shared by all backends."""
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from curation import storage
@@ -9,11 +8,7 @@ from curation.processes import per_process
 from curation.vlm import answers, parsing
 from curation.vlm.parsing import Answer
 from curation.vlm.protocol import Prompt, Reply, Vlm, VlmSettings
-
-# What the questions of this process have cost, counted as `decode.decodes` counts decodes: calls, prompt_tokens,
-# completion_tokens, milliseconds, failed (calls without a reply), invalid (replies that do not fit), cached (answered from the
-# cache without a call).
-usage: Counter[str] = Counter()
+from curation.worker_state import worker
 
 PENDING = "not answered yet"
 
@@ -53,7 +48,9 @@ def ask(vlm: Vlm, prompts: Sequence[Prompt]) -> list[Answer]:
     """
     replies = _collect_replies(vlm, prompts)
     results = [_check_reply(*pair) for pair in zip(prompts, replies, strict=True)]
-    usage["invalid"] += sum(bool(answer.error) and not reply.error for answer, reply in zip(results, replies, strict=True))
+    worker.vlm_usage["invalid"] += sum(
+        bool(answer.error) and not reply.error for answer, reply in zip(results, replies, strict=True)
+    )
     invalid = [i for i, reply in enumerate(replies) if results[i].error and not parsing.stopped_early(reply)]
     retries = [prompts[i].retry(replies[i].text, results[i].error or "") for i in invalid]
     for i, prompt, reply in zip(invalid, retries, _collect_replies(vlm, retries), strict=True):
@@ -74,7 +71,7 @@ def _collect_replies(vlm: Vlm, prompts: Sequence[Prompt]) -> list[Reply]:
         if _check_reply(prompts[unanswered[number]], reply).value is not None:
             answers.put(keys[unanswered[number]], reply)
     if unanswered and not isinstance(vlm, CacheOnlyVlm):
-        usage["milliseconds"] += round(1000 * (time.monotonic() - began))
+        worker.vlm_usage["milliseconds"] += round(1000 * (time.monotonic() - began))
     assert all(replies), [prompt.name for prompt, reply in zip(prompts, replies, strict=True) if reply is None]
     return [reply for reply in replies if reply is not None]
 
@@ -85,12 +82,12 @@ def _count_cached(vlm: Vlm, replies: Sequence[Reply]) -> None:
         for reply in replies:
             _count(reply)
     else:
-        usage["cached"] += len(replies)
+        worker.vlm_usage["cached"] += len(replies)
 
 
 def _count(reply: Reply) -> None:
     if reply.error != PENDING:
-        usage.update(
+        worker.vlm_usage.update(
             calls=1,
             failed=int(bool(reply.error)),
             prompt_tokens=reply.prompt_tokens,

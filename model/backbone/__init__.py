@@ -1,1 +1,1 @@
-"""One Wan2.2-compatible expert: a diffusion transformer over video latents."""
+"""One Wan2.2-compatible expert, a diffusion transformer over video latents, with its codecs and encoders."""

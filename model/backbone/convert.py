@@ -1,12 +1,14 @@
-"""Parameter names of the original Wan checkpoints and of diffusers (ours), one to one in both directions."""
+"""Parameter names of original Wan checkpoints and of diffusers, which this package uses: one to one in both directions."""
 
 import re
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-# Original to diffusers. norm2 and norm3 trade places: Wan's norm3 is the one before the cross-attention, diffusers' norm2.
-_RENAMED = (
+from curation.errors import InputError
+
+# Original to diffusers. norm2 and norm3 are swapped: the norm before the cross-attention is Wan's norm3 and diffusers' norm2.
+_PATTERNS = (
     (r"^time_embedding\.0\.", "condition_embedder.time_embedder.linear_1."),
     (r"^time_embedding\.2\.", "condition_embedder.time_embedder.linear_2."),
     (r"^text_embedding\.0\.", "condition_embedder.text_embedder.linear_1."),
@@ -29,22 +31,22 @@ _RENAMED = (
 
 
 def to_diffusers(name: str) -> str:
-    """A parameter's name in diffusers, from its name in an original checkpoint. ValueError for one that Wan2.2 has not."""
-    for pattern, replacement in _RENAMED:
+    """Return a parameter's name in diffusers, given its name in an original checkpoint. InputError for an unknown name."""
+    for pattern, replacement in _PATTERNS:
         renamed, count = re.subn(pattern, replacement, name)
         if count:
             return renamed
-    raise ValueError(f"{name!r} is no parameter of an original Wan2.2 checkpoint")
+    raise InputError(f"{name!r} is no parameter of an original Wan2.2 checkpoint")
 
 
 def original_names(diffusers_names: Iterable[str]) -> dict[str, str]:
-    """For every name in diffusers the original one. The inverse of `to_diffusers`, found by trying it."""
+    """Return the original name of every name in diffusers. The inverse of `to_diffusers`, built by applying it to all names."""
     blocks = {name.split(".")[1] for name in diffusers_names if name.startswith("blocks.")}
-    ours = {to_diffusers(name): name for name in _all_original(blocks)}
-    return {name: ours[name] for name in diffusers_names}
+    by_diffusers = {to_diffusers(name): name for name in _all_original_names(blocks)}
+    return {name: by_diffusers[name] for name in diffusers_names}
 
 
-def _all_original(blocks: Iterable[str]) -> Iterable[str]:
+def _all_original_names(blocks: Iterable[str]) -> Iterable[str]:
     for module in ("patch_embedding", "text_embedding.0", "text_embedding.2", "time_embedding.0", "time_embedding.2"):
         yield from (f"{module}.weight", f"{module}.bias")
     yield from ("time_projection.1.weight", "time_projection.1.bias", "head.modulation", "head.head.weight", "head.head.bias")
@@ -59,11 +61,11 @@ def _all_original(blocks: Iterable[str]) -> Iterable[str]:
 
 
 def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An original checkpoint's tensors under diffusers' names."""
+    """Return the tensors of an original checkpoint under diffusers' names."""
     return {to_diffusers(name): tensor for name, tensor in state.items()}
 
 
 def to_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of ours under the original names."""
+    """Return tensors with diffusers' names under the original names."""
     names = original_names(state)
     return {names[name]: tensor for name, tensor in state.items()}

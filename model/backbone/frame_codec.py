@@ -1,5 +1,7 @@
-"""A small codec for small worlds: every frame by itself, 8x8 px cells by their principal components and back, the seams between
-them mended by convolutions. Trained on the shards in a minute or two.
+"""A small codec for small worlds, trained on the shards in a minute or two.
+
+It encodes every frame separately: cells of 8x8 px become principal components. Convolutions remove the seams between decoded
+cells.
 
 N pictures, C latent channels, P numbers of a cell (192), H W px, h w cells.
 """
@@ -9,25 +11,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.backbone.vae import Codec
-from model.config import CELL
+from model.config import CELL_PX
 
-_NUMBERS = 3 * CELL**2
+_CELL_NUMBERS = 3 * CELL_PX**2
 
 
 class FrameCodec(Codec):
-    """Latents are principal components divided by the root of their deviation: unit variance in the mean, and what one sees
-    most still counts most. Divided by the deviation itself, most of a model's work would go into the last of them.
+    """Latents are principal components divided by the square root of their standard deviation.
+
+    Their variance is 1 on average, and the components that are seen most still count most. If they were divided by the
+    deviation itself, a model would spend most of its work on the last components.
     """
 
-    per = 1
+    frames_per_latent = 1
     mean: Tensor
     basis: Tensor
     scale: Tensor
 
     def __init__(self, channels: int = 32, width: int = 48) -> None:
         super().__init__()
-        basis, _ = torch.linalg.qr(torch.randn(_NUMBERS, channels))
-        self.register_buffer("mean", torch.zeros(_NUMBERS))
+        basis, _ = torch.linalg.qr(torch.randn(_CELL_NUMBERS, channels))
+        self.register_buffer("mean", torch.zeros(_CELL_NUMBERS))
         self.register_buffer("basis", basis.contiguous())
         self.register_buffer("scale", torch.ones(channels))
         self.mend = nn.Sequential(
@@ -38,8 +42,8 @@ class FrameCodec(Codec):
 
     @torch.no_grad()
     def fit(self, pictures_N3HW: Tensor) -> None:
-        """Take the components of these pictures."""
-        cells = functional.pixel_unshuffle(pictures_N3HW, CELL).movedim(1, -1).flatten(0, -2).double()
+        """Set the principal components to those of these pictures."""
+        cells = functional.pixel_unshuffle(pictures_N3HW, CELL_PX).movedim(1, -1).flatten(0, -2).double()
         self.mean.copy_(cells.mean(0))
         values, vectors = torch.linalg.eigh((cells - cells.mean(0)).T.cov(correction=0))
         values, vectors = values.flip(0)[: len(self.scale)].clamp(min=1e-8), vectors.flip(1)[:, : len(self.scale)]
@@ -47,36 +51,36 @@ class FrameCodec(Codec):
         self.scale.copy_(root * (values / root.square()).mean().sqrt())
         self.basis.copy_(vectors)
 
-    def plain(self, latents_NChw: Tensor) -> Tensor:
-        """Pictures [N, 3, H, W] with their seams."""
+    def decode_with_seams(self, latents_NChw: Tensor) -> Tensor:
+        """Decode pictures [N, 3, H, W] cell by cell."""
         cells = torch.einsum("nchw,pc->nphw", latents_NChw * self.scale[:, None, None], self.basis)
-        return functional.pixel_shuffle(cells + self.mean[:, None, None], CELL)
+        return functional.pixel_shuffle(cells + self.mean[:, None, None], CELL_PX)
 
-    def mended(self, plain_N3HW: Tensor) -> Tensor:
-        """Pictures without seams, with gradients."""
-        change: Tensor = functional.pixel_shuffle(self.mend(functional.pixel_unshuffle(plain_N3HW, 2)), 2)
-        return plain_N3HW + change
+    def remove_seams(self, pictures_N3HW: Tensor) -> Tensor:
+        """Return the pictures without seams, with gradients."""
+        change: Tensor = functional.pixel_shuffle(self.mend(functional.pixel_unshuffle(pictures_N3HW, 2)), 2)
+        return pictures_N3HW + change
 
     @torch.no_grad()
     def encode(self, video_B3FHW: Tensor) -> Tensor:
         pictures = video_B3FHW.transpose(1, 2).flatten(0, 1)
-        cells = functional.pixel_unshuffle(pictures, CELL) - self.mean[:, None, None]
+        cells = functional.pixel_unshuffle(pictures, CELL_PX) - self.mean[:, None, None]
         latents = torch.einsum("nphw,pc->nchw", cells, self.basis) / self.scale[:, None, None]
         return latents.unflatten(0, (len(video_B3FHW), -1)).transpose(1, 2)
 
     @torch.no_grad()
     def decode(self, latents_BCThw: Tensor) -> Tensor:
-        pictures = self.mended(self.plain(latents_BCThw.float().transpose(1, 2).flatten(0, 1)))
+        pictures = self.remove_seams(self.decode_with_seams(latents_BCThw.float().transpose(1, 2).flatten(0, 1)))
         return pictures.clamp(-1, 1).unflatten(0, (len(latents_BCThw), -1)).transpose(1, 2)
 
-    def condition(self, first_B3HW: Tensor, frames: int) -> Tensor:
-        """As the video codec's; frames know nothing of each other here, so that one grey one is enough."""
-        two = super().condition(first_B3HW, 2)
+    def encode_first_frame(self, first_B3HW: Tensor, frames: int) -> Tensor:
+        """Do as the video codec does. Frames are encoded separately here, so one grey frame is enough."""
+        two = super().encode_first_frame(first_B3HW, 2)
         return torch.cat([two[:, :, :1], two[:, :, 1:].expand(-1, -1, frames - 1, -1, -1)], 2)
 
 
 class Residual(nn.Module):
-    """Two convolutions beside the identity."""
+    """Two convolutions with a skip connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

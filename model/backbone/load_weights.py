@@ -1,4 +1,4 @@
-"""One expert from and to disk: diffusers' folders and original Wan folders, file by file, so that 28 GB are not held twice."""
+"""Load and save one expert, as a diffusers or an original Wan folder, file by file so that 28 GB are not in memory twice."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from curation.errors import InputError, Unavailable
 from model.backbone.attention import Attend, attend
 from model.backbone.convert import to_diffusers, to_original
 from model.backbone.dit import FP32, Expert
@@ -26,72 +27,73 @@ def load(
     device: str | torch.device = "cpu",
     attention: Attend = attend,
 ) -> Expert:
-    """The expert in a folder: `config.json` and safetensors, under diffusers' or the original names.
+    """Load the expert in a folder of `config.json` and safetensors, with diffusers' or the original names.
 
-    Built without memory, then each tensor is put in its place; the parts named in `FP32` keep single precision. Raises
-    FileNotFoundError where a file is missing, ValueError where tensors are missing, unknown or of another shape.
+    It is built on the meta device, then each tensor is assigned. The parts named in `FP32` stay float32. Unavailable where a
+    file is missing, InputError where tensors are missing, unknown or of another shape.
     """
-    expert = blank(read_config(folder), attention)
-    wanted, found = dict(expert.state_dict()), {}
+    expert = meta_expert(read_config(folder), attention)
+    expected, state = dict(expert.state_dict()), {}
     for name, tensor in _tensors(folder):
-        _check(name, tensor, wanted, folder)
-        found[name] = tensor.to(device=device, dtype=precision(name, dtype))
-    _complete(set(wanted) - set(found), folder)
-    expert.load_state_dict(found, assign=True)
+        _check(name, tensor, expected, folder)
+        state[name] = tensor.to(device=device, dtype=parameter_dtype(name, dtype))
+    _check_complete(set(expected) - set(state), folder)
+    expert.load_state_dict(state, assign=True)
     return expert
 
 
-def _check(name: str, tensor: Tensor, wanted: Mapping[str, Tensor], folder: str) -> None:
-    if name not in wanted:
-        raise ValueError(f"{folder}: holds {name!r}, which the model has not")
-    if tensor.shape != wanted[name].shape:
-        raise ValueError(f"{folder}: {name} is {tuple(tensor.shape)}, the model's is {tuple(wanted[name].shape)}")
+def _check(name: str, tensor: Tensor, expected: Mapping[str, Tensor], folder: str) -> None:
+    if name not in expected:
+        raise InputError(f"{folder}: holds {name!r}, which the model does not have")
+    if tensor.shape != expected[name].shape:
+        raise InputError(f"{folder}: {name} is {tuple(tensor.shape)}, the model's is {tuple(expected[name].shape)}")
 
 
-def _complete(missing: Set[str], folder: str) -> None:
+def _check_complete(missing: Set[str], folder: str) -> None:
     if missing:
-        raise ValueError(f"{folder}: lacks {len(missing)} tensors, {min(missing)} the first")
+        raise InputError(f"{folder}: lacks {len(missing)} tensors, the first {min(missing)}")
 
 
 def load_sharded(module: nn.Module, expert: Expert, folder: str) -> None:
-    """Put the tensors of a folder into an expert whose weights are sharded over ranks, each rank its own part.
+    """Load the tensors of a folder into an expert whose weights are sharded over ranks; each rank keeps its own part.
 
-    module: the FSDP root that holds the expert, built without memory (`blank`); it gets it here, on the device of its mesh;
-    what has memory already keeps its values. A rank holds one whole tensor at a time. Raises as `load` does.
+    module: the FSDP root that contains the expert, built on the meta device (`meta_expert`). Its memory is allocated here, on
+    the device of its mesh; parameters that have memory already keep their values. A rank holds one whole tensor at a time.
+    Raises the errors of `load`.
     """
     parameters = dict(expert.named_parameters())
     mesh = next(p.device_mesh for p in parameters.values() if isinstance(p, DTensor))
-    unread = {name for name, p in parameters.items() if not p.is_meta}
-    kept = {name: p.detach().clone() for name, p in module.named_parameters() if not p.is_meta}
+    initialised = {name for name, p in parameters.items() if not p.is_meta}
+    values = {name: p.detach().clone() for name, p in module.named_parameters() if not p.is_meta}
     module.to_empty(device=mesh.device_type)
-    module.load_state_dict(kept, strict=False)
-    parameters, missing = dict(expert.named_parameters()), set(parameters) - unread
+    module.load_state_dict(values, strict=False)
+    parameters, missing = dict(expert.named_parameters()), set(parameters) - initialised
     for name, tensor in _tensors(folder):
         _check(name, tensor, parameters, folder)
         parameter = parameters[name]
         part = tensor.to(parameter.device, parameter.dtype)
-        if isinstance(parameter, DTensor):  # no rank to take it from: every rank has read the same file
+        if isinstance(parameter, DTensor):  # no rank sends it: every rank has read the same file
             part = distribute_tensor(part, parameter.device_mesh, parameter.placements, src_data_rank=None)
         parameter.data.copy_(part)
         missing.discard(name)
-    _complete(missing, folder)
+    _check_complete(missing, folder)
 
 
-def blank(config: BackboneConfig, attention: Attend = attend) -> Expert:
-    """An expert without memory for its weights (torch's meta device)."""
+def meta_expert(config: BackboneConfig, attention: Attend = attend) -> Expert:
+    """Return an expert without memory for its weights (torch's meta device)."""
     with torch.device("meta"):
         return Expert(config, attention)
 
 
-def precision(name: str, dtype: torch.dtype) -> torch.dtype:
-    """The type that a parameter is kept in where the model's is `dtype`."""
+def parameter_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of a parameter in a model of dtype `dtype`."""
     return torch.float32 if any(part in name for part in FP32) else dtype
 
 
 def read_config(folder: str) -> BackboneConfig:
-    """The sizes in a folder's `config.json`, in diffusers' words or the original ones."""
+    """Read the sizes in a folder's `config.json`, with diffusers' keys or the original ones."""
     config = _config(folder)
-    return BackboneConfig.from_diffusers(_diffusers_words(config) if _is_original(config) else config)
+    return BackboneConfig.from_diffusers(_diffusers_config(config) if _is_original(config) else config)
 
 
 def _config(folder: str) -> dict[str, Any]:
@@ -104,16 +106,16 @@ def _is_original(config: Mapping[str, Any]) -> bool:
     return "num_heads" in config
 
 
-def _diffusers_words(config: Mapping[str, Any]) -> dict[str, Any]:
-    """An original `config.json` (dim, num_heads, in_dim, ...) in diffusers' words."""
-    words = {"num_heads": "num_attention_heads", "in_dim": "in_channels", "out_dim": "out_channels"}
+def _diffusers_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert an original `config.json` (dim, num_heads, in_dim, ...) to diffusers' keys."""
+    renamed = {"num_heads": "num_attention_heads", "in_dim": "in_channels", "out_dim": "out_channels"}
     same = ("num_layers", "ffn_dim", "freq_dim", "eps", "text_dim")
-    found = {ours: config[theirs] for theirs, ours in words.items()} | {name: config[name] for name in same if name in config}
-    return {**found, "attention_head_dim": config["dim"] // config["num_heads"]}
+    sizes = {ours: config[theirs] for theirs, ours in renamed.items()} | {name: config[name] for name in same if name in config}
+    return {**sizes, "attention_head_dim": config["dim"] // config["num_heads"]}
 
 
 def _tensors(folder: str) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor under its name in diffusers, one file open at a time."""
+    """Yield every tensor with its name in diffusers, with one file open at a time."""
     rename = to_diffusers if _is_original(_config(folder)) else str
     for path in _files(folder):
         with safe_open(path, framework="pt") as file:
@@ -122,7 +124,7 @@ def _tensors(folder: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _files(folder: str) -> list[str]:
-    """The safetensors of a folder: those that its index lists, else the only one."""
+    """Return the safetensors of a folder: those that its index lists, or the only one. Unavailable where one is missing."""
     index = os.path.join(folder, f"{_NAME}.safetensors.index.json")
     if os.path.exists(index):
         with open(index, encoding="utf-8") as file:
@@ -130,13 +132,13 @@ def _files(folder: str) -> list[str]:
     else:
         names = [f"{_NAME}.safetensors"]
     if missing := [name for name in names if not os.path.exists(os.path.join(folder, name))]:
-        raise FileNotFoundError(f"{folder}: {missing[0]} is missing; a checkpoint is config.json and {_NAME}*.safetensors")
+        raise Unavailable(f"{folder}: {missing[0]} is missing; a checkpoint is config.json and {_NAME}*.safetensors")
     return [os.path.join(folder, name) for name in names]
 
 
 def save(expert: Expert, folder: str, original: bool = False, largest_file: int = _LARGEST_FILE) -> None:
-    """Write a folder that `load` and diffusers (with `original`: Wan's own code) read; `largest_file` is in bytes."""
-    words = _original_words(expert.config) if original else expert.config.to_diffusers()
+    """Write a folder for `load` and diffusers (with `original`: for Wan's own code). largest_file: bytes."""
+    config = _original_config(expert.config) if original else expert.config.to_diffusers()
     os.makedirs(folder, exist_ok=True)
     state = {name: tensor.detach().contiguous() for name, tensor in expert.state_dict().items()}
     parts = _parts(to_original(state) if original else state, largest_file)
@@ -144,20 +146,23 @@ def save(expert: Expert, folder: str, original: bool = False, largest_file: int 
     for name, part in zip(names, parts, strict=True):
         save_file(part, os.path.join(folder, name), metadata={"format": "pt"})
     if len(parts) > 1:
-        places = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
+        file_of = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
         size = sum(t.nbytes for t in state.values())
         _write(
-            os.path.join(folder, f"{_NAME}.safetensors.index.json"), {"metadata": {"total_size": size}, "weight_map": places}
+            os.path.join(folder, f"{_NAME}.safetensors.index.json"), {"metadata": {"total_size": size}, "weight_map": file_of}
         )
-    _write(os.path.join(folder, "config.json"), words)
+    _write(os.path.join(folder, "config.json"), config)
 
 
-def _original_words(config: BackboneConfig) -> dict[str, Any]:
-    """Wan's own `config.json`. Its code has 1024 rotary positions and patches of 1x2x2, whatever a config says."""
+def _original_config(config: BackboneConfig) -> dict[str, Any]:
+    """Return Wan's own `config.json`. Wan's code has 1024 rotary positions and patches of 1x2x2, whatever a config says."""
     if (config.rope_max_seq_len, config.patch_size) != (1024, (1, 2, 2)):
-        raise ValueError(f"Wan's own format cannot say {config.rope_max_seq_len} positions or patches of {config.patch_size}")
+        raise ValueError(
+            f"Wan's own format cannot store {config.rope_max_seq_len} positions or patches of {config.patch_size}; save in "
+            "diffusers' format"
+        )
     if config.added_kv_proj_dim is not None:
-        raise ValueError("Wan's own format has no place for a second source of cross-attention; save in diffusers' format")
+        raise ValueError("Wan's own format cannot store cross-attention to a vision-language model; save in diffusers' format")
     sizes = {"num_layers": config.num_layers, "ffn_dim": config.ffn_dim, "freq_dim": config.freq_dim, "eps": config.eps}
     channels = {"in_dim": config.in_channels, "out_dim": config.out_channels, "text_dim": config.text_dim}
     return (
@@ -168,6 +173,7 @@ def _original_words(config: BackboneConfig) -> dict[str, Any]:
 
 
 def _parts(state: dict[str, Tensor], largest: int) -> list[dict[str, Tensor]]:
+    """Divide tensors, in their order, into files of at most `largest` bytes."""
     parts: list[dict[str, Tensor]] = [{}]
     room = largest
     for name, tensor in state.items():

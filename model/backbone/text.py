@@ -1,6 +1,6 @@
-"""Words to what the cross-attention reads, by Wan's own encoder (transformers' UMT5).
+"""Text to the hidden states that the cross-attention reads, by Wan's own encoder (transformers' UMT5).
 
-B batch, S tokens, E width. The padding is zero and is attended to, without a mask: that is how Wan2.2 was trained.
+B batch, S tokens, E width. Padding is zero and is attended to, without a mask, since Wan2.2 was trained so.
 """
 
 import re
@@ -13,7 +13,7 @@ LENGTH = 512
 
 
 class TextEncoder(nn.Module):
-    """Tokenizer and encoder. Never trained."""
+    """Tokenizer and encoder, frozen."""
 
     def __init__(self, tokenizer: Any, encoder: Any, length: int = LENGTH) -> None:
         super().__init__()
@@ -22,29 +22,29 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: list[str]) -> Tensor:
-        """Float32 [B, S, E]; longer texts are cut, runs of white space are one space."""
+        """Return float32 [B, S, E]. Longer texts are truncated; runs of white space count as one space."""
         clean = [re.sub(r"\s+", " ", text).strip() for text in texts]
-        asked = self.tokenizer(clean, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
-        ids, mask = (asked[name].to(self.encoder.device) for name in ("input_ids", "attention_mask"))
-        found: Tensor = self.encoder(ids, mask).last_hidden_state
-        return (found * mask[..., None]).float()
+        tokens = self.tokenizer(clean, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
+        ids, mask = (tokens[name].to(self.encoder.device) for name in ("input_ids", "attention_mask"))
+        states: Tensor = self.encoder(ids, mask).last_hidden_state
+        return (states * mask[..., None]).float()
 
 
-class NoWords(nn.Module):
-    """For worlds that are told nothing: one zero token, whatever is said."""
+class ZeroTextEncoder(nn.Module):
+    """The text encoder of worlds without text: one token of zeros for every text."""
 
-    nothing: Tensor
+    zero: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("nothing", torch.zeros(1, 1, width), persistent=False)
+        self.register_buffer("zero", torch.zeros(1, 1, width), persistent=False)
 
     def forward(self, texts: list[str]) -> Tensor:
-        return self.nothing.expand(len(texts), -1, -1)
+        return self.zero.expand(len(texts), -1, -1)
 
 
 def load(folder: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16) -> TextEncoder:
-    """The encoder in a diffusers folder: `text_encoder/` and `tokenizer/` of Wan2.2-I2V-A14B."""
+    """Load the encoder of a diffusers folder: `text_encoder/` and `tokenizer/` of Wan2.2-I2V-A14B."""
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     encoder = UMT5EncoderModel.from_pretrained(f"{folder}/text_encoder", torch_dtype=dtype)

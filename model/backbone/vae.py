@@ -1,4 +1,4 @@
-"""Video to latents and back, and the image as the backbone is told it. Wan's own autoencoder is diffusers' `AutoencoderKLWan`.
+"""Video to latents and back, and the first frame as the backbone reads it. Wan's autoencoder is diffusers' `AutoencoderKLWan`.
 
 B batch, C latent channels, F frames, T latents, H W px, h w latent rows and columns.
 """
@@ -9,45 +9,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.config import FRAMES_A_LATENT
+from model.config import FRAMES_PER_LATENT
 
-# Channels of the mask beside the image's latents: one a frame of Wan's latents, and kept so for every codec.
-MASKS = FRAMES_A_LATENT
+# Channels of the first-frame mask: one for each frame of Wan's latents. Every codec uses as many.
+MASK_CHANNELS = FRAMES_PER_LATENT
 
 
-def signed(pictures: Tensor) -> Tensor:
-    """Pictures uint8 as codecs read them, in [-1, 1]."""
+def to_signed(pictures: Tensor) -> Tensor:
+    """Convert uint8 pictures to [-1, 1], as codecs read them."""
     return pictures.float() / 127.5 - 1
 
 
 class Codec(nn.Module, ABC):
-    """Latents of unit variance, 8 px a row and column. per: frames a latent, the first frame being a latent of its own."""
+    """Encodes video to latents of unit variance, 8 px a row and column. The first frame is a latent by itself."""
 
-    per: int
+    frames_per_latent: int
 
     @abstractmethod
     def encode(self, video_B3FHW: Tensor) -> Tensor:
-        """Latents [B, C, T, h, w] of a video in [-1, 1]."""
+        """Return the latents [B, C, T, h, w] of a video in [-1, 1]."""
 
     @abstractmethod
     def decode(self, latents_BCThw: Tensor) -> Tensor:
-        """Video [B, 3, F, H, W] in [-1, 1]."""
+        """Return the video [B, 3, F, H, W] in [-1, 1]."""
 
-    def condition(self, first_B3HW: Tensor, frames: int) -> Tensor:
-        """The channels that stand beside the noise, [B, 4 + C, T, h, w]: a mask of four (1 where the frame is given), and the
-        latents of the image followed by grey frames, as Wan2.2 was trained on. Its grey is 0, the middle of the range.
+    def encode_first_frame(self, first_B3HW: Tensor, frames: int) -> Tensor:
+        """Return the first-frame condition [B, 4 + C, T, h, w], which is concatenated to the noise.
+
+        It is a mask of four channels (1 where the frame is given), and the latents of the image followed by grey frames, as
+        Wan2.2 was trained. Grey is 0, the middle of the range.
         """
         grey = torch.zeros(*first_B3HW.shape[:2], frames - 1, *first_B3HW.shape[2:], device=first_B3HW.device)
         latents = self.encode(torch.cat([first_B3HW[:, :, None], grey], 2))
-        mask = latents.new_zeros(len(latents), MASKS, *latents.shape[2:])
+        mask = latents.new_zeros(len(latents), MASK_CHANNELS, *latents.shape[2:])
         mask[:, :, 0] = 1
         return torch.cat([mask, latents], 1)
 
 
 class VideoCodec(Codec):
-    """Wan's autoencoder with its statistics. Never trained."""
+    """Wan's autoencoder with its latent statistics, frozen."""
 
-    per = FRAMES_A_LATENT
+    frames_per_latent = FRAMES_PER_LATENT
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -57,7 +59,7 @@ class VideoCodec(Codec):
 
     @torch.no_grad()
     def encode(self, video_B3FHW: Tensor) -> Tensor:
-        """The mean of the posterior, not a draw."""
+        """Return the mean of the posterior, not a draw from it."""
         latents = self.vae.encode(video_B3FHW.to(self.vae.dtype)).latent_dist.mode()
         return (latents.float() - self.mean) / self.deviation
 
@@ -69,7 +71,7 @@ class VideoCodec(Codec):
 
 
 def load(folder: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> VideoCodec:
-    """The autoencoder in a diffusers folder (`vae/` of Wan2.2-I2V-A14B)."""
+    """Load the autoencoder of a diffusers folder (`vae/` of Wan2.2-I2V-A14B)."""
     from diffusers import AutoencoderKLWan
 
     return VideoCodec(AutoencoderKLWan.from_pretrained(folder, torch_dtype=dtype)).to(device)

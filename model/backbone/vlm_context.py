@@ -1,7 +1,8 @@
-"""A second source of cross-attention: what a vision-language model thinks of a frame and an instruction (paper section 4.1).
+"""Cross-attention to a vision-language model that reads a frame and an instruction (paper section 4.1).
 
-Each block gets keys and values of its own for it, under the names that diffusers has for Wan2.1's image tokens (`add_k_proj`,
-`add_v_proj`, `norm_added_k`). Values begin at zero: a widened expert is its base bit for bit until it is trained.
+Each block gets separate keys and values for it, with the names that diffusers has for Wan2.1's image tokens (`add_k_proj`,
+`add_v_proj`, `norm_added_k`). Values are zero at first: an expert with new cross-attention equals its base bit for bit until it
+is trained.
 """
 
 from dataclasses import replace
@@ -14,16 +15,17 @@ from curation import model_files
 from model.backbone.attention import Attend, attend
 from model.backbone.dit import Expert
 
-# What `widened` adds to an expert, as parts of parameter names.
+# Parts of the names of parameters that `with_vlm_cross_attention` adds.
 PARTS = ("attn2.add_k_proj", "attn2.add_v_proj", "attn2.norm_added_k")
 
 
-def widened(base: Expert, width: int, attention: Attend = attend) -> Expert:
-    """The same expert with a second source of so many numbers a token; it takes over the base's weights, without a copy. A base
-    without memory (`checkpoint.blank`) stays so; what is added to it is there.
+def with_vlm_cross_attention(base: Expert, width: int, attention: Attend = attend) -> Expert:
+    """Return the expert with cross-attention to tokens of a width. It uses the base's weights, without a copy.
+
+    A base on the meta device (`load_weights.meta_expert`) stays there; the new parameters get memory.
     """
     if base.config.added_kv_proj_dim is not None:
-        raise ValueError(f"the expert has a second source already, {base.config.added_kv_proj_dim} wide")
+        raise ValueError(f"the expert already has cross-attention to tokens of width {base.config.added_kv_proj_dim}")
     with torch.device("meta"):
         expert = Expert(replace(base.config, added_kv_proj_dim=width), attention)
     expert.load_state_dict(base.state_dict(), strict=False, assign=True)
@@ -37,9 +39,10 @@ def widened(base: Expert, width: int, attention: Attend = attend) -> Expert:
     return expert
 
 
-class Thoughts(nn.Module):
-    """The last hidden states of a vision-language model (transformers: Qwen2.5-VL and others) for a frame and an instruction.
-    Never trained.
+class VlmEncoder(nn.Module):
+    """The last hidden states of a vision-language model for a frame and an instruction (transformers: Qwen2.5-VL and others).
+
+    The model is frozen.
     """
 
     def __init__(self, processor: Any, model: Any) -> None:
@@ -48,35 +51,36 @@ class Thoughts(nn.Module):
 
     @property
     def width(self) -> int:
-        """Numbers a token: what an expert is to be `widened` by."""
+        """Width of a token, which `with_vlm_cross_attention` needs."""
         return int(self.model.config.get_text_config().hidden_size)
 
     @torch.no_grad()
     def forward(self, frames_BCHW: Tensor, instructions: list[str]) -> Tensor:
-        """frames: uint8 [B, 3, H, W]. Float32 [B, U, V], U the longest of the batch; a shorter one is padded with zeros, which
-        experts do not read.
+        """Return float32 [B, U, V] for frames uint8 [B, 3, H, W].
+
+        U is the longest of the batch. Shorter ones are padded with zeros, which experts mask.
         """
         pictures = [frame.permute(1, 2, 0).cpu().numpy() for frame in frames_BCHW]
         chats = [
-            [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": words}]}]
-            for picture, words in zip(pictures, instructions, strict=True)
+            [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}]
+            for picture, text in zip(pictures, instructions, strict=True)
         ]
-        asked = self.processor.apply_chat_template(
+        inputs = self.processor.apply_chat_template(
             chats,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": "right"},
         ).to(self.model.device, self.model.dtype)
-        found: Tensor = self.model.model(**asked).last_hidden_state
-        return (found * asked["attention_mask"][..., None]).float()
+        states: Tensor = self.model.model(**inputs).last_hidden_state
+        return (states * inputs["attention_mask"][..., None]).float()
 
 
-def load_thoughts(model: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16) -> Thoughts:
-    """A model of the hub, or its folder, found as curation's own are (`model_files.resolve_model`)."""
+def load_vlm_encoder(model: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16) -> VlmEncoder:
+    """Load a vision-language model by its hub name or folder, which `model_files.resolve_model` resolves as for curation."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    place = model_files.resolve_model(model)
+    folder = model_files.resolve_model(model)
     with model_files.explain_if_missing(model):
-        loaded = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype)
-        return Thoughts(AutoProcessor.from_pretrained(place), loaded).to(device)
+        loaded = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        return VlmEncoder(AutoProcessor.from_pretrained(folder), loaded).to(device)

@@ -1,1 +1,1 @@
-"""Keys and mouse to what the model reads: a trajectory, its rays, tokens (paper section 4.1). One code in training and play."""
+"""Keys and mouse to a camera trajectory, its rays and tokens (paper section 4.1): the same code in training and in play."""

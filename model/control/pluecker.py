@@ -1,4 +1,4 @@
-"""Rays of a moving camera as the encoder reads them: Pluecker coordinates, seen from two origins (paper section 4.1).
+"""Rays of a moving camera as the encoder reads them: Pluecker coordinates relative to two origins (paper section 4.1).
 
 B batch, F frames, T latents (1 + (F - 1) / 4), 6 coordinates: moment o x d, then direction d of unit length.
 """
@@ -6,13 +6,13 @@ B batch, F frames, T latents (1 + (F - 1) / 4), 6 coordinates: moment o x d, the
 import torch
 from torch import Tensor
 
-from model.config import FRAMES_A_LATENT
+from model.config import FRAMES_PER_LATENT
 
 
 def pluecker(pose_BF44: Tensor, intrinsics_BF4: Tensor, height: int, width: int) -> Tensor:
-    """Float32 [B, F, 6, H, W]: rays through the pixels' centres of camera-to-world poses; intrinsics in px of H x W.
+    """Return rays through the centres of all pixels, float32 [B, F, 6, H, W], of camera-to-world poses.
 
-    Intrinsics are corner-origin (cx = W / 2 when centred), so the centre of the first pixel is at 0.5.
+    Intrinsics are in px of H x W. Their origin is the corner (cx = W / 2 when centred), so the first pixel's centre is at 0.5.
     """
     fx, fy, cx, cy = intrinsics_BF4.double().unbind(-1)
     column = torch.arange(width, dtype=torch.float64, device=pose_BF44.device) + 0.5
@@ -26,25 +26,30 @@ def pluecker(pose_BF44: Tensor, intrinsics_BF4: Tensor, height: int, width: int)
     return torch.cat([torch.linalg.cross(o, d), d], -1).permute(0, 1, 4, 2, 3).float()
 
 
-def from_origin(pose_BF44: Tensor, origin_B44: Tensor | None = None) -> Tensor:
-    """Poses relative to a camera, that of the first frame by default."""
+def relative_to_origin(pose_BF44: Tensor, origin_B44: Tensor | None = None) -> Tensor:
+    """Return poses relative to an origin, by default the camera of the first frame."""
     origin = pose_BF44[:, 0] if origin_B44 is None else origin_B44
     return torch.linalg.inv(origin.double())[:, None] @ pose_BF44.double()
 
 
-def from_latent_before(pose_BF44: Tensor, before_B44: Tensor | None = None, per: int = FRAMES_A_LATENT) -> Tensor:
-    """Poses relative to the last frame of the latent before: a camera at rest is the identity, however far it has come.
+def relative_to_previous_latent(
+    pose_BF44: Tensor, before_B44: Tensor | None = None, frames_per_latent: int = FRAMES_PER_LATENT
+) -> Tensor:
+    """Return poses relative to the last frame of the previous latent: the identity for a camera at rest, wherever it is.
 
-    Frame 0 is the first latent, alone, and its own origin; with `per` = 4 frames a latent, 4k - 3 to 4k are latent k. A block
-    that continues a stream has no such first frame: it gives the pose of the last frame `before` it, and its frames are whole
-    latents.
+    Frame 0 is the first latent by itself, and its own origin. With 4 frames per latent, frames 4k - 3 to 4k are latent k. A
+    block that continues a stream has no such first frame: `before` is the pose of the last frame before it, and its frames are
+    whole latents. ValueError for another number of frames.
     """
     pose, single = pose_BF44.double(), before_B44 is None
     frames = pose.shape[1] - single
-    if frames % per:
-        raise ValueError(f"{pose.shape[1]} frames are no whole number of latents (1 + {per}k, or {per}k behind others)")
+    if frames % frames_per_latent:
+        raise ValueError(
+            f"{pose.shape[1]} frames are not a whole number of latents (1 + {frames_per_latent}k at the start of a stream, "
+            f"{frames_per_latent}k later)"
+        )
     last = pose[:, :1] if before_B44 is None else before_B44.double()[:, None]
-    groups = pose[:, int(single) :].unflatten(1, (-1, per))
+    groups = pose[:, int(single) :].unflatten(1, (-1, frames_per_latent))
     origins = torch.cat([last, groups[:, :-1, -1]], 1)[:, : groups.shape[1]]
     steps = (torch.linalg.inv(origins)[:, :, None] @ groups).flatten(1, 2)
     first = torch.eye(4, dtype=pose.dtype, device=pose.device).expand(len(pose), int(single), 4, 4)
@@ -58,13 +63,16 @@ def control_maps(
     width: int,
     origin_B44: Tensor | None = None,
     before_B44: Tensor | None = None,
-    per: int = FRAMES_A_LATENT,
+    frames_per_latent: int = FRAMES_PER_LATENT,
 ) -> Tensor:
-    """What the encoder reads, float32 [B, F, 12, H, W]: rays from the stream's origin, and from the latent before without the
-    rays of a camera at rest. The second half is zero where nothing moves; measured, it is what makes a model obey. per: frames
-    a latent.
+    """Return what the encoder reads, float32 [B, F, 12, H, W].
+
+    The first half are rays from the stream's origin. The second half are rays from the previous latent, minus the rays of a
+    camera at rest, so it is zero where nothing moves. Measurements show that a model follows its controls because of the second
+    half.
     """
-    still = torch.eye(4, device=pose_BF44.device).expand_as(pose_BF44)
-    rest = pluecker(still, intrinsics_BF4, height, width)
-    steps = pluecker(from_latent_before(pose_BF44, before_B44, per), intrinsics_BF4, height, width) - rest
-    return torch.cat([pluecker(from_origin(pose_BF44, origin_B44), intrinsics_BF4, height, width), steps], 2)
+    identity = torch.eye(4, device=pose_BF44.device).expand_as(pose_BF44)
+    rest = pluecker(identity, intrinsics_BF4, height, width)
+    relative = relative_to_previous_latent(pose_BF44, before_B44, frames_per_latent)
+    steps = pluecker(relative, intrinsics_BF4, height, width) - rest
+    return torch.cat([pluecker(relative_to_origin(pose_BF44, origin_B44), intrinsics_BF4, height, width), steps], 2)

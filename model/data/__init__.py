@@ -1,1 +1,1 @@
-"""Committed shards to training batches."""
+"""Training batches from committed shards."""

@@ -1,6 +1,6 @@
-"""What a sample is called: long or short caption at random, with what happens in it; nothing, now and then, for guidance.
+"""The text of a sample: a random choice of long or short caption, with the interaction caption, or no text for guidance.
 
-And what its words forbid: a picture in the mirror, or time run backwards, that would make them untrue.
+Text also decides whether a sample may be mirrored or reversed: not where that would make the text untrue.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-# Beginnings of words, and characters of Chinese captions. A word too many only costs a mirrored or reversed sample.
+# Beginnings of words, and characters of Chinese captions. A needless match only costs a mirrored or reversed sample.
 _SIDES = r"left|right(?!eous)|clockwise|anti-?clockwise|counter-?clockwise|east|west"
 _WRITING = r"text|letter|writ|sign|logo|label|inscri|subtitle|number|digit|words?\b|reads?\b|says?\b"
 _MOTION = (
@@ -27,50 +27,47 @@ _REVERSED = re.compile(rf"\b(?:{_SIDES}|{_MOTION}|{_TIME})|[左右前后进退�
 
 @dataclass(frozen=True)
 class CaptionMix:
-    """Shares of samples: that have the long caption (else the short one), and that have none (classifier-free guidance).
+    """Which captions samples have."""
 
-    with_interaction: whether the interaction caption follows the standard one (paper section 4.1).
-    """
-
-    long_share: float = 0.5
-    none_share: float = 0.1
-    with_interaction: bool = True
+    long_share: float = 0.5  # share of samples with the long caption; the others have the short one
+    dropout: float = 0.1  # share of samples without text, for classifier-free guidance
+    with_interaction: bool = True  # whether the interaction caption follows the standard one (paper section 4.1)
 
     def __post_init__(self) -> None:
-        for name in ("long_share", "none_share"):
+        for name in ("long_share", "dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share, 0 to 1, not {getattr(self, name):g}")
 
 
 def instruction(meta: Mapping[str, Any], text: str) -> str:
-    """What of a clip's text tells what happens: its interaction caption where the text has it, else nothing."""
+    """Return the part of a sample's text that says what happens: the clip's interaction caption if the text ends with it."""
     interaction = str(meta.get("interaction_caption") or "")
     return interaction if text.endswith(interaction) else ""
 
 
 def may_mirror(text: str, metas: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a sample of these clips may be shown as in a mirror.
+    """Return whether a sample of these clips may be mirrored.
 
-    Not where its text names a side, nor where any caption of the clips says that something is written in the picture.
+    It may not where its text names a side, or where any caption of the clips says that the picture contains writing.
     """
     captions = (str(meta.get(name) or "") for meta in metas for name in _CAPTIONS)
     return not _SIDED.search(text) and not any(map(_WRITTEN.search, captions))
 
 
 def may_reverse(text: str, metas: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a sample of these clips may run backwards.
+    """Return whether a sample of these clips may run backwards.
 
-    Not where its text tells a motion or an order of time, nor where something happens in the clips, told or not: backwards it
-    would be another thing, or none that can be.
+    It may not where its text names a motion or an order in time. Nor where an interaction happens in the clips, even if the
+    text does not mention it: backwards it would be another interaction, or an impossible one.
     """
-    happens = any(meta.get("interactive") or meta.get("interaction_caption") for meta in metas)
-    return not happens and not _REVERSED.search(text)
+    interactive = any(meta.get("interactive") or meta.get("interaction_caption") for meta in metas)
+    return not interactive and not _REVERSED.search(text)
 
 
 def caption(meta: Mapping[str, Any], mix: CaptionMix, rng: np.random.Generator) -> str:
-    """A clip's text; empty where it is dropped or the clip has none. The same draws are made whatever the clip has."""
-    long, none = rng.random(2)
-    if none < mix.none_share:
+    """Draw a clip's text: empty where it is dropped or the clip has none. Every clip takes the same number of draws."""
+    long, dropped = rng.random(2)
+    if dropped < mix.dropout:
         return ""
     names = ("caption_long", "caption_short") if long < mix.long_share else ("caption_short", "caption_long")
     standard = next((meta[name] for name in names if meta.get(name)), "")

@@ -1,6 +1,6 @@
-"""Batches of windows: seeded order, split over ranks and workers, resumable to the sample, decoded off the main thread.
+"""Batches of windows: in seeded order, split over ranks and workers, resumable to the sample, decoded in worker processes.
 
-F frames, H W px. `data.order` says which window comes when.
+F frames, H W px. `data.order` decides which window comes when.
 """
 
 import hashlib
@@ -16,30 +16,31 @@ from torch.utils.data import DataLoader, Dataset
 
 from curation import storage
 from curation.cameras.camera import from_npz
+from curation.errors import InputError
 from model.config import check_frames
-from model.control.pluecker import from_origin
+from model.control.pluecker import relative_to_origin
 from model.data import latents
 from model.data.captions import CaptionMix, caption, instruction, may_mirror, may_reverse
-from model.data.decode import cover, frames_at
-from model.data.order import Order, Span, Stock, source_of, taken
-from model.data.poses import Path, chained, unknown
-from model.data.windows import Clip, Place, Shard, Window, in_order, runs, stored_shards, windows
+from model.data.decode import covering_crop, frames_at
+from model.data.order import Order, SourceSchedule, WindowSpan, samples_by_source, source_of
+from model.data.poses import CameraPath, chain_cameras, no_camera
+from model.data.windows import ByteRange, StoredClip, StoredShard, Window, clips_in_order, stored_shards, touching_runs, windows
 
-# A data set of which so many samples in a row cannot be read is not damaged here and there, it is gone.
-_MOST_LOST = 16
-# Shares are decimal numbers whose sum is 1.
-_ROUNDED = 1e-6
+# If this many samples in a row cannot be read, the data set is not damaged in places but gone.
+_MAX_UNREADABLE = 16
+# Tolerance for the sum of shares, which are decimal numbers.
+_SHARE_TOLERANCE = 1e-6
 
-# What a source of a run holds, as a checkpoint keeps it: from which epoch on, and the shards, uri by sha256 of the tar.
+# The shards of a source as a checkpoint stores them: the epoch from which on they are used, and uri by sha256 of the tar.
 Listing = Sequence[tuple[int, Mapping[str, str]]]
 
 
 @dataclass(frozen=True)
-class Source:
-    """An output of `gamecraft curate` or `synth`, and the share of all samples that come from it."""
+class DataSource:
+    """An output to train on, with its share of the samples."""
 
-    uri: str
-    share: float
+    uri: str  # output folder of `gamecraft curate` or `gamecraft synth`
+    share: float  # share of all samples that come from this output
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -48,35 +49,32 @@ class Source:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What a sample is, and where samples come from.
+    """What a sample is, and where samples come from."""
 
-    sources: outputs with their shares; where none are named, all outputs that the command is given are one source, each window
-    once an epoch. size: (width, height) px. fps: of training and of play. camera_none_share: samples without a camera, for
-    guidance. cameras: which statuses are believed; a clip with another is trained on without its camera. mirror_share: samples
-    that are shown as in a mirror, with their cameras; not where the text names a side or something is written
-    (`captions.may_mirror`). reverse_share: samples that run backwards, with their cameras, since players seldom walk so
-    (Hunyuan-GameCraft, arXiv 2506.17201); not where the text tells motion or time, or something happens
-    (`captions.may_reverse`). origin_way: how far off a sample's origin may lie, in the data set's unit (0: at its first frame);
-    a stream that has gone on for a minute is that far from its own. latents: a folder of `gamecraft encode`, read in the place
-    of videos.
-    """
-
-    frames: int = 81
-    fps: float = 16.0
-    size: tuple[int, int] = (832, 480)
-    seed: int = 0
+    frames: int = 81  # frames of a sample, 1 + 4k; in training the phase of the curriculum sets it
+    fps: float = 16.0  # frame rate of training and of play
+    size: tuple[int, int] = (832, 480)  # width and height, px; multiples of 16
+    seed: int = 0  # seed of the order of windows, and of the random choices for each sample
     captions: CaptionMix = field(default_factory=CaptionMix)
-    camera_none_share: float = 0.1
+    camera_dropout: float = 0.1  # share of samples without a camera, for guidance
+    # camera statuses that are believed; a clip with another status is trained on without its camera
     cameras: tuple[str, ...] = ("ok", "ok_rotation", "ok_static")
-    latents: str = ""
+    latents: str = ""  # folder made by `gamecraft encode`, which is read instead of the videos; empty: read the videos
+    # share of samples that are mirrored, with their cameras; never where the text names a side or the picture contains writing
+    # (`captions.may_mirror`)
     mirror_share: float = 0.0
+    # share of samples that run backwards, with their cameras, since players seldom walk backwards (Hunyuan-GameCraft, arXiv
+    # 2506.17201); never where the text names motion or time, or an interaction happens (`captions.may_reverse`)
     reverse_share: float = 0.0
-    origin_way: float = 0.0
-    sources: tuple[Source, ...] = ()
+    # largest distance of a sample's origin from its first frame, in the data set's unit (0: the origin is the first frame); a
+    # stream that has been played for a minute is that far from its own origin
+    max_origin_distance: float = 0.0
+    # outputs with their shares; empty: all outputs given on the command line are one source, each window once an epoch
+    sources: tuple[DataSource, ...] = ()
 
     def __post_init__(self) -> None:
         check_frames(self.frames)
-        if self.sources and abs((total := sum(source.share for source in self.sources)) - 1) > _ROUNDED:
+        if self.sources and abs((total := sum(source.share for source in self.sources)) - 1) > _SHARE_TOLERANCE:
             raise ValueError(f"shares of sources must add up to 1, not {total:g}")
         if min(self.size) < 16 or any(side % 16 for side in self.size):
             raise ValueError(f"size must be a multiple of 16 px on both sides, not {self.size[0]}x{self.size[1]}")
@@ -84,245 +82,264 @@ class DataSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name):g}")
             if self.latents and getattr(self, name):
-                raise ValueError(f"latents are what they are: {name} must be 0 where latents names a folder")
+                raise ValueError(f"stored latents cannot be changed: {name} must be 0 where latents names a folder")
 
 
-class Sample(TypedDict):
-    """video uint8 [3, F, H, W], or latents f2 [C, T, h, w] and image f2 [4 + C, T, h, w] that were encoded before; pose f4
-    [F, 4, 4] relative to the first frame, in the data set's unit; origin f4 [4, 4], from which rays are seen, likewise;
-    intrinsics f4 [F, 4] in px of the video; camera_known: see `poses.Path`; instruction: what of the text tells what happens;
-    key: the window's; source: where it comes from; replaced: those that could not be read.
+class TrainingSample(TypedDict):
+    """One sample. Instead of `video`, a sample that was encoded before has `latents` f2 [C, T, h, w] and `image` f2
+    [4 + C, T, h, w].
     """
 
-    video: Tensor
-    pose: Tensor
-    origin: Tensor
-    intrinsics: Tensor
-    camera_known: bool
+    video: Tensor  # uint8 [3, F, H, W]
+    pose: Tensor  # f4 [F, 4, 4], relative to the first frame, in the data set's unit
+    origin: Tensor  # f4 [4, 4], from which rays are seen, likewise
+    intrinsics: Tensor  # f4 [F, 4], px of the video
+    camera_known: bool  # see `poses.CameraPath`
     text: str
-    instruction: str
-    key: str
-    source: str
-    replaced: list[str]
+    instruction: str  # the part of the text that says what happens
+    key: str  # of the window
+    source: str  # name of the source
+    replaced: list[str]  # windows that could not be read before this one, with the reasons
 
 
-def sources_of(outputs: Sequence[str], how: DataSettings) -> list[tuple[tuple[str, ...], float]]:
-    """What is trained on: outputs that are one source, and its share. ValueError where both or neither say it."""
-    if bool(outputs) == bool(how.sources):
-        said = "both name outputs" if outputs else "neither names an output"
-        raise ValueError(f"--data and data.sources of the recipe: {said}; name them in one place")
-    return [(tuple(outputs), 1.0)] if outputs else [((source.uri,), source.share) for source in how.sources]
+def sources_of(outputs: Sequence[str], settings: DataSettings) -> list[tuple[tuple[str, ...], float]]:
+    """Return the outputs and the share of each source. InputError where arguments and settings both or neither name outputs."""
+    if bool(outputs) == bool(settings.sources):
+        conflict = "both name outputs" if outputs else "neither names an output"
+        raise InputError(f"--data and data.sources of the recipe: {conflict}; name them in one place")
+    return [(tuple(outputs), 1.0)] if outputs else [((source.uri,), source.share) for source in settings.sources]
 
 
-def stored_in(outputs: Sequence[str], how: DataSettings) -> list[list[Shard]]:
-    """The committed shards of each source. ValueError where one has none."""
-    return [stored_shards(uris) for uris, _ in sources_of(outputs, how)]
+def shards_by_source(outputs: Sequence[str], settings: DataSettings) -> list[list[StoredShard]]:
+    """Return the committed shards of each source. InputError where a source has none."""
+    return [stored_shards(uris) for uris, _ in sources_of(outputs, settings)]
 
 
-class Windows(Dataset[Sample]):
-    """All windows of the committed shards of some outputs, by number. An index is (epoch, number): jitter and text change.
-
-    outputs: one source, or none where the settings name sources. pinned: `listings` of the run that resumes at a position; its
-    shards must be there still, and those that are new enter at the next epoch of their source. stored: what `stored_in` gives,
-    where that is known. ValueError where shards are not there, or a source has no window.
-    """
+class Windows(Dataset[TrainingSample]):
+    """All windows of the committed shards of some outputs, by number. An index is (epoch, number): jitter and text differ."""
 
     def __init__(
         self,
         outputs: Sequence[str],
-        how: DataSettings,
-        pinned: Sequence[Listing] = (),
+        settings: DataSettings,
+        listings: Sequence[Listing] = (),
         position: int = 0,
-        stored: Sequence[Sequence[Shard]] | None = None,
+        shards: Sequence[Sequence[StoredShard]] | None = None,
     ) -> None:
-        self.how, self.windows = how, list[Window]()
-        self._latents = latents.places(how.latents) if how.latents else None
-        sources = sources_of(outputs, how)
+        """outputs: those of one source, or none where the settings name sources.
+
+        listings: `listings` of the run that resumes at `position`. Its shards must still exist; new ones enter at the next
+        epoch of their source. shards: the result of `shards_by_source`, where it is known already. InputError where shards are
+        missing, or a source has no window.
+        """
+        self.settings, self.windows = settings, list[Window]()
+        self._latents = latents.locations(settings.latents) if settings.latents else None
+        sources = sources_of(outputs, settings)
         self.names = [", ".join(uris) for uris, _ in sources]
         shares = [share for _, share in sources]
-        given = taken(position, shares, how.seed)
-        parts = zip(shares, stored or stored_in(outputs, how), pinned or [()] * len(shares), given, strict=True)
-        found = [self._stock(*part) for part in parts]
-        self.stocks: list[Stock] = [stock for stock, _ in found]
-        self.listings: list[Listing] = [listing for _, listing in found]
+        ordinals = samples_by_source(position, shares, settings.seed)
+        shards = shards or shards_by_source(outputs, settings)
+        parts = zip(shares, shards, listings or [()] * len(shares), ordinals, strict=True)
+        schedules = [self._schedule(*part) for part in parts]
+        self.schedules: list[SourceSchedule] = [schedule for schedule, _ in schedules]
+        self.listings: list[Listing] = [listing for _, listing in schedules]
 
-    def _stock(self, share: float, there: Sequence[Shard], listing: Listing, ordinal: int) -> tuple[Stock, Listing]:
-        """The windows of a source of which `ordinal` samples have been given, and its shards by epoch."""
-        now = {shard.sha256: shard.uri for shard in there}
-        listing = list(listing) or [(0, now)]
+    def _schedule(
+        self, share: float, shards: Sequence[StoredShard], listing: Listing, ordinal: int
+    ) -> tuple[SourceSchedule, Listing]:
+        """Return the windows of a source that has given `ordinal` samples so far, and its shards by epoch."""
+        uris = {shard.sha256: shard.uri for shard in shards}
+        listing = list(listing) or [(0, uris)]
         _, last = listing[-1]
-        if lost := [uri for sha, uri in last.items() if sha not in now]:
-            raise ValueError(
-                f"{len(lost)} of {len(last)} shards that this run is trained on are gone or changed, {lost[0]} the first; "
+        if lost := [uri for sha, uri in last.items() if sha not in uris]:
+            raise InputError(
+                f"{len(lost)} of {len(last)} shards that this run is trained on are gone or changed, the first {lost[0]}; "
                 "bring them back, or use another folder"
             )
-        stock = Stock(share, tuple(self._span(epoch, [s for s in there if s.sha256 in held]) for epoch, held in listing))
-        if len(now) > len(last):
-            epoch = stock.next_epoch(ordinal)
-            listing = [*(item for item in listing if item[0] < epoch), (epoch, now)]
-            kept = (span for span in stock.spans if span.first_epoch < epoch)
-            stock = Stock(share, (*kept, self._span(epoch, there)))
-        return stock, listing
+        spans = (self._span(epoch, [s for s in shards if s.sha256 in listed]) for epoch, listed in listing)
+        schedule = SourceSchedule(share, tuple(spans))
+        if len(uris) > len(last):
+            epoch = schedule.next_epoch(ordinal)
+            listing = [*(item for item in listing if item[0] < epoch), (epoch, uris)]
+            earlier = (span for span in schedule.spans if span.first_epoch < epoch)
+            schedule = SourceSchedule(share, (*earlier, self._span(epoch, shards)))
+        return schedule, listing
 
-    def _span(self, epoch: int, held: Sequence[Shard]) -> Span:
+    def _span(self, epoch: int, shards: Sequence[StoredShard]) -> WindowSpan:
         """Number the windows of these shards."""
-        frames, start = self.how.frames, len(self.windows)
-        found = windows(runs(in_order(held)), frames, self.how.fps)
-        if not found:
-            where = ", ".join(sorted({shard.uri.rpartition("/shards/")[0] for shard in held}))
-            raise ValueError(f"{where}: no run of touching clips is {frames / self.how.fps:.1f} s long; ask for fewer frames")
-        self.windows += self._encoded(found) if self._latents is not None else found
-        return Span(epoch, start, len(self.windows) - start)
+        frames, start = self.settings.frames, len(self.windows)
+        new = windows(touching_runs(clips_in_order(shards)), frames, self.settings.fps)
+        if not new:
+            where = ", ".join(sorted({shard.uri.rpartition("/shards/")[0] for shard in shards}))
+            seconds = frames / self.settings.fps
+            raise InputError(f"{where}: no run of touching clips is {seconds:.1f} s long; use fewer frames")
+        self.windows += self._encoded(new) if self._latents is not None else new
+        return WindowSpan(epoch, start, len(self.windows) - start)
 
-    def _encoded(self, found: Sequence[Window]) -> list[Window]:
-        """Those that were encoded; what could not be is left out. ValueError where some are not encoded yet, or none can be."""
+    def _encoded(self, wanted: Sequence[Window]) -> list[Window]:
+        """Return the windows that have latents, without those that could not be encoded.
+
+        InputError where some are not encoded yet, or none could be.
+        """
         assert self._latents is not None
-        names, folder = [latents.name(window, self.how.frames) for window in found], self.how.latents
+        frames, folder = self.settings.frames, self.settings.latents
+        names = [latents.window_name(window, frames) for window in wanted]
         if missing := sum(name not in self._latents for name in names):
-            raise ValueError(
-                f"{missing} of {len(names)} windows of {self.how.frames} frames are not in {folder}; "
-                "encode them with `gamecraft encode`"
+            raise InputError(
+                f"{missing} of {len(names)} windows of {frames} frames are not in {folder}; encode them with `gamecraft encode`"
             )
-        kept = [window for window, name in zip(found, names, strict=True) if self._latents[name] is not None]
-        if not kept:
-            raise ValueError(f"none of {len(names)} windows of {self.how.frames} frames could be encoded; {folder} says why")
-        return kept
+        encoded = [window for window, name in zip(wanted, names, strict=True) if self._latents[name] is not None]
+        if not encoded:
+            raise InputError(f"none of {len(names)} windows of {frames} frames could be encoded; see the reasons in {folder}")
+        return encoded
 
-    def _place(self, window: Window) -> Place | None:
-        return self._latents[latents.name(window, self.how.frames)] if self._latents is not None else None
+    def _location(self, window: Window) -> ByteRange | None:
+        return self._latents[latents.window_name(window, self.settings.frames)] if self._latents is not None else None
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many windows each source has, by its name, in the newest of its epochs."""
-        return {name: stock.spans[-1].length for name, stock in zip(self.names, self.stocks, strict=True)}
+        """Number of windows of each source, by its name, in the newest of its epochs."""
+        return {name: schedule.spans[-1].length for name, schedule in zip(self.names, self.schedules, strict=True)}
 
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample:
-        """A window; where it cannot be read, one of its source that the seed names instead, and `replaced` says so.
+    def __getitem__(self, item: tuple[int, int]) -> TrainingSample:
+        """Read a window. One that cannot be read is replaced by a window of its source that the seed selects (`replaced`).
 
-        RuntimeError where sixteen in a row cannot be: the shards are gone, and training on what is left would hide it.
+        RuntimeError where sixteen in a row cannot be read: the shards are gone, and training on the rest would hide that.
         """
         epoch, number = item
-        lost: list[str] = []
-        source, span = source_of(self.stocks, number)
-        others = _rng(self.how.seed, epoch, self.windows[number].key, "instead")
-        while len(lost) < _MOST_LOST:
+        unreadable: list[str] = []
+        source, span = source_of(self.schedules, number)
+        replacements = _rng(self.settings.seed, epoch, self.windows[number].key, "instead")
+        while len(unreadable) < _MAX_UNREADABLE:
             window = self.windows[number]
             try:
-                sample = read(window, self.how, epoch, self._place(window))
-                return sample | {"source": self.names[source], "replaced": lost}  # type: ignore[return-value]
+                sample = read_sample(window, self.settings, epoch, self._location(window))
+                return sample | {"source": self.names[source], "replaced": unreadable}  # type: ignore[return-value]
             except (OSError, ValueError, KeyError) as error:
-                lost.append(f"{window.key}: {error}")
-                number = span.start + int(others.integers(span.length))
-        raise RuntimeError(f"{_MOST_LOST} samples in a row cannot be read, the last {lost[-1]}; are the shards still there?")
+                unreadable.append(f"{window.key}: {error}")
+                number = span.start + int(replacements.integers(span.length))
+        raise RuntimeError(
+            f"{_MAX_UNREADABLE} samples in a row cannot be read, the last {unreadable[-1]}; are the shards still there?"
+        )
 
 
-def _rng(seed: int, epoch: int, key: str, what: str) -> np.random.Generator:
-    """Draws that belong to a sample, not to the worker or the rank that happens to make it."""
-    words = hashlib.sha256(f"{seed}/{epoch}/{key}/{what}".encode()).digest()
-    return np.random.default_rng(list(words[:16]))
+def _rng(seed: int, epoch: int, key: str, purpose: str) -> np.random.Generator:
+    """Return a generator that depends on the sample only, not on the worker or rank that reads it."""
+    digest = hashlib.sha256(f"{seed}/{epoch}/{key}/{purpose}".encode()).digest()
+    return np.random.default_rng(list(digest[:16]))
 
 
-def read(window: Window, how: DataSettings, epoch: int, encoded: Place | None = None) -> dict[str, Any]:
-    """The sample of a window in an epoch, without `source` and `replaced`.
+def read_sample(window: Window, settings: DataSettings, epoch: int, location: ByteRange | None = None) -> dict[str, Any]:
+    """Read the sample of a window in an epoch, without `source` and `replaced`.
 
-    encoded: where its latents lie; they have no jitter.
+    location: of its stored latents, which have no jitter; None: decode the video.
     """
-    rng = _rng(how.seed, epoch, window.key, "sample")
+    rng = _rng(settings.seed, epoch, window.key, "sample")
     jitter, camera = rng.random(2)
-    parts = parts_of(window, how, 0.5 if encoded else jitter)
-    shown, stamps = decoded(parts, how) if encoded is None else latents.read(encoded)
-    metas = [json.loads(_bytes(clip, "json")) for clip, _ in parts]
+    parts = times_by_clip(window, settings, 0.5 if location else jitter)
+    tensors, stamps = decode_window(parts, settings) if location is None else latents.read(location)
+    metas = [json.loads(_read_member(clip, "json")) for clip, _ in parts]
     clips, counts = [clip for clip, _ in parts], [len(times_s) for _, times_s in parts]
-    believed = camera >= how.camera_none_share
-    path = _path(clips, np.split(stamps, np.cumsum(counts)[:-1]), how) if believed else unknown(how.frames)
+    with_camera = camera >= settings.camera_dropout
+    stamps_by_clip = np.split(stamps, np.cumsum(counts)[:-1])
+    path = _camera_path(clips, stamps_by_clip, settings) if with_camera else no_camera(settings.frames)
     stored = metas[0]["stored_width"], metas[0]["stored_height"]
-    middle = metas[_middle(counts)]
-    text = caption(middle, how.captions, rng)
+    intrinsics = covering_crop(stored, settings.size).intrinsics(path.intrinsics, stored).astype(np.float32)
+    middle = metas[_middle_clip(counts)]
+    text = caption(middle, settings.captions, rng)
     sample = {
-        **shown,
+        **tensors,
         "pose": torch.from_numpy(path.pose),
-        "intrinsics": torch.from_numpy(cover(stored, how.size).intrinsics(path.intrinsics, stored).astype(np.float32)),
+        "intrinsics": torch.from_numpy(intrinsics),
         "camera_known": path.known,
         "text": text,
         "instruction": instruction(middle, text),
         "key": window.key,
     }
-    mirrors, reverses = rng.random(2)
-    if mirrors < how.mirror_share and may_mirror(text, metas):
-        sample = _mirrored(sample)
-    if reverses < how.reverse_share and may_reverse(text, metas):
-        sample = _reversed(sample)
-    return {**sample, "origin": torch.from_numpy(_origin(rng, how.origin_way))}
+    mirror, backwards = rng.random(2)
+    if mirror < settings.mirror_share and may_mirror(text, metas):
+        sample = _mirror(sample)
+    if backwards < settings.reverse_share and may_reverse(text, metas):
+        sample = _reverse(sample)
+    return {**sample, "origin": torch.from_numpy(_draw_origin(rng, settings.max_origin_distance))}
 
 
-def _origin(rng: np.random.Generator, way: float) -> np.ndarray:
-    """A pose somewhere on the ground up to so far away, looking anywhere; the identity for no way."""
+def _draw_origin(rng: np.random.Generator, max_distance: float) -> np.ndarray:
+    """Draw a pose on the ground up to a distance away, looking in any direction; the identity for a distance of 0."""
     origin = np.eye(4, dtype=np.float32)
-    if way:
-        yaw, aside, far = rng.random(3) * (2 * np.pi, 2 * np.pi, 1)
+    if max_distance:
+        yaw, bearing, area = rng.random(3) * (2 * np.pi, 2 * np.pi, 1)
         origin[[0, 0, 2, 2], [0, 2, 0, 2]] = np.cos(yaw), np.sin(yaw), -np.sin(yaw), np.cos(yaw)
-        origin[[0, 2], 3] = way * np.sqrt(far) * np.array([np.sin(aside), np.cos(aside)])
+        origin[[0, 2], 3] = max_distance * np.sqrt(area) * np.array([np.sin(bearing), np.cos(bearing)])
     return origin
 
 
-def _mirrored(sample: dict[str, Any]) -> dict[str, Any]:
-    """Left and right exchanged: in the pictures, in the poses (x of both worlds and cameras), in the principal point."""
-    other = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
-    video, inner = sample["video"], sample["intrinsics"].clone()
+def _mirror(sample: dict[str, Any]) -> dict[str, Any]:
+    """Exchange left and right: in the pictures, in the poses (x of world and camera), and in the principal point."""
+    flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    video, intrinsics = sample["video"], sample["intrinsics"].clone()
     if sample["camera_known"]:
-        inner[:, 2] = video.shape[3] - inner[:, 2]
-    return {**sample, "video": video.flip(3), "pose": other @ sample["pose"] @ other, "intrinsics": inner}
+        intrinsics[:, 2] = video.shape[3] - intrinsics[:, 2]
+    return {**sample, "video": video.flip(3), "pose": flip @ sample["pose"] @ flip, "intrinsics": intrinsics}
 
 
-def _reversed(sample: dict[str, Any]) -> dict[str, Any]:
-    """Last frame first, poses relative to it."""
-    pose = from_origin(sample["pose"].flip(0)[None])[0].float()
+def _reverse(sample: dict[str, Any]) -> dict[str, Any]:
+    """Put the last frame first, with poses relative to it."""
+    pose = relative_to_origin(sample["pose"].flip(0)[None])[0].float()
     return {**sample, "video": sample["video"].flip(1), "pose": pose, "intrinsics": sample["intrinsics"].flip(0)}
 
 
-def decoded(parts: Sequence[tuple[Clip, np.ndarray]], how: DataSettings) -> tuple[dict[str, Tensor], np.ndarray]:
-    """The video, and when each of its frames came on screen, s from its clip's start."""
-    shown = [frames_at(_bytes(clip, "mp4"), times_s, how.size) for clip, times_s in parts]
-    pictures = torch.from_numpy(_joined([part for part, _ in shown])).permute(3, 0, 1, 2)
-    return {"video": pictures}, np.concatenate([stamps for _, stamps in shown])
+def decode_window(
+    parts: Sequence[tuple[StoredClip, np.ndarray]], settings: DataSettings
+) -> tuple[dict[str, Tensor], np.ndarray]:
+    """Return the video of a window, and when each of its frames came on screen, s from the start of its clip."""
+    decoded = [frames_at(_read_member(clip, "mp4"), times_s, settings.size) for clip, times_s in parts]
+    pictures = torch.from_numpy(_concatenate([part for part, _ in decoded])).permute(3, 0, 1, 2)
+    return {"video": pictures}, np.concatenate([stamps for _, stamps in decoded])
 
 
-def _joined(pictures: Sequence[np.ndarray]) -> np.ndarray:
+def _concatenate(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Join arrays, without a copy of a single one."""
     return pictures[0] if len(pictures) == 1 else np.concatenate(pictures)
 
 
-def parts_of(window: Window, how: DataSettings, jitter: float) -> list[tuple[Clip, np.ndarray]]:
-    """The window's times by clip, from that clip's start; jitter: how much of the slack is passed over, 0 to 1."""
-    times_s = window.start_s + jitter * window.slack_s + np.arange(how.frames) / how.fps
-    starts = np.cumsum([0.0, *(clip.seconds for clip in window.run)])
-    owner = np.clip(np.searchsorted(starts, times_s + 1e-6, side="right") - 1, 0, len(window.run) - 1)
-    return [(window.run[i], times_s[owner == i] - starts[i]) for i in np.unique(owner)]
+def times_by_clip(window: Window, settings: DataSettings, jitter: float) -> list[tuple[StoredClip, np.ndarray]]:
+    """Return the times of a window's frames by clip, from the start of that clip.
+
+    jitter: how much of the slack the window is shifted by, 0 to 1.
+    """
+    times_s = window.start_s + jitter * window.slack_s + np.arange(settings.frames) / settings.fps
+    starts = np.cumsum([0.0, *(clip.seconds for clip in window.clips)])
+    clip_of_frame = np.clip(np.searchsorted(starts, times_s + 1e-6, side="right") - 1, 0, len(window.clips) - 1)
+    return [(window.clips[i], times_s[clip_of_frame == i] - starts[i]) for i in np.unique(clip_of_frame)]
 
 
-def _middle(counts: Sequence[int]) -> int:
+def _middle_clip(counts: Sequence[int]) -> int:
+    """Return the number of the clip that has a window's middle frame."""
     return int(np.searchsorted(np.cumsum(counts), sum(counts) // 2, side="right"))
 
 
-def _path(clips: Sequence[Clip], stamps_s: Sequence[np.ndarray], how: DataSettings) -> Path:
+def _camera_path(clips: Sequence[StoredClip], stamps_s: Sequence[np.ndarray], settings: DataSettings) -> CameraPath:
     frames = sum(len(stamps) for stamps in stamps_s)
-    if any(clip.camera_status not in how.cameras or clip.place("camera.npz") is None for clip in clips):
-        return unknown(frames)
-    return chained([from_npz(_bytes(clip, "camera.npz")) for clip in clips], stamps_s)
+    if any(clip.camera_status not in settings.cameras or clip.member("camera.npz") is None for clip in clips):
+        return no_camera(frames)
+    return chain_cameras([from_npz(_read_member(clip, "camera.npz")) for clip in clips], stamps_s)
 
 
-def _bytes(clip: Clip, extension: str) -> bytes:
-    place: Place | None = clip.place(extension)
-    if place is None:
+def _read_member(clip: StoredClip, extension: str) -> bytes:
+    location = clip.member(extension)
+    if location is None:
         raise KeyError(f"clip {clip.clip_id} has no {extension}")
-    return storage.read(place.uri, place.offset, place.size)
+    return storage.read(*location)
 
 
-def collate(samples: list[Sample]) -> dict[str, Any]:
-    """Tensors stacked, words in lists. A video [B, 3, F, H, W] lies in memory as it was decoded, channels last: one copy, and
-    none of a single sample.
+def collate(samples: list[TrainingSample]) -> dict[str, Any]:
+    """Make a batch: tensors are stacked, other values are lists.
+
+    A video [B, 3, F, H, W] stays channels-last in memory, as it was decoded: stacking takes one copy, a single sample none.
     """
     stacked = {name: torch.stack([s[name] for s in samples]) for name in ("pose", "origin", "intrinsics")}
     if "video" in samples[0]:
@@ -331,18 +348,21 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
     else:
         stacked |= {name: torch.stack([s[name] for s in samples]) for name in ("latents", "image")}
     known = {"camera_known": torch.tensor([s["camera_known"] for s in samples])}
-    words = {name: [s[name] for s in samples] for name in ("text", "instruction", "key", "source")}
-    return {**stacked, **known, **words, "replaced": [key for s in samples for key in s["replaced"]]}
+    texts = {name: [s[name] for s in samples] for name in ("text", "instruction", "key", "source")}
+    return {**stacked, **known, **texts, "replaced": [reason for s in samples for reason in s["replaced"]]}
 
 
 class Batches:
-    """Batches for one rank, without end. `state()` after a batch is where to go on; `samples` counts those handed out here."""
+    """Batches for one rank, without end.
+
+    `position` is what a checkpoint stores: the number of samples given to all ranks, without those that workers have prepared.
+    """
 
     def __init__(self, data: Windows, batch: int, rank: int = 0, ranks: int = 1, workers: int = 2, position: int = 0) -> None:
-        self._order = Order(data.stocks, data.how.seed, rank, ranks, position)
+        self._order = Order(data.schedules, data.settings.seed, rank, ranks, position)
         self._batch = batch
         self.position = position
-        keep = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
+        worker_options = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
         self._loader = DataLoader(
             data,
             batch,
@@ -350,14 +370,10 @@ class Batches:
             num_workers=workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            **keep,
+            **worker_options,
         )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for found in self._loader:
+        for batch in self._loader:
             self.position += self._batch * self._order.ranks
-            yield found
-
-    def state(self) -> dict[str, int]:
-        """For a checkpoint: how many samples all ranks have been given, workers' unfinished ones left out."""
-        return {"position": self.position}
+            yield batch

@@ -8,49 +8,47 @@ import numpy as np
 from curation.cameras.camera import Camera
 
 
-class Path(NamedTuple):
-    """pose f4 [F, 4, 4] camera-to-world relative to the first frame, in the data set's unit; intrinsics f4 [F, 4] px of the
-    stored pictures. known: whether there is a camera at all (else identities and zeros).
-    """
+class CameraPath(NamedTuple):
+    """The camera of each frame of a window."""
 
-    pose: np.ndarray
-    intrinsics: np.ndarray
-    known: bool
+    pose: np.ndarray  # f4 [F, 4, 4], camera-to-world relative to the first frame, in the data set's unit
+    intrinsics: np.ndarray  # f4 [F, 4], px of the stored pictures
+    known: bool  # whether there is a camera; without one, poses are identities and intrinsics zeros
 
 
-def unknown(frames: int) -> Path:
-    """No camera."""
-    return Path(np.tile(np.eye(4, dtype=np.float32), (frames, 1, 1)), np.zeros((frames, 4), np.float32), False)
+def no_camera(frames: int) -> CameraPath:
+    """Return the path of a window without a camera."""
+    return CameraPath(np.tile(np.eye(4, dtype=np.float32), (frames, 1, 1)), np.zeros((frames, 4), np.float32), False)
 
 
 def has_scale(camera: Camera) -> bool:
-    """Whether its translation can be had in the data set's unit. A camera that does not move from its place needs no scale."""
+    """Return whether the translation is known in the data set's unit. A camera that does not translate needs no scale."""
     moves = bool(np.ptp(camera.pose[:, :3, 3], axis=0).any())
     return not moves or (camera.scale_source != "none" and 0 < camera.scale_to_unit < np.inf)
 
 
-def chained(cameras: Sequence[Camera], stamps_s: Sequence[np.ndarray]) -> Path:
-    """The frames at `stamps_s` (one array a clip, from that clip's start) of touching clips.
+def chain_cameras(cameras: Sequence[Camera], stamps_s: Sequence[np.ndarray]) -> CameraPath:
+    """Return the path over touching clips. stamps_s: times of the frames, one array per clip, from the start of that clip.
 
-    What happened between the last frame of one clip and the first of the next was seen by neither camera; it is taken to be
-    what happened in the frame before.
+    Neither camera saw the motion between the last frame of one clip and the first frame of the next. It is assumed to be the
+    motion of the frame before.
 
-    Where the scale of one clip is not known there is no camera at all. Its poses without translation would say that a camera
-    which walks stands still.
+    If the scale of one clip is unknown, the window has no camera: poses without translation would show a walking camera as
+    standing still.
     """
     if not all(map(has_scale, cameras)):
-        return unknown(sum(map(len, stamps_s)))
-    start, poses, inner = np.eye(4), [], []
+        return no_camera(sum(map(len, stamps_s)))
+    clip_start, poses, intrinsics = np.eye(4), [], []
     for camera, stamps in zip(cameras, stamps_s, strict=True):
         scaled = camera.pose.copy()
         scaled[:, :3, 3] *= camera.scale_to_unit
-        which = np.clip(np.searchsorted(camera.times_s, stamps + 5e-4, side="right") - 1, 0, None)
-        poses.append(start @ scaled[which])
-        inner.append(camera.intrinsics[which])
-        start = start @ scaled[-1] @ _last_step(scaled)
+        frames = np.clip(np.searchsorted(camera.times_s, stamps + 5e-4, side="right") - 1, 0, None)
+        poses.append(clip_start @ scaled[frames])
+        intrinsics.append(camera.intrinsics[frames])
+        clip_start = clip_start @ scaled[-1] @ _last_step(scaled)
     pose = np.concatenate(poses)
     relative = np.linalg.inv(pose[0]) @ pose
-    return Path(relative.astype(np.float32), np.concatenate(inner).astype(np.float32), True)
+    return CameraPath(relative.astype(np.float32), np.concatenate(intrinsics).astype(np.float32), True)
 
 
 def _last_step(pose: np.ndarray) -> np.ndarray:

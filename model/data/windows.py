@@ -1,6 +1,6 @@
-"""Which windows of video there are to train on: clips of committed shards, joined into runs where they touch.
+"""The windows of video to train on: clips of committed shards, joined into runs where they touch.
 
-Only indexes are read here, one small file a shard; no tar and no video.
+Only indexes are read here, one small file per shard; no tar and no video.
 """
 
 import hashlib
@@ -11,12 +11,13 @@ from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from curation import shards, storage
+from curation.errors import InputError
 from curation.output_folder import OutputFolder
 from curation.schema import TOUCHING_S
 
 
-class Place(NamedTuple):
-    """Where a member's bytes lie."""
+class ByteRange(NamedTuple):
+    """Where the bytes of a shard's member are stored."""
 
     uri: str
     offset: int
@@ -24,8 +25,8 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A stored clip: which, when in its source, and where its members lie, by extension ("json", "mp4", "camera.npz")."""
+class StoredClip:
+    """A clip in a shard, when it was in its source, and where its members are, by extension ("json", "mp4", "camera.npz")."""
 
     clip_id: str
     video_id: str
@@ -33,126 +34,130 @@ class Clip:
     start_s: float
     end_s: float
     camera_status: str | None
-    members: tuple[tuple[str, Place], ...]
+    members: tuple[tuple[str, ByteRange], ...]
 
     @property
     def seconds(self) -> float:
         return self.end_s - self.start_s
 
-    def place(self, extension: str) -> Place | None:
+    def member(self, extension: str) -> ByteRange | None:
+        """Return where the member with this extension is, None where the clip has none."""
         return dict(self.members).get(extension)
 
 
 class Window(NamedTuple):
-    """Seconds [start_s, start_s + length) of a run, counted from its first clip's start; up to `slack_s` later is as good."""
+    """Seconds [start_s, start_s + length) of touching clips, counted from the start of the first.
 
-    run: tuple[Clip, ...]
+    The window may start up to `slack_s` later without touching the next one.
+    """
+
+    clips: tuple[StoredClip, ...]
     start_s: float
     slack_s: float
 
     @property
     def key(self) -> str:
-        """Names the window whatever else is in the data set: its first clip, and where in the run it begins."""
-        return f"{self.run[0].clip_id}@{self.start_s:.3f}"
+        """Name of the window, the same in every data set: its first clip, and where it starts."""
+        return f"{self.clips[0].clip_id}@{self.start_s:.3f}"
 
 
-class Shard(NamedTuple):
-    """A committed shard: where it lies, the hash of its tar, its clips."""
+class StoredShard(NamedTuple):
+    """A committed shard: its location, the hash of its tar, its clips."""
 
     uri: str
     sha256: str
-    clips: tuple[Clip, ...]
+    clips: tuple[StoredClip, ...]
 
 
-def stored_shards(outputs: Iterable[str]) -> list[Shard]:
-    """The committed shards of these outputs. ValueError where there are none."""
+def stored_shards(outputs: Iterable[str]) -> list[StoredShard]:
+    """Return the committed shards of these outputs. InputError where there are none."""
     outputs = list(outputs)
-    found = [shard for out in outputs for shard in _shards_of(storage.normal(out))]
-    if not any(shard.clips for shard in found):
-        raise ValueError(f"no committed shard in {', '.join(outputs)}; make some with `gamecraft curate`")
-    return found
+    stored = [shard for out in outputs for shard in _shards_of(storage.normal(out))]
+    if not any(shard.clips for shard in stored):
+        raise InputError(f"no committed shard in {', '.join(outputs)}; make some with `gamecraft curate`")
+    return stored
 
 
-def stored_clips(outputs: Iterable[str]) -> list[Clip]:
-    """The clips of all committed shards of these outputs, in order of source and time. ValueError where there are none."""
-    return in_order(stored_shards(outputs))
+def stored_clips(outputs: Iterable[str]) -> list[StoredClip]:
+    """Return the clips of all committed shards of these outputs, by source and time. InputError where there are none."""
+    return clips_in_order(stored_shards(outputs))
 
 
-def in_order(found: Iterable[Shard]) -> list[Clip]:
-    """All clips of some shards, in order of source and time."""
-    clips = (clip for shard in found for clip in shard.clips)
+def clips_in_order(stored: Iterable[StoredShard]) -> list[StoredClip]:
+    """Return all clips of some shards, by source and time."""
+    clips = (clip for shard in stored for clip in shard.clips)
     return sorted(clips, key=lambda clip: (clip.video_id, clip.index, clip.clip_id))
 
 
-def _shards_of(out: str) -> list[Shard]:
-    names = shards.committed(out)
+def _shards_of(out: str) -> list[StoredShard]:
+    names = shards.list_committed(out)
     tables = storage.at_once(lambda name: shards.read_index(out, name), names)
     return [_shard(out, name, table.to_pylist()) for name, table in zip(names, tables, strict=True)]
 
 
-def _shard(out: str, name: str, rows: Sequence[dict[str, Any]]) -> Shard:
-    members: dict[str, dict[str, Place]] = {}
-    about: dict[str, dict[str, Any]] = {}
+def _shard(out: str, name: str, rows: Sequence[dict[str, Any]]) -> StoredShard:
+    members: dict[str, dict[str, ByteRange]] = {}
+    clip_rows: dict[str, dict[str, Any]] = {}
     for row in rows:
-        place = Place(storage.join(OutputFolder(out).shards, row["tar"]), row["offset"], row["size"])
-        members.setdefault(row["clip_id"], {})[row["member"].partition(".")[2]] = place
-        about[row["clip_id"]] = row
-    clips = tuple(_clip(about[clip_id], places) for clip_id, places in members.items())
+        location = ByteRange(storage.join(OutputFolder(out).shards, row["tar"]), row["offset"], row["size"])
+        members.setdefault(row["clip_id"], {})[row["member"].partition(".")[2]] = location
+        clip_rows[row["clip_id"]] = row
+    clips = tuple(_clip(clip_rows[clip_id], locations) for clip_id, locations in members.items())
     sha = rows[0]["tar_sha256"] if rows else hashlib.sha256().hexdigest()
-    return Shard(storage.join(OutputFolder(out).shards, name), sha, clips)
+    return StoredShard(storage.join(OutputFolder(out).shards, name), sha, clips)
 
 
-def _clip(row: dict[str, Any], places: dict[str, Place]) -> Clip:
-    named = {name: row[name] for name in ("clip_id", "video_id", "index", "start_s", "end_s", "camera_status")}
-    return Clip(**named, members=tuple(sorted(places.items())))
+def _clip(row: dict[str, Any], members: dict[str, ByteRange]) -> StoredClip:
+    fields = {name: row[name] for name in ("clip_id", "video_id", "index", "start_s", "end_s", "camera_status")}
+    return StoredClip(**fields, members=tuple(sorted(members.items())))
 
 
-def runs(clips: Sequence[Clip]) -> list[tuple[Clip, ...]]:
-    """Clips in order -> chains of neighbours: same source, index one apart, touching in time."""
-    found: list[list[Clip]] = [[clip] for clip in clips[:1]]
+def touching_runs(clips: Sequence[StoredClip]) -> list[tuple[StoredClip, ...]]:
+    """Group clips, given in order, into runs of neighbours: same source, index one apart, touching in time."""
+    runs: list[list[StoredClip]] = [[clip] for clip in clips[:1]]
     for before, clip in pairwise(clips):
-        near = (clip.video_id, clip.index) == (before.video_id, before.index + 1)
-        if near and abs(clip.start_s - before.end_s) < TOUCHING_S:
-            found[-1].append(clip)
+        neighbours = (clip.video_id, clip.index) == (before.video_id, before.index + 1)
+        if neighbours and abs(clip.start_s - before.end_s) < TOUCHING_S:
+            runs[-1].append(clip)
         else:
-            found.append([clip])
-    return [tuple(run) for run in found]
+            runs.append([clip])
+    return [tuple(run) for run in runs]
 
 
-def windows(chains: Iterable[tuple[Clip, ...]], frames: int, fps: float) -> list[Window]:
-    """As many windows of `frames` at `fps` as fit side by side into each run, spread over it.
+def windows(runs: Iterable[tuple[StoredClip, ...]], frames: int, fps: float) -> list[Window]:
+    """Return as many windows of `frames` at `fps` as fit into each run without overlap, spread evenly over it.
 
-    A window stays inside one clip where it can: only clips that are too short for one are joined (`_parts`). So a 45-frame
-    phase seldom decodes two clips for one sample, and a 149-frame one uses them all.
+    A window stays inside one clip where it can: clips are joined only where they are too short for one (`_parts`). So a
+    45-frame phase seldom decodes two clips for one sample, and a 149-frame phase uses all clips.
     """
     length_s = frames / fps
-    return [window for run in chains for part in _parts(run, length_s) for window in _inside(part, length_s)]
+    return [window for run in runs for part in _parts(run, length_s) for window in _windows_in(part, length_s)]
 
 
-def _parts(run: tuple[Clip, ...], length_s: float) -> Iterator[tuple[Clip, ...]]:
-    """Divide a run: a clip that is long enough for a window stands alone, short ones that touch are joined.
+def _parts(run: tuple[StoredClip, ...], length_s: float) -> Iterator[tuple[StoredClip, ...]]:
+    """Divide a run: a clip that is long enough for a window is a part by itself, touching short clips are joined.
 
-    Joined ones that are too short even so go to a long neighbour, where that makes one window more.
+    Joined clips that are still too short go to a long neighbour, if that makes one more window.
     """
-    parts = [tuple(part) for _, part in groupby(run, key=lambda clip: _count((clip,), length_s) > 0)]
-    groups = [group for part in parts for group in ([(c,) for c in part] if _count(part[:1], length_s) else [part])]
-    done: list[tuple[Clip, ...]] = []
-    for group in groups:
-        if done and (not _count(group, length_s) or not _count(done[-1], length_s)):
-            joined = done[-1] + group
-            if _count(joined, length_s) > _count(done[-1], length_s) + _count(group, length_s):
-                done[-1] = joined
+    groups = [tuple(group) for _, group in groupby(run, key=lambda clip: _count((clip,), length_s) > 0)]
+    parts = [part for group in groups for part in ([(c,) for c in group] if _count(group[:1], length_s) else [group])]
+    divided: list[tuple[StoredClip, ...]] = []
+    for part in parts:
+        if divided and (not _count(part, length_s) or not _count(divided[-1], length_s)):
+            joined = divided[-1] + part
+            if _count(joined, length_s) > _count(divided[-1], length_s) + _count(part, length_s):
+                divided[-1] = joined
                 continue
-        done.append(group)
-    return iter(done)
+        divided.append(part)
+    return iter(divided)
 
 
-def _count(run: tuple[Clip, ...], length_s: float) -> int:
-    """How many windows fit into a run."""
-    return math.floor(sum(clip.seconds for clip in run) / length_s + 1e-6)
+def _count(clips: tuple[StoredClip, ...], length_s: float) -> int:
+    """Return how many windows fit into touching clips."""
+    return math.floor(sum(clip.seconds for clip in clips) / length_s + 1e-6)
 
 
-def _inside(run: tuple[Clip, ...], length_s: float) -> list[Window]:
-    whole_s, count = sum(clip.seconds for clip in run), _count(run, length_s)
+def _windows_in(clips: tuple[StoredClip, ...], length_s: float) -> list[Window]:
+    whole_s, count = sum(clip.seconds for clip in clips), _count(clips, length_s)
     slack_s = max(0.0, whole_s / count - length_s) if count else 0.0
-    return [Window(run, i * (length_s + slack_s), slack_s) for i in range(count)]
+    return [Window(clips, i * (length_s + slack_s), slack_s) for i in range(count)]

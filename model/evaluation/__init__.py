@@ -1,1 +1,1 @@
-"""Measures of what a world shows."""
+"""Measures of generated videos."""

@@ -1,5 +1,7 @@
-"""Whether a video moves as its camera was told to: what it shows is measured by optical flow, clip by clip, and held against
-the sign of what was asked. A share of 0.5 is chance; real frames, measured alike, give the ceiling.
+"""Control accuracy: whether a generated video moves as its camera was controlled.
+
+The motion in each clip is measured by optical flow, and its sign is compared with that of the control. A share of 0.5 is
+chance. Real frames, measured in the same way, give the upper limit.
 
 F frames, H W px.
 """
@@ -12,78 +14,81 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
-Kind = Literal["right", "left", "forward", "back"]
-KINDS: tuple[Kind, ...] = ("right", "left", "forward", "back")
-# A clip counts as a turn from so many degrees on, and as a walk from so much net way in the data set's unit, if it turns less
-# than the second angle.
-TURN_DEG, STRAIGHT_DEG, WAY = 12.0, 6.0, 0.15
-# Small pictures are enlarged before flow is measured: the estimator's own patches are 8 px wide.
+Direction = Literal["right", "left", "forward", "back"]
+DIRECTIONS: tuple[Direction, ...] = ("right", "left", "forward", "back")
+# A clip is a turn if it turns by more than MIN_TURN_DEG. It is a walk if it turns by less than MAX_WALK_TURN_DEG and the net
+# distance forward or back is more than MIN_DISTANCE, in the data set's unit.
+MIN_TURN_DEG, MAX_WALK_TURN_DEG, MIN_DISTANCE = 12.0, 6.0, 0.15
+# Small pictures are enlarged before flow is measured, since the estimator's own patches are 8 px wide.
 _FLOW_WIDTH = 256
-# Squared px of the small picture: keeps the middle, where a walk moves nothing, from dividing by nothing.
+# Squared px of the small picture: prevents a division by zero in the middle, where a walk moves nothing.
 _MIDDLE_PX2 = 9.0
 
 
-class Motion(NamedTuple):
-    """What a video shows, summed over its frames: px to the right that the view turned; by how much the picture grew."""
+class VideoMotion(NamedTuple):
+    """The motion in a video, summed over its frames."""
 
-    turn: float
-    forward: float
+    turn: float  # how far the view turned to the right, px
+    forward: float  # relative growth of the picture
 
 
-class Told(NamedTuple):
-    """What a camera did over a clip: yaw to the right in degrees, way ahead in the data set's unit along where it looked."""
+class CameraMotion(NamedTuple):
+    """The motion of a camera over a clip."""
 
-    yaw_deg: float
-    ahead: float
+    yaw_deg: float  # to the right
+    forward: float  # distance along the viewing direction, in the data set's unit
 
     @property
-    def kind(self) -> Kind | None:
-        """The one thing that was asked of the clip, None where it is mixed or too little."""
-        if abs(self.yaw_deg) > TURN_DEG:
+    def direction(self) -> Direction | None:
+        """The one direction that was controlled, None for a mixture or too little motion."""
+        if abs(self.yaw_deg) > MIN_TURN_DEG:
             return "right" if self.yaw_deg > 0 else "left"
-        if abs(self.yaw_deg) < STRAIGHT_DEG and abs(self.ahead) > WAY:
-            return "forward" if self.ahead > 0 else "back"
+        if abs(self.yaw_deg) < MAX_WALK_TURN_DEG and abs(self.forward) > MIN_DISTANCE:
+            return "forward" if self.forward > 0 else "back"
         return None
 
 
-def told(pose_F44: np.ndarray) -> Told:
-    """Of camera-to-world poses, OpenCV axes."""
+def camera_motion(pose_F44: np.ndarray) -> CameraMotion:
+    """Return the motion of camera-to-world poses, OpenCV axes."""
     steps = np.linalg.inv(pose_F44[:-1]) @ pose_F44[1:]
     yaw = np.degrees(np.arctan2(steps[:, 0, 2], steps[:, 2, 2])).sum()
-    return Told(float(yaw), float(steps[:, 2, 3].sum()))
+    return CameraMotion(float(yaw), float(steps[:, 2, 3].sum()))
 
 
-def shown(video_FHW3: np.ndarray) -> Motion:
-    """Of a video uint8: medians of DIS flow from frame to frame; horizontal for turns, (flow . r) / r^2 for walks."""
+def video_motion(video_FHW3: np.ndarray) -> VideoMotion:
+    """Measure the motion in a uint8 video by medians of DIS flow: horizontal for turns, (flow . r) / r^2 for walks."""
     height, width = video_FHW3.shape[1:3]
     scale = max(1, round(_FLOW_WIDTH / width))
     size = width * scale, height * scale
     grey = [cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_CUBIC) for f in video_FHW3]
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     y, x = np.mgrid[0 : size[1], 0 : size[0]] + 0.5
     x, y = (x - size[0] / 2) / scale, (y - size[1] / 2) / scale
     square = x * x + y * y + _MIDDLE_PX2
     turn = forward = 0.0
     for before, after in pairwise(grey):
-        moved = flow.calc(before, after, None) / scale
-        turn -= float(np.median(moved[..., 0]))
-        forward += float(np.median((moved[..., 0] * x + moved[..., 1] * y) / square))
-    return Motion(turn, forward)
+        flow_px = estimator.calc(before, after, None) / scale
+        turn -= float(np.median(flow_px[..., 0]))
+        forward += float(np.median((flow_px[..., 0] * x + flow_px[..., 1] * y) / square))
+    return VideoMotion(turn, forward)
 
 
-def obeys(kind: Kind, motion: Motion) -> bool:
-    """Whether the sign of what is shown is that of what was asked."""
-    value = motion.turn if kind in ("right", "left") else motion.forward
-    return value > 0 if kind in ("right", "forward") else value < 0
+def follows(direction: Direction, motion: VideoMotion) -> bool:
+    """Return whether the sign of a video's motion is that of a direction."""
+    value = motion.turn if direction in ("right", "left") else motion.forward
+    return value > 0 if direction in ("right", "forward") else value < 0
 
 
-def blank(picture_HW3: np.ndarray, least: float = 12.0) -> bool:
-    """Whether a picture has nothing to see motion by: a start against a wall. least: deviation of its grey levels."""
-    return float(cv2.cvtColor(picture_HW3, cv2.COLOR_RGB2GRAY).std()) < least
+def is_blank(picture_HW3: np.ndarray, min_deviation: float = 12.0) -> bool:
+    """Return whether a picture has too little structure to measure motion, as a view of a wall at the start of a clip.
+
+    min_deviation: standard deviation of the grey levels.
+    """
+    return float(cv2.cvtColor(picture_HW3, cv2.COLOR_RGB2GRAY).std()) < min_deviation
 
 
-class Share(NamedTuple):
-    """A share of n, with Wilson's interval at 95 %."""
+class Proportion(NamedTuple):
+    """A share of clips, with Wilson's 95 % interval."""
 
     share: float
     low: float
@@ -94,12 +99,12 @@ class Share(NamedTuple):
         return f"{self.share:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.clips}"
 
 
-def share(hits: Iterable[bool]) -> Share:
-    """ValueError for no clip at all."""
-    found, z = list(hits), 1.96
-    n = len(found)
+def proportion(hits: Iterable[bool]) -> Proportion:
+    """Return the share of hits. ValueError for no clip."""
+    results, z = list(hits), 1.96
+    n = len(results)
     if not n:
-        raise ValueError("a share of no clip at all")
-    p = sum(found) / n
+        raise ValueError("a share needs at least one clip")
+    p = sum(results) / n
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Share(p, (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n), n)
+    return Proportion(p, (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n), n)

@@ -1,1 +1,1 @@
-"""Many devices, put on from outside: no model file knows of them."""
+"""Many devices. Everything is put around a model from outside; no model file knows of it."""

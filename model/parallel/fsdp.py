@@ -1,7 +1,8 @@
-"""FSDP2 around a controlled expert: each block a unit, weights of the blocks in bfloat16 where asked, the islands whole.
+"""FSDP2 around a controlled expert: each block is one unit, whose weights may compute in bfloat16.
 
-The parts named in `dit.FP32` and the camera encoder stay float32 and unsharded: they are a hundredth of the weights, and a
-policy of FSDP2 would cast them with their block. Their gradients are averaged by hand (`average_whole`).
+The parts named in `dit.FP32` and the camera encoder stay unsharded, in float32. They are a hundredth of the weights, and
+FSDP2's mixed precision would cast them with their block. FSDP2 does not average their gradients; `average_unsharded_gradients`
+does.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,28 +18,28 @@ from model.backbone.dit import FP32
 from model.world import ControlledExpert
 
 
-def is_whole(name: str) -> bool:
-    """Whether a parameter of a controlled expert is kept on every rank, in float32."""
+def is_unsharded(name: str) -> bool:
+    """Return whether a parameter of a controlled expert is kept whole on every rank, in float32."""
     return name.startswith("camera.") or any(part in name for part in FP32)
 
 
 def shard(expert: ControlledExpert, mesh: DeviceMesh, dtype: torch.dtype = torch.float32) -> ControlledExpert:
     """Shard an expert's weights over a mesh, in place. dtype: what blocks compute in; gradients are summed in float32."""
-    whole = [parameter for name, parameter in expert.named_parameters() if is_whole(name)]
-    for parameter in whole:  # a list: every rank must broadcast them in the same order
+    unsharded = [parameter for name, parameter in expert.named_parameters() if is_unsharded(name)]
+    for parameter in unsharded:  # a list: every rank must broadcast them in the same order
         if parameter.is_meta:
-            continue  # read by every rank from the same file afterwards
+            continue  # every rank loads it from the same file afterwards
         dist.broadcast(parameter.data, src=0, group=mesh.get_group())
-    # Inputs stay as they are: noise levels in bfloat16 would be off by a part in 256.
+    # Inputs are not cast: noise levels in bfloat16 would be off by one part in 256.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in expert.expert.blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=set(whole))
-    fully_shard(expert, mesh=mesh, mp_policy=policy, ignored_params=set(whole))
+        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=set(unsharded))
+    fully_shard(expert, mesh=mesh, mp_policy=policy, ignored_params=set(unsharded))
     return expert
 
 
-def average_whole(parameters: Iterable[nn.Parameter]) -> None:
-    """The mean over the ranks of gradients that FSDP2 does not see to."""
+def average_unsharded_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average over the ranks the gradients that FSDP2 does not average, in place."""
     if not dist.is_initialized():
         return
     for parameter in parameters:
@@ -47,24 +48,25 @@ def average_whole(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad /= dist.get_world_size()
 
 
-def clip(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale all gradients so that their norm over all ranks is at most `most`; returns the norm before.
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale all gradients so that their norm over all ranks is at most `max_norm`. Return the norm before.
 
-    A sharded gradient's squares are summed over the ranks, in one message for all of them; a whole one is equal on each.
+    Squares of sharded gradients are summed over the ranks, in one message for all of them. Unsharded gradients are equal on
+    each rank.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     sharded = [g.to_local() for g in gradients if isinstance(g, DTensor)]
-    whole = [g for g in gradients if not isinstance(g, DTensor)]
-    squares = _squares(sharded, gradients[0].device)
+    unsharded = [g for g in gradients if not isinstance(g, DTensor)]
+    squares = _sum_of_squares(sharded, gradients[0].device)
     if sharded:
         dist.all_reduce(squares)
-    norm = (squares + _squares(whole, squares.device)).sqrt()
-    scale = float((most / (norm + 1e-6)).clamp(max=1.0))
-    for gradient in (*sharded, *whole):
+    norm = (squares + _sum_of_squares(unsharded, squares.device)).sqrt()
+    scale = float((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    for gradient in (*sharded, *unsharded):
         gradient.mul_(scale)
     return norm
 
 
-def _squares(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
-    """The sum of squares of all numbers in float32, 0 for none."""
+def _sum_of_squares(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Return the sum of squares of all numbers in float32, 0 for no gradients."""
     return sum((g.detach().float().square().sum() for g in gradients), torch.zeros((), device=device))

@@ -1,16 +1,16 @@
-"""Ranks on a Ray cluster. Under torchrun nothing is needed: `ranks.start` reads what it sets."""
+"""Start ranks on a Ray cluster. torchrun needs nothing from here: `dist.start` reads the variables that it sets."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
-def on_ray(work: Callable[[dict[str, Any]], None], config: dict[str, Any], workers: int, folder: str) -> None:
-    """Run work(config) in so many ranks of a Ray cluster (Ray Train), a GPU each where it has any; returns when all are done.
+def run_on_ray(work: Callable[[dict[str, Any]], None], config: dict[str, Any], workers: int, folder: str) -> None:
+    """Run work(config) in `workers` ranks of a Ray cluster (Ray Train), with a GPU each where it has any; wait for all.
 
-    workers: 0 is one for each GPU, or one without. Ranks that die, or whose node does, are started anew up to three times, and
-    a run goes on from its newest checkpoint. RuntimeError of Ray Train where they keep dying. folder: where Ray Train keeps its
-    own notes; all nodes must see it.
+    workers: 0 means one for each GPU, or one without GPUs. folder: where Ray Train keeps its own files; all nodes must see it.
+    Ranks that die, alone or with their node, are started again up to three times, and a run resumes from its newest checkpoint.
+    After that Ray Train raises RuntimeError.
     """
     import ray
     from ray import train
@@ -27,10 +27,11 @@ def on_ray(work: Callable[[dict[str, Any]], None], config: dict[str, Any], worke
     ).fit()
 
 
-def each_on_ray(work: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> Iterator[Any]:
-    """work(job) of each job in actors on a Ray cluster, a GPU each where it has any; results as they come. workers: as above.
+def map_on_ray(work: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> Iterator[Any]:
+    """Run work(job) for each job in actors on a Ray cluster, with a GPU each where it has any; yield results as they come.
 
-    An actor that dies is started anew with its job up to three times; then its error is raised here.
+    workers: as in `run_on_ray`. An actor that dies is started again with its job up to three times; then its error is raised
+    here.
     """
     import ray
     from ray.util import ActorPool

@@ -1,4 +1,4 @@
-"""How a model lies on many devices: one place that puts everything around an expert, in the one order that works."""
+"""How a model is placed on many devices: one place that wraps an expert with everything, in the one order that works."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,18 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from model.parallel import context_parallel, fsdp
-from model.parallel import recompute as blocks
+from curation.errors import InputError
+from model.parallel import context_parallel, fsdp, recompute
 from model.world import ControlledExpert
 
 
 @dataclass(frozen=True)
-class Layout:
-    """context: ranks that share one sample's tokens (Ulysses); the other ranks take samples of their own. recompute:
-    activations are computed again in the backward pass. compile: each block. Weights are sharded over all ranks (FSDP2).
-    """
+class ParallelLayout:
+    """How a model uses its devices. Weights are always sharded over all ranks (FSDP2)."""
 
-    context: int = 1
-    recompute: bool = False
-    compile: bool = False
+    context: int = 1  # ranks that share the tokens of one sample (Ulysses); must divide the number of ranks and of heads
+    recompute: bool = False  # compute activations again in the backward pass: less memory, a third more work
+    compile: bool = False  # compile each block with torch.compile
 
     def __post_init__(self) -> None:
         if self.context < 1:
@@ -27,30 +25,31 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Seat:
-    """A rank's place: it reads samples as reader `number` `of` so many; ranks that share a sample are one reader."""
+class Placement:
+    """The place of a rank. Ranks that share the tokens of a sample have the same `data_rank` and read the same samples."""
 
-    layout: Layout
-    everyone: DeviceMesh
-    sharers: DeviceMesh
-    number: int
-    of: int
+    layout: ParallelLayout
+    mesh: DeviceMesh  # all ranks
+    context_mesh: DeviceMesh  # the ranks that share this rank's samples
+    data_rank: int  # this rank's number among those that read different samples
+    data_ranks: int  # how many of those there are
 
-    def put(self, controlled: ControlledExpert, dtype: torch.dtype) -> ControlledExpert:
-        """Put an expert on all ranks, in place; dtype: what its blocks compute in. ValueError where it cannot be divided."""
+    def parallelize(self, expert: ControlledExpert, dtype: torch.dtype) -> ControlledExpert:
+        """Put an expert on all ranks, in place. dtype: what its blocks compute in. InputError where it cannot be divided."""
         if self.layout.context > 1:
-            context_parallel.share(controlled.expert, self.sharers)
+            context_parallel.parallelize(expert.expert, self.context_mesh)
         if self.layout.recompute:
-            blocks.recompute(controlled.expert)
+            recompute.recompute_blocks(expert.expert)
         if self.layout.compile:
-            blocks.compiled(controlled.expert)
-        return fsdp.shard(controlled, self.everyone, dtype)
+            recompute.compile_blocks(expert.expert)
+        return fsdp.shard(expert, self.mesh, dtype)
 
 
-def seated(layout: Layout, device: torch.device) -> Seat:
-    """A rank's own place among those that `ranks.start` joined. ValueError where they do not divide by `context`."""
-    rank, count, sharers = dist.get_rank(), dist.get_world_size(), layout.context
-    if count % sharers:
-        raise ValueError(f"{count} ranks do not divide into groups of {sharers}: start more, or set layout.context to fewer")
-    mesh = init_device_mesh(device.type, (count // sharers, sharers), mesh_dim_names=("data", "context"))
-    return Seat(layout, init_device_mesh(device.type, (count,)), mesh["context"], rank // sharers, count // sharers)
+def place_rank(layout: ParallelLayout, device: torch.device) -> Placement:
+    """Return this rank's place among those that `dist.start` joined. InputError where `context` does not divide them."""
+    rank, ranks, context = dist.get_rank(), dist.get_world_size(), layout.context
+    if ranks % context:
+        raise InputError(f"{ranks} ranks do not divide into groups of {context}: start more, or set layout.context to fewer")
+    grid = init_device_mesh(device.type, (ranks // context, context), mesh_dim_names=("data", "context"))
+    mesh = init_device_mesh(device.type, (ranks,))
+    return Placement(layout, mesh, grid["context"], rank // context, ranks // context)

@@ -1,1 +1,1 @@
-"""One file a stage, on what they share: steps, averages, checkpoints."""
+"""Training stages, and what they share: settings, the loop, averaged weights, checkpoints, metrics."""

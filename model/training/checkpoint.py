@@ -1,9 +1,9 @@
-"""Checkpoints that a run goes on from exactly: weights, moments, average, draws, and where in the data it was.
+"""Checkpoints from which a run resumes exactly: weights, Adam state, averaged weights, step, and position in the data.
 
-Written with torch's distributed checkpoints, so that a run may go on with another number of ranks. A checkpoint counts once its
-`state.json` is there, which is written last.
+They are written with torch's distributed checkpoints (DCP), so that a run may resume with another number of ranks. A checkpoint
+is complete once it has its `state.json`, which is written last.
 
-The average holds trained weights only: what a run froze is among its plain weights. `load_weights` puts the two together.
+The averaged weights are those that the run trained. What it froze is among its plain weights only; `load_weights` reads both.
 """
 
 import json
@@ -29,132 +29,137 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from curation.errors import InputError
 from model.parallel import dist as ranks
-from model.training.ema import Average, put
+from model.training.ema import EmaWeights, copy_weights
 
-_DONE = "state.json"
-_LEAVING_S = 600.0
+_STATE = "state.json"
+_WRITE_TIMEOUT_S = 600.0
 _SAME_MODEL = "use the recipe that the run was made with"
-_DAMAGED = "if files are lost, delete this checkpoint, and the run goes on from the one before"
+_DAMAGED = "if files are lost, delete this checkpoint, and the run resumes from the one before"
+# Settings in the spec of a checkpoint that had another name when it was written.
+_RENAMED = {"origin_way": "max_origin_distance", "camera_none_share": "camera_dropout", "none_share": "dropout"}
 
 
 class Saver:
-    """Writes checkpoints under a folder beside the work: a step waits until its weights are copied, not until they are stored.
+    """Writes checkpoints under a folder in the background: a step waits until its weights are copied, not until they are
+    stored.
 
-    One is written at a time. What went wrong in writing is raised by the next `save`, or by `finish`. keep: how many complete
-    ones stay, the newest; an older one is deleted once a newer one is complete.
+    One checkpoint is written at a time. An error in writing is raised by the next `save`, or by `finish`.
     """
 
     def __init__(self, folder: str, keep: int) -> None:
+        """keep: how many complete checkpoints stay. An older one is deleted once a newer one is complete."""
         self._folder, self._keep = folder, keep
-        # A group of its own: the writing thread's messages must not fall between those of the steps.
+        # A separate group, so that the messages of the writing thread do not mix with those of the training steps.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._writing: Future[Any] | None = None
 
     def save(
-        self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average, state: dict[str, Any]
+        self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EmaWeights, state: dict[str, Any]
     ) -> None:
-        """Begin the checkpoint of a step; `state` is what JSON holds: position, spec."""
+        """Start to write the checkpoint of a step. state: what goes into its JSON file: phase, position, shards, spec."""
         self.finish()
         path = os.path.join(self._folder, f"step-{step:08d}")
-        if self._is_there(path):
+        if self._is_complete(path):
             return
-        if ranks.first():
-            shutil.rmtree(path, ignore_errors=True)  # an earlier attempt that never got its state.json
-        _wait()
-        tensors = _tensors(module, optimizer, average)
+        if ranks.is_first():
+            shutil.rmtree(path, ignore_errors=True)  # left by an earlier attempt that did not get to its state.json
+        _barrier()
+        tensors = _tensors(module, optimizer, ema)
         written = cast("Future[Any]", dcp.async_save(tensors, checkpoint_id=path, process_group=self._group))
-        self._writing = self._signed(written, path, {"step": step, **state}) if ranks.first() else written
+        self._writing = self._complete_after(written, path, {"step": step, **state}) if ranks.is_first() else written
 
-    def _is_there(self, path: str) -> bool:
-        """Whether a step's checkpoint is complete, as the first rank sees it. Equal draws made it, so it is not made again."""
-        found = [os.path.exists(os.path.join(path, _DONE)) if ranks.first() else None]
+    def _is_complete(self, path: str) -> bool:
+        """Return whether a checkpoint is complete, as rank 0 sees it. The same draws made it, so it is not written again."""
+        complete = [os.path.exists(os.path.join(path, _STATE)) if ranks.is_first() else None]
         if dist.is_initialized():
-            dist.broadcast_object_list(found, src=0, group=self._group)
-        return bool(found[0])
+            dist.broadcast_object_list(complete, src=0, group=self._group)
+        return bool(complete[0])
 
-    def _signed(self, written: "Future[Any]", path: str, state: dict[str, Any]) -> "Future[Any]":
-        """Done once the state stands beside what was written."""
-        signed: Future[Any] = Future()
+    def _complete_after(self, written: "Future[Any]", path: str, state: dict[str, Any]) -> "Future[Any]":
+        """Return a future that is done once the tensors are written, the state is stored, and old checkpoints are deleted."""
+        completed: Future[Any] = Future()
 
-        def sign(written: "Future[Any]") -> None:
+        def complete(written: "Future[Any]") -> None:
             try:
                 written.result()
                 _put_state(path, state)
                 _delete_old(self._folder, self._keep)
             except BaseException as error:
-                signed.set_exception(error)
+                completed.set_exception(error)
             else:
-                signed.set_result(None)
+                completed.set_result(None)
 
-        written.add_done_callback(sign)
-        return signed
+        written.add_done_callback(complete)
+        return completed
 
-    def leave(self) -> None:
-        """Let what was begun be stored where the run fails: the group that it is written with ends with the run."""
+    def finish_after_failure(self) -> None:
+        """Wait for the checkpoint in progress after the run failed: its process group ends with the run. Raise nothing."""
         if self._writing is not None:
             with suppress(FutureTimeoutError):
-                self._writing.exception(_LEAVING_S)
+                self._writing.exception(_WRITE_TIMEOUT_S)
 
     def finish(self) -> None:
-        """Wait until what was begun is stored on every rank."""
+        """Wait until the checkpoint in progress is stored on every rank. OSError where it could not be written."""
         if self._writing is not None:
             with _plain_errors(self._folder, "make room, and start the run again"):
                 self._writing.result()
             self._writing = None
-            _wait()
+            _barrier()
 
 
 def _put_state(path: str, state: dict[str, Any]) -> None:
-    begun = os.path.join(path, f"{_DONE}.partial")
-    with open(begun, "w", encoding="utf-8") as file:
+    partial = os.path.join(path, f"{_STATE}.partial")
+    with open(partial, "w", encoding="utf-8") as file:
         json.dump(state, file, indent=2, sort_keys=True)
-    os.replace(begun, os.path.join(path, _DONE))
+    os.replace(partial, os.path.join(path, _STATE))
 
 
 def latest(folder: str) -> str | None:
-    """The newest complete checkpoint, None where there is none."""
-    names = _complete(folder)
+    """Return the newest complete checkpoint of a run, None where there is none."""
+    names = _complete_names(folder)
     return os.path.join(folder, names[-1]) if names else None
 
 
-def _complete(folder: str) -> list[str]:
-    """The names of the complete checkpoints of a run, oldest first."""
-    return [name for name in _begun(folder) if os.path.exists(os.path.join(folder, name, _DONE))]
+def _complete_names(folder: str) -> list[str]:
+    """Return the names of the complete checkpoints of a run, oldest first."""
+    return [name for name in _all_names(folder) if os.path.exists(os.path.join(folder, name, _STATE))]
 
 
-def _begun(folder: str) -> list[str]:
+def _all_names(folder: str) -> list[str]:
+    """Return the names of all checkpoints of a run, also of those that are not complete, oldest first."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return sorted((n for n in names if n.startswith("step-") and n[5:].isdigit()), key=lambda n: int(n[5:]))
 
 
 def _delete_old(folder: str, keep: int) -> None:
-    """Delete complete checkpoints but for the newest, and what killed runs left unfinished before them."""
-    kept = _complete(folder)[-keep:]
-    for name in _begun(folder):
+    """Delete complete checkpoints except the newest, and incomplete ones before them that killed runs left."""
+    kept = _complete_names(folder)[-keep:]
+    for name in _all_names(folder):
         if int(name[5:]) < int(kept[-1][5:]) and name not in kept:
             with suppress(FileNotFoundError):
-                os.remove(os.path.join(folder, name, _DONE))  # first, so that a kill leaves none that counts and lacks tensors
+                os.remove(os.path.join(folder, name, _STATE))  # first: no kill may leave a state without all tensors
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
 
-def load(path: str, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> dict[str, Any]:
-    """Put a checkpoint's tensors into place; returns its state. OSError where its files are damaged."""
-    tensors = _tensors(module, optimizer, average)
+def load(path: str, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EmaWeights) -> dict[str, Any]:
+    """Copy the tensors of a checkpoint into module, optimizer and average, and return its state. OSError for damaged files."""
+    tensors = _tensors(module, optimizer, ema)
     with _plain_errors(path):
         dcp.load(tensors, checkpoint_id=path)
     set_model_state_dict(module, tensors["model"])
     set_optimizer_state_dict(module, optimizer, tensors["optimizer"])
     for name, weight in tensors["average"].items():
-        average.weights[name].copy_(weight)
+        ema.weights[name].copy_(weight)
     return read_state(path)
 
 
 def load_weights(path: str, module: nn.Module, new: Sequence[str] = ()) -> list[str]:
-    """Put the averaged weights of a checkpoint into a module, and the plain ones of what that run froze.
+    """Copy the averaged weights of a checkpoint into a module, and the plain weights of what that run froze.
 
-    new: parts of names of parameters that the checkpoint may lack; they keep their values, and their names are returned.
-    ValueError where other parameters are missing, unknown or of another shape; OSError where files are damaged.
+    new: parts of names of parameters that the checkpoint may lack. They keep their values, and their names are returned.
+    InputError where other parameters are missing, unknown or of another shape; OSError for damaged files.
     """
     parameters = dict(module.named_parameters())
     with _plain_errors(path):
@@ -163,26 +168,28 @@ def load_weights(path: str, module: nn.Module, new: Sequence[str] = ()) -> list[
     sources = {name: next((part for part in ("average", "model") if f"{part}.{name}" in shapes), "") for name in parameters}
     missing = [name for name, part in sources.items() if not part]
     if undeclared := [name for name in missing if not any(part in name for part in new)]:
-        raise ValueError(f"{path}: lacks {len(undeclared)} weights of this model, {undeclared[0]} the first; {_SAME_MODEL}")
-    held = {name.partition(".")[2] for name in shapes if name.startswith("model.")}
-    if unknown := sorted(held - module.state_dict().keys()):
-        raise ValueError(f"{path}: holds {len(unknown)} weights that this model has not, {unknown[0]} the first; {_SAME_MODEL}")
+        raise InputError(f"{path}: lacks {len(undeclared)} weights of this model, the first {undeclared[0]}; {_SAME_MODEL}")
+    stored_names = {name.partition(".")[2] for name in shapes if name.startswith("model.")}
+    if unknown := sorted(stored_names - module.state_dict().keys()):
+        raise InputError(
+            f"{path}: holds {len(unknown)} weights that this model does not have, the first {unknown[0]}; {_SAME_MODEL}"
+        )
     for name, part in sources.items():
         if part and (shape := shapes[f"{part}.{name}"]) != tuple(parameters[name].shape):
-            raise ValueError(f"{path}: {name} is {shape}, this model's is {tuple(parameters[name].shape)}; {_SAME_MODEL}")
-    read: dict[str, dict[str, Tensor]] = {"average": {}, "model": {}}
+            raise InputError(f"{path}: {name} is {shape}, this model's is {tuple(parameters[name].shape)}; {_SAME_MODEL}")
+    weights: dict[str, dict[str, Tensor]] = {"average": {}, "model": {}}
     for name, part in sources.items():
         if part:
-            read[part][name] = parameters[name].detach().clone()
+            weights[part][name] = parameters[name].detach().clone()
     with _plain_errors(path):
-        dcp.load({part: tensors for part, tensors in read.items() if tensors}, checkpoint_id=path)
-    put(module, read["model"] | read["average"])
+        dcp.load({part: tensors for part, tensors in weights.items() if tensors}, checkpoint_id=path)
+    copy_weights(module, weights["model"] | weights["average"])
     return missing
 
 
 @contextmanager
 def _plain_errors(path: str, remedy: str = _DAMAGED) -> Iterator[None]:
-    """Torch raises a BaseException for a checkpoint that it cannot read or write; make it an OSError with its first cause."""
+    """Turn torch's CheckpointException, a BaseException for a failed read or write, into an OSError with its first cause."""
     try:
         yield
     except (CheckpointException, UnpicklingError, EOFError) as error:
@@ -192,34 +199,44 @@ def _plain_errors(path: str, remedy: str = _DAMAGED) -> Iterator[None]:
 
 
 def read_state(path: str) -> dict[str, Any]:
-    with open(os.path.join(path, _DONE), encoding="utf-8") as file:
+    """Read the state of a checkpoint. Settings in its spec have the names of today."""
+    with open(os.path.join(path, _STATE), encoding="utf-8") as file:
         state: dict[str, Any] = json.load(file)
-    return state
+    return {**state, "spec": _with_current_names(state["spec"])}
+
+
+def _with_current_names(spec: Any) -> Any:
+    if not isinstance(spec, dict):
+        return spec
+    return {_RENAMED.get(name, name): _with_current_names(value) for name, value in spec.items()}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
-    """The entries in which two specs differ, in words: "data.fps was 16.0, now 10.0"; null is what one has not."""
-    found = []
+    """Describe the entries in which two specs differ, as in "data.fps was 16.0, now 10.0"; null is a missing entry."""
+    changes = []
     for name in dict.fromkeys([*before, *now]):
-        a, b, place = before.get(name), now.get(name), f"{where}.{name}" if where else name
+        a, b, path = before.get(name), now.get(name), f"{where}.{name}" if where else name
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, place)
+            changes += differences(a, b, path)
         elif a != b:
-            found.append(f"{place} was {json.dumps(a)}, now {json.dumps(b)}")
-    return found
+            changes.append(f"{path} was {json.dumps(a)}, now {json.dumps(b)}")
+    return changes
 
 
-def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> dict[str, Any]:
-    _fill(optimizer)
+def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer, ema: EmaWeights) -> dict[str, Any]:
+    _create_adam_state(optimizer)
     return {
         "model": get_model_state_dict(module),
         "optimizer": get_optimizer_state_dict(module, optimizer),
-        "average": average.weights,
+        "average": ema.weights,
     }
 
 
-def _fill(optimizer: torch.optim.Optimizer) -> None:
-    """Moments for every weight, also of an expert that no step has trained yet: what has no place is not loaded, in silence."""
+def _create_adam_state(optimizer: torch.optim.Optimizer) -> None:
+    """Create Adam state for every parameter, also of an expert that no step has trained yet.
+
+    DCP silently skips state that does not exist yet when it loads.
+    """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.requires_grad and not optimizer.state.get(parameter):
@@ -227,6 +244,6 @@ def _fill(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
 
-def _wait() -> None:
+def _barrier() -> None:
     if dist.is_initialized():
         dist.barrier()

@@ -1,4 +1,4 @@
-"""The moving average of weights that is played and evaluated: sharded as they are, never gathered."""
+"""The moving average of the weights, which is played and evaluated. It is sharded as the weights are and never gathered."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,17 +8,18 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 
-class Average:
+class EmaWeights:
     """An exponential moving average of a module's trainable weights, by name."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"decay must be at least 0 and under 1, not {decay:g}")
+            raise ValueError(f"ema_decay must be at least 0 and under 1, not {decay:g}")
         self.decay = decay
         self.weights: dict[str, Tensor] = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
+        """Move the average towards the module's current weights."""
         for name, parameter in module.named_parameters():
             if name in self.weights:
                 self.weights[name].lerp_(parameter.detach(), 1 - self.decay)
@@ -26,21 +27,21 @@ class Average:
     @contextmanager
     @torch.no_grad()
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """The module has these weights inside, its own again afterwards."""
+        """Give the module the averaged weights inside the context, and its own weights afterwards."""
         own = {name: p.detach().clone() for name, p in module.named_parameters() if name in self.weights}
-        put(module, self.weights)
+        copy_weights(module, self.weights)
         try:
             yield
         finally:
-            put(module, own)
+            copy_weights(module, own)
 
 
 @torch.no_grad()
-def put(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into the parameters of those names; others keep their values."""
+def copy_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into the parameters of the same names; other parameters keep their values."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
-            part.reshard()  # a root that was only run forward still holds gathered weights, the old ones
+            part.reshard()  # after a forward pass alone the root still holds gathered weights, which would be the old ones
     for name, parameter in module.named_parameters():
         if name in weights:
             parameter.data.copy_(weights[name])

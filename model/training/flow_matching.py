@@ -1,4 +1,4 @@
-"""Stage 1 of the paper's training (section 4.3): flow matching under action, and stage 2, which freezes the camera encoder.
+"""Flow matching under action, stage 1 of the paper's training (section 4.3). Stage 2 is the same with frozen camera encoders.
 
 x_sigma = (1 - sigma) x0 + sigma eps, and the model learns the velocity eps - x0 (rectified flow, as Wan2.2 was trained).
 B batch, C latent channels, T latents, h w their rows and columns.
@@ -10,62 +10,69 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from model.backbone.vae import Codec, signed
-from model.config import CELL
+from model.backbone.vae import Codec, to_signed
+from model.config import CELL_PX
 from model.control.pluecker import control_maps
-from model.sampling import Given
+from model.sampling import Conditioning
 from model.world import World
 
-# A text encoder, or what stands in its place: texts -> [B, S, E].
-Words = Callable[[list[str]], Tensor]
-# `backbone.added.Thoughts`: frames uint8 [B, 3, H, W], instructions -> [B, U, V].
-Thoughts = Callable[[Tensor, list[str]], Tensor]
+# `backbone.text.TextEncoder` or a substitute: texts -> [B, S, E].
+EncodeText = Callable[[list[str]], Tensor]
+# `backbone.vlm_context.VlmEncoder` or a substitute: frames uint8 [B, 3, H, W], instructions -> [B, U, V].
+EncodeInstruction = Callable[[Tensor, list[str]], Tensor]
 
 
-class Latents(NamedTuple):
-    """A batch as the model sees it: x0 [B, C, T, h, w], and what it is to be made from."""
+class LatentBatch(NamedTuple):
+    """A batch as the model reads it: clean latents x0 [B, C, T, h, w], and what they are generated from."""
 
     x0: Tensor
-    given: Given
+    conditioning: Conditioning
 
 
-def encoded(
-    batch: dict[str, Any], codec: Codec, words: Words, device: torch.device, thoughts: Thoughts | None = None
-) -> Latents:
-    """A loader's batch through the frozen encoders. A sample without a camera has maps of zeros: no camera at rest has them;
-    one without an instruction has hidden states of zeros, which are read as none.
+def encode_batch(
+    batch: dict[str, Any],
+    codec: Codec,
+    text_encoder: EncodeText,
+    device: torch.device,
+    vlm_encoder: EncodeInstruction | None = None,
+) -> LatentBatch:
+    """Encode a batch of the loader with the frozen encoders.
+
+    A sample without a camera gets control maps of zeros, which no camera has, not even one at rest. A sample without an
+    instruction gets hidden states of zeros, which experts treat as no instruction.
     """
-    x0, image = coded(batch, codec, device)
-    height, width = CELL * x0.shape[-2], CELL * x0.shape[-1]
-    pose, origin, inner = (batch[name].to(device, non_blocking=True) for name in ("pose", "origin", "intrinsics"))
+    x0, image = encode_video(batch, codec, device)
+    height, width = CELL_PX * x0.shape[-2], CELL_PX * x0.shape[-1]
+    pose, origin, intrinsics = (batch[name].to(device, non_blocking=True) for name in ("pose", "origin", "intrinsics"))
     known = batch["camera_known"].to(device)
-    safe = torch.where(known[:, None, None], inner, inner.new_tensor([width, width, width / 2, height / 2]))
-    maps = control_maps(pose, safe, height, width, origin, per=codec.per) * known[:, None, None, None, None]
-    return Latents(x0, Given(image, words(batch["text"]), maps, _added(batch, thoughts, device)))
+    valid = torch.where(known[:, None, None], intrinsics, intrinsics.new_tensor([width, width, width / 2, height / 2]))
+    per = codec.frames_per_latent
+    maps = control_maps(pose, valid, height, width, origin, frames_per_latent=per) * known[:, None, None, None, None]
+    vlm_context = _encode_instructions(batch, vlm_encoder, device)
+    return LatentBatch(x0, Conditioning(image, text_encoder(batch["text"]), maps, vlm_context))
 
 
-def coded(batch: dict[str, Any], codec: Codec, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Latents and image: those of the batch where they were encoded before, else of its video."""
+def encode_video(batch: dict[str, Any], codec: Codec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return latents and first-frame condition: those stored in the batch if it has them, otherwise computed from its video."""
     if "latents" in batch:
         latents, image = (batch[name].to(device, non_blocking=True).float() for name in ("latents", "image"))
         return latents, image
-    video = signed(batch["video"].to(device, non_blocking=True))
-    return codec.encode(video), codec.condition(video[:, :, 0], video.shape[2])
+    video = to_signed(batch["video"].to(device, non_blocking=True))
+    return codec.encode(video), codec.encode_first_frame(video[:, :, 0], video.shape[2])
 
 
-def _added(batch: dict[str, Any], thoughts: Thoughts | None, device: torch.device) -> Tensor | None:
-    if thoughts is None:
+def _encode_instructions(batch: dict[str, Any], vlm_encoder: EncodeInstruction | None, device: torch.device) -> Tensor | None:
+    if vlm_encoder is None:
         return None
-    told = torch.tensor([bool(words) for words in batch["instruction"]], device=device)
-    return thoughts(batch["video"][:, :, 0], batch["instruction"]).to(device) * told[:, None, None]
+    has_instruction = torch.tensor([bool(text) for text in batch["instruction"]], device=device)
+    return vlm_encoder(batch["video"][:, :, 0], batch["instruction"]).to(device) * has_instruction[:, None, None]
 
 
-def loss(world: World, seen: Latents, sigma_B: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the velocity, [B], one noise level a sample; all of them one expert's."""
-    sigma_BT = sigma_B[:, None].expand(-1, seen.x0.shape[2])
-    level = sigma_B.view(-1, 1, 1, 1, 1)
-    noisy = (1 - level) * seen.x0 + level * noise
-    given = seen.given
-    image = torch.cat([noisy, given.image], 1)
-    velocity = world(image, sigma_BT, given.text, maps_BFCHW=given.maps, added_BUV=given.added)
-    return (velocity.float() - (noise - seen.x0)).square().mean((1, 2, 3, 4))
+def loss(world: World, batch: LatentBatch, sigma_B: Tensor, noise: Tensor) -> Tensor:
+    """Return the mean squared error of the velocity, [B]. One noise level a sample, all in the range of one expert."""
+    sigma_BT = sigma_B[:, None].expand(-1, batch.x0.shape[2])
+    sigma = sigma_B.view(-1, 1, 1, 1, 1)
+    noisy = (1 - sigma) * batch.x0 + sigma * noise
+    image, text, maps, vlm_context = batch.conditioning
+    velocity = world(torch.cat([noisy, image], 1), sigma_BT, text, maps_BFCHW=maps, vlm_context_BUV=vlm_context)
+    return (velocity.float() - (noise - batch.x0)).square().mean((1, 2, 3, 4))

@@ -1,4 +1,4 @@
-"""A frame codec learned from the shards, before stage 1 of a small world; Wan's comes trained.
+"""Training of the frame codec of a small world on its shards, before stage 1. Wan's video codec is already trained.
 
 B batch, F frames, N = B x F pictures.
 """
@@ -15,113 +15,119 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from curation.errors import InputError
 from model.backbone.frame_codec import FrameCodec
-from model.backbone.vae import signed
+from model.backbone.vae import to_signed
 from model.data.loader import Batches, DataSettings, Windows
 
-# Added to latents: what a decoder must bear, since a sampler is never exact.
+# Noise added to latents in training: a sampler is never exact, and the decoder must tolerate that.
 _NOISE = 0.1
 
 
 @dataclass(frozen=True)
 class CodecSettings:
-    """A frame codec's sizes and its training. channels: of a latent. width: of the convolutions that mend seams, trained for so
-    many steps. batch: clips of so many frames. fitted: clips from which the components are taken.
-    """
+    """Sizes of a frame codec, and its training."""
 
-    channels: int = 32
-    width: int = 48
-    fitted: int = 400
-    steps: int = 400
-    frames: int = 5
-    batch: int = 4
-    rate: float = 2e-3
+    channels: int = 32  # channels of a latent; must equal model.backbone.out_channels
+    width: int = 48  # channels of the convolutions that remove the seams between cells
+    fit_clips: int = 400  # clips from whose frames the principal components are computed
+    steps: int = 400  # training steps of the convolutions
+    frames: int = 5  # frames of each clip, 1 + 4k
+    batch: int = 4  # clips per training step
+    lr: float = 2e-3  # learning rate at the first step; it falls to zero along a cosine
 
 
-def trained(
-    outputs: Sequence[str], data: DataSettings, how: CodecSettings, path: str, device: torch.device, say: Callable[[str], None]
+def load_or_train(
+    outputs: Sequence[str],
+    data: DataSettings,
+    settings: CodecSettings,
+    path: str,
+    device: torch.device,
+    log: Callable[[str], None],
 ) -> FrameCodec:
-    """The codec in a file, or one trained now and put there. Same seed and threads: same codec. ValueError where the file's
-    codec has other sizes.
+    """Load the codec from a file, or train one and store it there. The same seed and thread count give the same codec.
+
+    InputError where the file's codec has other sizes.
     """
     torch.manual_seed(data.seed)
-    codec = FrameCodec(how.channels, how.width).to(device)
+    codec = FrameCodec(settings.channels, settings.width).to(device)
     if os.path.exists(path):
         try:
             codec.load_state_dict(load_file(path))
         except (RuntimeError, SafetensorError) as error:
-            sizes = f"codec.channels {how.channels}, codec.width {how.width}"
-            raise ValueError(f"{path} is no codec of {sizes}; set those it was trained with: {error}") from error
+            sizes = f"codec.channels {settings.channels}, codec.width {settings.width}"
+            raise InputError(f"{path} is no codec of {sizes}; set those it was trained with: {error}") from error
     else:
-        _train(codec, outputs, data, how, say)
+        _train(codec, outputs, data, settings, log)
         save_file(codec.state_dict(), f"{path}.partial")
         os.replace(f"{path}.partial", path)
     return codec.eval().requires_grad_(False)
 
 
-def taken_over(start: str, path: str) -> None:
-    """Copy the codec of the run `start` to a file. The weights of that run know no other latents.
+def copy_from_run(run: str, path: str) -> None:
+    """Copy the codec of a run to a file: the weights of that run work with its latents only.
 
-    ValueError where the file holds another codec, or neither run has one.
+    InputError where the file holds another codec, or neither the run nor the file has one.
     """
-    source = os.path.join(start, os.path.basename(path))
+    source = os.path.join(run, os.path.basename(path))
     if not os.path.exists(source):
         if not os.path.exists(path):
-            raise ValueError(f"{source}: no such file; the run that model.start names needs its codec: copy it back there")
+            raise InputError(f"{source}: no such file; the run that model.init_from names needs its codec: copy it back there")
         return
     if not os.path.exists(path):
         shutil.copyfile(source, f"{path}.partial")
         os.replace(f"{path}.partial", path)
     elif (ours := fingerprint(path)) != (theirs := fingerprint(source)):
-        raise ValueError(f"{path} is codec {ours}, that of model.start is {theirs}; delete it, or use another folder")
+        raise InputError(f"{path} is codec {ours}, that of model.init_from is {theirs}; delete it, or use another folder")
 
 
-def fingerprint(place: str) -> str:
-    """16 hex digits over the bytes of a codec: a file, or all files of a diffusers folder. OSError where it is not there."""
-    names = sorted(os.listdir(place)) if os.path.isdir(place) else [""]
+def fingerprint(path: str) -> str:
+    """Return a hash, 16 hex digits, of a codec: a file, or all files of a diffusers folder. OSError where it is missing."""
+    names = sorted(os.listdir(path)) if os.path.isdir(path) else [""]
     digest = hashlib.sha256()
     for name in names:
         digest.update(name.encode())
-        with open(os.path.join(place, name) if name else place, "rb") as file:
+        with open(os.path.join(path, name) if name else path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:16]
 
 
 def _train(
-    codec: FrameCodec, outputs: Sequence[str], data: DataSettings, how: CodecSettings, say: Callable[[str], None]
+    codec: FrameCodec, outputs: Sequence[str], data: DataSettings, settings: CodecSettings, log: Callable[[str], None]
 ) -> None:
-    windows, device = Windows(outputs, replace(data, frames=how.frames)), codec.mean.device
-    first = next(iter(Batches(windows, how.fitted, workers=0)))
-    codec.fit(pictures(first["video"]).to(device))
-    optimizer = torch.optim.AdamW(codec.parameters(), how.rate, weight_decay=0.0)
-    plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, how.steps))
-    for step, batch in enumerate(islice(Batches(windows, how.batch, workers=0, position=how.fitted), how.steps)):
-        real = pictures(batch["video"]).to(device)
+    windows, device = Windows(outputs, replace(data, frames=settings.frames)), codec.mean.device
+    first = next(iter(Batches(windows, settings.fit_clips, workers=0)))
+    codec.fit(to_pictures(first["video"]).to(device))
+    optimizer = torch.optim.AdamW(codec.parameters(), settings.lr, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, settings.steps))
+    batches = Batches(windows, settings.batch, workers=0, position=settings.fit_clips)
+    for step, batch in enumerate(islice(batches, settings.steps)):
+        real = to_pictures(batch["video"]).to(device)
         latents = codec.encode(real.transpose(0, 1)[None])[0].transpose(0, 1)
-        plain = codec.plain(latents + _NOISE * torch.randn_like(latents))
-        mended = codec.mended(plain)
-        error = difference(mended, real)
+        seamed = codec.decode_with_seams(latents + _NOISE * torch.randn_like(latents))
+        smooth = codec.remove_seams(seamed)
+        error = picture_loss(smooth, real)
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
-        plan.step()
-        if step % 200 == 0 or step == how.steps - 1:
-            found = (float(psnr(p.detach().clamp(-1, 1), real)) for p in (plain, mended))
-            say("codec: step {}, {:.1f} dB with seams, {:.1f} dB mended".format(step, *found))
+        schedule.step()
+        if step % 200 == 0 or step == settings.steps - 1:
+            psnrs = (float(psnr(p.detach().clamp(-1, 1), real)) for p in (seamed, smooth))
+            log("codec: step {}, {:.1f} dB with seams, {:.1f} dB without".format(step, *psnrs))
 
 
-def pictures(video_B3FHW: Tensor) -> Tensor:
-    """The frames of videos uint8, in [-1, 1]: [N, 3, H, W]."""
-    return signed(video_B3FHW.transpose(1, 2).flatten(0, 1))
+def to_pictures(video_B3FHW: Tensor) -> Tensor:
+    """Return the frames of videos (uint8) as pictures in [-1, 1], [N, 3, H, W]."""
+    return to_signed(video_B3FHW.transpose(1, 2).flatten(0, 1))
 
 
-def difference(a_N3HW: Tensor, b_N3HW: Tensor) -> Tensor:
-    """Mean absolute error of the pictures and, as much again, of their slopes: edges count."""
+def picture_loss(a_N3HW: Tensor, b_N3HW: Tensor) -> Tensor:
+    """Return the mean absolute error of pictures plus that of their slopes, so that edges count."""
     error = a_N3HW - b_N3HW
     return error.abs().mean() + error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Of pictures in [-1, 1], dB."""
+    """Return the peak signal-to-noise ratio of pictures in [-1, 1], dB."""
     return -10 * torch.log10((a - b).square().mean() / 4)

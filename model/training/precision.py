@@ -1,4 +1,4 @@
-"""What the blocks of an expert compute in: named by the recipe, or measured on this device. A run keeps what it began with."""
+"""The dtype in which the blocks of an expert compute: set by the recipe, or measured. A run keeps the one it began with."""
 
 import time
 from typing import NamedTuple
@@ -14,23 +14,23 @@ _TRIES = 3
 
 
 class Precision(NamedTuple):
-    """name: of a torch dtype. reason: in words, for the log."""
+    """A dtype, by its name in torch, and for the log the reason why it was chosen."""
 
     name: str
     reason: str
 
 
-def settle(setting: str, folder: str, device: torch.device) -> Precision:
-    """The precision of the run in `folder`: `setting`, where that is not auto.
+def choose(setting: str, folder: str, device: torch.device) -> Precision:
+    """Return the precision of the run in `folder`: the recipe's setting, unless that is auto.
 
-    Auto is the one that the run began with, and for a new run the faster one. Every rank gets what the first one measured.
+    Auto means the one that the run began with, and for a new run the faster one. All ranks use what rank 0 measured.
     """
     if setting != AUTO:
-        return Precision(setting, "named by the recipe")
+        return Precision(setting, "set by the recipe")
     path = checkpoint.latest(folder)
-    pinned = checkpoint.read_state(path)["spec"].get("precision") if path else None
-    if pinned:
-        return Precision(pinned, "as the run began")
+    stored = checkpoint.read_state(path)["spec"].get("precision") if path else None
+    if stored:
+        return Precision(stored, "as when the run began")
     chosen = [_faster(device) if not dist.is_initialized() or dist.get_rank() == 0 else None]
     if dist.is_initialized():
         dist.broadcast_object_list(chosen, src=0)
@@ -39,7 +39,10 @@ def settle(setting: str, folder: str, device: torch.device) -> Precision:
 
 
 def _faster(device: torch.device) -> Precision:
-    """Cores without bfloat16 units emulate it, ten times slower than float32. Where both are equal float32 is the safer."""
+    """Return the faster precision on this device, float32 where both are equal since it is safer.
+
+    Processor cores without bfloat16 units emulate it, ten times slower than float32.
+    """
     seconds = {dtype: measure(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     ratio = seconds[torch.bfloat16] / seconds[torch.float32]
     return Precision(
@@ -48,7 +51,7 @@ def _faster(device: torch.device) -> Precision:
 
 
 def measure(dtype: torch.dtype, device: torch.device) -> float:
-    """Seconds of a matrix product and an attention, forward, the best of three after one to warm up."""
+    """Return the seconds of one matrix product and one attention, forward, best of three after one to warm up."""
     side, tokens = (4096, 4096) if device.type == "cuda" else (256, 128)
     a = torch.ones(side, side, dtype=dtype, device=device)
     q = torch.ones(1, 4, tokens, 64, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""How a run trains. Defaults are written here once."""
+"""Settings of a training run. Each default is written here once."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ PRECISIONS = ("auto", "bfloat16", "float32")
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A part of the curriculum: clips of so many frames for so many steps (paper: 45, 81, 149)."""
+class TrainPhase:
+    """A phase of the curriculum: one clip length for a number of steps (paper: 45, 81, 149 frames)."""
 
-    frames: int
-    steps: int
+    frames: int  # frames of a training window, 1 + 4k
+    steps: int  # optimizer steps of the phase
 
     def __post_init__(self) -> None:
         check_frames(self.frames)
@@ -22,61 +22,60 @@ class Phase:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """batch: samples a rank and pass; accumulate: passes a step. decay_share: the last part of the steps, in which the rate
-    falls to zero. freeze_camera: stage 2. most_gradient: the norm that gradients are cut to. average: decay of the weights that
-    are played. precision: what the blocks compute in: bfloat16, float32, or auto, the faster on the device that the run begins
-    on. save_every, log_every, watch_every: steps. keep: how many checkpoints stay, the newest. When
-    watched, `watch_clips` videos are made by so many sampler steps, and measured (0 never). The paper gives none of the
-    numbers; rates are Self-Forcing's for fine-tuning Wan.
-    """
+    """How a run trains. The paper gives none of these numbers; the learning rate is Self-Forcing's for fine-tuning Wan."""
 
-    curriculum: tuple[Phase, ...] = (Phase(45, 10_000), Phase(81, 10_000), Phase(149, 10_000))
-    batch: int = 1
-    accumulate: int = 1
-    rate: float = 1e-5
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.95)
-    warm_up: int = 100
-    decay_share: float = 0.0
-    most_gradient: float = 1.0
-    average: float = 0.999
-    freeze_camera: bool = False
+    # the phases of the run, in order
+    curriculum: tuple[TrainPhase, ...] = (TrainPhase(45, 10_000), TrainPhase(81, 10_000), TrainPhase(149, 10_000))
+    batch: int = 1  # samples per rank in one forward and backward pass
+    accumulate: int = 1  # passes whose gradients are averaged into one optimizer step
+    lr: float = 1e-5  # learning rate of AdamW after the warm-up
+    weight_decay: float = 0.01  # weight decay of AdamW
+    betas: tuple[float, float] = (0.9, 0.95)  # decay of AdamW's averages of the gradient and of its square
+    warmup_steps: int = 100  # steps in which the learning rate rises to `lr`
+    lr_decay_share: float = 0.0  # last share of all steps, in which the learning rate falls to zero; 0: it never falls
+    max_grad_norm: float = 1.0  # gradients with a larger norm are scaled down to it
+    ema_decay: float = (
+        0.999  # decay of the averaged weights, which are played and evaluated; a larger value averages over more steps
+    )
+    freeze_camera: bool = False  # leave the camera encoders as they are (stage 2)
+    # what the blocks compute in: bfloat16, float32, or auto, the faster one on the device where the run begins
     precision: str = "auto"
-    save_every: int = 500
-    keep: int = 3
-    log_every: int = 10
-    watch_every: int = 1000
-    watch_clips: int = 4
-    watch_steps: int = 40
-    workers: int = 2
-    seed: int = 0
+    save_every: int = 500  # steps between checkpoints
+    keep_checkpoints: int = 3  # how many complete checkpoints stay; older ones are deleted
+    log_every: int = 10  # steps between lines of the log
+    sample_every: int = 1000  # steps between sample videos, which are also measured for control accuracy; 0: never
+    sample_clips: int = 4  # sample videos made each time
+    sample_steps: int = 40  # sampler steps of a sample video
+    workers: int = 2  # data loader processes per rank; 0: load in the training process
+    seed: int = 0  # seed of fresh weights, experts, noise levels and noise; data.seed is separate
 
     def __post_init__(self) -> None:
         if not self.curriculum:
             raise ValueError("a curriculum needs at least one phase")
-        for name in ("batch", "accumulate", "save_every", "keep", "log_every"):
+        for name in ("batch", "accumulate", "save_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.rate <= 0:
-            raise ValueError(f"rate must be positive, not {self.rate:g}")
-        if not 0 <= self.decay_share <= 1:
-            raise ValueError(f"decay_share is a share of the steps, 0 to 1, not {self.decay_share:g}")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, not {self.lr:g}")
+        if not 0 <= self.lr_decay_share <= 1:
+            raise ValueError(f"lr_decay_share is a share of the steps, 0 to 1, not {self.lr_decay_share:g}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
 
     @property
     def steps(self) -> int:
+        """Steps of all phases."""
         return sum(phase.steps for phase in self.curriculum)
 
-    def phase_at(self, step: int) -> tuple[int, Phase]:
-        """The number of the phase that a step belongs to, and the phase."""
+    def phase_at(self, step: int) -> tuple[int, TrainPhase]:
+        """Return the phase that a step belongs to, with its number. ValueError for a step after the last one."""
         for number, phase in enumerate(self.curriculum):
             if step < phase.steps:
                 return number, phase
             step -= phase.steps
-        raise ValueError(f"step {step} is behind the curriculum's {self.steps}")
+        raise ValueError(f"step {step} is after the curriculum's last, {self.steps}")
 
-    def rate_at(self, step: int) -> float:
-        """The learning rate of a step: a ramp, the rate, and down to zero at the end."""
-        left = (self.steps - step) / (self.decay_share * self.steps) if self.decay_share else 1.0
-        return self.rate * min(1.0, (step + 1) / max(1, self.warm_up), left)
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of a step: a linear rise, then `lr`, then a linear fall to zero at the end."""
+        left = (self.steps - step) / (self.lr_decay_share * self.steps) if self.lr_decay_share else 1.0
+        return self.lr * min(1.0, (step + 1) / max(1, self.warmup_steps), left)

@@ -1,4 +1,4 @@
-"""How much of what the hardware can do a step does (MFU): the model's own operations, without those done twice for memory.
+"""Model FLOPs utilisation (MFU): the model's own operations, without recomputation, over what the hardware can do.
 
 L tokens of a video, S of a text, D width.
 """
@@ -9,13 +9,16 @@ import torch
 
 from model.config import BackboneConfig
 
-# Dense bfloat16 operations a second, by the makers' data sheets.
+# Dense bfloat16 operations a second, from the makers' data sheets.
 _PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}
 _TRIES, _SIDE = 3, 1024
 
 
-def operations(config: BackboneConfig, tokens: int, text_tokens: int) -> float:
-    """Of a forward and a backward pass over one sample: multiply-adds count two, a backward pass twice a forward pass."""
+def training_flops(config: BackboneConfig, tokens: int, text_tokens: int) -> float:
+    """Count the operations of a forward and a backward pass over one sample.
+
+    A multiply-add counts as two operations, a backward pass as two forward passes.
+    """
     width, layers = config.width, config.num_layers
     linear = tokens * (6 * width**2 + 2 * width * config.ffn_dim) + text_tokens * 2 * width**2
     attention = 2 * tokens * (tokens + text_tokens) * width
@@ -24,16 +27,14 @@ def operations(config: BackboneConfig, tokens: int, text_tokens: int) -> float:
     return 3 * 2.0 * (layers * (linear + attention) + ends)
 
 
-def tokens(config: BackboneConfig, latents_Thw: tuple[int, int, int]) -> int:
-    """How many tokens latents of that size are."""
+def count_tokens(config: BackboneConfig, latents_Thw: tuple[int, int, int]) -> int:
+    """Count the tokens of latents with this many frames, rows and columns."""
     frames, rows, columns = latents_Thw
     return frames * (rows // config.patch_size[1]) * (columns // config.patch_size[2])
 
 
-def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second that the device is sold for; of one that is not in the table, what a matrix product of this type
-    reaches now.
-    """
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the operations a second of a device: from the table, or else measured now on a matrix product of this dtype."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for part, value in _PEAK.items():

@@ -66,7 +66,7 @@ def _failed_checks(why: str | None) -> list[str]:
 
 def trajectories(out: str, rows: list[Row]) -> list[dict[str, Any]]:
     """Return drawings of the stored cameras of these clips."""
-    stored = ledger.cameras(out, units.of_videos(out, "annotate", {row["video_id"] for row in rows}))
+    stored = ledger.cameras(out, units.list_of_videos(out, "annotate", {row["video_id"] for row in rows}))
     return [_drawing(row, from_npz(stored[row["clip_id"]])) for row in rows if row["clip_id"] in stored]
 
 

@@ -100,7 +100,7 @@ def write_previews(output: Output, rows: Sequence[Row]) -> set[str]:
     present = set(storage.names(folder))
     for name in present - {f"{row['clip_id']}.mp4" for row in rows}:
         storage.delete(storage.join(folder, name))
-    committed = set(shards.committed(output.out))
+    committed = set(shards.list_committed(output.out))
     stored = [row for row in rows if row["shard"] in committed]
     indexes = {shard: shards.read_index(output.out, shard) for shard in sorted({row["shard"] for row in stored})}
     for row in stored:

@@ -90,7 +90,7 @@ def _totals(output: Output) -> dict[str, Any]:
         **{name: int(mask.sum()) for name, mask in states.items()},
         **{f"{name}_s": float(output.seconds[mask].sum()) for name, mask in states.items()},
         "waiting": int(output.kept.sum()) - stored,
-        "shards": len(shards.committed(output.out)),
+        "shards": len(shards.list_committed(output.out)),
     }
 
 

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.media import container, decode
+from curation.media import decode
+from curation.worker_state import worker
 
 CLOCK = Fraction(1, 90_000)
 
@@ -18,8 +19,8 @@ CLOCK = Fraction(1, 90_000)
 @pytest.fixture(autouse=True)
 def empty_caches() -> None:
     decode.clear_caches()
-    decode.decodes.clear()
-    container.damage.clear()
+    worker.decodes.clear()
+    worker.damage.clear()
 
 
 def _moving(count: int, width: int, height: int) -> Iterator[np.ndarray]:

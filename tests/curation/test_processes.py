@@ -1,21 +1,21 @@
-"""What a forked child gets of its parent's."""
+"""What a forked child inherits from its parent."""
 
 import os
 import threading
 import time
 
-from curation.processes import OwnValue, per_process
+from curation.processes import ProcessLocal, per_process
 
 
 class Opened:
-    """Ends the process that lets go of it."""
+    """Ends the process that releases it."""
 
     def __del__(self):
         os._exit(9)
 
 
 def in_child(do) -> int:
-    """The exit code of a forked child that returns `do()`."""
+    """Return the exit code of a forked child that exits with `do()`."""
     if not (pid := os.fork()):
         code = 99
         try:
@@ -26,7 +26,7 @@ def in_child(do) -> int:
 
 
 def test_a_child_makes_its_own_and_neither_uses_nor_closes_its_parents():
-    own = OwnValue()
+    own = ProcessLocal()
     own.put(Opened())
     parents = own.get()
 

@@ -1,4 +1,4 @@
-"""Scratch folders: each process its own, those of the dead are swept, those of the living never."""
+"""Scratch folders: each process has its own. Those of dead processes are removed, those of live ones are not."""
 
 import os
 import subprocess
@@ -22,9 +22,9 @@ sys.stdin.readline()
 @pytest.fixture(autouse=True)
 def temporary(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    scratch._own.cache_clear()
+    scratch._folder_of.cache_clear()
     yield tmp_path
-    scratch._own.cache_clear()
+    scratch._folder_of.cache_clear()
 
 
 def holder(folder):
@@ -46,7 +46,7 @@ def test_the_folder_of_a_live_process_is_left_alone_and_that_of_a_killed_one_is_
     assert (theirs / "clip.mp4").read_bytes() == b"waits for its commit"
     process.kill()
     process.wait()
-    scratch._own.cache_clear()
+    scratch._folder_of.cache_clear()
     again = scratch.folder()
     assert not theirs.exists()
     assert not Path(f"{theirs}.lock").exists()
@@ -64,7 +64,7 @@ def test_a_process_that_ends_takes_its_folder_away(temporary):
 
 
 def test_its_own_process_number_says_nothing(temporary):
-    """A container that starts anew has the number of the one before it; what is there is another's."""
+    """A restarted container has the same process number as before, so a folder with that number may belong to another."""
     old = temporary / f"gamecraft-scratch-{os.getpid()}"
     old.mkdir()
     assert scratch.folder() != old

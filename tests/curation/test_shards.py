@@ -59,7 +59,7 @@ def test_plain_tar_and_webdataset_read_it(tmp_path):
 
 def test_a_tar_without_an_index_does_not_count(tmp_path):
     shards.put_tar(str(tmp_path), "000000", [sample(1)])
-    assert shards.committed(str(tmp_path)) == []
+    assert shards.list_committed(str(tmp_path)) == []
 
 
 def test_the_second_writer_adopts_the_first_ones_tar(tmp_path):

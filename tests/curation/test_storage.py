@@ -400,7 +400,7 @@ def test_no_error_is_without_words():
         "OSError: plain",
         "OSError: Input/output error",
         "OSError: because of KeyError: because of ValueError: the real one",
-        "TimeoutError: without further words",
+        "TimeoutError: without a message",
     ]
 
 
@@ -465,5 +465,5 @@ def test_a_table_of_links_is_called_one(tmp_path):
     (tmp_path / "links.jsonl").write_text('{"url": "https://example.com/a.mp4"}\n')
     with pytest.raises(ValueError, match=r"links.jsonl: is a table"):
         source_files.find_sources([str(tmp_path / "links.jsonl")])
-    with pytest.raises(ValueError, match=r"links.csv: is a table, not a video; .*must be downloaded first"):
+    with pytest.raises(ValueError, match=r"links.csv: is a table, not a video; .*download http links first"):
         source_files.find_sources([str(tmp_path / "links.csv")])

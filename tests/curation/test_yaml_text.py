@@ -1,4 +1,4 @@
-"""Numbers in YAML mean what they look like, and texts that look like numbers stay texts."""
+"""Numbers in YAML are read as numbers, and quoted strings that look like numbers stay strings."""
 
 import pytest
 import yaml

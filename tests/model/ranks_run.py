@@ -1,35 +1,35 @@
-"""What test_parallel.py starts in each rank: train the tiny world of a seed, sharded, and tell what came of it."""
+"""Program that test_parallel.py starts in each rank: train the tiny world, sharded, and print its metrics."""
 
 import json
 import sys
 from dataclasses import replace
 
 import torch
-from tiny_world import DATA, Words, codec, experts  # beside this program
+from tiny_world import experts, parts, recipe  # next to this program
 
 from model.backbone import load_weights
 from model.noise import NoiseSpec
 from model.parallel import dist
-from model.parallel.layout import Layout, seated
-from model.training.settings import Phase, TrainSettings
-from model.training.trainer import Trainer
+from model.parallel.layout import ParallelLayout, place_rank
+from model.trainer import Trainer
+from model.training.settings import TrainPhase, TrainSettings
 from model.world import ControlledExpert, World
 
-HOW = TrainSettings(curriculum=(Phase(5, 6),), rate=1e-3, warm_up=1, log_every=1, watch_every=0, workers=0)
+SETTINGS = TrainSettings(curriculum=(TrainPhase(5, 6),), lr=1e-3, warmup_steps=1, log_every=1, sample_every=0, workers=0)
 
 
-LAYOUTS = {"context": Layout(context=2, recompute=True)}
+LAYOUTS = {"context": ParallelLayout(context=2, recompute=True)}
 
 
-def world(seat, what):
+def world(placement, what):
     dtype = torch.bfloat16 if what == "bfloat16" else torch.float32
-    return World(*(seat.put(expert, dtype) for expert in experts()), NoiseSpec())
+    return World(*(placement.parallelize(expert, dtype) for expert in experts()), NoiseSpec())
 
 
-def loaded(folder, seat):
-    """A sharded expert that was built without memory, out of a folder; its whole weights."""
-    base = load_weights.blank(load_weights.read_config(folder))
-    made = seat.put(ControlledExpert(base), torch.float32)
+def loaded(folder, placement):
+    """Build an expert on the meta device, shard it and load it from a folder; return the unsharded expert inside."""
+    base = load_weights.meta_expert(load_weights.read_config(folder))
+    made = placement.parallelize(ControlledExpert(base), torch.float32)
     load_weights.load_sharded(made, base, folder)
     assert not any(p.is_meta for p in made.parameters())
     return base
@@ -42,23 +42,23 @@ def whole(module):
 
 def main(out, folder, steps, what):
     rank, _, device = dist.start()
-    seat = seated(LAYOUTS.get(what, Layout()), device)
+    placement = place_rank(LAYOUTS.get(what, ParallelLayout()), device)
     if what == "load":
-        state = whole(loaded(out, seat))
+        state = whole(loaded(out, placement))
         if rank == 0:
             torch.save(state, f"{folder}-weights.pt")
             sys.stdout.write("null\n")
         dist.stop()
         return
     if what == "disagree":
-        dist.agree("the expert of a step", f"expert of rank {rank}")
-    how = replace(HOW, batch=2 // seat.of)
-    trainer = Trainer(world(seat, what), codec(), Words(), [out], DATA, how, folder, seat.number, seat.of)
-    notes = trainer.run(int(steps))
+        dist.check_agreement("the expert of a step", f"expert of rank {rank}")
+    settings = replace(SETTINGS, batch=2 // placement.data_ranks)
+    trainer = Trainer(parts(world(placement, what)), placement, recipe(settings), folder, [out])
+    history = trainer.run(int(steps))
     state = whole(trainer.world)
     if rank == 0:
         torch.save(state, f"{folder}-weights.pt")
-        sys.stdout.write(json.dumps([[note["expert"], note["loss"], note["gradient"]] for note in notes]) + "\n")
+        sys.stdout.write(json.dumps([[step["expert"], step["loss"], step["gradient"]] for step in history]) + "\n")
     dist.stop()
 
 

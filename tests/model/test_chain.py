@@ -26,28 +26,28 @@ from model.recipes import tiny  # noqa: E402
 from model.train import train  # noqa: E402
 from model.training import checkpoint  # noqa: E402
 from model.training.frame_codec import fingerprint  # noqa: E402
-from model.training.settings import Phase  # noqa: E402
+from model.training.settings import TrainPhase  # noqa: E402
 from pipelines import recipes  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:torch")  # FSDP's advice to writers of models
 ROOT = Path(__file__).resolve().parents[2]
 
-# Train the recipe argv[1] on argv[2] in argv[3], and die without a word once it says argv[4].
+# Train the recipe argv[1] on argv[2] in argv[3], and die without a message once it logs argv[4].
 KILLED = """
 import os, signal, sys
 from model.recipes import BUILT_IN, TrainRecipe
 from model.train import train
 from pipelines import recipes
 
-def say(words):
-    if words.startswith(sys.argv[4]):
+def log(message):
+    if message.startswith(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
 
-train(recipes.load(sys.argv[1], BUILT_IN, TrainRecipe), [sys.argv[2]], sys.argv[3], say=say)
+train(recipes.load(sys.argv[1], BUILT_IN, TrainRecipe), [sys.argv[2]], sys.argv[3], log=log)
 """
 
 
-def quiet(words):
+def quiet(message):
     pass
 
 
@@ -78,10 +78,10 @@ def out(made, tmp_path_factory):
 def stage1(out, tmp_path_factory):
     """A finished run of stage 1 without a vision-language model: its recipe and folder."""
     small = tiny()
-    how = replace(small.train, watch_every=0, rate=1e-2)
-    recipe = replace(small, train=how, data=replace(small.data, captions=CaptionMix(none_share=0.0)))
+    settings = replace(small.train, sample_every=0, lr=1e-2)
+    recipe = replace(small, train=settings, data=replace(small.data, captions=CaptionMix(dropout=0.0)))
     folder = tmp_path_factory.mktemp("stage1") / "run"
-    train(recipe, [out], str(folder), say=quiet)
+    train(recipe, [out], str(folder), log=quiet)
     return recipe, folder
 
 
@@ -89,16 +89,18 @@ def stage1(out, tmp_path_factory):
 def second(stage1, tiny_vlm):
     """The recipe of stage 2: on from stage 1 with its camera frozen, and a vision-language model that stage 1 had not."""
     recipe, folder = stage1
-    model = replace(recipe.model, start=str(folder), thoughts=str(tiny_vlm))
-    how = replace(recipe.train, curriculum=(Phase(5, 5), Phase(9, 3)), freeze_camera=True, save_every=2, watch_every=4)
-    return replace(recipe, name="second", model=model, train=how)
+    model = replace(recipe.model, init_from=str(folder), vlm_encoder=str(tiny_vlm))
+    settings = replace(
+        recipe.train, curriculum=(TrainPhase(5, 5), TrainPhase(9, 3)), freeze_camera=True, save_every=2, sample_every=4
+    )
+    return replace(recipe, name="second", model=model, train=settings)
 
 
 @pytest.fixture(scope="module")
 def stage2(second, out, tmp_path_factory):
     """An undisturbed run of stage 2: its folder, what it said."""
     folder, said = tmp_path_factory.mktemp("stage2") / "run", []
-    train(second, [out], str(folder), say=said.append)
+    train(second, [out], str(folder), log=said.append)
     return folder, said
 
 
@@ -106,7 +108,7 @@ def test_stage_two_adds_the_branch_that_stage_one_had_not(stage1, stage2, second
     (first, _), (weights, state) = saved(stage1[1]), saved(stage2[0])
     new = {name for name in weights["model"] if any(part in name for part in vlm_context.PARTS)}
     assert weights["model"].keys() - first["model"].keys() == new
-    assert f"start from {checkpoint.latest(str(stage1[1]))}; {len(new)} weights of model.thoughts are new" in stage2[1]
+    assert f"start from {checkpoint.latest(str(stage1[1]))}; {len(new)} weights for model.vlm_encoder are new" in stage2[1]
     cameras = [name for name in first["average"] if ".camera." in name]
     assert cameras
     assert all(torch.equal(weights["model"][name], first["average"][name]) for name in cameras), "the averaged ones, frozen"
@@ -123,8 +125,8 @@ def test_a_killed_stage_two_goes_on_to_what_an_undisturbed_one_gives(second, sta
     dead = subprocess.run(words, env=env, capture_output=True, text=True)
     assert dead.returncode == -signal.SIGKILL, dead.stderr[-1500:]
     assert 0 < checkpoint.read_state(checkpoint.latest(str(folder)))["step"] < second.train.steps
-    moved = replace(second, model=replace(second.model, start=str(tmp_path / "stage 1 is not needed any more")))
-    train(moved, [out], str(folder), say=quiet)
+    moved = replace(second, model=replace(second.model, init_from=str(tmp_path / "stage 1 is not needed any more")))
+    train(moved, [out], str(folder), log=quiet)
     (again, state), (whole, undisturbed) = saved(folder), saved(stage2[0])
     assert equal(again["model"], whole["model"])
     assert equal(again["average"], whole["average"])
@@ -132,37 +134,37 @@ def test_a_killed_stage_two_goes_on_to_what_an_undisturbed_one_gives(second, sta
 
 
 def test_a_further_stage_starts_from_stage_two_and_each_can_be_evaluated(second, stage2, out, tmp_path, monkeypatch):
-    for name, few in (("_MOST", 4), ("_STARTS", 2), ("STEPS", 2)):
+    for name, few in (("_MAX_CLIPS", 4), ("_STARTS", 2), ("STEPS", 2)):
         monkeypatch.setattr(demo_world, name, few)
     third = replace(
         second,
         name="third",
-        model=replace(second.model, start=str(stage2[0])),
-        train=replace(second.train, curriculum=(Phase(5, 2),), freeze_camera=False),
+        model=replace(second.model, init_from=str(stage2[0])),
+        train=replace(second.train, curriculum=(TrainPhase(5, 2),), freeze_camera=False),
     )
-    train(third, [out], str(tmp_path / "run"), say=quiet)
+    train(third, [out], str(tmp_path / "run"), log=quiet)
     before, after = saved(stage2[0])[0], saved(tmp_path / "run")[0]
     assert after["average"].keys() == before["average"].keys() | {n for n in before["model"] if ".camera." in n}
     for recipe, folder in ((second, stage2[0]), (third, tmp_path / "run")):
         table = demo_world.evaluate(recipe, [out], [out], folder)
         assert "own controls" in table
         found = json.loads((folder / "evaluation.json").read_text())
-        assert found["obedience"]["own controls"]["forward"][3] > 0, "clips were generated and measured"
+        assert found["control_accuracy"]["own controls"]["forward"][3] > 0, "clips were generated and measured"
 
 
 def test_a_run_of_another_model_is_refused_by_the_name_of_what_differs(stage1, stage2, second, out, tmp_path):
     recipe, _ = stage1
-    start = replace(recipe.model, start=str(stage2[0]))
+    start = replace(recipe.model, init_from=str(stage2[0]))
     with pytest.raises(
-        ValueError, match=r"holds \d+ weights that this model has not, .*attn2\.add_k_proj.* the first; use the"
+        ValueError, match=r"holds \d+ weights that this model does not have, the first .*attn2\.add_k_proj.*; use the"
     ):
-        train(replace(recipe, model=start), [out], str(tmp_path / "r"), say=quiet)
+        train(replace(recipe, model=start), [out], str(tmp_path / "r"), log=quiet)
     deeper = replace(second, model=replace(second.model, backbone=replace(second.model.backbone, num_layers=3)))
-    with pytest.raises(ValueError, match=r"lacks \d+ weights of this model, high\.expert\.blocks\.2.* the first"):
-        train(deeper, [out], str(tmp_path / "r"), say=quiet)
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of this model, the first high\.expert\.blocks\.2"):
+        train(deeper, [out], str(tmp_path / "r"), log=quiet)
     wider = replace(second, model=replace(second.model, backbone=replace(second.model.backbone, ffn_dim=64)))
     with pytest.raises(ValueError, match=r"ffn\.net\.0\.proj\.weight is \(48, 32\), this model's is \(64, 32\)"):
-        train(wider, [out], str(tmp_path / "r"), say=quiet)
+        train(wider, [out], str(tmp_path / "r"), log=quiet)
 
 
 @pytest.mark.parametrize("damage", ["lost", "cut off"])
@@ -175,12 +177,12 @@ def test_a_damaged_checkpoint_is_an_error_with_a_remedy(second, stage2, stage1, 
     (folder / "codec.safetensors").write_bytes(codec_of(stage2[0]))
     tensors = next(checkpoint_.glob("*.distcp"))
     tensors.unlink() if damage == "lost" else tensors.write_bytes(tensors.read_bytes()[:1000])
-    with pytest.raises(OSError, match=r"step-00000008: \w+: .*delete this checkpoint, and the run goes on from the one before"):
-        train(second, [out], str(folder), say=quiet)
+    with pytest.raises(OSError, match=r"step-00000008: \w+: .*delete this checkpoint, and the run resumes from the one before"):
+        train(second, [out], str(folder), log=quiet)
     (checkpoint_ / ".metadata").write_bytes(b"")
-    on = replace(stage1[0], model=replace(second.model, start=str(folder)))
+    on = replace(stage1[0], model=replace(second.model, init_from=str(folder)))
     with pytest.raises(OSError, match=r"step-00000008: EOFError: .*delete this checkpoint"):
-        train(on, [out], str(tmp_path / "on"), say=quiet)
+        train(on, [out], str(tmp_path / "on"), log=quiet)
 
 
 def test_stage_two_takes_over_the_codec_of_stage_one_and_pins_it(stage1, stage2, second, made, tmp_path):
@@ -189,9 +191,11 @@ def test_stage_two_takes_over_the_codec_of_stage_one_and_pins_it(stage1, stage2,
     assert codec_of(stage2[0]) == codec
     other = str(tmp_path / "other")  # data on which another codec would be fitted
     shards.put_index(other, "000000", shards.put_tar(other, "000000", [made.clip("b", 0, 200, 40)]))
-    on = replace(recipe, model=replace(recipe.model, start=str(folder)), train=replace(recipe.train, curriculum=(Phase(5, 1),)))
+    on = replace(
+        recipe, model=replace(recipe.model, init_from=str(folder)), train=replace(recipe.train, curriculum=(TrainPhase(5, 1),))
+    )
     said = []
-    train(on, [other], str(tmp_path / "run"), say=said.append)
+    train(on, [other], str(tmp_path / "run"), log=said.append)
     assert codec_of(tmp_path / "run") == codec
     assert not any(words.startswith("codec: ") for words in said), "none was fitted"
     spec = saved(tmp_path / "run")[1]["spec"]
@@ -200,27 +204,29 @@ def test_stage_two_takes_over_the_codec_of_stage_one_and_pins_it(stage1, stage2,
 
 def test_another_codec_than_the_one_trained_with_is_refused(stage1, out, made, tmp_path):
     recipe, folder = stage1
-    short = replace(recipe.train, curriculum=(Phase(5, 1),))
+    short = replace(recipe.train, curriculum=(TrainPhase(5, 1),))
     alone = replace(recipe, train=short, data=replace(recipe.data, seed=3))
-    train(alone, [out], str(tmp_path / "run"), say=quiet)
+    train(alone, [out], str(tmp_path / "run"), log=quiet)
     ours = fingerprint(str(tmp_path / "run" / "codec.safetensors"))
     theirs = fingerprint(str(folder / "codec.safetensors"))
-    on = replace(alone, model=replace(alone.model, start=str(folder)))
-    with pytest.raises(ValueError, match=rf"codec.safetensors is codec {ours}, that of model.start is {theirs}; delete it"):
-        train(on, [out], str(tmp_path / "run"), say=quiet)
+    on = replace(alone, model=replace(alone.model, init_from=str(folder)))
+    with pytest.raises(ValueError, match=rf"codec.safetensors is codec {ours}, that of model.init_from is {theirs}; delete it"):
+        train(on, [out], str(tmp_path / "run"), log=quiet)
     (tmp_path / "run" / "codec.safetensors").write_bytes(codec_of(folder))
     with pytest.raises(ValueError, match=rf'codec was "{ours}", now "{theirs}"; use another folder'):
-        train(alone, [out], str(tmp_path / "run"), say=quiet)
+        train(alone, [out], str(tmp_path / "run"), log=quiet)
     (tmp_path / "run" / "codec.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"codec.safetensors: no such file, but checkpoints .* copy it back"):
-        train(alone, [out], str(tmp_path / "run"), say=quiet)
-    with pytest.raises(ValueError, match=r"no such file; the run that model.start names needs its codec"):
-        train(replace(alone, model=replace(alone.model, start=str(tmp_path / "run"))), [out], str(tmp_path / "q"), say=quiet)
+    with pytest.raises(ValueError, match=r"codec.safetensors: no such file, but the checkpoints .* copy it back"):
+        train(alone, [out], str(tmp_path / "run"), log=quiet)
+    with pytest.raises(ValueError, match=r"no such file; the run that model.init_from names needs its codec"):
+        train(
+            replace(alone, model=replace(alone.model, init_from=str(tmp_path / "run"))), [out], str(tmp_path / "q"), log=quiet
+        )
     cut = tmp_path / "cut"
     cut.mkdir()
     (cut / "codec.safetensors").write_bytes(codec_of(folder)[:200])
     with pytest.raises(ValueError, match=r"codec.safetensors is no codec of codec.channels 32, codec.width 8"):
-        train(alone, [out], str(cut), say=quiet)
+        train(alone, [out], str(cut), log=quiet)
     narrow = replace(recipe, codec=replace(recipe.codec, width=4))
     with pytest.raises(ValueError, match=r"is no codec of codec.channels 32, codec.width 4; set those it was trained with"):
-        train(narrow, [out], str(folder), say=quiet)
+        train(narrow, [out], str(folder), log=quiet)

@@ -7,9 +7,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("safetensors", reason="the extra `train` is not installed")
 
+from curation.errors import Unavailable  # noqa: E402
 from model.backbone.convert import original_names, to_diffusers  # noqa: E402
 from model.backbone.dit import FP32, Expert  # noqa: E402
-from model.backbone.load_weights import blank, load, precision, save  # noqa: E402
+from model.backbone.load_weights import load, meta_expert, parameter_dtype, save  # noqa: E402
 from model.config import tiny, wan22_i2v_a14b  # noqa: E402
 
 
@@ -60,7 +61,7 @@ def test_half_precision_leaves_the_islands_whole(expert, tmp_path):
 
 
 def test_names_are_one_to_one_for_the_whole_of_wan22():
-    names = [name for name, _ in blank(wan22_i2v_a14b()).named_parameters()]
+    names = [name for name, _ in meta_expert(wan22_i2v_a14b()).named_parameters()]
     originals = original_names(names)
     assert len(set(originals.values())) == len(names) == 1095
     assert [to_diffusers(originals[name]) for name in names] == names
@@ -69,7 +70,7 @@ def test_names_are_one_to_one_for_the_whole_of_wan22():
 
 
 def test_the_paper_size_is_built_without_memory():
-    large = blank(wan22_i2v_a14b())
+    large = meta_expert(wan22_i2v_a14b())
     assert sum(p.numel() for p in large.parameters()) == 14_288_901_184
     assert {p.device.type for p in large.parameters()} == {"meta"}
 
@@ -82,9 +83,9 @@ def test_a_foreign_name_is_refused():
 @pytest.mark.parametrize(
     ("break_it", "error", "words"),
     [
-        (lambda f: (f / "diffusion_pytorch_model-00002-of-00003.safetensors").unlink(), FileNotFoundError, "00002-of"),
-        (lambda f: rewrite(f, num_layers=3), ValueError, "lacks .* tensors, blocks.2"),
-        (lambda f: rewrite(f, num_layers=1), ValueError, r"holds 'blocks\.1\..*which the model has not"),
+        (lambda f: (f / "diffusion_pytorch_model-00002-of-00003.safetensors").unlink(), Unavailable, "00002-of"),
+        (lambda f: rewrite(f, num_layers=3), ValueError, "lacks .* tensors, the first blocks.2"),
+        (lambda f: rewrite(f, num_layers=1), ValueError, r"holds 'blocks\.1\..*which the model does not have"),
         (lambda f: rewrite(f, ffn_dim=64), ValueError, r"ffn\.net\.\S+ is \(.*, the model's is \("),
     ],
 )
@@ -102,5 +103,5 @@ def rewrite(folder, **changes):
 
 
 def test_precision_by_name():
-    assert precision("blocks.0.attn1.to_q.weight", torch.bfloat16) == torch.bfloat16
-    assert precision("blocks.0.scale_shift_table", torch.bfloat16) == torch.float32
+    assert parameter_dtype("blocks.0.attn1.to_q.weight", torch.bfloat16) == torch.bfloat16
+    assert parameter_dtype("blocks.0.scale_shift_table", torch.bfloat16) == torch.float32

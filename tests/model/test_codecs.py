@@ -31,7 +31,7 @@ def test_latents_are_normalised_and_come_back(codec):
 
 def test_the_image_stands_in_the_first_latent_with_its_mask(codec):
     image = torch.rand(2, 3, 32, 32) * 2 - 1
-    found = codec.condition(image, frames=9)
+    found = codec.encode_first_frame(image, frames=9)
     assert found.shape == (2, 20, 3, 4, 4)
     assert found[:, :4, 0].eq(1).all()
     assert found[:, :4, 1:].eq(0).all()

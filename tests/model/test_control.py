@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from model.control.spec import ControlSpec, ControlState
-from model.control.trajectory import Player, integrate
+from model.control.trajectory import PlayerState, integrate
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 from model.control.encoder import CameraEncoder  # noqa: E402
-from model.control.pluecker import control_maps, from_latent_before, pluecker  # noqa: E402
+from model.control.pluecker import control_maps, pluecker, relative_to_previous_latent  # noqa: E402
 
 SHARED = Path(os.environ.get("GAMECRAFT_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 SPEC = ControlSpec(fps=16)
@@ -46,7 +46,7 @@ def test_arrows_and_mouse_turn_to_the_right_and_up():
     up = integrate(held("UP", frames=8), SPEC)[-1]
     np.testing.assert_allclose(up[:3, 2], [0, -0.5, math.sqrt(0.75)], atol=1e-9)  # thirty degrees, y is down
     moused = integrate(held(dx=10, dy=-5, frames=8), SPEC)[-1]
-    both = Player(yaw_deg=8, pitch_deg=4).pose
+    both = PlayerState(yaw_deg=8, pitch_deg=4).pose
     np.testing.assert_allclose(moused, both, atol=1e-9)
 
 
@@ -94,7 +94,7 @@ def test_space_held_down_jumps_again_after_landing_and_does_nothing_where_the_sp
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"version": 2}, "version 2"),
+        ({"version": 2}, "version is 2"),
         ({"jump_speed": 1.0}, "needs gravity"),
         ({"max_pitch_deg": 90.0}, "under 90"),
         ({"fps": 0.0}, "fps"),
@@ -144,7 +144,7 @@ def window_errors(truth, sign):
             ControlState(frozenset(truth.keys[i] & set("WASD")), sign * truth.mouse_dx_deg[i])
             for i in range(start, start + tics)
         ]
-        path = integrate(states, spec, Player(ground_speed=tuple(before)))[:, [0, 2], 3]
+        path = integrate(states, spec, PlayerState(ground_speed=tuple(before)))[:, [0, 2], 3]
         walked = np.linalg.norm(np.diff(true, axis=0), axis=1).sum()
         if walked > 50 and not any("RUN" in truth.keys[i] for i in range(start, start + tics)):  # a key that this spec has not
             found.append(np.linalg.norm(path[-1] - true[-1]) / walked)
@@ -175,9 +175,9 @@ def test_rays_are_unit_and_moments_stand_on_them():
 def test_the_step_view_forgets_where_the_camera_came_from():
     """A rigid motion of the whole world changes nothing in it, and a camera at rest is zero."""
     pose = poses(13)
-    moved = torch.tensor(Player(x=60.0, z=-40.0, yaw_deg=200).pose) @ pose
-    torch.testing.assert_close(from_latent_before(pose), from_latent_before(moved), atol=1e-9, rtol=0)
-    still = torch.tensor(Player(x=60.0, yaw_deg=45).pose).expand(1, 13, 4, 4)
+    moved = torch.tensor(PlayerState(x=60.0, z=-40.0, yaw_deg=200).pose) @ pose
+    torch.testing.assert_close(relative_to_previous_latent(pose), relative_to_previous_latent(moved), atol=1e-9, rtol=0)
+    still = torch.tensor(PlayerState(x=60.0, yaw_deg=45).pose).expand(1, 13, 4, 4)
     assert control_maps(still, INNER, 32, 32)[:, :, 6:].abs().max() < 1e-5
 
 
@@ -230,5 +230,5 @@ def test_a_stream_in_blocks_has_the_tokens_of_the_whole(encoder):
 def test_pictures_and_clips_that_do_not_divide_are_refused(encoder):
     with pytest.raises(ValueError, match="40x32 px do not divide into tokens of 16 px"):
         encoder(torch.zeros(1, 5, 12, 32, 40))
-    with pytest.raises(ValueError, match="7 frames are no whole number of latents"):
-        from_latent_before(poses(7))
+    with pytest.raises(ValueError, match="7 frames are not a whole number of latents"):
+        relative_to_previous_latent(poses(7))

@@ -14,9 +14,9 @@ from av.video.frame import PictureType
 from curation import shards
 from curation.cameras.camera import to_npz
 from model.data.captions import CaptionMix, caption, may_mirror, may_reverse
-from model.data.decode import cover, frames_at
-from model.data.poses import chained, has_scale
-from model.data.windows import Clip, runs, stored_clips, windows
+from model.data.decode import covering_crop, frames_at
+from model.data.poses import chain_cameras, has_scale
+from model.data.windows import StoredClip, stored_clips, touching_runs, windows
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("diffusers", reason="the extra `train` is not installed")
@@ -24,11 +24,11 @@ pytest.importorskip("diffusers", reason="the extra `train` is not installed")
 import tiny_world  # noqa: E402
 
 from model.control.pluecker import control_maps  # noqa: E402
-from model.data.loader import Batches, DataSettings, Source, Windows, collate, read  # noqa: E402
-from model.data.order import Order, Span, Stock, source_of, taken  # noqa: E402
+from model.data.loader import Batches, DataSettings, DataSource, Windows, collate, read_sample  # noqa: E402
+from model.data.order import Order, SourceSchedule, WindowSpan, samples_by_source, source_of  # noqa: E402
 from model.training import flow_matching  # noqa: E402
 
-HOW = DataSettings(frames=5, fps=10.0, size=(48, 32), camera_none_share=0.0, captions=CaptionMix(none_share=0.0))
+SETTINGS = DataSettings(frames=5, fps=10.0, size=(48, 32), camera_dropout=0.0, captions=CaptionMix(dropout=0.0))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def out(made, tmp_path_factory):
 
 @pytest.fixture
 def data(out):
-    return Windows([out], HOW)
+    return Windows([out], SETTINGS)
 
 
 def numbers(video):
@@ -55,31 +55,31 @@ def numbers(video):
 
 
 def test_clips_that_touch_are_a_run_wherever_they_lie(out):
-    chains = runs(stored_clips([out]))
+    chains = touching_runs(stored_clips([out]))
     assert [[c.clip_id for c in run] for run in chains] == [["a00", "a01", "a02"], ["a04"], ["b00"]]
 
 
 def test_windows_stay_in_a_clip_where_they_can_and_join_clips_where_they_must(out):
-    chains = runs(stored_clips([out]))
+    chains = touching_runs(stored_clips([out]))
     short = windows(chains, 5, 10.0)
-    assert [(w.run[0].clip_id, len(w.run), round(w.start_s, 6)) for w in short] == [
+    assert [(w.clips[0].clip_id, len(w.clips), round(w.start_s, 6)) for w in short] == [
         *((f"a{i:02d}", 1, s) for i in (0, 1, 2, 4) for s in (0.0, 0.5)),
         ("b00", 1, 0.0),
     ]
     long = windows(chains, 13, 10.0)
-    assert [(len(w.run), round(w.start_s, 6), round(w.slack_s, 6)) for w in long] == [(3, 0.0, 0.2), (3, 1.5, 0.2)]
+    assert [(len(w.clips), round(w.start_s, 6), round(w.slack_s, 6)) for w in long] == [(3, 0.0, 0.2), (3, 1.5, 0.2)]
     assert windows(chains, 45, 10.0) == []
 
 
 def lengths(*seconds):
     """Touching clips of so many seconds."""
     edges = np.cumsum([0.0, *seconds])
-    return tuple(Clip(f"c{i}", "v", i, a, b, "ok", ()) for i, (a, b) in enumerate(pairwise(edges)))
+    return tuple(StoredClip(f"c{i}", "v", i, a, b, "ok", ()) for i, (a, b) in enumerate(pairwise(edges)))
 
 
 def spread(run, frames, fps=16.0):
     """Each window: its clips, where it begins."""
-    return [([c.clip_id for c in w.run], round(w.start_s, 3)) for w in windows([run], frames, fps)]
+    return [([c.clip_id for c in w.clips], round(w.start_s, 3)) for w in windows([run], frames, fps)]
 
 
 def test_a_short_clip_does_not_send_the_rest_of_its_run_across_joints():
@@ -97,14 +97,14 @@ def test_a_short_clip_does_not_send_the_rest_of_its_run_across_joints():
 
 
 def test_frames_are_those_on_screen_at_the_ticks(data):
-    sample = read(data.windows[1], HOW, epoch=0)
+    sample = read_sample(data.windows[1], SETTINGS, epoch=0)
     assert numbers(sample["video"]) == [15, 18, 21, 24, 27]
     assert sample["video"].shape == (3, 5, 32, 48)
     assert sample["video"].dtype == torch.uint8
 
 
 def test_poses_and_intrinsics_are_those_of_the_frames(data):
-    sample = read(data.windows[1], HOW, epoch=0)
+    sample = read_sample(data.windows[1], SETTINGS, epoch=0)
     torch.testing.assert_close(sample["pose"][:, 2, 3], 0.3 * torch.arange(5), atol=1e-5, rtol=0)
     assert torch.equal(sample["pose"][0], torch.eye(4))
     # 64x48 covers 48x32 as 48x36, and loses two rows above and below
@@ -113,14 +113,14 @@ def test_poses_and_intrinsics_are_those_of_the_frames(data):
 
 
 def test_rays_are_seen_from_an_origin_that_is_drawn_and_steps_are_not(data):
-    far = replace(HOW, origin_way=30.0)
-    origins = torch.stack([read(window, far, epoch)["origin"] for window in data.windows for epoch in range(4)])
+    far = replace(SETTINGS, max_origin_distance=30.0)
+    origins = torch.stack([read_sample(window, far, epoch)["origin"] for window in data.windows for epoch in range(4)])
     way = origins[:, :3, 3].norm(dim=-1)
     assert 10 < float(way.max()) <= 30
     assert not origins[:, 1, 3].any(), "on the ground"
     torch.testing.assert_close(origins[:, :3, :3] @ origins[:, :3, :3].mT, torch.eye(3).expand(len(origins), 3, 3))
-    sample = read(data.windows[1], far, epoch=0)
-    here = read(data.windows[1], HOW, epoch=0)
+    sample = read_sample(data.windows[1], far, epoch=0)
+    here = read_sample(data.windows[1], SETTINGS, epoch=0)
     assert torch.equal(here["origin"], torch.eye(4))
     assert torch.equal(here["video"], sample["video"])
     near, moved = (control_maps(s["pose"][None], s["intrinsics"][None], 32, 48, s["origin"][None]) for s in (here, sample))
@@ -129,22 +129,22 @@ def test_rays_are_seen_from_an_origin_that_is_drawn_and_steps_are_not(data):
 
 
 def test_a_window_over_three_clips_walks_on_in_one_unit(out):
-    how = replace(HOW, frames=25)
-    (window,) = Windows([out], how).windows
-    sample = read(window._replace(slack_s=0.0), how, epoch=0)
+    settings = replace(SETTINGS, frames=25)
+    (window,) = Windows([out], settings).windows
+    sample = read_sample(window._replace(slack_s=0.0), settings, epoch=0)
     assert numbers(sample["video"]) == [3 * i for i in range(25)]
     torch.testing.assert_close(sample["pose"][:, 2, 3], 0.3 * torch.arange(25), atol=1e-4, rtol=0)
     assert sample["text"] == "a 1"  # the clip in its middle
 
 
 def test_a_camera_that_is_not_believed_is_left_out(data):
-    sample = read(data.windows[-1], HOW, epoch=0)
+    sample = read_sample(data.windows[-1], SETTINGS, epoch=0)
     assert sample["key"].startswith("b00")
     assert not sample["camera_known"]
     assert torch.equal(sample["pose"], torch.eye(4).expand(5, 4, 4))
 
 
-def lost_scale(made, index, **changes):
+def without_scale(made, index, **changes):
     """A clip whose camera walks, in a unit that nobody knows."""
     camera = replace(made.walk(30), scale_source="none", **changes)
     clip = made.clip("a", index, 30 * index, 30)
@@ -153,21 +153,21 @@ def lost_scale(made, index, **changes):
 
 def test_a_clip_of_unknown_scale_trains_without_a_camera_not_as_one_that_stands_still(made, tmp_path):
     """What the model reads is what it reads of a clip that has no camera at all, in a window over two clips too."""
-    known, lost = made.clip("b", 0, 0, 30), lost_scale(made, 0)
-    shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", [known, lost, lost_scale(made, 1)]))
+    known, lost = made.clip("b", 0, 0, 30), without_scale(made, 0)
+    shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", [known, lost, without_scale(made, 1)]))
     samples = [
-        read(window, how, epoch=0)
-        for how in (HOW, replace(HOW, frames=17))
-        for window in Windows([str(tmp_path)], how).windows
-        if window.run[0].video_id == "a"
+        read_sample(window, settings, epoch=0)
+        for settings in (SETTINGS, replace(SETTINGS, frames=17))
+        for window in Windows([str(tmp_path)], settings).windows
+        if window.clips[0].video_id == "a"
     ]
     assert [len(sample["pose"]) for sample in samples] == [5, 5, 5, 5, 17]
     for sample in samples:
         assert not sample["camera_known"]
         assert torch.equal(sample["pose"], torch.eye(4).expand_as(sample["pose"]))
     batch = collate([{**samples[0], "source": "", "replaced": []}])
-    seen = flow_matching.encoded(batch, tiny_world.codec(), tiny_world.Words(), torch.device("cpu"))
-    assert not seen.given.maps.any(), "a camera that stands still has rays"
+    encoded = flow_matching.encode_batch(batch, tiny_world.codec(), tiny_world.Waves(), torch.device("cpu"))
+    assert not encoded.conditioning.maps.any(), "a camera that stands still has rays"
 
 
 def test_a_scale_is_needed_by_cameras_that_move_from_their_place_only(made):
@@ -176,7 +176,7 @@ def test_a_scale_is_needed_by_cameras_that_move_from_their_place_only(made):
     assert has_scale(replace(turns, scale_source="none"))
     assert not has_scale(replace(walks, scale_source="none"))
     assert not any(has_scale(replace(walks, scale_to_unit=factor)) for factor in (0.0, np.nan, np.inf))
-    assert chained([replace(turns, scale_source="none")], [np.arange(3) / 10]).known
+    assert chain_cameras([replace(turns, scale_source="none")], [np.arange(3) / 10]).known
 
 
 def test_variable_rates_show_the_frame_on_screen(made):
@@ -195,16 +195,16 @@ def test_frames_passed_over_on_the_way_change_nothing(made):
         for first in range(40):
             times_s = (first + np.array([0.5, 1.5, 2.5])) * every
             pictures, stamps = frames_at(clip, times_s, (64, 48))
-            shown = np.minimum(first + np.arange(3), 39)
-            np.testing.assert_allclose(stamps, shown * every, atol=1e-4)
-            assert numbers(torch.from_numpy(pictures).permute(3, 0, 1, 2)) == shown.tolist()
+            expected = np.minimum(first + np.arange(3), 39)
+            np.testing.assert_allclose(stamps, expected * every, atol=1e-4)
+            assert numbers(torch.from_numpy(pictures).permute(3, 0, 1, 2)) == expected.tolist()
 
 
 @pytest.mark.parametrize(
     ("stored", "size"), [((864, 480), (832, 480)), ((480, 864), (832, 480)), ((640, 403), (640, 400)), ((64, 48), (64, 48))]
 )
 def test_a_crop_covers_the_size(stored, size):
-    crop = cover(stored, size)
+    crop = covering_crop(stored, size)
     assert crop.width >= size[0]
     assert crop.height >= size[1]
     assert (crop.width == size[0]) or (crop.height == size[1])
@@ -224,14 +224,14 @@ def test_a_run_goes_on_where_it_stopped_and_makes_the_same_samples(data, workers
     whole = list(islice(Batches(data, 2, workers=workers), 8))  # into the second epoch
     first = Batches(data, 2, workers=workers)
     before = list(islice(first, 3))
-    after = list(islice(Batches(data, 2, workers=workers, **first.state()), 5))
+    after = list(islice(Batches(data, 2, workers=workers, position=first.position), 5))
     assert [b["key"] for b in before + after] == [b["key"] for b in whole]
     for a, b in zip(before + after, whole, strict=True):
         assert torch.equal(a["video"], b["video"])
         assert a["text"] == b["text"]
 
 
-TEN = [Stock(1.0, (Span(0, 0, 10),))]
+TEN = [SourceSchedule(1.0, (WindowSpan(0, 0, 10),))]
 
 
 def test_a_run_with_other_ranks_sees_exactly_what_is_left():
@@ -241,7 +241,11 @@ def test_a_run_with_other_ranks_sees_exactly_what_is_left():
     assert sorted(two[0] + two[1] + rest) == sorted(one) == [(0, number) for number in range(10)]
 
 
-MIXED = [Stock(0.7, (Span(0, 0, 30),)), Stock(0.2, (Span(0, 30, 7),)), Stock(0.1, (Span(0, 37, 200),))]
+MIXED = [
+    SourceSchedule(0.7, (WindowSpan(0, 0, 30),)),
+    SourceSchedule(0.2, (WindowSpan(0, 30, 7),)),
+    SourceSchedule(0.1, (WindowSpan(0, 37, 200),)),
+]
 
 
 def test_sources_are_drawn_by_their_shares_and_each_window_once_an_epoch_of_its_source():
@@ -265,7 +269,7 @@ def test_a_mix_resumes_at_any_position(position):
     whole = list(islice(Order(MIXED, 3), 3500))
     assert list(islice(Order(MIXED, 3, position=position), 400)) == whole[position : position + 400]
     counts = np.bincount([source_of(MIXED, number)[0] for _, number in whole[:position]], minlength=3)
-    assert taken(position, [0.7, 0.2, 0.1], 3) == counts.tolist()
+    assert samples_by_source(position, [0.7, 0.2, 0.1], 3) == counts.tolist()
     halves = [list(islice(Order(MIXED, 3, rank, 2, position), 100)) for rank in range(2)]
     assert [item for pair in zip(*halves, strict=True) for item in pair] == whole[position : position + 200]
 
@@ -276,68 +280,70 @@ def put(folder, name, samples):
 
 def test_new_shards_enter_at_the_next_epoch_and_lost_ones_are_refused(made, tmp_path):
     put(tmp_path, "000000", [made.clip("a", i, 30 * i, 30) for i in range(3)])
-    first = Windows([str(tmp_path)], HOW)
+    first = Windows([str(tmp_path)], SETTINGS)
     assert len(first) == 6
-    before = list(islice(Order(first.stocks, 0), 8))  # two into the second epoch
+    before = list(islice(Order(first.schedules, 0), 8))  # two into the second epoch
     put(tmp_path, "000001", [made.clip("b", 0, 0, 30)])
-    grown = Windows([str(tmp_path)], HOW, first.listings, position=8)
+    grown = Windows([str(tmp_path)], SETTINGS, first.listings, position=8)
     assert [item[0] for item in grown.listings[0]] == [0, 2]
-    rest = list(islice(Order(grown.stocks, 0, position=8), 4 + 8))
+    rest = list(islice(Order(grown.schedules, 0, position=8), 4 + 8))
     key = {epoch: sorted(grown.windows[n].key for e, n in before + rest if e == epoch) for epoch in range(3)}
     assert key[1] == key[0] == sorted(window.key for window in first.windows), "the epoch that had begun is as it was"
     assert key[2] == sorted([*key[0], "b00@0.000", "b00@0.500"])
-    again = Windows([str(tmp_path)], HOW, json.loads(json.dumps(grown.listings)), position=10)
-    assert list(islice(Order(again.stocks, 0, position=10), 10)) == rest[2:]
+    again = Windows([str(tmp_path)], SETTINGS, json.loads(json.dumps(grown.listings)), position=10)
+    assert list(islice(Order(again.schedules, 0, position=10), 10)) == rest[2:]
     put(tmp_path, "000002", [made.clip("c", 0, 0, 30)])
-    later = Windows([str(tmp_path)], HOW, grown.listings, position=9)
+    later = Windows([str(tmp_path)], SETTINGS, grown.listings, position=9)
     assert [(epoch, len(held)) for epoch, held in later.listings[0]] == [(0, 1), (2, 3)], "both enter at the same epoch"
     (tmp_path / "shards" / "000000.parquet").unlink()
-    with pytest.raises(ValueError, match=r"1 of 2 shards .* are gone or changed, .*/shards/000000 the first; bring them back"):
-        Windows([str(tmp_path)], HOW, grown.listings, position=8)
+    with pytest.raises(ValueError, match=r"1 of 2 shards .* are gone or changed, the first .*/shards/000000; bring them back"):
+        Windows([str(tmp_path)], SETTINGS, grown.listings, position=8)
 
 
 def test_a_source_that_is_replaced_by_another_of_the_same_name_is_refused(made, tmp_path):
     put(tmp_path / "one", "000000", [made.clip("a", 0, 0, 30)])
     put(tmp_path / "two", "000000", [made.clip("b", 0, 0, 30)])
-    pinned = Windows([str(tmp_path / "one")], HOW).listings
+    pinned = Windows([str(tmp_path / "one")], SETTINGS).listings
     moved = shutil.copytree(tmp_path / "one", tmp_path / "moved")
-    assert Windows([str(moved)], HOW, pinned, position=1).counts == {str(moved): 2}, "the same bytes elsewhere"
+    assert Windows([str(moved)], SETTINGS, pinned, position=1).counts == {str(moved): 2}, "the same bytes elsewhere"
     with pytest.raises(ValueError, match="1 of 1 shards that this run is trained on are gone or changed"):
-        Windows([str(tmp_path / "two")], HOW, pinned, position=1)
+        Windows([str(tmp_path / "two")], SETTINGS, pinned, position=1)
 
 
 def test_sources_and_shares_are_said_once_and_add_up(made, tmp_path):
     put(tmp_path / "one", "000000", [made.clip("a", 0, 0, 30)])
     put(tmp_path / "two", "000000", [made.clip("b", 0, 0, 30)])
-    sources = Source(str(tmp_path / "one"), 0.25), Source(str(tmp_path / "two"), 0.75)
-    mixed = Windows([], replace(HOW, sources=sources))
+    sources = DataSource(str(tmp_path / "one"), 0.25), DataSource(str(tmp_path / "two"), 0.75)
+    mixed = Windows([], replace(SETTINGS, sources=sources))
     batches = list(islice(Batches(mixed, 4, workers=0), 10))
     assert sum(name == sources[1].uri for batch in batches for name in batch["source"]) == pytest.approx(30, abs=6)
     for batch in batches:
         for name, key in zip(batch["source"], batch["key"], strict=True):
             assert (name == sources[0].uri) == key.startswith("a")
     with pytest.raises(ValueError, match=r"shares of sources must add up to 1, not 1\.25"):
-        replace(HOW, sources=(sources[1], Source("x", 0.5)))
+        replace(SETTINGS, sources=(sources[1], DataSource("x", 0.5)))
     with pytest.raises(ValueError, match="share of x must be over 0 and at most 1, not 0"):
-        Source("x", 0.0)
+        DataSource("x", 0.0)
     with pytest.raises(ValueError, match="both name outputs; name them in one place"):
-        Windows([str(tmp_path / "one")], replace(HOW, sources=sources))
+        Windows([str(tmp_path / "one")], replace(SETTINGS, sources=sources))
     with pytest.raises(ValueError, match="neither names an output"):
-        Windows([], HOW)
+        Windows([], SETTINGS)
 
 
 def test_a_damaged_clip_is_replaced_by_one_of_its_source(made, tmp_path):
     broken = made.clip("a", 0, 0, 20)
     put(tmp_path / "one", "000000", [replace(broken, members={**broken.members, "mp4": b"no video"}), made.clip("c", 0, 0, 20)])
     put(tmp_path / "two", "000000", [made.clip("b", i, 30 * i, 30) for i in range(4)])
-    mixed = Windows([], replace(HOW, sources=(Source(str(tmp_path / "one"), 0.5), Source(str(tmp_path / "two"), 0.5))))
+    mixed = Windows(
+        [], replace(SETTINGS, sources=(DataSource(str(tmp_path / "one"), 0.5), DataSource(str(tmp_path / "two"), 0.5)))
+    )
     sample = mixed[0, 0]
     assert (sample["key"], sample["source"]) == ("c00@0.000", str(tmp_path / "one"))
     assert all(words.startswith("a00@0.000: ") for words in sample["replaced"])
 
 
 def test_the_second_epoch_is_another_order(data):
-    order = list(islice(Order(data.stocks, 0), 2 * len(data)))
+    order = list(islice(Order(data.schedules, 0), 2 * len(data)))
     first, second = order[: len(data)], order[len(data) :]
     assert {e for e, _ in first} == {0}
     assert sorted(i for _, i in first) == sorted(i for _, i in second)
@@ -352,7 +358,7 @@ def test_a_damaged_clip_is_replaced_and_named(out, tmp_path):
     data = bytearray(tar.read_bytes())
     data[place["offset"] : place["offset"] + place["size"]] = bytes(place["size"])
     tar.write_bytes(data)
-    found = list(islice(Batches(Windows([str(copy)], HOW), 1, workers=0), 9))
+    found = list(islice(Batches(Windows([str(copy)], SETTINGS), 1, workers=0), 9))
     lost = [words for batch in found for words in batch["replaced"]]
     assert {words.partition(":")[0] for words in lost} == {"a01@0.000", "a01@0.500"}
     assert all("cannot be decoded" in words for words in lost)
@@ -361,7 +367,7 @@ def test_a_damaged_clip_is_replaced_and_named(out, tmp_path):
 
 def test_shards_that_are_gone_stop_the_run(out, tmp_path):
     copy = shutil.copytree(out, tmp_path / "o")
-    data = Windows([str(copy)], HOW)
+    data = Windows([str(copy)], SETTINGS)
     for tar in (copy / "shards").glob("*.tar"):
         tar.unlink()
     with pytest.raises(RuntimeError, match=r"16 samples in a row cannot be read.*are the shards still there"):
@@ -373,17 +379,17 @@ def test_shards_that_are_gone_stop_the_run(out, tmp_path):
     [
         ({"frames": 44}, r"1 \+ 4k"),
         ({"size": (850, 480)}, "multiple of 16"),
-        ({"frames": 401}, "is 40.1 s long; ask for fewer"),
+        ({"frames": 401}, "is 40.1 s long; use fewer"),
     ],
 )
 def test_what_cannot_be_is_said(out, settings, words):
     with pytest.raises(ValueError, match=words):
-        Windows([out], replace(HOW, **settings))
+        Windows([out], replace(SETTINGS, **settings))
 
 
 def test_an_output_without_shards_is_said(tmp_path):
     with pytest.raises(ValueError, match="no committed shard in"):
-        Windows([str(tmp_path)], HOW)
+        Windows([str(tmp_path)], SETTINGS)
 
 
 META = {"caption_short": "a hall", "caption_long": "a long dark hall", "interaction_caption": "a door opens"}
@@ -395,7 +401,7 @@ def texts(mix, meta=META, count=2000):
 
 
 def test_captions_are_mixed_as_asked():
-    found = texts(CaptionMix(long_share=0.25, none_share=0.1))
+    found = texts(CaptionMix(long_share=0.25, dropout=0.1))
     share = {text: found.count(text) / len(found) for text in set(found)}
     assert share == {
         "": pytest.approx(0.1, abs=0.02),
@@ -405,7 +411,7 @@ def test_captions_are_mixed_as_asked():
 
 
 def test_a_missing_caption_is_replaced_by_the_other_and_by_nothing():
-    only = CaptionMix(long_share=1.0, none_share=0.0)
+    only = CaptionMix(long_share=1.0, dropout=0.0)
     assert set(texts(only, {"caption_short": "a hall"}, 5)) == {"a hall"}
     assert set(texts(only, {"interaction_caption": "a door opens"}, 5)) == {"a door opens"}
     assert set(texts(only, {}, 5)) == {""}
@@ -454,9 +460,9 @@ def test_what_is_written_is_not_mirrored_and_what_happens_is_not_reversed_told_o
 )
 def test_the_loader_mirrors_and_reverses_only_what_no_text_forbids(made, tmp_path, meta, mirrored, backwards):
     put(tmp_path, "000000", [made.clip("a", 0, 0, 20, **meta)])
-    plain = read(Windows([str(tmp_path)], HOW).windows[0], HOW, epoch=0)
-    how = replace(HOW, mirror_share=1.0, reverse_share=1.0)
-    changed = read(Windows([str(tmp_path)], how).windows[0], how, epoch=0)
+    plain = read_sample(Windows([str(tmp_path)], SETTINGS).windows[0], SETTINGS, epoch=0)
+    settings = replace(SETTINGS, mirror_share=1.0, reverse_share=1.0)
+    changed = read_sample(Windows([str(tmp_path)], settings).windows[0], settings, epoch=0)
     assert changed["text"] == plain["text"]
     expected = plain["video"].flip(3) if mirrored else plain["video"]
     assert torch.equal(changed["video"], expected.flip(1) if backwards else expected)

@@ -1,4 +1,4 @@
-"""Nothing is made on a processor where the model is elsewhere: all of it on torch's meta device, which adds no CPU tensor."""
+"""No tensor stays on the processor when the model is on another device: torch's meta device refuses to mix with CPU tensors."""
 
 import pytest
 
@@ -10,11 +10,11 @@ import tiny_world  # noqa: E402
 from model.backbone import vlm_context  # noqa: E402
 from model.backbone.dit import Expert  # noqa: E402
 from model.backbone.frame_codec import FrameCodec  # noqa: E402
-from model.backbone.text import NoWords  # noqa: E402
+from model.backbone.text import ZeroTextEncoder  # noqa: E402
 from model.control.encoder import CameraEncoder  # noqa: E402
 from model.noise import NoiseSpec  # noqa: E402
 from model.recipes import demo, tiny  # noqa: E402
-from model.sampling import levels, sample  # noqa: E402
+from model.sampling import sample, sampler_sigmas  # noqa: E402
 from model.training import flow_matching  # noqa: E402
 from model.world import ControlledExpert, World  # noqa: E402
 
@@ -30,7 +30,7 @@ class Elsewhere(World):
 
 
 def batch(size):
-    """What a loader gives, on the processor."""
+    """A batch of the loader, on the processor."""
     width, height = size
     return {
         "video": torch.zeros(BATCH, 3, FRAMES, height, width, dtype=torch.uint8),
@@ -46,9 +46,9 @@ def batch(size):
 def small_world(recipe, width=None):
     expert = Expert(recipe.model.backbone)
     if width:
-        expert = vlm_context.widened(expert, width)
-    per, patch = 1, recipe.model.backbone.patch_size[1]
-    camera = CameraEncoder(expert.config.width, recipe.model.control_width, patch, per, recipe.data.fps)
+        expert = vlm_context.with_vlm_cross_attention(expert, width)
+    frames_per_latent, patch = 1, recipe.model.backbone.patch_size[1]
+    camera = CameraEncoder(expert.config.width, recipe.model.control_width, patch, frames_per_latent, recipe.data.fps)
     one = ControlledExpert(expert, camera).to(META)
     return Elsewhere(one, one, NoiseSpec())
 
@@ -58,15 +58,15 @@ def small_world(recipe, width=None):
 def test_a_small_world_takes_a_step_and_samples_on_another_device(make, width):
     recipe = make()
     world, codec = small_world(recipe, width), FrameCodec(recipe.codec.channels, recipe.codec.width).to(META)
-    words = NoWords(recipe.model.backbone.text_dim).to(META)
-    thoughts = (lambda frames, told: torch.zeros(len(told), 4, width)) if width else None
-    seen = flow_matching.encoded(batch(recipe.data.size), codec, words, META, thoughts)
-    assert {tensor.device for tensor in (seen.x0, *seen.given) if tensor is not None} == {META}
-    noise = torch.randn(seen.x0.shape).to(META)
-    flow_matching.loss(world, seen, torch.full((BATCH,), 0.95).to(META), noise).mean().backward()
+    text_encoder = ZeroTextEncoder(recipe.model.backbone.text_dim).to(META)
+    vlm_encoder = (lambda frames, instructions: torch.zeros(len(instructions), 4, width)) if width else None
+    encoded = flow_matching.encode_batch(batch(recipe.data.size), codec, text_encoder, META, vlm_encoder)
+    assert {tensor.device for tensor in (encoded.x0, *encoded.conditioning) if tensor is not None} == {META}
+    noise = torch.randn(encoded.x0.shape).to(META)
+    flow_matching.loss(world, encoded, torch.full((BATCH,), 0.95).to(META), noise).mean().backward()
     assert {p.grad.device for p in world.parameters() if p.grad is not None} == {META}
-    nothing = seen.given._replace(maps=None)
-    latents = sample(world, seen.given, levels(world.noise, 2), torch.Generator(), nothing, 3.0)
+    unconditional = encoded.conditioning._replace(maps=None)
+    latents = sample(world, encoded.conditioning, sampler_sigmas(world.noise, 2), torch.Generator(), unconditional, 3.0)
     assert codec.decode(latents).shape == (BATCH, 3, FRAMES, *recipe.data.size[::-1])
 
 
@@ -74,16 +74,18 @@ def test_the_large_worlds_parts_are_put_together_on_another_device():
     """The video codec, four frames a latent, and a pair."""
     codec = tiny_world.codec().to(META)
     pair = Elsewhere(*(one.to(META) for one in tiny_world.experts()), NoiseSpec())
-    words = NoWords(tiny_world.tiny().text_dim).to(META)
-    seen = flow_matching.encoded(batch(tiny_world.DATA.size), codec, words, META)
-    flow_matching.loss(pair, seen, torch.full((BATCH,), 0.95).to(META), torch.randn(seen.x0.shape).to(META)).mean().backward()
-    assert seen.given.text.device == META
+    text_encoder = ZeroTextEncoder(tiny_world.tiny().text_dim).to(META)
+    encoded = flow_matching.encode_batch(batch(tiny_world.DATA.size), codec, text_encoder, META)
+    flow_matching.loss(
+        pair, encoded, torch.full((BATCH,), 0.95).to(META), torch.randn(encoded.x0.shape).to(META)
+    ).mean().backward()
+    assert encoded.conditioning.text.device == META
 
 
 def test_a_tensor_left_on_the_processor_would_fail_here():
-    """What the tests above rest on."""
+    """Without this the tests above would prove nothing."""
     recipe = tiny()
     world, codec = small_world(recipe), FrameCodec(recipe.codec.channels, recipe.codec.width).to(META)
-    seen = flow_matching.encoded(batch(recipe.data.size), codec, NoWords(recipe.model.backbone.text_dim), META)
+    encoded = flow_matching.encode_batch(batch(recipe.data.size), codec, ZeroTextEncoder(recipe.model.backbone.text_dim), META)
     with pytest.raises(RuntimeError, match="device"):
-        flow_matching.loss(world, seen, torch.full((BATCH,), 0.95).to(META), torch.randn(seen.x0.shape).to(META))
+        flow_matching.loss(world, encoded, torch.full((BATCH,), 0.95).to(META), torch.randn(encoded.x0.shape).to(META))

@@ -9,7 +9,7 @@ ray = pytest.importorskip("ray")
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 from model.parallel import dist  # noqa: E402
-from model.parallel.launch import each_on_ray, on_ray  # noqa: E402
+from model.parallel.launch import map_on_ray, run_on_ray  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -37,7 +37,7 @@ def test_a_rank_that_dies_is_started_again_with_the_others(cluster, tmp_path):
         with open(os.path.join(config["folder"], f"rank{rank}"), "w") as file:
             file.write(f"{rank} of {count}, mean {mean}")
 
-    on_ray(work, {"folder": str(tmp_path)}, workers=2, folder=str(tmp_path))
+    run_on_ray(work, {"folder": str(tmp_path)}, workers=2, folder=str(tmp_path))
     assert [(tmp_path / f"rank{i}").read_text() for i in range(2)] == ["0 of 2, mean 0.5", "1 of 2, mean 0.5"]
     assert (tmp_path / "died").exists()
 
@@ -51,5 +51,5 @@ def test_jobs_go_over_actors_and_one_that_dies_does_its_job_again(cluster, tmp_p
             os._exit(1)
         return 10 * job
 
-    assert sorted(each_on_ray(work, range(5), workers=2)) == [0, 10, 20, 30, 40]
+    assert sorted(map_on_ray(work, range(5), workers=2)) == [0, 10, 20, 30, 40]
     assert os.path.exists(died)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="the extra `train` is not installed"
 
 from model.data.loader import Batches, DataSettings, Windows  # noqa: E402
 
-HOW = DataSettings(frames=5, fps=10.0, size=(48, 32), camera_none_share=0.0, captions=CaptionMix(none_share=0.0))
+SETTINGS = DataSettings(frames=5, fps=10.0, size=(48, 32), camera_dropout=0.0, captions=CaptionMix(dropout=0.0))
 BATCHES = 24
 
 
@@ -30,7 +30,10 @@ def out(made, tmp_path_factory):
 def test_batches_from_s3_are_those_from_disk(workers, out, front):
     for entry in storage.list_files(out):
         storage.put(f"{front.uri}/{os.path.relpath(entry.uri, out)}", storage.read(entry.uri))
-    here, there = Windows([out], HOW), Windows([front.uri], HOW)  # reads indexes: the pool holds connections when it forks
+    here, there = (
+        Windows([out], SETTINGS),
+        Windows([front.uri], SETTINGS),
+    )  # reads indexes: the pool holds connections when it forks
     before = front.asked["GET range"]
     loaded = Batches(there, 2, workers=workers)
     for ours, theirs in islice(zip(Batches(here, 2, workers=0), loaded, strict=False), BATCHES):

@@ -12,8 +12,8 @@ NOISE = NoiseSpec()
 def test_the_boundary_is_in_shifted_time():
     assert pytest.approx(1 - 0.9 / (5 - 4 * 0.9), abs=1e-12) == NOISE.high_share  # 0.357, not 0.1
     u = torch.rand(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert float((NOISE.shifted(u) >= 0.9).double().mean()) == pytest.approx(NOISE.high_share, abs=0.005)
-    torch.testing.assert_close(NOISE.unshifted(NOISE.shifted(u)), u)
+    assert float((NOISE.to_sigma(u) >= 0.9).double().mean()) == pytest.approx(NOISE.high_share, abs=0.005)
+    torch.testing.assert_close(NOISE.from_sigma(NOISE.to_sigma(u)), u)
 
 
 @pytest.mark.parametrize("noise", [NOISE, NoiseSpec(3.0, 0.875), NoiseSpec(12.0, 0.875), NoiseSpec(1.0, 0.5)])
@@ -32,13 +32,7 @@ def test_drawing_an_expert_first_leaves_the_shifted_uniform_as_it_is():
     assert names.count("high") / 4000 == pytest.approx(NOISE.high_share, abs=0.03)
     pooled = torch.cat([NOISE.draw_sigma(name, 5, generator) for name in names])
     quantiles = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
-    torch.testing.assert_close(torch.quantile(pooled.double(), quantiles), NOISE.shifted(quantiles), atol=0.02, rtol=0)
-
-
-def test_the_steps_of_a_sampler_fall_to_the_experts_they_are_meant_for():
-    assert NOISE.steps(2, 2) == pytest.approx([1, 0.9375, 0.83333333, 0.625])
-    with pytest.raises(ValueError, match="of 4 even steps 2 are the high-noise expert's, not 1"):
-        NOISE.steps(1, 3)
+    torch.testing.assert_close(torch.quantile(pooled.double(), quantiles), NOISE.to_sigma(quantiles), atol=0.02, rtol=0)
 
 
 def test_a_pass_for_both_experts_is_refused():

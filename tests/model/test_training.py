@@ -1,4 +1,4 @@
-"""Stages 1 and 2 on a tiny world: it learns, goes on bit for bit where it stopped, and leaves alone what is frozen."""
+"""Stages 1 and 2 on a tiny world: it learns, resumes bit for bit, and does not change what is frozen."""
 
 import json
 import shutil
@@ -16,28 +16,29 @@ import tiny_world  # noqa: E402
 
 from model.noise import NoiseSpec  # noqa: E402
 from model.parallel import dist  # noqa: E402
-from model.sampling import Given  # noqa: E402
+from model.parallel.layout import ParallelLayout, place_rank  # noqa: E402
+from model.sampling import Conditioning  # noqa: E402
+from model.trainer import Trainer  # noqa: E402
 from model.training import checkpoint, flow_matching, sample_videos  # noqa: E402
-from model.training.settings import Phase, TrainSettings  # noqa: E402
-from model.training.trainer import Trainer  # noqa: E402
+from model.training.settings import TrainPhase, TrainSettings  # noqa: E402
 from model.world import World  # noqa: E402
 
-HOW = TrainSettings(
-    curriculum=(Phase(5, 7), Phase(9, 5)),
+SETTINGS = TrainSettings(
+    curriculum=(TrainPhase(5, 7), TrainPhase(9, 5)),
     batch=2,
-    rate=1e-3,
-    warm_up=1,
+    lr=1e-3,
+    warmup_steps=1,
     save_every=100,
     log_every=1,
-    watch_every=0,
+    sample_every=0,
     workers=0,
-    average=0.9,
+    ema_decay=0.9,
 )
 
 
 @pytest.fixture(scope="module", autouse=True)
 def group():
-    """A process group of one, as the command makes it."""
+    """A process group of one rank, as the command starts it."""
     dist.start()
     yield
     dist.stop()
@@ -57,11 +58,12 @@ def codec():
 
 @pytest.fixture
 def trainer(out, codec, tmp_path):
-    """A function: settings -> a trainer of the same fresh world, in the folder of a name."""
+    """Return a function: settings -> a trainer of the same fresh world, in a folder by name."""
 
-    def make(how=HOW, folder="run", outputs=(out,)):
-        world = World(*tiny_world.experts(), NoiseSpec())
-        return Trainer(world, codec, tiny_world.Words(), outputs, tiny_world.DATA, how, str(tmp_path / folder))
+    def make(settings=SETTINGS, folder="run", outputs=(out,)):
+        placement = place_rank(ParallelLayout(), torch.device("cpu"))
+        parts = replace(tiny_world.parts(World(*tiny_world.experts(), NoiseSpec())), codec=codec)
+        return Trainer(parts, placement, tiny_world.recipe(settings), str(tmp_path / folder), outputs)
 
     return make
 
@@ -70,42 +72,42 @@ def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.world.named_parameters()}
 
 
-def untimed(note):
-    return {name: value for name, value in note.items() if name not in ("seconds", "waited", "samples_s", "tokens_s", "mfu")}
+def untimed(metrics):
+    return {name: value for name, value in metrics.items() if name not in ("seconds", "waited", "samples_s", "tokens_s", "mfu")}
 
 
 def test_a_run_is_the_same_run_when_it_is_stopped_within_a_phase_and_an_epoch(trainer):
     whole = trainer(folder="whole").run()
-    assert [note["step"] for note in whole] == list(range(12))
+    assert [step["step"] for step in whole] == list(range(12))
     before = trainer().run(steps=3)
     again = trainer()
     assert again.step == 3
     after = again.run()
-    assert [untimed(note) for note in before + after] == [untimed(note) for note in whole]
+    assert [untimed(step) for step in before + after] == [untimed(step) for step in whole]
     full = trainer(folder="whole")
     assert all(torch.equal(a, b) for a, b in zip(weights(full).values(), weights(again).values(), strict=True))
-    assert all(torch.equal(full.average.weights[n], again.average.weights[n]) for n in full.average.weights)
+    assert all(torch.equal(full.ema.weights[n], again.ema.weights[n]) for n in full.ema.weights)
     assert full.optimizer.state_dict()["state"].keys() == again.optimizer.state_dict()["state"].keys()
 
 
 def test_both_experts_learn_and_only_the_one_of_the_step(trainer):
     made = trainer()
     start = weights(made)
-    (note,) = made.run(steps=1)
+    (metrics,) = made.run(steps=1)
     moved = {name.partition(".")[0] for name, p in made.world.named_parameters() if not torch.equal(p, start[name])}
-    assert moved == {note["expert"]}
+    assert moved == {metrics["expert"]}
     later = {n["expert"] for n in made.run()}
     assert later == {"high", "low"}
 
 
 def test_the_loss_falls(trainer):
-    notes = trainer(replace(HOW, curriculum=(Phase(5, 60),), rate=3e-3)).run()
-    early, late = (sum(n["loss"] for n in part) / 20 for part in (notes[:20], notes[-20:]))
+    history = trainer(replace(SETTINGS, curriculum=(TrainPhase(5, 60),), lr=3e-3)).run()
+    early, late = (sum(n["loss"] for n in part) / 20 for part in (history[:20], history[-20:]))
     assert late < 0.9 * early
 
 
 def test_stage_two_leaves_the_camera_encoder_bit_for_bit(trainer):
-    made = trainer(replace(HOW, freeze_camera=True))
+    made = trainer(replace(SETTINGS, freeze_camera=True))
     start = weights(made)
     made.run()
     same = {name: torch.equal(p, start[name]) for name, p in made.world.named_parameters()}
@@ -126,7 +128,7 @@ def test_the_log_has_a_line_a_step_by_expert_and_noise_level(trainer, tmp_path):
 
 
 def test_a_line_for_several_steps_holds_their_means(trainer, tmp_path):
-    found = trainer(replace(HOW, log_every=3)).run(steps=3)
+    found = trainer(replace(SETTINGS, log_every=3)).run(steps=3)
     _, line = (json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines())
     assert line["step"] == 2
     assert line["loss"] == pytest.approx(sum(note["loss"] for note in found) / 3)
@@ -164,7 +166,7 @@ def test_the_newest_checkpoints_stay_and_what_killed_runs_left_goes(trainer, tmp
     torn = folder / "step-00000001"
     torn.mkdir(parents=True)
     (torn / "__0_0.distcp").write_bytes(b"half")
-    trainer(replace(HOW, save_every=1, keep=2)).run(steps=5)
+    trainer(replace(SETTINGS, save_every=1, keep_checkpoints=2)).run(steps=5)
     assert sorted(path.name for path in folder.glob("step-*")) == ["step-00000004", "step-00000005"]
     assert all((folder / f"step-0000000{n}" / "state.json").exists() for n in (4, 5))
 
@@ -173,7 +175,7 @@ def test_a_second_save_of_a_step_leaves_the_complete_one_alone(trainer, tmp_path
     """The last step is due and is the end as well. To write it again would first delete what is complete."""
     deleted = []
     monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda path, **_: deleted.append(path))
-    trainer(replace(HOW, save_every=2)).run(steps=4)
+    trainer(replace(SETTINGS, save_every=2)).run(steps=4)
     again = trainer()
     assert again.run(steps=0) == []
     assert [path for path in deleted if path.endswith(("step-00000002", "step-00000004"))] == [
@@ -182,7 +184,7 @@ def test_a_second_save_of_a_step_leaves_the_complete_one_alone(trainer, tmp_path
 
 
 def test_older_checkpoints_go_only_when_a_newer_one_is_complete(trainer, tmp_path, monkeypatch):
-    made = trainer(replace(HOW, keep=1))
+    made = trainer(replace(SETTINGS, keep_checkpoints=1))
     made.run(steps=1)
 
     def full(path, state):
@@ -195,27 +197,27 @@ def test_older_checkpoints_go_only_when_a_newer_one_is_complete(trainer, tmp_pat
     assert checkpoint.latest(str(tmp_path / "run")).endswith("step-00000001")
 
 
-def test_a_checkpoint_is_saved_before_the_look_at_what_the_world_shows(trainer, tmp_path, monkeypatch):
-    """A look that fails costs no steps."""
+def test_a_checkpoint_is_saved_before_sample_videos_are_made(trainer, tmp_path, monkeypatch):
+    """A failure there costs no steps."""
 
     def fails(*_):
-        raise RuntimeError("no look")
+        raise RuntimeError("no videos")
 
-    monkeypatch.setattr(sample_videos, "watch", fails)
-    made = trainer(replace(HOW, save_every=3, watch_every=3))
-    with pytest.raises(RuntimeError, match="no look"):
+    monkeypatch.setattr(sample_videos, "generate", fails)
+    made = trainer(replace(SETTINGS, save_every=3, sample_every=3))
+    with pytest.raises(RuntimeError, match="no videos"):
         made.run()
     assert trainer().step == 3
 
 
 def test_steps_after_the_last_line_are_written_when_the_run_ends_or_fails(trainer, tmp_path, monkeypatch):
     log = tmp_path / "run" / "log.jsonl"
-    trainer(replace(HOW, log_every=5)).run(steps=7)
+    trainer(replace(SETTINGS, log_every=5)).run(steps=7)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [4, 6]
-    made = trainer(replace(HOW, log_every=5))
+    made = trainer(replace(SETTINGS, log_every=5))
     real = made._step
-    monkeypatch.setattr(made, "_step", lambda given: real(given) if made.step < 9 else 1 / 0)
+    monkeypatch.setattr(made, "_step", lambda passes: real(passes) if made.step < 9 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made.run()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -238,17 +240,28 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_not_a_silence(trainer, 
 def test_a_run_of_another_spec_is_refused(trainer):
     trainer().run(steps=1)
     with pytest.raises(ValueError, match=r"seed was 0, now 5; use another folder"):
-        trainer(replace(HOW, seed=5))
+        trainer(replace(SETTINGS, seed=5))
 
 
 def test_the_loss_is_zero_for_the_true_velocity():
     """Rectified flow: x = (1 - sigma) x0 + sigma eps moves with eps - x0."""
     torch.manual_seed(0)
     x0, noise, sigma = torch.randn(2, 16, 2, 4, 4), torch.randn(2, 16, 2, 4, 4), torch.tensor([0.3, 0.8])
-    seen = flow_matching.Latents(x0, Given(torch.zeros(2, 20, 2, 4, 4), torch.zeros(2, 3, 24), None))
+    batch = flow_matching.LatentBatch(x0, Conditioning(torch.zeros(2, 20, 2, 4, 4), torch.zeros(2, 3, 24), None))
 
     def oracle(x, sigma_BT, text, **_):
         torch.testing.assert_close(x[:, :16], (1 - sigma.view(-1, 1, 1, 1, 1)) * x0 + sigma.view(-1, 1, 1, 1, 1) * noise)
         return noise - x0
 
-    assert flow_matching.loss(oracle, seen, sigma, noise).tolist() == [0, 0]
+    assert flow_matching.loss(oracle, batch, sigma, noise).tolist() == [0, 0]
+
+
+def test_a_run_whose_spec_has_older_names_of_settings_resumes(trainer, tmp_path):
+    trainer().run(steps=1)
+    path = tmp_path / "run" / "step-00000001" / "state.json"
+    text = path.read_text()
+    for new, old in (("max_origin_distance", "origin_way"), ("camera_dropout", "camera_none_share"), ("dropout", "none_share")):
+        assert f'"{new}"' in text
+        text = text.replace(f'"{new}"', f'"{old}"')
+    path.write_text(text)
+    assert trainer().step == 1

@@ -3,7 +3,7 @@ import pytest
 import threadpoolctl
 
 from curation.media import container
-from operators.op import WHOLE_UNIT, Op, Step, check, each, run_local, steps
+from operators.op import WHOLE_UNIT, Op, Step, check_chain, each, fuse_ops, run_chain
 
 
 def rows(count):
@@ -29,13 +29,13 @@ def op(fn, **kwargs):
 def test_a_chain_that_reads_what_nobody_wrote_is_refused():
     chain = [Op(measure, reads=("luma_max",), writes=())]
     with pytest.raises(ValueError, match=r"measure reads \['luma_max'\], which nothing before it writes"):
-        check(chain, {"clip_id"})
-    check(chain, {"luma_max"})
+        check_chain(chain, {"clip_id"})
+    check_chain(chain, {"luma_max"})
 
 
 def test_neighbours_of_equal_resources_share_a_step():
     chain = [op(measure), op(fail_on_three), op(measure, num_cpus=2), op(measure, num_cpus=2), op(measure)]
-    assert [len(step) for step in steps(chain)] == [2, 2, 1]
+    assert [len(step) for step in fuse_ops(chain)] == [2, 2, 1]
 
 
 def test_each_row_goes_through_the_whole_step_before_the_next():
@@ -48,13 +48,13 @@ def test_each_row_goes_through_the_whole_step_before_the_next():
 
         return fn
 
-    run_local([op(tell("a")), op(tell("b"))], rows(3))
+    run_chain([op(tell("a")), op(tell("b"))], rows(3))
     assert seen == ["a0", "b0", "a1", "b1", "a2", "b2"]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_a_failing_row_is_marked_and_the_others_go_on_in_order(batch):
-    done = run_local([op(fail_on_three, batch=batch)], rows(6))
+    done = run_chain([op(fail_on_three, batch=batch)], rows(6))
     assert [row["index"] for row in done] == list(range(6))
     errors = {row["index"]: row["error"] for row in done if row.get("error")}
     assert list(errors) == [3]
@@ -69,12 +69,12 @@ def test_a_failing_batch_is_halved_not_redone_row_by_row():
         calls.append(len(rows))
         return fail_on_three(rows)
 
-    run_local([op(count, batch=8)], rows(8))
+    run_chain([op(count, batch=8)], rows(8))
     assert calls == [8, 4, 2, 2, 1, 1, 4]
 
 
 def test_an_operator_on_a_whole_unit_fails_as_a_whole():
-    done = run_local([op(fail_on_three, batch=WHOLE_UNIT)], rows(6))
+    done = run_chain([op(fail_on_three, batch=WHOLE_UNIT)], rows(6))
     assert all("three" in row["error"] for row in done)
 
 
@@ -87,7 +87,7 @@ def test_rows_already_out_pass_by_in_their_place():
 
     mixed = rows(5)
     mixed[1]["reject"], mixed[3]["error"] = "dark", "broken"
-    assert run_local([op(look, batch=5)], mixed) == mixed
+    assert run_chain([op(look, batch=5)], mixed) == mixed
     assert seen == [[0], [2], [4]]
 
 
@@ -96,7 +96,7 @@ def test_what_a_failed_try_changed_is_gone():
         rows[0]["luma_mean"] = 99.0
         raise ValueError("no")
 
-    done = run_local([op(spoil)], rows(1))
+    done = run_chain([op(spoil)], rows(1))
     assert "luma_mean" not in done[0]
 
 
@@ -105,9 +105,9 @@ def test_an_operator_is_never_called_with_nothing():
         assert rows
         return rows
 
-    assert run_local([op(refuse, batch=4)], []) == []
+    assert run_chain([op(refuse, batch=4)], []) == []
     out = [{**row, "reject": "x"} for row in rows(2)]
-    assert run_local([op(refuse, batch=4)], out) == out
+    assert run_chain([op(refuse, batch=4)], out) == out
 
 
 def test_a_class_is_built_once_and_time_is_counted():
@@ -132,21 +132,21 @@ def test_a_full_disk_is_no_rows_fault():
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        run_local([op(write)], rows(2))
+        run_chain([op(write)], rows(2))
 
 
 def test_what_the_codec_cannot_read_is_the_rows_own():
     def read(rows):
         raise av.error.FFmpegError(5, "Input/output error")
 
-    assert "Input/output error" in run_local([op(read)], rows(1))[0]["error"]
+    assert "Input/output error" in run_chain([op(read)], rows(1))[0]["error"]
 
 
 def test_an_operator_may_make_many_rows_of_one():
     def split(rows):
         return [{**row, "index": row["index"] * 10 + i} for row in rows for i in range(2)]
 
-    done = run_local([op(split), op(measure)], rows(2))
+    done = run_chain([op(split), op(measure)], rows(2))
     assert [row["luma_mean"] for row in done] == [0.0, 1.0, 10.0, 11.0]
 
 
@@ -185,7 +185,7 @@ def test_what_the_machine_did_is_no_rows_fault(error):
         raise error
 
     with pytest.raises(type(error)):
-        run_local([op(work, batch=2)], rows(4))
+        run_chain([op(work, batch=2)], rows(4))
 
 
 def test_a_step_keeps_codecs_to_its_cores(monkeypatch):
@@ -197,11 +197,11 @@ def test_a_step_keeps_codecs_to_its_cores(monkeypatch):
 
 
 def test_a_step_keeps_blas_to_its_cores():
-    with threadpoolctl.threadpool_limits(None):  # puts back what was
+    with threadpoolctl.threadpool_limits(None):  # restores the limits afterwards
         Step([op(measure, num_cpus=1)])
         assert {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"} == {1}
 
 
 def test_a_ray_only_stage_says_so_locally():
     with pytest.raises(ValueError, match="exists only as a Ray Data stage"):
-        run_local([op(measure, dataset=lambda ds: ds)], rows(1))
+        run_chain([op(measure, dataset=lambda ds: ds)], rows(1))

@@ -10,7 +10,7 @@ import pytest
 
 from curation.actions import learned
 from curation.partition import scan
-from operators.op import run_local
+from operators.op import run_chain
 from pipelines import chains, recipes
 
 FPS = 20
@@ -44,7 +44,7 @@ def clips_of(uri):
     recipe = recipes.load("smoke")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a mean of nothing is a warning, and a number that is no number
-        return run_local(chains.partition(recipe), [{"video_id": "v", "source_uri": uri}])
+        return run_chain(chains.partition(recipe), [{"video_id": "v", "source_uri": uri}])
 
 
 def spans(rows):

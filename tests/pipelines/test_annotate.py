@@ -78,7 +78,7 @@ def kept(out):
 def test_an_engines_log_goes_with_the_clip_into_the_shard(source, out):
     done = run.curate([source], out, AUTO)
     rows = {row["clip_id"]: row for row in kept(out)}
-    samples = [sample for name in shards.committed(out) for sample in shards.read_samples(out, name)]
+    samples = [sample for name in shards.list_committed(out) for sample in shards.read_samples(out, name)]
     assert len(samples) == done.kept == 2
     for sample in samples:
         row, camera = rows[sample.clip_id], from_npz(sample.members["camera.npz"])
@@ -107,7 +107,7 @@ def test_clips_that_other_limits_take_out_lose_their_annotation(source, out):
 
 def test_nothing_is_planned_before_it_is_annotated(source, out):
     early = run.curate([source], out, AUTO, phases=["shard"])
-    assert (early.kept > 0, early.stored, shards.plans(out)) == (True, 0, [])
+    assert (early.kept > 0, early.stored, shards.list_plans(out)) == (True, 0, [])
     assert run.curate([source], out, AUTO).stored == early.kept
 
 

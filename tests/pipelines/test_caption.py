@@ -44,7 +44,7 @@ def _units(film, out):
     recipe = recipes.smoke()
     run._write_dataset(out, recipe, [], {})
     for name in BEFORE:
-        for unit in planning.todo(name, out, recipe, source_files.find_sources([film], exclude=out))[0]:
+        for unit in planning.pending_units(name, out, recipe, source_files.find_sources([film], exclude=out))[0]:
             yield Phase(name, recipe, out), unit
 
 
@@ -110,7 +110,7 @@ def test_without_a_model_captions_are_measured_and_everything_says_so(film, out)
 def test_captions_and_interactions_go_into_the_shards(film, out):
     curate(film, out, measured(), [*TOLD, "shard"])
     rows = {row["clip_id"]: row for row in kept(out)}
-    samples = [sample for name in shards.committed(out) for sample in shards.read_samples(out, name)]
+    samples = [sample for name in shards.list_committed(out) for sample in shards.read_samples(out, name)]
     assert {sample.clip_id for sample in samples} == set(rows)
     for sample in samples:
         row = rows[sample.clip_id]
@@ -228,7 +228,7 @@ def test_a_server_that_is_gone_fails_the_unit_and_the_next_run_asks_only_what_is
     first = curate(film, out, one_at_a_time(server.url), [*TOLD, "shard"])
     assert [record.phase for record in first.failures] == ["caption"]
     assert "no VLM answers at" in first.failures[0].failure
-    assert (first.stored, shards.plans(out)) == (0, [])
+    assert (first.stored, shards.list_plans(out)) == (0, [])
     total = len(kept(out))
     answered = {json.dumps(body["messages"]) for body in server.bodies[:4]}
     again = willing(serve)

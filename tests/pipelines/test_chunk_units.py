@@ -1,4 +1,4 @@
-"""A long source in chunks gives what it gives in one pass, whatever happens to the chunks. The chunks here are short."""
+"""A long source gives the same results in chunks as in one pass, whatever happens to the chunks. The chunks here are short."""
 
 import ctypes
 import math
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from curation import source_files, storage
+from curation.output_folder import OutputFolder
 from curation.partition import chunks, scan
 from pipelines import chunk_units, ledger, phases, recipes, run, units
 
@@ -24,16 +25,16 @@ TINY = in_chunks_of(2.0)
 
 @pytest.fixture(autouse=True)
 def lean(monkeypatch):
-    """Take every source for one that may be long, whatever its size."""
-    monkeypatch.setattr(chunk_units, "_LEAN_BYTES_PER_S", 1)
+    """Let every source count as one that may be long, whatever its size."""
+    monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 1)
     scan.clear_caches()
 
 
 @pytest.fixture
 def here(monkeypatch):
-    """The local runner's work, and the look at durations, in this process: faster, and calls can be counted."""
+    """Run units and read durations in this process: it is faster, and calls can be counted."""
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
-    monkeypatch.setattr(chunk_units, "_durations", lambda uris: [chunk_units._duration_s(uri) for uri in uris])
+    monkeypatch.setattr(chunk_units, "_declared_durations_s", lambda uris: [chunk_units._duration_s(uri) for uri in uris])
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def assert_same(done, one_pass):
     for kind in ("thumbs", "signals"):
         names = ledger.clips(done.out)["unit_id"].to_pylist()
         assert ledger.sidecars(done.out, kind, names) == ledger.sidecars(one_pass.out, kind, names)
-    assert chunk_units._stored(done.out) == []
+    assert chunk_units._stored_names(done.out) == []
     assert done.failures == []
 
 
@@ -81,12 +82,12 @@ def test_one_process_makes_one_pass(here, raw, tmp_path):
 def test_phase_by_phase_and_with_another_length_in_between(here, one_pass, raw, tmp_path):
     out = str(tmp_path / "o")
     run.curate([str(raw)], out, in_chunks_of(3.0), phases=["scan"])
-    assert len(chunk_units._stored(out)) == 5 + 2
+    assert len(chunk_units._stored_names(out)) == 5 + 2
     run.curate([str(raw)], out, TINY, phases=["scan"])
-    assert len(chunk_units._stored(out)) == 5 + 2 + 8 + 3
+    assert len(chunk_units._stored_names(out)) == 5 + 2 + 8 + 3
     done = run.curate([str(raw)], out, in_chunks_of(3.0), phases=["partition"])
     assert decodes(done) == {}
-    assert chunk_units._stored(out) == []
+    assert chunk_units._stored_names(out) == []
     assert_same(run.curate([str(raw)], out, TINY), one_pass)
 
 
@@ -94,16 +95,16 @@ def test_a_run_that_stopped_among_the_chunks_goes_on_with_the_rest(here, one_pas
     real, out = phases.work, str(tmp_path / "o")
     left = [5]
 
-    def stop(phase, unit, tell=None):
+    def stop(phase, unit, on_progress=None):
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        return real(phase, unit, tell)
+        return real(phase, unit, on_progress)
 
     monkeypatch.setattr(phases, "work", stop)
     with pytest.raises(KeyboardInterrupt):
         run.curate([str(raw)], out, TINY, phases=recipes.PHASES)
-    assert len(chunk_units._stored(out)) == 5
+    assert len(chunk_units._stored_names(out)) == 5
     left[0] = 1000
     done = run.curate([str(raw)], out, TINY, phases=recipes.PHASES)
     assert decodes(done)["scan chunk"] == 6
@@ -114,7 +115,7 @@ def test_a_run_that_stopped_among_the_chunks_goes_on_with_the_rest(here, one_pas
 def test_chunks_that_came_to_harm_cost_a_pass_and_nothing_else(harm, here, one_pass, raw, tmp_path):
     out = str(tmp_path / "o")
     run.curate([str(raw)], out, TINY, phases=["scan"])
-    first = chunk_units._uri(out, str(min(chunk_units._stored(out))))
+    first = OutputFolder(out).chunk(str(min(chunk_units._stored_names(out))))
     if harm == "lost":
         storage.delete(first)
     elif harm == "garbage":
@@ -135,11 +136,14 @@ def test_chunks_are_parsed_by_the_thread_that_asks(here, raw, tmp_path, monkeypa
 
 
 def test_a_chunk_that_fails_is_said_and_costs_a_pass(here, one_pass, raw, tmp_path, monkeypatch, capfd):
-    real = chunk_units.put
-    monkeypatch.setattr(chunk_units, "put", lambda out, name, chunk: real(out, name, chunk) if chunk.start_s != 4 else fail())
+    real = chunk_units.put_chunk
 
-    def fail():
-        raise OSError("no space left")
+    def put_chunk(out, name, chunk):
+        if chunk.start_s == 4:
+            raise OSError("no space left")
+        real(out, name, chunk)
+
+    monkeypatch.setattr(chunk_units, "put_chunk", put_chunk)
 
     done = run.curate([str(raw)], str(tmp_path / "o"), TINY, phases=recipes.PHASES)
     assert decodes(done)["scan"] == 2
@@ -153,26 +157,26 @@ def test_a_source_that_cannot_be_chunked_is_said_so_once(here, raw, tmp_path, mo
     assert decodes(done) == {"scan": 1, "encode": done.kept}
     said = " ".join(capfd.readouterr().err.split())
     assert said.count("is measured in one pass: can only be decoded from its start") == 1
-    assert len(units.done(done.out, "scan")) == 3
+    assert len(units.list_committed(done.out, "scan")) == 3
     assert run.curate([str(raw / "b.mp4")], str(tmp_path / "o"), TINY, phases=recipes.PHASES).records == []
 
 
 def test_only_large_files_are_asked_how_long_they_are(raw, tmp_path, monkeypatch):
     entries, asked = source_files.find_sources([str(raw)]), []
-    monkeypatch.setattr(chunk_units, "_durations", lambda uris: asked.extend(uris) or [600.0 for _ in uris])
+    monkeypatch.setattr(chunk_units, "_declared_durations_s", lambda uris: asked.extend(uris) or [600.0 for _ in uris])
     size = {Path(entry.uri).name: entry.size for entry in entries}
     assert size["b.mp4"] < 0.8 * size["a.mp4"]
-    monkeypatch.setattr(chunk_units, "_LEAN_BYTES_PER_S", size["a.mp4"] / 50)
-    found = chunk_units.chunk_units(entries, str(tmp_path), in_chunks_of(20.0))
+    monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", size["a.mp4"] / 50)
+    found = chunk_units.pending_chunks(entries, str(tmp_path), in_chunks_of(20.0))
     assert [Path(uri).name for uri in asked] == ["a.mp4"], "its copy is a duplicate, the rest is small"
-    spans = [chunk_units.span(unit, in_chunks_of(20.0)) for unit in found]
+    spans = [chunk_units.chunk_span_s(unit, in_chunks_of(20.0)) for unit in found]
     assert spans == [(0.0, 20.0), (20.0, math.inf)], "as many as its size makes likely, not as it declares"
-    assert chunk_units.chunk_units(entries, str(tmp_path), in_chunks_of(26.0)) == []
+    assert chunk_units.pending_chunks(entries, str(tmp_path), in_chunks_of(26.0)) == []
 
 
 def test_a_file_that_kills_whoever_opens_it_leaves_the_driver_alone(raw, monkeypatch):
     uris = [str(raw / name) for name in ("a.mp4", "broken.mp4")]
-    assert chunk_units._durations(uris) == [pytest.approx(16.0), 0.0]
-    assert chunk_units._durations([]) == []
+    assert chunk_units._declared_durations_s(uris) == [pytest.approx(16.0), 0.0]
+    assert chunk_units._declared_durations_s([]) == []
     monkeypatch.setattr(chunk_units, "_duration_s", ctypes.string_at)
-    assert chunk_units._durations([0, 0]) == [0.0, 0.0], "a segmentation fault"
+    assert chunk_units._declared_durations_s([0, 0]) == [0.0, 0.0], "a segmentation fault"

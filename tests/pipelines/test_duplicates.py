@@ -1,4 +1,4 @@
-"""The same recording twice, and two that only look so."""
+"""Two copies of one recording, and two recordings that only look the same."""
 
 import av
 import numpy as np
@@ -8,14 +8,14 @@ from curation import source_files
 from curation.source_files import content_id, same_bytes
 from curation.storage import Entry
 from pipelines import duplicates, ledger, recipes, units
-from pipelines.sources import source_units
+from pipelines.sources import pending_sources
 
 
 @pytest.fixture(autouse=True)
 def nothing_known():
     source_files.same_bytes.cache_clear()
     source_files.whole_id.cache_clear()
-    duplicates._known.clear()
+    duplicates._digest_cache.clear()
 
 
 def entries(*paths):
@@ -23,7 +23,7 @@ def entries(*paths):
 
 
 def pair(folder):
-    """Two raw recordings of one seed that differ in a moment, between the blocks that name a source."""
+    """Write two raw recordings of one seed that differ for a moment, between the blocks that identify a source."""
     data = bytearray(np.random.default_rng(3).bytes(5 << 20))
     (folder / "a.y4m").write_bytes(data)
     at = (1 << 20) + (150 << 10)
@@ -42,17 +42,17 @@ def remux(source, target):
     return target
 
 
-def told(found):
+def described(found):
     return [
         (unit.uri.rpartition("/")[2], unit.duplicate_of and unit.duplicate_of.rpartition("/")[2], unit.reason) for unit in found
     ]
 
 
 def commit(out, found):
-    """The units as `partition` leaves them."""
+    """Commit the units as `partition` does."""
     for unit in found:
         of = {"status": "duplicate" if unit.duplicate_of else "ok", "duplicate_of": unit.duplicate_of}
-        name = units.Name.parse(unit.name)
+        name = units.UnitName.parse(unit.name)
         ledger.write_video(out, unit.name, {"video_id": name.video_id, "uri": unit.uri, "token": unit.token, **of})
         schema = ledger.columns(ledger.CLIP, ("clip_id", "video_id", "unit_id", "reject", "error"))
         ledger.write_clips(out, "partition", unit.name, [], schema, ledger.Record("partition", unit.name))
@@ -63,12 +63,12 @@ def test_recordings_that_differ_in_a_moment_are_two_sources(tmp_path):
     assert content_id(a) == content_id(b)
     assert not same_bytes(a, b)
     out, recipe = str(tmp_path / "out"), recipes.smoke()
-    found = source_units([a, b], out, recipe)
-    assert told(found) == [("a.y4m", None, None), ("b.y4m", None, None)]
-    ids = [units.Name.parse(unit.name).video_id for unit in found]
+    found = pending_sources([a, b], out, recipe)
+    assert described(found) == [("a.y4m", None, None), ("b.y4m", None, None)]
+    ids = [units.UnitName.parse(unit.name).video_id for unit in found]
     assert ids == [content_id(a), source_files.whole_id(b)]
     commit(out, found[:1])
-    (later,) = source_units([a, b], out, recipe)
+    (later,) = pending_sources([a, b], out, recipe)
     assert later == found[1], "the same name in one run and in two"
 
 
@@ -76,19 +76,19 @@ def test_the_same_bytes_are_one_source_and_a_copy_of_the_second_is_its_copy(tmp_
     pair(tmp_path)
     for name, of in (("c", "a"), ("d", "b")):
         (tmp_path / f"{name}.y4m").write_bytes((tmp_path / f"{of}.y4m").read_bytes())
-    found = source_units(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())
+    found = pending_sources(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())
     copies = [("c.y4m", "a.y4m", "the same bytes"), ("d.y4m", "b.y4m", "the same bytes")]
-    assert told(found)[2:] == copies
+    assert described(found)[2:] == copies
     commit(str(tmp_path / "out"), found[:2])
-    assert told(source_units(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())) == copies
+    assert described(pending_sources(entries(tmp_path), str(tmp_path / "out"), recipes.smoke())) == copies
 
 
 def test_what_can_no_longer_be_compared_says_so(tmp_path):
     a, b = pair(tmp_path)
     out = str(tmp_path / "out")
-    commit(out, source_units([a], out, recipes.smoke()))
+    commit(out, pending_sources([a], out, recipes.smoke()))
     (tmp_path / "a.y4m").unlink()
-    assert told(source_units([b], out, recipes.smoke())) == [("b.y4m", "a.y4m", duplicates.SAME_SAMPLES)]
+    assert described(pending_sources([b], out, recipes.smoke())) == [("b.y4m", "a.y4m", duplicates.SAME_SAMPLES)]
 
 
 def test_links_and_equal_etags_are_not_read(tmp_path, monkeypatch):
@@ -107,22 +107,22 @@ def test_a_remux_is_the_same_recording(tmp_path, make_video):
     make_video(tmp_path / "other.mp4", seconds=3, seed=5)
     out = str(tmp_path / "out")
     sources = entries(tmp_path)
-    found = source_units(sources, out, recipes.smoke())
-    assert told(found) == [
+    found = pending_sources(sources, out, recipes.smoke())
+    assert described(found) == [
         ("other.mp4", None, None),
         ("renamed.mov", None, None),
         ("session.mkv", "renamed.mov", "the same video packets"),
         ("session.mp4", "renamed.mov", "the same video packets"),
     ]
     committed = [entry for entry in sources if entry.uri.endswith("session.mp4")]
-    commit(out, source_units(committed, out, recipes.smoke()))
-    later = {name: of for name, of, _ in told(source_units(sources, out, recipes.smoke()))}
+    commit(out, pending_sources(committed, out, recipes.smoke()))
+    later = {name: of for name, of, _ in described(pending_sources(sources, out, recipes.smoke()))}
     assert later == {"other.mp4": None, "renamed.mov": "session.mp4", "session.mkv": "session.mp4"}, "what is curated stays"
 
 
 def test_files_of_one_kind_or_other_sizes_are_not_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(duplicates, "_all", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(duplicates, "_digest_all", lambda *_: pytest.fail("opened"))
     same_kind = [Entry("a.mp4", 1000, "1"), Entry("b.mp4", 1001, "2")]
     far_apart = [Entry("a.mkv", 10 << 20, "1"), Entry("b.mp4", 20 << 20, "2")]
-    assert duplicates.twins(same_kind, []) == {}
-    assert duplicates.twins(far_apart, []) == {}
+    assert duplicates.find_remuxes(same_kind, []) == {}
+    assert duplicates.find_remuxes(far_apart, []) == {}

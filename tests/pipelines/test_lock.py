@@ -1,4 +1,4 @@
-"""The lease on an output folder: who may take it, what keeps it, and what becomes of a run that loses it."""
+"""The lease on an output folder: who may take it, how it is kept, and what a run does that loses it."""
 
 import json
 import os
@@ -14,11 +14,11 @@ import pytest
 from curation import processes, shards, storage
 from curation.errors import LeaseLost
 from pipelines import cli, lock, recipes, run, runners
-from pipelines.lock import locked
+from pipelines.lock import hold_lock
 
 
 def hold(folder, pid, host=None, age_s=0.0, **more):
-    """Another run's lock, last renewed so long ago."""
+    """Write the lock of another run, last renewed `age_s` ago."""
     note = {"token": "theirs", "host": host or socket.gethostname(), "pid": pid, **more}
     path = Path(folder, "lock.json")
     path.parent.mkdir(exist_ok=True)
@@ -32,7 +32,7 @@ def holder(folder):
 
 
 def taken(folder, wait_s=0.0) -> bool:
-    with locked(str(folder), wait_s, lambda words: None):
+    with hold_lock(str(folder), wait_s, lambda words: None):
         return holder(folder)["pid"] == os.getpid()
 
 
@@ -44,8 +44,8 @@ def refusal(folder, wait_s=0.0) -> str:
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Heartbeats a hundredth as far apart, and as long to live without them as before: a busy machine may pause us."""
-    for name, seconds in (("_BEAT_S", 0.2), ("_STALE_S", 60.0), ("_RESTARTED_S", 0.3)):
+    """Shorten the heartbeat interval to a hundredth. The expiry is only halved, since a busy machine may pause this process."""
+    for name, seconds in (("_HEARTBEAT_S", 0.2), ("_EXPIRY_S", 60.0), ("_RESTARTED_EXPIRY_S", 0.3)):
         monkeypatch.setattr(lock, name, seconds)
 
 
@@ -59,18 +59,18 @@ def test_two_drivers_on_one_output_are_refused(tmp_path, raw, monkeypatch):
         rf"^{tmp_path}/o: another run \(process {os.getpid()} on .*\) holds it since \d{{4}}-.* UTC; "
         r"free in 120 s if that run is dead\. Wait for it \(--wait\), or stop it$"
     )
-    with locked(str(tmp_path / "o")), pytest.raises(ValueError, match=words):
+    with hold_lock(str(tmp_path / "o")), pytest.raises(ValueError, match=words):
         run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke())
     assert not (tmp_path / "o" / "lock.json").exists()
 
 
 @pytest.fixture
 def zombie():
-    """The number of a process that has ended and that nobody has waited for."""
+    """Return the number of a process that has ended and that no process has waited for."""
     ended = subprocess.Popen(["true"])
-    while processes.started(ended.pid):
+    while processes.start_time(ended.pid):
         time.sleep(0.01)
-    assert processes._answers(ended.pid), "its number is still in use"
+    assert processes._exists(ended.pid), "its number is still in use"
     yield ended.pid
     ended.wait()
 
@@ -78,10 +78,10 @@ def zombie():
 def test_the_lock_of_a_dead_process_does_not_bar(tmp_path, zombie):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    lives, ours = processes.started(os.getppid()), processes.space()
+    lives, ours = processes.start_time(os.getppid()), processes.pid_namespace()
     for number, (pid, more) in enumerate(
         [
-            (gone.pid, {}),  # as an older release writes it
+            (gone.pid, {}),  # written by an older release
             (gone.pid, {"space": ours, "started": "1"}),
             (zombie, {"space": ours, "started": "1"}),
             (os.getppid(), {"space": ours, "started": "1"}),  # its number is in use again
@@ -96,7 +96,7 @@ def test_the_lock_of_a_dead_process_does_not_bar(tmp_path, zombie):
 
 
 def test_a_holder_elsewhere_bars_until_it_has_not_beaten_for_two_minutes(tmp_path):
-    """By the clock of the store: what the holder's own clock says is not looked at."""
+    """The clock of the store counts, not the clock of the holder."""
     for beat in (0, time.time(), time.time() + 7200):
         hold(tmp_path, 1, "elsewhere", age_s=100, beat=beat)
         assert "(process 1 on elsewhere) holds it" in (words := refusal(tmp_path))
@@ -113,10 +113,10 @@ def test_the_clock_of_the_store_tells_the_age_on_s3(front):
 
     storage.put(f"{front.uri}/o/lock.json", json.dumps({"token": "theirs", "host": "pod", "pid": 7}).encode())
     front.after = other_clock
-    with pytest.raises(ValueError, match=r"process 7 on pod\) holds it; free in 20 s if"), locked(f"{front.uri}/o"):
+    with pytest.raises(ValueError, match=r"process 7 on pod\) holds it; free in 20 s if"), hold_lock(f"{front.uri}/o"):
         pass
     ahead["last-modified"] = "Thu, 31 Dec 2099 23:57:59 GMT"
-    with locked(f"{front.uri}/o"):
+    with hold_lock(f"{front.uri}/o"):
         assert json.loads(storage.read(f"{front.uri}/o/lock.json"))["pid"] == os.getpid()
     assert not storage.exists(f"{front.uri}/o/lock.json")
 
@@ -124,13 +124,13 @@ def test_the_clock_of_the_store_tells_the_age_on_s3(front):
 def test_a_container_that_was_started_again_waits_a_moment_to_see_that_its_earlier_life_is_over(tmp_path, quick):
     hold(tmp_path, os.getpid(), space="another start")
     said = []
-    with locked(str(tmp_path), say=said.append):
+    with hold_lock(str(tmp_path), on_wait=said.append):
         pass
     assert [words.partition("; ")[2] for words in said] == ["free in 1 s if that run is dead; waiting for it"]
 
 
 def test_a_container_of_the_same_name_that_lives_is_not_robbed(tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(lock, "_RESTARTED_S", 30.0)
+    monkeypatch.setattr(lock, "_RESTARTED_EXPIRY_S", 30.0)
     hold(tmp_path, os.getpid(), space="another start")
     beating = threading.Timer(0.15, hold, (tmp_path, os.getpid()), {"space": "another start", "beats": 1})
     beating.start()
@@ -165,7 +165,7 @@ def test_of_several_that_find_a_dead_lock_one_takes_it(tmp_path):
     def take():
         start.wait()
         try:
-            with locked(str(tmp_path)):
+            with hold_lock(str(tmp_path)):
                 got.append("taken")
                 all_tried.wait(60)
         except ValueError as error:
@@ -185,7 +185,7 @@ def test_of_several_that_find_a_dead_lock_one_takes_it(tmp_path):
 
 
 def test_the_lock_beats(tmp_path, quick):
-    with locked(str(tmp_path)):
+    with hold_lock(str(tmp_path)):
         first = holder(tmp_path)
         time.sleep(1.5)
         assert holder(tmp_path)["beats"] > first["beats"]
@@ -193,7 +193,7 @@ def test_the_lock_beats(tmp_path, quick):
 
 
 class Flaky:
-    """`storage.replace`, where the numbered calls fail: before they write, or with the answer lost after they wrote."""
+    """`storage.replace`, but the numbered calls fail: before they write, or after it, with the answer lost."""
 
     def __init__(self, monkeypatch, before=(), lost=(), silent=()):
         self.before, self.lost, self.silent, self.calls, self._real = before, lost, silent, 0, storage.replace
@@ -211,11 +211,11 @@ class Flaky:
 
 def test_heartbeats_go_on_after_some_that_failed(tmp_path, quick, monkeypatch):
     store = Flaky(monkeypatch, before=(2, 3, 4), lost=(6,), silent=(1, 8))
-    with locked(str(tmp_path)):
+    with hold_lock(str(tmp_path)):
         while store.calls < 11:
             time.sleep(0.02)
         assert holder(tmp_path)["beats"] >= 6
-        lock.check(str(tmp_path))
+        lock.renew_lock(str(tmp_path))
     assert not (tmp_path / "lock.json").exists()
 
 
@@ -227,42 +227,42 @@ def test_a_run_whose_lock_was_taken_over_is_stopped_wherever_it_waits(tmp_path, 
     began = time.monotonic()
     thief = threading.Timer(0.3, hold, (tmp_path, 1, "elsewhere"))
     thief.start()
-    with pytest.raises(LeaseLost, match=words), locked(str(tmp_path)):
+    with pytest.raises(LeaseLost, match=words), hold_lock(str(tmp_path)):
         time.sleep(60)
     assert time.monotonic() - began < 30
     assert holder(tmp_path)["token"] == "theirs", "theirs stays"
 
 
 def test_a_run_whose_heartbeats_fail_for_too_long_is_stopped_before_another_may_start(tmp_path, quick, monkeypatch):
-    assert 4 * lock._BEAT_S < lock._Lease(str(tmp_path))._good_until_s() < lock._STALE_S, "90 s of trying, and time to stop"
-    monkeypatch.setattr(lock, "_STALE_S", 1.2)
+    assert 4 * lock._HEARTBEAT_S < lock._Lease(str(tmp_path))._deadline_s() < lock._EXPIRY_S, "90 s of trying, and time to stop"
+    monkeypatch.setattr(lock, "_EXPIRY_S", 1.2)
     store = Flaky(monkeypatch, before=range(2, 10_000))
     words = r"no heartbeat of its lock has reached the store for \d s \(last SlowDown\), so this run stops"
-    with pytest.raises(LeaseLost, match=words), locked(str(tmp_path)):
+    with pytest.raises(LeaseLost, match=words), hold_lock(str(tmp_path)):
         time.sleep(60)
     store.before = ()
     assert taken(tmp_path, wait_s=60)
 
 
 def test_a_heartbeat_that_hangs_does_not_keep_a_run_alive(tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(lock, "_STALE_S", 1.2)
+    monkeypatch.setattr(lock, "_EXPIRY_S", 1.2)
     real, release = storage.replace, threading.Event()
     monkeypatch.setattr(storage, "replace", lambda *call: real(*call) if not call[2] else release.wait() and "")
-    with pytest.raises(LeaseLost, match="no heartbeat of its lock has reached the store"), locked(str(tmp_path)):
+    with pytest.raises(LeaseLost, match="no heartbeat of its lock has reached the store"), hold_lock(str(tmp_path)):
         time.sleep(60)
     release.set()
 
 
 def test_a_lock_that_somebody_removed_is_lost(tmp_path):
-    with locked(str(tmp_path)):
-        lock.check(str(tmp_path))
+    with hold_lock(str(tmp_path)):
+        lock.renew_lock(str(tmp_path))
         time.sleep(1.1)
         os.unlink(tmp_path / "lock.json")
         with pytest.raises(LeaseLost, match=r"lock\.json was removed, so this run stops"):
-            lock.check(str(tmp_path))
+            lock.renew_lock(str(tmp_path))
         with pytest.raises(LeaseLost, match=r"lock\.json was removed"):
-            lock.check(str(tmp_path))
-    lock.check(str(tmp_path))  # nothing is held any more
+            lock.renew_lock(str(tmp_path))
+    lock.renew_lock(str(tmp_path))  # nothing is held any more
 
 
 def test_a_run_that_lost_its_lock_writes_no_dataset_and_deletes_nothing(tmp_path, raw, monkeypatch):

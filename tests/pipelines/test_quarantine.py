@@ -1,4 +1,4 @@
-"""A clip or a source that kills its worker, under the local runner: the killer is put into the child by sitecustomize."""
+"""A clip or a source that kills its worker, under the local runner: sitecustomize puts the killer into the child."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ import importlib.abc, importlib.machinery, os, sys
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "curation.MODULE":
+        if name != "MODULE":
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)
@@ -30,7 +30,7 @@ if "pipelines.worker" in sys.orig_argv:
 
 @pytest.fixture
 def child(tmp_path, monkeypatch):
-    """Patch a module of `curation` in the worker process only."""
+    """Patch a module in the worker process only."""
 
     def patch(module, code):
         folder = tmp_path / "site"
@@ -44,7 +44,10 @@ def child(tmp_path, monkeypatch):
 def test_a_clip_that_kills_its_worker_is_quarantined_and_the_job_ends_well(child, raw, tmp_path):
     out = str(tmp_path / "o")
     doomed = "s.start_s == 0 and u.endswith('b.mp4')"
-    child("encode", f"real = module.encode; module.encode = lambda u, s, *a: os._exit(11) if {doomed} else real(u, s, *a)")
+    child(
+        "curation.media.encode",
+        f"real = module.encode; module.encode = lambda u, s, *a: os._exit(11) if {doomed} else real(u, s, *a)",
+    )
     done = run.curate([str(raw)], out, recipes.smoke())
     rows = ledger.clips(out).to_pylist()
     dead = [row for row in rows if (row["reject"] or "").startswith("quarantined")]
@@ -57,7 +60,7 @@ def test_a_clip_that_kills_its_worker_is_quarantined_and_the_job_ends_well(child
 def test_a_source_that_kills_its_worker_is_quarantined(child, raw, tmp_path):
     out = str(tmp_path / "o")
     child(
-        "video",
+        "curation.media.decode",
         "real = module.decode; module.decode = lambda u, *a, **k: os._exit(11) if u.endswith('b.mp4') else real(u, *a, **k)",
     )
     done = run.curate([str(raw)], out, recipes.smoke())
@@ -69,11 +72,12 @@ def test_a_source_that_kills_its_worker_is_quarantined(child, raw, tmp_path):
 
 
 def test_a_chunk_that_kills_its_worker_is_left_out_and_its_source_is_not(child, raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(chunk_units, "_LEAN_BYTES_PER_S", 1)
+    monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 1)
     smoke, source = recipes.smoke(), str(raw / "b.mp4")
     tiny = replace(smoke, partition=replace(smoke.partition, chunk_s=2.0))
     child(
-        "chunks", "real = module.measure; module.measure = lambda u, f, *a: os._exit(11) if a[:1] == (2.0,) else real(u, f, *a)"
+        "curation.partition.chunks",
+        "real = module.measure; module.measure = lambda u, f, *a: os._exit(11) if a[:1] == (2.0,) else real(u, f, *a)",
     )
     done = run.curate([source], str(tmp_path / "o"), tiny, phases=recipes.PHASES)
     notes_ = [record.note for record in done.records if record.note]
@@ -81,4 +85,4 @@ def test_a_chunk_that_kills_its_worker_is_left_out_and_its_source_is_not(child, 
     assert [record.decodes for record in done.records if record.phase == "partition"] == [{"scan": 1}]
     assert done.failures == []
     assert done.stored == done.kept > 0
-    assert chunk_units._stored(done.out) == []
+    assert chunk_units._stored_names(done.out) == []

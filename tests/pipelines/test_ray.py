@@ -16,7 +16,7 @@ from curation.captions.embeddings import EncoderSettings  # noqa: E402
 from curation.quality.luminance import LuminanceLimits, QualityLimits  # noqa: E402
 from curation.schema import CLIP, columns, conform  # noqa: E402
 from curation.vlm import VlmSettings  # noqa: E402
-from operators.op import Op, run_local, run_ray  # noqa: E402
+from operators.op import Op, run_chain, run_chain_on_ray  # noqa: E402
 from pipelines import chunk_units, ledger, phases, recipes, run, runners  # noqa: E402
 from pipelines.phases import Phase  # noqa: E402
 from synth.models.base import ModelSettings  # noqa: E402
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster of four slots; its workers see the poison of test_quarantine's kind only where a test sets it."""
+    """A cluster of four slots."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     folder = str(tmp_path_factory.mktemp("r"))
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder, object_store_memory=200 << 20)
@@ -59,16 +59,16 @@ def test_local_and_ray_give_the_same_rows_and_shards(cluster, local, raw, tmp_pa
 
 
 def test_one_worker_and_four_give_the_same_rows(cluster, local, raw, tmp_path, monkeypatch):
-    joined = runners.steps
-    monkeypatch.setattr(runners, "steps", lambda chain: joined([replace(op, num_cpus=4) for op in chain]))
+    fuse = runners.fuse_ops
+    monkeypatch.setattr(runners, "fuse_ops", lambda chain: fuse([replace(op, num_cpus=4) for op in chain]))
     done = run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
     assert rows_of(done.out) == rows_of(local.out)
     assert shards_of(done.out) == shards_of(local.out)
 
 
 def in_chunks(monkeypatch):
-    """A recipe that measures every source in chunks of two seconds."""
-    monkeypatch.setattr(chunk_units, "_LEAN_BYTES_PER_S", 1)
+    """Return a recipe that measures every source in chunks of two seconds."""
+    monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 1)
     smoke = recipes.smoke()
     return replace(smoke, partition=replace(smoke.partition, chunk_s=2.0))
 
@@ -109,8 +109,8 @@ def test_a_chain_of_several_steps_gives_the_same_rows_on_both_runners(cluster):
     blocks = [[{"clip_id": f"{u}{i}", "video_id": u, "index": i} for i in range(6)] for u in "abc"]
     schema = columns(CLIP, ["clip_id", "video_id", "index"])
     dataset = ray.data.from_arrow([conform(block, schema) for block in blocks])
-    remote = sorted(run_ray(chain, dataset).to_pandas().to_dict("records"), key=lambda row: row["clip_id"])
-    local = sorted((row for block in blocks for row in run_local(chain, block)), key=lambda row: row["clip_id"])
+    remote = sorted(run_chain_on_ray(chain, dataset).to_pandas().to_dict("records"), key=lambda row: row["clip_id"])
+    local = sorted((row for block in blocks for row in run_chain(chain, block)), key=lambda row: row["clip_id"])
     assert [row["clip_id"] for row in remote] == [row["clip_id"] for row in local]
     for theirs, ours in zip(remote, local, strict=True):
         assert theirs["luma_mean"] == ours["luma_mean"]
@@ -120,10 +120,10 @@ def test_a_chain_of_several_steps_gives_the_same_rows_on_both_runners(cluster):
 def test_units_of_slim_rows_share_a_task_and_none_is_lost(cluster, tmp_path):
     recipe = recipes.Recipe(relate=recipes.Relate(EncoderSettings("none")))
     phase, units = Phase("relate", recipe, str(tmp_path)), [relate._write_video(str(tmp_path), number) for number in range(40)]
-    assert [runners._units_a_task(phase, count, 4) for count in (0, 3, 40, 10_000)] == [1, 1, 2, 16]
-    assert runners._units_a_task(Phase("score", recipe, ""), 10_000, 4) == 1
+    assert [runners._units_per_task(phase, count, 4) for count in (0, 3, 40, 10_000)] == [1, 1, 2, 16]
+    assert runners._units_per_task(Phase("score", recipe, ""), 10_000, 4) == 1
     asking = replace(recipe, caption=replace(recipe.caption, vlm=VlmSettings("http", "a-model")))
-    assert runners._units_a_task(Phase("relate", asking, ""), 10_000, 4) == 1
+    assert runners._units_per_task(Phase("relate", asking, ""), 10_000, 4) == 1
     records = list(runners.run_ray(phase, units))
     assert sorted(record.unit for record in records) == sorted(unit.name for unit in units)
     assert {record.failure for record in records} == {None}
@@ -141,7 +141,7 @@ def test_what_no_node_can_give_is_refused_before_the_first_task(cluster, tmp_pat
 
 @dataclass(frozen=True)
 class PoisonedPhase(Phase):
-    """The real phase with one clip that kills whoever encodes it."""
+    """The real phase, with one clip that kills the process that encodes it."""
 
     victim: str = ""
 
@@ -154,7 +154,7 @@ class PoisonedPhase(Phase):
 
 @dataclass(frozen=True)
 class PoisonedScan(Phase):
-    """The real phase with a second that kills whoever measures it in a chunk."""
+    """The real phase, with a second of video that kills the process that measures it in a chunk."""
 
     @property
     def chain(self):

@@ -1,4 +1,4 @@
-"""What start_ray and preflight say of addresses and of clusters that are described, without a cluster."""
+"""What start_ray and preflight do with addresses and with simulated clusters. No cluster is started."""
 
 import socket
 import threading
@@ -17,7 +17,7 @@ from pipelines.phases import Phase  # noqa: E402
 
 @contextmanager
 def service(says):
-    """A server that answers each connection so; None: with nothing."""
+    """Run a server that sends these bytes on each connection; None: it sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         held = []
 
@@ -39,11 +39,11 @@ def service(says):
 
 @pytest.fixture
 def started(monkeypatch):
-    """How often Ray itself was asked to start."""
+    """Collect the calls of ray.init."""
     calls = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: calls.append(1))
-    monkeypatch.setattr(runners, "_PROBE_S", 0.2)
+    monkeypatch.setattr(runners, "_PROBE_TIMEOUT_S", 0.2)
     return calls
 
 
@@ -60,13 +60,13 @@ def test_an_address_where_nothing_of_ray_answers_is_one_line(form, started, monk
         nobody = closed.getsockname()[1]
     words = refusal(form.format(nobody), monkeypatch)
     assert words.startswith(
-        f"RAY_ADDRESS is {form.format(nobody)}: no head of Ray answers there ([Errno 111] Connection refused). "
+        f"RAY_ADDRESS is {form.format(nobody)}: no Ray head answers there ([Errno 111] Connection refused). "
     )
     assert words.endswith(
-        "Check the address and that the cluster runs (`ray status` on it), or unset RAY_ADDRESS to use this machine's cores"
+        "Check the address and that the cluster runs (`ray status` there), or unset RAY_ADDRESS to use this machine's cores"
     )
     with service(b"HTTP/1.1 400 Bad Request\r\n\r\n") as web:
-        assert "answers there (what answers is another service)" in refusal(form.format(web), monkeypatch)
+        assert "answers there (another service answers)" in refusal(form.format(web), monkeypatch)
     with service(None) as silent:
         assert "answers there (timed out)" in refusal(form.format(silent), monkeypatch)
     assert "\n" not in words
@@ -74,7 +74,7 @@ def test_an_address_where_nothing_of_ray_answers_is_one_line(form, started, monk
 
 
 def test_a_name_that_is_not_known_is_said(started, monkeypatch):
-    assert "no head of Ray answers there ([Errno -" in refusal("no-such-host.invalid:6379", monkeypatch)
+    assert "no Ray head answers there ([Errno -" in refusal("no-such-host.invalid:6379", monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_a_name_that_is_not_known_is_said(started, monkeypatch):
 )
 def test_an_address_of_another_form_is_explained(address, started, monkeypatch):
     assert refusal(address, monkeypatch) == (
-        f"RAY_ADDRESS is {address}: it must be HOST:PORT of a head (port 6379 by default), ray://HOST:10001, auto or local; "
-        "http:// is the dashboard's, for `ray job submit`"
+        f"RAY_ADDRESS is {address}: it must be HOST:PORT of a Ray head (port 6379 by default), ray://HOST:10001, auto or "
+        "local; an http:// address is the dashboard, for `ray job submit`"
     )
     assert started == []
 
@@ -106,7 +106,7 @@ def test_what_ray_itself_refuses_is_one_line(started, monkeypatch):
     assert words == f"RAY_ADDRESS is auto: Ray cannot be started: {said}"
 
 
-# Clusters that are described
+# Simulated clusters
 
 
 GIB = 1 << 30
@@ -115,7 +115,7 @@ CORES, GPUS = {"CPU": 64.0, "memory": 200 * GIB}, {"CPU": 16.0, "GPU": 4.0, "mem
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Let Ray describe such nodes, and an autoscaler that may add such groups of them: (resources, at most)."""
+    """Simulate nodes, and an autoscaler that may add groups of nodes: (resources, max count)."""
 
     def describe(*nodes, groups=None, scales=False):
         monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
@@ -123,7 +123,7 @@ def cluster(monkeypatch):
         kinds = [SimpleNamespace(resources=resources, max_count=most) for resources, most in groups or []]
         config = SimpleNamespace(node_group_configs=kinds) if groups is not None else None
         monkeypatch.setattr(ray._private.state.state, "get_cluster_config", lambda: config)
-        monkeypatch.setattr(runners, "_scales", lambda: scales)
+        monkeypatch.setattr(runners, "_has_autoscaler", lambda: scales)
 
     return describe
 
@@ -144,7 +144,7 @@ def test_engines_need_their_gpus(cluster):
         with pytest.raises(
             ValueError,
             match=rf"^phase {phase}: caption\.vlm\.engine needs 2 x 4 GPU for vLLM, the cluster has 2 nodes of 64 CPU, 0 GPU, "
-            r"200\.0 GiB\. Change its replicas or gpus, or let caption\.vlm\.backend be http",
+            r"200\.0 GiB\. Change its replicas or gpus, or set caption\.vlm\.backend to http",
         ):
             preflight(phase, engines(2, 4))
     preflight("partition", engines(2, 4))
@@ -158,7 +158,7 @@ def test_engines_need_their_gpus(cluster):
     preflight("caption", engines(2, 4))
 
 
-def test_nodes_that_an_autoscaler_may_add_count(cluster, capsys):
+def test_nodes_that_an_autoscaler_may_add_count(cluster, caplog):
     head = {"memory": 4.0 * GIB}
     cluster(head, groups=[(CORES, 10), (GPUS, 2), ({"CPU": 4096.0, "GPU": 100.0, "memory": 1}, 0)])
     preflight("partition", recipes.smoke())
@@ -168,23 +168,22 @@ def test_nodes_that_an_autoscaler_may_add_count(cluster, capsys):
         preflight("caption", engines(3, 4))
     cluster(head, groups=[(GPUS, -1)])
     preflight("caption", engines(300, 4))
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(
     ("node", "scales"), [({"memory": 4.0 * GIB}, False), ({"CPU": 0.0}, False), ({"CPU": 1.0, "memory": 1}, True)]
 )
-def test_an_autoscaler_that_tells_no_limits_is_waited_for_with_a_word(node, scales, cluster, capsys):
+def test_an_autoscaler_that_tells_no_limits_is_waited_for_with_a_word(node, scales, cluster, caplog):
     cluster(node, scales=scales)
     preflight("partition", recipes.smoke())
-    words = capsys.readouterr().err
-    assert "phase partition: " in words
-    assert words.endswith("; its autoscaler does not tell what it can add, so this waits for it\n")
+    (words,) = caplog.messages
+    assert words.startswith("phase partition: ")
+    assert words.endswith("; its autoscaler does not report what it can add, so this run waits for it")
 
 
-def test_what_later_phases_lack_is_said_at_the_start(cluster, capsys):
+def test_what_later_phases_lack_is_said_at_the_start(cluster, caplog):
     cluster(CORES)
-    runners.foresee(Phase(name, engines(1, 1), "/out") for name in recipes.CLIP_PHASES)
-    lines = capsys.readouterr().err.splitlines()
-    start = "gamecraft: as this cluster is, later work will be refused: phase "
-    assert [line.removeprefix(start).partition(":")[0] for line in lines] == ["annotate", "caption", "relate"]
+    runners.warn_of_shortages(Phase(name, engines(1, 1), "/out") for name in recipes.CLIP_PHASES)
+    start = "this cluster cannot run a later phase, which will be refused: phase "
+    assert [line.removeprefix(start).partition(":")[0] for line in caplog.messages] == ["annotate", "caption", "relate"]

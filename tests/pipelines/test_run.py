@@ -66,7 +66,7 @@ def test_dark_clips_are_rejected_with_both_numbers(curated):
 
 def test_shards_hold_the_kept_clips_and_nothing_else(curated):
     kept = {row["clip_id"]: row for row in ledger.kept(ledger.clips(curated.out)).to_pylist()}
-    stored = [sample for name in shards.committed(curated.out) for sample in shards.read_samples(curated.out, name)]
+    stored = [sample for name in shards.list_committed(curated.out) for sample in shards.read_samples(curated.out, name)]
     assert [s.clip_id for s in stored] == sorted(kept, key=lambda c: (kept[c]["video_id"], kept[c]["index"]))
     for sample in stored:
         row = kept[sample.clip_id]
@@ -86,7 +86,7 @@ def test_a_stored_clip_plays_and_has_the_planned_size(curated, tmp_path):
 
 def test_dataset_json_lists_what_is_committed(curated):
     dataset = shards.read_dataset(curated.out)
-    assert [s["name"] for s in dataset["shards"]] == shards.committed(curated.out)
+    assert [s["name"] for s in dataset["shards"]] == shards.list_committed(curated.out)
     assert dataset["counts"]["kept"] == curated.kept == sum(s["clips"] for s in dataset["shards"])
     assert dataset["recipe"] == json.loads(json.dumps(recipes.settings_of(recipes.smoke())))
     assert "libavcodec" in dataset["build"]
@@ -142,7 +142,7 @@ def test_a_second_run_reads_and_does_nothing(curated, raw, monkeypatch):
         "annotate": 2,
         "caption": 2,
         "relate": 2,
-        "shard": len(shards.committed(curated.out)),
+        "shard": len(shards.list_committed(curated.out)),
     }
     assert tree(curated.out) == before
 
@@ -156,7 +156,7 @@ def test_more_input_makes_new_shards_and_touches_no_old_one(raw, tmp_path, monke
     after = tree(out / "shards")
     assert {name: after[name] for name in before} == before
     assert "plan-001.parquet" in after
-    ids = [s.clip_id for name in shards.committed(str(out)) for s in shards.read_samples(str(out), name)]
+    ids = [s.clip_id for name in shards.list_committed(str(out)) for s in shards.read_samples(str(out), name)]
     assert len(ids) == len(set(ids)) == done.kept
 
 
@@ -285,7 +285,7 @@ def start_driver(raw, out):
         [sys.executable, str(script), str(raw), str(out)], stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 60
-    while not units.done(str(out), "partition") and time.monotonic() < deadline:
+    while not units.list_committed(str(out), "partition") and time.monotonic() < deadline:
         time.sleep(0.02)
     return driver
 
@@ -295,7 +295,7 @@ def test_a_killed_run_goes_on_where_it_was(curated, raw, tmp_path):
     driver = start_driver(raw, out)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    finished = units.done(str(out), "partition")
+    finished = units.list_committed(str(out), "partition")
     assert finished
     (out / "shards").mkdir(exist_ok=True)
     (out / "shards" / ".000000.tar.0.tmp").write_bytes(b"half")
@@ -329,4 +329,4 @@ def test_a_script_needs_no_guard(raw, tmp_path):
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert shards.committed(str(tmp_path / "o"))
+    assert shards.list_committed(str(tmp_path / "o"))

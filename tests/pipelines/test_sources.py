@@ -23,7 +23,7 @@ def in_process(monkeypatch):
 
 @pytest.fixture(scope="module")
 def films(make_video, tmp_path_factory):
-    """Two recordings of other content, some minutes old."""
+    """Two recordings with different content, some minutes old."""
     folder = tmp_path_factory.mktemp("films")
     paths = [make_video(folder / name, seconds=4, seed=seed) for name, seed in (("one.mp4", 31), ("two.mp4", 32))]
     for path in paths:
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 
 def put(film, target, seconds=0):
-    """Copy a film, dated so many seconds after the film itself."""
+    """Copy a film, and date the copy `seconds` after the film."""
     shutil.copyfile(film, target)
     os.utime(target, (1e9 + seconds, 1e9 + seconds))
 
@@ -52,13 +52,13 @@ def status(out):
 
 
 def stored(out):
-    """The mp4 of every stored clip, by clip_id."""
-    return {s.clip_id: s.members["mp4"] for name in shards.committed(out) for s in shards.read_samples(out, name)}
+    """Return the mp4 of every stored clip, by clip_id."""
+    return {s.clip_id: s.members["mp4"] for name in shards.list_committed(out) for s in shards.read_samples(out, name)}
 
 
 @pytest.fixture(scope="module")
 def alone(films, tmp_path_factory, monkeypatch_module):
-    """What each film gives where nothing happens to it."""
+    """The stored clips of each film, if the film is never changed."""
     made = []
     for film in films:
         folder = tmp_path_factory.mktemp("alone")
@@ -107,22 +107,22 @@ def test_planned_clips_of_a_source_that_changed_are_never_encoded(films, alone, 
     put(films[0], folder / "a.mp4")
     done = curate(folder, tmp_path, BEFORE_SHARDS)
     recipe = recipes.smoke()
-    assert planning.plan(done.out, recipe, []) is None
-    (unit,) = planning.todo("shard", done.out, recipe, [])[0]
+    assert planning.plan_shards(done.out, recipe, []) is None
+    (unit,) = planning.pending_units("shard", done.out, recipe, [])[0]
     put(films[1], folder / "a.mp4", 60)
     record = phases.work(Phase("shard", recipe, done.out), unit)
     assert record.failure.startswith("SourceChanged: ")
-    assert shards.committed(done.out) == []
+    assert shards.list_committed(done.out) == []
     after = curate(folder, tmp_path)
     assert stored(after.out) == alone[1]
 
 
 @pytest.mark.parametrize("phase", ["annotate", "caption"])
 def test_other_phases_do_not_read_another_version_either(films, folder, tmp_path, monkeypatch, phase):
-    """Their operators read the source where a model is asked or a camera estimated; here a stand-in reads it."""
+    """Their operators read the source to ask a model or to estimate a camera. Here a stand-in reads it."""
     put(films[0], folder / "a.mp4")
     done = curate(folder, tmp_path, BEFORE_SHARDS[: BEFORE_SHARDS.index(phase)])
-    (unit,) = planning.todo(phase, done.out, recipes.smoke(), [])[0]
+    (unit,) = planning.pending_units(phase, done.out, recipes.smoke(), [])[0]
     put(films[1], folder / "a.mp4", 60)
     monkeypatch.setattr(phases, "_step", lambda phase: Reader())
     record = phases.work(Phase(phase, recipes.smoke(), done.out), unit)
@@ -132,7 +132,7 @@ def test_other_phases_do_not_read_another_version_either(films, folder, tmp_path
 class Reader:
     cpu_s = {}
 
-    def __call__(self, rows, on_row=None, tell=None):
+    def __call__(self, rows, on_row=None, on_progress=None):
         from curation.media import decode
 
         decode.read_frames(rows[0]["source_uri"], decode.Span(0, 1))
@@ -144,8 +144,8 @@ def test_a_source_replaced_while_it_is_read_fails_its_unit(films, alone, folder,
     real_step = phases._step
 
     def step(phase):
-        def run_and_replace(rows, on_row=None, tell=None):
-            rows = real_step(phase)(rows, on_row, tell)
+        def run_and_replace(rows, on_row=None, on_progress=None):
+            rows = real_step(phase)(rows, on_row, on_progress)
             put(films[1], folder / "a.mp4", 60)
             return rows
 
@@ -163,11 +163,11 @@ def test_a_source_replaced_while_it_is_read_fails_its_unit(films, alone, folder,
 def test_a_source_replaced_between_listing_and_reading_fails_its_unit(films, folder, tmp_path):
     put(films[0], folder / "a.mp4")
     recipe, out = recipes.smoke(), str(tmp_path / "o")
-    (unit,) = sources.source_units(source_files.find_sources([str(folder)]), out, recipe)
+    (unit,) = sources.pending_sources(source_files.find_sources([str(folder)]), out, recipe)
     put(films[1], folder / "a.mp4", 60)
     record = phases.work(Phase("partition", recipe, out), unit)
     assert record.failure.startswith("SourceChanged: ")
-    assert units.done(out, "partition") == []
+    assert units.list_committed(out, "partition") == []
 
 
 def test_a_touched_file_gives_the_same_clips_once(films, alone, folder, tmp_path):
@@ -245,13 +245,13 @@ def test_a_copy_that_changes_leaves_its_original_alone(films, alone, folder, tmp
 def test_a_source_outside_of_the_input_holds_no_plan(films, folder, tmp_path):
     put(films[0], folder / "a.mp4")
     out = curate(folder, tmp_path, ["partition"]).out
-    assert planning.plan(out, recipes.smoke(), [], holds=lambda unit: False) is None
-    assert planning.plan(out, recipes.smoke(), []).startswith("1 source is not finished (")
+    assert planning.plan_shards(out, recipes.smoke(), [], is_input=lambda unit: False) is None
+    assert planning.plan_shards(out, recipes.smoke(), []).startswith("1 source is not finished (")
 
 
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory, make_video):
-    """A recording whose bytes only grow while it is made, as MPEG-TS does: the whole, and its first 70 %."""
+    """A recording whose bytes only grow while it is made, as in MPEG-TS: the whole file, and its first 70 %."""
     folder = tmp_path_factory.mktemp("stream")
     film = make_video(folder / "film.mp4", seconds=12, seed=33)
     with av.open(film) as source, av.open(str(folder / "film.ts"), "w") as target:
@@ -321,11 +321,11 @@ def test_a_source_that_is_away_fails_its_units_and_is_done_when_it_is_back(films
 def test_a_source_that_a_worker_cannot_see_is_not_unreadable(films, alone, folder, tmp_path):
     put(films[0], folder / "a.mp4")
     recipe, out = recipes.smoke(), str(tmp_path / "o")
-    (unit,) = sources.source_units(source_files.find_sources([str(folder)]), out, recipe)
+    (unit,) = sources.pending_sources(source_files.find_sources([str(folder)]), out, recipe)
     (folder / "a.mp4").rename(tmp_path / "away")
     record = phases.work(Phase("partition", recipe, out), unit)
     assert "No such file" in record.failure
-    assert units.done(out, "partition") == []
+    assert units.list_committed(out, "partition") == []
     (tmp_path / "away").rename(folder / "a.mp4")
     assert stored(curate(folder, tmp_path).out) == alone[0]
 
@@ -352,7 +352,7 @@ def test_no_shard_is_planned_while_a_source_is_unfinished(films, folder, tmp_pat
     assert whole.finished
     reference = run.curate([str(folder)], str(tmp_path / "undisturbed"), recipes.smoke())
     assert stored(whole.out) == stored(reference.out)
-    assert shards.committed(whole.out) == shards.committed(reference.out)
+    assert shards.list_committed(whole.out) == shards.list_committed(reference.out)
 
 
 def test_a_source_that_failed_in_a_later_phase_holds_the_plan_too(films, folder, tmp_path, monkeypatch):

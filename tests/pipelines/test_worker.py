@@ -1,4 +1,4 @@
-"""A unit whose worker dies: by itself, which counts, or from outside, which does not."""
+"""A unit whose worker dies: a crash counts against a row, a kill from outside does not."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from curation.errors import Unavailable
 from curation.output_folder import OutputFolder
 from curation.schema import CLIP, columns
 from operators.op import WHOLE_UNIT, Op
@@ -23,9 +24,9 @@ SCHEMA = columns(CLIP, ["clip_id", "video_id", "unit_id", "reject", "error", "in
 
 @pytest.fixture(autouse=True)
 def own_crash_notes(tmp_path, monkeypatch):
-    """Workers of other tests crash on this machine at the same time."""
+    """Use a separate notes folder: workers of other tests crash on this machine at the same time."""
     (tmp_path / "crashes").mkdir()
-    monkeypatch.setattr(worker, "_notes", lambda: tmp_path / "crashes")
+    monkeypatch.setattr(worker, "_crash_notes_folder", lambda: tmp_path / "crashes")
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ class Odd(Phase):
 
 
 class Died(BaseException):
-    """Stands for the end of the process, where a test does without one."""
+    """Stands in for the end of the process, in tests without a child process."""
 
 
 class Pipe:
-    """What a worker in this process says to its parent."""
+    """Receives what a worker in this process sends to its parent."""
 
     row = None
 
@@ -60,13 +61,13 @@ class Pipe:
 class WorkerHere:
     """A worker in this process, which saves the second that a child takes to start."""
 
-    def do(self, phase, unit, attempt, show):
+    def do(self, phase, unit, order, on_progress):
         pipe = Pipe()
         try:
-            return worker._attempted(pipe, phase, unit, attempt)
+            return worker._do_unit(pipe, phase, unit, order)
         except Died as end:
             code = int(end.args[0]) if end.args[0].isdigit() else -getattr(signal, end.args[0])
-            return worker.Death(unit.name, pipe.row, worker._cause(code), worker._crashed(code), time.time())
+            return worker.WorkerDeath(unit.name, pipe.row, worker._cause(code), worker._crashed(code), time.time())
 
     def stop(self):
         pass
@@ -86,7 +87,7 @@ def meet(rows, deed, clip, log, times, really):
 
 @pytest.fixture
 def done(tmp_path):
-    """The record and the rows of a unit of four clips, of which one does something."""
+    """Do a unit of four clips of which one does something to its process. Return its record and rows."""
 
     def do(deed, clip="c2", really=False, **how):
         out = str(tmp_path)
@@ -135,7 +136,10 @@ def test_a_kill_from_outside_is_no_fault_of_the_clip(done, deed):
 
 def test_a_unit_that_is_killed_again_and_again_is_left_to_the_next_run(done):
     record, rows = done("SIGKILL")
-    assert record.failure == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGKILL; is memory short?"
+    assert (
+        record.failure
+        == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGKILL; does the machine lack memory?"
+    )
     assert rows is None
 
 
@@ -163,15 +167,18 @@ def test_rows_that_are_related_are_not_blamed_one_by_one(done):
 
 
 def test_crashes_of_several_units_at_once_speak_of_the_machine(done, monkeypatch):
-    monkeypatch.setattr(worker, "_apart_s", lambda unit: 0.0)
-    real = worker._note
+    monkeypatch.setattr(worker, "_pause_s", lambda unit: 0.0)
+    real = worker._write_crash_note
 
     def note(death):
-        return real(death) + real(worker.Death("another unit", None, "SIGSEGV", True, death.time_s + 0.5))
+        return real(death) + real(worker.WorkerDeath("another unit", None, "SIGSEGV", True, death.time_s + 0.5))
 
-    monkeypatch.setattr(worker, "_note", note)
+    monkeypatch.setattr(worker, "_write_crash_note", note)
     record, rows = done("SIGSEGV")
-    assert record.failure == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGSEGV; is memory short?"
+    assert (
+        record.failure
+        == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGSEGV; does the machine lack memory?"
+    )
     assert rows is None
 
 
@@ -183,5 +190,5 @@ def test_no_note_of_a_crash_is_left(done, tmp_path):
 def test_a_worker_that_cannot_start_is_said_at_once(done, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'pipelines.worker' in sys.orig_argv: os._exit(3)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(ChildProcessError, match=r"could not start \(exit code 3\)"):
+    with pytest.raises(Unavailable, match=r"could not start \(exit code 3\)"):
         done("11", really=True)

@@ -17,6 +17,7 @@ from curation.media import container, decode, seek
 from curation.media.decode import Span, read_frames
 from curation.media.encode import Encoding, encode
 from curation.media.source import probe
+from curation.worker_state import worker
 
 RED, GREEN, BLUE, WHITE = (200, 30, 40), (30, 180, 60), (40, 50, 210), (230, 230, 230)
 QUADRANTS = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8)
@@ -77,7 +78,7 @@ def test_frames_that_do_not_advance_are_left_out_and_counted(clip, monkeypatch):
         seek, "stamped_frames", lambda *a: (f for k, f in enumerate(real(*a)) for _ in range(1 + (k in (7, 30))))
     )
     assert len(list(decode.decode(clip))) == 40
-    assert container.damage["frames not advancing"] == 2
+    assert worker.damage["frames not advancing"] == 2
 
 
 def test_a_clock_that_restarts_is_not_passed_over(tmp_path, moving, write):
@@ -112,12 +113,12 @@ def test_a_tick_shows_the_latest_frame_at_or_before_it(clip, span, fps, shown):
 def test_a_read_is_kept_once_and_cannot_be_written_to(clip):
     frames = read_frames(clip, Span(1, 2), size=(64, 48))
     assert read_frames(clip, Span(1, 2), size=(64, 48)) is frames
-    assert decode.decodes["read"] == 1
+    assert worker.decodes["read"] == 1
     assert frames.rgb.shape == (10, 48, 64, 3)
     with pytest.raises(ValueError, match="read-only"):
         frames.rgb[0] = 0
     read_frames(clip, Span(1, 2))
-    assert decode.decodes["read"] == 2, "another size is another read"
+    assert worker.decodes["read"] == 2, "another size is another read"
 
 
 def test_a_span_without_frames_is_an_empty_read(clip):
@@ -133,7 +134,7 @@ def test_a_smaller_read_shows_the_same(clip):
 
 def test_progress_is_told_for_whole_sources_only(clip, monkeypatch):
     progress: list[float] = []
-    monkeypatch.setattr(decode, "on_decode", progress.append)
+    monkeypatch.setattr(worker, "on_decode", progress.append)
     list(decode.decode(clip, Span(1, 2)))
     assert progress == []
     list(decode.decode(clip))
@@ -204,7 +205,7 @@ def test_equal_input_gives_equal_bytes_whatever_the_number_of_threads(clip):
     container.set_threads(1)
     assert first.mp4 == again.mp4
     assert (len(first.times_s), first.width, first.height) == (16, 120, 70)
-    assert decode.decodes["encode"] == 2
+    assert worker.decodes["encode"] == 2
 
 
 def test_a_stored_clip_starts_at_zero_and_keeps_the_picture(clip, tmp_path):

@@ -17,6 +17,7 @@ from curation.media import container, decode
 from curation.media.decode import Span, read_frames
 from curation.media.encode import Encoding, encode
 from curation.media.source import probe
+from curation.worker_state import worker
 
 NO_HEADER = "cannot be opened: no known container, or its header is missing or damaged"
 SECOND = [k / 10 for k in range(10)]
@@ -173,7 +174,7 @@ def test_damage_in_the_middle_is_counted_and_what_follows_is_kept(suffix, tmp_pa
     times_s = [time_s for time_s, _ in decode.decode(str(named(tmp_path / f"b.{suffix}", bytes(data))))]
     assert times_s[-1] == pytest.approx(7.9, abs=1e-6)
     assert len(times_s) > 60
-    assert container.damage["damaged packets"] > 0
+    assert worker.damage["damaged packets"] > 0
 
 
 def test_a_container_that_breaks_off_gives_up_what_the_decoder_held(clip, monkeypatch):

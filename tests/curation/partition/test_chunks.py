@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from curation.errors import NotExact, UnreadableVideo
-from curation.media import decode, seek
+from curation.media import seek
 from curation.media.source import probe
 from curation.partition import chunks, scan
 from curation.partition.chunks import ScanSettings, scan_chunk
 from curation.partition.cuts import SceneSettings, cut_frames
 from curation.partition.optical_flow import FlowSettings
+from curation.worker_state import worker
 
 DIS = ScanSettings(FlowSettings(backend="dis"))
 COUNT, FPS = 180, 20
@@ -143,7 +144,7 @@ def test_a_source_that_is_entered_at_its_start_only_is_refused_before_it_is_deco
     uri = write(tmp_path / name, moving(COUNT, 128, 80), frame_times(), **case)
     with pytest.raises(NotExact, match="can only be decoded from its start"):
         far(uri, monkeypatch)
-    assert decode.decodes["scan chunk"] == 0
+    assert worker.decodes["scan chunk"] == 0
 
 
 def test_a_source_that_can_be_entered_is_not_decoded_from_its_start(tmp_path, scenes, write, monkeypatch):
@@ -214,12 +215,12 @@ def test_chunks_that_do_not_belong_together_are_refused(tmp_path, scenes, write)
 
 def test_adopted_chunks_stand_for_the_pass(clip):
     scan.use_chunks(clip, DIS, chunked(clip, 2.0))
-    decode.decodes.clear()
+    worker.decodes.clear()
     assert len(scan.scan(clip, DIS).times_s) == 40
-    assert decode.decodes == {}
+    assert worker.decodes == {}
     scan.clear_caches()
     scan.scan(clip, DIS)
-    assert decode.decodes == {"scan": 1}
+    assert worker.decodes == {"scan": 1}
 
 
 def test_half_a_file_is_no_chunk(clip):

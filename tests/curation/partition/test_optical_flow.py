@@ -18,7 +18,7 @@ from curation.partition.optical_flow import (
     torchvision_keys,
 )
 
-SHARED = Path(os.environ.get("GAMECRAFT_SHARED", Path(__file__).parents[3] / "shared"))
+SHARED = Path(os.environ.get("GAMECRAFT_SHARED", Path(__file__).parents[4] / "shared"))
 OFFICIAL = SHARED / "weights" / "raft-small" / "raft-small.pth"
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from curation.errors import UnreadableVideo
-from curation.media import decode
 from curation.partition.chunks import ScanSettings, analysis_size
 from curation.partition.cuts import SceneSettings, cut_frames
 from curation.partition.optical_flow import FlowSettings
 from curation.partition.recorders import CutRecorder, ScanFrame
-from curation.partition.scan import clear_caches, scan
+from curation.partition.scan import clear_caches, finished_scan, scan
+from curation.worker_state import worker
 
 DIS = ScanSettings(FlowSettings(backend="dis"))
 
@@ -98,9 +98,9 @@ def test_bars_and_a_hud_that_stay_hide_no_cut():
 
 def test_one_pass_serves_all_who_ask(tmp_path):
     path = write(tmp_path / "a.mp4", [texture(5)] * 20)
-    before = decode.decodes["scan"]
+    before = worker.decodes["scan"]
     assert scan(path, DIS) is scan(path, DIS)
-    assert decode.decodes["scan"] == before + 1
+    assert worker.decodes["scan"] == before + 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -125,3 +125,11 @@ def test_the_analysis_size_keeps_the_aspect_within_reason(size, analysed):
         width, height = size
 
     assert analysis_size(Shape) == analysed
+
+
+def test_a_commit_whose_scan_is_gone_fails_instead_of_decoding_again(clip):
+    signals = scan(clip, DIS)
+    assert finished_scan(clip, DIS) is signals
+    clear_caches()
+    with pytest.raises(RuntimeError, match="is gone from this process"):
+        finished_scan(clip, DIS)

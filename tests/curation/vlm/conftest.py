@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.vlm import answers, asking
+from curation.vlm import answers
+from curation.worker_state import worker
 
 
 @pytest.fixture
@@ -25,4 +26,4 @@ def jpeg():
 
 @pytest.fixture
 def usage() -> Counter:
-    return asking.usage
+    return worker.vlm_usage
