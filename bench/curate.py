@@ -80,7 +80,7 @@ def _stage_cpu_s(out: str) -> Counter[str]:
 def _floor(source: str, out: str, encoding: Encoding) -> dict[str, float]:
     """Return CPU-seconds to decode every source once, to fit the kept clips to the stored size, and to encode them once."""
     decode_s = sum(_decode_s(entry.uri) for entry in source_files.find_sources([source]))
-    rows = ledger.kept(ledger.clips(out)).to_pylist()
+    rows = ledger.kept_clips(ledger.clips(out)).to_pylist()
     fit_s, encode_s = np.sum([_fit_and_encode_s(row, encoding) for row in rows], axis=0)
     return {"one decode": decode_s, "cut out and scaled": fit_s, "one encode": encode_s}
 

@@ -128,7 +128,7 @@ def _move_if_absent(temporary: str, uri: str) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-    with guarded(uri):  # every process that puts here takes this way, since none of them can link
+    with exclusive(uri):  # every process that puts here takes this way, since none of them can link
         if os.path.exists(uri):
             return False
         os.replace(temporary, uri)
@@ -136,7 +136,7 @@ def _move_if_absent(temporary: str, uri: str) -> bool:
 
 
 @contextmanager
-def guarded(uri: str) -> Iterator[None]:
+def exclusive(uri: str) -> Iterator[None]:
     """Keep out other processes that replace a file of this folder, on this machine and on those that share it by NFS.
 
     A folder can be locked on a local disk. On NFS only a file that is open for writing can: a hidden one next to the target.

@@ -19,7 +19,7 @@ from typing import BinaryIO, TypeVar, cast
 from curation import local_files, s3
 from curation.errors import InputError
 from curation.local_files import LocalFile, naming
-from curation.uris import Entry, Stamped, is_s3, is_text, join, local_path, normal, require_version, shown
+from curation.uris import Entry, Stamped, is_s3, is_text, join, local_path, normal, printable, require_version
 
 __all__ = [
     "Entry",
@@ -38,13 +38,13 @@ __all__ = [
     "naming",
     "normal",
     "open_binary",
+    "printable",
     "put",
     "put_file",
     "read",
     "read_stamped",
     "remove_partial_files",
     "replace",
-    "shown",
     "version",
 ]
 
@@ -128,7 +128,7 @@ def replace(uri: str, data: bytes, token: str) -> str:
         return version(uri) if put(uri, data, if_absent=True) else ""
     if not os.path.exists(uri):
         return ""
-    with local_files.guarded(uri):
+    with local_files.exclusive(uri):
         if not os.path.exists(uri) or version(uri) != token:
             return ""
         put(uri, data)

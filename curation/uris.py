@@ -67,7 +67,7 @@ def is_text(path: str) -> bool:
     return True
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     r"""Return a uri, or a message with one, fit to be printed and stored: bytes that are not UTF-8 as \xNN."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
@@ -78,6 +78,6 @@ def require_version(uri: str, token: str, now: str) -> None:
         was, (size, mark) = token.partition("-")[::2], now.partition("-")[::2]
         kind = "ETag" if is_s3(uri) else "mtime"
         raise SourceChanged(
-            f"{shown(uri)}: the file changed since it was listed "
+            f"{printable(uri)}: the file changed since it was listed "
             f"(size and {kind} were {was[0]} and {was[1]}, are {size} and {mark})"
         )

@@ -63,9 +63,14 @@ class Op:
 
 
 def check_chain(chain: Sequence[Op], available: Iterable[str]) -> None:
-    """Raise ValueError if an operator reads a column that is neither available nor written by an operator before it."""
+    """Raise ValueError if an operator reads a column that nothing before it writes, or gets an argument that it does not take.
+
+    available: the columns that the chain begins with.
+    """
     known = set(available)
     for op in chain:
+        if unknown := set(op.args) - set(inspect.signature(op.fn).parameters):
+            raise ValueError(f"{op.name} takes no argument {sorted(unknown)}")
         if missing := set(op.reads) - known:
             raise ValueError(f"{op.name} reads {sorted(missing)}, which nothing before it writes")
         known |= set(op.writes)
@@ -217,5 +222,5 @@ def each(fn: Callable[..., Row]) -> Callable[..., list[Row]]:
         return [fn(row, **args) for row in rows]
 
     rows_fn.__name__, rows_fn.__doc__, rows_fn.__qualname__ = fn.__name__, fn.__doc__, fn.__qualname__
-    rows_fn.__module__ = fn.__module__
+    rows_fn.__module__, rows_fn.__wrapped__ = fn.__module__, fn  # type: ignore[attr-defined]
     return rows_fn

@@ -66,13 +66,13 @@ def scan(recipe: Recipe) -> list[Op]:
 def partition(recipe: Recipe) -> list[Op]:
     """Section 3.4, partition, and every score that needs the whole source. A source in, its clips out, one decode."""
     settings = recipe.partition
-    how = settings.scan
+    scan_settings = settings.scan
     return [
         Op(
             scan_source,
             reads=("source_uri",),
             writes=_SOURCE_FACTS,
-            args={"settings": how},
+            args={"settings": scan_settings},
             memory=_DECODE_MEMORY,
         ),
         Op(
@@ -80,7 +80,7 @@ def partition(recipe: Recipe) -> list[Op]:
             reads=(*SOURCE_COLUMNS, "width", "height"),
             writes=(*_SPAN_COLUMNS, "reject"),
             args={
-                "settings": how,
+                "settings": scan_settings,
                 "scene": settings.scenes,
                 "actions": settings.actions,
                 "settings_digest": recipe.digest("partition"),
@@ -91,28 +91,28 @@ def partition(recipe: Recipe) -> list[Op]:
             locate_viewport,
             reads=("source_uri", "width", "height"),
             writes=("picture", "viewport", "static_share"),
-            args={"settings": how},
+            args={"settings": scan_settings},
             memory=_DECODE_MEMORY,
         ),
         Op(
             measure_motion,
             reads=("source_uri", "start_s", "end_s"),
             writes=("flow_backend", "motion_camera", "motion_object", "action_detector", "action_distance", "action_spans"),
-            args={"settings": how, "actions": settings.actions},
+            args={"settings": scan_settings, "actions": settings.actions},
             memory=_DECODE_MEMORY,
         ),
         Op(
             measure_luminance,
             reads=("source_uri", "start_frame", "end_frame"),
             writes=_LUMA_COLUMNS,
-            args={"settings": how},
+            args={"settings": scan_settings},
             memory=_DECODE_MEMORY,
         ),
         Op(
             measure_quality,
             reads=("source_uri", "start_s", "end_s", "start_frame", "end_frame"),
             writes=_PICTURE_COLUMNS,
-            args={"settings": how},
+            args={"settings": scan_settings},
             memory=_DECODE_MEMORY,
         ),
     ]
@@ -120,18 +120,18 @@ def partition(recipe: Recipe) -> list[Op]:
 
 def generate(recipe: Recipe) -> list[Op]:
     """Section 3.3: a request in; a video out, measured like footage and verified. One attempt."""
-    settings, how = recipe.synth, recipe.partition.scan
+    settings, scan_settings = recipe.synth, recipe.partition.scan
     ops = [
         Op(make_video, reads=REQUEST_COLUMNS, writes=(*ATTEMPT_COLUMNS, *MADE_COLUMNS), args={"settings": settings}),
-        Op(scan_source, reads=("source_uri",), writes=_SOURCE_FACTS, args={"how": how}),
-        Op(take_whole, reads=("source_uri", "width", "height"), writes=WHOLE_CLIP_COLUMNS, args={"settings": how}),
+        Op(scan_source, reads=("source_uri",), writes=_SOURCE_FACTS, args={"settings": scan_settings}),
+        Op(take_whole, reads=("source_uri", "width", "height"), writes=WHOLE_CLIP_COLUMNS, args={"settings": scan_settings}),
         *(op for op in partition(recipe) if op.fn in (measure_motion, measure_luminance)),
-        Op(measure_picture, reads=("source_uri",), writes=_PICTURE_COLUMNS, args={"settings": how}),
+        Op(measure_picture, reads=("source_uri",), writes=_PICTURE_COLUMNS, args={"settings": scan_settings}),
         Op(
             verify_video,
             reads=("source_uri", "request", "initial_png", "strategy", *_LUMA_COLUMNS, *_IQA_COLUMNS),
             writes=(*METRIC_COLUMNS, "synth_verdict", "synth_answer", "reject"),
-            args={"settings": settings, "scan_settings": how, "scene": recipe.partition.scenes},
+            args={"settings": settings, "scan_settings": scan_settings, "scene": recipe.partition.scenes},
         ),
     ]
     gpus = int(settings.backend == "diffusers" and settings.models.device != "cpu")

@@ -392,5 +392,5 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"gamecraft: {storage.shown(message)}\n")
+    sys.stderr.write(f"gamecraft: {storage.printable(message)}\n")
     return status

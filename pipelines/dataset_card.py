@@ -33,7 +33,7 @@ def write_card(out: str, dataset: Mapping[str, Any], clips: pa.Table) -> None:
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701  Markdown
     ).get_template("dataset_card.md.j2")
-    name = storage.shown(out.rstrip("/").rpartition("/")[2])
+    name = storage.printable(out.rstrip("/").rpartition("/")[2])
     text = template.render(
         {
             **dataset,

@@ -132,11 +132,11 @@ def clips(out: str) -> pa.Table:
     ledger, _ = read_all(OutputFolder(out).clips(CLIP_PHASES[0]), CLIP)
     for phase in (SUPERSEDED, *CLIP_PHASES[1:]):
         later, _ = read_all(OutputFolder(out).clips(phase), CLIP)
-        ledger = _joined(ledger, later)
+        ledger = _add_phase(ledger, later)
     return ledger.sort_by([("video_id", "ascending"), ("index", "ascending")])
 
 
-def _joined(ledger: pa.Table, later: pa.Table) -> pa.Table:
+def _add_phase(ledger: pa.Table, later: pa.Table) -> pa.Table:
     if not len(later):
         return ledger
     where = pc.index_in(ledger["clip_id"], later["clip_id"].combine_chunks())
@@ -188,6 +188,6 @@ def write_sidecar(out: str, kind: str, unit: str, rows: Sequence[dict[str, Any]]
     storage.put(OutputFolder(out).sidecar(kind, unit), to_parquet(table))
 
 
-def kept(ledger: pa.Table) -> pa.Table:
+def kept_clips(ledger: pa.Table) -> pa.Table:
     """Return the clips that are not dropped."""
     return ledger.filter(pc.and_(pc.is_null(ledger["reject"]), pc.is_null(ledger["error"])))

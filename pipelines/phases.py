@@ -145,13 +145,13 @@ def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
 
 
 @lru_cache(maxsize=4)
-def _built(phase: Phase) -> Step:
+def _start_step(phase: Phase) -> Step:
     return Step(phase.chain)
 
 
 def _step(phase: Phase) -> Step:
     """Return the phase's operators, started once a process, with their clocks at zero."""
-    step = _built(phase)
+    step = _start_step(phase)
     step.cpu_s.clear()
     return step
 
@@ -309,7 +309,7 @@ def _signals(row: Row, signals: scan.Signals) -> dict[str, Any]:
 
 def _read_upstream(phase: Phase, unit: Unit) -> list[Row]:
     """Return the clips' rows, joined over the unit's upstream. A later phase's value replaces an earlier one."""
-    return _joined(row for _, rows in _upstream(phase, unit) for row in rows)
+    return _join_rows(row for _, rows in _upstream(phase, unit) for row in rows)
 
 
 def _upstream(phase: Phase, unit: Unit) -> list[tuple[str, list[Row]]]:
@@ -318,7 +318,7 @@ def _upstream(phase: Phase, unit: Unit) -> list[tuple[str, list[Row]]]:
     return [(name, ledger.read_unit(phase.out, name, of)) for name, of in paths]
 
 
-def _joined(loaded: Iterable[Row]) -> list[Row]:
+def _join_rows(loaded: Iterable[Row]) -> list[Row]:
     rows: dict[str, Row] = {}
     for row in loaded:
         known = rows.setdefault(row["clip_id"], {})
@@ -328,7 +328,7 @@ def _joined(loaded: Iterable[Row]) -> list[Row]:
 
 def _load_part(phase: Phase, unit: Unit) -> list[Row]:
     """Return the clips of one part of a partition unit that are not dropped yet."""
-    rows = _kept(_read_upstream(phase, unit))
+    rows = _not_dropped(_read_upstream(phase, unit))
     part = UnitName.parse(unit.name).part
     return rows[part * PART_CLIPS : (part + 1) * PART_CLIPS]
 
@@ -338,7 +338,7 @@ def _load_kept(phase: Phase, unit: Unit) -> list[Row]:
     upstream = _upstream(phase, unit)
     last = upstream[-1][0]
     clip_ids = {row["clip_id"] for name, rows in upstream if name == last for row in rows}
-    return [row for row in _kept(_joined(row for _, rows in upstream for row in rows)) if row["clip_id"] in clip_ids]
+    return [row for row in _not_dropped(_join_rows(row for _, rows in upstream for row in rows)) if row["clip_id"] in clip_ids]
 
 
 def _load_annotation(phase: Phase, unit: Unit) -> list[Row]:
@@ -349,7 +349,7 @@ def _load_annotation(phase: Phase, unit: Unit) -> list[Row]:
     return [{**row, "static_png": mask} for row in _load_kept(phase, unit)]
 
 
-def _kept(rows: list[Row]) -> list[Row]:
+def _not_dropped(rows: list[Row]) -> list[Row]:
     return [row for row in rows if not is_dropped(row)]
 
 
@@ -374,7 +374,7 @@ def _load_shard(phase: Phase, unit: Unit) -> list[Row]:
 
 def _commit_shard(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:
     """Store tar, ledger rows, and index, in this order. The index is the commit, so nothing that it lists can be missing."""
-    stored = _kept(rows)
+    stored = _not_dropped(rows)
     index = shards.put_tar(phase.out, unit.name, _samples(stored, phase.recipe))
     in_tar = set(index["clip_id"].to_pylist())
     rows = [{**row, "shard": unit.name if row["clip_id"] in in_tar else None} for row in rows]

@@ -141,7 +141,7 @@ def _pending_shards(out: str, _recipe: Recipe, _: Sequence[storage.Entry]) -> Pe
             planned.setdefault(row["shard"], []).append(row["clip_id"])
     if not planned:
         return Pending([], len(committed))
-    kept = ledger.kept(ledger.clips(out)).select(["clip_id", "unit_id"])
+    kept = ledger.kept_clips(ledger.clips(out)).select(["clip_id", "unit_id"])
     unit_of = dict(zip(kept["clip_id"].to_pylist(), kept["unit_id"].to_pylist(), strict=True))
     later_paths = _paths_by_video(out, ("annotate", "caption", "relate"))
     pending = []
@@ -188,7 +188,7 @@ def plan_shards(
     # A clip that was dropped before its shard was committed can be planned again, once it is kept again (`gamecraft retry`).
     known = {row["clip_id"] for row in planned if row["shard"] not in committed or row["clip_id"] in stored}
     unfinished = _unfinished_sources(out, recipe)
-    kept = [row for row in ledger.kept(clips).to_pylist() if row["unit_id"] not in unfinished]
+    kept = [row for row in ledger.kept_clips(clips).to_pylist() if row["unit_id"] not in unfinished]
     new = [row for row in _balance_categories(kept, known, recipe.shard.max_category_ratio) if row["clip_id"] not in known]
     unfinished_inputs = [unit for unit in sorted(unfinished) if is_input(unit)]
     if (pending_inputs or unfinished_inputs) and not partial:

@@ -320,7 +320,7 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     """Count the whole output, and write dataset.json and the dataset card. The shards that dataset.json lists are committed."""
     out = summary.out
     clips, videos = ledger.clips(out), ledger.videos(out)
-    kept = ledger.kept(clips)
+    kept = ledger.kept_clips(clips)
     status = Counter(videos["status"].to_pylist())
     summary.sources, summary.duplicates = len(videos), status["duplicate"]
     summary.superseded = status["superseded"]
@@ -334,7 +334,7 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     names = shards.list_committed(out)
     summary.shards = len(names)
     indexes = storage.at_once(partial(shards.read_index, out), names)
-    listed = [_listed(name, index) for name, index in zip(names, indexes, strict=True)]
+    listed = [_shard_entry(name, index) for name, index in zip(names, indexes, strict=True)]
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
     dataset = _write_dataset(out, recipe, listed, counts | {"stored_by_category": _stored_by_category(clips)})
     dataset_card.write_card(out, dataset, clips)
@@ -350,7 +350,7 @@ def _seconds(clips: pa.Table) -> float:
     return float(sum(e - s for s, e in zip(clips["start_s"].to_pylist(), clips["end_s"].to_pylist(), strict=True)))
 
 
-def _listed(name: str, index: pa.Table) -> dict[str, Any]:
+def _shard_entry(name: str, index: pa.Table) -> dict[str, Any]:
     clips = len(set(index["clip_id"].to_pylist()))
     return {"name": name, "clips": clips, "sha256": index["tar_sha256"][0].as_py() if len(index) else None}
 

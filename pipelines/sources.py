@@ -38,7 +38,7 @@ class _Identity(NamedTuple):
 
     entry: Entry
     video_id: str
-    original: Entry | None  # the source that stands for the same recording; None: this one
+    original: Entry | None  # an earlier source with the same recording; None: there is none
     same: str | None  # what is the same as in the original
     problem: str | None  # why the bytes cannot be read now; `video_id` is then a stand-in
 
@@ -97,7 +97,7 @@ def pending_sources(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[
 
 
 def _identify_new(new: Sequence[Entry], entries: Sequence[Entry], out: str) -> Iterator[_Identity]:
-    """Identify each new source, and find the source that stands for the same recording."""
+    """Identify each new source, and find an earlier source with the same recording."""
     listed = {entry.uri: entry for entry in entries}
     measured = {name.video_id: name for name in units.list_current(out)}
     unmeasured = set(new)
@@ -146,14 +146,14 @@ def _stand_in(entry: Entry, error: OSError) -> tuple[str, str]:
 
 
 def _measured_source(out: str, name: UnitName) -> Entry:
-    """Return the source that stands for a committed unit's bytes. Its size is the first part of the unit's token."""
+    """Return the source whose bytes a committed unit measured. Its size is the first part of the unit's token."""
     row = ledger.read_video(out, str(name)) or {"uri": str(name), "token": "0-"}
     return Entry(row.get("duplicate_of") or row["uri"], int(row["token"].partition("-")[0]), "")
 
 
 def _units_with_unstored_clips(out: str) -> set[str]:
     """Return the partition units with kept clips that are in no shard yet."""
-    kept = ledger.kept(ledger.clips(out))
+    kept = ledger.kept_clips(ledger.clips(out))
     return set(kept.filter(pc.is_null(kept["shard"]))["unit_id"].to_pylist())
 
 

@@ -59,7 +59,7 @@ def find_frames(inputs: Sequence[str]) -> list[InitialFrame]:
 
 
 def _kept_clips(out: str) -> list[Row]:
-    rows = ledger.kept(ledger.clips(storage.normal(out))).to_pylist()
+    rows = ledger.kept_clips(ledger.clips(storage.normal(out))).to_pylist()
     footage = [row for row in rows if row["source"] == "curated"]
     if not footage:
         raise InputError(f"{out}: no kept clip of footage to take an initial frame from")

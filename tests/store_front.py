@@ -54,6 +54,13 @@ class Front:
                 front.connections += 1
                 self.store = http.client.HTTPConnection(to)
 
+            def handle_expect_100(self):
+                """Answer "100 Continue" at once: a client waits a second for it before it sends what it puts."""
+                self.send_response_only(100)
+                self.end_headers()
+                self.wfile.flush()
+                return True
+
             def handle_any(self):
                 size = int(self.headers.get("Content-Length") or 0)
                 headers = {name.lower(): value for name, value in self.headers.items() if name.lower() not in _HOP}

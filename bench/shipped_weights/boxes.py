@@ -13,7 +13,7 @@ _CORNERS = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)],
 _NEAR = 0.3  # faces that are nearer to the eye than this are not drawn
 
 
-class Window(NamedTuple):
+class PixelWindow(NamedTuple):
     """A window of a picture of width x height px: the place x, y of the window, and its visible size."""
 
     width: int
@@ -24,7 +24,7 @@ class Window(NamedTuple):
     visible_height: int
 
 
-def boxes(rng: Rng, window: Window) -> Snippet:
+def boxes(rng: Rng, window: PixelWindow) -> Snippet:
     """Return sixteen frames, uint8 [16, H, W], of boxes of all sizes on a ground, seen by an eye that walks and turns.
 
     They are drawn at twice the size and then shrunk.
@@ -44,7 +44,7 @@ def boxes(rng: Rng, window: Window) -> Snippet:
     return np.stack(frames)
 
 
-def _backdrop(rng: Rng, window: Window) -> np.ndarray:
+def _backdrop(rng: Rng, window: PixelWindow) -> np.ndarray:
     """Draw sky and ground at twice the size, each in one tone or with a gradient."""
     tones = rng.uniform(20, 240, 4)
     tones[[1, 3]] += (tones[[0, 2]] - tones[[1, 3]]) * (rng.random(2) < 0.4)
@@ -57,7 +57,7 @@ def _backdrop(rng: Rng, window: Window) -> np.ndarray:
     return np.repeat(column[:, None], window.visible_width * 2, 1).astype(np.uint8)
 
 
-def _render(corners: np.ndarray, shades: np.ndarray, picture: np.ndarray, window: Window) -> np.ndarray:
+def _render(corners: np.ndarray, shades: np.ndarray, picture: np.ndarray, window: PixelWindow) -> np.ndarray:
     """Draw the faces from the farthest to the nearest. corners [N, 8, 3], shades [N, 6]."""
     scale, middle = window.width, np.array([window.width, window.height]) - (window.x * 2, window.y * 2)
     faces = [(corners[n, list(face)], shades[n, k]) for n in range(len(corners)) for k, face in enumerate(_FACES)]

@@ -11,7 +11,7 @@ import av
 import cv2
 import numpy as np
 
-from bench.shipped_weights.boxes import FRAMES, Rng, Snippet, Window, boxes
+from bench.shipped_weights.boxes import FRAMES, PixelWindow, Rng, Snippet, boxes
 
 SIZES = ((320, 180), (426, 240), (640, 360), (640, 360), (640, 480), (854, 480), (1280, 720), (1280, 720), (1920, 1080))
 MAX_WINDOW = (512, 320)  # larger windows take longer and do not improve the sixteen patches of a frame
@@ -49,11 +49,11 @@ class Material:
         width, height = (side * times // pixel for side in SIZES[rng.integers(len(SIZES))])
         visible = [min(side, limit * times // pixel) for side, limit in zip((width, height), MAX_WINDOW, strict=True)]
         x, y = (int(rng.integers(side - part + 1)) for side, part in zip((width, height), visible, strict=True))
-        sources: tuple[Callable[[Rng, Window], Snippet], ...] = (self._pan, self._play, self._corridor_scene)
+        sources: tuple[Callable[[Rng, PixelWindow], Snippet], ...] = (self._pan, self._play, self._corridor_scene)
         source = boxes if plain else sources[rng.choice(3, p=[0.4, 0.3, 0.3])]
-        return _magnify(_vary_exposure(source(rng, Window(width, height, x, y, *visible)), rng), pixel, rng)
+        return _magnify(_vary_exposure(source(rng, PixelWindow(width, height, x, y, *visible)), rng), pixel, rng)
 
-    def _pan(self, rng: Rng, window: Window) -> Snippet:
+    def _pan(self, rng: Rng, window: PixelWindow) -> Snippet:
         """Move slowly over a picture and into it. It is shrunk by a quarter at least, which removes the traces of its codec."""
         picture = _gray(self.pictures[rng.integers(len(self.pictures))])
         size = np.array([window.visible_width, window.visible_height])
@@ -68,7 +68,7 @@ class Material:
         growth = 1 + rng.uniform(-0.004, 0.004) * steps[:, 0] * (rng.random() < 0.6)
         return np.stack([_crop_at(large, place, zoom * g, size) for place, g in zip(places, growth, strict=True)])
 
-    def _play(self, rng: Rng, window: Window) -> Snippet:
+    def _play(self, rng: Rng, window: PixelWindow) -> Snippet:
         """Return successive frames of a recording, at their own size or smaller."""
         frames = _read_frames(self.recordings[rng.integers(len(self.recordings))], rng)
         scale = min(1.0, max(window.width / frames.shape[2], window.height / frames.shape[1]))
@@ -80,7 +80,7 @@ class Material:
         )
         return frames[:, y : y + window.visible_height, x : x + window.visible_width]
 
-    def _corridor_scene(self, rng: Rng, window: Window) -> Snippet:
+    def _corridor_scene(self, rng: Rng, window: PixelWindow) -> Snippet:
         """Draw a corridor of textures in perspective with a picture at its end, like a simple game engine."""
         sides = [_gray(self.textures[rng.integers(len(self.textures))]) for _ in range(4)]
         repeats, sharp = rng.integers(2, 9, 4), rng.random() < 0.5
@@ -142,7 +142,7 @@ def _tile(texture: np.ndarray, repeats: int, sharp: bool) -> np.ndarray:
 
 
 def _corridor(
-    walls: list[np.ndarray], window: Window, centre: np.ndarray, depth: float, slide: float, frame: np.ndarray
+    walls: list[np.ndarray], window: PixelWindow, centre: np.ndarray, depth: float, slide: float, frame: np.ndarray
 ) -> np.ndarray:
     """Draw floor, ceiling and two walls around a rectangle at `centre` over `frame`, which has twice the size of the result."""
     width, height, size = window.width * 2, window.height * 2, frame.shape[::-1]

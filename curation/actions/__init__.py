@@ -1,0 +1,1 @@
+"""What the player does and what happens on screen, as spans of time."""

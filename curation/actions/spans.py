@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curation.partition.optical_flow import CameraMotion
+from curation.partition.optical_flow import FlowMotion
 
 _SMOOTH_S = 0.3
 
@@ -49,16 +49,16 @@ def smooth(values: np.ndarray, times_s: np.ndarray, window_s: float = _SMOOTH_S)
     return np.apply_along_axis(lambda column: np.convolve(column, kernel, "valid"), 0, padded)
 
 
-# Names of the negative and the positive rate, in the order of `CameraMotion.rates`.
+# Names of the negative and the positive rate, in the order of `FlowMotion.rates`.
 _REGIMES = (("turn_left", "turn_right"), ("look_down", "look_up"), ("back", "forward"), ("strafe_left", "strafe_right"))
 
 
-def regime_names(motion: CameraMotion, times_s: np.ndarray, fps: float, settings: RegimeSettings) -> list[str]:
+def regime_names(motion: FlowMotion, times_s: np.ndarray, fps: float, settings: RegimeSettings) -> list[str]:
     """Return the regime of each pair, none shorter than `min_s`; see `pair_regimes`."""
     return merge_short_runs(pair_regimes(motion, times_s, fps, settings), times_s, settings.min_s)
 
 
-def pair_regimes(motion: CameraMotion, times_s: np.ndarray, fps: float, settings: RegimeSettings) -> list[str]:
+def pair_regimes(motion: FlowMotion, times_s: np.ndarray, fps: float, settings: RegimeSettings) -> list[str]:
     """Return the regime of each pair, however short.
 
     A turn takes precedence over looking up or down, and both over walking and strafing, of which the stronger counts.
@@ -158,7 +158,7 @@ def _join(one: ActionSpan, other: ActionSpan) -> ActionSpan:
     return one._replace(end_s=other.end_s, energy=energy, peak_s=peak)
 
 
-def unusual_motion(motion: CameraMotion, times_s: np.ndarray) -> np.ndarray:
+def unusual_motion(motion: FlowMotion, times_s: np.ndarray) -> np.ndarray:
     """Return how unusual the residual motion is for this source, relative to the camera's motion: 0-1 [P].
 
     This is the fallback rule for interactions. It needs no training, but on first-person games it is little better than chance

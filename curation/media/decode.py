@@ -1,8 +1,11 @@
-"""The one decoder (PyAV): read the frames of a source or of a span of it. `curation.media.encode` stores spans.
+"""The decoder of curation (PyAV): read the frames of a source or of a span of it. `curation.media.encode` stores spans.
 
 Time is seconds from the first frame of the source by presentation time stamp, never frame number divided by rate, so variable
 rates, edit lists and late starts need no special case. A span [a, b) holds the frames with a <= t < b. Reading it by seeking
 gives exactly the frames that a decode from the start gives: see `curation.media.seek`.
+
+There are two decoders. This one reads arbitrary files, checks every seek against them and judges damage. `model.data.decode`
+reads short clips that curation has encoded, from memory; the model may not import this one.
 """
 
 import itertools

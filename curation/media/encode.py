@@ -1,4 +1,4 @@
-"""The one encoder (PyAV): store a span of a source as mp4, upright, cropped and scaled.
+"""The encoder of stored clips (PyAV): a span of a source as mp4, upright, cropped and scaled.
 
 Clips are stored as BT.601 limited range. Decoders that ignore the tag assume it, so every reader sees the same colours, and
 footage of up to 576 lines is stored without a conversion.

@@ -162,7 +162,7 @@ def pixel_grid(height: int, width: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class CameraMotion:
+class FlowMotion:
     """The camera's motion in each of P pairs of frames, in px per frame at 320 wide."""
 
     # [P, 2, 3]: rows u and v; columns constant, per x and per y, with x and y from the middle of the picture in half-widths
@@ -182,15 +182,15 @@ class CameraMotion:
         return np.stack([-self.pan, self.affine[:, 1, 0], spread, -self.parallax], 1)
 
 
-def camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> CameraMotion:
+def camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> FlowMotion:
     """Fit an affine map to each pair's cells by reweighted least squares. Cells of weight 0 (HUD, bars) do not count."""
     starts = range(0, max(len(cells_PRC2), 1), _PAIRS_AT_ONCE)
     parts = [_camera_motion(cells_PRC2[i : i + _PAIRS_AT_ONCE].astype(np.float64), weight_RC) for i in starts]
-    return CameraMotion(*(np.concatenate(of_all) for of_all in zip(*parts, strict=True)))
+    return FlowMotion(*(np.concatenate(of_all) for of_all in zip(*parts, strict=True)))
 
 
 def _camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return the fields of `CameraMotion` for few enough pairs to hold them as floats."""
+    """Return the fields of `FlowMotion` for few enough pairs to hold them as floats."""
     pairs, rows, columns = cells_PRC2.shape[:3]
     y, x = np.mgrid[0:rows, 0:columns] + 0.5
     design = np.stack([np.ones(rows * columns), x.ravel() / columns * 2 - 1, (y.ravel() - rows / 2) / columns * 2], 1)
@@ -209,7 +209,7 @@ def _camera_motion(cells_PRC2: np.ndarray, weight_RC: np.ndarray) -> tuple[np.nd
 
 
 def _pan_and_parallax(u_PRC: np.ndarray, weight_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the fields `pan` and `parallax` of `CameraMotion`, from the sideways flow of the cells that count."""
+    """Return the fields `pan` and `parallax` of `FlowMotion`, from the sideways flow of the cells that count."""
     if not weight_RC.any():
         weight_RC = np.ones_like(weight_RC)
     rows = np.flatnonzero(weight_RC.any(1))

@@ -28,7 +28,7 @@ from curation.partition.chunks import (
     concatenate,
     measure,
 )
-from curation.partition.optical_flow import CameraMotion, camera_motion
+from curation.partition.optical_flow import FlowMotion, camera_motion
 from curation.quality.iqa import combed_share
 from curation.worker_state import worker
 
@@ -106,7 +106,7 @@ class Signals:
             yield f"video tracks not taken: {', '.join(self.source.other_tracks)}"
 
     @cached_property
-    def motion(self) -> CameraMotion:
+    def motion(self) -> FlowMotion:
         """The camera's motion in each pair, with HUD and bars masked."""
         return camera_motion(self.cells, static_weight(self.viewport, *self.cells.shape[1:3]))
 

@@ -1,0 +1,1 @@
+"""Luminance and picture quality of clips: scores, and the rules that judge them."""

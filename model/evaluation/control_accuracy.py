@@ -32,7 +32,7 @@ class VideoMotion(NamedTuple):
     forward: float  # relative growth of the picture
 
 
-class CameraMotion(NamedTuple):
+class NetMotion(NamedTuple):
     """The motion of a camera over a clip."""
 
     yaw_deg: float  # to the right
@@ -48,11 +48,11 @@ class CameraMotion(NamedTuple):
         return None
 
 
-def camera_motion(pose_F44: np.ndarray) -> CameraMotion:
+def camera_motion(pose_F44: np.ndarray) -> NetMotion:
     """Return the motion of camera-to-world poses, OpenCV axes."""
     steps = np.linalg.inv(pose_F44[:-1]) @ pose_F44[1:]
     yaw = np.degrees(np.arctan2(steps[:, 0, 2], steps[:, 2, 2])).sum()
-    return CameraMotion(float(yaw), float(steps[:, 2, 3].sum()))
+    return NetMotion(float(yaw), float(steps[:, 2, 3].sum()))
 
 
 def video_motion(video_FHW3: np.ndarray) -> VideoMotion:

@@ -1,0 +1,1 @@
+"""Models that paint, edit and animate, in this process or behind a server."""

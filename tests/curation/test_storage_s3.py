@@ -149,6 +149,7 @@ def test_what_is_absent_is_named(s3):
 def test_a_store_that_does_not_answer_is_an_error_of_the_system(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3_module, "_LONGEST_PAUSE_S", 0.01)
     s3_module.client.cache_clear()
     monkeypatch.setattr("botocore.config.Config", lambda **_: None)
     with pytest.raises(OSError, match=f'{s3.uri}/a: Could not connect to the endpoint URL: "http://127.0.0.1:9'):
@@ -316,7 +317,8 @@ def test_threads_of_a_process_share_one_client(front):
 # Replacing one version
 
 
-def test_only_the_known_version_is_replaced(front):
+def test_only_the_known_version_is_replaced(front, monkeypatch):
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
     uri = f"{front.uri}/name"
     assert storage.replace(uri, b"none", "4-abc") == ""
     first = storage.replace(uri, b"one", "")

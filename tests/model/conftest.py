@@ -1,4 +1,4 @@
-"""Shards to train on, made on the spot: clips whose frames show their number, cameras that walk ahead."""
+"""Shards to train on: clips whose frames show their number, cameras that walk ahead."""
 
 import io
 from fractions import Fraction
@@ -14,7 +14,7 @@ FPS = 30
 
 
 def mp4(frames, first=0, size=(64, 48), every=1 / FPS, **options):
-    """Frames that show their number in the source: sixteens on the left, ones on the right."""
+    """Encode frames that show their number in the source: sixteens on the left, ones on the right."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as output:
         stream = output.add_stream("libx264", rate=FPS, options={"crf": "0", "preset": "ultrafast"} | options)
@@ -31,7 +31,7 @@ def mp4(frames, first=0, size=(64, 48), every=1 / FPS, **options):
 
 
 def walk(frames, scale=1.0):
-    """Ahead by 0.1 a frame in the data set's unit, whatever unit the poses are in."""
+    """Walk ahead by 0.1 a frame in the data set's unit, whatever the unit of the poses."""
     pose = np.tile(np.eye(4), (frames, 1, 1))
     pose[:, 2, 3] = 0.1 * np.arange(frames) / scale
     inner = np.tile([40.0, 40.0, 32.0, 24.0], (frames, 1))
@@ -40,7 +40,7 @@ def walk(frames, scale=1.0):
 
 
 def clip(video, index, start_frame, frames, status="ok", scale=1.0, **meta):
-    words = {
+    row = {
         "video_id": video,
         "index": index,
         "start_s": start_frame / FPS,
@@ -53,11 +53,11 @@ def clip(video, index, start_frame, frames, status="ok", scale=1.0, **meta):
         **meta,
     }
     members = {"mp4": mp4(frames, start_frame), "camera.npz": to_npz(walk(frames, scale))}
-    return Sample(f"{video}{index:02d}", words, members)
+    return Sample(f"{video}{index:02d}", row, members)
 
 
 class Made:
-    """What tests make clips with."""
+    """Functions with which tests make clips."""
 
     mp4, walk, clip = staticmethod(mp4), staticmethod(walk), staticmethod(clip)
 

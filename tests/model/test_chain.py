@@ -87,7 +87,7 @@ def stage1(out, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def second(stage1, tiny_vlm):
-    """The recipe of stage 2: on from stage 1 with its camera frozen, and a vision-language model that stage 1 had not."""
+    """The recipe of stage 2: from stage 1 with frozen cameras, and a vision-language model that stage 1 did not have."""
     recipe, folder = stage1
     model = replace(recipe.model, init_from=str(folder), vlm_encoder=str(tiny_vlm))
     settings = replace(
@@ -98,13 +98,13 @@ def second(stage1, tiny_vlm):
 
 @pytest.fixture(scope="module")
 def stage2(second, out, tmp_path_factory):
-    """An undisturbed run of stage 2: its folder, what it said."""
-    folder, said = tmp_path_factory.mktemp("stage2") / "run", []
-    train(second, [out], str(folder), log=said.append)
-    return folder, said
+    """An undisturbed run of stage 2: its folder and its log messages."""
+    folder, messages = tmp_path_factory.mktemp("stage2") / "run", []
+    train(second, [out], str(folder), log=messages.append)
+    return folder, messages
 
 
-def test_stage_two_adds_the_branch_that_stage_one_had_not(stage1, stage2, second):
+def test_stage_two_adds_the_cross_attention_that_stage_one_did_not_have(stage1, stage2, second):
     (first, _), (weights, state) = saved(stage1[1]), saved(stage2[0])
     new = {name for name in weights["model"] if any(part in name for part in vlm_context.PARTS)}
     assert weights["model"].keys() - first["model"].keys() == new
@@ -117,12 +117,12 @@ def test_stage_two_adds_the_branch_that_stage_one_had_not(stage1, stage2, second
     assert state["step"] == second.train.steps
 
 
-def test_a_killed_stage_two_goes_on_to_what_an_undisturbed_one_gives(second, stage2, stage1, out, tmp_path):
+def test_a_killed_stage_two_resumes_to_the_result_of_an_undisturbed_one(second, stage2, stage1, out, tmp_path):
     folder = tmp_path / "run"
     (tmp_path / "second.yaml").write_text(recipes.to_yaml(second))
-    words = [sys.executable, "-c", KILLED, str(tmp_path / "second.yaml"), out, str(folder), "step 5: loss"]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "second.yaml"), out, str(folder), "step 5: loss"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    dead = subprocess.run(words, env=env, capture_output=True, text=True)
+    dead = subprocess.run(command, env=env, capture_output=True, text=True)
     assert dead.returncode == -signal.SIGKILL, dead.stderr[-1500:]
     assert 0 < checkpoint.read_state(checkpoint.latest(str(folder)))["step"] < second.train.steps
     moved = replace(second, model=replace(second.model, init_from=str(tmp_path / "stage 1 is not needed any more")))
@@ -152,7 +152,7 @@ def test_a_further_stage_starts_from_stage_two_and_each_can_be_evaluated(second,
         assert found["control_accuracy"]["own controls"]["forward"][3] > 0, "clips were generated and measured"
 
 
-def test_a_run_of_another_model_is_refused_by_the_name_of_what_differs(stage1, stage2, second, out, tmp_path):
+def test_a_run_of_another_model_is_refused_with_the_name_of_what_differs(stage1, stage2, second, out, tmp_path):
     recipe, _ = stage1
     start = replace(recipe.model, init_from=str(stage2[0]))
     with pytest.raises(
@@ -194,10 +194,10 @@ def test_stage_two_takes_over_the_codec_of_stage_one_and_pins_it(stage1, stage2,
     on = replace(
         recipe, model=replace(recipe.model, init_from=str(folder)), train=replace(recipe.train, curriculum=(TrainPhase(5, 1),))
     )
-    said = []
-    train(on, [other], str(tmp_path / "run"), log=said.append)
+    messages = []
+    train(on, [other], str(tmp_path / "run"), log=messages.append)
     assert codec_of(tmp_path / "run") == codec
-    assert not any(words.startswith("codec: ") for words in said), "none was fitted"
+    assert not any(message.startswith("codec: ") for message in messages), "none was fitted"
     spec = saved(tmp_path / "run")[1]["spec"]
     assert spec["codec"] == state["spec"]["codec"] == fingerprint(str(folder / "codec.safetensors"))
 

@@ -113,7 +113,7 @@ def test_an_unknown_key_is_refused():
 def test_the_games_paths_follow_from_its_keys():
     """VizDoom's walk: thrust and friction 0.90625 a tic. Windows of half a second, each from its true pose and speed.
 
-    Some windows touch a wall, which the integrator knows nothing of, so the median is looked at.
+    Some windows touch a wall, which the integrator does not know about, so the median is compared.
     """
     truth = recorded_truth()
     errors = {name: np.median(window_errors(truth, sign)) for name, sign in (("ours", 1), ("mirrored", -1))}
@@ -146,7 +146,9 @@ def window_errors(truth, sign):
         ]
         path = integrate(states, spec, PlayerState(ground_speed=tuple(before)))[:, [0, 2], 3]
         walked = np.linalg.norm(np.diff(true, axis=0), axis=1).sum()
-        if walked > 50 and not any("RUN" in truth.keys[i] for i in range(start, start + tics)):  # a key that this spec has not
+        if walked > 50 and not any(
+            "RUN" in truth.keys[i] for i in range(start, start + tics)
+        ):  # a key that this spec does not have
             found.append(np.linalg.norm(path[-1] - true[-1]) / walked)
     assert len(found) > 10
     return found
@@ -172,8 +174,8 @@ def test_rays_are_unit_and_moments_stand_on_them():
     torch.testing.assert_close(rays[0, 0, 3:, 15:17, 15:17].mean((1, 2)), torch.tensor([0.0, 0.0, 1.0]), atol=2e-3, rtol=0)
 
 
-def test_the_step_view_forgets_where_the_camera_came_from():
-    """A rigid motion of the whole world changes nothing in it, and a camera at rest is zero."""
+def test_the_step_channels_do_not_depend_on_where_the_camera_came_from():
+    """A rigid motion of the whole world does not change the step channels, and a camera at rest makes them zero."""
     pose = poses(13)
     moved = torch.tensor(PlayerState(x=60.0, z=-40.0, yaw_deg=200).pose) @ pose
     torch.testing.assert_close(relative_to_previous_latent(pose), relative_to_previous_latent(moved), atol=1e-9, rtol=0)
@@ -199,7 +201,7 @@ def encoder():
     return encoder
 
 
-def test_a_fresh_encoder_says_nothing():
+def test_a_fresh_encoder_outputs_zeros():
     maps = control_maps(poses(13), INNER, 32, 32)
     tokens = CameraEncoder(width=24)(maps)
     assert tokens.shape == (1, 4 * 2 * 2, 24)
@@ -207,7 +209,7 @@ def test_a_fresh_encoder_says_nothing():
 
 
 def test_a_token_knows_its_own_frames_only(encoder):
-    """Nothing of the future, and frames of a latent are told apart."""
+    """A token does not depend on later frames, and frames of one latent are not interchangeable."""
     maps = control_maps(poses(13), INNER, 32, 32)
     with torch.no_grad():
         tokens = encoder(maps).unflatten(1, (4, 4))

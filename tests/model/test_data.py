@@ -1,4 +1,4 @@
-"""Shards to batches: the right frames, poses and words, each sample once, and on from where it stopped."""
+"""Shards to batches: the right frames, poses and texts, each sample once, resumed where it stopped."""
 
 import io
 import json
@@ -145,7 +145,7 @@ def test_a_camera_that_is_not_believed_is_left_out(data):
 
 
 def without_scale(made, index, **changes):
-    """A clip whose camera walks, in a unit that nobody knows."""
+    """A clip whose camera walks, in an unknown unit."""
     camera = replace(made.walk(30), scale_source="none", **changes)
     clip = made.clip("a", index, 30 * index, 30)
     return replace(clip, members={**clip.members, "camera.npz": to_npz(camera)})
@@ -220,7 +220,7 @@ def test_an_epoch_over_three_ranks_and_two_workers_has_every_sample_once(data):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_goes_on_where_it_stopped_and_makes_the_same_samples(data, workers):
+def test_a_run_resumes_where_it_stopped_and_makes_the_same_samples(data, workers):
     whole = list(islice(Batches(data, 2, workers=workers), 8))  # into the second epoch
     first = Batches(data, 2, workers=workers)
     before = list(islice(first, 3))
@@ -254,7 +254,7 @@ def test_sources_are_drawn_by_their_shares_and_each_window_once_an_epoch_of_its_
     for source, share in enumerate((0.7, 0.2, 0.1)):
         for first in range(0, 5000, 1000):
             assert abs((which[first : first + 1000] == source).sum() - 1000 * share) <= 1
-        mine = [item for item, whose in zip(drawn, which, strict=True) if whose == source]
+        mine = [item for item, source_ in zip(drawn, which, strict=True) if source_ == source]
         (span,) = MIXED[source].spans
         for epoch in range(len(mine) // span.length):
             passed = mine[epoch * span.length : (epoch + 1) * span.length]
@@ -382,12 +382,12 @@ def test_shards_that_are_gone_stop_the_run(out, tmp_path):
         ({"frames": 401}, "is 40.1 s long; use fewer"),
     ],
 )
-def test_what_cannot_be_is_said(out, settings, words):
+def test_impossible_settings_are_refused(out, settings, words):
     with pytest.raises(ValueError, match=words):
         Windows([out], replace(SETTINGS, **settings))
 
 
-def test_an_output_without_shards_is_said(tmp_path):
+def test_an_output_without_shards_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no committed shard in"):
         Windows([str(tmp_path)], SETTINGS)
 
@@ -400,7 +400,7 @@ def texts(mix, meta=META, count=2000):
     return [caption(meta, mix, rng) for _ in range(count)]
 
 
-def test_captions_are_mixed_as_asked():
+def test_captions_are_mixed_as_set():
     found = texts(CaptionMix(long_share=0.25, dropout=0.1))
     share = {text: found.count(text) / len(found) for text in set(found)}
     assert share == {
@@ -441,7 +441,7 @@ def test_text_forbids_what_would_make_it_untrue(text, mirror, reverse):
     assert (may_mirror(text, [{}]), may_reverse(text, [{}])) == (mirror, reverse)
 
 
-def test_what_is_written_is_not_mirrored_and_what_happens_is_not_reversed_told_or_not():
+def test_what_is_written_is_not_mirrored_and_what_happens_is_not_reversed_even_without_text():
     assert not may_mirror("", [{}, {"caption_long": "A sign reads EXIT."}])
     assert may_mirror("", [{"caption_long": "A door on the left."}]), "a text that is not given forbids nothing by its sides"
     for meta in ({"interactive": True}, {"interaction_caption": "The lamp glows."}):

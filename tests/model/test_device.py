@@ -23,7 +23,7 @@ BATCH, FRAMES = 3, 5
 
 
 class Elsewhere(World):
-    """A pair on the meta device, where a noise level cannot be looked at: the high-noise expert runs."""
+    """A pair on the meta device, where noise levels have no values: the high-noise expert runs."""
 
     def forward(self, x, sigma_BT, text, denoised_BT=None, **more):
         return self.high(x, sigma_BT, text, **more)

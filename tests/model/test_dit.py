@@ -30,8 +30,8 @@ def inputs(config, sizes, batch=2, seed=1):
     return x, 1000 * torch.rand(batch, sizes[0]), torch.randn(batch, 7, config.text_dim)
 
 
-def ask_diffusers(theirs, x, time_BT, text):
-    """It takes times by token only."""
+def run_diffusers(theirs, x, time_BT, text):
+    """Run diffusers' model, which takes times by token only."""
     tokens = (x.shape[3] // 2) * (x.shape[4] // 2)
     return theirs(x, time_BT.repeat_interleave(tokens, 1), text, return_dict=False)[0]
 
@@ -43,7 +43,7 @@ def test_values_are_diffusers(sizes, layers):
     theirs, ours = pair(config)
     x, time_BT, text = inputs(config, sizes)
     with torch.no_grad():
-        expected = ask_diffusers(theirs, x, time_BT, text)
+        expected = run_diffusers(theirs, x, time_BT, text)
         found = ours(x, time_BT, text)
     assert expected.abs().max() > 1
     assert (found - expected).abs().max() < 1e-5
@@ -55,7 +55,7 @@ def test_gradients_are_diffusers():
     x, time_BT, text = inputs(config, SIZES[0])
     torch.manual_seed(2)
     weight = torch.randn(2, config.out_channels, *SIZES[0])
-    for model, out in ((theirs, ask_diffusers(theirs, x, time_BT, text)), (ours, ours(x, time_BT, text))):
+    for model, out in ((theirs, run_diffusers(theirs, x, time_BT, text)), (ours, ours(x, time_BT, text))):
         (out * weight).sum().backward()
         assert all(p.grad is not None for p in model.parameters())
     expected = dict(theirs.named_parameters())
@@ -112,15 +112,15 @@ def test_more_latents_than_positions_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"image_dim": 1280}, "image_dim is 1280"),
         ({"qk_norm": "layer_norm"}, "qk_norm is 'layer_norm'"),
         ({"patch_size": [2, 2, 2]}, "one latent frame"),
     ],
 )
-def test_a_config_that_is_not_wan22_is_refused(change, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_config_that_is_not_wan22_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
         BackboneConfig.from_diffusers({**tiny().to_diffusers(), **change})
 
 

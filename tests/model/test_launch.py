@@ -29,7 +29,7 @@ def test_a_rank_that_dies_is_started_again_with_the_others(cluster, tmp_path):
         mean = float(dist.mean(torch.tensor(float(rank))))
         died = os.path.join(config["folder"], "died")
         if rank == 1 and not os.path.exists(died):
-            time.sleep(5)  # Ray Train gives up where a rank dies before it has seen all of them at work
+            time.sleep(5)  # Ray Train gives up where a rank dies before all of them have started
             open(died, "w").close()
             os._exit(1)
         if rank == 0 and not os.path.exists(died):

@@ -30,10 +30,8 @@ def out(made, tmp_path_factory):
 def test_batches_from_s3_are_those_from_disk(workers, out, front):
     for entry in storage.list_files(out):
         storage.put(f"{front.uri}/{os.path.relpath(entry.uri, out)}", storage.read(entry.uri))
-    here, there = (
-        Windows([out], SETTINGS),
-        Windows([front.uri], SETTINGS),
-    )  # reads indexes: the pool holds connections when it forks
+    # Both read indexes, so the connection pool holds connections when it forks.
+    here, there = Windows([out], SETTINGS), Windows([front.uri], SETTINGS)
     before = front.asked["GET range"]
     loaded = Batches(there, 2, workers=workers)
     for ours, theirs in islice(zip(Batches(here, 2, workers=0), loaded, strict=False), BATCHES):
@@ -42,4 +40,4 @@ def test_batches_from_s3_are_those_from_disk(workers, out, front):
         for name in ("video", "pose", "intrinsics"):
             assert torch.equal(theirs[name], ours[name]), name
     del loaded
-    assert front.asked["GET range"] - before >= BATCHES * 2 * 3, "video, camera and words of every sample"
+    assert front.asked["GET range"] - before >= BATCHES * 2 * 3, "video, camera and json of every sample"

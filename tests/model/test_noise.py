@@ -1,4 +1,4 @@
-"""One rule for whose a noise level is, wherever it is asked."""
+"""One rule for which expert a noise level belongs to, used everywhere."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Two ranks are one: sharded weights, shared batches, and a checkpoint that another number of ranks goes on from."""
+"""Two ranks train as one: sharded weights, shared batches, and checkpoints that another number of ranks resumes from."""
 
 import json
 import os
@@ -29,8 +29,8 @@ def out(made, tmp_path_factory):
     return folder
 
 
-def start(count, *words):
-    """The program in so many ranks; what the first one said, or what went wrong."""
+def start(count, *arguments):
+    """Run the program in `count` ranks; return what rank 0 printed. AssertionError with the end of stderr where one fails."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -38,7 +38,7 @@ def start(count, *words):
     every = {**os.environ, **where, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), *map(str, words)],
+            [sys.executable, str(PROGRAM), *map(str, arguments)],
             env={**every, "RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -46,9 +46,9 @@ def start(count, *words):
         )
         for rank in range(count)
     ]
-    said = [rank.communicate(timeout=240) for rank in ranks]
-    assert all(rank.returncode == 0 for rank in ranks), said[-1][1][-1500:]
-    return json.loads(said[0][0].splitlines()[-1])
+    outputs = [rank.communicate(timeout=240) for rank in ranks]
+    assert all(rank.returncode == 0 for rank in ranks), outputs[-1][1][-1500:]
+    return json.loads(outputs[0][0].splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,14 @@ def test_two_ranks_train_as_one(out, alone, tmp_path, layout):
         assert (weight - alone[1][name]).norm() <= 5e-5 * alone[1][name].norm() + 1e-6, name
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(out, alone, tmp_path):
+def test_a_run_resumes_with_another_number_of_ranks(out, alone, tmp_path):
     before = start(2, out, tmp_path / "run", 3, "train")
     after = start(1, out, tmp_path / "run", 3, "train")
     same(before + after, alone[0])
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_an_expert_built_without_memory_is_read_by_each_rank_in_part(tmp_path, count):
+def test_an_expert_on_the_meta_device_is_read_by_each_rank_in_part(tmp_path, count):
     torch.manual_seed(3)
     expert = Expert(tiny())
     load_weights.save(expert, str(tmp_path / "w"))

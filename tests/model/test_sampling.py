@@ -27,7 +27,7 @@ from model.training.ema import EmaWeights  # noqa: E402
 
 
 class Oracle:
-    """Knows the video: its velocity is the true one of the path from any noise."""
+    """A world that knows the video: its velocity is the true one of the path from any noise."""
 
     high = SimpleNamespace(expert=SimpleNamespace(config=SimpleNamespace(out_channels=16)))
 
@@ -82,7 +82,7 @@ def test_a_frame_codec_knows_each_frame_alone_and_its_grey_is_the_video_codecs()
 
 
 def test_a_frame_codecs_cells_are_principal_components():
-    """What is lost is what numpy's decomposition says the other components hold."""
+    """The loss equals the variance of the other components, by numpy's decomposition."""
     torch.manual_seed(0)
     pictures = torch.nn.functional.interpolate(torch.rand(40, 3, 6, 6) * 2 - 1, scale_factor=8 / 3, mode="bilinear")
     codec = FrameCodec(channels=12, width=8)
@@ -161,7 +161,7 @@ def test_a_video_run_backwards_is_a_walk_back_to_where_it_began():
     torch.testing.assert_close(_reverse(there)["pose"], pose)
 
 
-def test_averaged_weights_are_there_only_inside():
+def test_averaged_weights_are_applied_only_inside_the_context():
     module = torch.nn.Linear(2, 1)
     ema = EmaWeights(module, 0.5)
     own = module.weight.detach().clone()
@@ -173,7 +173,7 @@ def test_averaged_weights_are_there_only_inside():
 
 
 def by_products(q, k, v):
-    """Attention in products that torch's counter knows; the fused one for processors it counts as nothing."""
+    """Attention in matrix products, since torch's counter counts the fused kernel for processors as zero operations."""
     shares = torch.einsum("blnh,bsnh->bnls", q, k).softmax(-1)
     return torch.einsum("bnls,bsnh->blnh", shares, v)
 

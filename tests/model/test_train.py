@@ -43,36 +43,36 @@ class Stopped(Exception):
 
 @pytest.fixture(scope="module")
 def trained(out, tmp_path_factory):
-    """A run of the tiny recipe that was stopped in its first phase and started again: its folder, what it said."""
-    folder, said = tmp_path_factory.mktemp("run") / "r", []
+    """A run of the tiny recipe that was stopped in its first phase and started again: its folder and its log messages."""
+    folder, messages = tmp_path_factory.mktemp("run") / "r", []
     recipe = replace(tiny(), train=replace(tiny().train, save_every=3))
 
-    def stop(words):
-        said.append(words)
-        if words.startswith("step 4: loss"):
+    def stop(message):
+        messages.append(message)
+        if message.startswith("step 4: loss"):
             raise Stopped
 
     with pytest.raises(Stopped):
         train.train(recipe, [out], str(folder), log=stop)
     assert checkpoint.latest(str(folder)).endswith("step-00000003"), "what was being written is not lost"
-    train.train(recipe, [out], str(folder), log=said.append)
-    return folder, said
+    train.train(recipe, [out], str(folder), log=messages.append)
+    return folder, messages
 
 
-def test_a_run_goes_on_and_says_what_it_does(trained, out):
-    _, said = trained
-    assert said[:4] == [
+def test_a_run_resumes_and_logs_what_it_does(trained, out):
+    _, messages = trained
+    assert messages[:4] == [
         "float32 (set by the recipe)",
         f"{out}: 4 clips, 0.1 min, 4 with cameras",
         f"5 frames: {out}: 8 windows, 0.00 h",
         f"9 frames: {out}: 4 windows, 0.00 h",
     ]
-    starts = [words for words in said if words.endswith(" of 12")]
-    assert [words.split("; ")[1] for words in starts] == ["step 0 of 12", "step 3 of 12"]
-    steps = [words for words in said if ": loss " in words]
-    assert [int(words.split(":")[0].split()[1]) for words in steps] == [0, 1, 2, 3, 4, *range(3, 12)]
-    assert all("samples/s, MFU" in words for words in steps)
-    assert sum(words.startswith("codec: ") for words in said) == 2, "trained once, then read"
+    starts = [message for message in messages if message.endswith(" of 12")]
+    assert [message.split("; ")[1] for message in starts] == ["step 0 of 12", "step 3 of 12"]
+    steps = [message for message in messages if ": loss " in message]
+    assert [int(message.split(":")[0].split()[1]) for message in steps] == [0, 1, 2, 3, 4, *range(3, 12)]
+    assert all("samples/s, MFU" in message for message in steps)
+    assert sum(message.startswith("codec: ") for message in messages) == 2, "trained once, then read"
 
 
 def test_the_log_and_tensorboard_hold_losses_by_expert_and_noise_pace_sources_and_videos(trained, out):
@@ -97,12 +97,12 @@ def test_the_log_and_tensorboard_hold_losses_by_expert_and_noise_pace_sources_an
     } <= tags
     assert {event.step for event in board.Scalars("run/mfu")} == set(range(12))
     assert [image.step for image in board.Images("samples")] == [6, 12]
-    # two videos of the length that is trained on: five frames of 32 px beside each other, then nine
+    # two videos of the length that is trained on: five frames of 32 px in a row, then nine
     sizes = [(image.width, image.height) for image in board.Images("samples")]
     assert sizes == [(5 * 32, 2 * 32), (9 * 32, 2 * 32)]
 
 
-def test_data_that_cannot_be_trained_on_is_said_before_anything_is_built(made, out, tmp_path):
+def test_data_that_cannot_be_trained_on_is_refused_before_anything_is_built(made, out, tmp_path):
     with pytest.raises(ValueError, match="no committed shard in"):
         train.train(tiny(), [str(tmp_path)], str(tmp_path / "r"))
     with pytest.raises(ValueError, match=r"stored at 64x48 px, too small for 832x480; set data.size"):
@@ -139,7 +139,7 @@ def test_a_phase_that_no_clip_can_fill_is_refused_before_the_first_step(made, ou
         train.with_shares(tiny(), [out, short], [0.75])
 
 
-def test_data_without_a_known_scale_is_said_before_training(made, tmp_path):
+def test_data_without_a_known_scale_is_refused_before_training(made, tmp_path):
     blind = str(tmp_path / "blind")
     samples = [made.clip(name, 0, 0, 30, camera_scale_source="none") for name in "ab"]
     shards.put_index(blind, "000000", shards.put_tar(blind, "000000", samples))
@@ -150,7 +150,7 @@ def test_data_without_a_known_scale_is_said_before_training(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"data": {"size": (48, 32)}}, r"data.size was \[32, 32\], now \[48, 32\]"),
         ({"data": {"fps": 8.0}}, r"control.fps was 10.0, now 8.0; data.fps was 10.0, now 8.0"),
@@ -161,10 +161,10 @@ def test_data_without_a_known_scale_is_said_before_training(made, tmp_path):
         ({"model": {"noise": replace(tiny().model.noise, shift=3.0)}}, r"noise.shift was 5.0, now 3.0"),
     ],
 )
-def test_what_a_run_was_begun_with_cannot_change_and_is_named_with_both_values(trained, out, change, words):
+def test_what_a_run_was_begun_with_cannot_change_and_is_named_with_both_values(trained, out, change, message):
     folder, _ = trained
     recipe = replace(tiny(), **{part: replace(getattr(tiny(), part), **values) for part, values in change.items()})
-    with pytest.raises(ValueError, match=rf"step-00000012: {words}.*; use another folder, or those settings"):
+    with pytest.raises(ValueError, match=rf"step-00000012: {message}.*; use another folder, or those settings"):
         train.train(recipe, [out], str(folder), log=lambda message: None)
 
 
@@ -234,7 +234,7 @@ def test_sources_are_named_in_yaml(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda r: replace(r, codec=CodecSettings(channels=8)), "codec.channels must equal out_channels of the backbone, 32"),
         (lambda r: ModelSpec(replace(r.model.backbone, in_channels=36)), "in_channels must be 68"),
@@ -246,33 +246,35 @@ def test_sources_are_named_in_yaml(tmp_path):
         (lambda r: replace(r, train=replace(r.train, freeze_camera=True)), "train.freeze_camera needs model.init_from"),
     ],
 )
-def test_what_cannot_be_is_said(change, words):
-    with pytest.raises(ValueError, match=words):
+def test_impossible_settings_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
         change(demo())
 
 
 def test_precision_is_measured_once_and_kept_by_the_run(out, tmp_path, monkeypatch):
-    """Where bfloat16 is slow float32 is chosen; another machine that goes on with the run does not choose anew."""
+    """Where bfloat16 is slow float32 is chosen; another machine that resumes the run does not choose again."""
     paces = {torch.float32: 1.0, torch.bfloat16: 7.7}
     monkeypatch.setattr(precision, "measure", lambda dtype, device: paces[dtype])
     settings = replace(tiny().train, curriculum=(TrainPhase(5, 2),), precision="auto", sample_every=0)
-    said = []
-    train.train(replace(tiny(), train=settings), [out], str(tmp_path / "r"), log=said.append)
-    assert said[0] == "float32 (measured: bfloat16 takes 7.70 times as long on this device)"
+    messages = []
+    train.train(replace(tiny(), train=settings), [out], str(tmp_path / "r"), log=messages.append)
+    assert messages[0] == "float32 (measured: bfloat16 takes 7.70 times as long on this device)"
     assert checkpoint.read_state(checkpoint.latest(str(tmp_path / "r")))["spec"]["precision"] == "float32"
     paces[torch.bfloat16] = 0.5
     cpu = torch.device("cpu")
     assert precision.choose("auto", str(tmp_path / "r"), cpu) == ("float32", "as when the run began")
     assert precision.choose("auto", str(tmp_path / "new"), cpu).name == "bfloat16"
     with pytest.raises(ValueError, match=r'precision was "float32", now "bfloat16"; use another folder'):
-        train.train(replace(tiny(), train=replace(settings, precision="bfloat16")), [out], str(tmp_path / "r"), log=said.append)
+        train.train(
+            replace(tiny(), train=replace(settings, precision="bfloat16")), [out], str(tmp_path / "r"), log=messages.append
+        )
 
 
 def test_both_precisions_are_measured_on_the_device():
     assert all(0 < precision.measure(dtype, torch.device("cpu")) < 10 for dtype in (torch.float32, torch.bfloat16))
 
 
-def test_the_rate_rises_stays_and_falls():
+def test_the_learning_rate_rises_stays_and_falls():
     settings = replace(tiny().train, lr=1.0, warmup_steps=2, lr_decay_share=0.5)
     rates = [round(settings.lr_at(step), 3) for step in range(12)]
     assert rates == [0.5, *[1.0] * 6, *(round(i / 6, 3) for i in range(5, 0, -1))]

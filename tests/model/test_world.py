@@ -58,7 +58,7 @@ def test_experts_of_two_sizes_are_no_pair():
 
 
 def test_no_camera_is_one_thing_whether_none_is_given_or_zeros_beside_samples_that_have_one(inputs):
-    """With a trained encoder; a camera at rest is something else."""
+    """With a trained encoder. A camera at rest is different from no camera."""
     x, text, maps = inputs
     world = ControlledExpert(Expert(tiny()))
     for weight in world.camera.parameters():

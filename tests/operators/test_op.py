@@ -38,6 +38,16 @@ def test_neighbours_of_equal_resources_share_a_step():
     assert [len(step) for step in fuse_ops(chain)] == [2, 2, 1]
 
 
+def test_an_argument_that_an_operator_does_not_take_is_refused_before_any_row():
+    @each
+    def scaled(row, factor):
+        return {**row, "luma_mean": factor}
+
+    check_chain([Op(scaled, reads=(), writes=("luma_mean",), args={"factor": 2})], ())
+    with pytest.raises(ValueError, match=r"scaled takes no argument \['how'\]"):
+        check_chain([Op(scaled, reads=(), writes=("luma_mean",), args={"how": 2})], ())
+
+
 def test_each_row_goes_through_the_whole_step_before_the_next():
     seen = []
 

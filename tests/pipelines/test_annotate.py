@@ -72,7 +72,7 @@ def out(scored, tmp_path):
 
 
 def kept(out):
-    return ledger.kept(ledger.clips(out)).to_pylist()
+    return ledger.kept_clips(ledger.clips(out)).to_pylist()
 
 
 def test_an_engines_log_goes_with_the_clip_into_the_shard(source, out):

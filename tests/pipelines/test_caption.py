@@ -83,7 +83,7 @@ def _schema(body):
 
 
 def kept(out):
-    return ledger.kept(ledger.clips(out)).to_pylist()
+    return ledger.kept_clips(ledger.clips(out)).to_pylist()
 
 
 def curate(film, out, recipe, names=TOLD):

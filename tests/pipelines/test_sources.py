@@ -99,7 +99,7 @@ def test_clips_that_are_stored_already_stay_what_they_are(films, alone, folder, 
     put(films[1], folder / "a.mp4", 60)
     done = curate(folder, tmp_path)
     assert stored(done.out) == alone[0] | alone[1]
-    assert {row["clip_id"] for row in ledger.kept(ledger.clips(done.out)).to_pylist()} == set(alone[0] | alone[1])
+    assert {row["clip_id"] for row in ledger.kept_clips(ledger.clips(done.out)).to_pylist()} == set(alone[0] | alone[1])
     assert all(row["caption_short"] for row in ledger.clips(done.out).to_pylist())
 
 
@@ -276,7 +276,7 @@ def test_a_file_that_grew_before_it_was_planned_is_stored_once(stream, folder, t
     write(folder / "a.ts", whole, 60)
     done = curate(folder, tmp_path)
     assert status(done.out) == [("a.ts", "ok"), ("a.ts", "superseded")]
-    kept = ledger.kept(ledger.clips(done.out)).to_pylist()
+    kept = ledger.kept_clips(ledger.clips(done.out)).to_pylist()
     assert {row["video_id"] for row in kept} == {source_files.content_id(source_files.find_sources([str(folder)])[0])}
     assert set(stored(done.out)) == {row["clip_id"] for row in kept}
 

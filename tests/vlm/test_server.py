@@ -138,7 +138,7 @@ def all_valid_or_explained(rows):
 def test_all_stages_run_on_both_runners_and_the_second_asks_nothing_that_the_first_asked(server, film, tmp_path):
     out = str(tmp_path / "local")
     done = run.curate([film], out, recipe(server.url))
-    rows = ledger.kept(ledger.clips(out)).to_pylist()
+    rows = ledger.kept_clips(ledger.clips(out)).to_pylist()
     assert (done.failures, done.stored) == ([], len(rows))
     assert len(rows) >= 2
     all_valid_or_explained(rows)
@@ -150,7 +150,7 @@ def test_all_stages_run_on_both_runners_and_the_second_asks_nothing_that_the_fir
 
     by_ray = str(tmp_path / "ray")
     done = run.curate([film], by_ray, recipe(server.url), runner="ray")
-    others = ledger.kept(ledger.clips(by_ray)).to_pylist()
+    others = ledger.kept_clips(ledger.clips(by_ray)).to_pylist()
     assert (done.failures, done.stored) == ([], len(rows))
     all_valid_or_explained(others)
     assert [row["clip_id"] for row in others] == [row["clip_id"] for row in rows]
@@ -174,7 +174,7 @@ def test_a_server_killed_and_restarted_in_the_middle_loses_no_row_and_is_asked_n
     if done.failures:  # the server was not back in time: the next run does what is left
         assert all("no VLM answers at" in record.failure for record in done.failures)
         done = run.curate([film], out, recipe(server.url))
-    rows = ledger.kept(ledger.clips(out)).to_pylist()
+    rows = ledger.kept_clips(ledger.clips(out)).to_pylist()
     assert (done.failures, done.stored) == ([], len(rows))
     assert len(rows) >= 2
     all_valid_or_explained(rows)
@@ -199,7 +199,7 @@ def test_engines_in_the_cluster_answer_the_same_questions(model, film, tmp_path,
     environment = {**os.environ, **QUIET, "RAY_AUTH_MODE": "disabled"}
     child = subprocess.run([PYTHON, str(tmp_path / "script.py")], env=environment, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr[-3000:]
-    rows = ledger.kept(ledger.clips(out)).to_pylist()
+    rows = ledger.kept_clips(ledger.clips(out)).to_pylist()
     assert len(rows) >= 2
     assert {row["caption_source"] for row in rows} == {row["interactive_source"] for row in rows} == {str(model)}
     calls = sum(record.vlm.get("calls", 0) for record in ledger.records(out))

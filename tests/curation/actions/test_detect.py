@@ -11,7 +11,7 @@ from curation.actions.learned import REGIMES, Prediction
 from curation.actions.spans import InteractionSettings
 from curation.media.time_gaps import Segment
 from curation.partition.chunks import ScanSettings
-from curation.partition.optical_flow import CameraMotion, FlowSettings
+from curation.partition.optical_flow import FlowMotion, FlowSettings
 from curation.partition.scan import Signals, scan
 
 TICKS = 200
@@ -33,7 +33,7 @@ class Played:
         affine = np.zeros((TICKS, 2, 3))
         affine[:, 1, 0] = look_px
         pan, parallax = np.where((self.pair_times_s >= 5) & (self.pair_times_s < 10), -10.0, 0.0), np.zeros(TICKS)
-        self.motion = CameraMotion(affine, pan, parallax, np.abs(pan), np.zeros(TICKS))
+        self.motion = FlowMotion(affine, pan, parallax, np.abs(pan), np.zeros(TICKS))
         event = np.where((self.pair_times_s >= 12) & (self.pair_times_s < 13), 0.9, 0.02)
         regime = np.full((TICKS, len(REGIMES)), 0.02)
         regime[:, 0] = 0.9

@@ -12,7 +12,7 @@ from curation.actions.spans import (
     regime_spans,
     unusual_motion,
 )
-from curation.partition.optical_flow import CameraMotion
+from curation.partition.optical_flow import FlowMotion
 
 FPS = 30.0
 TIMES = np.arange(100) / 10
@@ -23,7 +23,7 @@ def motion(turn=0.0, look=0.0, walk=0.0, strafe=0.0):
     turn, look, walk, strafe = (np.broadcast_to(np.asarray(v, float) / FPS, 100) for v in (turn, look, walk, strafe))
     affine = np.zeros((100, 2, 3))
     affine[:, 1, 0], affine[:, 0, 1], affine[:, 1, 2] = look, walk, walk
-    return CameraMotion(affine, -turn, -strafe, np.abs(turn) + np.abs(walk), np.zeros(100))
+    return FlowMotion(affine, -turn, -strafe, np.abs(turn) + np.abs(walk), np.zeros(100))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_regime_that_lasts_to_the_end_ends_with_the_source():
 
 
 def test_no_pairs_no_regimes():
-    nothing = CameraMotion(np.zeros((0, 2, 3)), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0))
+    nothing = FlowMotion(np.zeros((0, 2, 3)), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0))
     assert regime_names(nothing, np.zeros(0), FPS, RegimeSettings()) == []
     assert regime_spans([], np.zeros(0), np.zeros(0), 1.0) == []
 
