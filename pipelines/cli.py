@@ -166,7 +166,7 @@ def train(
     share: Annotated[
         list[float] | None, typer.Option(help="The share of samples from each --data, in the same order; together 1.")
     ] = None,
-    watch: Annotated[
+    sample_from: Annotated[
         list[str] | None, typer.Option(help="An output that is not trained on, from which sample videos are made.")
     ] = None,
     runner: Annotated[str, typer.Option(help="local: this process, or those of torchrun. ray: ranks on a cluster.")] = "local",
@@ -183,9 +183,9 @@ def train(
         settings, outputs = training.with_shares(settings, outputs, share), []
     if runner == "ray":
         runners.start_ray()
-        training.train_on_ray(settings, outputs, out, watch or (), workers, say)
+        training.train_on_ray(settings, outputs, out, sample_from or (), workers, say)
     else:
-        training.train(settings, outputs, out, watch or (), say)
+        training.train(settings, outputs, out, sample_from or (), say)
 
 
 @app.command()

@@ -45,7 +45,7 @@ def test_the_command_line_stays_small():
         "curate": ["--out", "--partial", "--phase", "--recipe", "--runner", "--wait"],
         "synth": ["--frames", "--interactions", "--out", "--partial", "--phase", "--recipe", "--runner", "--wait"],
         "retry": ["--reason", "--source"],
-        "train": ["--data", "--out", "--recipe", "--runner", "--share", "--watch", "--workers"],
+        "train": ["--data", "--out", "--recipe", "--runner", "--sample-from", "--share", "--workers"],
         "encode": ["--data", "--out", "--recipe", "--runner", "--workers"],
         "report": [],
         "inspect": ["--camera", "--thresholds"],
