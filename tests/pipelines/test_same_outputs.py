@@ -1,0 +1,50 @@
+"""The comparison of two outputs, on outputs of the same video that differ in known places."""
+
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from bench import same_outputs
+from pipelines import recipes, run
+
+
+@pytest.fixture(scope="module")
+def outputs(raw, tmp_path_factory):
+    one = tmp_path_factory.mktemp("same") / "one"
+    run.curate([str(raw / "b.mp4")], str(one), recipes.smoke())
+    other = shutil.copytree(one, one.with_name("other"))
+    return one, other
+
+
+def compared(capsys, one, other, *words):
+    with pytest.raises(SystemExit) as stop:
+        same_outputs.main([str(one), str(other), *words])
+    return stop.value.code, capsys.readouterr().out
+
+
+def test_equal_outputs_are_equal(outputs, capsys):
+    status, said = compared(capsys, *outputs)
+    assert (status, said.splitlines()[-1]) == (0, "equal")
+
+
+def test_a_changed_value_a_renamed_column_and_other_bytes_are_found(outputs, capsys):
+    one, other = outputs
+    for file in (other / "clips" / "partition").glob("*.parquet"):
+        table = pq.read_table(file)
+        metadata = table.schema.metadata
+        table = table.rename_columns(["iqa_new" if name == "iqa" else name for name in table.column_names])
+        pq.write_table(table.replace_schema_metadata(metadata), file)
+    status, said = compared(capsys, one, other, "--renamed", "iqa=iqa_new")
+    assert status == 1
+    assert "clips/partition iqa_new" not in said
+    assert "json iqa" in said, "the shard's json still has the old name"
+    status, said = compared(capsys, one, other)
+    assert "clips/partition iqa: 1 differ" in said
+    tar = next((other / "shards").glob("*.tar"))
+    data = bytearray(tar.read_bytes())
+    at = data.index(b"ftyp")
+    data[at + 4 : at + 8] = b"xxxx"
+    tar.write_bytes(bytes(data))
+    status, said = compared(capsys, one, other)
+    assert "mp4: 1 differ" in said
