@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{where}: {len(items)} differ")
         print("".join(f"    {item}\n" for item in items[:_MAX_SHOWN]), end="")
     print("equal" if not groups else f"{len(groups)} columns or kinds of file differ")
-    sys.exit(bool(groups))
+    sys.exit(int(bool(groups)))
 
 
 def _count(output: Output) -> str:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 
@@ -5,6 +6,9 @@ import av
 import cv2
 import numpy as np
 import pytest
+
+from curation.captions.embeddings import EncoderSettings
+from pipelines import recipes
 
 
 @cache
@@ -41,6 +45,21 @@ def write_video(path, seconds=8.0, fps=15, size=(160, 120), cuts=(), seed=0, dar
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return str(path)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def smoke_without_encoder():
+    """Let the recipe `smoke` embed no captions: torch and a sentence encoder would be most of the time of a run."""
+    real = recipes.smoke
+
+    def smoke():
+        return replace(real(), relate=recipes.Relate(EncoderSettings("none")))
+
+    smoke.__doc__ = real.__doc__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "smoke", smoke)
+        patch.setitem(recipes.BUILT_IN, "smoke", smoke)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from curation import source_files, storage
+from curation.captions.embeddings import EncoderSettings
 from curation.output_folder import OutputFolder
 from curation.partition import chunks, scan
 from pipelines import chunk_units, ledger, phases, recipes, run, units
 
-SMOKE = recipes.smoke()
+SMOKE = replace(recipes.smoke(), relate=recipes.Relate(EncoderSettings("none")))
 
 
 def in_chunks_of(chunk_s):

@@ -35,11 +35,9 @@ def test_a_changed_value_a_renamed_column_and_other_bytes_are_found(outputs, cap
         metadata = table.schema.metadata
         table = table.rename_columns(["iqa_new" if name == "iqa" else name for name in table.column_names])
         pq.write_table(table.replace_schema_metadata(metadata), file)
-    status, said = compared(capsys, one, other, "--renamed", "iqa=iqa_new")
-    assert status == 1
-    assert "clips/partition iqa_new" not in said
-    assert "json iqa" in said, "the shard's json still has the old name"
+    assert compared(capsys, one, other, "--renamed", "iqa=iqa_new")[0] == 0
     status, said = compared(capsys, one, other)
+    assert status == 1
     assert "clips/partition iqa: 1 differ" in said
     tar = next((other / "shards").glob("*.tar"))
     data = bytearray(tar.read_bytes())
