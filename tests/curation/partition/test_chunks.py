@@ -241,7 +241,7 @@ REFUSED = {
 }
 
 
-LONGEST_S = 12.0
+LONGEST_S = 6.0
 
 
 def beginning(path, folder):
