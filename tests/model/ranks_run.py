@@ -1,4 +1,7 @@
-"""Program that test_parallel.py starts in each rank: train the tiny world, sharded, and print its metrics."""
+"""Program that test_parallel.py starts in each rank: do tasks from stdin, such as to train the tiny world, sharded.
+
+A task is a line of JSON: data, folder, steps, what. Rank 0 answers each with a line: the metrics, or {"error": words}.
+"""
 
 import json
 import sys
@@ -40,27 +43,34 @@ def whole(module):
     return {name: tensor.detach() for name, tensor in found.items()}
 
 
-def main(out, folder, steps, what):
-    rank, _, device = dist.start()
+def work(rank, device, out, folder, steps, what):
     placement = place_rank(LAYOUTS.get(what, ParallelLayout()), device)
     if what == "load":
-        state = whole(loaded(out, placement))
-        if rank == 0:
-            torch.save(state, f"{folder}-weights.pt")
-            sys.stdout.write("null\n")
-        dist.stop()
-        return
-    if what == "disagree":
-        dist.check_agreement("the expert of a step", f"expert of rank {rank}")
-    settings = replace(SETTINGS, batch=2 // placement.data_ranks)
-    trainer = Trainer(parts(world(placement, what)), placement, recipe(settings), folder, [out])
-    history = trainer.run(int(steps))
-    state = whole(trainer.world)
+        state, metrics = whole(loaded(out, placement)), None
+    else:
+        if what == "disagree":
+            dist.check_agreement("the expert of a step", f"expert of rank {rank}")
+        settings = replace(SETTINGS, batch=2 // placement.data_ranks)
+        trainer = Trainer(parts(world(placement, what)), placement, recipe(settings), folder, [out])
+        metrics = [[step["expert"], step["loss"], step["gradient"]] for step in trainer.run(steps)]
+        state = whole(trainer.world)
     if rank == 0:
         torch.save(state, f"{folder}-weights.pt")
-        sys.stdout.write(json.dumps([[step["expert"], step["loss"], step["gradient"]] for step in history]) + "\n")
+    return metrics
+
+
+def main():
+    rank, _, device = dist.start()
+    for line in sys.stdin:
+        try:
+            answer = work(rank, device, *json.loads(line))
+        except Exception as error:
+            answer = {"error": str(error)}
+        if rank == 0:
+            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.flush()
     dist.stop()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

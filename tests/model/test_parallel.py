@@ -29,32 +29,68 @@ def out(made, tmp_path_factory):
     return folder
 
 
-def start(count, *arguments):
-    """Run the program in `count` ranks; return what rank 0 printed. AssertionError with the end of stderr where one fails."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
-    every = {**os.environ, **where, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), *map(str, arguments)],
-            env={**every, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    outputs = [rank.communicate(timeout=240) for rank in ranks]
-    assert all(rank.returncode == 0 for rank in ranks), outputs[-1][1][-1500:]
-    return json.loads(outputs[0][0].splitlines()[-1])
+class Ranks:
+    """The program in so many ranks, which do one task after another: to start them takes longer than most tasks."""
+
+    def __init__(self, count, errors):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+        every = {**os.environ, **where, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+        self._errors = errors
+        with errors.open("a") as stderr:
+            self._ranks = [
+                subprocess.Popen(
+                    [sys.executable, str(PROGRAM)],
+                    env={**every, "RANK": str(rank)},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    text=True,
+                )
+                for rank in range(count)
+            ]
+
+    def do(self, data, folder, steps, what):
+        """Rank 0's metrics. AssertionError with the words of an error in the task, or the end of stderr where a rank ended."""
+        task = json.dumps([str(data), str(folder), steps, what]) + "\n"
+        for rank in self._ranks:
+            rank.stdin.write(task)
+            rank.stdin.flush()
+        line = self._ranks[0].stdout.readline()
+        assert line, self._errors.read_text()[-1500:]
+        answer = json.loads(line)
+        assert not isinstance(answer, dict), answer["error"]
+        return answer
+
+    def stop(self):
+        for rank in self._ranks:
+            rank.stdin.close()
+        for rank in self._ranks:
+            rank.wait(60)
+            rank.stdout.close()
 
 
 @pytest.fixture(scope="module")
-def alone(out, tmp_path_factory):
+def ranks(tmp_path_factory):
+    """`ranks(count)`: that many ranks, started once."""
+    running = {}
+
+    def of(count):
+        if count not in running:
+            running[count] = Ranks(count, tmp_path_factory.mktemp("ranks") / "stderr.txt")
+        return running[count]
+
+    yield of
+    for each in running.values():
+        each.stop()
+
+
+@pytest.fixture(scope="module")
+def alone(out, tmp_path_factory, ranks):
     folder = tmp_path_factory.mktemp("runs") / "alone"
-    return start(1, out, folder, 6, "train"), torch.load(f"{folder}-weights.pt")
+    return ranks(1).do(out, folder, 6, "train"), torch.load(f"{folder}-weights.pt")
 
 
 def same(found, expected):
@@ -64,8 +100,8 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("layout", ["train", "context"])
-def test_two_ranks_train_as_one(out, alone, tmp_path, layout):
-    found = start(2, out, tmp_path / "two", 6, layout)
+def test_two_ranks_train_as_one(out, alone, ranks, tmp_path, layout):
+    found = ranks(2).do(out, tmp_path / "two", 6, layout)
     same(found, alone[0])
     weights = torch.load(f"{tmp_path / 'two'}-weights.pt")
     assert weights.keys() == alone[1].keys()
@@ -74,32 +110,32 @@ def test_two_ranks_train_as_one(out, alone, tmp_path, layout):
         assert (weight - alone[1][name]).norm() <= 5e-5 * alone[1][name].norm() + 1e-6, name
 
 
-def test_a_run_resumes_with_another_number_of_ranks(out, alone, tmp_path):
-    before = start(2, out, tmp_path / "run", 3, "train")
-    after = start(1, out, tmp_path / "run", 3, "train")
+def test_a_run_resumes_with_another_number_of_ranks(out, alone, ranks, tmp_path):
+    before = ranks(2).do(out, tmp_path / "run", 3, "train")
+    after = ranks(1).do(out, tmp_path / "run", 3, "train")
     same(before + after, alone[0])
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_an_expert_on_the_meta_device_is_read_by_each_rank_in_part(tmp_path, count):
+def test_an_expert_on_the_meta_device_is_read_by_each_rank_in_part(ranks, tmp_path, count):
     torch.manual_seed(3)
     expert = Expert(tiny())
     load_weights.save(expert, str(tmp_path / "w"))
-    start(count, tmp_path / "w", tmp_path / "x", 0, "load")
+    ranks(count).do(tmp_path / "w", tmp_path / "x", 0, "load")
     found = torch.load(f"{tmp_path / 'x'}-weights.pt")
     assert found.keys() == dict(expert.named_parameters()).keys()
     assert all(torch.equal(found[name], parameter) for name, parameter in expert.named_parameters())
 
 
-def test_blocks_in_bfloat16_train_about_as_well(out, alone, tmp_path):
-    found = start(2, out, tmp_path / "half", 3, "bfloat16")
+def test_blocks_in_bfloat16_train_about_as_well(out, alone, ranks, tmp_path):
+    found = ranks(2).do(out, tmp_path / "half", 3, "bfloat16")
     for (expert, loss, _), (theirs, exact, _) in zip(found, alone[0], strict=False):
         assert expert == theirs
         assert loss == pytest.approx(exact, rel=0.02)
 
 
-def test_ranks_that_choose_different_experts_are_caught(out, tmp_path):
+def test_ranks_that_choose_different_experts_are_caught(out, ranks, tmp_path):
     with pytest.raises(
         AssertionError, match=r"ranks disagree on the expert of a step: \['expert of rank 0', 'expert of rank 1'\]"
     ):
-        start(2, out, tmp_path / "x", 1, "disagree")
+        ranks(2).do(out, tmp_path / "x", 1, "disagree")
