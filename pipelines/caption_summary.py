@@ -42,7 +42,7 @@ def _vlm_line(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     seconds = usage["milliseconds"] / 1000
     yield (
         "VLM",
-        f"{calls}, {usage['cached']:,} answered before; {tokens:,} tokens; {tokens / clips:,.0f} tokens and "
+        f"{calls}, {usage['cached']:,} from the cache; {tokens:,} tokens; {tokens / clips:,.0f} tokens and "
         f"{seconds / clips:.2f} s per clip",
     )
 

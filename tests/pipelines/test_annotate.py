@@ -134,7 +134,7 @@ def test_the_report_draws_trajectories(source, out):
     done = run.curate([source], out, AUTO)
     section = cameras_of(write_report(out))
     assert section.count('class="walked"') == 2 * done.kept
-    assert "90&deg; wide (engine)" in section
+    assert "90&deg; field of view (engine)" in section
     assert "dolly in" in section
 
 

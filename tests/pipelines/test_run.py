@@ -178,9 +178,7 @@ def test_limits_may_change_until_shards_are_planned(raw, tmp_path, monkeypatch):
     assert redone.kept == 0
     kept = run.curate([str(raw)], out, smoke).kept
     assert kept > 0
-    with pytest.raises(
-        ValueError, match=r"another recipe \(score\.luminance\.max_mean: 235\.0, now 1\.0\).*may be copied there"
-    ):
+    with pytest.raises(ValueError, match=r"another recipe \(score\.luminance\.max_mean: 235\.0, now 1\.0\).*copy its videos"):
         run.curate([str(raw)], out, strict)
 
 
