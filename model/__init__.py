@@ -1,1 +1,1 @@
-"""The action-controllable causal world model (paper section 4). From `curation` it uses shards, camera files and weights."""
+"""The action-controllable world model (stages 1 and 2 of the paper). It uses shards, camera files and weights of `curation`."""

@@ -31,7 +31,7 @@ class BackboneConfig:
     attention_head_dim: int  # width of a head; even, since rotary positions rotate pairs
     num_layers: int  # number of transformer blocks
     ffn_dim: int  # hidden width of the feed-forward layers
-    in_channels: int = 36  # channels of the input: 16 noise, 4 mask, 16 image latents
+    in_channels: int = 36  # channels of the input: noise, mask (4) and image latents, so 2 x out_channels + 4
     out_channels: int = 16  # channels of a latent
     text_dim: int = 4096  # width of the text encoder's hidden states
     freq_dim: int = 256  # number of sines and cosines that encode a noise level

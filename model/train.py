@@ -131,7 +131,7 @@ def check_data(outputs: Sequence[str], recipe: TrainRecipe) -> list[str]:
 
 
 def _check_scales(metas: Sequence[dict[str, Any]], data: DataSettings, where: str) -> None:
-    """Raise InputError where every moving camera has an unknown scale: such clips are trained on without their camera."""
+    """Raise InputError where all checked cameras move and have no known scale: such clips are trained on without a camera."""
     cameras = [meta for meta in metas if meta.get("camera_status") in data.cameras]
     if cameras and all(meta["camera_status"] == "ok" and meta.get("camera_scale_source") == "none" for meta in cameras):
         raise InputError(

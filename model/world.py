@@ -1,4 +1,4 @@
-"""An expert that follows a camera, and the pair of experts: the model of training and play."""
+"""An expert that follows a camera, and the pair of experts that training and sampling use."""
 
 from typing import Any
 

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -21,9 +21,6 @@ from pipelines import logs, recipes, setting_comments
 from pipelines.printing import clip_row, print_clip, print_overview, print_summary, print_thresholds, say
 from pipelines.recipes import PHASES, SYNTH_PHASES
 from pipelines.wording import plural, short_name
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -183,9 +180,9 @@ def train(
         settings, outputs = training.with_shares(settings, outputs, share), []
     if runner == "ray":
         runners.start_ray()
-        training.train_on_ray(settings, outputs, out, sample_from or (), workers, say)
+        training.train_on_ray(settings, outputs, out, sample_from or (), workers, _log)
     else:
-        training.train(settings, outputs, out, sample_from or (), say)
+        training.train(settings, outputs, out, sample_from or (), _log)
 
 
 @app.command()
@@ -207,7 +204,7 @@ def encode(
     settings = _training_recipe(recipe)
     if runner == "ray":
         runners.start_ray()
-    encode_latents.encode(settings, data or [], out, runner == "ray", workers, say)
+    encode_latents.encode(settings, data or [], out, runner == "ray", workers, _log)
 
 
 @app.command()
@@ -355,6 +352,12 @@ def _require_dataset(out: str) -> dict[str, Any]:
     if dataset is None:
         raise InputError(f"{out}: no dataset.json there; is it an output of `gamecraft curate`?")
     return dataset
+
+
+def _log(text: str) -> None:
+    """Print a line about the work of a command, unless only errors are wanted."""
+    if logs.is_shown(logging.WARNING):
+        say(text)
 
 
 def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:

@@ -27,7 +27,7 @@ _MAX_FORMATS = 3
 def write_card(out: str, dataset: Mapping[str, Any], clips: pa.Table) -> None:
     """Write the card of an output. dataset: as `dataset.json` has it. clips: the ledger's table."""
     uri = OutputFolder(out).card
-    stored = clips.filter(pc.is_valid(clips["shard"]))
+    stored, licence = clips.filter(pc.is_valid(clips["shard"])), _licence_in(uri)
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
         undefined=jinja2.StrictUndefined,
@@ -38,7 +38,8 @@ def write_card(out: str, dataset: Mapping[str, Any], clips: pa.Table) -> None:
         {
             **dataset,
             "title": f"Gameplay clips: {name}",
-            "front_matter": dump_yaml(_front_matter(name, len(stored), _licence_in(uri))),
+            "front_matter": dump_yaml(_front_matter(name, len(stored), licence)),
+            "licence": licence,
             "minutes": f"{_minutes(stored):.1f}",
             "size": _size(out, dataset),
             "video": _formats(stored),

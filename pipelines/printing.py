@@ -15,6 +15,7 @@ from pipelines.wording import plural, short_name
 if TYPE_CHECKING:
     from curation.cameras.camera import Camera
 
+_MAX_LISTED = 16
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
 
 
@@ -74,13 +75,23 @@ def clip_row(out: str, clips: Any, clip: str) -> dict[str, Any]:
     return rows[0]
 
 
+def _shown(value: Any) -> str:
+    """Return a value in a few words: spans by name and time, and of long lists only the length."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "start_s" in value[0]:
+        return "; ".join(f"{span['name']} {span['start_s']:.2f}-{span['end_s']:.2f}" for span in value)
+    if isinstance(value, list) and len(value) > _MAX_LISTED:
+        return f"{len(value)} values"
+    return str(value)
+
+
 def print_clip(out: str, row: dict[str, Any], camera: str) -> None:
     table = Table("column", "value", "unit", box=None, header_style="bold")
     for field in CLIP:
         value = row[field.name]
         if value is not None:
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-            table.add_row(field.name, shown, field.metadata[b"unit"].decode())
+            table.add_row(field.name, _shown(value), field.metadata[b"unit"].decode())
     _console().print(table)
     _print_members(out, row)
     stored = _stored_camera(out, row)

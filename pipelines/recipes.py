@@ -113,7 +113,7 @@ class Relate:
 class Shard:
     """How kept clips are stored."""
 
-    clips_per_shard: int = 256  # more: fewer and larger files
+    clips_per_shard: int = 32  # more: fewer and larger files
     # How many times the clips of the rarest category of interaction (environment, actor, entity) another category may have in
     # shards. Clips beyond that wait for a run that has more of the others. null: no limit.
     max_category_ratio: float | None = None
@@ -163,7 +163,14 @@ def gamecraft2() -> Recipe:
     caption = replace(laptop_.caption, vlm=VlmSettings("vllm", "Qwen/Qwen2.5-VL-7B-Instruct"))
     relate = Relate(EncoderSettings("sentence-transformers"))
     return replace(
-        laptop_, name="gamecraft2", synth=_by_models(), partition=partition, annotate=annotate, caption=caption, relate=relate
+        laptop_,
+        name="gamecraft2",
+        synth=_by_models(),
+        partition=partition,
+        annotate=annotate,
+        caption=caption,
+        relate=relate,
+        shard=Shard(clips_per_shard=256),
     )
 
 
@@ -180,7 +187,7 @@ def _by_models() -> SynthSettings:
 
 def laptop() -> Recipe:
     """The default: as gamecraft2, with small shards, and models only where their weights are present."""
-    return Recipe(name="laptop", shard=Shard(clips_per_shard=32))
+    return Recipe(name="laptop")
 
 
 def smoke() -> Recipe:
@@ -199,7 +206,7 @@ def demo() -> Recipe:
     """For the demo world (`docs/demo-world.md`): tiny clips at 8.75 fps, of footage with an engine's log of its camera."""
     encoding = Encoding(max_width=128, max_height=96, fps=8.75, crf=10, gop=16)
     flow = FlowSettings(backend="dis", pairs_per_s=5)
-    return Recipe(name="demo", partition=Partition(flow=flow), shard=Shard(encoding=encoding))
+    return Recipe(name="demo", partition=Partition(flow=flow), shard=Shard(clips_per_shard=256, encoding=encoding))
 
 
 def rehearsal() -> Recipe:
@@ -275,6 +282,8 @@ RENAMED: dict[str, str] = {
 
 def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:
     """Return a built-in recipe by name, or one from a YAML file. InputError says what is wrong and where.
+
+    What a curation file leaves out is as in `laptop`. A training file should begin as the output of `recipe show NAME --train`.
 
     built_in, kind: the built-in recipes and their class, for curation by default.
     """

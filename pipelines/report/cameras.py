@@ -60,7 +60,7 @@ def statuses(clips: pa.Table, kept: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _failed_checks(why: str | None) -> list[str]:
-    """Return the checks in a `camera_why` without their values: "inliers 0, spike 3.9" has the checks inliers and spike."""
+    """Return the names of the checks in a `camera_why`: "points 9, velocity_spike 3.9" has points and velocity_spike."""
     return [re.sub(r" [-+.\de]+$", "", check) for check in why.split(", ")] if why else []
 
 

@@ -23,9 +23,9 @@ _MAX_KINDS = 4
 _PHASE_TITLES = {
     "partition": "Long and large enough",
     "score": "Clean and well lit",
-    "annotate": "Annotated",
-    "caption": "Gameplay only",
-    "relate": "Linked to the next clip",
+    "annotate": "Cameras estimated",
+    "caption": "Semantic check",
+    "relate": "Compared with neighbours",
     "shard": "Stored in shards",
 }
 _STATUS_WORDS = {"error": "failed", "superseded": "replaced by a newer version"}
