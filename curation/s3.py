@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO
 
-from curation.errors import describe
+from curation.errors import Unavailable, describe
 from curation.processes import per_process
 from curation.uris import Entry, Stamped, require_version
 from curation.worker_state import worker
@@ -102,11 +102,15 @@ def _bucket_key(uri: str) -> tuple[str, str]:
 @contextmanager
 def _as_os_errors(uri: str) -> Iterator[None]:
     """Turn refusals, and a store that cannot be reached, into the errors of a local file, so that callers handle one kind."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
     from urllib3.exceptions import HTTPError
 
     try:
         yield
+    except NoCredentialsError as error:
+        raise Unavailable(
+            f"{uri}: this machine has no S3 credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
     except ClientError as error:
         raise _as_os_error(uri, error) from error
     except (BotoCoreError, HTTPError) as error:

@@ -280,6 +280,10 @@ RENAMED: dict[str, str] = {
 }
 
 
+# Sections that tell the two kinds of recipe apart.
+_ONLY_IN_TRAINING, _ONLY_IN_CURATION = frozenset({"train", "model", "layout"}), frozenset({"partition", "score", "shard"})
+
+
 def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN, kind: type[Any] = Recipe) -> Any:
     """Return a built-in recipe by name, or one from a YAML file. InputError says what is wrong and where.
 
@@ -298,6 +302,10 @@ def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN
         raise InputError(f"{path}: a recipe must be UTF-8 text ({error.reason} at byte {error.start})") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if isinstance(data, dict) and kind is Recipe and _ONLY_IN_TRAINING & data.keys():
+        raise InputError(f"{path}: is a training recipe, for `gamecraft train`")
+    if isinstance(data, dict) and kind is not Recipe and _ONLY_IN_CURATION & data.keys():
+        raise InputError(f"{path}: is a curation recipe, for `gamecraft curate`")
     try:
         return from_mapping(kind, {"name": path.stem, **data} if isinstance(data, dict) else data)
     except ValueError as error:

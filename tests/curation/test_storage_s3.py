@@ -11,7 +11,7 @@ import pytest
 
 from curation import s3 as s3_module
 from curation import source_files
-from curation.errors import SourceChanged
+from curation.errors import SourceChanged, Unavailable
 from curation.worker_state import worker
 
 pytest.importorskip("moto", reason="the S3 store of the tests is in the extra 'dev'")
@@ -154,6 +154,19 @@ def test_a_store_that_does_not_answer_is_an_error_of_the_system(s3, monkeypatch)
     monkeypatch.setattr("botocore.config.Config", lambda **_: None)
     with pytest.raises(OSError, match=f'{s3.uri}/a: Could not connect to the endpoint URL: "http://127.0.0.1:9'):
         storage.read(f"{s3.uri}/a")
+
+
+def test_a_machine_without_credentials_is_told_which_to_set(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    s3_module.client.cache_clear()
+    with pytest.raises(
+        Unavailable, match="s3://b/x: this machine has no S3 credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID"
+    ):
+        storage.read("s3://b/x")
+    s3_module.client.cache_clear()
 
 
 @pytest.mark.parametrize("reads", [0, 1, 2])

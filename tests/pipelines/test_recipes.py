@@ -78,3 +78,13 @@ def test_the_length_of_chunks_names_nothing():
     assert recipes.from_mapping(Recipe, {"partition": {"chunk_s": None}}).partition.chunk_s is None
     with pytest.raises(ValueError, match=r"chunk_s must be null or at least 1, not 0\.5"):
         recipes.from_mapping(Recipe, {"partition": {"chunk_s": 0.5}})
+
+
+def test_a_recipe_of_the_other_kind_is_named_as_such(tmp_path):
+    (tmp_path / "r.yaml").write_text("train: {batch: 2}\n")
+    with pytest.raises(ValueError, match=r"r\.yaml: is a training recipe, for `gamecraft train`"):
+        recipes.load(str(tmp_path / "r.yaml"))
+    (tmp_path / "r.yaml").write_text("score: {luminance: {min_mean: 3}}\n")
+    kind = type("TrainRecipe", (), {})
+    with pytest.raises(ValueError, match=r"r\.yaml: is a curation recipe, for `gamecraft curate`"):
+        recipes.load(str(tmp_path / "r.yaml"), {}, kind)
