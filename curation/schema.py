@@ -87,7 +87,7 @@ CLIP = pa.schema(
             "action_spans",
             pa.list_(_SPAN),
             "s",
-            "spans of kind regime (what the player does; energy in px/frame) and interaction (what happens; energy is a probability)",
+            "spans: regime (what the player does; energy in px/frame) and interaction (what happens; energy: probability)",
             version=2,
         ),
         _column("action_detector", pa.string(), "", "learned | flow: the detector that found the action spans"),
