@@ -26,7 +26,7 @@ _IGNORED = frozenset({"clip_id", "unit_id", "shard", "source_token", "video_id",
 _MAX_SHOWN = 3
 
 
-class Output:
+class OutputFiles:
     """One output, read from its files."""
 
     def __init__(self, folder: Path, renamed: Mapping[str, str]) -> None:
@@ -84,7 +84,7 @@ def _key(row: Row) -> tuple[Any, ...]:
     return row["video_id"], row["index"]
 
 
-def differences(old: Output, new: Output) -> Iterator[tuple[str, str]]:
+def differences(old: OutputFiles, new: OutputFiles) -> Iterator[tuple[str, str]]:
     """Yield what differs: the table and column, and the clip with both values."""
     for (name, ours), (_, theirs) in zip(old.tables(), new.tables(), strict=True):
         for key in ours.keys() | theirs.keys():
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--renamed", metavar="OLD=NEW", action="append", default=[], help="a column that has another name now")
     options = parser.parse_args(arguments)
     renamed = dict(item.split("=", 1) for item in options.renamed)
-    old, new = Output(options.old, renamed), Output(options.new, renamed)
+    old, new = OutputFiles(options.old, renamed), OutputFiles(options.new, renamed)
     print(f"{len(old.clips)} and {len(new.clips)} clips; members of shards: {_count(old)} and {_count(new)}")
     groups: dict[str, list[str]] = {}
     for where, what in differences(old, new):
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(int(bool(groups)))
 
 
-def _count(output: Output) -> str:
+def _count(output: OutputFiles) -> str:
     kinds = Counter(key[1] for key, _ in output.members())
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
 

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{describe()}, PyTorch {torch.__version__} on {device.type} ({name}), diffusers {diffusers.__version__}\n")
     _compare_steps(options.size, options.steps, device)
     with tempfile.TemporaryDirectory() as folder:
-        _compare_loading(options.data or _recorded(folder))
+        _compare_loading(options.data or _record_footage(folder))
 
 
 class TimedStep:
@@ -143,7 +143,7 @@ def _print_steps(size: str, times: dict[str, list[float]], tokens: int, flops: i
     print(f"gamecraft / diffusers, pair by pair: {statistics.median(ratios):.3f} (quartiles {low:.3f} to {high:.3f})\n")
 
 
-def _recorded(folder: str) -> str:
+def _record_footage(folder: str) -> str:
     take = Recording([("freedoom2", "MAP07", _TAKE_S)], seed=9500, style="explore", width=1280, height=720, crf=23)
     record(Path(folder) / "footage" / "explore.mp4", take)
     run.curate([f"{folder}/footage"], f"{folder}/out", recipes.load("laptop"))

@@ -173,10 +173,10 @@ class Windows(Dataset[TrainingSample]):
             where = ", ".join(sorted({shard.uri.rpartition("/shards/")[0] for shard in shards}))
             seconds = frames / self.settings.fps
             raise InputError(f"{where}: no run of touching clips is {seconds:.1f} s long; use fewer frames")
-        self.windows += self._encoded(new) if self._latents is not None else new
+        self.windows += self._keep_encoded(new) if self._latents is not None else new
         return WindowSpan(epoch, start, len(self.windows) - start)
 
-    def _encoded(self, wanted: Sequence[Window]) -> list[Window]:
+    def _keep_encoded(self, wanted: Sequence[Window]) -> list[Window]:
         """Return the windows that have latents, without those that could not be encoded.
 
         InputError where some are not encoded yet, or none could be.
