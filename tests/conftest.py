@@ -46,13 +46,14 @@ SLOW = frozenset(
 )
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Mark slow files, and let tests on Ray begin: they take longest, and wait more than they work."""
     root = Path(__file__).resolve().parents[1]
     for item in items:
         if item.path.is_relative_to(root) and item.path.relative_to(root).as_posix() in SLOW:
             item.add_marker("slow")
+    yield  # -m leaves out what is marked; the order is shuffled
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
