@@ -1,1 +1,1 @@
-"""Benchmarks: each measures one stage on footage of its own and prints what it was measured on first."""
+"""Benchmarks: each measures one stage on separate footage, and first prints what it runs on."""

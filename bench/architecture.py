@@ -110,7 +110,7 @@ def rooms_graph() -> str:
 
 
 def _box(folder: Path, indent: str) -> Iterator[str]:
-    """Draw a folder as a node, or as a box of nodes if it has folders of its own."""
+    """Draw a folder as a node, or as a box of nodes if it holds folders."""
     room = ".".join(folder.relative_to(ROOT).parts)
     inner = sorted(path.parent for path in folder.glob("*/__init__.py"))
     if not inner:

@@ -23,7 +23,7 @@ LumaClip = np.ndarray
 _GMSD_C = 170.0  # the paper's constant, for luma 0 to 255
 _PREWITT = np.array([[1, 0, -1]] * 3, np.float32) / 3
 WORST_GMSD = 0.20
-"""The GMSD of level 1. More is possible, but nobody would keep such footage."""
+"""The GMSD of level 1. Worse footage exists, but no recipe would keep it."""
 
 
 @dataclass(frozen=True)

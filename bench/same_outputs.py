@@ -31,10 +31,9 @@ class OutputFiles:
 
     def __init__(self, folder: Path, renamed: Mapping[str, str]) -> None:
         self.folder, self._renamed = folder, renamed
-        self.clips = {row["clip_id"]: _key(row) for row in _rows(folder / "clips" / "partition") if row["clip_id"]}
-        self.videos = {
-            row["video_id"]: self.clips[row["clip_id"]][:-1] for row in _rows(folder / "clips" / "partition") if row["clip_id"]
-        }
+        rows = [row for row in _rows(folder / "clips" / "partition") if row["clip_id"]]
+        self.clips = {row["clip_id"]: _key(row) for row in rows}
+        self.videos = {row["video_id"]: self.clips[row["clip_id"]][:-1] for row in rows}
 
     def tables(self) -> Iterator[tuple[str, dict[Any, Row]]]:
         """Yield every table as rows by what they are about, with columns by their new names."""

@@ -19,7 +19,6 @@ from curation.partition.scan import Signals, scan
 from curation.quality.iqa import aggregate_quality, combed_share, frozen_share
 from curation.quality.luminance import luminance, without_bars
 from curation.schema import Row, clip_id
-from curation.worker_state import worker
 from operators.op import each
 
 # In smaller pictures flow and cuts measure noise. The smallest format that was ever sold as video is about twice as large.
@@ -28,9 +27,8 @@ MIN_SIDE_PX = 64
 
 @each
 def scan_chunk(row: Row, settings: ScanSettings) -> Row:
-    """Measure a part of a source. The result stays cached until the commit stores it (`curation.partition.chunks`)."""
-    key = row["source_uri"], settings, row["start_s"], row["end_s"]
-    worker.chunk = key, chunks.scan_chunk(*key)
+    """Measure a part of a source. The worker keeps the result until the commit stores it (`chunks.finished_chunk`)."""
+    chunks.scan_chunk(row["source_uri"], settings, row["start_s"], row["end_s"])
     return row
 
 

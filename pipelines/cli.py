@@ -42,7 +42,6 @@ BENCHMARKS = {
     "world": "the demo world from nothing: record, curate, train, measure control",
 }
 
-_RUN_AGAIN = "Run it again to resume"
 Wait = Annotated[
     float,
     typer.Option(metavar="[SECONDS]", min=0, help="Wait until another run releases OUT; without SECONDS, without a limit."),

@@ -24,8 +24,8 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 _MAX_FORMATS = 3
 
 
-def write_card(out: str, dataset: Mapping[str, Any], clips: pa.Table) -> None:
-    """Write the card of an output. dataset: as `dataset.json` has it. clips: the ledger's table."""
+def write_card(out: str, dataset: Mapping[str, Any], clips: pa.Table, size: int) -> None:
+    """Write the card of an output. dataset: as `dataset.json` has it. clips: the ledger's table. size: bytes in shards."""
     uri = OutputFolder(out).card
     stored, licence = clips.filter(pc.is_valid(clips["shard"])), _licence_in(uri)
     template = jinja2.Environment(
@@ -41,7 +41,7 @@ def write_card(out: str, dataset: Mapping[str, Any], clips: pa.Table) -> None:
             "front_matter": dump_yaml(_front_matter(name, len(stored), licence)),
             "licence": licence,
             "minutes": f"{_minutes(stored):.1f}",
-            "size": _size(out, dataset),
+            "size": _size(size),
             "video": _formats(stored),
             "columns": [_column(field) for field in CLIP if field.name not in shards.NOT_IN_SHARDS | SIDECAR_COLUMNS],
             "recipe": dump_yaml(dataset["recipe"]),
@@ -75,11 +75,8 @@ def _minutes(stored: pa.Table) -> float:
     return float(pc.sum(pc.subtract(stored["end_s"], stored["start_s"])).as_py() or 0) / 60
 
 
-def _size(out: str, dataset: Mapping[str, Any]) -> str:
-    listed = {shard["name"] for shard in dataset["shards"]}
-    tars = [entry for entry in storage.list_files(OutputFolder(out).shards + "/") if entry.uri.endswith(".tar")]
-    total = sum(entry.size for entry in tars if entry.uri.rpartition("/")[2].removesuffix(".tar") in listed)
-    return f"{total / 2**30:.2f} GiB" if total >= 2**30 else f"{total / 2**20:.1f} MiB"
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _formats(stored: pa.Table) -> str:

@@ -33,13 +33,6 @@ class _Stderr(logging.StreamHandler[TextIO]):
     def stream(self, _: TextIO) -> None: ...
 
 
-class _Words(logging.Formatter):
-    """`gamecraft: MESSAGE`, with the traceback if there is one."""
-
-    def __init__(self) -> None:
-        super().__init__("gamecraft: %(message)s")
-
-
 class _Json(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, message, the record's extra fields, and its traceback."""
 
@@ -59,7 +52,7 @@ class _Json(logging.Formatter):
 def configure(level: str = "warning", as_json: bool = False) -> None:
     """Send what this package logs to stderr, from this level on, and let worker processes do the same."""
     handler = _Stderr()
-    handler.setFormatter(_Json() if as_json else _Words())
+    handler.setFormatter(_Json() if as_json else logging.Formatter("gamecraft: %(message)s"))
     for name in PACKAGES:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

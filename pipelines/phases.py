@@ -74,6 +74,7 @@ def work(
         return record
     decodes, usage = worker.decodes.copy(), worker.vlm_usage.copy()
     requests = worker.s3_requests.copy()
+    worker.tracebacks.clear()  # `questions` may have left some
     answers.use_folder(OutputFolder(phase.out).answers)
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
@@ -105,7 +106,6 @@ def _write_log(phase: Phase, record: Record) -> None:
             record.failure += f" ({words})"
         else:
             record.note = record.note or words
-    worker.tracebacks.clear()
 
 
 def row_key(row: Row) -> str:
@@ -175,9 +175,7 @@ def _commit_chunk(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> 
     if reason := row.get("reject") or row.get("error"):
         record.note = f"{unit.uri} is measured in one pass: {_readable(reason)}"
     else:
-        chunk: chunks.Chunk = worker.finished(
-            worker.chunk, (unit.uri, phase.recipe.partition.scan, row["start_s"], row["end_s"])
-        )
+        chunk = chunks.finished_chunk(unit.uri, phase.recipe.partition.scan, row["start_s"], row["end_s"])
         chunk_units.put_chunk(phase.out, unit.name, chunk)
     ledger.write_clips(phase.out, phase.name, unit.name, [], ledger.phase_columns(phase.chain), record)
 

@@ -31,7 +31,7 @@ from curation.quality.luminance import LuminanceLimits, QualityLimits
 from curation.schema import SCHEMA_VERSION, digest
 from curation.vlm import VlmSettings
 from curation.vlm.frames import FrameSettings
-from curation.yaml_text import dump_yaml, load_yaml
+from curation.yaml_text import load_yaml
 from synth.models.base import ModelSettings
 from synth.strategies import ProceduralSettings, SynthSettings
 
@@ -310,10 +310,6 @@ def load(name_or_path: str, built_in: Mapping[str, Callable[[], Any]] = BUILT_IN
         return from_mapping(kind, {"name": path.stem, **data} if isinstance(data, dict) else data)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
-
-
-def to_yaml(recipe: Any) -> str:
-    return dump_yaml(json.loads(json.dumps(asdict(recipe))))
 
 
 def from_mapping(kind: type[Any], data: Any, where: str = "") -> Any:

@@ -200,12 +200,14 @@ def _run(
         summary = Summary(out)
         before = set(units.list_superseded(out))
         inputs.prepare(out)
+        logged = set(storage.names(OutputFolder(out).logs))
         for name in phases:
             lock.renew_lock(out)  # listing units may delete those of other settings, and plans shards
             if name == "shard":
                 summary.held = planning.plan_shards(out, recipe, inputs.unmade(out), partial, inputs.includes)
             for left, done in _rounds(name, out, recipe, inputs.todo):
                 summary.before.setdefault(name, done)
+                _delete_logs(out, left, logged)
                 summary.records += list(_run_phase(Phase(name, recipe, out), left, runner))
         lock.renew_lock(out)
         summary.changed = [
@@ -269,7 +271,6 @@ def _run_phase(phase: Phase, todo: Sequence[Unit], runner: str) -> Iterator[Reco
     """Run a phase's units and show progress with a rate and the time left. Each kind of failure is logged once, as it comes."""
     if not todo:
         return
-    _delete_logs(phase.out, todo)
     logged: set[str] = set()
     with _progress() as progress:
         task = progress.add_task(f"{phase.name:9}", total=len(todo))
@@ -290,12 +291,11 @@ def _log_record(record: Record, logged: set[str]) -> None:
             log.log(level, "%s %s: %s", record.phase, record.unit, words, extra={"phase": record.phase, "unit": record.unit})
 
 
-def _delete_logs(out: str, todo: Sequence[Unit]) -> None:
-    """Delete the tracebacks of units that are tried again."""
-    folder, names = OutputFolder(out), {unit.name for unit in todo}
-    for name in storage.names(folder.logs):
-        if name.removesuffix(".txt") in names:
-            storage.delete(folder.log(name.removesuffix(".txt")))
+def _delete_logs(out: str, todo: Sequence[Unit], logged: set[str]) -> None:
+    """Delete the tracebacks, of those in `logged`, of units that are tried again."""
+    for uri in (OutputFolder(out).log(unit.name) for unit in todo):
+        if uri.rpartition("/")[2] in logged:
+            storage.delete(uri)
 
 
 def _advance(progress: Progress, task: TaskID, finished: float) -> None:
@@ -337,7 +337,7 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     listed = [_shard_entry(name, index) for name, index in zip(names, indexes, strict=True)]
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
     dataset = _write_dataset(out, recipe, listed, counts | {"stored_by_category": _stored_by_category(clips)})
-    dataset_card.write_card(out, dataset, clips)
+    dataset_card.write_card(out, dataset, clips, sum(pc.sum(index["size"]).as_py() or 0 for index in indexes))
 
 
 def _stored_by_category(clips: pa.Table) -> dict[str, int]:

@@ -10,7 +10,7 @@ import io
 import json
 import textwrap
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
@@ -61,25 +61,19 @@ def _comments_in(source: str, names: set[str]) -> dict[str, str]:
 
 def to_commented_yaml(recipe: Any) -> str:
     """Return a recipe as YAML, each setting with its comment above it. It loads as the same recipe."""
-    return "".join(f"{line}\n" for line in _lines(recipe, ""))
+    plain = json.loads(json.dumps(asdict(recipe)))  # lists for tuples
+    return "".join(f"{line}\n" for line in _lines(recipe, plain, ""))
 
 
-def _lines(settings: Any, indent: str) -> Iterator[str]:
+def _lines(settings: Any, plain: Mapping[str, Any], indent: str) -> Iterator[str]:
     texts = comments(type(settings))
-    for field in fields(settings):
-        if comment := texts.get(field.name):
+    for name, value in plain.items():
+        if comment := texts.get(name):
             for line in textwrap.wrap(comment, _WIDTH - len(indent) - 2):
                 yield f"{indent}# {line}"
-        value = getattr(settings, field.name)
-        if is_dataclass(value):
-            yield f"{indent}{field.name}:"
-            yield from _lines(value, indent + _INDENT)
+        section = getattr(settings, name)
+        if is_dataclass(section):
+            yield f"{indent}{name}:"
+            yield from _lines(section, value, indent + _INDENT)
         else:
-            plain = json.loads(json.dumps(_plain(value)))  # lists for tuples
-            yield from textwrap.indent(dump_yaml({field.name: plain}), indent).splitlines()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+            yield from textwrap.indent(dump_yaml({name: value}), indent).splitlines()

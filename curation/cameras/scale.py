@@ -1,4 +1,4 @@
-"""One unit of length for the clips of a source. Structure from motion gives each clip a scale of its own.
+"""One unit of length for the clips of a source. Structure from motion gives each clip another scale.
 
 A game's character has a top speed. The unit is the distance that it moves at that speed in a second. A trajectory times
 `scale_to_unit` therefore moves at 1 unit a second while the player only walks. A clip that never walks that fast takes its

@@ -33,7 +33,7 @@ class CheckSettings:
     # Distance of a clip's focal length from the source's median, as a share of the median. If most clips are further away,
     # the source has no single focal length.
     max_focal_disagreement: float = 0.05
-    # Share of the frames that have a pose of their own.
+    # Share of the frames whose pose was estimated, not filled in.
     min_registered: float = 1.0
     # Points of the map.
     min_points: int = 100

@@ -14,7 +14,7 @@ import numpy as np
 MIN_GAP_S = 1.0
 """Seconds from one frame to the next above which there is a gap; or twice a source's own step, if that is more."""
 
-# A source slower than this has no rate of its own: it is a slide show, or a few frames between gaps.
+# A source slower than this has no meaningful rate: it is a slide show, or a few frames between gaps.
 _MAX_STEP_S = 2.0
 _FALLBACK_FPS = 30.0
 # Sums of seconds such as 0.7 + 0.1 miss a time by less.

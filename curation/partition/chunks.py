@@ -117,11 +117,19 @@ def cached_iqa(settings: IqaSettings) -> Iqa:
 
 
 def scan_chunk(uri: str, settings: ScanSettings, start_s: float, end_s: float) -> Chunk:
-    """Measure a part of a source. The last result is cached. `NotExact` where a scan of the whole might give something else."""
+    """Measure a part of a source. The worker keeps the last result. `NotExact` where a scan of the whole might differ."""
     for bound_s in (start_s, end_s):
         if not (math.isinf(bound_s) or can_seek_near(uri, max(0.0, bound_s - _LEAD_IN_S))):
             raise NotExact("can only be decoded from its start")
-    return measure(uri, settings, start_s, end_s)
+    chunk = measure(uri, settings, start_s, end_s)
+    worker.chunk = (uri, settings, start_s, end_s), chunk
+    return chunk
+
+
+def finished_chunk(uri: str, settings: ScanSettings, start_s: float, end_s: float) -> Chunk:
+    """Return the chunk that this process has measured last, for its commit. RuntimeError where it is gone."""
+    chunk: Chunk = worker.finished(worker.chunk, (uri, settings, start_s, end_s))
+    return chunk
 
 
 def measure(uri: str, settings: ScanSettings, start_s: float = 0.0, end_s: float = math.inf) -> Chunk:

@@ -41,7 +41,7 @@ class LuminanceLimits:
 class QualityLimits:
     """Limits of picture quality for a kept clip. null switches a rule off. `docs/quality.md` says what other limits keep."""
 
-    min_iqa: float | None = 0.45  # quality score 0-1, 1 is clean; other backends have scales of their own
+    min_iqa: float | None = 0.45  # quality score 0-1, 1 is clean; other backends have other scales
     max_combed: float | None = 0.2  # share 0-1 of the clip's samples that show two fields though not marked as interlaced
 
 

@@ -1,6 +1,6 @@
 """The cache of replies, OUT/sidecar/answers/<key>.json: one small object for each reply, so that no question is asked twice.
 
-Each reply is an object of its own, because a run may be killed after any of them and an object store cannot append. To store a
+Each reply is a separate object, because a run may be killed after any of them and an object store cannot append. To store a
 million of them costs about as much as two hours of one GPU.
 """
 

@@ -27,7 +27,7 @@ from model.train import train  # noqa: E402
 from model.training import checkpoint  # noqa: E402
 from model.training.frame_codec import fingerprint  # noqa: E402
 from model.training.settings import TrainPhase  # noqa: E402
-from pipelines import recipes  # noqa: E402
+from pipelines.setting_comments import to_commented_yaml  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:torch")  # FSDP's advice to writers of models
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +119,7 @@ def test_stage_two_adds_the_cross_attention_that_stage_one_did_not_have(stage1, 
 
 def test_a_killed_stage_two_resumes_to_the_result_of_an_undisturbed_one(second, stage2, stage1, out, tmp_path):
     folder = tmp_path / "run"
-    (tmp_path / "second.yaml").write_text(recipes.to_yaml(second))
+    (tmp_path / "second.yaml").write_text(to_commented_yaml(second))
     command = [sys.executable, "-c", KILLED, str(tmp_path / "second.yaml"), out, str(folder), "step 5: loss"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     dead = subprocess.run(command, env=env, capture_output=True, text=True)

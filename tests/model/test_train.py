@@ -19,6 +19,7 @@ from model.training import checkpoint, precision  # noqa: E402
 from model.training.frame_codec import CodecSettings  # noqa: E402
 from model.training.settings import TrainPhase  # noqa: E402
 from pipelines import recipes  # noqa: E402
+from pipelines.setting_comments import to_commented_yaml  # noqa: E402
 from synth.strategies import SynthSettings  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:torch")  # FSDP's advice to writers of models
@@ -219,7 +220,7 @@ def test_stage_two_begins_with_the_averaged_weights_of_stage_one_and_leaves_its_
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_a_recipe_survives_yaml(name, tmp_path):
-    (tmp_path / f"{name}.yaml").write_text(recipes.to_yaml(BUILT_IN[name]()))
+    (tmp_path / f"{name}.yaml").write_text(to_commented_yaml(BUILT_IN[name]()))
     assert recipes.load(str(tmp_path / f"{name}.yaml"), BUILT_IN, type(demo())) == BUILT_IN[name]()
 
 
@@ -229,7 +230,7 @@ def test_sources_are_named_in_yaml(tmp_path):
     found = recipes.load(str(tmp_path / "mix.yaml"), BUILT_IN, type(demo()))
     plain = TrainRecipe(name="mix", model=ModelSpec(weights="w"))
     assert found == train.with_shares(plain, ["s3://real", "s3://made"], [0.8, 0.2])
-    (tmp_path / "mix.yaml").write_text(recipes.to_yaml(found))
+    (tmp_path / "mix.yaml").write_text(to_commented_yaml(found))
     assert recipes.load(str(tmp_path / "mix.yaml"), BUILT_IN, type(demo())) == found
 
 

@@ -54,8 +54,8 @@ def test_a_licence_that_a_user_set_stays(out):
     card = out / "README.md"
     card.write_text(card.read_text().replace("license: unknown", "license: cc-by-4.0"))
     dataset = shards.read_dataset(str(out))
-    dataset_card.write_card(str(out), dataset, ledger.clips(str(out)))
+    dataset_card.write_card(str(out), dataset, ledger.clips(str(out)), 5 << 20)
     assert front_matter(out)["license"] == "cc-by-4.0"
     card.write_bytes(b"\xff nothing of ours")
-    dataset_card.write_card(str(out), dataset, ledger.clips(str(out)))
+    dataset_card.write_card(str(out), dataset, ledger.clips(str(out)), 5 << 20)
     assert front_matter(out)["license"] == "unknown"

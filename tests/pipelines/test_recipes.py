@@ -4,13 +4,14 @@ import pytest
 
 from pipelines import recipes
 from pipelines.recipes import Recipe
+from pipelines.setting_comments import to_commented_yaml
 
 
 @pytest.mark.parametrize("name", sorted(recipes.BUILT_IN))
 def test_a_recipe_survives_yaml(name, tmp_path):
     recipe = recipes.load(name)
     assert recipe.name == name
-    (tmp_path / "r.yaml").write_text(recipes.to_yaml(recipe))
+    (tmp_path / "r.yaml").write_text(to_commented_yaml(recipe))
     assert recipes.load(str(tmp_path / "r.yaml")) == recipe
 
 

@@ -14,6 +14,7 @@ import pytest
 from curation import shards, source_files
 from curation.media import decode
 from curation.media.source import probe
+from curation.worker_state import worker
 from pipelines import ledger, phases, recipes, run, units
 from pipelines.phases import Phase
 
@@ -328,3 +329,23 @@ def test_a_script_needs_no_guard(raw, tmp_path):
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert shards.list_committed(str(tmp_path / "o"))
+
+
+def test_an_unexpected_failure_keeps_its_traceback_until_the_unit_is_done(raw, tmp_path, monkeypatch, caplog):
+    in_process(monkeypatch)
+    out, logs = str(tmp_path / "o"), tmp_path / "o" / "logs"
+    worker.tracebacks.append("left by the questions of another unit")
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "write_video", lambda *_: {}["nothing"])
+        done = run.curate([str(raw / "b.mp4")], out, recipes.smoke())
+    (failed,) = done.failures
+    (log,) = logs.iterdir()
+    assert log.name == f"{failed.unit}.txt"
+    assert failed.failure == f"KeyError: 'nothing' (unexpected error, traceback in {log})"
+    assert failed.failure in caplog.text
+    text = log.read_text()
+    assert text.startswith("Traceback (most recent call last)")
+    assert "_commit_source" in text
+    assert "another unit" not in text
+    assert run.curate([str(raw / "b.mp4")], out, recipes.smoke()).failures == []
+    assert list(logs.iterdir()) == []

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipelines import recipes
+from pipelines.setting_comments import to_commented_yaml
 from synth import taxonomy
 from synth.taxonomy import Interaction
 
@@ -54,7 +55,7 @@ def test_a_recipe_adds_its_own(tmp_path):
     (portal,) = taxonomy.select(["portal"], recipe.synth.interactions)
     assert portal.end_sentence == "A portal is in the scene."
     path = tmp_path / "own.yaml"
-    path.write_text(recipes.to_yaml(recipe))
+    path.write_text(to_commented_yaml(recipe))
     assert replace(recipes.load(str(path)), name=recipe.name) == recipe
 
 

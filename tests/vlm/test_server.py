@@ -23,6 +23,7 @@ from curation.captions.consistency import ConsistencySettings
 from curation.vlm import EngineSettings, ServerSettings, VlmSettings
 from curation.vlm.frames import FrameSettings
 from pipelines import ledger, recipes, run
+from pipelines.setting_comments import to_commented_yaml
 
 PYTHON = os.environ.get("GAMECRAFT_VLLM_PYTHON")
 pytestmark = [
@@ -187,7 +188,7 @@ def test_engines_in_the_cluster_answer_the_same_questions(model, film, tmp_path,
     out = str(tmp_path / "o")
     engine = EngineSettings(gpus=0, dtype="float32", max_model_len=8192, max_num_seqs=8)
     ahead = recipe("http://nowhere/v1", backend="vllm", model=str(model), engine=engine)
-    (tmp_path / "recipe.yaml").write_text(recipes.to_yaml(ahead))
+    (tmp_path / "recipe.yaml").write_text(to_commented_yaml(ahead))
     script = (
         "import ray, sys; from pipelines import recipes, run\n"
         "if __name__ == '__main__':\n"
