@@ -1,4 +1,4 @@
-"""What the server, the recorder and the command line need of a playable world. `model.play.world` implements it on a checkpoint.
+"""What server, recorder and command line need of a playable world. `model.play.world` implements it on a checkpoint.
 
 H W px of a frame, n frames of a block.
 """
@@ -30,7 +30,7 @@ class EngineInfo:
     control: ControlSpec  # how keys and mouse become motion
     prompts: tuple[str, ...]  # prompts that the world is known to follow; empty: it reads any text
     start_images: tuple[StartImage, ...]  # the first is the default
-    # everything that decides the frames besides seed, start and inputs: checkpoint hash, causal spec, backend, threads, code version
+    # what decides the frames besides seed, start and inputs: checkpoint hash, causal spec, backend, threads, code version
     identity: Mapping[str, Any]
 
 
