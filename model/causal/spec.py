@@ -49,6 +49,8 @@ class CausalSpec:
     # starts from it
     warp: bool = False
     memory: Literal["none", "keyframes"] = "none"  # with warp: a second picture to turn: an early one, or the nearest by pose
+    # noise level that is declared for turned frames of a rollout, which are not exact; nothing is added
+    warp_noise: float = 0.1
     fps: float = 16.0  # frames a second of the stream; a training recipe sets it to data.fps
 
     def __post_init__(self) -> None:
