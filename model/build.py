@@ -39,10 +39,10 @@ def build(
         vlm_encoder = vlm_context.load_vlm_encoder(spec.vlm_encoder, device, getattr(torch, recipe.train.precision))
     context_width = vlm_encoder.width if vlm_encoder else None
     torch.manual_seed(recipe.train.seed)
-    high = _expert(recipe, codec.frames_per_latent, "transformer", placement, device, context_width)
+    high = _expert(recipe, codec, "transformer", placement, device, context_width)
     low = high
     if spec.two_experts:
-        low = _expert(recipe, codec.frames_per_latent, "transformer_2", placement, device, context_width)
+        low = _expert(recipe, codec, "transformer_2", placement, device, context_width)
     world = World(high, low, spec.noise)
     if spec.init_from and checkpoints.latest(folder) is None:
         _load_initial_weights(world, recipe, codec_hash, log)
@@ -108,7 +108,7 @@ def _codec_and_text_encoder(
 
 def _expert(
     recipe: TrainRecipe,
-    frames_per_latent: int,
+    codec: Codec,
     name: str,
     placement: Placement,
     device: torch.device,
@@ -123,8 +123,8 @@ def _expert(
     base = load_weights.meta_expert(load_weights.read_config(folder)) if folder else Expert(spec.backbone)
     if context_width is not None and base.config.added_kv_proj_dim is None:
         base = vlm_context.with_vlm_cross_attention(base, context_width)
-    per = frames_per_latent
-    camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, fps / per)
+    per = codec.frames_per_latent
+    camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, fps / per, codec.cell_px)
     if not folder:
         return placement.parallelize(ControlledExpert(base, camera).to(device), dtype)
     expert = placement.parallelize(ControlledExpert(base, camera.to(device)), dtype)

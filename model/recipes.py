@@ -160,7 +160,7 @@ def tiny() -> TrainRecipe:
         small,
         name="tiny",
         model=ModelSpec(backbone, control_width=16),
-        codec=replace(small.codec, width=8, fit_clips=4, steps=20, batch=2),
+        codec=replace(small.codec, width=8, pictures=20, steps=20, batch=4),
         data=replace(small.data, fps=10.0, size=(32, 32)),
         train=replace(
             small.train,

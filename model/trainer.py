@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from curation.errors import InputError
-from model.config import CELL_PX
 from model.data.loader import Batches, DataSettings, Listing, Windows
 from model.noise import ExpertName
 from model.parallel import dist, fsdp
@@ -186,7 +185,8 @@ class Trainer:
         waited: share of the step in which it had no data yet. mfu: of one device, which may share its samples with others.
         """
         config, (width, height) = self.world.high.expert.config, self.recipe.data.size
-        latents = 1 + (frames - 1) // self.parts.codec.frames_per_latent, height // CELL_PX, width // CELL_PX
+        codec = self.parts.codec
+        latents = 1 + (frames - 1) // codec.frames_per_latent, height // codec.cell_px, width // codec.cell_px
         tokens = throughput.count_tokens(config, latents)
         samples = self.settings.batch * self.settings.accumulate
         flops = samples * throughput.training_flops(config, tokens, self.text_tokens)

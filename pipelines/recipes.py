@@ -260,7 +260,6 @@ RENAMED: dict[str, str] = {
     "annotate.camera.checks.step_ratio": "annotate.camera.checks.max_step_ratio",
     "annotate.camera.checks.spike": "annotate.camera.checks.max_velocity_spike",
     "annotate.camera.checks.static_share": "annotate.camera.checks.max_static_share",
-    "codec.fitted": "codec.fit_clips",
     "codec.rate": "codec.lr",
     "data.camera_none_share": "data.camera_dropout",
     "data.captions.none_share": "data.captions.dropout",

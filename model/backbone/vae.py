@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.config import FRAMES_PER_LATENT
+from model.config import CELL_PX, FRAMES_PER_LATENT
 
 # Channels of the first-frame mask: one for each frame of Wan's latents. Every codec uses as many.
 MASK_CHANNELS = FRAMES_PER_LATENT
@@ -21,9 +21,10 @@ def to_signed(pictures: Tensor) -> Tensor:
 
 
 class Codec(nn.Module, ABC):
-    """Encodes video to latents of unit variance, 8 px a row and column. The first frame is a latent by itself."""
+    """Encodes video to latents of unit variance, `cell_px` px a row and column. The first frame is a latent by itself."""
 
     frames_per_latent: int
+    cell_px: int = CELL_PX
 
     @abstractmethod
     def encode(self, video_B3FHW: Tensor) -> Tensor:
