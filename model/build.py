@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 import torch
+from torch import nn
 
 from curation.errors import InputError
 from model.backbone import load_weights, text, vae, vlm_context
@@ -102,8 +103,17 @@ def _codec_and_text_encoder(
         frame_codec.load_or_train(outputs, recipe.data, recipe.codec, path, device, log)
     torch.distributed.barrier()
     codec = frame_codec.load_or_train(outputs, recipe.data, recipe.codec, path, device, log)
-    text_encoder = text.ZeroTextEncoder(recipe.model.backbone.text_dim).to(device)
+    kind = text.WordTextEncoder if recipe.model.text == "words" else text.ZeroTextEncoder
+    text_encoder = kind(recipe.model.backbone.text_dim).to(device)
     return codec, text_encoder, frame_codec.fingerprint(path)
+
+
+def _world(recipe: TrainRecipe, codec: Codec, placement: Placement, device: torch.device, context_width: int | None) -> World:
+    high = _expert(recipe, codec, "transformer", placement, device, context_width)
+    low = high
+    if recipe.model.two_experts:
+        low = _expert(recipe, codec, "transformer_2", placement, device, context_width)
+    return World(high, low, recipe.model.noise)
 
 
 def _expert(
@@ -124,9 +134,13 @@ def _expert(
     if context_width is not None and base.config.added_kv_proj_dim is None:
         base = vlm_context.with_vlm_cross_attention(base, context_width)
     per = codec.frames_per_latent
-    camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, fps / per, codec.cell_px)
+    camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, fps / per)
     if not folder:
-        return placement.parallelize(ControlledExpert(base, camera).to(device), dtype)
+        fresh = ControlledExpert(base, camera, recipe.warp_sources)
+        if recipe.warp_sources:  # the prediction is that of the turned frame at first
+            nn.init.zeros_(base.proj_out.weight)
+            nn.init.zeros_(base.proj_out.bias)
+        return placement.parallelize(fresh.to(device), dtype)
     expert = placement.parallelize(ControlledExpert(base, camera.to(device)), dtype)
     load_weights.load_sharded(expert, base, folder)
     return expert

@@ -55,7 +55,8 @@ class Expert(nn.Module):
     ) -> Tensor | tuple[KV, ...]:
         """Return the velocity [B, 16, T, h, w].
 
-        time: 0 (clean) to 1000 (noise). control: added to the tokens (None: no control). vlm_context: U tokens of width
+        time: 0 (clean) to 1000 (noise). text: of the whole video, or of each latent frame [B, T, S, E]. control: added to the
+        tokens (None: no control). vlm_context: U tokens of width
         `added_kv_proj_dim`, padded with zeros, for a cross-attention next to that to the text (None: skip it). layout: where
         the tokens stand and what they see (None: frames 0 to T - 1, and everything sees everything). past: of each layer,
         what the tokens see of earlier latents. ValueError for sizes that do not divide into tokens.
@@ -229,9 +230,17 @@ class Attention(nn.Module):
         return self.to_out[0](attend_with_past(self.attend, self.queries(x_BLD), own, layout, past).flatten(2))
 
     def forward(self, x_BLD: Tensor, source_BSD: Tensor, vlm_context_BUV: Tensor | None = None) -> Tensor:
-        """Cross-attention: attend to `source`, and to `vlm_context` as well if there is one (see `Expert.forward`)."""
-        q, (k, v) = self.queries(x_BLD), self.keys(source_BSD)
-        values = self.attend(q, k, v)
+        """Cross-attention: attend to `source`, and to `vlm_context` as well if there is one (see `Expert.forward`).
+
+        source: [B, S, D], or one for each frame's tokens, [B, T, S, D].
+        """
+        q = self.queries(x_BLD)
+        if source_BSD.ndim == q.ndim:
+            frames = source_BSD.shape[1]
+            k, v = self.keys(source_BSD.flatten(0, 1))
+            values = self.attend(q.unflatten(1, (frames, -1)).flatten(0, 1), k, v).unflatten(0, (-1, frames)).flatten(1, 2)
+        else:
+            values = self.attend(q, *self.keys(source_BSD))
         if vlm_context_BUV is not None:
             values = values + self._attend_vlm_context(q, vlm_context_BUV.type_as(x_BLD))
         return self.to_out[0](values.flatten(2))

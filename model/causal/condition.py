@@ -79,8 +79,8 @@ def camera_maps(
 ) -> Tensor:
     """Return the control maps [B, F, 12, 8h, 8w] of a block, or of a whole sequence from its start.
 
-    size: latent rows and columns. origin: camera of the stream's first frame. before: camera of the last frame before the block,
-    None for a sequence from the start.
+    size: latent rows and columns. origin: camera of the stream's first frame. before: camera of the last frame before the
+    block, None for a sequence from the start.
     """
     per = codec.frames_per_latent
     origin = origin_B44
@@ -108,9 +108,9 @@ def pose_distance(pose_44: Tensor, others_N44: Tensor) -> Tensor:
 class Memory(Protocol):
     """Known frames of a stream, from which one is turned for each new frame as a second source."""
 
-    def add(self, frame: int, picture_3HW: Tensor, pose_44: Tensor) -> None: ...
+    def add(self, frame: int, picture_3HW: Tensor, pose_44: Tensor, /) -> None: ...
 
-    def choose(self, frame: int, pose_44: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, frame: int, pose_44: Tensor, /) -> tuple[Tensor, Tensor]:
         """Return picture and pose for a new frame."""
         ...
 
@@ -122,10 +122,10 @@ class RecentMemory:
         self._delay = delay
         self._frames: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, frame: int, picture_3HW: Tensor, pose_44: Tensor) -> None:
+    def add(self, _frame: int, picture_3HW: Tensor, pose_44: Tensor) -> None:
         self._frames = [*self._frames[-self._delay + 1 :], (picture_3HW, pose_44)]
 
-    def choose(self, frame: int, pose_44: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, _frame: int, _pose_44: Tensor) -> tuple[Tensor, Tensor]:
         return self._frames[0]
 
 

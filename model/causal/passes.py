@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from model.backbone.attention import AttentionLayout, Past, SinkRotation
 from model.backbone.rope import rotate
@@ -22,8 +22,8 @@ class BlockCondition(NamedTuple):
     """What the latents of a block, or of a whole sequence, are generated from.
 
     condition: channels that follow the noise, [B, K, T, h, w]: the first-frame condition of Wan2.2 (mask and latents), or
-    turned pictures (`model.warp`). text: [B, S, E]. maps: control maps [B, F, 12, H, W] of the latents' frames (None: no
-    camera). vlm_context: hidden states of a vision-language model [B, U, V] (None: no instruction).
+    turned pictures (`model.warp`). text: [B, S, E], or of each latent [B, T, S, E]. maps: control maps [B, F, 12, H, W] of the
+    latents' frames (None: no camera). vlm_context: hidden states of a vision-language model [B, U, V] (None: no instruction).
     """
 
     latents: range
@@ -112,17 +112,12 @@ def sequence_layout(spec: CausalSpec, grid: TokenGrid, latents: int, flex: bool 
     clean, noisy = list(range(blocks[-1].start)), list(range(1, latents))
     per = grid.per_latent
 
-    def rotary(numbers: list[int]) -> AttentionLayout:
-        near = [n - cut for n, cut in zip(numbers, spec.distance_cut(numbers), strict=True)]
-        is_sink = torch.zeros(len(numbers) * per, dtype=torch.bool, device=grid.device)
-        return AttentionLayout(grid.rotary(numbers), None, SinkRotation(grid.rotary(near), is_sink))
-
     is_clean = torch.tensor([True] * len(clean) + [False] * len(noisy), device=grid.device).repeat_interleave(per)
     latent = torch.tensor(clean + noisy, device=grid.device).repeat_interleave(per)
     is_sink = is_clean & (latent < spec.sink)
     rule, count, first_noisy = spec.mask_mod(latent, is_clean), len(latent), len(clean) * per
 
-    def mask(queries: range, keys: range) -> object:
+    def mask(queries: range, keys: range) -> Tensor | BlockMask:
         if flex:
 
             def shifted(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -133,10 +128,12 @@ def sequence_layout(spec: CausalSpec, grid: TokenGrid, latents: int, flex: bool 
         return dense_mask(rule, *numbers)
 
     def layout(numbers: list[int], queries: range, keys: range) -> AttentionLayout:
-        plain = rotary(numbers)
-        sink = is_sink[keys.start : keys.stop]
-        kept = plain.sink._replace(is_sink_L=sink) if plain.sink and bool(sink.any()) else None
-        return AttentionLayout(plain.rotary_LP, mask(queries, keys), kept)
+        cuts = spec.distance_cut(numbers)
+        sink = None
+        if any(cuts):
+            near = grid.rotary([number - cut for number, cut in zip(numbers, cuts, strict=True)])
+            sink = SinkRotation(near, is_sink[keys.start : keys.stop])
+        return AttentionLayout(grid.rotary(numbers), mask(queries, keys), sink)
 
     everything = range(count)
     return SequenceLayout(
@@ -169,6 +166,12 @@ def teacher_forced(
     control = expert.control_tokens(sequence.maps)
     tokens = control.shape[1] // clean_BCThw.shape[2] if control.shape[1] > 1 else 0
     of_clean, of_noisy = _cut(control, tokens, 0, past_end), _cut(control, tokens, rest, None)
+    text_of_clean = text_of_noisy = text = sequence.text
+    if text.ndim == 4:
+        # A change of prompt commits the last block again, so history has the text of the block after it.
+        later = [min(n + spec.block if n else 1, text.shape[1] - 1) for n in range(past_end)]
+        text_of_clean, text_of_noisy = text[:, later], text[:, rest:]
+        text = torch.cat([text_of_clean, text_of_noisy], 1)
     clean = torch.cat([clean_BCThw[:, :, :past_end], sequence.condition[:, :, :past_end]], 1)
     noisy = torch.cat([noisy_BCThw[:, :, rest:], sequence.condition[:, :, rest:]], 1)
     clean_sigma, sigma = clean_sigma_BT[:, :past_end], sigma_BT[:, rest:]
@@ -178,7 +181,7 @@ def teacher_forced(
         velocity: Tensor = expert(
             torch.cat([clean, noisy], 2),
             torch.cat([clean_sigma, sigma], 1),
-            sequence.text,
+            text,
             vlm_context_BUV=sequence.vlm_context,
             control_BLD=both_controls,
             layout=layout.joint,
@@ -190,7 +193,7 @@ def teacher_forced(
         keys = other(
             clean,
             clean_sigma,
-            sequence.text,
+            text_of_clean,
             vlm_context_BUV=sequence.vlm_context,
             control_BLD=context_control,
             layout=layout.clean,
@@ -200,7 +203,7 @@ def teacher_forced(
     velocity = expert(
         noisy,
         sigma,
-        sequence.text,
+        text_of_noisy,
         vlm_context_BUV=sequence.vlm_context,
         control_BLD=of_noisy,
         layout=layout.noisy,

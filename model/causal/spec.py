@@ -9,7 +9,7 @@ L queries, S keys.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,15 @@ from torch import Tensor
 from model.noise import ExpertName, NoiseSpec
 
 VERSION = 1
+
+_CHOICES = {
+    "sampler": ("consistency", "euler", "heun"),
+    "sharing": ("per_expert", "low_noise"),
+    "recache": ("block", "window"),
+    "positions": ("window", "stream"),
+    "pose_origin": ("stream", "block"),
+    "memory": ("none", "keyframes"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,23 +41,22 @@ class CausalSpec:
     first_steps: tuple[float, ...] = ()  # noise levels of the first block that is generated; empty: as all others
     # consistency: each step predicts the clean block and adds fresh noise of the next level, as distilled models need.
     # euler and heun follow the velocity, as other models need
-    sampler: Literal["consistency", "euler", "heun"] = "consistency"
-    # whose keys and values an expert reads: its own, or those of the low-noise expert, which halves cache and commits
-    sharing: Literal["per_expert", "low_noise"] = "per_expert"
-    recache: Literal["block", "window"] = (
-        "block"  # what is committed again after a change of prompt: the last block or the window
-    )
+    sampler: str = "consistency"
+    # whose keys and values an expert reads: per_expert, its own; low_noise, the low-noise expert's, which halves the cache
+    sharing: str = "per_expert"
+    recache: str = "block"  # what is committed again after a change of prompt: the last block, or the window
     context_noise: float = 0.0  # noise level at which blocks are committed
-    # positions of keys: counted from the start of the window, without end, or from the start of the stream, which ends at the
-    # backbone's rope_max_seq_len and returns to the first frame before (published models do at latents 132 and 201)
-    positions: Literal["window", "stream"] = "window"
-    # camera from which rays are seen: that of the first frame of the stream, or that of the last frame before a block
-    pose_origin: Literal["stream", "block"] = "stream"
+    # positions of keys: window, counted from the start of the window, without end; stream, counted from the start of the
+    # stream, which ends at the backbone's rope_max_seq_len (published models returned to the first frame at latents 132, 201)
+    positions: str = "window"
+    # camera from which rays are seen: stream, that of the stream's first frame; block, that of the last frame before a block
+    pose_origin: str = "stream"
     context_gradient: bool = True  # whether training sends gradients through the keys of past blocks
     # condition on the last frame before a block, turned as the controls say, instead of on the first frame; the prediction
     # starts from it
     warp: bool = False
-    memory: Literal["none", "keyframes"] = "none"  # with warp: a second picture to turn: an early one, or the nearest by pose
+    # with warp, which second picture is turned: none, the one a second ago; keyframes, the nearest by pose of those kept
+    memory: str = "none"
     # noise level that is declared for turned frames of a rollout, which are not exact; nothing is added
     warp_noise: float = 0.1
     fps: float = 16.0  # frames a second of the stream; a training recipe sets it to data.fps
@@ -58,6 +66,9 @@ class CausalSpec:
             raise ValueError(
                 f"causal.version is {self.version}, but this release knows {VERSION} only; use the one that wrote it"
             )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
         if self.block < 1 or self.window < self.block or self.window % self.block:
             raise ValueError(f"window must be whole blocks of {self.block} latents and at least one, not {self.window}")
         if self.sink < 1 or (self.sink - 1) % self.block:

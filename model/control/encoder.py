@@ -31,11 +31,10 @@ class CameraEncoder(nn.Module):
         patch: int = 2,
         frames_per_latent: int = FRAMES_PER_LATENT,
         rate: float = 4.0,
-        cell_px: int = CELL_PX,
     ) -> None:
         super().__init__()
-        self._patch, self._rate, self.frames_per_latent, self._cell_px = patch, rate, frames_per_latent, cell_px
-        self.frame = nn.Conv2d(_MAP_CHANNELS * cell_px**2, hidden, 1)
+        self._patch, self._rate, self.frames_per_latent = patch, rate, frames_per_latent
+        self.frame = nn.Conv2d(_MAP_CHANNELS * CELL_PX**2, hidden, 1)
         self.latent = nn.Conv2d(frames_per_latent * hidden, hidden, 1)
         self.out = nn.Conv2d(hidden, width, patch, patch)
         nn.init.zeros_(self.out.weight)
@@ -47,7 +46,7 @@ class CameraEncoder(nn.Module):
 
         It is trained by samples that have no camera.
         """
-        side = self._cell_px * self._patch
+        side = CELL_PX * self._patch
         token: Tensor = self(self.out.weight.new_zeros(1, 1, _MAP_CHANNELS, side, side))
         return token
 
@@ -58,12 +57,11 @@ class CameraEncoder(nn.Module):
         latent.
         """
         batch, frames, _, height, width = maps_BFCHW.shape
-        side = self._cell_px * self._patch
-        if height % side or width % side:
-            raise ValueError(f"{width}x{height} px do not divide into tokens of {side} px: resize the video")
+        if height % (CELL_PX * self._patch) or width % (CELL_PX * self._patch):
+            raise ValueError(f"{width}x{height} px do not divide into tokens of {CELL_PX * self._patch} px: resize the video")
         rays, moments, directions = maps_BFCHW.flatten(0, 1).split((_MAP_CHANNELS // 2, 3, 3), 1)
         steps = moments * (_MOMENT_SCALE * self._rate), directions * self._rate
-        cells = functional.pixel_unshuffle(torch.cat([rays, *steps], 1), self._cell_px)
+        cells = functional.pixel_unshuffle(torch.cat([rays, *steps], 1), CELL_PX)
         small = functional.silu(self.frame(cells)).unflatten(0, (batch, frames))
         if first_alone:
             small = torch.cat([small[:, :1].expand(-1, self.frames_per_latent, -1, -1, -1), small[:, 1:]], 1)
