@@ -253,7 +253,7 @@ def demo_causal() -> TrainRecipe:
             join_clips=True,
         ),
         train=TrainSettings(
-            curriculum=(TrainPhase(65, 2_000),),
+            curriculum=(TrainPhase(49, 2_400),),
             batch=8,
             lr=1.5e-3,
             betas=(0.9, 0.95),
@@ -280,7 +280,7 @@ def demo_consistency() -> TrainRecipe:
         model=replace(causal.model, init_from="demo-causal"),
         objective=replace(causal.objective, kind="consistency", levels=24, guidance=1.0, own_history_share=0.3),
         causal=replace(causal.causal, sampler="consistency", steps=_many_steps(4, _DEMO_SHIFT)),
-        train=replace(causal.train, curriculum=(TrainPhase(65, 2_000),), lr=3e-4, ema_decay=0.99),
+        train=replace(causal.train, curriculum=(TrainPhase(49, 500),), lr=3e-4, ema_decay=0.99),
     )
 
 
