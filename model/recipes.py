@@ -28,6 +28,9 @@ class ModelSpec:
     # diffusers folder of Wan2.2-I2V-A14B: experts, codec and text encoder are loaded from it. Empty: a small world with fresh
     # weights, a frame codec trained by the run, and no text
     weights: str = ""
+    # weights of TAEHV for Wan 2.1 (`taew2_1.pth`), which decode videos, faster and less well, instead of the decoder of
+    # model.weights; empty: that decoder
+    tiny_decoder: str = ""
     # folder of a run whose averaged weights, cameras included, this run starts from (stage 1's for stage 2); empty: none
     init_from: str = ""
     # vision-language model (hub name or folder) whose hidden states for frame and instruction each block reads next to the
