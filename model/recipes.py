@@ -44,6 +44,8 @@ class ModelSpec:
                 f"in_channels must be {channels} (noise {self.backbone.out_channels}, mask {MASK_CHANNELS}, image "
                 f"{self.backbone.out_channels}), not {self.backbone.in_channels}"
             )
+        if self.tiny_decoder and not self.weights:
+            raise ValueError("tiny_decoder decodes latents of the video codec: it needs model.weights")
         if not self.two_experts and self.noise.boundary:
             raise ValueError(f"one expert works at all noise levels: boundary must be 0, not {self.noise.boundary:g}")
 
