@@ -39,8 +39,8 @@ class History(NamedTuple):
 class Cache(Protocol):
     """The past of a stream."""
 
-    def history(self, block: range) -> History:
-        """Return what a block sees."""
+    def history(self, block: range, first: int = 0) -> History:
+        """Return what a block sees. first: latents before this one are not seen, except the sink."""
         ...
 
     def with_page(self, page: Page) -> "Cache":
@@ -94,14 +94,14 @@ class PageCache:
     grid: TokenGrid
     pages: tuple[Page, ...] = ()
 
-    def history(self, block: range) -> History:
+    def history(self, block: range, first: int = 0) -> History:
         """Return what a block sees. ValueError where pages of visible latents are missing."""
-        sink, window = self.spec.visible(block)
+        sink, window = self.spec.visible(block, first)
         seen = {*sink, *window}
         pages = [page for page in self.pages if page.latents.start in seen]
         if sum(len(page.latents) for page in pages) != len(seen):
             raise ValueError(f"pages of {[page.latents for page in pages]} are not the latents {sorted(seen)} of {block}")
-        places = self.spec.places(block)
+        places = self.spec.places(block, first)
         layout = AttentionLayout(self.grid.rotary(places[2]))
         if not pages:
             return History(layout, {})
@@ -160,10 +160,10 @@ class RingCache:
         return self.spec.sink + (block % self._slots) * self.spec.block + offset
 
     @torch.no_grad()
-    def history(self, block: range) -> History:
+    def history(self, block: range, first: int = 0) -> History:
         """Return what a block sees; valid until the next call. ValueError where visible latents are missing."""
-        sink, window = self.spec.visible(block)
-        places = self.spec.places(block)
+        sink, window = self.spec.visible(block, first)
+        places = self.spec.places(block, first)
         layout = AttentionLayout(self.grid.rotary(places[2]))
         if not sink:
             return History(layout, {})

@@ -3,6 +3,7 @@
 B batch, F frames, T latents, C latent channels, K condition channels, H W px, h w latent rows and columns.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -36,15 +37,15 @@ class Spoil(NamedTuple):
     shrink_B: Tensor
 
 
-def needs(codec: Codec, spec: CausalSpec) -> None:
-    """Raise ValueError where a codec cannot be turned: one latent must be one frame."""
+def require_frame_latents(codec: Codec, spec: CausalSpec) -> None:
+    """Raise ValueError where frames are to be turned but a latent is not one frame."""
     if spec.warp and codec.frames_per_latent != 1:
         raise ValueError(f"warp needs a codec with one frame a latent, not {codec.frames_per_latent}")
 
 
 def turned_condition(
     codec: Codec,
-    sources: list[tuple[TurnedSource, Spoil | None, float]],
+    sources: Sequence[tuple[TurnedSource, Spoil | None, float]],
     target_BT44: Tensor,
     intrinsics_BT4: Tensor,
 ) -> Tensor:

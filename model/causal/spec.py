@@ -99,18 +99,21 @@ class CausalSpec:
             raise ValueError(f"{latents} latents are not 1 and whole blocks of {self.block}")
         return [range(1), *(range(i, i + self.block) for i in range(1, latents, self.block))]
 
-    def visible(self, block: range) -> tuple[list[int], list[int]]:
-        """Return the latents of the sink and those of the window that a block sees, in order. The window excludes the sink."""
-        sink = range(min(self.sink, block.start))
-        return list(sink), list(range(max(len(sink), block.start - self.window), block.start))
+    def visible(self, block: range, first: int = 0) -> tuple[list[int], list[int]]:
+        """Return the latents of the sink and those of the window that a block sees, in order. The window excludes the sink.
 
-    def places(self, block: range) -> tuple[list[int], list[int], list[int]]:
+        first: latents before this one are not seen, except the sink.
+        """
+        sink = range(min(self.sink, block.start))
+        return list(sink), list(range(max(len(sink), block.start - self.window, first), block.start))
+
+    def places(self, block: range, first: int = 0) -> tuple[list[int], list[int], list[int]]:
         """Return the rotary positions of sink, window and block.
 
         Counted from the start of the window, they follow each other without a hole: the distance to the sink stays that of a
         full window.
         """
-        sink, window = self.visible(block)
+        sink, window = self.visible(block, first)
         skipped = 0 if self.positions == "stream" else block.start - len(window) - len(sink)
         return sink, [latent - skipped for latent in window], [latent - skipped for latent in block]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from model.backbone.frame_codec import FrameCodec
 from model.backbone.vae import to_signed
 from model.causal.cache import TokenGrid
-from model.causal.condition import Spoil, TurnedSource, camera_maps, needs, pose_distance, turned_condition
+from model.causal.condition import Spoil, TurnedSource, camera_maps, pose_distance, require_frame_latents, turned_condition
 from model.causal.passes import BlockCondition, SequenceLayout, sequence_layout, teacher_forced
 from model.causal.spec import CausalSpec
 from model.noise import ExpertName, NoiseSpec
@@ -75,7 +75,7 @@ class TeacherForcing:
     """Every block of a sequence is denoised on true history, all in one pass."""
 
     def __init__(self, parts: ModelParts, spec: CausalSpec, settings: ObjectiveSettings) -> None:
-        needs(parts.codec, spec)
+        require_frame_latents(parts.codec, spec)
         self._parts, self._spec, self._settings = parts, spec, settings
         self._layouts: dict[tuple[int, int, int], SequenceLayout] = {}
         self.text_tokens = 0
