@@ -33,16 +33,19 @@ def turn(picture_B3HW: Tensor, source_B44: Tensor, target_B44: Tensor, intrinsic
     """
     height, width = picture_B3HW.shape[-2:]
     rotation = source_B44[:, :3, :3].double().transpose(1, 2) @ target_B44[:, :3, :3].double()
-    fx, fy, cx, cy = (part[:, None, None] for part in intrinsics_B4.double().unbind(-1))
-    column = torch.arange(width, dtype=torch.float64, device=picture_B3HW.device) + 0.5
-    row = torch.arange(height, dtype=torch.float64, device=picture_B3HW.device) + 0.5
-    x, y = ((column[None, None] - cx) / fx).expand(-1, height, -1), ((row[None, :, None] - cy) / fy).expand(-1, -1, width)
-    seen_BHW3 = torch.stack([x, y, torch.ones_like(x)], -1) @ rotation.transpose(1, 2)[:, None]
-    depth = seen_BHW3[..., 2].clamp(min=1e-3)
-    u = 2 * (seen_BHW3[..., 0] / depth * fx + cx) / width - 1
-    v = 2 * (seen_BHW3[..., 1] / depth * fy + cy) / height - 1
-    known = (seen_BHW3[..., 2] > 1e-3) & (u.abs() <= 1 - 1 / width) & (v.abs() <= 1 - 1 / height)
-    places = torch.stack([u, v], -1).clamp(-2, 2).float()
+    fx, fy, cx, cy = (part[:, None, None] for part in intrinsics_B4.float().unbind(-1))
+    column = torch.arange(width, dtype=torch.float32, device=picture_B3HW.device) + 0.5
+    row = torch.arange(height, dtype=torch.float32, device=picture_B3HW.device) + 0.5
+    x, y = (column - cx) / fx, (row[:, None] - cy) / fy
+    # Each coordinate of a ray is linear in x and y.
+    r = rotation.float()[..., None, None]
+    right, down, depth = (r[:, i, 0] * x + r[:, i, 1] * y + r[:, i, 2] for i in range(3))
+    ahead = depth > 1e-3
+    depth = depth.clamp(min=1e-3)
+    u = 2 * (right / depth * fx + cx) / width - 1
+    v = 2 * (down / depth * fy + cy) / height - 1
+    known = ahead & (u.abs() < 1 - 0.99 / width) & (v.abs() < 1 - 0.99 / height)
+    places = torch.stack([u, v], -1).clamp(-2, 2)
     turned = functional.grid_sample(picture_B3HW, places, mode="bicubic", padding_mode="border", align_corners=False)
     return turned.clamp(-1, 1), known
 

@@ -120,10 +120,13 @@ class Rollout:
         self._made: deque[tuple[Tensor, BlockCondition]] = deque(maxlen=kept)
         self.latents = 0  # how many are committed
         self._picture = start.pictures  # last frame, with exactly its latents
+        self._decoder = codec.stream_decoder()
+        self._decoded: Tensor | None = None  # frames of the pending block
         with torch.no_grad():
             x0 = codec.encode(start.pictures[:, :, None])
             first = prepare(world, self._condition(range(1), self._origin[:, None], None))
             self._pending: tuple[Tensor, PreparedBlock] | None = (x0, first)
+            self.first_frame = self.decode()  # the start image as the world shows it, [B, 3, 1, H, W]
             self.commit()
 
     @property
@@ -149,6 +152,15 @@ class Rollout:
         return x0
 
     @torch.no_grad()
+    def decode(self) -> Tensor:
+        """Return the frames [B, 3, F, H, W] of the block that is generated and not committed yet, in [-1, 1]."""
+        if self._pending is None:
+            raise RuntimeError("there is no block to decode")
+        if self._decoded is None:
+            self._decoded = self._decoder.decode(self._pending[0])
+        return self._decoded
+
+    @torch.no_grad()
     def commit(self) -> None:
         """Enter the last block into the cache, and its last frame into the memory."""
         if self._pending is None:
@@ -156,8 +168,8 @@ class Rollout:
         x0, prepared = self._pending
         if self.latents and self._spec.warp:
             assert isinstance(self._codec, FrameCodec)
-            last = x0[:, :, -1]
-            self._picture = self._codec.project(self._codec.decode_pictures(last).clamp(-1, 1), last)
+            self._picture = self._codec.project(self.decode()[:, :, -1], x0[:, :, -1])
+        self._decoded = None
         self._commit(x0, prepared)
         self._made.append((x0, prepared.block))
         self.latents, self._pending = prepared.block.latents.stop, None

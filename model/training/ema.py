@@ -20,9 +20,8 @@ class EmaWeights:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move the average towards the module's current weights."""
-        for name, parameter in module.named_parameters():
-            if name in self.weights:
-                self.weights[name].lerp_(parameter.detach(), 1 - self.decay)
+        parameters = {name: p.detach() for name, p in module.named_parameters() if name in self.weights}
+        torch._foreach_lerp_([self.weights[name] for name in parameters], list(parameters.values()), 1 - self.decay)
 
     @contextmanager
     @torch.no_grad()
