@@ -3,11 +3,13 @@
 H W px of a frame, n frames of a block.
 """
 
+import hashlib
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import cv2
@@ -16,7 +18,6 @@ import torch
 from torch import Tensor
 
 from curation.errors import InputError
-from curation.versions import VERSION
 from model.backbone.vae import to_signed
 from model.causal.cache import RingCache, TokenGrid
 from model.causal.rollout import Rollout, StreamStart
@@ -38,6 +39,19 @@ def load_engine(checkpoint: str, log: Callable[[str], None] = print) -> "WorldEn
     info = engine.info
     log(f"{info.name}: {info.size[0]}x{info.size[1]} px at {info.fps:g} fps on {device.type}, {engine.backend}")
     return engine
+
+
+@cache
+def code_digest() -> str:
+    """Return a hash, 16 hex digits, of this package's source: other code may compute other frames."""
+    digest = hashlib.sha256()
+    package = os.path.dirname(os.path.dirname(__file__))
+    for folder, folders, names in os.walk(package):
+        folders.sort()
+        for name in sorted(name for name in names if name.endswith(".py")):
+            with open(os.path.join(folder, name), "rb") as source:
+                digest.update(source.read())
+    return digest.hexdigest()[:16]
 
 
 class WorldEngine:
@@ -64,7 +78,7 @@ class WorldEngine:
             "backend": self.backend,
             "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "threads": torch.get_num_threads(),
-            "code": VERSION,
+            "code": code_digest(),
             "torch": torch.__version__,
             "processor": platform.machine(),
         }

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from curation.errors import InputError
 from model.backbone import text, vae
@@ -116,7 +117,8 @@ def save_world(
 
 def _packed(state: Mapping[str, Tensor], int8: bool) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
-    for name, value in state.items():
+    for name, part in state.items():
+        value = part.full_tensor() if isinstance(part, DTensor) else part
         if int8 and value.ndim >= 2 and value.numel() >= _MIN_INT8:
             rows = value.float().flatten(1)
             scale = rows.abs().amax(1).clamp(min=1e-12) / 127
