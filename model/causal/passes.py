@@ -3,7 +3,7 @@
 B batch, C latent channels, K condition channels, T latents, h w latent rows and columns, F frames, S tokens of a latent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -88,6 +88,13 @@ def _run(
         keys_only=keys_only,
     )
     return result
+
+
+class Passes(NamedTuple):
+    """How the passes of a rollout are computed: `denoise` and `commit`, or faster functions with the same meaning."""
+
+    denoise: Callable[[World, Tensor, float, PreparedBlock, History, ExpertName], Tensor] = denoise
+    commit: Callable[[World, Tensor, PreparedBlock, History, CausalSpec, Tensor | None], Page] = commit
 
 
 class SequenceLayout(NamedTuple):

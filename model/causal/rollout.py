@@ -8,7 +8,6 @@ B batch, C latent channels, T latents, F frames, H W px, h w latent rows and col
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,13 +25,12 @@ from model.causal.condition import (
     require_frame_latents,
     turned_condition,
 )
-from model.causal.passes import BlockCondition, PreparedBlock, commit, denoise, prepare
+from model.causal.passes import BlockCondition, Passes, PreparedBlock, prepare
 from model.causal.spec import CausalSpec
 from model.warp import condition_channels
 from model.world import World
 
-# Returns the velocity of a block: `passes.denoise`, or a faster equivalent.
-Denoise = Callable[..., Tensor]
+EAGER = Passes()
 
 
 class StreamStart(NamedTuple):
@@ -60,7 +58,7 @@ def sample_block(
     history: History,
     spec: CausalSpec,
     generator: torch.Generator,
-    run: Denoise = denoise,
+    passes: Passes = EAGER,
 ) -> Tensor:
     """Return the latents of a block, [B, C, T, h, w]."""
     condition = prepared.block.condition
@@ -73,14 +71,14 @@ def sample_block(
     x = noise()
     plan = spec.plan(world.noise, first=prepared.block.latents.start == 1)
     for (sigma, name), (next_sigma, next_name) in zip(plan, [*plan[1:], (0.0, plan[-1][1])], strict=True):
-        velocity = run(world, x, sigma, prepared, history, name)
+        velocity = passes.denoise(world, x, sigma, prepared, history, name)
         if spec.sampler == "consistency":
             x = x - sigma * velocity
             x = (1 - next_sigma) * x + next_sigma * noise() if next_sigma else x
             continue
         stepped = x + (next_sigma - sigma) * velocity
         if spec.sampler == "heun" and next_sigma:
-            after = run(world, stepped, next_sigma, prepared, history, next_name)
+            after = passes.denoise(world, stepped, next_sigma, prepared, history, next_name)
             stepped = x + (next_sigma - sigma) * (velocity + after) / 2
         x = stepped
     return x
@@ -97,11 +95,11 @@ class Rollout:
         start: StreamStart,
         seed: int = 0,
         cache: Cache | None = None,
-        run: Denoise = denoise,
+        passes: Passes = EAGER,
     ) -> None:
-        """cache: an empty one; None: pages. run: how passes of denoising are computed. The start image is committed here."""
+        """cache: an empty one; None: pages. passes: how its passes are computed. The start image is committed here."""
         require_frame_latents(codec, spec)
-        self._world, self._codec, self._spec, self._seed, self._run = world, codec, spec, seed, run
+        self._world, self._codec, self._spec, self._seed, self._passes = world, codec, spec, seed, passes
         self._text, self._vlm_context = start.text, start.vlm_context
         self._intrinsics = start.intrinsics
         height, width = start.pictures.shape[-2:]
@@ -147,7 +145,7 @@ class Rollout:
         block = self.next_block
         prepared = prepare(self._world, self._condition(block, pose_BF44, self._pose))
         generator = block_generator(self._seed, block)
-        x0 = sample_block(self._world, prepared, self._cache.history(block), self._spec, generator, self._run)
+        x0 = sample_block(self._world, prepared, self._cache.history(block), self._spec, generator, self._passes)
         self._pending, self._pose = (x0, prepared), pose_BF44[:, -1]
         return x0
 
@@ -200,7 +198,7 @@ class Rollout:
         if self._spec.context_noise:
             generator = block_generator(self._seed + 1, block)
             noise = torch.randn(x0.shape, generator=generator).to(x0.device)
-        page = commit(self._world, x0, prepared, self._cache.history(block, first), self._spec, noise)
+        page = self._passes.commit(self._world, x0, prepared, self._cache.history(block, first), self._spec, noise)
         self._cache = self._cache.with_page(page)
 
     def _condition(self, block: range, pose_BF44: Tensor, before_B44: Tensor | None) -> BlockCondition:

@@ -20,9 +20,12 @@ from torch import Tensor
 from curation.errors import InputError
 from model.backbone.vae import to_signed
 from model.causal.cache import RingCache, TokenGrid
+from model.causal.passes import BlockCondition
 from model.causal.rollout import Rollout, StreamStart
+from model.config import CELL_PX
 from model.control.spec import ControlState
 from model.control.trajectory import PlayerState, step
+from model.play.accelerate import Backend, choose
 from model.play.engine import BlockFrames, EngineInfo, Start, StartImage
 from model.play.world_files import LoadedWorld, load_world
 
@@ -30,12 +33,15 @@ from model.play.world_files import LoadedWorld, load_world
 DEMO = os.path.join(os.path.dirname(__file__), "demo_world")
 
 
-def load_engine(checkpoint: str, log: Callable[[str], None] = print) -> "WorldEngine":
-    """Load a playable world: a folder of `gamecraft export`, or `demo`, the one that ships. InputError where there is none."""
+def load_engine(checkpoint: str, log: Callable[[str], None] = print, backend: str = "auto") -> "WorldEngine":
+    """Load a playable world: a folder of `gamecraft export`, or `demo`, the one that ships. InputError where there is none.
+
+    backend: see `accelerate.choose`; a record replays bit-equal only with the backend that it names.
+    """
     folder = DEMO if checkpoint == "demo" else checkpoint
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_world(folder, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    engine = WorldEngine(loaded, device)
+    engine = WorldEngine(loaded, device, backend)
     info = engine.info
     log(f"{info.name}: {info.size[0]}x{info.size[1]} px at {info.fps:g} fps on {device.type}, {engine.backend}")
     return engine
@@ -57,9 +63,10 @@ def code_digest() -> str:
 class WorldEngine:
     """A world that is loaded and ready to be played."""
 
-    def __init__(self, loaded: LoadedWorld, device: torch.device) -> None:
-        self.loaded, self.device, self.backend = loaded, device, "eager"
+    def __init__(self, loaded: LoadedWorld, device: torch.device, backend: str = "eager") -> None:
+        self.loaded, self.device = loaded, device
         file = loaded.file
+        self.backend, self.passes = self._backend(backend)
         self.info = EngineInfo(
             name=file.name,
             size=file.size,
@@ -70,6 +77,22 @@ class WorldEngine:
             start_images=tuple(StartImage(*start) for start in loaded.starts),
             identity=self._identity(),
         )
+
+    def _backend(self, wanted: str) -> Backend:
+        """Choose how passes are computed. InputError for a backend that cannot run here."""
+        file, codec = self.loaded.file, self.loaded.codec
+        rows, columns = file.size[1] // codec.cell_px, file.size[0] // codec.cell_px
+        block, frames = file.causal.block_of(1), file.causal.block * file.frames_per_latent
+        channels = file.backbone.in_channels - file.backbone.out_channels
+        condition = torch.zeros(1, channels, len(block), rows, columns, device=self.device)
+        maps = torch.zeros(1, frames, 12, CELL_PX * rows, CELL_PX * columns, device=self.device)
+        example = BlockCondition(block, condition, self.loaded.encode_text([""]).to(self.device), maps)
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        exports = os.path.join(cache, "gamecraft", f"{self.loaded.digest}-{code_digest()}")
+        try:
+            return choose(self.loaded.world, file.causal, example, wanted, exports)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(str(error)) from error
 
     def _identity(self) -> Mapping[str, Any]:
         return {
@@ -127,7 +150,7 @@ class WorldSession:
         grid = TokenGrid.of(world.high.expert, picture.shape[2] // codec.cell_px, picture.shape[3] // codec.cell_px)
         intrinsics = torch.tensor([loaded.file.intrinsics], device=engine.device)
         stream = StreamStart(picture, intrinsics, text)
-        self.rollout = Rollout(world, codec, spec, stream, start.seed, RingCache(spec, grid, world))
+        self.rollout = Rollout(world, codec, spec, stream, start.seed, RingCache(spec, grid, world), engine.passes)
         self._text, self._blend = text, list[Tensor]()
         self._number = 0
 
