@@ -21,9 +21,25 @@ from model.play.images import decode_image
 from model.play.limits import Limits
 from model.play.player import Player
 from model.play.protocol import (
-    VERSION, Ack, Busy, ClientMessage, Control, Error, Hello, Pause, Ping, PromptChange, ProtocolError, Ready, RecordSwitch, Reset,
-    Resume, Stage, StartWorld, StepOnce,
-)  # fmt: skip
+    VERSION,
+    Ack,
+    Busy,
+    ClientMessage,
+    Control,
+    Error,
+    Hello,
+    Pause,
+    Ping,
+    PromptChange,
+    ProtocolError,
+    Ready,
+    RecordSwitch,
+    Reset,
+    Resume,
+    Stage,
+    StartWorld,
+    StepOnce,
+)
 from model.play.record import Record, check_identity, read_record, replay
 from model.play.scheduler import Scheduler, Work
 from model.play.video import Mp4Writer
@@ -35,15 +51,19 @@ _HOUSEKEEPING_S = 0.25
 _MAX_VIDEOS = 4  # replays at a time; each holds a session of an engine
 
 
+def _ignore(_: float) -> None:
+    """Show no progress."""
+
+
 class Replay:
     """A replay that becomes a video: it takes turns as a player does."""
 
-    def __init__(self, record: Record, engine: Engine, progress: Callable[[float], None] = lambda percent: None) -> None:
+    def __init__(self, record: Record, engine: Engine, progress: Callable[[float], None] = _ignore) -> None:
         self.video: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._blocks, self._count, self._done = replay(record, engine), max(1, len(record.blocks)), 0
         self._writer, self._progress = Mp4Writer(engine.info.fps), progress
 
-    def wait_s(self, now: float) -> float:
+    def wait_s(self, now: float) -> float:  # noqa: ARG002 -- a source of the scheduler
         return math.inf if self.video.done() else 0.0
 
     async def turn(self, work: Work) -> None:
@@ -69,14 +89,21 @@ def _add_next(blocks: Iterator[BlockFrames], writer: Mp4Writer) -> bytes | None:
 class Hub:
     """The state of a server. All of it belongs to the event loop."""
 
-    def __init__(self, load: Load, limits: Limits, attract: str = "", on_failure: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        load: Load,
+        limits: Limits,
+        attract: str = "",
+        on_failure: Callable[[], None] | None = None,
+        log: Callable[[str], None] | None = None,
+    ) -> None:
         self.limits, self.failure = limits, None  # type: tuple[Limits, Exception | None]
         self.engines: tuple[Engine, ...] = ()
         self.attract: bytes | None = None
         self.players: dict[str, Player] = {}
         self.connections: set[Connection] = set()
         self.scheduler = Scheduler()
-        self._load, self._attract_path, self._on_failure = load, attract, on_failure
+        self._load, self._attract_path, self._on_failure, self._log = load, attract, on_failure, log
         self._waiting: deque[tuple[Connection, tuple[Engine, ...], Start]] = deque()
         self._greeted: set[Connection] = set()
         self._stage = Stage(id="load")
@@ -116,7 +143,8 @@ class Hub:
                 log.error("the engine did not load: %s", describe(error), exc_info=error)
             for connection in self.connections:
                 connection.close("load", describe(error))
-            self._on_failure()
+            if self._on_failure:
+                self._on_failure()
             return
         self.engines, self._stage = engines, Stage(id="done", pct=100.0)
         for connection in self._greeted:
@@ -126,6 +154,8 @@ class Hub:
 
     def _tell_stage(self, stage: Stage) -> None:
         self._stage = stage
+        if self._log and stage.detail:
+            self._log(f"{stage.id}: {stage.detail}")
         for connection in self._greeted:
             connection.send(stage)
 
@@ -135,7 +165,7 @@ class Hub:
         except InputError as error:
             log.warning("no attract loop: %s", error)
 
-    async def film(self, record: Record, engine: Engine, progress: Callable[[float], None] = lambda percent: None) -> bytes:
+    async def film(self, record: Record, engine: Engine, progress: Callable[[float], None] = _ignore) -> bytes:
         """Return the video of a replay. InputError where it is refused, or too many are made."""
         check_identity(record, engine)
         if self._videos >= _MAX_VIDEOS:
@@ -305,7 +335,9 @@ class Hub:
         for image in images:
             if message.preset in ("", image.name):
                 return image.picture
-        raise ProtocolError("preset", f"no start image {message.preset!r}; there are {', '.join(image.name for image in images)}")
+        raise ProtocolError(
+            "preset", f"no start image {message.preset!r}; there are {', '.join(image.name for image in images)}"
+        )
 
     def _admit(self, connection: Connection, engines: tuple[Engine, ...], start: Start) -> None:
         player = Player(engines, start, self.limits, self._end)
@@ -419,7 +451,8 @@ def check_comparable(engines: Sequence[Engine]) -> None:
             values = getattr(first, field), getattr(engine.info, field)
             if values[0] != values[1]:
                 raise InputError(
-                    f"{first.name} and {engine.info.name} cannot be played on the same inputs: {field} is {values[0]} and {values[1]}"
+                    f"{first.name} and {engine.info.name} cannot be played on the same inputs: "
+                    f"{field} is {values[0]} and {values[1]}"
                 )
 
 

@@ -1,7 +1,8 @@
 """The input law: how the keys and mouse of a player become the controls of a block.
 
-Controls are sampled once, right before a block is made. A key that is held acts in all its frames. A key that was pressed and let
-go since the last sample acts as a pulse from the first frame on. Mouse counts since the last sample are spread over the frames.
+Controls are sampled once, right before a block is made. A key that is held acts in all its frames. A key that was pressed and
+let go since the last sample acts as a pulse from the first frame on. Mouse counts since the last sample are spread over the
+frames.
 """
 
 import math

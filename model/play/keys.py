@@ -34,7 +34,9 @@ def _parse_word(word: str) -> tuple[ControlState, int]:
         raise InputError(f"--keys: cannot read {word!r}; write keys, joined by +, and a number of frames, as in D+W*8, or .*5")
     names = [] if match["keys"] in ("", ".") else match["keys"].upper().split("+")
     if unknown := [name for name in names if name not in KEYS]:
-        raise InputError(f"--keys: {word!r} has the unknown key {unknown[0]!r}; known are {', '.join(sorted(KEYS))}, and . for none")
+        raise InputError(
+            f"--keys: {word!r} has the unknown key {unknown[0]!r}; known are {', '.join(sorted(KEYS))}, and . for none"
+        )
     frames = int(match["frames"] or 1)
     if frames < 1:
         raise InputError(f"--keys: {word!r} lasts for 0 frames; write at least 1")

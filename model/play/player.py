@@ -17,8 +17,18 @@ from model.play.engine import BlockFrames, Engine, Start
 from model.play.inputs import Inputs, Sample
 from model.play.limits import Limits
 from model.play.protocol import (
-    BlockHeader, Error, Message, PromptChange, PromptState, PromptStateName, Stage, State, encode_frames, pack,
-)  # fmt: skip
+    BlockHeader,
+    Error,
+    Message,
+    PauseReason,
+    PromptChange,
+    PromptState,
+    PromptStateName,
+    Stage,
+    State,
+    encode_frames,
+    pack,
+)
 from model.play.record import RecordedSession, start_recorded
 from model.play.scheduler import Work
 
@@ -57,13 +67,15 @@ class _Made(NamedTuple):
 class Player:
     """A player. `wait_s`, `turn` and `fail` are for the scheduler."""
 
-    def __init__(self, engines: Sequence[Engine], start: Start, limits: Limits, on_end: Callable[["Player", Error], None]) -> None:
+    def __init__(
+        self, engines: Sequence[Engine], start: Start, limits: Limits, on_end: Callable[["Player", Error], None]
+    ) -> None:
         now = time.monotonic()
         self.token = secrets.token_urlsafe(16)
         self.channel: Channel | None = None
         self.gen = 0
         self.began_s = self.active_s = self.detached_s = now
-        self.paused: str = ""
+        self.paused: PauseReason = ""
         self.recording = True
         self.is_over = False
         self._limits, self._on_end = limits, on_end
@@ -144,7 +156,8 @@ class Player:
     def state(self, dropped: int = 0, ping: float | None = None) -> State:
         return State(
             session=self.token, gen=self.gen, block=self.block, seed=self.start_values.seed, paused=self.paused,
-            recording=self._recording_this, prompts=tuple(self._prompts), dropped=dropped, ping=ping, clock=1e3 * time.monotonic(),
+            recording=self._recording_this, prompts=tuple(self._prompts), dropped=dropped, ping=ping,
+            clock=1e3 * time.monotonic(),
         )  # fmt: skip
 
     def records(self) -> list[str]:
@@ -152,6 +165,10 @@ class Player:
         return [world.text() for world in self._worlds] if self._recording_this else []
 
     # Turns
+
+    @property
+    def _can_change_prompt(self) -> bool:
+        return bool(self._queue) and self.block + 1 >= self._next_prompt_block
 
     @property
     def _block_frames(self) -> int:
@@ -165,8 +182,11 @@ class Player:
     def wait_s(self, now: float) -> float:
         if self.is_over or self.channel is None:
             return math.inf
-        if not self._worlds:
+        if not self._worlds or self._can_change_prompt:
             return 0.0
+        return self._block_wait_s(now)
+
+    def _block_wait_s(self, now: float) -> float:
         if (self.paused and not self._steps) or self._is_ahead:
             return math.inf
         return max(0.0, self._not_before - now)
@@ -188,8 +208,8 @@ class Player:
         if not self._worlds:
             await self._open(gen, work)
             return
-        await self._apply_prompt(gen, work)
-        if gen != self.gen or self.channel is None:
+        await self._apply_prompt(gen, work)  # as soon as it comes, so that the next block does not wait for it
+        if gen != self.gen or self.channel is None or self._block_wait_s(time.monotonic()) > 0:
             return
         self._steps = max(0, self._steps - 1)
         worlds, sample, now = self._worlds, self.inputs.sample(self._block_frames), time.monotonic()
@@ -216,7 +236,7 @@ class Player:
 
     async def _apply_prompt(self, gen: int, work: Work) -> None:
         """Hand the next prompt of the queue to the worlds, unless an earlier one still blends."""
-        if not self._queue or self.block + 1 < self._next_prompt_block:
+        if not self._can_change_prompt:
             return
         change = self._queue.pop(0)
         try:
@@ -292,7 +312,9 @@ def _make_block(sessions: Sequence[RecordedSession], controls: Sequence[ControlS
 def _encoded(sessions: Sequence[RecordedSession], blocks: Sequence[BlockFrames], exact: bool, began: float) -> _Made:
     encode_from = time.monotonic()
     pictures = [picture for block in blocks for picture in encode_frames(block.frames, exact)]
-    return _Made(list(blocks), tuple(session.last_sha for session in sessions), pictures, exact, began, time.monotonic() - encode_from)
+    return _Made(
+        list(blocks), tuple(session.last_sha for session in sessions), pictures, exact, began, time.monotonic() - encode_from
+    )
 
 
 def _commit(sessions: Sequence[RecordedSession]) -> float:
@@ -302,4 +324,3 @@ def _commit(sessions: Sequence[RecordedSession]) -> float:
 def _set_prompt(sessions: Sequence[RecordedSession], change: PromptChange) -> None:
     for session in sessions:
         session.set_prompt(change.text, change.blend_blocks)
-

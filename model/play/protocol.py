@@ -1,7 +1,7 @@
 """The messages of the play page: WebSocket `/ws?v=1`, JSON both ways, and one binary message a block.
 
     client   hello start ctl prompt pause resume step reset ack record ping
-    server   ready stage busy state error, and blocks: u32 (little-endian) length of the header, the header as JSON, the pictures
+    server   ready stage busy state error, and blocks: u32 (little-endian) length of the header, the header (JSON), pictures
 
 `docs/play.md` has the table. A change that breaks clients raises VERSION.
 """
@@ -44,9 +44,9 @@ class Hello(Message):
 class StartWorld(Message):
     """Begin to play, or begin again with another picture.
 
-    image: a PNG or JPEG file as base64; else preset: the name of a start image; else the first start image. engines: names of one
-    or more engines that play side by side on the same inputs; empty: the first one. spec: the hash in `ready`; if it is given, a
-    server with other engines refuses.
+    image: a PNG or JPEG file as base64; else preset: the name of a start image; else the first start image. engines: names of
+    one or more engines that play side by side on the same inputs; empty: the first one. spec: the hash in `ready`; if it is
+    given, a server with other engines refuses.
     """
 
     type: Literal["start"]
@@ -120,7 +120,7 @@ class Ack(Message):
 
 
 class RecordSwitch(Message):
-    """Keep a record of the session or throw it away. On: from the next start or reset, since a record begins at the beginning."""
+    """Keep a record of the session or throw it away. On: from the next start or reset, where a record can begin."""
 
     type: Literal["record"]
     on: bool
@@ -133,14 +133,13 @@ class Ping(Message):
     t: float = 0.0
 
 
-ClientMessage = (
-    Hello | StartWorld | Control | PromptChange | Pause | Resume | StepOnce | Reset | Ack | RecordSwitch | Ping
-)
+ClientMessage = Hello | StartWorld | Control | PromptChange | Pause | Resume | StepOnce | Reset | Ack | RecordSwitch | Ping
 _CLIENT: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Field(discriminator="type")])
 
 
 # From the server
 
+PauseReason = Literal["", "user", "stalled"]
 PromptStateName = Literal["queued", "recached", "active", "refused"]
 
 
@@ -194,7 +193,7 @@ class State(Message):
     gen: int
     block: int
     seed: int
-    paused: Literal["", "user", "stalled"]
+    paused: PauseReason
     recording: bool
     prompts: tuple[PromptState, ...]
     dropped: int

@@ -1,7 +1,7 @@
-"""A session as a file: `.gcplay` is lines of JSON, a header and then one line a block, from which the session can be replayed.
+"""A session as a file: `.gcplay` is lines of JSON, a header and then one line a block, from which it can be replayed.
 
-A replay runs through the same session code, and its frames are bit-equal to those of the session. Where engine and record differ
-in anything that decides the frames, the replay is refused with the name of the field.
+A replay runs through the same session code, and its frames are bit-equal to those of the session. Where engine and record
+differ in anything that decides the frames, the replay is refused with the name of the field.
 """
 
 import base64
@@ -74,7 +74,7 @@ class Record(NamedTuple):
 
 def sha_of(frames: np.ndarray) -> str:
     """Return the sha256 of raw frames."""
-    return hashlib.sha256(np.ascontiguousarray(frames)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
 
 
 class RecordedSession:
@@ -163,7 +163,9 @@ def _parse_header(line: str, name: str) -> Header:
     except (ValueError, TypeError, KeyError):
         raise InputError(f"{name}: line 1 is not the header of a .gcplay record") from None
     if version != VERSION:
-        raise InputError(f"{name}: the record has version {version!r}, but this release reads {VERSION}; use the release that wrote it")
+        raise InputError(
+            f"{name}: the record has version {version!r}, but this release reads {VERSION}; use the release that wrote it"
+        )
     try:
         return Header.model_validate_json(line)
     except ValidationError as error:
@@ -218,7 +220,7 @@ def _short(value: Any) -> str:
 
 
 def replay(record: Record, engine: Engine) -> Iterator[BlockFrames]:
-    """Yield the blocks of a record, made again. InputError for another engine, or for frames that are not those of the record."""
+    """Yield the blocks of a record, made again. InputError for another engine, or where frames differ from the record."""
     check_identity(record, engine)
     header = record.header
     session, block = engine.start(Start(_decode_image(header.image), header.prompt, header.seed))

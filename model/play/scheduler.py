@@ -1,6 +1,7 @@
 """Share one worker thread between players and replays: each takes a turn, of one block, in a circle."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -58,10 +59,8 @@ class Scheduler:
             self._wake.clear()
             source, wait_s = self._next(time.monotonic())
             if source is None:
-                try:
+                with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), None if math.isinf(wait_s) else wait_s)
-                except asyncio.TimeoutError:
-                    pass
                 continue
             try:
                 await source.turn(self.work)

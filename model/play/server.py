@@ -79,7 +79,9 @@ def _host_name(host: str) -> str:
         return ""
 
 
-def create_app(load: Load, limits: Limits | None = None, attract: str = "", hosts: Sequence[str] = LOOPBACK, **hooks: Any) -> FastAPI:
+def create_app(
+    load: Load, limits: Limits | None = None, attract: str = "", hosts: Sequence[str] = LOOPBACK, **hooks: Any
+) -> FastAPI:
     """Return the app. load: returns the engines, in the worker thread, after the server is up. attract: a .gcplay file."""
     hub = Hub(load, limits or Limits(), attract, **hooks)
 
