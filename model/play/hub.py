@@ -100,6 +100,7 @@ class Hub:
         self.limits, self.failure = limits, None  # type: tuple[Limits, Exception | None]
         self.engines: tuple[Engine, ...] = ()
         self.attract: bytes | None = None
+        self.films_attract = bool(attract)
         self.players: dict[str, Player] = {}
         self.connections: set[Connection] = set()
         self.scheduler = Scheduler()
@@ -164,6 +165,8 @@ class Hub:
             self.attract = await self.film(record, self.engines[0])
         except InputError as error:
             log.warning("no attract loop: %s", error)
+        finally:
+            self.films_attract = False
 
     async def film(self, record: Record, engine: Engine, progress: Callable[[float], None] = _ignore) -> bytes:
         """Return the video of a replay. InputError where it is refused, or too many are made."""

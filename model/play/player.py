@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from curation.errors import InputError, describe
 from model.control.spec import ControlState
+from model.control.trajectory import PlayerState, step
 from model.play.engine import BlockFrames, Engine, Start
 from model.play.inputs import Inputs, Sample
 from model.play.limits import Limits
@@ -90,6 +91,7 @@ class Player:
         self.gen += 1
         self.inputs = Inputs(info.fps)
         self.block, self._frames, self._acked = -1, 0, -1
+        self._pose = PlayerState()
         self._worlds: list[RecordedSession] = []
         self._prompts: list[PromptState] = []
         self._queue: list[PromptChange] = []
@@ -277,6 +279,7 @@ class Player:
             prompt_seq=self._active_prompt,
             prompt_state=self._prompts[-1].state if self._prompts else "active",
             seed=self.start_values.seed,
+            poses=self._poses(sample.controls) or ((0.0, 0.0, 0.0),),
             sha=made.sha,
             t_in=None if sample.received_s is None else 1e3 * sample.received_s,
             t_sample=1e3 * sampled_s,
@@ -289,6 +292,14 @@ class Player:
         self.block, self._frames = block.number, self._frames + count
         if self.channel:
             self.channel.send_block(pack(header, made.pictures))
+
+    def _poses(self, controls: Sequence[ControlState]) -> tuple[tuple[float, float, float], ...]:
+        """Walk on by these controls; return x, z and yaw at each frame."""
+        poses = []
+        for state in controls:
+            self._pose = step(self._pose, state, self.engines[0].info.control)
+            poses.append((round(self._pose.x, 4), round(self._pose.z, 4), round(self._pose.yaw_deg, 3)))
+        return tuple(poses)
 
     def fail(self, error: Exception) -> None:
         if not isinstance(error, InputError):

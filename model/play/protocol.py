@@ -232,6 +232,7 @@ class BlockHeader(Message):
     prompt_seq: int  # the prompt in these frames; 0: that of the start
     prompt_state: PromptStateName  # of the newest prompt
     seed: int
+    poses: tuple[tuple[float, float, float], ...]  # of each frame: x to the right, z forward, yaw in degrees, of the controls
     sha: tuple[str, ...]  # sha256 of the raw frames, for each engine
     t_in: float | None  # when the newest control message came
     t_sample: float  # when the controls were sampled

@@ -124,7 +124,9 @@ def _add_pages(app: FastAPI, hub: Hub) -> None:
 
     @app.get("/attract.mp4")
     async def attract_loop() -> Response:
-        return _refusal("no attract loop", 404) if hub.attract is None else Response(hub.attract, media_type="video/mp4")
+        if hub.attract is None:
+            return Response(status_code=503 if hub.films_attract else 204)
+        return Response(hub.attract, media_type="video/mp4")
 
     @app.websocket("/ws")
     async def play(socket: WebSocket, v: int = 0, exact: bool = False) -> None:
