@@ -271,7 +271,7 @@ class Hub:
         now = time.monotonic()
         if isinstance(message, Ack):
             was_paused = player.paused
-            player.acknowledge(message.gen, message.frame)
+            player.acknowledge(message.gen, message.frame, None if message.early is None else message.early / 1e3)
             if was_paused != player.paused:
                 connection.send(player.state(connection.dropped))
             return

@@ -8,6 +8,7 @@ import logging
 import math
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _LEAD_BLOCKS = 1  # frames made before the last shown one; more would be older than the player's last input
 _PACE = 0.9  # a block may begin this part of its playing time after the last one: slower than that could never catch up
+_EARLY_S = 0.03  # by so much a block should reach the client before it is due: sooner makes its controls older than needed
+_MIN_MARGIN_S, _MAX_MARGIN_S = 0.02, 0.4  # for the way to the client, learnt from its acknowledgements
 _MAX_PROMPTS = 100  # in a session
 
 
@@ -98,6 +101,8 @@ class Player:
         self._active_prompt, self._next_prompt_block = 0, 0
         self._recording_this = self.recording
         self._commit_s, self._not_before, self._steps = 0.0, 0.0, 0
+        self._turnarounds_s: deque[float] = deque(maxlen=8)  # from when a block was due to begin until it was sent
+        self._margin_s, self._ready_s = _EARLY_S, time.monotonic()
         self._waits_since: float | None = None
         self.paused = ""
         if self.channel:
@@ -120,15 +125,23 @@ class Player:
     def resume(self) -> None:
         if self.paused:
             self.inputs.release()
-        self.paused, self._waits_since = "", None
+        self.paused, self._waits_since, self._ready_s = "", None, time.monotonic()
 
     def step_once(self) -> None:
-        self.paused, self._steps = "user", 1
+        self.paused, self._steps, self._ready_s = "user", 1, time.monotonic()
 
-    def acknowledge(self, gen: int, frame: int) -> None:
+    def acknowledge(self, gen: int, frame: int, early_s: float | None = None) -> None:
         if gen != self.gen or not self._acked < frame < self._frames:
             return
-        self._acked, self._waits_since = frame, None
+        was_ahead, self._acked, self._waits_since = self._is_ahead, frame, None
+        if early_s is not None:
+            self._margin_s += 0.5 * (_EARLY_S - early_s) if early_s < _EARLY_S else 0.1 * (_EARLY_S - early_s)
+            self._margin_s = min(max(self._margin_s, _MIN_MARGIN_S), _MAX_MARGIN_S)
+        if was_ahead and not self._is_ahead:
+            self._ready_s = time.monotonic()
+            playing_s = (1 + self._block_frames) / self.engines[0].info.fps  # the shown frame, and the block after it
+            lead_s = max(self._turnarounds_s, default=playing_s) + self._margin_s
+            self._not_before = max(self._not_before, self._ready_s + playing_s - lead_s)
         if self.paused == "stalled":
             self.paused = ""
 
@@ -141,7 +154,7 @@ class Player:
         self.channel = channel
         self.inputs.release()
         self.inputs.restart_sequence()
-        self._acked, self._waits_since = self._frames - 1, None
+        self._acked, self._waits_since, self._ready_s = self._frames - 1, None, time.monotonic()
         if self.paused == "stalled":
             self.paused = ""
 
@@ -215,10 +228,14 @@ class Player:
             return
         self._steps = max(0, self._steps - 1)
         worlds, sample, now = self._worlds, self.inputs.sample(self._block_frames), time.monotonic()
-        self._not_before = now + _PACE * self._block_frames / self.engines[0].info.fps
+        due, self._not_before = (
+            max(self._not_before, self._ready_s),
+            now + _PACE * self._block_frames / self.engines[0].info.fps,
+        )
         made = await work(_make_block, worlds, sample.controls, self.channel.exact)
         if gen == self.gen:
             self._emit(made, sample, now)
+            self._turnarounds_s.append(time.monotonic() - due)
         commit_s = await work(_commit, worlds)
         if gen == self.gen:
             self._commit_s = commit_s

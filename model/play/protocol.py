@@ -111,12 +111,16 @@ class Reset(Message):
 
 
 class Ack(Message):
-    """A frame of generation `gen` is on the screen since t_shown, ms of the client's clock."""
+    """A frame of generation `gen` is on the screen since t_shown, ms of the client's clock.
+
+    early: for the first frame of a block, how many ms before it was due it came. The server starts blocks as late as it can.
+    """
 
     type: Literal["ack"]
     gen: int
     frame: int = Field(ge=0)
     t_shown: float = 0.0
+    early: float | None = Field(None, ge=-1e5, le=1e5, allow_inf_nan=False)
 
 
 class RecordSwitch(Message):

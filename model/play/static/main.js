@@ -120,7 +120,7 @@ function showFrame(frame, now) {
   const { header } = frame;
   const views = viewsFor(header.engines, frame.bitmaps);
   frame.bitmaps.forEach((bitmap, i) => views[i].getContext("2d").drawImage(bitmap, 0, 0));
-  net.send({ type: "ack", gen: header.gen, frame: frame.frame, t_shown: now });
+  net.send({ type: "ack", gen: header.gen, frame: frame.frame, t_shown: now, early: frame.early ?? null });
   latency.shown(frame, now, net.rtt);
   window.gamecraft.shown = { gen: header.gen, frame: frame.frame, block: header.block, ctl_seq: header.ctl_seq[frame.index] };
   const prompt = promptTimes.get(header.prompt_seq);
@@ -166,7 +166,7 @@ function fit() {
   const isNarrow = innerWidth <= 700;
   const across = isNarrow ? 1 : canvases.length;
   const width = ($("stage").clientWidth - 4 * (across - 1)) / across;
-  const height = isFull ? innerHeight : Math.max(220, innerHeight * (isNarrow ? 0.5 : 0.66));
+  const height = isFull ? innerHeight : isNarrow ? 0.5 * innerHeight : Math.max(0.6 * innerHeight, innerHeight - 275);
   for (const canvas of canvases) {
     const most = Math.min(width / canvas.width, (height * (isNarrow ? 1 / canvases.length : 1)) / canvas.height);
     const scale = isNarrow || most < 1 ? most : Math.floor(most * 2) / 2;
@@ -180,7 +180,7 @@ function showLatency() {
   if (median === null) return;
   const times = document.createElement("b");
   times.textContent = `${median.toFixed(0)} ms`;
-  $("latency-text").replaceChildren("input to picture ", times, ` half of the time, ${high.toFixed(0)} ms in 95 %`);
+  $("latency-text").replaceChildren("input to picture ", times, ` (p50), ${high.toFixed(0)} ms (p95)`);
   const means = latency.means();
   const total = means.reduce((sum, mean) => sum + mean, 0) || 1;
   $("latency-bar").replaceChildren(...means.map((mean, i) => styled("i", { width: `${(100 * mean) / total}%`, background: SHADES[i] })));
@@ -344,14 +344,13 @@ async function showVideo(request) {
   const response = await request();
   if (!response.ok) {
     $("cinema-text").textContent = (await response.json()).error;
-    return null;
+    return;
   }
   const url = URL.createObjectURL(await response.blob());
   $("cinema-text").textContent = "Made again from the record; every frame was compared with the session's.";
   $("cinema-video").src = $("cinema-save").href = url;
   $("cinema-video").hidden = $("cinema-save").hidden = false;
   $("cinema-video").play().catch(() => {});
-  return url;
 }
 
 $("cinema").addEventListener("close", () => {
@@ -362,7 +361,7 @@ $("cinema").addEventListener("close", () => {
 
 function sessionVideo() {
   net.send({ type: "pause" });
-  return showVideo(() => fetch(`sessions/${net.session}/video.mp4`));
+  showVideo(() => fetch(`sessions/${net.session}/video.mp4`));
 }
 
 async function copyCommand() {
@@ -444,9 +443,6 @@ onClick("pause", () => net.send({ type: state?.paused ? "resume" : "pause" }));
 onClick("step", () => net.send({ type: "step" }));
 onClick("reset", () => net.send({ type: "reset", seed: Math.min(2 ** 31 - 1, Math.max(0, Math.floor(Number($("seed").value) || 0))) }));
 onClick("replay", sessionVideo);
-onClick("save-video", async () => {
-  if (await sessionVideo()) $("cinema-save").click();
-});
 onClick("copy", copyCommand);
 onClick("full", () => (document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen().catch(() => {})));
 onClick("leave", () => {

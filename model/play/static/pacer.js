@@ -43,8 +43,9 @@ export class Pacer {
     const now = performance.now();
     const nominal = (1000 * frames.length) / fps;
     this.#measure(header, now, nominal);
-    const each = Math.max(this.interval, nominal) / frames.length;
+    const each = this.interval / frames.length;
     let due = Math.max(now, this.tail + each);
+    frames[0].early = this.tail ? this.tail + each - now : null;
     for (const frame of frames) {
       frame.due = due;
       this.queue.push(frame);
@@ -63,6 +64,7 @@ export class Pacer {
       const sample = this.queue.length ? Math.min(gap, CATCH_UP * this.interval) : gap;
       this.interval += EMA * (sample - this.interval);
     }
+    this.interval = Math.max(this.interval, nominal);
     this.lastArrival = now;
   }
 
