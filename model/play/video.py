@@ -15,7 +15,7 @@ class Mp4Writer:
     def __init__(self, fps: float) -> None:
         self._rate = Fraction(fps).limit_denominator(1001)
         self._file = io.BytesIO()
-        self._container = av.open(self._file, "w", format="mp4", options={"movflags": "faststart"})
+        self._container = av.open(self._file, "w", format="mp4")
         self._stream: av.VideoStream | None = None
 
     def add(self, frames_nHW3: np.ndarray) -> None:

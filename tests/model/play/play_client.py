@@ -15,14 +15,16 @@ import uvicorn
 import websockets
 
 from model.play.engine import Engine
+from model.play.hub import Load
 from model.play.limits import Limits
 from model.play.protocol import BlockHeader, unpack
 from model.play.server import create_app
 
 
 class Server:
-    def __init__(self, engines: Sequence[Engine], limits: Limits | None = None, **options: Any) -> None:
-        self.app = create_app(lambda log: engines, limits, **options)
+    def __init__(self, engines: Sequence[Engine] | Load, limits: Limits | None = None, **options: Any) -> None:
+        load = engines if callable(engines) else lambda log: engines
+        self.app = create_app(load, limits, **options)
         self.hub = self.app.state.hub
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
@@ -33,7 +35,7 @@ class Server:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
         self._thread.start()
-        while not (self._server.started and (self.hub.engines or self.hub.failure)):
+        while not (self._server.started and (self.hub.engines or self.hub.failure or callable(engines))):
             time.sleep(0.005)
 
     def stop(self) -> None:
@@ -43,7 +45,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(engines: Sequence[Engine], limits: Limits | None = None, **options: Any) -> Iterator[Server]:
+def serving(engines: Sequence[Engine] | Load, limits: Limits | None = None, **options: Any) -> Iterator[Server]:
     server = Server(engines, limits, **options)
     try:
         yield server
