@@ -366,7 +366,7 @@ class Hub:
         if player is None or player.channel is not connection:
             return
         player.detach()
-        if connection.close_code == LEFT:
+        if connection.close_code == LEFT or not player.has_shown:  # no frame was seen: there is nothing to come back to
             self._remove(player)
 
     def _end(self, player: Player, error: Error) -> None:

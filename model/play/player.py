@@ -162,6 +162,11 @@ class Player:
         self.channel, self.detached_s = None, time.monotonic()
         self.inputs.release()
 
+    @property
+    def has_shown(self) -> bool:
+        """Whether the client has shown a frame, in this generation or an older one."""
+        return self._acked >= 0 or self.gen > 1
+
     # What a client is told
 
     def send(self, message: Message) -> None:

@@ -166,7 +166,7 @@ function fit() {
   const isNarrow = innerWidth <= 700;
   const across = isNarrow ? 1 : canvases.length;
   const width = ($("stage").clientWidth - 4 * (across - 1)) / across;
-  const height = isFull ? innerHeight : isNarrow ? 0.5 * innerHeight : Math.max(0.6 * innerHeight, innerHeight - 275);
+  const height = isFull ? innerHeight : isNarrow ? 0.5 * innerHeight : Math.max(0.6 * innerHeight, innerHeight - 205);
   for (const canvas of canvases) {
     const most = Math.min(width / canvas.width, (height * (isNarrow ? 1 / canvases.length : 1)) / canvas.height);
     const scale = isNarrow || most < 1 ? most : Math.floor(most * 2) / 2;
@@ -449,6 +449,12 @@ onClick("leave", () => {
   leavePlay();
   net.leave();
 });
+onClick("panel-toggle", () => {
+  $("panel").hidden = !$("panel").hidden;
+  $("panel-toggle").setAttribute("aria-expanded", String(!$("panel").hidden));
+  fit();
+  if (innerWidth <= 700 && !$("panel").hidden) $("panel").scrollIntoView({ behavior: "smooth" });
+});
 onClick("cinema-close", () => $("cinema").close());
 onClick("attract", () => start({ preset: ready?.starts[0] ?? "" }));
 $("seed").addEventListener("change", () => $("seed").blur());
@@ -468,7 +474,6 @@ $("prompt-form").addEventListener("submit", (event) => {
   $("prompt").value = "";
   $("prompt").blur();
 });
-$("panel").addEventListener("toggle", fit);
 addEventListener("resize", fit);
 document.addEventListener("fullscreenchange", fit);
 if (matchMedia("(pointer: coarse)").matches) {

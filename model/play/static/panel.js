@@ -49,7 +49,7 @@ export class Panel {
   }
 
   update(frame, pacer, extra) {
-    if (!this.root.open) return;
+    if (this.root.hidden) return;
     const { header } = frame;
     document.getElementById("p-block").textContent = `${header.block}, frame ${header.frame0 + frame.index}`;
     const queued = header.t_in === null ? 0 : Math.max(0, header.t_start - header.t_in);
@@ -82,17 +82,20 @@ export class Panel {
   }
 
   #draw() {
-    if (!this.root.open) return;
+    if (this.root.hidden) return;
     const colours = getComputedStyle(document.documentElement);
     const [quiet, accent, line] = ["--quiet", "--accent", "--line"].map((name) => colours.getPropertyValue(name));
     const drift = clean("p-drift");
+    const highest = Math.max(0.2, ...this.drift.flat());
+    const latest = this.drift[this.drift.length - 1] ?? [0, 0];
+    ["p-light", "p-distance"].forEach((id, column) => (document.getElementById(id).textContent = latest[column].toFixed(3)));
     [[0, quiet], [1, accent]].forEach(([column, colour]) => {
       const { width, height } = drift.canvas;
       drift.strokeStyle = colour;
       drift.lineWidth = 3;
       drift.beginPath();
       this.drift.forEach((point, i) => {
-        drift.lineTo((width * i) / Math.max(1, this.drift.length - 1), height - 6 - (height - 12) * point[column]);
+        drift.lineTo((width * i) / Math.max(1, this.drift.length - 1), height - 6 - ((height - 12) * point[column]) / highest);
       });
       drift.stroke();
     });

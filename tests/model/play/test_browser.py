@@ -242,7 +242,7 @@ def test_the_page_fits_and_shows_two_worlds(page, tmp_path, device):
         assert one.tab.evaluate("document.documentElement.scrollWidth") == width
         one.tab.select_option("#which", "*")
         one.start()
-        one.tab.locator("#panel summary").click()
+        one.tab.locator("#panel-toggle").click()
         one.until(
             "document.querySelectorAll('#p-stages div').length === 7 && document.querySelectorAll('#views canvas').length === 2"
         )
