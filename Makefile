@@ -9,14 +9,14 @@ INTERACTIONS := snow,fog,lightning,explosion,draw_knife,draw_and_fire_gun,take_o
 export RAY_AUTH_MODE ?= disabled
 
 VLLM := .venv-vlm
-.PHONY: setup demo demo-synth test test-fast test-vlm check format bench clean
+.PHONY: setup demo demo-synth play test test-fast test-vlm check format bench clean
 
 setup: $(VENV)/done
 
 $(VENV)/done: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,synth,dev]'
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,synth,play,dev]'
 	touch $@
 
 # A minute of gameplay, recorded here from a real game engine, becomes shards and a report.
@@ -28,6 +28,10 @@ demo: setup $(FOOTAGE)/explore.mp4 $(FOOTAGE)/camera.mp4 $(FOOTAGE)/fight.mp4 $(
 demo-synth: setup
 	$(RUN)/gamecraft synth --interactions $(INTERACTIONS) --frames doom:freedoom2 --recipe rehearsal --out $(SYNTH_DEMO)
 	$(RUN)/gamecraft inspect $(SYNTH_DEMO)
+
+# The shipped world in the browser.
+play: setup
+	$(RUN)/gamecraft play demo
 
 $(FOOTAGE)/explore.mp4:
 	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP01:16 --map freedoom1:E1M1:14 --style explore --seed 7

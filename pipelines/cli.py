@@ -1,4 +1,5 @@
-"""The command line: `gamecraft curate | synth | retry | train | encode | report | recipe | inspect | bench`.
+"""The command line: `gamecraft curate | synth | retry | train | encode | play | rollout | replay | report | recipe | inspect
+| bench`.
 
 Commands import what they need when they run: `model` needs torch, and help and `inspect` need neither. Exit status: 0 done; 1
 something is left to do, or this machine lacks something; 2 wrong input; 70 a bug of ours; 130 interrupted.
@@ -56,6 +57,9 @@ OfTraining = Annotated[bool, typer.Option("--train", help="A training recipe ins
 Partial = Annotated[
     bool,
     typer.Option("--partial", help="Plan shards although sources are unfinished; those get separate shards later."),
+]
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="CKPT", help="A checkpoint of a causal world; demo: the one that ships with the package.")
 ]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An output folder of `gamecraft curate`, or an s3:// prefix.")]
 
@@ -204,6 +208,62 @@ def encode(
     if runner == "ray":
         runners.start_ray()
     encode_latents.encode(settings, data or [], out, runner == "ray", workers, _log)
+
+
+@app.command()
+def play(
+    checkpoint: Checkpoint,
+    other: Annotated[
+        str, typer.Argument(metavar="[CKPT_B]", help="A second checkpoint, to be played side by side on the same inputs.")
+    ] = "",
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0: all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen at.", min=1, max=65535)] = 8600,
+    sessions: Annotated[int, typer.Option(help="How many people can play at a time; others wait in a queue.", min=1)] = 2,
+    attract: Annotated[str, typer.Option(metavar="FILE.gcplay", help="A record that the page shows while nobody plays.")] = "",
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+) -> None:
+    """Play a world in the browser: keys, mouse, touch or gamepad; prompts while it runs; records and videos."""
+    with _extra("playing", "play,train"):
+        from model.play import commands, world
+
+    def load(log: Callable[[str], None]) -> list[Any]:
+        return [world.load_engine(name, log) for name in (checkpoint, other) if name]
+
+    commands.play(load, host, port, sessions, attract, browser, _log)
+
+
+@app.command()
+def rollout(
+    checkpoint: Checkpoint,
+    keys: Annotated[
+        str, typer.Option(help="Keys and frames: 'W*16 D+W*8 LEFT*10 .*5'; a dot is no key, @DX,DY moves the mouse.")
+    ],
+    image: Annotated[
+        str, typer.Option(help="The first frame: a file, or the name of a start image. Default: the first start image.")
+    ] = "",
+    prompt: Annotated[str, typer.Option(help="What the world is told.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0)] = 0,
+    out: Annotated[str, typer.Option(metavar="VIDEO.mp4", help="Where the video goes.")] = "rollout.mp4",
+    record: Annotated[str, typer.Option(metavar="FILE.gcplay", help="Where the record goes; replay makes it again.")] = "",
+) -> None:
+    """Play a script of keys without a page, and write the video."""
+    with _extra("a rollout", "play,train"):
+        from model.play import commands, world
+    commands.rollout(world.load_engine(checkpoint, _log), image, keys, prompt, seed, out, record, _log)
+
+
+@app.command()
+def replay(
+    record: Annotated[str, typer.Argument(metavar="FILE.gcplay", help="A record of the play page or of rollout.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="[CKPT]", help="The checkpoint that the record was made with.")] = "demo",
+    out: Annotated[
+        str, typer.Option(metavar="VIDEO.mp4", help="Where the video goes; without it frames are only checked.")
+    ] = "",
+) -> None:
+    """Play a record again and check that every frame is equal; a record of something else is refused with what differs."""
+    with _extra("a replay", "play,train"):
+        from model.play import commands, world
+    commands.replay(lambda: world.load_engine(checkpoint, _log), record, out, _log)
 
 
 @app.command()
