@@ -1,7 +1,7 @@
 """Record gameplay in Minetest: one prepared outdoor place, a seeded player, and the ground truth of every frame.
 
 `record` writes OUT.mp4, OUT.jsonl (a header line, one line per frame, a footer; `synth.doom.truth` reads it) and
-OUT.camera.npz (the poses that curation uses). Frame i of the video is the picture before the action on line i.
+OUT.camera.npz and OUT.events.json (the poses and events that curation uses). Frame i of the video is the picture before the action on line i.
 
 The camera is level. The picture shows more ground than sky all the same: it is the lower part of a higher one, so the optical
 centre lies above the middle. A turn is then exactly a rotation about the camera's own y axis.
@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 
 from curation.cameras.camera import Camera, to_npz
 from curation.cameras.engine import log_uri
+from curation.captions import engine_events
+from curation.captions.engine_events import EngineEvent
 from curation.errors import InputError
 from synth.doom.cameras import poses
 from synth.doom.truth import Truth, read_truth
@@ -167,12 +169,14 @@ def record(out_mp4: str | Path, recording: Recording) -> Truth:
     require("minetest", PACKAGES)
     out.parent.mkdir(parents=True, exist_ok=True)
     jsonl, camera = out.with_suffix(".jsonl"), Path(log_uri(str(out)))
-    parts = {path: path.with_name(f".part-{os.getpid()}-{path.name}") for path in (out, camera, jsonl)}
+    events = Path(engine_events.log_uri(str(out)))
+    parts = {path: path.with_name(f".part-{os.getpid()}-{path.name}") for path in (out, camera, events, jsonl)}
     try:
         with _session(recording) as session, open(parts[jsonl], "w", encoding="utf-8") as log:
             _write(session, recording, parts[out], log.write)
         truth = read_truth(parts[jsonl])
         parts[camera].write_bytes(to_npz(engine_camera(truth)))
+        parts[events].write_text(engine_events.to_json(logged_events(truth)), encoding="utf-8")
         jsonl.unlink(missing_ok=True)  # a newer video must not be paired with an older truth file
         for path, part in parts.items():
             part.replace(path)
@@ -212,6 +216,15 @@ def engine_camera(truth: Truth) -> Camera:
         scale_to_unit=1 / (WALK_M_S * UNITS_PER_M),
         scale_source="engine",
     )
+
+
+def logged_events(truth: Truth) -> list[EngineEvent]:
+    """Return the events of a recording that have a caption."""
+    return [
+        EngineEvent(event.frame, float(truth.time_s[event.frame]), event.details["caption"], event.details["category"])
+        for event in truth.events
+        if "caption" in event.details
+    ]
 
 
 class Session:
