@@ -38,8 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     minetest = games.add_parser("minetest", help="one outdoor place in Minetest")
     add = minetest.add_argument
     add("out", metavar="OUT.mp4", help="the video; the truth goes to OUT.jsonl, the camera to OUT.camera.npz")
-    add("--scenario", default="roam", help="roam (default) or amble (slowly)")
+    add("--scenario", default="roam", help="roam (default), amble (slowly) or still")
     add("--seconds", type=float, default=60.0, help="default 60")
+    add("--event", default=None, help="snow, night, torch, block, creature or explosion, acted after 3 to 5 seconds")
     add("--seed", type=int, default=0, help="seed of all random choices; default 0")
     add("--world-seed", type=int, default=77, help="seed of the generated world; default 77")
     add("--at", type=_pair(","), default=(540, 780), metavar="X,Z", help="the middle of the place; default 540,780")

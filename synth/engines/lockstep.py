@@ -175,7 +175,6 @@ class Game:
         connection = self._connected()
         _, width, height = _HEAD.unpack(self._receive(connection, _HEAD.size))
         pixels = self._receive(connection, width * height * 4)
-        self._read_output()
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 4)[::-1, :, 2::-1]
 
     def advance(self) -> None:
@@ -184,6 +183,7 @@ class Game:
 
     def take_lines(self) -> list[str]:
         """Return what the game has printed since the last call. Lines printed before a frame is drawn come with that frame."""
+        self._read_output()
         lines, self._lines = self._lines, []
         return lines
 

@@ -50,6 +50,9 @@ _PX_A_TURN = 32  # mouse steps in a frame of a key turn, so that such a turn is 
 _KEY_TURN_DEG = 90.0 / 17.5  # in a frame
 _X_KEYS = {"up": "w", "down": "s", "left": "a", "right": "d", "jump": "space"}
 _TRUTH_KEYS = {"up": "W", "down": "S", "left": "A", "right": "D", "jump": "JUMP", "sneak": "CROUCH"}
+_FIRST_ONSET_S, _LAST_ONSET_S, _LINGER_S = 3.0, 5.0, 2.5
+_COMMAND_TIMEOUT_S, _ARRIVAL_S, _RETRY_FRAMES = 5.0, 0.15, 8
+_EVENT_FRAME_S = 0.045  # of real time, so that the server makes a step in every frame
 _READY_FRAMES = 6000
 _SETTLE_FRAMES, _SETTLE_S = 60, 0.03
 
@@ -95,6 +98,25 @@ gamecraft_draw_number = {draw_number}
 
 
 @dataclass(frozen=True)
+class EventKind:
+    """An event that can be acted, in the closed vocabulary of prompts."""
+
+    caption: str
+    category: str  # environment | actor | entity, as in captions/interaction.yaml
+    delay: int  # frames from the command to the first picture that shows it
+
+
+EVENTS = {
+    "snow": EventKind("it starts to snow", "environment", 3),
+    "night": EventKind("night falls", "environment", 4),
+    "torch": EventKind("take out a torch", "actor", 2),
+    "block": EventKind("place a block", "actor", 3),
+    "creature": EventKind("a creature appears", "entity", 2),
+    "explosion": EventKind("an explosion", "environment", 2),
+}
+
+
+@dataclass(frozen=True)
 class Place:
     """A place in a generated world."""
 
@@ -111,6 +133,7 @@ class Recording:
     place: Place = field(default_factory=Place)
     scenario: str = "roam"  # one of `synth.engines.player.PLAYS`
     seconds: float = 60.0
+    event: str | None = None  # one of `EVENTS`, acted after 3 to 5 seconds
     seed: int = 0  # of all random choices
     width: int = 256  # px
     height: int = 192  # px
@@ -194,6 +217,10 @@ def check_recording(recording: Recording) -> None:
         raise InputError(f"the size must be even and at least 64x64, not {recording.width}x{recording.height}")
     if round(recording.seconds * recording.fps) < 2:
         raise InputError(f"record at least two frames, not {recording.seconds} s")
+    if recording.event is not None and recording.event not in EVENTS:
+        raise InputError(f"unknown event {recording.event!r}; known: {', '.join(EVENTS)}")
+    if recording.event is not None and recording.seconds < _LAST_ONSET_S + 2:
+        raise InputError(f"a recording with an event must be at least {_LAST_ONSET_S + 2:g} s long, not {recording.seconds:g}")
     ranges = {"seed": (0, 2**31 - 1), "crf": (0, 51), "time_of_day": (0, 1), "fps": (1, 120)}
     for name, (low, high) in ranges.items():
         if not low <= getattr(recording, name) <= high:
@@ -242,13 +269,16 @@ class Session:
         """Wait for the next frame. Return its lower part [H, W, 3]; `client` and `server` then hold what the mods logged."""
         picture = self._game.next_frame()
         self.server, self.client_lines = [], 0
+        self._read_lines()
+        return picture[-self._optics.height :]
+
+    def _read_lines(self) -> None:
         for line in self._game.take_lines():
             _, mark, text = line.partition(": GAMECRAFT_")
             if mark and text.startswith("FRAME "):
                 self.client, self.client_lines = json.loads(text[len("FRAME ") :]), self.client_lines + 1
             elif mark and text.startswith("SERVER "):
                 self.server.append(json.loads(text[len("SERVER ") :]))
-        return picture[-self._optics.height :]
 
     def act(self, act: Act) -> int:
         """Apply the player's action and let the game draw the next frame. Return by how many steps the mouse was moved."""
@@ -259,11 +289,23 @@ class Session:
         self._game.advance()
         return steps
 
-    def command(self, line: str) -> None:
-        """Send a command to the server's mod."""
+    def ask(self, name: str) -> None:
+        """Ask the server for an event. It acts in its next step, while the next picture is drawn, and answers after that one."""
+        time.sleep(_ARRIVAL_S)  # until the server has made up for the frames so far: its thread lags behind the pictures
         part = self._world / "commands.part"
-        part.write_text(line + "\n", encoding="utf-8")
+        part.write_text(name + "\n", encoding="utf-8")
         part.replace(self._world / "commands.txt")
+
+    def answer(self) -> bool:
+        """Return whether the server acted the event: it may need another view. Then the next picture is the first to show it."""
+        end = time.monotonic() + _COMMAND_TIMEOUT_S
+        while not (answers := [line for line in self.server if line["event"] == "command"]):
+            if time.monotonic() > end:
+                raise InputError(f"the game did not act an event in {_COMMAND_TIMEOUT_S:g} s")
+            time.sleep(0.01)
+            self._read_lines()
+        time.sleep(_ARRIVAL_S)  # until what the server sends has reached the client
+        return bool(answers[-1]["acted"])
 
     def wait_until_ready(self) -> None:
         """Let the game run until the place stands and is drawn."""
@@ -369,13 +411,17 @@ class _Frame:
 
 def _write(session: Session, recording: Recording, video: Path, log: Callable[[str], Any]) -> None:
     total, optics = round(recording.seconds * recording.fps), Optics.of(recording.width, recording.height)
-    view = View()
-    roamer = Roamer(random.Random(f"{recording.seed}/play"), view, float(recording.fps))
+    view, fps = View(), float(recording.fps)
+    roamer = Roamer(random.Random(f"{recording.seed}/play"), view, fps)
     acts = PLAYS[recording.scenario](roamer)
+    pending, asked_at = recording.event or "", None  # type: str, int | None
+    onset = round(random.Random(f"{recording.seed}/onset").uniform(_FIRST_ONSET_S, _LAST_ONSET_S) * fps)
+    logged: dict[int, list[dict[str, Any]]] = {}
     log(json.dumps(_header(recording, optics, session)) + "\n")
     counts, out_of_step = Counter[str](), 0
     before: _Frame | None = None
     session.act(Act())
+    began_s = time.monotonic()
     with _encoder(video, recording) as encode:
         for number in range(total + 1):
             picture = session.picture()
@@ -386,12 +432,36 @@ def _write(session: Session, recording: Recording, video: Path, log: Callable[[s
                 break
             encode(picture)
             _see(view, session)
+            if recording.event is not None:
+                began_s = _wait_until(began_s + _EVENT_FRAME_S)
+            if asked_at is not None:
+                if session.answer():
+                    kind = EVENTS[pending]
+                    logged[asked_at + kind.delay] = [{"e": pending, "caption": kind.caption, "category": kind.category}]
+                    acts = itertools.chain(roamer.linger(_LINGER_S), PLAYS[recording.scenario](roamer))
+                    counts[pending] += 1
+                    pending = ""
+                else:
+                    acts, onset = itertools.chain(roamer.look_around(), acts), number + _RETRY_FRAMES
+                asked_at = None
+            elif pending and number >= onset:
+                session.ask(pending)
+                asked_at = number
             act = next(acts)
-            before = _Frame(session.client, act, session.act(act), roamer.behaviour, [])
+            before = _Frame(session.client, act, session.act(act), roamer.behaviour, logged.get(number, []))
     footer = {"footer": True, "frames": total, "true_cuts": [], "event_counts": dict(counts), "frames_out_of_step": out_of_step}
     log(json.dumps(footer) + "\n")
+    if pending:
+        raise InputError(f"the player found no place to act {pending!r}; try another seed")
     if out_of_step:
         raise InputError(f"{out_of_step} frames did not come with exactly one line of the game's log")
+
+
+def _wait_until(time_s: float) -> float:
+    """Wait until a time of the monotonic clock. Return it, or the present if it has passed."""
+    now_s = time.monotonic()
+    time.sleep(max(0.0, time_s - now_s))
+    return max(time_s, now_s)
 
 
 def _see(view: View, session: Session) -> None:

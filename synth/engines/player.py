@@ -52,7 +52,7 @@ class Roamer:
                 yield from self._go_home()
             draw = rng.random()
             if draw < 0.35:
-                yield from self._hold("walk", rng.uniform(0.4, 1.0), {"up"})
+                yield from self._or_turn_away(self._hold("walk", rng.uniform(0.4, 1.0), {"up"}))
             elif draw < 0.65:
                 yield from self._hold("turn", rng.uniform(0.3, 0.9), (), rng.choice([-1, 1]) * rng.uniform(20, 60))
             elif draw < 0.75:
@@ -61,6 +61,15 @@ class Roamer:
                 yield from self._hold("back", rng.uniform(0.3, 0.7), {"down"})
             else:
                 yield from self._hold("still", rng.uniform(0.4, 1.2))
+
+    def look_around(self) -> Acts:
+        """Turn by 40 degrees."""
+        yield from self._hold("turn", 40 / KEY_TURN_DEG_S, (), KEY_TURN_DEG_S)
+
+    def still(self) -> Acts:
+        """Stand still without end."""
+        while True:
+            yield from self._hold("still", 1.0)
 
     def linger(self, seconds: float) -> Acts:
         """Stand, with a slow turn to and fro, so that what happens ahead stays in view."""
@@ -152,7 +161,7 @@ class Roamer:
         return math.hypot(self.view.east, self.view.north)
 
 
-PLAYS: dict[str, Callable[[Roamer], Acts]] = {"roam": Roamer.roam, "amble": Roamer.amble}
+PLAYS: dict[str, Callable[[Roamer], Acts]] = {"roam": Roamer.roam, "amble": Roamer.amble, "still": Roamer.still}
 
 
 def _wrapped(angle_deg: float) -> float:

@@ -32,8 +32,8 @@ minetest.register_globalstep(function()
 	os.remove(commands)
 	for line in text:gmatch("[^\n]+") do
 		local words = line:split(" ")
-		act[words[1]](player, unpack(words, 2))
-		gamecraft.log({event = "acted", name = words[1]})
+		local acted = act[words[1]](player, unpack(words, 2))
+		gamecraft.log({event = "command", name = words[1], acted = acted})
 	end
 end)
 
@@ -42,6 +42,7 @@ minetest.register_on_joinplayer(function(player)
 	player:hud_set_flags({hotbar = false, healthbar = false, crosshair = false, wielditem = false, breathbar = false,
 		minimap = false})
 	player:set_clouds({density = 0})
+	player:get_inventory():set_stack("main", 1, "gamecraft_server:torch")
 	prepare_place(gamecraft.at, function(ground)
 		gamecraft.ground = ground
 		local east, north, yaw = unpack(gamecraft.start)
