@@ -20,7 +20,14 @@ from operators.captions import ask_about, change_columns, measurements_of, visib
 
 RELATE_COLUMNS = (
     *("interaction_next", "interaction_caption", "interaction_json", "interaction_source", "interaction_error"),
-    *("interaction_category", "interaction_delta", "interaction_delta_norm", "action_delta", "action_delta_norm", "delta_encoder"),
+    *(
+        "interaction_category",
+        "interaction_delta",
+        "interaction_delta_norm",
+        "action_delta",
+        "action_delta_norm",
+        "delta_encoder",
+    ),
 )
 Pair = tuple[Row, Row]
 

@@ -219,7 +219,13 @@ def engine() -> Recipe:
         scenes, FlowSettings(backend="dis", pairs_per_s=5), ActionSettings(detector="flow"), IqaSettings(every_s=10.0)
     )
     limits = LuminanceLimits(
-        min_mean=0.0, max_mean=255.0, min_range=0.0, max_black_share=1.0, max_white_share=1.0, max_flashes_hz=100.0, max_fade_share=1.0
+        min_mean=0.0,
+        max_mean=255.0,
+        min_range=0.0,
+        max_black_share=1.0,
+        max_white_share=1.0,
+        max_flashes_hz=100.0,
+        max_fade_share=1.0,
     )
     return Recipe(
         name="engine",

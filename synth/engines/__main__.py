@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     del options["game"]
     out, (options["width"], options["height"]) = options.pop("out"), options.pop("size")
     try:
-        from synth.engines.minetest import Place, Recording, record  # imported here, so that --help needs no codec
+        from synth.engines.minetest import Recording, record  # imported here, so that --help needs no codec
+        from synth.engines.minetest_game import Place
 
         east, north = options.pop("at")
         place = Place(options.pop("world_seed"), east, north)

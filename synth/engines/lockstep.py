@@ -1,6 +1,6 @@
 """Run an OpenGL game in lockstep: each buffer swap is one frame, and the game's clock advances by exactly one frame.
 
-`VirtualDisplay` starts an X server without a screen. `Game` starts the game in it with `glgrab.c` preloaded, hands over its
+`virtual_display` starts an X server without a screen. `Game` starts the game in it with `glgrab.c` preloaded, hands over its
 pictures and log lines, and lets it continue. `XInput` presses keys and moves the mouse. Input that is set after frame i acts in
 frame i + 1.
 """
@@ -24,38 +24,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.errors import InputError
+from curation.errors import AttemptFailed, Unavailable
 
 _SOURCE = Path(__file__).with_name("glgrab.c")
 _HEAD = struct.Struct("<3I")  # frame number, width, height
 _START_TIMEOUT_S = 90.0
 
 
-def require(program: str, package: str) -> str:
-    """Return the path of a program. Raises InputError that names the apt package where it is absent."""
+def require(program: str, packages: str) -> str:
+    """Return the path of a program. Raises Unavailable, which names the apt packages, where it is absent."""
     path = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/games"]))
     if path is None:
-        raise InputError(f"{program} is not installed: apt-get install {package}")
+        raise Unavailable(f"{program} is not installed: apt-get install {packages}")
     return path
 
 
-def build_grabber() -> Path:
-    """Return the compiled `glgrab.c`. It is compiled at first use and cached in the user's cache folder."""
+def cache_folder() -> Path:
+    """Return the folder in which compiled code and prepared worlds are kept: the user's cache, or a temporary one."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gamecraft"
-    library = folder / f"glgrab-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:12]}.so"
-    if library.exists():
-        return library
-    compiler = require("cc", "gcc libc6-dev")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="gamecraft-"))
-        library = folder / library.name
-    part = folder / f".part-{os.getpid()}-{library.name}"
+        return Path(tempfile.mkdtemp(prefix="gamecraft-"))
+    return folder
+
+
+def build_grabber() -> Path:
+    """Return the compiled `glgrab.c`. It is compiled at first use and cached."""
+    library = cache_folder() / f"glgrab-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:12]}.so"
+    if library.exists():
+        return library
+    compiler = require("cc", "gcc libc6-dev")
+    part = library.with_name(f".part-{os.getpid()}-{library.name}")
     command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(part), str(_SOURCE), "-ldl", "-lpthread"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise InputError(f"cannot compile {_SOURCE.name} (apt-get install gcc libc6-dev): {result.stderr.strip()[-500:]}")
+        raise Unavailable(f"cannot compile {_SOURCE.name} (apt-get install gcc libc6-dev): {result.stderr.strip()[-500:]}")
     part.replace(library)
     return library
 
@@ -76,7 +80,7 @@ def virtual_display(width: int, height: int) -> Iterator[str]:
             ready, _, _ = select.select([reading], [], [], _START_TIMEOUT_S)
             data = os.read(reading, 16) if ready else b""
             if not data:
-                raise InputError("Xvfb did not start: a display could not be opened")
+                raise Unavailable("Xvfb did not start: a display could not be opened")
             number += data
         yield f":{int(number)}"
     finally:
@@ -91,7 +95,7 @@ class XInput:
         try:
             self._x, self._test = ctypes.CDLL("libX11.so.6"), ctypes.CDLL("libXtst.so.6")
         except OSError as error:
-            raise InputError(f"{error}: apt-get install libx11-6 libxtst6") from error
+            raise Unavailable(f"{error}: apt-get install libx11-6 libxtst6") from error
         pointer, number = ctypes.c_void_p, ctypes.c_ulong
         self._x.XOpenDisplay.restype = pointer
         self._x.XDefaultRootWindow.restype = self._x.XStringToKeysym.restype = number
@@ -104,7 +108,7 @@ class XInput:
         self._test.XTestFakeRelativeMotionEvent.argtypes = [pointer, ctypes.c_int, ctypes.c_int, number]
         self._display = self._x.XOpenDisplay(display.encode())
         if not self._display:
-            raise InputError(f"cannot open the display {display}")
+            raise Unavailable(f"cannot open the display {display}")
         self._held: frozenset[str] = frozenset()
 
     def focus(self) -> None:
@@ -154,7 +158,8 @@ class Game:
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()
         os.set_blocking(self._output, False)
-        self._advance_us, self._rest, self._connection = round(1e6 * frame_s), b"", None
+        self._advance_us, self._rest = round(1e6 * frame_s), b""
+        self._connection: socket.socket | None = None
         self._lines: list[str] = []
         self._last_lines: list[str] = []  # for messages
 
@@ -194,9 +199,9 @@ class Game:
             if select.select([self._listener], [], [], 0.1)[0]:
                 self._connection, _ = self._listener.accept()
             elif self._process.poll() is not None:
-                raise InputError(f"the game ended with status {self._process.returncode}{self._last_words()}")
+                raise AttemptFailed(f"the game ended with status {self._process.returncode}{self._last_words()}")
             elif time.monotonic() > end:
-                raise InputError(f"the game drew nothing in {_START_TIMEOUT_S:g} s{self._last_words()}")
+                raise AttemptFailed(f"the game drew nothing in {_START_TIMEOUT_S:g} s{self._last_words()}")
         return self._connection
 
     def _receive(self, connection: socket.socket, size: int) -> bytearray:
@@ -209,7 +214,7 @@ class Game:
             count = connection.recv_into(view[filled:])
             if not count:
                 self._read_output()
-                raise InputError(f"the game ended in the middle of a recording{self._last_words()}")
+                raise AttemptFailed(f"the game ended in the middle of a recording{self._last_words()}")
             filled += count
         return buffer
 

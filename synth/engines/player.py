@@ -21,7 +21,7 @@ class Act:
 
 @dataclass
 class View:
-    """What the player knows: position in metres from the middle of the place, and yaw in degrees counter-clockwise from east."""
+    """What the player knows: metres from the middle of the place, and yaw in degrees counter-clockwise from east."""
 
     east: float = 0.0
     north: float = 0.0
@@ -87,7 +87,9 @@ class Roamer:
         if self._distance() > RADIUS_M:
             yield from self._go_home()
         elif draw < 0.26:
-            yield from self._or_turn_away(self._hold("walk", rng.uniform(0.6, 2.2), {"up"}, rng.choice([0, 0, rng.uniform(-10, 10)])))
+            yield from self._or_turn_away(
+                self._hold("walk", rng.uniform(0.6, 2.2), {"up"}, rng.choice([0, 0, rng.uniform(-10, 10)]))
+            )
         elif draw < 0.50:
             yield from self._turn()
         elif draw < 0.66:

@@ -10,7 +10,7 @@ local function rounded(p)
 	return {round(p.x), round(p.y), round(p.z)}
 end
 
--- Draw the frame's number as black and white squares from the top left corner, lowest bit first: it shows which line of the
+-- Draw the frame's number as black and white squares from the lower left corner, lowest bit first: it shows which line of the
 -- log belongs to which picture.
 local function draw_number(player)
 	local rest = frame
@@ -20,8 +20,8 @@ local function draw_number(player)
 		if squares[bit] then
 			player:hud_change(squares[bit], "text", text)
 		else
-			squares[bit] = player:hud_add({hud_elem_type = "image", position = {x = 0, y = 0}, text = text,
-				offset = {x = (bit - 1) * SQUARE_PX, y = 0}, scale = {x = 1, y = 1}, alignment = {x = 1, y = 1}})
+			squares[bit] = player:hud_add({hud_elem_type = "image", position = {x = 0, y = 1}, text = text,
+				offset = {x = (bit - 1) * SQUARE_PX, y = 0}, scale = {x = 1, y = 1}, alignment = {x = 1, y = -1}})
 		end
 		rest = math.floor(rest / 2)
 	end
