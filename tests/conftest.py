@@ -40,6 +40,7 @@ SLOW = frozenset(
             "model/test_device",
             "model/test_exit",
             "synth/test_doom_cameras",
+            "synth/test_minetest",
             "synth/test_takes",
         ),
     )

@@ -38,7 +38,9 @@ UNITS = f"X east, Y north, Z up; {UNITS_PER_M:g} units = 1 m; angle deg counter-
 _TRUTH_KEYS = {"up": "W", "down": "S", "left": "A", "right": "D", "jump": "JUMP", "sneak": "CROUCH"}
 _FIRST_ONSET_S, _LAST_ONSET_S, _LINGER_S = 3.0, 5.0, 2.5
 _RETRY_FRAMES = 8  # until an event that lacked a clear view is asked for again
-_EVENT_FRAME_S = 0.045  # of real time, so that the server makes a step in every frame
+# How long a frame lasts in real time at least: so that the server makes a step in every one, and so that threads that build
+# meshes are done with what changed.
+_EVENT_FRAME_S, _SHOWING_FRAME_S = 0.045, 0.4
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ class _Cue:
         first_s = random.Random(f"{recording.seed}/onset").uniform(_FIRST_ONSET_S, _LAST_ONSET_S)
         self._due = round(first_s * recording.fps)
         self._asked_at: int | None = None
+        self._showing = range(0)  # frames in which the game takes up what the server sent
         self._frame_began_s = time.monotonic()
 
     def direct(self, number: int, acts: Acts) -> Acts:
@@ -171,13 +174,14 @@ class _Cue:
         name = self._recording.event
         if name is None:
             return acts
-        self._keep_pace()
+        self._keep_pace(_SHOWING_FRAME_S if number in self._showing else _EVENT_FRAME_S)
         if self._asked_at is not None:
             asked_at, self._asked_at = self._asked_at, None
             if not self._session.answer():
                 self._due = number + _RETRY_FRAMES
                 return itertools.chain(self._roamer.look_around(), acts)
             kind = EVENTS[name]
+            self._showing = range(number, asked_at + kind.delay + 1)
             self.shown[asked_at + kind.delay] = [{"e": name, "caption": kind.caption, "category": kind.category}]
             return itertools.chain(self._roamer.linger(_LINGER_S), PLAYS[self._recording.scenario](self._roamer))
         if not self.shown and number >= self._due:
@@ -190,10 +194,10 @@ class _Cue:
         if self._recording.event is not None and not self.shown:
             raise AttemptFailed(f"the player found no view in which to act {self._recording.event!r}; try another seed")
 
-    def _keep_pace(self) -> None:
+    def _keep_pace(self, frame_s: float) -> None:
         now_s = time.monotonic()
-        time.sleep(max(0.0, self._frame_began_s + _EVENT_FRAME_S - now_s))
-        self._frame_began_s = max(now_s, self._frame_began_s + _EVENT_FRAME_S)
+        time.sleep(max(0.0, self._frame_began_s + frame_s - now_s))
+        self._frame_began_s = time.monotonic()
 
 
 @dataclass
@@ -282,7 +286,7 @@ def _frame_line(number: int, recording: Recording, frame: _Frame, after: dict[st
     return {
         "frame": number,
         "t": round(number / float(recording.fps), 4),
-        "tic": number,
+        "tic": frame.client["number"],  # the game's own number of the frame
         "map": "minetest",
         "mode": frame.behaviour,
         "keys": [_TRUTH_KEYS[key] for key in frame.client["keys"] or [] if key in _TRUTH_KEYS],
