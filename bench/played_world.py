@@ -196,7 +196,7 @@ def obedience(loaded: LoadedWorld, held_out: HeldOut, out: Path) -> dict[str, di
     """Return the share of videos that move as they were controlled: true controls, and keys held for a second."""
     first, intrinsics = held_out.video[:, :, 0], held_out.intrinsics
     world = roll(loaded, first, intrinsics, held_out.pose)
-    hits: dict[str, dict[str, list[bool]]] = {"real": defaultdict(list), "world": defaultdict(list)}
+    hits: dict[str, dict[Direction, list[bool]]] = {"real": defaultdict(list), "world": defaultdict(list)}
     for name, videos in (("real", held_out.video), ("world", world)):
         for video, pose in zip(videos, held_out.pose, strict=True):
             direction = control_accuracy.camera_motion(pose.numpy()).direction

@@ -41,6 +41,7 @@ SLOW = frozenset(
             "model/test_exit",
             "model/test_frame_codec",
             "synth/test_doom_cameras",
+            "synth/test_minetest",
             "synth/test_takes",
         ),
     )
