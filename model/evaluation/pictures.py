@@ -77,7 +77,15 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 def sharpness(pictures_N3HW: Tensor) -> Tensor:
     """Return the mean over pictures of the deviation of the Laplacian of their luma, in 8-bit steps."""
-    luma = (pictures_N3HW * pictures_N3HW.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True) * 127.5
+    return _laplacian(pictures_N3HW).flatten(1).std(1, correction=0).mean() * 127.5
+
+
+def detail(pictures_N3HW: Tensor) -> Tensor:
+    """Return the strength of fine detail around each place, [N, 1, H/4, W/4]: the root mean square of the Laplacian of luma."""
+    return (functional.avg_pool2d(_laplacian(pictures_N3HW).square(), 8, 4, padding=2) + 1e-4).sqrt()
+
+
+def _laplacian(pictures_N3HW: Tensor) -> Tensor:
+    luma = (pictures_N3HW * pictures_N3HW.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
     kernel = luma.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
-    laplacian = functional.conv2d(functional.pad(luma, (1, 1, 1, 1), mode="reflect"), kernel)
-    return laplacian.flatten(1).std(1, correction=0).mean()
+    return functional.conv2d(functional.pad(luma, (1, 1, 1, 1), mode="reflect"), kernel)

