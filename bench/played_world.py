@@ -209,10 +209,12 @@ def obedience(loaded: LoadedWorld, held_out: HeldOut, out: Path) -> dict[str, di
         keys[direction] = [_follows(direction, one) for one in video]
         rows += [strip(video[i]) for i in (0, len(video) // 2)]
     cv2.imwrite(str(out / "keys.png"), np.concatenate(rows)[..., ::-1])
-    table = {
-        f"{name}, true controls": {d: str(proportion(hits[name][d])) for d in DIRECTIONS if hits[name][d]} for name in hits
-    }
-    return table | {"world, a key held for a second": {d: str(proportion(keys[d])) for d in DIRECTIONS}}
+    table: dict[str, dict[str, Any]] = {}
+    for name, by_direction in hits.items():
+        shares = {str(each): str(proportion(by_direction[each])) for each in DIRECTIONS if by_direction[each]}
+        table[f"{name}, true controls"] = shares
+    table["world, a key held for a second"] = {str(each): str(proportion(keys[each])) for each in DIRECTIONS}
+    return table
 
 
 def _follows(direction: Direction, video_3FHW: Tensor) -> bool:
