@@ -30,7 +30,7 @@ SLOW = frozenset(
         *("curation/captions/test_embeddings", "curation/vlm/test_local", "operators/test_partition", "operators/test_relate"),
         *("model/test_chain", "model/test_codecs", "model/test_data", "model/test_encode_latents", "model/test_injection"),
         *("model/test_launch", "model/test_layout", "model/test_loader_s3", "model/test_parallel", "model/test_train"),
-        *("model/causal/test_causal", "model/play/test_server", "model/test_training"),
+        *("model/causal/test_causal", "model/causal/test_rollout", "model/play/test_server", "model/test_training"),
         *("pipelines/test_annotate", "pipelines/test_caption", "pipelines/test_chunk_units"),
         *("pipelines/test_cli", "pipelines/test_dataset_card", "pipelines/test_lock", "pipelines/test_quarantine"),
         *("pipelines/test_retry", "pipelines/test_run", "pipelines/test_run_s3", "pipelines/test_same_outputs"),
