@@ -30,6 +30,8 @@ from model.world import World
 # Second sources in training are as those of a rollout: half of them the nearest by pose, half of them any earlier frame.
 _NEAREST_SHARE = 0.5
 _MAX_DELAY = 40  # frames
+# A change of text is what a prompt is; otherwise it would be in one run of twenty.
+_CHANGE_SHARE = 0.5
 
 
 class Objective(Protocol):
@@ -156,7 +158,8 @@ class TeacherForcing:
         video = to_signed(batch["video"].to(device, non_blocking=True))
         frames = video.shape[2]
         count = self._settings.latents or frames
-        starts = torch.tensor([int(torch.randint(frames - count + 1, (), generator=g)) for g in generators], device=device)
+        spans = zip(batch["spans"], generators, strict=True)
+        starts = torch.tensor([_start_of_run(each, frames, count, generator) for each, generator in spans], device=device)
         numbers = starts[:, None] + torch.arange(count, device=device)
         pictures = _frames(video, numbers)
         x0 = parts.codec.encode(pictures)
@@ -344,6 +347,15 @@ def _mix(x0: Tensor, noise: Tensor, sigma_BT: Tensor) -> Tensor:
 def _frames(video_B3FHW: Tensor, numbers_BT: Tensor) -> Tensor:
     """Return chosen frames [B, 3, T, H, W]."""
     return torch.stack([video[:, numbers] for video, numbers in zip(video_B3FHW, numbers_BT, strict=True)])
+
+
+def _start_of_run(spans: Sequence[tuple[int, str]], frames: int, count: int, generator: torch.Generator) -> int:
+    """Draw the first frame of a run. Where the text changes in a sample, half of its runs contain the change."""
+    place, change = torch.rand(2, generator=generator).tolist()
+    low, high = 0, frames - count
+    if len(spans) > 1 and change < _CHANGE_SHARE:
+        low, high = max(low, spans[1][0] - count + 1), min(high, spans[1][0] - 1)
+    return low + int(place * (max(low, high) - low + 1))
 
 
 def _texts(spans: Sequence[tuple[int, str]], frames: Sequence[int]) -> list[str]:
