@@ -29,6 +29,7 @@ class CaptionMix:
 
     long_share: float = 0.5  # share of samples with the long caption; the others have the short one
     dropout: float = 0.1  # share of samples without text, for classifier-free guidance
+    with_standard: bool = True  # whether the standard caption is part of the text; false: only what happens is
     with_interaction: bool = True  # whether the interaction caption follows the standard one (paper section 4.1)
 
     def __post_init__(self) -> None:
@@ -67,6 +68,6 @@ def caption(meta: Mapping[str, Any], mix: CaptionMix, long: float, dropped: floa
     if dropped < mix.dropout:
         return ""
     names = ("caption_long", "caption_short") if long < mix.long_share else ("caption_short", "caption_long")
-    standard = next((meta[name] for name in names if meta.get(name)), "")
+    standard = next((meta[name] for name in names if meta.get(name)), "") if mix.with_standard else ""
     interaction = meta.get("interaction_caption") if mix.with_interaction else None
     return " ".join(filter(None, (standard, interaction)))
