@@ -71,6 +71,8 @@ class _Made(NamedTuple):
 class Player:
     """A player. `wait_s`, `turn` and `fail` are for the scheduler."""
 
+    is_background = False
+
     def __init__(
         self, engines: Sequence[Engine], start: Start, limits: Limits, on_end: Callable[["Player", Error], None]
     ) -> None:
