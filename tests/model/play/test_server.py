@@ -357,36 +357,27 @@ async def is_steady(client: Client, limit_s: float) -> bool:
 
 
 def test_flooding_garbage_stalled_and_vanished_clients_harm_nobody():
-    async def flood(server: Server) -> None:
+    async def flood(server: Server, over: asyncio.Event) -> None:
         async with connect(server, {}) as client:
-            try:
-                while True:
-                    await client.ctl("W", dx=1)
-                    await asyncio.sleep(0)  # the other clients of this test share the loop
-            finally:
-                client.socket.transport.abort()  # a goodbye would wait behind the flood
+            while not over.is_set():
+                await client.ctl("W", dx=1)
+                await asyncio.sleep(0)  # the other clients of this test share the loop
+            client.socket.transport.abort()  # a goodbye would wait behind the flood
 
-    async def garbage(server: Server) -> None:
-        while True:
+    async def garbage(server: Server, over: asyncio.Event) -> None:
+        texts = ("{", "[1]", '{"type":"ctl"}', "x" * 30_000, b"\x00\x01", '{"type":"hello","v":1}', '{"type":"pause"}')
+        while not over.is_set():
             async with connect(server) as client:
-                for text in (
-                    "{",
-                    "[1]",
-                    '{"type":"ctl"}',
-                    "x" * 30_000,
-                    b"\x00\x01",
-                    '{"type":"hello","v":1}',
-                    '{"type":"pause"}',
-                ):
+                for text in texts:
                     await client.socket.send(text)
                 await asyncio.sleep(0.02)
 
-    async def stalled(server: Server) -> None:
+    async def stalled(server: Server, over: asyncio.Event) -> None:
         async with connect(server, {}, acks=False):
-            await asyncio.sleep(60)
+            await over.wait()
 
-    async def vanished(server: Server) -> None:
-        while True:
+    async def vanished(server: Server, over: asyncio.Event) -> None:
+        while not over.is_set():
             async with connect(server, {}) as client:
                 await client.block()
                 client.socket.transport.abort()
@@ -396,11 +387,13 @@ def test_flooding_garbage_stalled_and_vanished_clients_harm_nobody():
         async with connect(server, {}) as good:
             alone = await p95_interval(good, 10)
             for bad in (flood, garbage, stalled, vanished):
-                task = asyncio.create_task(bad(server))
+                over = asyncio.Event()
+                task = asyncio.create_task(bad(server, over))
                 await asyncio.sleep(0.2)
-                assert await is_steady(good, 1.1 * alone + 0.02), bad.__name__
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                steady = await is_steady(good, 1.1 * alone + 0.02)
+                over.set()
+                await task
+                assert steady, bad.__name__
             assert good.blocks[-1][0].gen == 1
 
     play(scenario, MockEngine(block_s=0.005, fps=32), limits=Limits(sessions=6, grace_s=0.1))
