@@ -9,7 +9,7 @@ INTERACTIONS := snow,fog,lightning,explosion,draw_knife,draw_and_fire_gun,take_o
 export RAY_AUTH_MODE ?= disabled
 
 VLLM := .venv-vlm
-.PHONY: setup demo demo-synth play test test-fast test-vlm check format bench clean
+.PHONY: setup engines demo demo-synth play test test-fast test-vlm check format bench clean
 
 setup: $(VENV)/done
 
@@ -18,6 +18,10 @@ $(VENV)/done: pyproject.toml constraints-cpu.txt
 	$(RUN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,synth,play,dev]'
 	touch $@
+
+# What `python -m synth.engines` needs: Minetest, a display without a screen, and a compiler (docs/engines.md).
+engines:
+	apt-get install -y --no-install-recommends minetest xvfb libxtst6 libgl1-mesa-dri gcc libc6-dev
 
 # A minute of gameplay, recorded here from a real game engine, becomes shards and a report.
 demo: setup $(FOOTAGE)/explore.mp4 $(FOOTAGE)/camera.mp4 $(FOOTAGE)/fight.mp4 $(FOOTAGE)/stray.mp4

@@ -247,14 +247,19 @@ CLIP = pa.schema(
         _column("action_delta", pa.list_(pa.float32()), "1", "embedding of final_state minus that of initial_state"),
         _column("action_delta_norm", pa.float32(), "0-2", "Euclidean norm of action_delta"),
         _column("interaction_next", pa.string(), "", "clip_id of the kept clip that follows directly; null: there is none"),
-        _column("interaction_caption", pa.string(), "", "the change from this clip to the next, in one sentence"),
+        _column(
+            "interaction_caption",
+            pa.string(),
+            "",
+            "the change from this clip to the next, in one sentence; in footage with an engine's log: the last event so far",
+        ),
         _column(
             "interaction_json",
             pa.string(),
             "json",
             "the same change: initial_state, trigger, transition, final_state, subject, category",
         ),
-        _column("interaction_source", pa.string(), "", "measured | name of the model"),
+        _column("interaction_source", pa.string(), "", "measured | engine: the recording's log of events | name of the model"),
         _column("interaction_error", pa.string(), "", "why the model gave no valid answer about that change"),
         _column(
             "interaction_delta", pa.list_(pa.float32()), "1", "embedding of the next clip's caption minus that of this clip's"

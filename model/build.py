@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 import torch
+from torch import nn
 
 from curation.errors import InputError
 from model.backbone import load_weights, text, vae, vlm_context
@@ -39,10 +40,10 @@ def build(
         vlm_encoder = vlm_context.load_vlm_encoder(spec.vlm_encoder, device, getattr(torch, recipe.train.precision))
     context_width = vlm_encoder.width if vlm_encoder else None
     torch.manual_seed(recipe.train.seed)
-    high = _expert(recipe, codec.frames_per_latent, "transformer", placement, device, context_width)
+    high = _expert(recipe, codec, "transformer", placement, device, context_width)
     low = high
     if spec.two_experts:
-        low = _expert(recipe, codec.frames_per_latent, "transformer_2", placement, device, context_width)
+        low = _expert(recipe, codec, "transformer_2", placement, device, context_width)
     world = World(high, low, spec.noise)
     if spec.init_from and checkpoints.latest(folder) is None:
         _load_initial_weights(world, recipe, codec_hash, log)
@@ -91,7 +92,7 @@ def _codec_and_text_encoder(
         codec_hash = frame_codec.fingerprint(vae_folder)
         if recipe.data.latents:
             check_encoded_with(recipe.data.latents, recipe.data, codec_hash)
-        return vae.load(vae_folder, device), text.load(weights, device), codec_hash
+        return vae.load(vae_folder, device, tiny_decoder=recipe.model.tiny_decoder), text.load(weights, device), codec_hash
     path = os.path.join(folder, "codec.safetensors")
     if torch.distributed.get_rank() == 0:
         os.makedirs(folder, exist_ok=True)
@@ -102,13 +103,22 @@ def _codec_and_text_encoder(
         frame_codec.load_or_train(outputs, recipe.data, recipe.codec, path, device, log)
     torch.distributed.barrier()
     codec = frame_codec.load_or_train(outputs, recipe.data, recipe.codec, path, device, log)
-    text_encoder = text.ZeroTextEncoder(recipe.model.backbone.text_dim).to(device)
+    kind = text.WordTextEncoder if recipe.model.text == "words" else text.ZeroTextEncoder
+    text_encoder = kind(recipe.model.backbone.text_dim).to(device)
     return codec, text_encoder, frame_codec.fingerprint(path)
+
+
+def _world(recipe: TrainRecipe, codec: Codec, placement: Placement, device: torch.device, context_width: int | None) -> World:
+    high = _expert(recipe, codec, "transformer", placement, device, context_width)
+    low = high
+    if recipe.model.two_experts:
+        low = _expert(recipe, codec, "transformer_2", placement, device, context_width)
+    return World(high, low, recipe.model.noise)
 
 
 def _expert(
     recipe: TrainRecipe,
-    frames_per_latent: int,
+    codec: Codec,
     name: str,
     placement: Placement,
     device: torch.device,
@@ -123,10 +133,14 @@ def _expert(
     base = load_weights.meta_expert(load_weights.read_config(folder)) if folder else Expert(spec.backbone)
     if context_width is not None and base.config.added_kv_proj_dim is None:
         base = vlm_context.with_vlm_cross_attention(base, context_width)
-    per = frames_per_latent
+    per = codec.frames_per_latent
     camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, fps / per)
     if not folder:
-        return placement.parallelize(ControlledExpert(base, camera).to(device), dtype)
+        fresh = ControlledExpert(base, camera, recipe.warp_sources)
+        if recipe.warp_sources:  # the prediction is that of the turned frame at first
+            nn.init.zeros_(base.proj_out.weight)
+            nn.init.zeros_(base.proj_out.bias)
+        return placement.parallelize(fresh.to(device), dtype)
     expert = placement.parallelize(ControlledExpert(base, camera.to(device)), dtype)
     load_weights.load_sharded(expert, base, folder)
     return expert

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-CELL_PX = 8  # spatial stride of every codec: a latent's row or column covers 8 px
+CELL_PX = 8  # spatial stride of the video autoencoder: a latent's row or column covers 8 px; see `Codec.cell_px`
 FRAMES_PER_LATENT = 4  # temporal stride of the video autoencoder; the first frame is a latent by itself
 
 

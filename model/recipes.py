@@ -6,14 +6,17 @@ from dataclasses import dataclass, field, replace
 
 from curation.errors import InputError
 from model.backbone.vae import MASK_CHANNELS
+from model.causal.spec import CausalSpec
 from model.config import BackboneConfig, wan22_i2v_a14b
 from model.control.spec import ControlSpec
 from model.data.captions import CaptionMix
 from model.data.loader import DataSettings
 from model.noise import NoiseSpec
 from model.parallel.layout import ParallelLayout
+from model.sampling import sampler_sigmas
 from model.training.frame_codec import CodecSettings
-from model.training.settings import TrainPhase, TrainSettings
+from model.training.settings import ObjectiveSettings, TrainPhase, TrainSettings
+from model.warp import condition_channels
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,22 @@ class ModelSpec:
     # diffusers folder of Wan2.2-I2V-A14B: experts, codec and text encoder are loaded from it. Empty: a small world with fresh
     # weights, a frame codec trained by the run, and no text
     weights: str = ""
+    # weights of TAEHV for Wan 2.1 (`taew2_1.pth`), which decode videos, faster and less well, instead of the decoder of
+    # model.weights; empty: that decoder
+    tiny_decoder: str = ""
     # folder of a run whose averaged weights, cameras included, this run starts from (stage 1's for stage 2); empty: none
     init_from: str = ""
+    # text of a world with fresh weights: none, or words, one token for each word of a prompt
+    text: str = "none"
     # vision-language model (hub name or folder) whose hidden states for frame and instruction each block reads next to the
     # text; empty: text only
     vlm_encoder: str = ""
 
     def __post_init__(self) -> None:
-        channels = 2 * self.backbone.out_channels + MASK_CHANNELS
-        if self.backbone.in_channels != channels:
-            raise ValueError(
-                f"in_channels must be {channels} (noise {self.backbone.out_channels}, mask {MASK_CHANNELS}, image "
-                f"{self.backbone.out_channels}), not {self.backbone.in_channels}"
-            )
+        if self.text not in ("none", "words"):
+            raise ValueError(f"text must be none or words, not {self.text!r}")
+        if self.tiny_decoder and not self.weights:
+            raise ValueError("tiny_decoder decodes latents of the video codec: it needs model.weights")
         if not self.two_experts and self.noise.boundary:
             raise ValueError(f"one expert works at all noise levels: boundary must be 0, not {self.noise.boundary:g}")
 
@@ -65,6 +71,9 @@ class TrainRecipe:
     data: DataSettings = field(default_factory=DataSettings)  # what a sample is, and where samples come from
     train: TrainSettings = field(default_factory=TrainSettings)  # how the run trains
     layout: ParallelLayout = field(default_factory=ParallelLayout)  # how the model uses its devices
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)  # what the run minimises
+    # what a causal model sees and how it generates; stored in checkpoints; unused with objective.kind flow. Its fps is data.fps
+    causal: CausalSpec = field(default_factory=CausalSpec)
     # how keys and mouse become motion when the world is played or evaluated; stored in checkpoints. Its fps is always data.fps
     control: ControlSpec = field(default_factory=ControlSpec)
 
@@ -74,6 +83,12 @@ class TrainRecipe:
                 "train.freeze_camera needs model.init_from, the run whose camera encoder is kept: a fresh encoder outputs zeros"
             )
         object.__setattr__(self, "control", replace(self.control, fps=self.data.fps))
+        object.__setattr__(self, "causal", replace(self.causal, fps=self.data.fps))
+        self._check_channels()
+        if self.objective.kind == "consistency" and not self.model.init_from:
+            raise ValueError("objective.kind consistency needs model.init_from, the causal run that is distilled")
+        if self.is_causal and self.layout.context > 1:
+            raise ValueError("context parallel has no causal attention yet: set layout.context to 1")
         if self.data.latents and (not self.model.weights or self.model.vlm_encoder):
             raise ValueError(
                 "data.latents needs model.weights, whose codec made them, and no model.vlm_encoder, which reads pictures"
@@ -83,6 +98,23 @@ class TrainRecipe:
                 f"codec.channels must equal out_channels of the backbone, {self.model.backbone.out_channels}, "
                 f"not {self.codec.channels}"
             )
+
+    @property
+    def is_causal(self) -> bool:
+        return self.objective.kind != "flow"
+
+    @property
+    def warp_sources(self) -> int:
+        """How many turned pictures the input holds; 0: the first-frame condition of Wan2.2."""
+        return self.causal.warp_sources if self.is_causal else 0
+
+    def _check_channels(self) -> None:
+        backbone, sources = self.model.backbone, self.warp_sources
+        out = backbone.out_channels
+        condition = condition_channels(sources, out) if sources else MASK_CHANNELS + out
+        if backbone.in_channels != out + condition:
+            parts = f"{sources} turned pictures {condition}" if sources else f"mask {MASK_CHANNELS}, image {out}"
+            raise ValueError(f"in_channels must be {out + condition} (noise {out}, {parts}), not {backbone.in_channels}")
 
 
 def gamecraft2() -> TrainRecipe:
@@ -113,6 +145,42 @@ def gamecraft2_instruct() -> TrainRecipe:
         model=replace(stage1.model, init_from="stage1"),
         train=replace(stage1.train, curriculum=curriculum, freeze_camera=True),
     )
+
+
+def gamecraft2_causal() -> TrainRecipe:
+    """Make stage 2's model causal by teacher forcing: starts from the run `stage2`, each block denoised on true history.
+
+    49 and 85 frames: one latent for the first frame, then blocks of three. Causal-Forcing finds 2,000 steps enough and 5,000 to
+    10,000 better.
+    """
+    stage2 = gamecraft2_instruct()
+    curriculum = TrainPhase(49, 6_000), TrainPhase(85, 4_000)
+    return replace(
+        stage2,
+        name="gamecraft2-causal",
+        model=replace(stage2.model, init_from="stage2"),
+        objective=ObjectiveSettings("teacher_forcing"),
+        causal=CausalSpec(sampler="euler", steps=_many_steps(40)),
+        train=replace(stage2.train, curriculum=curriculum),
+    )
+
+
+def gamecraft2_consistency() -> TrainRecipe:
+    """Distil the run `causal` to four steps, two of each expert, without guidance at play."""
+    causal = gamecraft2_causal()
+    return replace(
+        causal,
+        name="gamecraft2-consistency",
+        model=replace(causal.model, init_from="causal"),
+        objective=replace(causal.objective, kind="consistency", own_history_share=0.3),
+        causal=CausalSpec(),
+        train=replace(causal.train, curriculum=(TrainPhase(85, 3_000),), ema_decay=0.99),
+    )
+
+
+def _many_steps(steps: int, shift: float = 5.0) -> tuple[float, ...]:
+    """Return the noise levels of a sampler with many steps."""
+    return tuple(round(sigma, 6) for sigma in sampler_sigmas(NoiseSpec(shift), steps)[:-1])
 
 
 def demo() -> TrainRecipe:
@@ -151,6 +219,80 @@ def demo() -> TrainRecipe:
     )
 
 
+def demo_causal() -> TrainRecipe:
+    """A causal world of 128x96 px that is played: one known place, trained from nothing. `docs/demo-world.md` shows it.
+
+    Each frame is a block. It is conditioned on the frame before and on a remembered one, both turned as the controls say.
+    """
+    channels = 48
+    causal = CausalSpec(
+        block=1,
+        window=4,
+        sampler="heun",
+        steps=_many_steps(4, _DEMO_SHIFT),
+        pose_origin="block",
+        warp=True,
+        memory="keyframes",
+    )
+    backbone = BackboneConfig(
+        num_attention_heads=3,
+        attention_head_dim=64,
+        num_layers=6,
+        ffn_dim=768,
+        in_channels=channels + condition_channels(causal.warp_sources, channels),
+        out_channels=channels,
+        text_dim=32,
+        freq_dim=64,
+        patch_size=(1, 1, 1),
+    )
+    return TrainRecipe(
+        name="demo-causal",
+        model=ModelSpec(backbone, NoiseSpec(_DEMO_SHIFT, boundary=0.0), two_experts=False, control_width=64, text="words"),
+        codec=CodecSettings(channels=channels, cell_px=16, steps=12_000),
+        data=DataSettings(
+            fps=17.5,
+            size=(128, 96),
+            captions=CaptionMix(long_share=0.0, dropout=0.0),
+            camera_dropout=0.0,
+            reverse_share=0.25,
+            join_clips=True,
+        ),
+        train=TrainSettings(
+            curriculum=(TrainPhase(49, 2_400),),
+            batch=8,
+            lr=1.5e-3,
+            betas=(0.9, 0.95),
+            warmup_steps=100,
+            lr_decay_share=0.4,
+            ema_decay=0.998,
+            save_every=100,
+            log_every=25,
+            sample_every=0,
+            workers=0,
+        ),
+        objective=ObjectiveSettings("teacher_forcing", latents=6, own_history_share=0.3),
+        causal=causal,
+        control=ControlSpec(speed=1.0, turn_deg_s=90.0, max_pitch_deg=0.0),
+    )
+
+
+def demo_consistency() -> TrainRecipe:
+    """Distil the run `demo-causal` to four steps."""
+    causal = demo_causal()
+    return replace(
+        causal,
+        name="demo-consistency",
+        model=replace(causal.model, init_from="demo-causal"),
+        objective=replace(causal.objective, kind="consistency", levels=24, guidance=1.0, own_history_share=0.3),
+        causal=replace(causal.causal, sampler="consistency", steps=_many_steps(4, _DEMO_SHIFT)),
+        train=replace(causal.train, curriculum=(TrainPhase(49, 500),), lr=3e-4, ema_decay=0.99),
+    )
+
+
+# Of the noise levels of the demo: below the 5 of large pictures, whose noise hides less of them.
+_DEMO_SHIFT = 1.5
+
+
 def tiny() -> TrainRecipe:
     """For tests and for trying out a machine: 32x32 px, two experts of a few thousand weights, a dozen steps."""
     small = demo()
@@ -160,7 +302,7 @@ def tiny() -> TrainRecipe:
         small,
         name="tiny",
         model=ModelSpec(backbone, control_width=16),
-        codec=replace(small.codec, width=8, fit_clips=4, steps=20, batch=2),
+        codec=replace(small.codec, width=8, pictures=20, steps=20, batch=4),
         data=replace(small.data, fps=10.0, size=(32, 32)),
         train=replace(
             small.train,
@@ -178,7 +320,11 @@ def tiny() -> TrainRecipe:
 
 BUILT_IN: Mapping[str, Callable[[], TrainRecipe]] = {
     "demo": demo,
+    "demo-causal": demo_causal,
+    "demo-consistency": demo_consistency,
     "gamecraft2": gamecraft2,
+    "gamecraft2-causal": gamecraft2_causal,
+    "gamecraft2-consistency": gamecraft2_consistency,
     "gamecraft2-instruct": gamecraft2_instruct,
     "tiny": tiny,
 }

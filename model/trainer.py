@@ -17,19 +17,20 @@ import torch
 from torch import Tensor
 
 from curation.errors import InputError
-from model.config import CELL_PX
-from model.data.loader import Batches, DataSettings, Listing, Windows
+from model.data.loader import Batches, DataSettings, Listing, Windows, collate
 from model.noise import ExpertName
 from model.parallel import dist, fsdp
 from model.parallel.layout import Placement
 from model.recipes import TrainRecipe
-from model.training import checkpoint, flow_matching, sample_videos, throughput
+from model.training import checkpoint, sample_videos, throughput
 from model.training.ema import EmaWeights
 from model.training.metrics import MetricsLog
+from model.training.objectives import build_objective, measure_remainder
 from model.training.parts import ModelParts
 
 # Losses are logged by noise level in this many bins, since a mean over all levels hides which of them improves.
 _NOISE_BINS = 5
+_MEASURED_SAMPLES = 64
 
 
 def no_log(message: str) -> None:
@@ -68,8 +69,10 @@ class Trainer:
             lr=settings.lr,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
+            foreach=True,  # a call for all weights: one for each costs a small world a tenth of its step
         )
         self.ema = EmaWeights(self.world, settings.ema_decay)
+        self.objective = build_objective(parts, recipe.causal, recipe.objective, self.ema)
         self._saver = checkpoint.Saver(folder, settings.keep_checkpoints)
         self.step, self.phase, self.position = 0, 0, 0
         self._listings: Sequence[Listing] = ()  # of the current phase; empty before its first step
@@ -101,6 +104,8 @@ class Trainer:
             "vlm": self.recipe.model.vlm_encoder,
             "control": asdict(self.recipe.control),
             "control_width": self.recipe.model.control_width,
+            "objective": self.recipe.objective.kind,
+            "causal": asdict(self.recipe.causal) if self.recipe.is_causal else None,
         }
         plain: dict[str, Any] = json.loads(json.dumps(spec))  # as read from a checkpoint: lists instead of tuples
         return plain
@@ -168,6 +173,8 @@ class Trainer:
         self._listings = windows.listings
         if metrics_log:
             metrics_log.add_phase(self.step, phase.frames, windows.counts)
+        if self.step == 0:
+            self._measure_remainder(windows)
         batches = Batches(windows, settings.batch, self.rank, self.ranks, settings.workers, self.position)
         source = iter(batches)
         while self.step < end and settings.phase_at(self.step)[0] == number:
@@ -180,16 +187,28 @@ class Trainer:
                 self._save()
             yield metrics | self._pace(phase.frames, time.monotonic() - began, waited_s)
 
+    def _measure_remainder(self, windows: Windows) -> None:
+        """Measure what the turned frame before leaves to predict, in a world that starts from it and has not measured it."""
+        experts = [expert for expert in (self.world.high, self.world.low) if expert.remainder is not None]
+        if not experts or self.recipe.model.init_from:
+            return
+        batches = (collate([one]) for one in sample_videos.fixed_samples(windows, _MEASURED_SAMPLES))
+        remainder = measure_remainder(self.parts, self.recipe.causal, batches)
+        for expert in experts:
+            assert expert.remainder is not None
+            expert.remainder.data.copy_(remainder)
+
     def _pace(self, frames: int, seconds: float, waited_s: float) -> dict[str, float]:
         """Return the speed of a step.
 
         waited: share of the step in which it had no data yet. mfu: of one device, which may share its samples with others.
         """
         config, (width, height) = self.world.high.expert.config, self.recipe.data.size
-        latents = 1 + (frames - 1) // self.parts.codec.frames_per_latent, height // CELL_PX, width // CELL_PX
+        codec = self.parts.codec
+        latents = 1 + (frames - 1) // codec.frames_per_latent, height // codec.cell_px, width // codec.cell_px
         tokens = throughput.count_tokens(config, latents)
         samples = self.settings.batch * self.settings.accumulate
-        flops = samples * throughput.training_flops(config, tokens, self.text_tokens)
+        flops = samples * throughput.training_flops(config, tokens, self.objective.text_tokens)
         ranks_per_sample = dist.world_size() // self.ranks
         return {
             "seconds": seconds,
@@ -235,17 +254,10 @@ class Trainer:
         return expert
 
     def _losses(self, batch: dict[str, Any], first: int, expert: ExpertName) -> tuple[Tensor, Tensor]:
-        """Return noise levels and losses [B] of a batch. first: number of its first sample over all ranks."""
-        parts = self.parts
-        latents = flow_matching.encode_batch(batch, parts.codec, parts.text_encoder, parts.device, parts.vlm_encoder)
-        self.text_tokens = latents.conditioning.text.shape[1]
-        sigma, noise = [], []
-        for i in range(len(latents.x0)):
-            generator = _generator(self.settings.seed, "sample", self.phase, first + self.rank + i * self.ranks)
-            sigma.append(self.world.noise.draw_sigma(expert, 1, generator))
-            noise.append(torch.randn(latents.x0.shape[1:], generator=generator))
-        sigmas = torch.cat(sigma).to(parts.device)
-        return sigmas, flow_matching.loss(self.world, latents, sigmas, torch.stack(noise).to(parts.device))
+        """Return noise levels and losses of a batch. first: number of its first sample over all ranks."""
+        numbers = (first + self.rank + i * self.ranks for i in range(len(batch["text"])))
+        generators = [_generator(self.settings.seed, "sample", self.phase, number) for number in numbers]
+        return self.objective.losses(batch, expert, generators)
 
     def _save(self) -> None:
         state = {"phase": self.phase, "position": self.position, "shards": self._listings, "spec": self._spec()}

@@ -4,12 +4,15 @@ The first operator scans the source, the second turns the source's row into the 
 All of them call `scan`, which caches its result.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from curation.actions.detect import Actions, ActionSettings, boundary_costs, detect_actions
 from curation.actions.spans import clip_to
+from curation.captions import engine_events
 from curation.media.viewport import Rect
 from curation.partition import chunks
 from curation.partition.chunks import ScanSettings
@@ -43,25 +46,38 @@ def scan_source(row: Row, settings: ScanSettings) -> Row:
 def split_scenes(
     rows: list[Row], settings: ScanSettings, scene: SceneSettings, actions: ActionSettings, settings_digest: str
 ) -> list[Row]:
-    """Divide sources into clips: first at cuts, then into touching spans of about six seconds, where little happens."""
+    """Divide sources into clips: first at cuts, then into touching spans of about six seconds, where little happens.
+
+    A source with an engine's log of events is also divided at their first frames.
+    """
     return [clip for row in rows for clip in _clips(row, scan(row["source_uri"], settings), scene, actions, settings_digest)]
 
 
 def _clips(row: Row, signals: Signals, scene: SceneSettings, actions: ActionSettings, settings_digest: str) -> list[Row]:
-    return [
-        _clip(row, signals, scene, settings_digest, index, *span)
-        for index, span in enumerate(clip_spans(signals, scene, actions))
-    ]
+    spans = clip_spans(signals, scene, actions, engine_events.onsets_s(row["source_uri"]))
+    return [_clip(row, signals, scene, settings_digest, index, *span) for index, span in enumerate(spans)]
 
 
-def clip_spans(signals: Signals, scene: SceneSettings, actions: ActionSettings) -> list[tuple[int, float, float]]:
-    """Return scene number, start and end in seconds of every clip. Each holds a frame; only gaps in time have no clip."""
+def clip_spans(
+    signals: Signals, scene: SceneSettings, actions: ActionSettings, onsets_s: Sequence[float] = ()
+) -> list[tuple[int, float, float]]:
+    """Return scene number, start and end in seconds of every clip. Each holds a frame; only gaps in time have no clip.
+
+    onsets_s: of events, whose frames begin clips as well.
+    """
     times_s, cost = boundary_costs(signals, detect_actions(signals, actions))
     return [
         (number, *span)
         for number, bounds in enumerate(scene_bounds(signals, scene))
-        for span in _start_on_frames(divide_scene(*bounds, scene, times_s, cost), signals.times_s)
+        for part in _parts(*bounds, onsets_s)
+        for span in _start_on_frames(divide_scene(*part, scene, times_s, cost), signals.times_s)
     ]
+
+
+def _parts(start_s: float, end_s: float, onsets_s: Sequence[float]) -> list[tuple[float, float]]:
+    """Divide a scene at the onsets that it holds. Half a frame at 240 a second is no part."""
+    inside = [onset_s for onset_s in sorted(set(onsets_s)) if start_s + 2e-3 < onset_s < end_s - 2e-3]
+    return list(pairwise([start_s, *inside, end_s]))
 
 
 def scene_bounds(signals: Signals, scene: SceneSettings) -> list[tuple[float, float]]:

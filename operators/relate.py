@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from curation.captions import embeddings, interaction
+from curation.captions import embeddings, engine_events, interaction
 from curation.captions.embeddings import Encoder, EncoderSettings
 from curation.captions.interaction import Change
 from curation.media.decode import Span
@@ -20,13 +20,22 @@ from operators.captions import ask_about, change_columns, measurements_of, visib
 
 RELATE_COLUMNS = (
     *("interaction_next", "interaction_caption", "interaction_json", "interaction_source", "interaction_error"),
-    *("interaction_delta", "interaction_delta_norm", "action_delta", "action_delta_norm", "delta_encoder"),
+    *(
+        "interaction_category",
+        "interaction_delta",
+        "interaction_delta_norm",
+        "action_delta",
+        "action_delta_norm",
+        "delta_encoder",
+    ),
 )
 Pair = tuple[Row, Row]
 
 
 def relate_clips(rows: list[Row], model: VlmSettings, frames: FrameSettings, encoder: EncoderSettings) -> list[Row]:
     """Add to each clip the change to the next clip and the change inside it.
+
+    Clips of a recording with an engine's log of events have the caption of the event that has begun, and none before the first.
 
     Raise OSError if the model or the encoder is not available.
     """
@@ -36,7 +45,7 @@ def relate_clips(rows: list[Row], model: VlmSettings, frames: FrameSettings, enc
         ask_about(list(pairs.values()), model, lambda pair: _prompt(pair, frames)) if model.enabled else [Answer()] * len(pairs)
     )
     changes = {clip: _change_between(pair, answer, model) for (clip, pair), answer in zip(pairs.items(), answers, strict=True)}
-    rows = [{**row, **changes.get(row["clip_id"], {})} for row in rows]
+    rows = [{**row, **changes.get(row["clip_id"], {}), **_logged_change(row)} for row in rows]
     encode = embeddings.load_encoder(encoder)
     if encode is None:
         return [{**row, "delta_encoder": f"none: {embeddings.missing_reason(encoder)}"} for row in rows]
@@ -60,6 +69,21 @@ def _change_between(pair: Pair, answer: Answer, model: VlmSettings) -> Row:
         **change_columns("interaction", change),
         "interaction_next": pair[1]["clip_id"],
         "interaction_error": answer.error,
+    }
+
+
+def _logged_change(row: Row) -> Row:
+    """Return the columns of the change that the engine's log of events has for a clip; empty if there is no log."""
+    events = engine_events.read_log(row["source_uri"])
+    if events is None:
+        return {}
+    event = engine_events.event_at(events, row["start_s"])
+    return {
+        "interaction_caption": event and event.caption,
+        "interaction_json": None,
+        "interaction_source": engine_events.SOURCE,
+        "interaction_error": None,
+        "interaction_category": event and event.category,
     }
 
 

@@ -38,11 +38,19 @@ BENCHMARKS = {
     "chaos": "resume: runs that are killed at random must end like an undisturbed one",
     "curate": "cost: one curation run compared with one decode and one encode",
     "camera": "camera poses, compared with a game engine's truth",
+    "infer": "speed of play: frames a second, latency and memory, by stage",
+    "play": "a playable world: pictures, obedience, memory and drift, compared with an engine's footage",
     "synth": "synthesis: accepted and refused attempts, by interaction",
     "train": "a training step, compared with diffusers' model with the same weights",
     "world": "the demo world from nothing: record, curate, train, measure control",
 }
 
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="How a small world is computed on a processor: eager, traced, onnxruntime, or auto, the fastest that is ready."
+    ),
+]
 Wait = Annotated[
     float,
     typer.Option(metavar="[SECONDS]", min=0, help="Wait until another run releases OUT; without SECONDS, without a limit."),
@@ -211,6 +219,21 @@ def encode(
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a training run of a causal recipe.")],
+    recipe: Annotated[str, typer.Option(help="The recipe of the run: a name or a YAML file.")],
+    out: Annotated[str, typer.Option(help="Where the playable world goes: a folder.")],
+    data: Data = None,
+    starts: Annotated[int, typer.Option(help="How many start pictures are taken from the data.", min=0)] = 6,
+    int8: Annotated[bool, typer.Option("--int8", help="Store matrices with 8 bits a weight instead of 16.")] = False,
+) -> None:
+    """Make a playable world of a training run. --data should be footage that it was not trained on."""
+    with _extra("training", "train"):
+        from model.play import export as exporting
+    exporting.export(_training_recipe(recipe), run, data or [], out, starts, int8, log=_log)
+
+
+@app.command()
 def play(
     checkpoint: Checkpoint,
     other: Annotated[
@@ -221,13 +244,14 @@ def play(
     sessions: Annotated[int, typer.Option(help="How many people can play at a time; others wait in a queue.", min=1)] = 2,
     attract: Annotated[str, typer.Option(metavar="FILE.gcplay", help="A record that the page shows while nobody plays.")] = "",
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
+    backend: Backend = "auto",
 ) -> None:
     """Play a world in the browser: keys, mouse, touch or gamepad; prompts while it runs; records and videos."""
     with _extra("playing", "play,train"):
         from model.play import commands, world
 
     def load(log: Callable[[str], None]) -> list[Any]:
-        return [world.load_engine(name, log) for name in (checkpoint, other) if name]
+        return [world.load_engine(name, log, backend) for name in (checkpoint, other) if name]
 
     commands.play(load, host, port, sessions, attract, not no_browser, _log)
 
@@ -245,11 +269,12 @@ def rollout(
     seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0)] = 0,
     out: Annotated[str, typer.Option(metavar="VIDEO.mp4", help="Where the video goes.")] = "rollout.mp4",
     record: Annotated[str, typer.Option(metavar="FILE.gcplay", help="Where the record goes; replay makes it again.")] = "",
+    backend: Backend = "auto",
 ) -> None:
     """Play a script of keys without a page, and write the video."""
     with _extra("a rollout", "play,train"):
         from model.play import commands, world
-    commands.rollout(world.load_engine(checkpoint, _log), image, keys, prompt, seed, out, record, _log)
+    commands.rollout(world.load_engine(checkpoint, _log, backend), image, keys, prompt, seed, out, record, _log)
 
 
 @app.command()
@@ -263,7 +288,7 @@ def replay(
     """Play a record again and check that every frame is equal; a record of something else is refused with what differs."""
     with _extra("a replay", "play,train"):
         from model.play import commands, world
-    commands.replay(lambda: world.load_engine(checkpoint, _log), record, out, _log)
+    commands.replay(lambda backend: world.load_engine(checkpoint, _log, backend), record, out, _log)
 
 
 @app.command()
@@ -397,6 +422,10 @@ def _benchmark(name: str) -> Callable[[list[str]], Any]:
         from bench.partition import main
     elif name == "quality":
         from bench.quality import main
+    elif name == "infer":
+        from bench.infer import main
+    elif name == "play":
+        from bench.played_world import main
     elif name == "synth":
         from bench.synth import main
     elif name == "train":

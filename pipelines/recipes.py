@@ -209,6 +209,33 @@ def demo() -> Recipe:
     return Recipe(name="demo", partition=Partition(flow=flow), shard=Shard(clips_per_shard=256, encoding=encoding))
 
 
+def engine() -> Recipe:
+    """For footage that a game engine records with its camera and events: long clips, nothing judged, nothing asked.
+
+    The recorder makes no cuts and no faults, so clips are divided only at events and where they would be too long.
+    """
+    scenes = SceneSettings(min_content=765.0, clip_s=10.0, min_clip_s=2.0, slack_s=1.0)  # 765: no frame scores more
+    partition = Partition(
+        scenes, FlowSettings(backend="dis", pairs_per_s=5), ActionSettings(detector="flow"), IqaSettings(every_s=10.0)
+    )
+    limits = LuminanceLimits(
+        min_mean=0.0,
+        max_mean=255.0,
+        min_range=0.0,
+        max_black_share=1.0,
+        max_white_share=1.0,
+        max_flashes_hz=100.0,
+        max_fade_share=1.0,
+    )
+    return Recipe(
+        name="engine",
+        partition=partition,
+        score=Score(limits, QualityLimits(min_iqa=None, max_combed=None)),
+        relate=Relate(EncoderSettings(backend="none")),
+        shard=Shard(clips_per_shard=128, encoding=Encoding(max_width=256, max_height=192, crf=16, gop=18)),
+    )
+
+
 def rehearsal() -> Recipe:
     """For `gamecraft synth`: the game engine acts out interactions; two of five are made to fail, to see what verify does."""
     synth = SynthSettings(each=2, procedural=ProceduralSettings(fail_share=0.4))
@@ -217,6 +244,7 @@ def rehearsal() -> Recipe:
 
 BUILT_IN: Mapping[str, Callable[[], Recipe]] = {
     "demo": demo,
+    "engine": engine,
     "gamecraft2": gamecraft2,
     "laptop": laptop,
     "rehearsal": rehearsal,
@@ -260,7 +288,6 @@ RENAMED: dict[str, str] = {
     "annotate.camera.checks.step_ratio": "annotate.camera.checks.max_step_ratio",
     "annotate.camera.checks.spike": "annotate.camera.checks.max_velocity_spike",
     "annotate.camera.checks.static_share": "annotate.camera.checks.max_static_share",
-    "codec.fitted": "codec.fit_clips",
     "codec.rate": "codec.lr",
     "data.camera_none_share": "data.camera_dropout",
     "data.captions.none_share": "data.captions.dropout",

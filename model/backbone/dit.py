@@ -9,19 +9,23 @@ are float32. In bfloat16 they would make a fine-tuned model drift from its base.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.backbone.attention import Attend, attend
-from model.backbone.rope import angles, rotate
+from model.backbone.attention import KV, Attend, AttentionLayout, Past, attend, attend_with_past
+from model.backbone.rope import Rotary, rotary
 from model.config import BackboneConfig
 
 # Parts of the names of parameters that stay in float32 (diffusers' `_keep_in_fp32_modules`).
 FP32 = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3", "norm_out")
+
+# What a block returns of its keys and values.
+WantedKeys = Literal["none", "also", "only"]
 
 
 class Expert(nn.Module):
@@ -44,28 +48,49 @@ class Expert(nn.Module):
         time_BT: Tensor,
         text_BSE: Tensor,
         control_BLD: Tensor | None = None,
-        first_frame: int = 0,
         vlm_context_BUV: Tensor | None = None,
-    ) -> Tensor:
+        layout: AttentionLayout | None = None,
+        past: Sequence[Past] = (),
+        keys_only: bool = False,
+    ) -> Tensor | tuple[KV, ...]:
         """Return the velocity [B, 16, T, h, w].
 
-        time: 0 (clean) to 1000 (noise). control: added to the tokens (None: no control). first_frame: position of the first
-        latent in its stream. vlm_context: U tokens of width `added_kv_proj_dim`, padded with zeros, for a cross-attention next
-        to that to the text (None: skip it). ValueError for sizes that do not divide into tokens.
+        time: 0 (clean) to 1000 (noise). text: of the whole video, or of each latent frame [B, T, S, E]. control: added to the
+        tokens (None: no control). vlm_context: U tokens of width
+        `added_kv_proj_dim`, padded with zeros, for a cross-attention next to that to the text (None: skip it). layout: where
+        the tokens stand and what they see (None: frames 0 to T - 1, and everything sees everything). past: of each layer,
+        what the tokens see of earlier latents. ValueError for sizes that do not divide into tokens.
+
+        keys_only: return the keys and values of each layer instead, which a cache stores. The last block stops at its keys, and
+        there is no head.
         """
-        sizes = self._grid(x_BCThw)
+        sizes = self.grid(x_BCThw)
         tokens_BLD = self.patch_embedding(x_BCThw.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         if control_BLD is not None:
             tokens_BLD = tokens_BLD + control_BLD.to(tokens_BLD.dtype)
         time_BTD, scales_BT6D, text_BSD = self.condition_embedder(time_BT, text_BSE, tokens_BLD.dtype)
-        angles_LP = angles(sizes, first_frame, self.config.attention_head_dim, self.config.rope_max_seq_len, x_BCThw.device)
-        rotary_LP = torch.cos(angles_LP).float(), torch.sin(angles_LP).float()
-        for block in self.blocks:
-            tokens_BLD = block(tokens_BLD, text_BSD, scales_BT6D, rotary_LP, vlm_context_BUV)
+        if layout is None:
+            layout = AttentionLayout(self.rotary(range(sizes[0]), sizes[1], sizes[2], x_BCThw.device))
+        keys = []
+        for i, block in enumerate(self.blocks):
+            own_past, last = past[i] if past else None, i == len(self.blocks) - 1
+            wanted: WantedKeys = ("only" if last else "also") if keys_only else "none"
+            made = block(tokens_BLD, text_BSD, scales_BT6D, layout, own_past, vlm_context_BUV, wanted)
+            if keys_only:
+                tokens_BLD, kv = (tokens_BLD, made) if last else made
+                keys.append(kv)
+            else:
+                tokens_BLD = made
+        if keys_only:
+            return tuple(keys)
         return self._unpatchify(self._head(tokens_BLD, time_BTD), sizes)
 
-    def _grid(self, x_BCThw: Tensor) -> tuple[int, int, int]:
-        """Return the number of tokens along frames, rows and columns."""
+    def rotary(self, frames: Sequence[int], rows: int, columns: int, device: torch.device) -> Rotary:
+        """Return the rotary positions of tokens, given the position of each frame and the number of rows and columns."""
+        return rotary(frames, rows, columns, self.config.attention_head_dim, self.config.rope_max_seq_len, device)
+
+    def grid(self, x_BCThw: Tensor) -> tuple[int, int, int]:
+        """Return the number of tokens along frames, rows and columns. ValueError for sizes that do not divide into tokens."""
         sizes, patch = x_BCThw.shape[2:], self.config.patch_size
         if any(size % part for size, part in zip(sizes, patch, strict=True)):
             raise ValueError(
@@ -145,16 +170,24 @@ class Block(nn.Module):
         x_BLD: Tensor,
         text_BSD: Tensor,
         scales_BT6D: Tensor,
-        rotary_LP: tuple[Tensor, Tensor],
+        layout: AttentionLayout,
+        past: Past | None = None,
         vlm_context_BUV: Tensor | None = None,
-    ) -> Tensor:
+        keys: WantedKeys = "none",
+    ) -> Any:
+        """Return the tokens after this block: [B, L, D]. keys: return them with this block's own KV as well, or only the KV."""
         modulation = (self.scale_shift_table.float() + scales_BT6D.float()).unbind(2)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation
         normed = modulate(self.norm1(x_BLD.float()), scale, shift).type_as(x_BLD)
-        x_BLD = gated_residual(x_BLD, self.attn1(normed, normed, rotary_LP), gate)
-        x_BLD = x_BLD + self.attn2(self.norm2(x_BLD.float()).type_as(x_BLD), text_BSD, vlm_context_BUV=vlm_context_BUV)
+        kv = self.attn1.keys(normed)
+        stored = kv if keys == "none" else KV(kv.k_BSNH.clone(), kv.v_BSNH.clone())  # FSDP2 must not return views
+        if keys == "only":
+            return stored
+        x_BLD = gated_residual(x_BLD, self.attn1.attend_to_video(normed, kv, layout, past), gate)
+        x_BLD = x_BLD + self.attn2(self.norm2(x_BLD.float()).type_as(x_BLD), text_BSD, vlm_context_BUV)
         normed = modulate(self.norm3(x_BLD.float()), ffn_scale, ffn_shift).type_as(x_BLD)
-        return gated_residual(x_BLD, self.ffn(normed), ffn_gate)
+        x_BLD = gated_residual(x_BLD, self.ffn(normed), ffn_gate)
+        return x_BLD if keys == "none" else (x_BLD, stored)
 
 
 def modulate(x_BLD: Tensor, scale_BTD: Tensor, shift_BTD: Tensor) -> Tensor:
@@ -183,20 +216,31 @@ class Attention(nn.Module):
             self.add_k_proj, self.add_v_proj = nn.Linear(context_dim, width), nn.Linear(context_dim, width)
             self.norm_added_k = nn.RMSNorm(width, config.eps)
 
-    def forward(
-        self,
-        x_BLD: Tensor,
-        source_BSD: Tensor,
-        rotary_LP: tuple[Tensor, Tensor] | None = None,
-        vlm_context_BUV: Tensor | None = None,
-    ) -> Tensor:
-        """Attend to `source`, and to `vlm_context` as well if there is one (see `Expert.forward`)."""
-        q = self.norm_q(self.to_q(x_BLD)).unflatten(-1, (self._heads, -1))
+    def queries(self, x_BLD: Tensor) -> Tensor:
+        """Return normed queries [B, L, N, H], not rotated."""
+        return self.norm_q(self.to_q(x_BLD)).unflatten(-1, (self._heads, -1))
+
+    def keys(self, source_BSD: Tensor) -> KV:
+        """Return normed keys, not rotated, and values."""
         k = self.norm_k(self.to_k(source_BSD)).unflatten(-1, (self._heads, -1))
-        v = self.to_v(source_BSD).unflatten(-1, (self._heads, -1))
-        if rotary_LP is not None:
-            q, k = rotate(q, rotary_LP), rotate(k, rotary_LP)
-        values = self.attend(q, k, v)
+        return KV(k, self.to_v(source_BSD).unflatten(-1, (self._heads, -1)))
+
+    def attend_to_video(self, x_BLD: Tensor, own: KV, layout: AttentionLayout, past: Past | None = None) -> Tensor:
+        """Self-attention: attend to `own`, the keys of the same tokens, and to the past."""
+        return self.to_out[0](attend_with_past(self.attend, self.queries(x_BLD), own, layout, past).flatten(2))
+
+    def forward(self, x_BLD: Tensor, source_BSD: Tensor, vlm_context_BUV: Tensor | None = None) -> Tensor:
+        """Cross-attention: attend to `source`, and to `vlm_context` as well if there is one (see `Expert.forward`).
+
+        source: [B, S, D], or one for each frame's tokens, [B, T, S, D].
+        """
+        q = self.queries(x_BLD)
+        if source_BSD.ndim == q.ndim:
+            frames = source_BSD.shape[1]
+            k, v = self.keys(source_BSD.flatten(0, 1))
+            values = self.attend(q.unflatten(1, (frames, -1)).flatten(0, 1), k, v).unflatten(0, (-1, frames)).flatten(1, 2)
+        else:
+            values = self.attend(q, *self.keys(source_BSD))
         if vlm_context_BUV is not None:
             values = values + self._attend_vlm_context(q, vlm_context_BUV.type_as(x_BLD))
         return self.to_out[0](values.flatten(2))

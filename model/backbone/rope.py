@@ -3,9 +3,13 @@
 B batch, L tokens, N heads, P pairs of a head (half its width).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+# Cosines and sines of tokens, [L, P] each.
+Rotary = tuple[Tensor, Tensor]
 _THETA = 10_000.0
 
 
@@ -15,29 +19,30 @@ def axis_widths(head_dim: int) -> tuple[int, int, int]:
     return head_dim - 2 * spatial, spatial, spatial
 
 
-def angles(sizes: tuple[int, int, int], first_frame: int, head_dim: int, positions: int, device: torch.device) -> Tensor:
-    """Return the angles of tokens in order frame, row, column, float64 [L, P] in rad.
+def rotary(
+    frames: Sequence[int], rows: int, columns: int, head_dim: int, positions: int, device: torch.device | None = None
+) -> Rotary:
+    """Return cosines and sines, float32 [L, P] each, of tokens in order frame, row, column.
 
-    first_frame: position of the first frame, for a block that continues a stream. positions: how many an axis has; ValueError
-    where that is too few.
+    frames: position of each frame. positions: how many an axis has; ValueError where that is too few. Angles are computed in
+    float64.
     """
-    frames, rows, columns = sizes
-    if max(first_frame + frames, rows, columns) > positions:
+    if max(max(frames) + 1, rows, columns) > positions:
         raise ValueError(
-            f"frames {first_frame} to {first_frame + frames}, {rows}x{columns} tokens: an axis has {positions} positions"
+            f"frames {min(frames)} to {max(frames) + 1}, {rows}x{columns} tokens: an axis has {positions} positions"
         )
-    starts = (first_frame, 0, 0)
-    parts = []
+    places = torch.tensor(list(frames), device=device), torch.arange(rows, device=device), torch.arange(columns, device=device)
+    sizes, parts = (len(frames), rows, columns), []
     for axis, width in enumerate(axis_widths(head_dim)):
         frequency = _THETA ** -(torch.arange(0, width, 2, dtype=torch.float64, device=device) / width)
-        position = torch.arange(starts[axis], starts[axis] + sizes[axis], dtype=torch.float64, device=device)
         shape = [1, 1, 1, -1]
         shape[axis] = sizes[axis]
-        parts.append((position[:, None] * frequency).view(shape).expand(*sizes, -1))
-    return torch.cat(parts, -1).reshape(frames * rows * columns, head_dim // 2)
+        parts.append((places[axis].double()[:, None] * frequency).view(shape).expand(*sizes, -1))
+    angles_LP = torch.cat(parts, -1).reshape(-1, head_dim // 2)
+    return angles_LP.cos().float(), angles_LP.sin().float()
 
 
-def rotate(x_BLNH: Tensor, rotary_LP: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x_BLNH: Tensor, rotary_LP: Rotary) -> Tensor:
     """Rotate neighbouring pairs by (cos, sin), computed in float32 whatever the dtype of the input."""
     cos, sin = (part[None, :, None] for part in rotary_LP)
     even, odd = x_BLNH.float().unflatten(-1, (-1, 2)).unbind(-1)

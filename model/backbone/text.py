@@ -3,6 +3,7 @@
 B batch, S tokens, E width. Padding is zero and is attended to, without a mask, since Wan2.2 was trained so.
 """
 
+import hashlib
 import re
 from typing import Any
 
@@ -41,6 +42,28 @@ class ZeroTextEncoder(nn.Module):
 
     def forward(self, texts: list[str]) -> Tensor:
         return self.zero.expand(len(texts), -1, -1)
+
+
+class WordTextEncoder(nn.Module):
+    """The text encoder of small worlds that follow a few prompts: one token for each word, padded with zeros.
+
+    The vector of a word follows from its letters, so it has no weights and reads any text. A world only knows the words that it
+    was trained on.
+    """
+
+    def __init__(self, width: int, words: int = 8) -> None:
+        super().__init__()
+        self._width, self._words = width, words
+        self.register_buffer("device_of", torch.zeros(()), persistent=False)
+
+    def forward(self, texts: list[str]) -> Tensor:
+        """Return float32 [B, S, E]. Longer texts are truncated; case and punctuation do not count."""
+        states = torch.zeros(len(texts), self._words, self._width)
+        for row, text in zip(states, texts, strict=True):
+            for place, word in zip(row, re.findall(r"\w+", text.lower()), strict=False):
+                seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:7], "big")
+                place.copy_(torch.randn(self._width, generator=torch.Generator().manual_seed(seed)))
+        return states.to(self.device_of.device)
 
 
 def load(folder: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16) -> TextEncoder:

@@ -26,10 +26,11 @@ def pluecker(pose_BF44: Tensor, intrinsics_BF4: Tensor, height: int, width: int)
     return torch.cat([torch.linalg.cross(o, d), d], -1).permute(0, 1, 4, 2, 3).float()
 
 
-def relative_to_origin(pose_BF44: Tensor, origin_B44: Tensor | None = None) -> Tensor:
-    """Return poses relative to an origin, by default the camera of the first frame."""
-    origin = pose_BF44[:, 0] if origin_B44 is None else origin_B44
-    return torch.linalg.inv(origin.double())[:, None] @ pose_BF44.double()
+def relative_to_origin(pose_BF44: Tensor, origin: Tensor | None = None) -> Tensor:
+    """Return poses relative to an origin, by default the camera of the first frame. origin: [B, 4, 4], or one a frame."""
+    origin = pose_BF44[:, 0] if origin is None else origin
+    origin_BF44 = origin if origin.ndim == pose_BF44.ndim else origin[:, None]
+    return torch.linalg.inv(origin_BF44.double()) @ pose_BF44.double()
 
 
 def relative_to_previous_latent(
@@ -61,11 +62,11 @@ def control_maps(
     intrinsics_BF4: Tensor,
     height: int,
     width: int,
-    origin_B44: Tensor | None = None,
+    origin: Tensor | None = None,
     before_B44: Tensor | None = None,
     frames_per_latent: int = FRAMES_PER_LATENT,
 ) -> Tensor:
-    """Return what the encoder reads, float32 [B, F, 12, H, W].
+    """Return what the encoder reads, float32 [B, F, 12, H, W]. origin: see `relative_to_origin`.
 
     The first half are rays from the stream's origin. The second half are rays from the previous latent, minus the rays of a
     camera at rest, so it is zero where nothing moves. Measurements show that a model follows its controls because of the second
@@ -75,4 +76,4 @@ def control_maps(
     rest = pluecker(identity, intrinsics_BF4, height, width)
     relative = relative_to_previous_latent(pose_BF44, before_B44, frames_per_latent)
     steps = pluecker(relative, intrinsics_BF4, height, width) - rest
-    return torch.cat([pluecker(relative_to_origin(pose_BF44, origin_B44), intrinsics_BF4, height, width), steps], 2)
+    return torch.cat([pluecker(relative_to_origin(pose_BF44, origin), intrinsics_BF4, height, width), steps], 2)

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 # Beginnings of words, and characters of Chinese captions. A needless match only costs a mirrored or reversed sample.
 _SIDES = r"left|right(?!eous)|clockwise|anti-?clockwise|counter-?clockwise|east|west"
 _WRITING = r"text|letter|writ|sign|logo|label|inscri|subtitle|number|digit|words?\b|reads?\b|says?\b"
@@ -64,9 +62,8 @@ def may_reverse(text: str, metas: Sequence[Mapping[str, Any]]) -> bool:
     return not interactive and not _REVERSED.search(text)
 
 
-def caption(meta: Mapping[str, Any], mix: CaptionMix, rng: np.random.Generator) -> str:
-    """Draw a clip's text: empty where it is dropped or the clip has none. Every clip takes the same number of draws."""
-    long, dropped = rng.random(2)
+def caption(meta: Mapping[str, Any], mix: CaptionMix, long: float, dropped: float) -> str:
+    """Return a clip's text: empty where it is dropped or the clip has none. long, dropped: draws from 0 to 1."""
     if dropped < mix.dropout:
         return ""
     names = ("caption_long", "caption_short") if long < mix.long_share else ("caption_short", "caption_long")

@@ -69,6 +69,9 @@ class DataSettings:
     # largest distance of a sample's origin from its first frame, in the data set's unit (0: the origin is the first frame); a
     # stream that has been played for a minute is that far from its own origin
     max_origin_distance: float = 0.0
+    # whether windows cross from one clip into the touching next one, so that samples show how what the text says begins; false:
+    # a window stays inside one clip where it can
+    join_clips: bool = False
     # outputs with their shares; empty: all outputs given on the command line are one source, each window once an epoch
     sources: tuple[DataSource, ...] = ()
 
@@ -97,6 +100,7 @@ class TrainingSample(TypedDict):
     camera_known: bool  # see `poses.CameraPath`
     text: str
     instruction: str  # the part of the text that says what happens
+    spans: list[tuple[int, str]]  # the text of each clip that the window spans, from a frame on
     key: str  # of the window
     source: str  # name of the source
     replaced: list[str]  # windows that could not be read before this one, with the reasons
@@ -168,7 +172,7 @@ class Windows(Dataset[TrainingSample]):
     def _span(self, epoch: int, shards: Sequence[StoredShard]) -> WindowSpan:
         """Number the windows of these shards."""
         frames, start = self.settings.frames, len(self.windows)
-        new = windows(touching_runs(clips_in_order(shards)), frames, self.settings.fps)
+        new = windows(touching_runs(clips_in_order(shards)), frames, self.settings.fps, self.settings.join_clips)
         if not new:
             where = ", ".join(sorted({shard.uri.rpartition("/shards/")[0] for shard in shards}))
             seconds = frames / self.settings.fps
@@ -249,7 +253,10 @@ def read_sample(window: Window, settings: DataSettings, epoch: int, location: By
     stored = metas[0]["stored_width"], metas[0]["stored_height"]
     intrinsics = covering_crop(stored, settings.size).intrinsics(path.intrinsics, stored).astype(np.float32)
     middle = metas[_middle_clip(counts)]
-    text = caption(middle, settings.captions, rng)
+    draws = rng.random(2)
+    text = caption(middle, settings.captions, *draws)
+    first_frames = np.cumsum([0, *counts[:-1]])
+    spans = [(int(first), caption(meta, settings.captions, *draws)) for first, meta in zip(first_frames, metas, strict=True)]
     sample = {
         **tensors,
         "pose": torch.from_numpy(path.pose),
@@ -257,6 +264,7 @@ def read_sample(window: Window, settings: DataSettings, epoch: int, location: By
         "camera_known": path.known,
         "text": text,
         "instruction": instruction(middle, text),
+        "spans": spans,
         "key": window.key,
     }
     mirror, backwards = rng.random(2)
@@ -288,8 +296,16 @@ def _mirror(sample: dict[str, Any]) -> dict[str, Any]:
 
 def _reverse(sample: dict[str, Any]) -> dict[str, Any]:
     """Put the last frame first, with poses relative to it."""
+    ends = [first for first, _ in sample["spans"][1:]] + [len(sample["pose"])]
+    spans = [(len(sample["pose"]) - end, text) for end, (_, text) in zip(ends, sample["spans"], strict=True)][::-1]
     pose = relative_to_origin(sample["pose"].flip(0)[None])[0].float()
-    return {**sample, "video": sample["video"].flip(1), "pose": pose, "intrinsics": sample["intrinsics"].flip(0)}
+    return {
+        **sample,
+        "video": sample["video"].flip(1),
+        "pose": pose,
+        "intrinsics": sample["intrinsics"].flip(0),
+        "spans": spans,
+    }
 
 
 def decode_window(
@@ -348,7 +364,7 @@ def collate(samples: list[TrainingSample]) -> dict[str, Any]:
     else:
         stacked |= {name: torch.stack([s[name] for s in samples]) for name in ("latents", "image")}
     known = {"camera_known": torch.tensor([s["camera_known"] for s in samples])}
-    texts = {name: [s[name] for s in samples] for name in ("text", "instruction", "key", "source")}
+    texts = {name: [s[name] for s in samples] for name in ("text", "instruction", "spans", "key", "source")}
     return {**stacked, **known, **texts, "replaced": [reason for s in samples for reason in s["replaced"]]}
 
 

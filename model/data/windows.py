@@ -124,13 +124,16 @@ def touching_runs(clips: Sequence[StoredClip]) -> list[tuple[StoredClip, ...]]:
     return [tuple(run) for run in runs]
 
 
-def windows(runs: Iterable[tuple[StoredClip, ...]], frames: int, fps: float) -> list[Window]:
+def windows(runs: Iterable[tuple[StoredClip, ...]], frames: int, fps: float, join_clips: bool = False) -> list[Window]:
     """Return as many windows of `frames` at `fps` as fit into each run without overlap, spread evenly over it.
 
     A window stays inside one clip where it can: clips are joined only where they are too short for one (`_parts`). So a
-    45-frame phase seldom decodes two clips for one sample, and a 149-frame phase uses all clips.
+    45-frame phase seldom decodes two clips for one sample, and a 149-frame phase uses all clips. join_clips: treat each run as
+    one clip.
     """
     length_s = frames / fps
+    if join_clips:
+        return [window for run in runs for window in _windows_in(run, length_s)]
     return [window for run in runs for part in _parts(run, length_s) for window in _windows_in(part, length_s)]
 
 

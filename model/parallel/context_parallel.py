@@ -44,9 +44,12 @@ def parallelize(expert: Expert, mesh: DeviceMesh) -> Expert:
 
 
 def _take_own_positions(group: dist.ProcessGroup, _block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Reduce a block's rotary positions to those of this rank's tokens."""
-    x_BLD, text_BSD, scales_BT6D, rotary_LP, *more = inputs
-    return x_BLD, text_BSD, scales_BT6D, tuple(_own_part(part, 0, scales_BT6D.shape[1], group) for part in rotary_LP), *more
+    """Reduce a block's rotary positions to those of this rank's tokens. Masks and caches are not divided yet."""
+    x_BLD, text_BSD, scales_BT6D, layout, past, vlm_context_BUV, keys = inputs
+    if past is not None or layout.mask is not None or keys != "none":
+        raise InputError("context parallel has no causal attention yet: set layout.context to 1")
+    own = tuple(_own_part(part, 0, scales_BT6D.shape[1], group) for part in layout.rotary_LP)
+    return x_BLD, text_BSD, scales_BT6D, layout._replace(rotary_LP=own), past, vlm_context_BUV, keys
 
 
 def _take_own_tokens(group: dist.ProcessGroup, _block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from model.world import ControlledExpert
 
 def is_unsharded(name: str) -> bool:
     """Return whether a parameter of a controlled expert is kept whole on every rank, in float32."""
-    return name.startswith("camera.") or any(part in name for part in FP32)
+    return name.startswith(("camera.", "remainder")) or any(part in name for part in FP32)
 
 
 def shard(expert: ControlledExpert, mesh: DeviceMesh, dtype: torch.dtype = torch.float32) -> ControlledExpert:

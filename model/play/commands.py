@@ -89,10 +89,13 @@ def rollout(engine: Engine, image: str, keys: str, prompt: str, seed: int, out: 
         log(f"{record}: {len(controls) // length} blocks")
 
 
-def replay(load: Callable[[], Engine], path: str, out: str, log: Log) -> None:
-    """Play a record again, check each frame, and write the video. InputError where the frames cannot be the same."""
+def replay(load: Callable[[str], Engine], path: str, out: str, log: Log) -> None:
+    """Play a record again, check each frame, and write the video. InputError where the frames cannot be the same.
+
+    load: load the engine with the backend of this name, that of the record.
+    """
     record = read_record(path)
-    engine = load()
+    engine = load(str(record.header.identity.get("backend", "auto")))
     check_identity(record, engine)
     if record.is_truncated:
         log(f"{path}: the last line was cut off; {len(record.blocks)} blocks are whole")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 
 class EmaWeights:
@@ -20,9 +21,9 @@ class EmaWeights:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move the average towards the module's current weights."""
-        for name, parameter in module.named_parameters():
-            if name in self.weights:
-                self.weights[name].lerp_(parameter.detach(), 1 - self.decay)
+        parameters = {name: p.detach() for name, p in module.named_parameters() if name in self.weights}
+        weights = [_local(self.weights[name]) for name in parameters]
+        torch._foreach_lerp_(weights, [_local(p) for p in parameters.values()], 1 - self.decay)
 
     @contextmanager
     @torch.no_grad()
@@ -34,6 +35,11 @@ class EmaWeights:
             yield
         finally:
             copy_weights(module, own)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()

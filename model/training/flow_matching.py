@@ -42,9 +42,10 @@ def encode_batch(
     instruction gets hidden states of zeros, which experts treat as no instruction.
     """
     x0, image = encode_video(batch, codec, device)
-    height, width = CELL_PX * x0.shape[-2], CELL_PX * x0.shape[-1]
+    height, width = CELL_PX * x0.shape[-2], CELL_PX * x0.shape[-1]  # of the maps, which may be smaller than the pictures
     pose, origin, intrinsics = (batch[name].to(device, non_blocking=True) for name in ("pose", "origin", "intrinsics"))
     known = batch["camera_known"].to(device)
+    intrinsics = intrinsics * (CELL_PX / codec.cell_px)
     valid = torch.where(known[:, None, None], intrinsics, intrinsics.new_tensor([width, width, width / 2, height / 2]))
     per = codec.frames_per_latent
     maps = control_maps(pose, valid, height, width, origin, frames_per_latent=per) * known[:, None, None, None, None]

@@ -18,6 +18,7 @@ class ModelParts:
     text_encoder: EncodeText
     vlm_encoder: EncodeInstruction | None
     codec_hash: str
+    teacher: World | None = None  # of consistency distillation: the frozen model that is distilled
 
     @property
     def device(self) -> torch.device:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from model.config import check_frames
 
 PRECISIONS = ("auto", "bfloat16", "float32")
+OBJECTIVES = ("flow", "teacher_forcing", "consistency")
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,32 @@ class TrainSettings:
         """Return the learning rate of a step: a linear rise, then `lr`, then a linear fall to zero at the end."""
         left = (self.steps - step) / (self.lr_decay_share * self.steps) if self.lr_decay_share else 1.0
         return self.lr * min(1.0, (step + 1) / max(1, self.warmup_steps), left)
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What a run minimises."""
+
+    # flow: bidirectional flow matching (stages 1 and 2). teacher_forcing: causal flow matching, each block on true history.
+    # consistency: distillation to few steps of the causal model that model.init_from names, without rollouts
+    kind: str = "flow"
+    latents: int = 0  # latents of a sample that are trained on, at a random place; 0: all of them
+    context_noise: float = 0.3  # history gets noise of up to this level, which the model is told
+    clean_history_share: float = 0.2  # share of samples whose history has no noise
+    own_history_share: float = (
+        0.0  # share of samples whose history is the model's own prediction, with the true next frame as aim
+    )
+    own_history_rounds: int = 1  # how often such a history is predicted again from itself, so that errors add up
+    # noise of up to this level on the turned frame before (`CausalSpec.warp`), whose last channels shrink as much
+    source_noise: float = 0.5
+    levels: int = 48  # noise levels of consistency distillation
+    guidance: float = 3.0  # of the teacher, away from no text and no camera; 1: none, which saves a pass
+
+    def __post_init__(self) -> None:
+        if self.kind not in OBJECTIVES:
+            raise ValueError(f"kind must be one of {', '.join(OBJECTIVES)}, not {self.kind!r}")
+        for name in ("context_noise", "clean_history_share", "own_history_share", "source_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name):g}")
+        if self.levels < 2 or self.own_history_rounds < 1 or self.latents < 0:
+            raise ValueError("levels must be at least 2, own_history_rounds at least 1, latents at least 0")

@@ -187,7 +187,7 @@ def test_a_stream_in_blocks_has_the_maps_of_the_whole():
     pose = poses(13)
     whole = control_maps(pose, INNER, 32, 32)
     head = control_maps(pose[:, :5], INNER[:, :5], 32, 32)
-    tail = control_maps(pose[:, 5:], INNER[:, 5:], 32, 32, origin_B44=pose[:, 0], before_B44=pose[:, 4])
+    tail = control_maps(pose[:, 5:], INNER[:, 5:], 32, 32, origin=pose[:, 0], before_B44=pose[:, 4])
     torch.testing.assert_close(torch.cat([head, tail], 1), whole, atol=1e-6, rtol=0)
 
 

@@ -9,7 +9,6 @@ import tiny_world  # noqa: E402
 
 from model.backbone import vlm_context  # noqa: E402
 from model.backbone.dit import Expert  # noqa: E402
-from model.backbone.frame_codec import FrameCodec  # noqa: E402
 from model.backbone.text import ZeroTextEncoder  # noqa: E402
 from model.control.encoder import CameraEncoder  # noqa: E402
 from model.noise import NoiseSpec  # noqa: E402
@@ -57,7 +56,7 @@ def small_world(recipe, width=None):
 @pytest.mark.parametrize("width", [None, 12], ids=["text alone", "with a vlm"])
 def test_a_small_world_takes_a_step_and_samples_on_another_device(make, width):
     recipe = make()
-    world, codec = small_world(recipe, width), FrameCodec(recipe.codec.channels, recipe.codec.width).to(META)
+    world, codec = small_world(recipe, width), recipe.codec.build().to(META)
     text_encoder = ZeroTextEncoder(recipe.model.backbone.text_dim).to(META)
     vlm_encoder = (lambda frames, instructions: torch.zeros(len(instructions), 4, width)) if width else None
     encoded = flow_matching.encode_batch(batch(recipe.data.size), codec, text_encoder, META, vlm_encoder)
@@ -85,7 +84,7 @@ def test_the_large_worlds_parts_are_put_together_on_another_device():
 def test_a_tensor_left_on_the_processor_would_fail_here():
     """Without this the tests above would prove nothing."""
     recipe = tiny()
-    world, codec = small_world(recipe), FrameCodec(recipe.codec.channels, recipe.codec.width).to(META)
+    world, codec = small_world(recipe), recipe.codec.build().to(META)
     encoded = flow_matching.encode_batch(batch(recipe.data.size), codec, ZeroTextEncoder(recipe.model.backbone.text_dim), META)
     with pytest.raises(RuntimeError, match="device"):
         flow_matching.loss(world, encoded, torch.full((BATCH,), 0.95).to(META), torch.randn(encoded.x0.shape).to(META))

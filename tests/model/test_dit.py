@@ -5,7 +5,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 
-from model.backbone.dit import Expert  # noqa: E402 (after the packages are known to be here)
+from model.backbone.attention import AttentionLayout  # noqa: E402 (after the packages are known to be here)
+from model.backbone.dit import Expert  # noqa: E402
 from model.config import BackboneConfig, tiny  # noqa: E402
 
 SIZES = [(3, 4, 6), (1, 2, 2), (5, 2, 8)]
@@ -83,7 +84,12 @@ def test_a_block_further_on_equals_the_whole_where_nothing_else_differs():
     _, ours = pair(config)
     x, time_BT, text = inputs(config, (3, 4, 4))
     with torch.no_grad():
-        torch.testing.assert_close(ours(x, time_BT, text), ours(x, time_BT, text, first_frame=20), atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            ours(x, time_BT, text),
+            ours(x, time_BT, text, layout=AttentionLayout(ours.rotary(range(20, 23), 2, 2, x.device))),
+            atol=2e-5,
+            rtol=0,
+        )
 
 
 def test_no_control_is_bitwise_a_control_of_zeros():
@@ -106,9 +112,8 @@ def test_odd_sizes_are_refused_not_cropped():
 def test_more_latents_than_positions_are_refused():
     config = tiny()
     _, ours = pair(config)
-    x, time_BT, text = inputs(config, (3, 4, 4))
     with pytest.raises(ValueError, match=r"frames 1022 to 1025, .* an axis has 1024 positions"):
-        ours(x, time_BT, text, first_frame=1022)
+        ours.rotary(range(1022, 1025), 2, 2, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

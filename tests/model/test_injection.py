@@ -126,10 +126,10 @@ def test_a_recipe_trains_with_a_vision_language_model(made, tiny_vlm, tmp_path):
 def test_a_sample_has_an_instruction_only_where_its_text_has_it():
     meta = {"caption_long": "A hall.", "interaction_caption": "The door opens."}
     rng = np.random.default_rng(0)
-    text = caption(meta, CaptionMix(dropout=0.0), rng)
+    text = caption(meta, CaptionMix(dropout=0.0), *rng.random(2))
     assert (text, instruction_of(meta, text)) == ("A hall. The door opens.", "The door opens.")
-    assert instruction_of(meta, caption(meta, CaptionMix(dropout=1.0), rng)) == ""
-    assert instruction_of(meta, caption(meta, CaptionMix(dropout=0.0, with_interaction=False), rng)) == ""
+    assert instruction_of(meta, caption(meta, CaptionMix(dropout=1.0), *rng.random(2))) == ""
+    assert instruction_of(meta, caption(meta, CaptionMix(dropout=0.0, with_interaction=False), *rng.random(2))) == ""
     assert instruction_of({"caption_long": "A hall."}, "A hall.") == ""
 
 

@@ -90,13 +90,11 @@ def test_a_frame_codecs_cells_are_principal_components():
     latents = codec.encode(pictures[:, :, None])[:, :, 0]
     assert latents.var((0, 2, 3)).mean() == pytest.approx(1, rel=0.02)
     assert (latents.var((0, 2, 3)).diff() < 0).all(), "the first still counts most"
-    lost = (codec.decode_with_seams(latents) - pictures).square().mean() * 192
+    lost = (codec.decode_linear(latents) - pictures).square().mean() * 192
     cells = torch.nn.functional.pixel_unshuffle(pictures, 8).movedim(1, -1).reshape(-1, 192).double().numpy()
     values = np.linalg.eigvalsh(np.cov(cells.T, bias=True))
     assert float(lost) == pytest.approx(values[:-12].sum(), rel=1e-3)
-    assert torch.equal(codec.remove_seams(codec.decode_with_seams(latents)), codec.decode_with_seams(latents)), (
-        "nothing is changed before training"
-    )
+    assert torch.equal(codec.decode_pictures(latents), codec.decode_linear(latents)), "nothing is changed before training"
 
 
 def test_one_frame_a_latent_has_its_steps_from_frame_to_frame():
@@ -194,6 +192,6 @@ def test_the_demo_world_fits_into_eight_megabytes():
     recipe = demo()
     expert = Expert(recipe.model.backbone)
     camera = CameraEncoder(expert.config.width, recipe.model.control_width, patch=1, frames_per_latent=1)
-    codec = FrameCodec(recipe.codec.channels, recipe.codec.width)
+    codec = recipe.codec.build()
     weights = sum(p.numel() for module in (expert, camera, codec) for p in module.parameters())
     assert 2 * weights < 8e6, "in bfloat16"

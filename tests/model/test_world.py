@@ -36,7 +36,7 @@ def test_the_camera_of_a_block_further_on_is_that_of_whole_latents(inputs):
     x, text, maps = inputs
     world = ControlledExpert(Expert(tiny()))
     with torch.no_grad():
-        assert world(x[:, :, :2], torch.full((1, 2), 0.4), text, maps[:, 1:], first_frame=1).shape == (1, 16, 2, 4, 4)
+        assert world(x[:, :, :2], torch.full((1, 2), 0.4), text, maps[:, 1:], start_of_stream=False).shape == (1, 16, 2, 4, 4)
 
 
 def test_the_pair_runs_the_expert_of_the_frames_that_are_denoised(inputs):
@@ -69,8 +69,8 @@ def test_no_camera_is_one_thing_whether_none_is_given_or_zeros_beside_samples_th
         none = world(x, sigma, text)
         both = torch.cat([torch.zeros_like(maps), maps])
         mixed = world(x.expand(2, -1, -1, -1, -1), sigma.expand(2, -1), text.expand(2, -1, -1), both)
-        later = world(x[:, :, :2], sigma[:, :2], text, torch.zeros_like(maps)[:, 1:], first_frame=1)
+        later = world(x[:, :, :2], sigma[:, :2], text, torch.zeros_like(maps)[:, 1:], start_of_stream=False)
         torch.testing.assert_close(mixed[:1], none, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(later, world(x[:, :, :2], sigma[:, :2], text, first_frame=1), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(later, world(x[:, :, :2], sigma[:, :2], text, start_of_stream=False), rtol=1e-5, atol=1e-5)
         for other in (mixed[1:], world(x, sigma, text, rest), world.expert(x, 1000 * sigma, text)):
             assert (other - none).norm() > 1e-3 * none.norm()

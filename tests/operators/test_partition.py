@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from curation.actions import learned
+from curation.captions import engine_events
+from curation.captions.engine_events import EngineEvent
 from curation.partition import scan
 from operators.op import run_chain
 from pipelines import chains, recipes
@@ -103,3 +105,12 @@ def test_an_old_name_of_a_setting_is_refused_with_the_new_one(old, new):
     known = recipes.load("laptop")
     for key in new.split("."):
         known = getattr(known, key)
+
+
+def test_an_event_in_the_engine_log_begins_a_clip_in_the_same_scene(tmp_path):
+    uri = write(tmp_path / "play.mp4", at(200))
+    events = [EngineEvent(81, 81 / FPS, "it starts to snow", "environment"), EngineEvent(0, 0.0, "night falls", "environment")]
+    (tmp_path / "play.events.json").write_text(engine_events.to_json(events))
+    rows = clips_of(uri)
+    assert spans(rows) == [(0.0, 4.05), (4.05, 10.0)]
+    assert [(row["scene_index"], row["start_frame"]) for row in rows] == [(0, 0), (0, 81)]

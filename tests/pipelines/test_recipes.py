@@ -47,7 +47,8 @@ def test_a_mistake_is_one_clear_line_with_the_file(tmp_path, text, words):
 
 
 def test_neither_file_nor_name():
-    with pytest.raises(ValueError, match="smok: neither a recipe file nor one of demo, gamecraft2, laptop, rehearsal, smoke"):
+    known = "demo, engine, gamecraft2, laptop, rehearsal, smoke"
+    with pytest.raises(ValueError, match=f"smok: neither a recipe file nor one of {known}"):
         recipes.load("smok")
 
 

@@ -30,7 +30,7 @@ def test_a_rollout_plays_the_script_and_a_replay_of_its_record_gives_the_same_vi
     assert np.abs(np.subtract(reds, expected)).max() <= 8
     header = read_record(str(record)).header
     assert (header.prompt, header.seed, header.engine) == ("snow", 2, "mock")
-    commands.replay(MockEngine, str(record), str(again), said.append)
+    commands.replay(lambda _: MockEngine(), str(record), str(again), said.append)
     assert again.read_bytes() == video.read_bytes()
     assert said[-1] == f"{record}: 4 blocks replayed, all frames equal; {again}"
 
@@ -40,7 +40,7 @@ def test_a_replay_says_that_the_last_line_was_cut_off(tmp_path):
     record = tmp_path / "a.gcplay"
     commands.rollout(MockEngine(), "", "W*8", "", 0, "", str(record), said.append)
     record.write_text(record.read_text()[:-9])
-    commands.replay(MockEngine, str(record), "", said.append)
+    commands.replay(lambda _: MockEngine(), str(record), "", said.append)
     assert said[-2:] == [
         f"{record}: the last line was cut off; 2 blocks are whole",
         f"{record}: 2 blocks replayed, all frames equal",

@@ -1,0 +1,128 @@
+"""Measure the speed of play: frames a second, time of a block by stage, memory, and the order of commit and emission.
+
+gamecraft bench infer [WORLD ...] [--seconds 60] [--threads N]. Each world is played with changing keys by one session, as fast
+as it goes. Three numbers are told apart: *core* is the time of the model's passes; *client* is what a viewer waits for from
+sampled controls to encoded frames; *block* is the whole cycle with the commit after the frames are sent. Warm-up ends when the
+window is full. The last row commits before it emits, the order of Self-Forcing's published code, with the same world.
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from bench.machine import describe
+from model.control.spec import ControlState
+from model.play.accelerate import BACKENDS
+from model.play.engine import Start
+from model.play.world import WorldEngine, load_engine
+from model.training import throughput
+
+_KEYS = ("W", "W+LEFT", "LEFT", "S", "RIGHT", "W+RIGHT", "")
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a table with a row for each world and backend."""
+    parser = argparse.ArgumentParser(prog="gamecraft bench infer", description=__doc__.splitlines()[0])
+    parser.add_argument("worlds", nargs="*", default=["demo"])
+    parser.add_argument("--seconds", type=float, default=30.0, help="of play for each row")
+    parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
+    parser.add_argument("--backends", nargs="+", default=["auto"], choices=("auto", *BACKENDS))
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    print(describe() + f", torch {torch.__version__}, {torch.get_num_threads()} threads")
+    rows = []
+    for world in options.worlds:
+        for backend in options.backends:
+            engine = load_engine(world, lambda _: None, backend)
+            for commit_first in (False, True):
+                order = "commit, then emit" if commit_first else "emit, then commit"
+                row = {"world": engine.info.name, "backend": engine.backend, "order": order}
+                rows.append(row | measure(engine, options.seconds, commit_first))
+    columns = list(rows[0])
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
+    for row in rows:
+        print("| " + " | ".join(str(row[column]) for column in columns) + " |")
+
+
+def measure(engine: WorldEngine, seconds: float, commit_first: bool) -> dict[str, Any]:
+    """Play one session for some seconds; return its speed."""
+    began = time.perf_counter()
+    session, _ = engine.start(Start(engine.info.start_images[0].picture))
+    start_s = time.perf_counter() - began
+    spec, frames = engine.loaded.file.causal, engine.info.block_frames
+    rng = np.random.default_rng(0)
+    warm = spec.window // spec.block + 2
+    stages: dict[str, list[float]] = {}
+    client, whole, memory = [], [], []
+    first_tick = 0.0
+    keys: list[str] = []
+    end = time.perf_counter() + seconds
+    number = 0
+    while time.perf_counter() < end or number < warm + 8:
+        if not keys:
+            keys = [str(rng.choice(_KEYS))] * int(rng.integers(4, 20))
+        held = keys.pop()
+        states = [ControlState(frozenset(held.split("+")) if held else frozenset())] * frames
+        start = time.perf_counter()
+        made = session.generate(states)
+        commit_s = session.commit() if commit_first else 0.0
+        encoding = time.perf_counter()
+        for frame in made.frames:
+            cv2.imencode(".jpg", frame[..., ::-1], _JPEG)
+        sent = time.perf_counter()
+        if not commit_first:
+            commit_s = session.commit()
+        done = time.perf_counter()
+        number += 1
+        if number == 1:
+            first_tick = sent - start
+        if number <= warm:
+            continue
+        for stage, value in {**made.seconds, "encode": sent - encoding, "commit": commit_s}.items():
+            stages.setdefault(stage, []).append(value)
+        client.append(sent - start)
+        whole.append(done - start)
+        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    means = {stage: 1e3 * float(np.mean(values)) for stage, values in stages.items()}
+    core_s = (means["denoise"] + means["commit"]) / 1e3
+    half = len(whole) // 2
+    return {
+        "start s": f"{start_s:.2f}",
+        "first tick ms": f"{1e3 * first_tick:.0f}",
+        "FPS core": f"{frames / core_s:.1f}",
+        "FPS": f"{frames / float(np.mean(whole)):.1f}",
+        "controls to frames ms p50/p99": f"{1e3 * np.percentile(client, 50):.0f}/{1e3 * np.percentile(client, 99):.0f}",
+        "block ms p50/p99": f"{1e3 * np.percentile(whole, 50):.0f}/{1e3 * np.percentile(whole, 99):.0f}",
+        "stages ms": ", ".join(f"{stage} {value:.1f}" for stage, value in means.items() if value >= 0.05),
+        "FLOP limit": f"{flops(engine) / float(np.mean(whole)) / peak(engine):.0%}",
+        "second half/first": f"{float(np.mean(whole[half:]) / np.mean(whole[:half])):.2f}",
+        "memory MB": f"{memory[0]:.0f} -> {memory[-1]:.0f}",
+    }
+
+
+def flops(engine: WorldEngine) -> float:
+    """Return the floating-point operations of a block's passes: a third of a training step's for each pass."""
+    file, codec = engine.loaded.file, engine.loaded.codec
+    spec = file.causal
+    latents = spec.block, file.size[1] // codec.cell_px, file.size[0] // codec.cell_px
+    tokens = throughput.count_tokens(file.backbone, latents)
+    passes = len(spec.steps) * (2 if spec.sampler == "heun" else 1) + 1
+    return passes * throughput.training_flops(file.backbone, tokens, 8) / 3
+
+
+def peak(engine: WorldEngine) -> float:
+    """Return the operations a second that the device reaches, as training measures it."""
+    return throughput.peak_flops(engine.device, next(engine.loaded.world.parameters()).dtype)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""Measure a world that is played: pictures under true controls, obedience, memory and drift.
+
+gamecraft bench play WORLD --data HELD_OUT [--lpips FILE.npz] [--out FOLDER]. WORLD is a folder of `gamecraft export`. Truth is
+held-out footage with the cameras of its engine: a window of 18 frames is generated from its first frame under the cameras of
+the rest. The honest bar is the first frame turned as the camera turned, which knows no more than the world does and makes no
+error of its own.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.machine import describe
+from model.backbone.vae import to_signed
+from model.causal.rollout import Rollout, StreamStart
+from model.causal.spec import CausalSpec
+from model.config import FRAMES_PER_LATENT
+from model.control.spec import ControlState
+from model.control.trajectory import integrate
+from model.data.captions import CaptionMix
+from model.data.loader import DataSettings, collate, read_sample
+from model.data.windows import Window, stored_clips
+from model.evaluation import control_accuracy
+from model.evaluation.control_accuracy import DIRECTIONS, Direction, proportion
+from model.evaluation.pictures import load_lpips, psnr, sharpness
+from model.play.world_files import LoadedWorld, load_world
+from model.warp import turn
+
+# A second at 17.5 frames a second; half a second is frame 9.
+_FRAMES, _HALF = 18, 9
+_BATCH = 24
+_KEYS: dict[Direction, str] = {"right": "RIGHT", "left": "LEFT", "forward": "W", "back": "S"}
+# A path and its reverse: a turn by 90 degrees and back, and a walk and back.
+_MIRROR_FRAMES = 18
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+class HeldOut(NamedTuple):
+    """Windows of held-out footage: signed pictures [N, 3, F, H, W], cameras relative to the first frame, intrinsics [N, 4]."""
+
+    video: Tensor
+    pose: Tensor
+    intrinsics: Tensor
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables, and write sheets and numbers into a folder."""
+    parser = argparse.ArgumentParser(prog="gamecraft bench play", description=__doc__.splitlines()[0])
+    parser.add_argument("world")
+    parser.add_argument("--data", nargs="+", required=True, help="held-out outputs of gamecraft curate, with engine cameras")
+    parser.add_argument("--lpips", default="", help="weights of LPIPS (AlexNet, .npz); without them LPIPS is left out")
+    parser.add_argument("--out", type=Path, default=Path("play-bench"))
+    parser.add_argument("--windows", type=int, default=48, help="held-out windows; default 48")
+    parser.add_argument("--drift-s", type=float, default=60.0, help="seconds of the long rollouts; 0: none")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    loaded = load_world(options.world)
+    distance: Distance | None = load_lpips(options.lpips) if options.lpips else None
+    held_out = read_windows(loaded, options.data, options.windows)
+    print(describe())
+    print(f"{options.world}: {loaded.file.name}, {loaded.digest}; {len(held_out.video)} held-out windows of {_FRAMES} frames")
+    tables: dict[str, Any] = {"pictures": pictures(loaded, held_out, distance, options.out)}
+    tables["obedience"] = obedience(loaded, held_out, options.out)
+    tables["mirror"] = mirror(loaded, held_out, distance)
+    if options.drift_s:
+        tables["drift"] = drift(loaded, held_out, options.drift_s, options.out)
+    for name, table in tables.items():
+        print(f"\n{name}")
+        print("\n".join(_lines(table)))
+    (options.out / "play.json").write_text(json.dumps(tables, indent=1))
+
+
+def _lines(table: dict[str, dict[str, Any]]) -> list[str]:
+    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, row in table.items():
+        cells = (row.get(column, "") for column in columns)
+        lines.append(f"| {name} | " + " | ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells) + " |")
+    return lines
+
+
+def read_windows(loaded: LoadedWorld, outputs: Sequence[str], count: int) -> HeldOut:
+    """Return windows in which the camera moves, spread over the footage, none of which starts at a wall."""
+    file = loaded.file
+    frames = 1 + FRAMES_PER_LATENT * -(-(_FRAMES - 1) // FRAMES_PER_LATENT)
+    data = DataSettings(
+        frames=frames, fps=file.causal.fps, size=file.size, captions=CaptionMix(dropout=1.0), camera_dropout=0.0
+    )
+    kept: list[dict[str, Any]] = []
+    clips = stored_clips(outputs)
+    starts = [(clip, start) for clip in clips for start in np.arange(0, clip.seconds - frames / data.fps, 2.0)]
+    for number in np.random.default_rng(5).permutation(len(starts)):
+        clip, start = starts[number]
+        sample = read_sample(Window((clip,), float(start), 0.0), data, epoch=0)
+        motion = control_accuracy.camera_motion(sample["pose"][:_FRAMES].numpy())
+        moves = abs(motion.yaw_deg) > 8 or float(sample["pose"][_FRAMES - 1, :3, 3].norm()) > 0.2
+        if moves and not control_accuracy.is_blank(sample["video"][:, 0].permute(1, 2, 0).numpy(), 20.0):
+            kept.append(sample | {"source": "", "replaced": []})
+        if len(kept) == count:
+            break
+    batch = collate(kept)  # type: ignore[arg-type]
+    video = to_signed(batch["video"][:, :, :_FRAMES])
+    return HeldOut(video, batch["pose"][:, :_FRAMES], batch["intrinsics"][:, 0])
+
+
+@torch.no_grad()
+def roll(loaded: LoadedWorld, first: Tensor, intrinsics: Tensor, pose: Tensor, spec: CausalSpec | None = None) -> Tensor:
+    """Return the video [N, 3, F, H, W] of rollouts from first frames under cameras [N, F, 4, 4]."""
+    videos = []
+    spec = spec or loaded.file.causal
+    for part in range(0, len(first), _BATCH):
+        rows = slice(part, part + _BATCH)
+        text = loaded.encode_text([""] * len(first[rows]))
+        stream = Rollout(loaded.world, loaded.codec, spec, StreamStart(first[rows], intrinsics[rows], text))
+        frames = [first[rows][:, :, None]]
+        block = stream.block_frames
+        for start in range(1, pose.shape[1] - block + 1, block):
+            stream.generate(pose[rows, start : start + block])
+            frames.append(stream.decode())
+            stream.commit()
+        videos.append(torch.cat(frames, 2))
+    return torch.cat(videos)
+
+
+def turned_first_frame(held_out: HeldOut) -> Tensor:
+    """Return the first frame turned as the camera turned; what it does not show is its border."""
+    frames = [held_out.video[:, :, 0]]
+    for number in range(1, held_out.video.shape[2]):
+        turned, _ = turn(held_out.video[:, :, 0], held_out.pose[:, 0], held_out.pose[:, number], held_out.intrinsics)
+        frames.append(turned)
+    return torch.stack(frames, 2)
+
+
+def pictures(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None, out: Path) -> dict[str, dict[str, Any]]:
+    """Return picture measures under true controls, half a second and a second on."""
+    real = held_out.video
+    first, intrinsics, pose = real[:, :, 0], held_out.intrinsics, held_out.pose
+    spec = loaded.file.causal
+    codec_video = loaded.codec.decode(loaded.codec.encode(real))
+    videos = {
+        "real": real,
+        "real through the codec": codec_video,
+        "first frame repeated": first[:, :, None].expand_as(real),
+        "first frame turned": turned_first_frame(held_out),
+        "world": roll(loaded, first, intrinsics, pose),
+    }
+    if spec.sampler == "consistency":
+        many = replace(spec, sampler="euler")
+        videos["world, the same steps by Euler"] = roll(loaded, first, intrinsics, pose, many)
+    table = {}
+    for name, video in videos.items():
+        row: dict[str, Any] = {}
+        for label, frame in (("1 frame", 1), ("0.5 s", _HALF), ("1 s", _FRAMES - 1)):
+            if name != "real":
+                each = [float(psnr(a, b)) for a, b in zip(video[:, :, frame], real[:, :, frame], strict=True)]
+                row[f"PSNR {label}"] = round(float(np.mean(each)), 2)
+            if distance is not None and name != "real":
+                row[f"LPIPS {label}"] = round(float(distance(video[:, :, frame], real[:, :, frame]).mean()), 3)
+        row["sharpness 1 s"] = round(float(sharpness(video[:, :, _FRAMES - 1])), 1)
+        table[name] = row
+    chosen = np.linspace(0, len(real) - 1, 6).astype(int)
+    rows = [strip(videos[name][i]) for i in chosen for name in ("real", "first frame turned", "world")]
+    cv2.imwrite(str(out / "true-controls.png"), np.concatenate(rows)[..., ::-1])
+    return table
+
+
+def strip(video_3FHW: Tensor, frames: Sequence[int] = (0, 2, 5, 9, 13, 17), scale: float = 1.5) -> np.ndarray:
+    """Return some frames side by side, uint8."""
+    pictures = (video_3FHW[:, min(f, video_3FHW.shape[1] - 1)].permute(1, 2, 0) for f in frames)
+    return np.concatenate([_enlarged(picture, scale) for picture in pictures], 1)
+
+
+def _enlarged(picture_HW3: Tensor, scale: float) -> np.ndarray:
+    plain = ((picture_HW3 + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    return np.asarray(cv2.resize(plain, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))
+
+
+def key_poses(loaded: LoadedWorld, keys: str, frames: int, count: int) -> Tensor:
+    """Return the cameras [N, F, 4, 4] of keys that are held down, as play integrates them."""
+    states = [ControlState(frozenset(keys.split("+")) if keys else frozenset())] * (frames - 1)
+    pose = torch.from_numpy(integrate(states, loaded.file.control)).float()
+    return pose[None].expand(count, -1, -1, -1)
+
+
+def obedience(loaded: LoadedWorld, held_out: HeldOut, out: Path) -> dict[str, dict[str, Any]]:
+    """Return the share of videos that move as they were controlled: true controls, and keys held for a second."""
+    first, intrinsics = held_out.video[:, :, 0], held_out.intrinsics
+    world = roll(loaded, first, intrinsics, held_out.pose)
+    hits: dict[str, dict[Direction, list[bool]]] = {"real": defaultdict(list), "world": defaultdict(list)}
+    for name, videos in (("real", held_out.video), ("world", world)):
+        for video, pose in zip(videos, held_out.pose, strict=True):
+            direction = control_accuracy.camera_motion(pose.numpy()).direction
+            if direction:
+                hits[name][direction].append(_follows(direction, video))
+    keys: dict[str, list[bool]] = {}
+    rows = []
+    for direction, key in _KEYS.items():
+        video = roll(loaded, first, intrinsics, key_poses(loaded, key, _FRAMES, len(first)))
+        keys[direction] = [_follows(direction, one) for one in video]
+        rows += [strip(video[i]) for i in (0, len(video) // 2)]
+    cv2.imwrite(str(out / "keys.png"), np.concatenate(rows)[..., ::-1])
+    table: dict[str, dict[str, Any]] = {}
+    for name, by_direction in hits.items():
+        shares = {str(each): str(proportion(by_direction[each])) for each in DIRECTIONS if by_direction[each]}
+        table[f"{name}, true controls"] = shares
+    table["world, a key held for a second"] = {str(each): str(proportion(keys[each])) for each in DIRECTIONS}
+    return table
+
+
+def _follows(direction: Direction, video_3FHW: Tensor) -> bool:
+    plain = ((video_3FHW.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    return control_accuracy.follows(direction, control_accuracy.video_motion(plain))
+
+
+def mirror(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None) -> dict[str, dict[str, Any]]:
+    """Return how far the last frame of a path and its reverse is from the first frame, with and without a memory."""
+    spec = loaded.file.causal
+    first, intrinsics = held_out.video[:_BATCH, :, 0], held_out.intrinsics[:_BATCH]
+    table: dict[str, dict[str, Any]] = {}
+    for memory in dict.fromkeys(("none", spec.memory)):
+        row: dict[str, Any] = {}
+        for label, there, back in (("turn", "RIGHT", "LEFT"), ("walk", "W", "S")):
+            states = [ControlState(frozenset({there}))] * _MIRROR_FRAMES + [ControlState(frozenset({back}))] * _MIRROR_FRAMES
+            pose = torch.from_numpy(integrate(states, loaded.file.control)).float()[None].expand(len(first), -1, -1, -1)
+            last = roll(loaded, first, intrinsics, pose, replace(spec, memory=memory))[:, :, -1]
+            each = [float(psnr(a, b)) for a, b in zip(last, first, strict=True)]
+            row[f"{label} PSNR"] = round(float(np.mean(each)), 2)
+            if distance is not None:
+                row[f"{label} LPIPS"] = round(float(distance(last, first).mean()), 3)
+        table[f"memory: {memory}"] = row
+    return table
+
+
+def drift(loaded: LoadedWorld, held_out: HeldOut, seconds: float, out: Path) -> dict[str, dict[str, Any]]:
+    """Return luminance, sharpness, difference to the frame before and to the first, over a long rollout of changing keys."""
+    count = min(4, len(held_out.video))
+    frames = 1 + round(seconds * loaded.file.causal.fps)
+    rng = np.random.default_rng(3)
+    poses = []
+    for _ in range(count):
+        states: list[ControlState] = []
+        while len(states) < frames - 1:
+            keys = rng.choice(["W", "S", "LEFT", "RIGHT", "W+LEFT", "W+RIGHT", ""], p=[0.2, 0.14, 0.2, 0.2, 0.1, 0.1, 0.06])
+            states += [ControlState(frozenset(str(keys).split("+")) if keys else frozenset())] * int(rng.integers(8, 30))
+        poses.append(integrate(states[: frames - 1], loaded.file.control))
+    pose = torch.from_numpy(np.stack(poses)).float()
+    video = roll(loaded, held_out.video[:count, :, 0], held_out.intrinsics[:count], pose)
+    luma = (video * torch.tensor([0.299, 0.587, 0.114])[None, :, None, None, None]).sum(1) * 127.5 + 127.5
+    sharp = torch.tensor([float(sharpness(video[:, :, f])) for f in range(video.shape[2])])
+    motion = (video[:, :, 1:] - video[:, :, :-1]).abs().mean((0, 1, 3, 4)) * 127.5
+    similar = torch.stack([_similarity(luma[:, 0], luma[:, f]) for f in range(luma.shape[1])])
+    step = max(1, round(10 * loaded.file.causal.fps))
+    table: dict[str, dict[str, Any]] = {}
+    for start in range(0, video.shape[2] - 1, step):
+        part = slice(start, start + step)
+        table[f"{start / loaded.file.causal.fps:.0f} s"] = {
+            "luminance": round(float(luma[:, part].mean()), 1),
+            "sharpness": round(float(sharp[part].mean()), 1),
+            "change a frame": round(float(motion[part].mean()), 2),
+            "similarity to first": round(float(similar[part].mean()), 3),
+            "largest jump of it": round(float(similar.diff()[part].abs().max()), 3),
+        }
+    wanted = np.linspace(0, video.shape[2] - 1, 12).astype(int).tolist()
+    sheet = [np.concatenate([strip(one, wanted[:6]), strip(one, wanted[6:])], 0) for one in video]
+    cv2.imwrite(str(out / "long.png"), np.concatenate(sheet)[..., ::-1])
+    return table
+
+
+def _similarity(a_NHW: Tensor, b_NHW: Tensor) -> Tensor:
+    """Return the mean correlation of pictures at an eighth of their size."""
+    small = [torch.nn.functional.avg_pool2d(x[:, None], 8).flatten(1) for x in (a_NHW, b_NHW)]
+    return torch.nn.functional.cosine_similarity(*(x - x.mean(1, keepdim=True) for x in small)).mean()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""What a causal model is conditioned on: its cameras, and with `CausalSpec.warp` pictures turned as the controls say.
+
+B batch, F frames, T latents, C latent channels, K condition channels, H W px, h w latent rows and columns.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from model.backbone.vae import Codec
+from model.causal.spec import CausalSpec
+from model.config import CELL_PX
+from model.control.pluecker import control_maps
+from model.warp import assemble, ray_change, turn
+
+# A key frame this far away in angle, or in units, is one worse.
+_ANGLE_DEG, _DISTANCE = 30.0, 0.25
+
+
+class TurnedSource(NamedTuple):
+    """Known frames to turn, one for each latent that is generated."""
+
+    pictures_BT3HW: Tensor  # in [-1, 1]
+    pose_BT44: Tensor
+
+
+class Spoil(NamedTuple):
+    """How a source's latents are spoilt in training, since a rollout's are not exact. None of it: all zeros.
+
+    noise is added at a level that the model is told; the last channels shrink by `shrink`, as samplers lose them.
+    """
+
+    noise_BCThw: Tensor
+    level_B: Tensor
+    shrink_B: Tensor
+
+
+def require_frame_latents(codec: Codec, spec: CausalSpec) -> None:
+    """Raise ValueError where frames are to be turned but a latent is not one frame."""
+    if spec.warp and codec.frames_per_latent != 1:
+        raise ValueError(f"warp needs a codec with one frame a latent, not {codec.frames_per_latent}")
+
+
+def turned_condition(
+    codec: Codec,
+    sources: Sequence[tuple[TurnedSource, Spoil | None, float]],
+    target_BT44: Tensor,
+    intrinsics_BT4: Tensor,
+) -> Tensor:
+    """Return the condition channels [B, K, T, h, w] of sources: each with how it is spoilt, or the noise level to declare."""
+    batch, latents = target_BT44.shape[:2]
+    parts = []
+    for (pictures, pose), spoil, declared in sources:
+        flat = pictures.flatten(0, 1), pose.flatten(0, 1), target_BT44.flatten(0, 1), intrinsics_BT4.flatten(0, 1)
+        turned, known = turn(*flat)
+        z = codec.encode(turned[:, :, None])[:, :, 0].unflatten(0, (batch, latents)).transpose(1, 2)
+        level = z.new_full((batch,), declared)
+        if spoil is not None:
+            ramp = torch.linspace(0, 1, z.shape[1], device=z.device)[None, :, None, None, None]
+            level = spoil.level_B
+            z = z * (1 - spoil.shrink_B.view(-1, 1, 1, 1, 1) * ramp) + level.view(-1, 1, 1, 1, 1) * spoil.noise_BCThw
+        rows, columns = z.shape[-2:]
+        rays = ray_change(flat[1], flat[2], flat[3], rows, columns, codec.cell_px)
+        levels = level.repeat_interleave(latents)
+        channels = assemble(z.transpose(1, 2).flatten(0, 1), known, levels, rays, codec.cell_px)
+        parts.append(channels.unflatten(0, (batch, latents)).transpose(1, 2))
+    return torch.cat(parts, 1)
+
+
+def camera_maps(
+    spec: CausalSpec,
+    codec: Codec,
+    pose_BF44: Tensor,
+    intrinsics_BF4: Tensor,
+    size: tuple[int, int],
+    origin_B44: Tensor,
+    before_B44: Tensor | None,
+) -> Tensor:
+    """Return the control maps [B, F, 12, 8h, 8w] of a block, or of a whole sequence from its start.
+
+    size: latent rows and columns. origin: camera of the stream's first frame. before: camera of the last frame before the
+    block, None for a sequence from the start.
+    """
+    per = codec.frames_per_latent
+    origin = origin_B44
+    if spec.pose_origin == "block":
+        if before_B44 is None:
+            frames = torch.arange(pose_BF44.shape[1])
+            block_px = spec.block * per
+            last = torch.where(frames > 0, (frames - 1).div(block_px, rounding_mode="floor") * block_px, 0)
+            origin = pose_BF44[:, last.to(pose_BF44.device)]
+        else:
+            origin = before_B44
+    rows, columns = size
+    intrinsics = intrinsics_BF4 * (CELL_PX / codec.cell_px)
+    return control_maps(pose_BF44, intrinsics, CELL_PX * rows, CELL_PX * columns, origin, before_B44, per)
+
+
+def pose_distance(pose_44: Tensor, others_N44: Tensor) -> Tensor:
+    """Return how far apart cameras are, [N]: angle in 30 degrees and distance in quarters of a unit, added."""
+    relative = torch.linalg.inv(pose_44.double()) @ others_N44.double()
+    cosine = (relative[:, :3, :3].diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2
+    angle = torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))
+    return angle / _ANGLE_DEG + relative[:, :3, 3].norm(dim=-1) / _DISTANCE
+
+
+class Memory(Protocol):
+    """Known frames of a stream, from which one is turned for each new frame as a second source."""
+
+    def add(self, frame: int, picture_3HW: Tensor, pose_44: Tensor, /) -> None: ...
+
+    def choose(self, frame: int, pose_44: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Return picture and pose for a new frame."""
+        ...
+
+
+class RecentMemory:
+    """The frame `delay` frames back, or the first one where there are fewer."""
+
+    def __init__(self, delay: int = 17) -> None:
+        self._delay = delay
+        self._frames: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, _frame: int, picture_3HW: Tensor, pose_44: Tensor) -> None:
+        self._frames = [*self._frames[-self._delay + 1 :], (picture_3HW, pose_44)]
+
+    def choose(self, _frame: int, _pose_44: Tensor) -> tuple[Tensor, Tensor]:
+        return self._frames[0]
+
+
+class KeyFrameMemory:
+    """Frames kept by pose: what one turns away from is there when one turns back.
+
+    A frame is kept where no kept frame is near. So a place is remembered as it was seen first, before errors add up. Frames
+    younger than `delay` are not chosen, since they know no more than the frame before. At most `capacity` frames are kept; then
+    the one that was not chosen for longest is dropped, never the first.
+    """
+
+    def __init__(self, capacity: int = 128, spacing: float = 0.5, delay: int = 17) -> None:
+        self._capacity, self._spacing, self._delay = capacity, spacing, delay
+        self._frames: list[int] = []
+        self._used: list[int] = []
+        self._pictures: list[Tensor] = []
+        self._poses = torch.empty(0, 4, 4, dtype=torch.float64)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def add(self, frame: int, picture_3HW: Tensor, pose_44: Tensor) -> None:
+        pose = pose_44.double().cpu()
+        if self._frames and float(pose_distance(pose, self._poses).min()) < self._spacing:
+            return
+        if len(self._frames) >= self._capacity:
+            oldest = 1 + min(range(len(self._used) - 1), key=lambda i: self._used[i + 1])
+            del self._frames[oldest], self._used[oldest], self._pictures[oldest]
+            self._poses = torch.cat([self._poses[:oldest], self._poses[oldest + 1 :]])
+        self._frames.append(frame)
+        self._used.append(frame)
+        self._pictures.append(picture_3HW)
+        self._poses = torch.cat([self._poses, pose[None]])
+
+    def choose(self, frame: int, pose_44: Tensor) -> tuple[Tensor, Tensor]:
+        distance = pose_distance(pose_44.cpu(), self._poses)
+        young = torch.tensor([frame - kept < self._delay and kept > 0 for kept in self._frames])
+        best = int(distance.masked_fill(young, torch.inf).argmin())
+        self._used[best] = frame
+        return self._pictures[best], self._poses[best].to(pose_44)

@@ -1,0 +1,226 @@
+"""The passes that training, rollouts and play are made of: denoise a block, commit it, or do both for a whole sequence at once.
+
+B batch, C latent channels, K condition channels, T latents, h w latent rows and columns, F frames, S tokens of a latent.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+from model.backbone.attention import AttentionLayout, Past, SinkRotation
+from model.backbone.rope import rotate
+from model.causal.cache import History, Page, TokenGrid, kept_experts, read_expert
+from model.causal.spec import CausalSpec, dense_mask
+from model.noise import ExpertName
+from model.world import World
+
+
+class BlockCondition(NamedTuple):
+    """What the latents of a block, or of a whole sequence, are generated from.
+
+    condition: channels that follow the noise, [B, K, T, h, w]: the first-frame condition of Wan2.2 (mask and latents), or
+    turned pictures (`model.warp`). text: [B, S, E], or of each latent [B, T, S, E]. maps: control maps [B, F, 12, H, W] of the
+    latents' frames (None: no camera). vlm_context: hidden states of a vision-language model [B, U, V] (None: no instruction).
+    """
+
+    latents: range
+    condition: Tensor
+    text: Tensor
+    maps: Tensor | None
+    vlm_context: Tensor | None = None
+
+
+class PreparedBlock(NamedTuple):
+    """A block's condition with the camera's tokens by expert, which all passes of the block share."""
+
+    block: BlockCondition
+    control: Mapping[ExpertName, Tensor]
+
+
+def prepare(world: World, block: BlockCondition) -> PreparedBlock:
+    """Compute what is equal in all passes of a block."""
+    start = block.latents.start == 0
+    high = world.high.control_tokens(block.maps, start)
+    low = high if world.high is world.low else world.low.control_tokens(block.maps, start)
+    return PreparedBlock(block, {"high": high, "low": low})
+
+
+def denoise(
+    world: World, noisy_BCThw: Tensor, sigma: float, prepared: PreparedBlock, history: History, name: ExpertName
+) -> Tensor:
+    """Return the velocity of a block at a noise level, float32 [B, C, T, h, w]. It only reads the history."""
+    velocity: Tensor = _run(world, noisy_BCThw, sigma, prepared, history, name, keys_only=False)
+    return velocity.float()
+
+
+def commit(
+    world: World, x0_BCThw: Tensor, prepared: PreparedBlock, history: History, spec: CausalSpec, noise: Tensor | None = None
+) -> Page:
+    """Return the page of a finished block: a pass at `spec.context_noise`, without a head, by each expert that has a cache.
+
+    noise: [B, C, T, h, w], needed where context_noise is above 0.
+    """
+    sigma = spec.context_noise
+    x = x0_BCThw if noise is None or not sigma else (1 - sigma) * x0_BCThw + sigma * noise
+    names = kept_experts(world, spec)
+    return Page(
+        prepared.block.latents,
+        {name: _run(world, x, sigma, prepared, history, name, keys_only=True) for name in names},
+    )
+
+
+def _run(
+    world: World, x: Tensor, sigma: float, prepared: PreparedBlock, history: History, name: ExpertName, keys_only: bool
+) -> Tensor:
+    block, control = prepared
+    past: Sequence[Past] = history.past[read_expert(name, history.past)] if history.past else ()
+    result: Tensor = world.expert_named(name)(
+        torch.cat([x, block.condition], 1),
+        x.new_full((len(x), x.shape[2]), sigma),
+        block.text,
+        vlm_context_BUV=block.vlm_context,
+        control_BLD=control[name],
+        layout=history.layout,
+        past=past,
+        keys_only=keys_only,
+    )
+    return result
+
+
+class Passes(NamedTuple):
+    """How the passes of a rollout are computed: `denoise` and `commit`, or faster functions with the same meaning."""
+
+    denoise: Callable[[World, Tensor, float, PreparedBlock, History, ExpertName], Tensor] = denoise
+    commit: Callable[[World, Tensor, PreparedBlock, History, CausalSpec, Tensor | None], Page] = commit
+
+
+class SequenceLayout(NamedTuple):
+    """Layouts of a pass over a sequence: of clean and noisy copies together, or of each by itself."""
+
+    joint: AttentionLayout
+    clean: AttentionLayout
+    noisy: AttentionLayout
+    clean_latents: int
+    noisy_latents: range
+
+
+def sequence_layout(spec: CausalSpec, grid: TokenGrid, latents: int, flex: bool = False) -> SequenceLayout:
+    """Return where tokens stand in the pass over [clean | noisy] copies of a sequence, and what they see.
+
+    The noisy copy has no latent 0, which is given; the clean copy has no last block, which nobody sees. flex: masks for flex
+    attention, which skips what is hidden; otherwise dense ones.
+    """
+    blocks = spec.blocks(latents)
+    if len(blocks) < 2:
+        raise ValueError(f"a sequence needs at least one block of {spec.block} latents after latent 0, not {latents} latents")
+    clean, noisy = list(range(blocks[-1].start)), list(range(1, latents))
+    per = grid.per_latent
+
+    is_clean = torch.tensor([True] * len(clean) + [False] * len(noisy), device=grid.device).repeat_interleave(per)
+    latent = torch.tensor(clean + noisy, device=grid.device).repeat_interleave(per)
+    is_sink = is_clean & (latent < spec.sink)
+    rule, count, first_noisy = spec.mask_mod(latent, is_clean), len(latent), len(clean) * per
+
+    def mask(queries: range, keys: range) -> Tensor | BlockMask:
+        if flex:
+
+            def shifted(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+                return rule(b, h, q + queries.start, k + keys.start)
+
+            return create_block_mask(shifted, None, None, len(queries), len(keys), device=str(grid.device))
+        numbers = (torch.tensor(list(part), device=grid.device) for part in (queries, keys))
+        return dense_mask(rule, *numbers)
+
+    def layout(numbers: list[int], queries: range, keys: range) -> AttentionLayout:
+        cuts = spec.distance_cut(numbers)
+        sink = None
+        if any(cuts):
+            near = grid.rotary([number - cut for number, cut in zip(numbers, cuts, strict=True)])
+            sink = SinkRotation(near, is_sink[keys.start : keys.stop])
+        return AttentionLayout(grid.rotary(numbers), mask(queries, keys), sink)
+
+    everything = range(count)
+    return SequenceLayout(
+        layout(clean + noisy, everything, everything),
+        layout(clean, range(first_noisy), range(first_noisy)),
+        layout(noisy, range(first_noisy, count), everything),
+        len(clean),
+        range(1, latents),
+    )
+
+
+def teacher_forced(
+    world: World,
+    clean_BCThw: Tensor,
+    clean_sigma_BT: Tensor,
+    noisy_BCThw: Tensor,
+    sigma_BT: Tensor,
+    sequence: BlockCondition,
+    spec: CausalSpec,
+    layout: SequenceLayout,
+    name: ExpertName,
+) -> Tensor:
+    """Return the velocity of latents 1.. of a sequence, each block denoised on its clean history, float32 [B, C, T - 1, h, w].
+
+    Equal to `denoise` and `commit` block by block. clean: history, which may have noise of its own levels `clean_sigma`. Both
+    copies and their sigmas have all T latents. Where the experts share keys, history is read from the low-noise expert.
+    """
+    past_end, rest = layout.clean_latents, layout.noisy_latents.start
+    expert = world.expert_named(name)
+    control = expert.control_tokens(sequence.maps)
+    tokens = control.shape[1] // clean_BCThw.shape[2] if control.shape[1] > 1 else 0
+    of_clean, of_noisy = _cut(control, tokens, 0, past_end), _cut(control, tokens, rest, None)
+    text_of_clean = text_of_noisy = text = sequence.text
+    if text.ndim == 4:
+        # A change of prompt commits the last block again, so history has the text of the block after it.
+        later = [min(n + spec.block if n else 1, text.shape[1] - 1) for n in range(past_end)]
+        text_of_clean, text_of_noisy = text[:, later], text[:, rest:]
+        text = torch.cat([text_of_clean, text_of_noisy], 1)
+    clean = torch.cat([clean_BCThw[:, :, :past_end], sequence.condition[:, :, :past_end]], 1)
+    noisy = torch.cat([noisy_BCThw[:, :, rest:], sequence.condition[:, :, rest:]], 1)
+    clean_sigma, sigma = clean_sigma_BT[:, :past_end], sigma_BT[:, rest:]
+    context = read_expert(name, dict.fromkeys(kept_experts(world, spec)))
+    if world.expert_named(context) is expert and spec.context_gradient:
+        both_controls = torch.cat([of_clean, of_noisy], 1) if tokens else control
+        velocity: Tensor = expert(
+            torch.cat([clean, noisy], 2),
+            torch.cat([clean_sigma, sigma], 1),
+            text,
+            vlm_context_BUV=sequence.vlm_context,
+            control_BLD=both_controls,
+            layout=layout.joint,
+        )
+        return velocity[:, :, past_end:].float()
+    other = world.expert_named(context)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and spec.context_gradient):
+        context_control = of_clean if other is expert else _cut(other.control_tokens(sequence.maps), tokens, 0, past_end)
+        keys = other(
+            clean,
+            clean_sigma,
+            text_of_clean,
+            vlm_context_BUV=sequence.vlm_context,
+            control_BLD=context_control,
+            layout=layout.clean,
+            keys_only=True,
+        )
+        past = tuple(Past(rotate(kv.k_BSNH, layout.clean.rotary_LP), kv.v_BSNH) for kv in keys)
+    velocity = expert(
+        noisy,
+        sigma,
+        text_of_noisy,
+        vlm_context_BUV=sequence.vlm_context,
+        control_BLD=of_noisy,
+        layout=layout.noisy,
+        past=past,
+    )
+    return velocity.float()
+
+
+def _cut(control_BLD: Tensor, per_latent: int, start: int, stop: int | None) -> Tensor:
+    """Return the camera's tokens of some latents; the token for no camera is the same for all."""
+    if not per_latent:
+        return control_BLD
+    return control_BLD[:, start * per_latent : None if stop is None else stop * per_latent]

@@ -1,0 +1,230 @@
+"""A rollout: a stream of blocks from a start image, controls and text, with memory that stays constant for ever.
+
+Each block is generated, then committed to the cache. The order is the caller's: frames can be decoded and sent in between.
+Noise of a block follows from the seed and the block, so it does not depend on how the stream is cut into calls.
+
+B batch, C latent channels, T latents, F frames, H W px, h w latent rows and columns, S text tokens, E text width.
+"""
+
+import hashlib
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.backbone.frame_codec import FrameCodec
+from model.backbone.vae import Codec, FirstFrameStream
+from model.causal.cache import Cache, History, PageCache, TokenGrid
+from model.causal.condition import (
+    KeyFrameMemory,
+    Memory,
+    RecentMemory,
+    TurnedSource,
+    camera_maps,
+    require_frame_latents,
+    turned_condition,
+)
+from model.causal.passes import BlockCondition, Passes, PreparedBlock, prepare
+from model.causal.spec import CausalSpec
+from model.warp import condition_channels
+from model.world import World
+
+EAGER = Passes()
+
+
+class StreamStart(NamedTuple):
+    """What a stream starts from.
+
+    pictures: first frames in [-1, 1], [B, 3, H, W]. intrinsics: [B, 4], px of the pictures. text: [B, S, E]. vlm_context:
+    hidden states of a vision-language model [B, U, V] (None: no instruction).
+    """
+
+    pictures: Tensor
+    intrinsics: Tensor
+    text: Tensor
+    vlm_context: Tensor | None = None
+
+
+def block_generator(seed: int, block: range) -> torch.Generator:
+    """Return the generator of a block's noise, on the CPU, so that all devices draw the same."""
+    digest = hashlib.sha256(f"{seed}/{block.start}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def sample_block(
+    world: World,
+    prepared: PreparedBlock,
+    history: History,
+    spec: CausalSpec,
+    generator: torch.Generator,
+    passes: Passes = EAGER,
+) -> Tensor:
+    """Return the latents of a block, [B, C, T, h, w]."""
+    condition = prepared.block.condition
+    channels = world.high.expert.config.out_channels
+    shape = len(condition), channels, *condition.shape[2:]
+
+    def noise() -> Tensor:
+        return torch.randn(shape, generator=generator).to(condition.device)
+
+    x = noise()
+    plan = spec.plan(world.noise, first=prepared.block.latents.start == 1)
+    for (sigma, name), (next_sigma, next_name) in zip(plan, [*plan[1:], (0.0, plan[-1][1])], strict=True):
+        velocity = passes.denoise(world, x, sigma, prepared, history, name)
+        if spec.sampler == "consistency":
+            x = x - sigma * velocity
+            x = (1 - next_sigma) * x + next_sigma * noise() if next_sigma else x
+            continue
+        stepped = x + (next_sigma - sigma) * velocity
+        if spec.sampler == "heun" and next_sigma:
+            after = passes.denoise(world, stepped, next_sigma, prepared, history, next_name)
+            stepped = x + (next_sigma - sigma) * (velocity + after) / 2
+        x = stepped
+    return x
+
+
+class Rollout:
+    """A stream that grows block by block: `generate`, then `commit`, in turn. Inference only."""
+
+    def __init__(
+        self,
+        world: World,
+        codec: Codec,
+        spec: CausalSpec,
+        start: StreamStart,
+        seed: int = 0,
+        cache: Cache | None = None,
+        passes: Passes = EAGER,
+    ) -> None:
+        """cache: an empty one; None: pages. passes: how its passes are computed. The start image is committed here."""
+        require_frame_latents(codec, spec)
+        self._world, self._codec, self._spec, self._seed, self._passes = world, codec, spec, seed, passes
+        self._text, self._vlm_context = start.text, start.vlm_context
+        self._intrinsics = start.intrinsics
+        height, width = start.pictures.shape[-2:]
+        self._size = height // codec.cell_px, width // codec.cell_px
+        grid = TokenGrid.of(world.high.expert, *self._size)
+        self._cache: Cache = PageCache(spec, grid) if cache is None else cache
+        batch, device = len(start.pictures), start.pictures.device
+        self._origin = torch.eye(4, device=device).expand(batch, 4, 4)
+        self._pose = self._origin  # of the last frame
+        self._first_frame: FirstFrameStream | None = None if spec.warp else codec.first_frame_stream(start.pictures)
+        self._memories: list[Memory] = [
+            KeyFrameMemory() if spec.memory == "keyframes" else RecentMemory() for _ in range(batch if spec.warp else 0)
+        ]
+        # What the last blocks were made of, to commit them again with another text.
+        kept = 1 if spec.recache == "block" else spec.window // spec.block
+        self._made: deque[tuple[Tensor, BlockCondition]] = deque(maxlen=kept)
+        self.latents = 0  # how many are committed
+        self._picture = start.pictures  # last frame, with exactly its latents
+        self._decoder = codec.stream_decoder()
+        self._decoded: Tensor | None = None  # frames of the pending block
+        with torch.no_grad():
+            x0 = codec.encode(start.pictures[:, :, None])
+            first = prepare(world, self._condition(range(1), self._origin[:, None], None))
+            self._pending: tuple[Tensor, PreparedBlock] | None = (x0, first)
+            self.first_frame = self.decode()  # the start image as the world shows it, [B, 3, 1, H, W]
+            self.commit()
+
+    @property
+    def next_block(self) -> range:
+        """Latents of the block that `generate` makes next."""
+        return self._spec.block_of(self.latents)
+
+    @property
+    def block_frames(self) -> int:
+        """Frames of a block."""
+        return self._spec.block * self._codec.frames_per_latent
+
+    @torch.no_grad()
+    def generate(self, pose_BF44: Tensor) -> Tensor:
+        """Return the latents [B, C, T, h, w] of the next block. pose: cameras of its frames, relative to the first frame."""
+        if self._pending is not None:
+            raise RuntimeError("the last block is not committed yet")
+        block = self.next_block
+        prepared = prepare(self._world, self._condition(block, pose_BF44, self._pose))
+        generator = block_generator(self._seed, block)
+        x0 = sample_block(self._world, prepared, self._cache.history(block), self._spec, generator, self._passes)
+        self._pending, self._pose = (x0, prepared), pose_BF44[:, -1]
+        return x0
+
+    @torch.no_grad()
+    def decode(self) -> Tensor:
+        """Return the frames [B, 3, F, H, W] of the block that is generated and not committed yet, in [-1, 1]."""
+        if self._pending is None:
+            raise RuntimeError("there is no block to decode")
+        if self._decoded is None:
+            self._decoded = self._decoder.decode(self._pending[0])
+        return self._decoded
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """Enter the last block into the cache, and its last frame into the memory."""
+        if self._pending is None:
+            raise RuntimeError("there is no block to commit")
+        x0, prepared = self._pending
+        if self.latents and self._spec.warp:
+            assert isinstance(self._codec, FrameCodec)
+            self._picture = self._codec.project(self.decode()[:, :, -1], x0[:, :, -1])
+        self._decoded = None
+        self._commit(x0, prepared)
+        self._made.append((x0, prepared.block))
+        self.latents, self._pending = prepared.block.latents.stop, None
+        frame = self.latents - 1
+        for memory, picture, pose in zip(self._memories, self._picture, self._pose, strict=False):
+            memory.add(frame, picture, pose)
+
+    @torch.no_grad()
+    def set_text(self, text: Tensor, vlm_context: Tensor | None = None) -> None:
+        """Change the text from the next block on, and commit what `CausalSpec.recache` names again with it.
+
+        With the same text the cache stays as it is. text: [B, S, E].
+        """
+        same_context = vlm_context is self._vlm_context or (
+            vlm_context is not None and self._vlm_context is not None and torch.equal(vlm_context, self._vlm_context)
+        )
+        if torch.equal(text, self._text) and same_context:
+            return
+        self._text, self._vlm_context = text, vlm_context
+        first = self._made[0][1].latents.start if self._spec.recache == "window" else 0
+        for x0, block in self._made:
+            if block.latents.start:  # the start image keeps the text it was committed with
+                changed = block._replace(text=text, vlm_context=vlm_context)
+                self._commit(x0, prepare(self._world, changed), first)
+
+    def _commit(self, x0: Tensor, prepared: PreparedBlock, first: int = 0) -> None:
+        block, noise = prepared.block.latents, None
+        if self._spec.context_noise:
+            generator = block_generator(self._seed + 1, block)
+            noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+        page = self._passes.commit(self._world, x0, prepared, self._cache.history(block, first), self._spec, noise)
+        self._cache = self._cache.with_page(page)
+
+    def _condition(self, block: range, pose_BF44: Tensor, before_B44: Tensor | None) -> BlockCondition:
+        intrinsics = self._intrinsics[:, None].expand(-1, pose_BF44.shape[1], -1)
+        maps = camera_maps(self._spec, self._codec, pose_BF44, intrinsics, self._size, self._origin, before_B44)
+        if self._first_frame is not None:
+            channels = self._first_frame.condition(len(block), block.start)
+        elif block.start == 0:
+            count = condition_channels(self._spec.warp_sources, self._world.high.expert.config.out_channels)
+            channels = torch.zeros(len(pose_BF44), count, 1, *self._size, device=pose_BF44.device)
+        else:
+            channels = self._turned(block, pose_BF44, intrinsics)
+        return BlockCondition(block, channels, self._text, maps, self._vlm_context)
+
+    def _turned(self, block: range, pose_BF44: Tensor, intrinsics: Tensor) -> Tensor:
+        """Return the turned pictures of a block: of the last frame, and of a remembered one."""
+        frames = len(block)
+        before = TurnedSource(
+            self._picture[:, None].expand(-1, frames, -1, -1, -1), self._pose[:, None].expand(-1, frames, -1, -1)
+        )
+        chosen = [
+            [memory.choose(block.start + i, pose[i]) for i in range(frames)]
+            for memory, pose in zip(self._memories, pose_BF44, strict=True)
+        ]
+        pictures = torch.stack([torch.stack([picture for picture, _ in row]) for row in chosen])
+        poses = torch.stack([torch.stack([pose for _, pose in row]) for row in chosen]).to(pose_BF44)
+        noise = self._spec.warp_noise
+        sources = [(before, None, noise), (TurnedSource(pictures, poses), None, 0.0)]
+        return turned_condition(self._codec, sources, pose_BF44, intrinsics)

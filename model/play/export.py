@@ -1,0 +1,100 @@
+"""Export a trained run as a playable world: averaged weights, codec, controls, and start pictures from held-out footage."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from curation.errors import InputError
+from model import build
+from model.backbone.frame_codec import FrameCodec
+from model.data.loader import TrainingSample, Windows
+from model.parallel import dist
+from model.parallel.layout import place_rank
+from model.play.world_files import WorldFile, save_world
+from model.recipes import TrainRecipe
+from model.training.parts import ModelParts
+from model.training.sample_videos import evaluation_data, fixed_samples
+
+# Windows whose first frames are candidates for start pictures.
+_CANDIDATES = 48
+
+
+def export(
+    recipe: TrainRecipe,
+    run: str,
+    outputs: Sequence[str],
+    folder: str,
+    starts: int = 6,
+    int8: bool = False,
+    about: dict[str, Any] | None = None,
+    log: Callable[[str], None] = print,
+) -> WorldFile:
+    """Write the world of a run into a folder.
+
+    outputs: curated outputs, best not trained on, whose first frames become start pictures and whose cameras give the
+    intrinsics. int8: see `save_world`. InputError for a recipe that is not causal, or a run without checkpoint.
+    """
+    if not recipe.is_causal:
+        raise InputError(f"recipe {recipe.name} is bidirectional and cannot be played; train it on with a causal objective")
+    *_, device = dist.start()
+    try:
+        parts = build.load_trained(recipe, outputs, run, place_rank(recipe.layout, device), log)
+        parts.world.to(torch.float32)
+        samples = fixed_samples(Windows(outputs, evaluation_data(recipe.data, recipe.data.frames, outputs)), _CANDIDATES)
+        file = world_file(recipe, parts, samples, about)
+        pictures = start_pictures(samples, starts)
+        save_world(folder, file, parts.world, parts.codec, pictures, int8)
+    finally:
+        dist.stop()
+    log(f"{folder}: {file.name}, {file.size[0]}x{file.size[1]} px at {file.causal.fps:g} fps, {len(pictures)} start pictures")
+    return file
+
+
+def world_file(
+    recipe: TrainRecipe, parts: ModelParts, samples: Sequence[TrainingSample], about: dict[str, Any] | None = None
+) -> WorldFile:
+    """Return the description of a run's world. InputError where no sample has a camera."""
+    cameras = [sample["intrinsics"] for sample in samples if sample["camera_known"]]
+    if not cameras:
+        raise InputError("no clip has a usable camera, so that the world's field of view is not known")
+    fx, fy, cx, cy = torch.cat(cameras).median(0).values.tolist()
+    codec = parts.codec
+    sizes = None
+    if isinstance(codec, FrameCodec):
+        sizes = {"channels": recipe.codec.channels, "width": recipe.codec.width, "cell_px": recipe.codec.cell_px}
+    prompts = {text for sample in samples for _, text in sample["spans"] if text}
+    return WorldFile(
+        name=recipe.name,
+        size=recipe.data.size,
+        intrinsics=(fx, fy, cx, cy),
+        backbone=parts.world.high.expert.config,
+        noise=recipe.model.noise,
+        causal=recipe.causal,
+        control=recipe.control,
+        two_experts=recipe.model.two_experts,
+        control_width=recipe.model.control_width,
+        frames_per_latent=codec.frames_per_latent,
+        codec=sizes,
+        weights=recipe.model.weights,
+        reads_text=recipe.model.text == "words",
+        prompts=() if recipe.model.weights else tuple(sorted(" ".join(text.lower().split()) for text in prompts)),
+        about=about or {},
+    )
+
+
+def start_pictures(samples: Sequence[TrainingSample], count: int) -> list[tuple[str, np.ndarray]]:
+    """Return first frames with names: the richest one, then always the one that differs most from those chosen."""
+    pictures = [sample["video"][:, 0].permute(1, 2, 0).numpy() for sample in samples]
+    small = np.stack([_thumbnail(picture) for picture in pictures])
+    chosen = [int(np.argmax([np.abs(np.diff(picture.astype(float), axis=1)).mean() for picture in pictures]))]
+    while len(chosen) < min(count, len(pictures)):
+        distance = np.min([np.abs(small - small[i]).mean(1) for i in chosen], 0)
+        chosen.append(int(distance.argmax()))
+    return [(f"place-{number + 1}", pictures[i]) for number, i in enumerate(chosen)]
+
+
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    height, width = (side // 8 * 8 for side in picture.shape[:2])
+    return picture[:height, :width].reshape(8, height // 8, 8, width // 8, 3).mean((1, 3)).ravel()

@@ -1,0 +1,194 @@
+"""Sessions of a world from its files: the engine behind `gamecraft play`, `rollout` and `replay`.
+
+H W px of a frame, n frames of a block.
+"""
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from curation.errors import InputError
+from model.backbone.vae import to_signed
+from model.causal.cache import RingCache, TokenGrid
+from model.causal.passes import BlockCondition
+from model.causal.rollout import Rollout, StreamStart
+from model.config import CELL_PX
+from model.control.spec import ControlState
+from model.control.trajectory import PlayerState, step
+from model.play.accelerate import Backend, choose
+from model.play.engine import BlockFrames, EngineInfo, Start, StartImage
+from model.play.world_files import LoadedWorld, load_world
+
+# The world that ships with the package.
+DEMO = os.path.join(os.path.dirname(__file__), "demo_world")
+
+
+def load_engine(checkpoint: str, log: Callable[[str], None] = print, backend: str = "auto") -> "WorldEngine":
+    """Load a playable world: a folder of `gamecraft export`, or `demo`, the one that ships. InputError where there is none.
+
+    backend: see `accelerate.choose`; a record replays bit-equal only with the backend that it names.
+    """
+    folder = DEMO if checkpoint == "demo" else checkpoint
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_world(folder, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    engine = WorldEngine(loaded, device, backend)
+    info = engine.info
+    log(f"{info.name}: {info.size[0]}x{info.size[1]} px at {info.fps:g} fps on {device.type}, {engine.backend}")
+    return engine
+
+
+@cache
+def code_digest() -> str:
+    """Return a hash, 16 hex digits, of this package's source: other code may compute other frames."""
+    digest = hashlib.sha256()
+    package = os.path.dirname(os.path.dirname(__file__))
+    for folder, folders, names in os.walk(package):
+        folders.sort()
+        for name in sorted(name for name in names if name.endswith(".py")):
+            with open(os.path.join(folder, name), "rb") as source:
+                digest.update(source.read())
+    return digest.hexdigest()[:16]
+
+
+class WorldEngine:
+    """A world that is loaded and ready to be played."""
+
+    def __init__(self, loaded: LoadedWorld, device: torch.device, backend: str = "eager") -> None:
+        self.loaded, self.device = loaded, device
+        file = loaded.file
+        self.backend, self.passes = self._backend(backend)
+        self.info = EngineInfo(
+            name=file.name,
+            size=file.size,
+            fps=file.causal.fps,
+            block_frames=file.causal.block * file.frames_per_latent,
+            control=file.control,
+            prompts=file.prompts,
+            start_images=tuple(StartImage(*start) for start in loaded.starts),
+            identity=self._identity(),
+        )
+
+    def _backend(self, wanted: str) -> Backend:
+        """Choose how passes are computed. InputError for a backend that cannot run here."""
+        file, codec = self.loaded.file, self.loaded.codec
+        rows, columns = file.size[1] // codec.cell_px, file.size[0] // codec.cell_px
+        block, frames = file.causal.block_of(1), file.causal.block * file.frames_per_latent
+        channels = file.backbone.in_channels - file.backbone.out_channels
+        condition = torch.zeros(1, channels, len(block), rows, columns, device=self.device)
+        maps = torch.zeros(1, frames, 12, CELL_PX * rows, CELL_PX * columns, device=self.device)
+        example = BlockCondition(block, condition, self.loaded.encode_text([""]).to(self.device), maps)
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        exports = os.path.join(cache, "gamecraft", f"{self.loaded.digest}-{code_digest()}")
+        try:
+            return choose(self.loaded.world, file.causal, example, wanted, exports)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(str(error)) from error
+
+    def _identity(self) -> Mapping[str, Any]:
+        return {
+            "checkpoint": self.loaded.digest,
+            "causal": asdict(self.loaded.file.causal),
+            "backend": self.backend,
+            "device": self.device.type if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "code": code_digest(),
+            "torch": torch.__version__,
+            "processor": platform.machine(),
+        }
+
+    def start(self, start: Start) -> tuple["WorldSession", BlockFrames]:
+        """Start a session; return it with block 0, the start image as the world shows it."""
+        began = time.perf_counter()
+        session = WorldSession(self, start)
+        frames = to_frames(session.rollout.first_frame)
+        return session, BlockFrames(0, frames, {"start": time.perf_counter() - began})
+
+    def encode_prompt(self, prompt: str) -> Tensor:
+        """Return the text [1, S, E] of a prompt. InputError for one that this world was not trained on."""
+        known = self.loaded.file.prompts
+        plain = " ".join(prompt.lower().split())
+        if plain and known and plain not in known:
+            raise InputError(f"this world does not know the prompt {prompt!r}; it knows: {', '.join(known)}")
+        if plain and not self.loaded.file.weights and not self.loaded.file.reads_text:
+            raise InputError("this world was trained without text: leave the prompt empty")
+        text: Tensor = self.loaded.encode_text([plain if known else prompt]).to(self.device)
+        return text
+
+    def fit_picture(self, picture: np.ndarray) -> Tensor:
+        """Crop and scale a picture uint8 [H, W, 3] to the world's size; return it in [-1, 1], [1, 3, H, W]."""
+        width, height = self.info.size
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or min(picture.shape[:2]) < 8:
+            raise InputError(f"a start picture must be uint8 [H, W, 3] of at least 8 px, not {picture.dtype} {picture.shape}")
+        scale = max(width / picture.shape[1], height / picture.shape[0])
+        cut_width, cut_height = min(picture.shape[1], round(width / scale)), min(picture.shape[0], round(height / scale))
+        left, top = (picture.shape[1] - cut_width) // 2, (picture.shape[0] - cut_height) // 2
+        cut = np.ascontiguousarray(picture[top : top + cut_height, left : left + cut_width])
+        if cut.shape[:2] != (height, width):
+            cut = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+        return to_signed(torch.from_numpy(cut).permute(2, 0, 1)[None]).to(self.device)
+
+
+class WorldSession:
+    """A world being played: the camera, the stream, and the prompt."""
+
+    def __init__(self, engine: WorldEngine, start: Start) -> None:
+        loaded = engine.loaded
+        self._engine, self._control, self._player = engine, loaded.file.control, PlayerState()
+        picture = engine.fit_picture(start.picture)
+        text = engine.encode_prompt(start.prompt)
+        spec, world, codec = loaded.file.causal, loaded.world, loaded.codec
+        grid = TokenGrid.of(world.high.expert, picture.shape[2] // codec.cell_px, picture.shape[3] // codec.cell_px)
+        intrinsics = torch.tensor([loaded.file.intrinsics], device=engine.device)
+        stream = StreamStart(picture, intrinsics, text)
+        self.rollout = Rollout(world, codec, spec, stream, start.seed, RingCache(spec, grid, world), engine.passes)
+        self._text, self._blend = text, list[Tensor]()
+        self._number = 0
+
+    def generate(self, controls: Sequence[ControlState]) -> BlockFrames:
+        """Return the next block. controls: one for each of its frames."""
+        if len(controls) != self.rollout.block_frames:
+            raise ValueError(f"a block has {self.rollout.block_frames} frames, not {len(controls)}")
+        began = time.perf_counter()
+        if self._blend:
+            self.rollout.set_text(self._blend.pop(0))
+        recached = time.perf_counter()
+        poses = []
+        for state in controls:
+            self._player = step(self._player, state, self._control)
+            poses.append(self._player.pose)
+        pose = torch.from_numpy(np.stack(poses)).float()[None].to(self._engine.device)
+        self.rollout.generate(pose)
+        denoised = time.perf_counter()
+        frames = to_frames(self.rollout.decode())
+        self._number += 1
+        times = {"recache": recached - began, "denoise": denoised - recached, "decode": time.perf_counter() - denoised}
+        return BlockFrames(self._number, frames, times)
+
+    def commit(self) -> float:
+        """Enter the last block into the cache; return the seconds it took."""
+        began = time.perf_counter()
+        self.rollout.commit()
+        return time.perf_counter() - began
+
+    def set_prompt(self, text: str, blend_blocks: int = 0) -> None:
+        """Change the prompt from the next block on. InputError for a text that the world cannot read."""
+        aim = self._engine.encode_prompt(text)
+        shares = (torch.arange(1, blend_blocks + 1) / blend_blocks).tolist() if blend_blocks else [1.0]
+        self._blend = [torch.lerp(self._text, aim, share) for share in shares]
+        self._text = aim
+
+
+def to_frames(video_B3FHW: Tensor) -> np.ndarray:
+    """Return the frames of the first video in [-1, 1] as uint8 [n, H, W, 3]."""
+    frames = ((video_B3FHW[0].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(frames.cpu().numpy())

@@ -1,0 +1,210 @@
+"""A playable world as a folder: what `gamecraft export` writes and `gamecraft play` loads.
+
+`world.json` says what the world is, `weights.safetensors` has its experts, `codec.safetensors` a frame codec, `start/` pictures
+to start from. Worlds with Wan's codec name the diffusers folder that has it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from curation.errors import InputError
+from model.backbone import text, vae
+from model.backbone.dit import Expert
+from model.backbone.frame_codec import FrameCodec
+from model.backbone.vae import Codec
+from model.causal.spec import CausalSpec
+from model.config import BackboneConfig
+from model.control.encoder import CameraEncoder
+from model.control.spec import ControlSpec
+from model.noise import NoiseSpec
+from model.training.flow_matching import EncodeText
+from model.world import ControlledExpert, World
+
+FORMAT = 1
+_WORLD, _WEIGHTS, _CODEC, _START = "world.json", "weights.safetensors", "codec.safetensors", "start"
+# Matrices smaller than this are stored as they are.
+_MIN_INT8 = 1 << 12
+
+
+@dataclass(frozen=True)
+class WorldFile:
+    """What `world.json` says."""
+
+    name: str  # for people
+    size: tuple[int, int]  # width and height of the frames, px
+    intrinsics: tuple[float, float, float, float]  # fx, fy, cx, cy of the frames, px
+    backbone: BackboneConfig
+    noise: NoiseSpec
+    causal: CausalSpec
+    control: ControlSpec
+    two_experts: bool
+    control_width: int  # hidden channels of the camera encoder
+    frames_per_latent: int
+    codec: Mapping[str, int] | None = None  # arguments of `FrameCodec`; None: Wan's codec, from `weights`
+    weights: str = ""  # diffusers folder with codec and text encoder; empty: a frame codec, and text by word
+    reads_text: bool = False  # whether a world with a frame codec was trained on prompts
+    prompts: tuple[str, ...] = ()  # prompts that the world was trained on; empty: any text
+    about: Mapping[str, Any] = field(default_factory=dict)  # how it was trained, for people
+
+    def to_json(self) -> str:
+        """Return the text of `world.json`."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, data: str, where: str) -> "WorldFile":
+        """Read a `world.json`. InputError for another format or unknown settings."""
+        try:
+            values = json.loads(data)
+            version = values.pop("format", None)
+            if version != FORMAT:
+                raise InputError(f"{where} has format {version}, but this release reads {FORMAT}: export the world again")
+            backbone = values["backbone"]
+            values["backbone"] = BackboneConfig(**backbone | {"patch_size": tuple(backbone["patch_size"])})
+            values["noise"] = NoiseSpec(**values["noise"])
+            causal = values["causal"]
+            steps = {name: tuple(causal[name]) for name in ("steps", "first_steps")}
+            values["causal"] = CausalSpec(**causal | steps)
+            values["control"] = ControlSpec(**values["control"])
+            for name in ("size", "intrinsics", "prompts"):
+                values[name] = tuple(values[name])
+            return cls(**values)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{where} is no world of this release: {error}") from error
+
+
+@dataclass(frozen=True)
+class LoadedWorld:
+    """A world that is ready to run, on a device."""
+
+    file: WorldFile
+    world: World
+    codec: Codec
+    encode_text: EncodeText
+    starts: Sequence[tuple[str, np.ndarray]]  # name and picture, uint8 [H, W, 3]
+    digest: str  # of all files that decide frames
+
+
+def save_world(
+    folder: str, file: WorldFile, world: World, codec: Codec, starts: Sequence[tuple[str, np.ndarray]], int8: bool = False
+) -> None:
+    """Write a world into a folder, which may exist; `world.json` comes last.
+
+    int8: store matrices with 8 bits a weight and a scale for each row; otherwise weights are bfloat16.
+    """
+    os.makedirs(os.path.join(folder, _START), exist_ok=True)
+    state = world.state_dict() if file.two_experts else {f"high.{k}": v for k, v in world.high.state_dict().items()}
+    save_file(_packed(state, int8), os.path.join(folder, _WEIGHTS))
+    if isinstance(codec, FrameCodec):
+        exact = {"mean", "basis", "scale"}
+        weights = {k: v.float() if k in exact else v.half() for k, v in codec.state_dict().items()}
+        save_file({k: v.contiguous() for k, v in weights.items()}, os.path.join(folder, _CODEC))
+    for number, (name, picture) in enumerate(starts):
+        cv2.imwrite(os.path.join(folder, _START, f"{number:02d}-{name}.png"), picture[..., ::-1])
+    with open(os.path.join(folder, _WORLD), "w", encoding="utf-8") as out:
+        out.write(file.to_json())
+
+
+def _packed(state: Mapping[str, Tensor], int8: bool) -> dict[str, Tensor]:
+    packed: dict[str, Tensor] = {}
+    for name, part in state.items():
+        value = part.full_tensor() if isinstance(part, DTensor) else part
+        if int8 and value.ndim >= 2 and value.numel() >= _MIN_INT8:
+            rows = value.float().flatten(1)
+            scale = rows.abs().amax(1).clamp(min=1e-12) / 127
+            packed[f"{name}:int8"] = (rows / scale[:, None]).round().to(torch.int8).view(value.shape)
+            packed[f"{name}:scale"] = scale
+        else:
+            packed[name] = value.to(torch.bfloat16 if value.ndim >= 2 else torch.float32).contiguous()
+    return packed
+
+
+def _unpacked(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state = {name: value.float() for name, value in packed.items() if ":" not in name}
+    for name, value in packed.items():
+        if name.endswith(":int8"):
+            scale = packed[f"{name.removesuffix(':int8')}:scale"].view(-1, *[1] * (value.ndim - 1))
+            state[name.removesuffix(":int8")] = value.float() * scale
+    return state
+
+
+def load_world(folder: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedWorld:
+    """Load a world. InputError where the folder has none, or its files do not fit together."""
+    path = os.path.join(folder, _WORLD)
+    try:
+        with open(path, encoding="utf-8") as source:
+            file = WorldFile.from_json(source.read(), path)
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no {_WORLD} there; a playable world is made by `gamecraft export`") from None
+    weights = os.path.join(folder, _WEIGHTS)
+    try:
+        world = _build(file)
+        state = _unpacked(load_file(weights))
+        if not file.two_experts:
+            state |= {f"low.{name.removeprefix('high.')}": value for name, value in state.items()}
+        world.load_state_dict(state)
+        codec, encode_text = _codec_and_text(file, folder)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{folder}: its files do not make the world of {_WORLD}: {error}") from error
+    world = world.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    codec = codec.to(device).eval().requires_grad_(False)
+    if isinstance(codec, FrameCodec):
+        codec = codec.to(memory_format=torch.channels_last)
+    return LoadedWorld(file, world, codec, encode_text, _starts(folder), _digest(folder))
+
+
+def _build(file: WorldFile) -> World:
+    per = file.frames_per_latent
+
+    def expert() -> ControlledExpert:
+        base = Expert(file.backbone)
+        patch = file.backbone.patch_size[1]
+        camera = CameraEncoder(file.backbone.width, file.control_width, patch, per, file.causal.fps / per)
+        return ControlledExpert(base, camera, file.causal.warp_sources)
+
+    high = expert()
+    return World(high, expert() if file.two_experts else high, file.noise)
+
+
+def _codec_and_text(file: WorldFile, folder: str) -> tuple[Codec, EncodeText]:
+    if file.weights:
+        return vae.load(os.path.join(file.weights, "vae")), text.load(file.weights)
+    codec = FrameCodec(**(file.codec or {}))
+    codec.load_state_dict({name: value.float() for name, value in load_file(os.path.join(folder, _CODEC)).items()})
+    width = file.backbone.text_dim
+    return codec, text.WordTextEncoder(width) if file.reads_text else text.ZeroTextEncoder(width)
+
+
+def _starts(folder: str) -> list[tuple[str, np.ndarray]]:
+    where = os.path.join(folder, _START)
+    names = sorted(os.listdir(where)) if os.path.isdir(where) else []
+    pictures = []
+    for name in names:
+        picture = cv2.imread(os.path.join(where, name))
+        if picture is None:
+            raise InputError(f"{os.path.join(where, name)} is no picture")
+        pictures.append((os.path.splitext(name)[0].partition("-")[2] or name, picture[..., ::-1].copy()))
+    return pictures
+
+
+def _digest(folder: str) -> str:
+    """Return a hash, 16 hex digits, of what decides frames."""
+    digest = hashlib.sha256()
+    for name in (_WORLD, _WEIGHTS, _CODEC):
+        path = os.path.join(folder, name)
+        if os.path.exists(path):
+            with open(path, "rb") as source:
+                digest.update(
+                    hashlib.file_digest(source, "sha256").digest() if hasattr(hashlib, "file_digest") else source.read()
+                )
+    return digest.hexdigest()[:16]

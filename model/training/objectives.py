@@ -1,0 +1,378 @@
+"""What a training step minimises: flow matching (stages 1 and 2), teacher forcing, or causal consistency distillation.
+
+An objective draws from one generator for each sample, so that losses do not depend on the number of ranks.
+
+B batch, C channels, T latents, F frames, H W px, h w latent rows and columns, N losses: one for each noise level.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from model.backbone.frame_codec import FrameCodec
+from model.backbone.vae import to_signed
+from model.causal.cache import TokenGrid
+from model.causal.condition import Spoil, TurnedSource, camera_maps, pose_distance, require_frame_latents, turned_condition
+from model.causal.passes import BlockCondition, SequenceLayout, sequence_layout, teacher_forced
+from model.causal.spec import CausalSpec
+from model.noise import ExpertName, NoiseSpec
+from model.sampling import sampler_sigmas
+from model.training import flow_matching
+from model.training.ema import EmaWeights
+from model.training.parts import ModelParts
+from model.training.settings import ObjectiveSettings
+from model.warp import SOURCE_CHANNELS
+from model.world import World
+
+# Second sources in training are as those of a rollout: half of them the nearest by pose, half of them any earlier frame.
+_NEAREST_SHARE = 0.5
+_MAX_DELAY = 40  # frames
+
+
+class Objective(Protocol):
+    """Computes losses of a batch for one expert."""
+
+    text_tokens: int  # of the last batch, for the count of FLOPs
+
+    def losses(self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Return noise levels and losses, [N] each. generators: one for each sample."""
+        ...
+
+
+class FlowMatching:
+    """All latents of a sample at one noise level."""
+
+    def __init__(self, parts: ModelParts) -> None:
+        self._parts, self.text_tokens = parts, 0
+
+    def losses(self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        parts = self._parts
+        latents = flow_matching.encode_batch(batch, parts.codec, parts.text_encoder, parts.device, parts.vlm_encoder)
+        self.text_tokens = latents.conditioning.text.shape[1]
+        shape = latents.x0.shape[1:]
+        sigma, noise = [], []
+        for generator in generators:
+            sigma.append(parts.world.noise.draw_sigma(expert, 1, generator))
+            noise.append(torch.randn(shape, generator=generator))
+        sigmas = torch.cat(sigma).to(parts.device)
+        return sigmas, flow_matching.loss(parts.world, latents, sigmas, torch.stack(noise).to(parts.device))
+
+
+class CausalBatch(NamedTuple):
+    """A batch of sequences as a causal model is trained on it."""
+
+    x0: Tensor  # [B, C, T, h, w]
+    condition: BlockCondition
+    # with warp: pictures of the latents of some rows [b, 3, T, H, W], and those rows, to the condition that has them as frames
+    # before
+    turn: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+class TeacherForcing:
+    """Every block of a sequence is denoised on true history, all in one pass."""
+
+    def __init__(self, parts: ModelParts, spec: CausalSpec, settings: ObjectiveSettings) -> None:
+        require_frame_latents(parts.codec, spec)
+        self._parts, self._spec, self._settings = parts, spec, settings
+        self._layouts: dict[tuple[int, int, int], SequenceLayout] = {}
+        self.text_tokens = 0
+
+    def losses(self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        world = self._parts.world
+        sequence = self._sequence(batch, generators)
+        sigma_BT = self._per_block(
+            sequence.x0, lambda count, generator: world.noise.draw_sigma(expert, count, generator), generators
+        )
+        noise = self._noise(sequence.x0, generators)
+        noisy = _mix(sequence.x0, noise, sigma_BT)
+        sequence, history = self._own_history(sequence, noisy, sigma_BT, expert, generators, world)
+        clean, clean_sigma = self._spoil_history(history, generators)
+        layout = self._layout(sequence.x0)
+        velocity = teacher_forced(world, clean, clean_sigma, noisy, sigma_BT, sequence.condition, self._spec, layout, expert)
+        error = (velocity - (noise - sequence.x0)[:, :, 1:]).square().mean((1, 3, 4))
+        return self._by_block(sigma_BT[:, 1:]), self._by_block(error)
+
+    def _by_block(self, values_BT: Tensor) -> Tensor:
+        """Return the mean of each block, [B x blocks]."""
+        return values_BT.unflatten(1, (-1, self._spec.block)).mean(-1).flatten()
+
+    def _layout(self, x0: Tensor) -> SequenceLayout:
+        sizes = x0.shape[2], x0.shape[3], x0.shape[4]
+        if sizes not in self._layouts:
+            grid = TokenGrid.of(self._parts.world.high.expert, *sizes[1:])
+            self._layouts[sizes] = sequence_layout(self._spec, grid, sizes[0], flex=x0.is_cuda)
+        return self._layouts[sizes]
+
+    def _per_block(self, x0: Tensor, draw: Any, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return a noise level for each latent, [B, T]: the same in a block, 0 for latent 0, which is given."""
+        blocks = (x0.shape[2] - 1) // self._spec.block
+        levels = torch.stack([draw(blocks, generator) for generator in generators]).repeat_interleave(self._spec.block, 1)
+        return torch.cat([levels.new_zeros(len(levels), 1), levels], 1).to(x0.device)
+
+    def _noise(self, x0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        return torch.stack([torch.randn(x0.shape[1:], generator=generator) for generator in generators]).to(x0.device)
+
+    def _spoil_history(self, history: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Return history with noise, and its levels [B, T]; the first latent stays clean."""
+        settings, levels = self._settings, []
+        for generator in generators:
+            level, spared = torch.rand(2, generator=generator)
+            levels.append(settings.context_noise * level * (spared >= settings.clean_history_share))
+        sigma_BT = torch.stack(levels).to(history.device)[:, None].repeat(1, history.shape[2])
+        sigma_BT[:, 0] = 0
+        return _mix(history, self._noise(history, generators), sigma_BT), sigma_BT
+
+    def _sequence(self, batch: dict[str, Any], generators: Sequence[torch.Generator]) -> CausalBatch:
+        """Encode a batch."""
+        parts, spec = self._parts, self._spec
+        if not spec.warp:
+            encoded = flow_matching.encode_batch(batch, parts.codec, parts.text_encoder, parts.device, parts.vlm_encoder)
+            image, text, maps, vlm_context = encoded.conditioning
+            self.text_tokens = text.shape[1]
+            latents = range(encoded.x0.shape[2])
+            if spec.pose_origin == "block" and maps is not None:
+                maps = self._maps(batch, batch["pose"], encoded.x0)
+            condition = BlockCondition(latents, image, text, maps, vlm_context)
+            return CausalBatch(encoded.x0, condition)
+        return self._turned_sequence(batch, generators)
+
+    def _maps(self, batch: dict[str, Any], pose: Tensor, x0: Tensor, intrinsics: Tensor | None = None) -> Tensor:
+        device = x0.device
+        known = batch["camera_known"].to(device)
+        inner = (batch["intrinsics"] if intrinsics is None else intrinsics).to(device)
+        side = x0.shape[-1] * self._parts.codec.cell_px
+        valid = torch.where(known[:, None, None], inner, inner.new_tensor([side, side, side / 2, side / 2]))
+        size = x0.shape[-2], x0.shape[-1]
+        pose = pose.to(device)
+        maps = camera_maps(self._spec, self._parts.codec, pose, valid, size, pose[:, 0], None)
+        return maps * known[:, None, None, None, None]
+
+    def _turned_sequence(self, batch: dict[str, Any], generators: Sequence[torch.Generator]) -> CausalBatch:
+        """Choose a run of frames in each sample, and turn earlier frames to them."""
+        parts, device = self._parts, self._parts.device
+        video = to_signed(batch["video"].to(device, non_blocking=True))
+        frames = video.shape[2]
+        count = self._settings.latents or frames
+        starts = torch.tensor([int(torch.randint(frames - count + 1, (), generator=g)) for g in generators], device=device)
+        numbers = starts[:, None] + torch.arange(count, device=device)
+        pictures = _frames(video, numbers)
+        x0 = parts.codec.encode(pictures)
+        pose, intrinsics = batch["pose"].to(device), batch["intrinsics"].to(device)
+        text = self._text_by_latent(batch, numbers)
+        self.text_tokens = text.shape[-2]
+        run_pose, run_intrinsics = _of_frames(pose, numbers), _of_frames(intrinsics, numbers)
+        maps = self._maps(batch, run_pose, x0, run_intrinsics)
+        chosen = [_second_sources(pose[i].cpu(), numbers[i].cpu(), g) for i, g in enumerate(generators)]
+        earlier = torch.stack(chosen).to(device)
+        anchors = TurnedSource(_frames(video, earlier).transpose(1, 2), _of_frames(pose, earlier))
+        spoils = self._source_spoils(x0, generators)
+
+        def turn(frames_b3THW: Tensor, rows: Tensor) -> Tensor:
+            """Return the condition of some rows of the batch: latent 0 has no source."""
+            offset = torch.arange(count - 1, device=device) // self._spec.block * self._spec.block
+            before = TurnedSource(frames_b3THW[:, :, offset].transpose(1, 2), run_pose[rows][:, offset])
+            second = TurnedSource(anchors.pictures_BT3HW[rows], anchors.pose_BT44[rows])
+            sources: list[tuple[TurnedSource, Spoil | None, float]] = [
+                (source, Spoil(*(part[rows] for part in spoil)), 0.0)
+                for source, spoil in zip((before, second), spoils, strict=True)
+            ]
+            turned = turned_condition(parts.codec, sources, run_pose[rows][:, 1:], run_intrinsics[rows][:, 1:])
+            return torch.cat([torch.zeros_like(turned[:, :, :1]), turned], 2)
+
+        everything = torch.arange(len(pictures), device=device)
+        condition = BlockCondition(range(count), turn(pictures, everything), text, maps)
+        return CausalBatch(x0, condition, turn)
+
+    def _text_by_latent(self, batch: dict[str, Any], numbers_BT: Tensor) -> Tensor:
+        """Return the text of each latent, [B, T, S, E], or [B, S, E] where no text changes within a sample."""
+        texts = [_texts(spans, numbers.tolist()) for spans, numbers in zip(batch["spans"], numbers_BT, strict=True)]
+        if all(len(set(each)) == 1 for each in texts):
+            return self._parts.text_encoder([each[0] for each in texts])
+        encoded = self._parts.text_encoder([text for each in texts for text in each])
+        return encoded.unflatten(0, (len(texts), -1))
+
+    def _source_spoils(self, x0: Tensor, generators: Sequence[torch.Generator]) -> tuple[Spoil, Spoil]:
+        """Spoil the frame before as a rollout would, the second source seldom: it is mostly a true or an early frame."""
+        levels = torch.stack([torch.rand(3, generator=g) for g in generators]).to(x0.device)
+        before = self._settings.source_noise * levels[:, 0]
+        second = 0.6 * self._settings.source_noise * levels[:, 1] * (levels[:, 2] < 0.3)
+        nothing = torch.zeros_like(second)
+        return (
+            Spoil(self._noise(x0[:, :, 1:], generators), before, 1.2 * before),
+            Spoil(self._noise(x0[:, :, 1:], generators), second, nothing),
+        )
+
+    def _own_history(
+        self,
+        sequence: CausalBatch,
+        noisy: Tensor,
+        sigma_BT: Tensor,
+        expert: ExpertName,
+        generators: Sequence[torch.Generator],
+        world: World,
+    ) -> tuple[CausalBatch, Tensor]:
+        """Return the sequence and its history; for some samples history and turned frames are the model's own prediction.
+
+        Predictions of all blocks come from one pass, each from the history before. Repeated, errors add up as in a rollout.
+        They carry no gradient.
+        """
+        drawn = torch.tensor([float(torch.rand((), generator=g)) for g in generators])
+        rows = (drawn < self._settings.own_history_share).nonzero().flatten().to(sequence.x0.device)
+        if not len(rows):
+            return sequence, sequence.x0
+        layout, clean, levels = self._layout(sequence.x0), torch.zeros_like(sigma_BT[rows]), sigma_BT[rows]
+        start, condition = sequence.x0[rows], _rows(sequence.condition, rows)
+        history = start
+        for _ in range(self._settings.own_history_rounds):
+            with torch.no_grad():
+                velocity = teacher_forced(world, history, clean, noisy[rows], levels, condition, self._spec, layout, expert)
+            predicted = noisy[rows][:, :, 1:] - levels[:, None, 1:, None, None] * velocity
+            history = torch.cat([start[:, :, :1], predicted], 2)
+            if sequence.turn is not None:
+                assert isinstance(self._parts.codec, FrameCodec)
+                turned = sequence.turn(decode_projected(self._parts.codec, history), rows)
+                condition = condition._replace(condition=turned)
+        everything = sequence.condition
+        if sequence.turn is not None:
+            everything = everything._replace(condition=everything.condition.index_copy(0, rows, condition.condition))
+        return sequence._replace(condition=everything), sequence.x0.index_copy(0, rows, history)
+
+
+def _rows(condition: BlockCondition, rows: Tensor) -> BlockCondition:
+    """Return the condition of some rows of the batch."""
+    maps, vlm_context = (None if part is None else part[rows] for part in (condition.maps, condition.vlm_context))
+    return BlockCondition(condition.latents, condition.condition[rows], condition.text[rows], maps, vlm_context)
+
+
+def decode_projected(codec: FrameCodec, latents_BCThw: Tensor) -> Tensor:
+    """Return pictures [B, 3, T, H, W] that look like decoded ones and have exactly these latents."""
+    flat = latents_BCThw.transpose(1, 2).flatten(0, 1)
+    with torch.no_grad():
+        pictures = codec.project(codec.decode_pictures(flat).clamp(-1, 1), flat)
+    return pictures.unflatten(0, (len(latents_BCThw), -1)).transpose(1, 2)
+
+
+class Consistency(TeacherForcing):
+    """Causal consistency distillation (Causal-Forcing): no rollouts, all blocks of a sequence in one pass.
+
+    At one of `levels` noise levels the student predicts the clean block. Its aim is what the averaged student predicts after
+    one Euler step of the teacher to the next lower level. At the lowest level it is the clean end of that step.
+
+    Each pass runs the expert of its own noise level. So at the boundary of the experts the high-noise student is led by the
+    averaged low-noise student: both then agree about the block that one hands to the other.
+    """
+
+    def __init__(
+        self, parts: ModelParts, spec: CausalSpec, settings: ObjectiveSettings, teacher: World, ema: EmaWeights
+    ) -> None:
+        super().__init__(parts, spec, settings)
+        self._teacher, self._ema = teacher, ema
+
+    def losses(self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        world, spec = self._parts.world, self._spec
+        sequence = self._sequence(batch, generators)
+        pairs = level_pairs(world.noise, self._settings.levels)[expert]
+        # One pair for the batch: its passes run one expert each.
+        sigma, next_sigma = pairs[int(torch.randint(len(pairs), (), generator=generators[0]))]
+        levels = sequence.x0.new_full((len(sequence.x0), sequence.x0.shape[2]), sigma)
+        levels[:, 0] = 0
+        noise = self._noise(sequence.x0, generators)
+        noisy = _mix(sequence.x0, noise, levels)
+        sequence, history = self._own_history(sequence, noisy, levels, expert, generators, world)
+        clean, clean_sigma = self._spoil_history(history, generators)
+        layout = self._layout(sequence.x0)
+
+        def predict(model: World, x: Tensor, level: float, condition: BlockCondition) -> Tensor:
+            sigmas = levels.new_full(levels.shape, level)
+            name = model.noise.expert_for(torch.tensor([level]))
+            return teacher_forced(model, clean, clean_sigma, x, sigmas, condition, spec, layout, name)
+
+        with torch.no_grad():
+            velocity = predict(self._teacher, noisy, sigma, sequence.condition)
+            if self._settings.guidance != 1:
+                plain = predict(self._teacher, noisy, sigma, self._unconditional(sequence.condition))
+                velocity = plain + self._settings.guidance * (velocity - plain)
+            stepped = noisy.clone()
+            stepped[:, :, 1:] += (next_sigma - sigma) * velocity
+            aim = stepped[:, :, 1:]
+            if next_sigma > 0:
+                with self._ema.applied(world):
+                    aim = aim - next_sigma * predict(world, stepped, next_sigma, sequence.condition)
+        x0 = noisy[:, :, 1:] - sigma * predict(world, noisy, sigma, sequence.condition)
+        error = (x0 - aim).square().mean((1, 3, 4))
+        return self._by_block(levels[:, 1:]), self._by_block(error)
+
+    def _unconditional(self, condition: BlockCondition) -> BlockCondition:
+        text = self._parts.text_encoder([""] * len(condition.text))
+        return condition._replace(text=text, maps=None, vlm_context=None)
+
+
+def level_pairs(noise: NoiseSpec, levels: int) -> dict[ExpertName, list[tuple[float, float]]]:
+    """Return pairs of neighbouring noise levels, the higher first, by the expert that the higher one belongs to."""
+    sigmas = sampler_sigmas(noise, levels)
+    pairs: dict[ExpertName, list[tuple[float, float]]] = {"high": [], "low": []}
+    for sigma, next_sigma in pairwise(sigmas):
+        pairs[noise.expert_for(torch.tensor([sigma]))].append((sigma, next_sigma))
+    return pairs
+
+
+@torch.no_grad()
+def measure_remainder(parts: ModelParts, spec: CausalSpec, batches: Iterable[dict[str, Any]]) -> Tensor:
+    """Return the deviation of frames from the turned frame before, by channel [C], where that is known."""
+    objective = TeacherForcing(parts, spec, ObjectiveSettings("teacher_forcing", source_noise=0.0))
+    squares, count = torch.zeros(parts.world.high.expert.config.out_channels), 0
+    for batch in batches:
+        generators = [torch.Generator().manual_seed(0) for _ in batch["text"]]
+        sequence = objective._sequence(batch, generators)
+        channels = len(squares)
+        coverage = sequence.condition.condition[:, :1, 1:]
+        turned = sequence.condition.condition[:, SOURCE_CHANNELS : SOURCE_CHANNELS + channels, 1:]
+        known = coverage > 0.98
+        squares += ((sequence.x0[:, :, 1:] - turned).square() * known).sum((0, 2, 3, 4)).cpu()
+        count += int(known.sum())
+    return (squares / max(1, count)).sqrt().clamp(min=1e-3)
+
+
+def _mix(x0: Tensor, noise: Tensor, sigma_BT: Tensor) -> Tensor:
+    sigma = sigma_BT[:, None, :, None, None]
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def _frames(video_B3FHW: Tensor, numbers_BT: Tensor) -> Tensor:
+    """Return chosen frames [B, 3, T, H, W]."""
+    return torch.stack([video[:, numbers] for video, numbers in zip(video_B3FHW, numbers_BT, strict=True)])
+
+
+def _texts(spans: Sequence[tuple[int, str]], frames: Sequence[int]) -> list[str]:
+    """Return the text of each frame, given the texts of spans from a frame on."""
+    return [next(text for first, text in reversed(spans) if first <= frame) for frame in frames]
+
+
+def _of_frames(values_BFx: Tensor, numbers_BT: Tensor) -> Tensor:
+    return torch.stack([values[numbers] for values, numbers in zip(values_BFx, numbers_BT, strict=True)])
+
+
+def _second_sources(pose_F44: Tensor, numbers_T: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the frame of the second source for each latent of a run but the first, [T - 1]."""
+    chosen = []
+    for number in numbers_T[1:].tolist():
+        nearest, delay = torch.rand(2, generator=generator).tolist()
+        last = max(0, number - 1 - int(delay * _MAX_DELAY))
+        if nearest < _NEAREST_SHARE:
+            chosen.append(int(pose_distance(pose_F44[number], pose_F44[: last + 1]).argmin()))
+        else:
+            chosen.append(last)
+    return torch.tensor(chosen)
+
+
+def build_objective(parts: ModelParts, spec: CausalSpec, settings: ObjectiveSettings, ema: EmaWeights) -> Objective:
+    """Return the objective that the settings name."""
+    if settings.kind == "flow":
+        return FlowMatching(parts)
+    if settings.kind == "teacher_forcing":
+        return TeacherForcing(parts, spec, settings)
+    assert parts.teacher is not None, "consistency distillation needs the model that model.init_from names"
+    return Consistency(parts, spec, settings, parts.teacher, ema)
