@@ -274,7 +274,7 @@ def rollout(
     """Play a script of keys without a page, and write the video."""
     with _extra("a rollout", "play,train"):
         from model.play import commands, world
-    commands.rollout(world.load_engine(checkpoint, _log, backend), image, keys, prompt, seed, out, record, _log)
+    commands.rollout(lambda: world.load_engine(checkpoint, _log, backend), image, keys, prompt, seed, out, record, _log)
 
 
 @app.command()

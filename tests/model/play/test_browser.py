@@ -252,7 +252,7 @@ def test_the_page_fits_and_shows_two_worlds(page, tmp_path, device):
             touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
         one.tab.locator("#panel-toggle").click()
         one.until(
-            "document.querySelectorAll('#p-stages div').length === 7 && document.querySelectorAll('#views canvas').length === 2"
+            "document.querySelectorAll('#p-stages div').length === 8 && document.querySelectorAll('#views canvas').length === 2"
         )
         assert one.tab.evaluate("document.documentElement.scrollWidth") == width
         one.tab.screenshot(path=tmp_path / f"play-{width}.png", full_page=True)
