@@ -243,7 +243,7 @@ def play(
     port: Annotated[int, typer.Option(help="The port to listen at.", min=1, max=65535)] = 8600,
     sessions: Annotated[int, typer.Option(help="How many people can play at a time; others wait in a queue.", min=1)] = 2,
     attract: Annotated[str, typer.Option(metavar="FILE.gcplay", help="A record that the page shows while nobody plays.")] = "",
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
     backend: Backend = "auto",
 ) -> None:
     """Play a world in the browser: keys, mouse, touch or gamepad; prompts while it runs; records and videos."""
@@ -253,7 +253,7 @@ def play(
     def load(log: Callable[[str], None]) -> list[Any]:
         return [world.load_engine(name, log, backend) for name in (checkpoint, other) if name]
 
-    commands.play(load, host, port, sessions, attract, browser, _log)
+    commands.play(load, host, port, sessions, attract, not no_browser, _log)
 
 
 @app.command()
@@ -274,7 +274,7 @@ def rollout(
     """Play a script of keys without a page, and write the video."""
     with _extra("a rollout", "play,train"):
         from model.play import commands, world
-    commands.rollout(world.load_engine(checkpoint, _log, backend), image, keys, prompt, seed, out, record, _log)
+    commands.rollout(lambda: world.load_engine(checkpoint, _log, backend), image, keys, prompt, seed, out, record, _log)
 
 
 @app.command()

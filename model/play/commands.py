@@ -60,12 +60,13 @@ def play(load: Load, host: str, port: int, sessions: int, attract: str, opens_br
         raise app.state.hub.failure
 
 
-def rollout(engine: Engine, image: str, keys: str, prompt: str, seed: int, out: str, record: str, log: Log) -> None:
+def rollout(load: Callable[[], Engine], image: str, keys: str, prompt: str, seed: int, out: str, record: str, log: Log) -> None:
     """Play a script of keys, and write a video, a record, or both. The script is filled up with no input to whole blocks.
 
     image: a file, or the name of one of the engine's start images; empty: the first of them.
     """
-    controls = parse_keys(keys)
+    controls = parse_keys(keys)  # a wrong script is reported before the engine loads
+    engine = load()
     start = Start(start_picture(engine, image), prompt, seed)
     length = engine.info.block_frames
     controls += [ControlState()] * (-len(controls) % length)

@@ -1,7 +1,6 @@
 """Everything a server of the play page shares: engines, players, those who wait, and replays that become videos."""
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import logging
@@ -48,7 +47,7 @@ log = logging.getLogger(__name__)
 
 Load = Callable[[Callable[[str], None]], Sequence[Engine]]  # load(log) returns the engines
 _HOUSEKEEPING_S = 0.25
-_MAX_VIDEOS = 4  # replays at a time; each holds a session of an engine
+_MAX_VIDEOS = 2  # replays at a time; each holds a session of an engine
 
 
 def _ignore(_: float) -> None:
@@ -57,6 +56,8 @@ def _ignore(_: float) -> None:
 
 class Replay:
     """A replay that becomes a video: it takes turns as a player does."""
+
+    is_background = True
 
     def __init__(self, record: Record, engine: Engine, progress: Callable[[float], None] = _ignore) -> None:
         self.video: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -391,8 +392,7 @@ class Hub:
             await asyncio.sleep(_HOUSEKEEPING_S)
             now = time.monotonic()
             for player in list(self.players.values()):
-                with contextlib.suppress(KeyError):
-                    self._check(player, now)
+                self._check(player, now)
 
     def _check(self, player: Player, now: float) -> None:
         """End a session whose time is over, and notice a client that shows nothing."""

@@ -20,7 +20,7 @@ class Limits:
     stall_close_s: float = 60.0  # and after this its connection is closed
     messages_per_s: float = 100.0  # more of them are read late, not lost
     message_burst: float = 200.0  # messages that may come at once
-    message_bytes: int = 16 * 1024  # a longer message counts as several; only `start` with an image may be longer
+    message_bytes: int = 64 * 1024  # a longer message counts as several; only `start` with an image may be longer
     image_bytes: int = 8 * 2**20  # a start image, as a file
     image_side_px: int = 4096  # its longer side: a small file can unpack into gigabytes
     record_bytes: int = 32 * 2**20  # a .gcplay file that is uploaded to be replayed

@@ -8,7 +8,7 @@ import logging
 import math
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -70,6 +70,8 @@ class _Made(NamedTuple):
 
 class Player:
     """A player. `wait_s`, `turn` and `fail` are for the scheduler."""
+
+    is_background = False
 
     def __init__(
         self, engines: Sequence[Engine], start: Start, limits: Limits, on_end: Callable[["Player", Error], None]
@@ -288,7 +290,10 @@ class Player:
         newly_active = [prompt for prompt in self._prompts if prompt.state == "recached"]
         for prompt in newly_active:
             self._mark(prompt.seq, "active", block.number)
-        denoise_s = sum(made_block.seconds.get("denoise", 0.0) for made_block in made.blocks)
+        stages: Counter[str] = Counter()
+        for made_block in made.blocks:
+            stages.update({name: 1e3 * seconds for name, seconds in made_block.seconds.items()})
+        denoise, decode = stages.pop("denoise", 0.0), stages.pop("decode", 0.0)
         header = BlockHeader(
             gen=self.gen,
             block=block.number,
@@ -306,8 +311,9 @@ class Player:
             t_in=None if sample.received_s is None else 1e3 * sample.received_s,
             t_sample=1e3 * sampled_s,
             t_start=1e3 * made.start_s,
-            t_denoise=1e3 * denoise_s,
-            t_decode=1e3 * sum(sum(made_block.seconds.values()) for made_block in made.blocks) - 1e3 * denoise_s,
+            t_recache=sum(stages.values()),
+            t_denoise=denoise,
+            t_decode=decode,
             t_enc=1e3 * made.encode_s,
             t_commit=1e3 * self._commit_s,
         )

@@ -241,6 +241,7 @@ class BlockHeader(Message):
     t_in: float | None  # when the newest control message came
     t_sample: float  # when the controls were sampled
     t_start: float  # when the engine began
+    t_recache: float  # of a prompt that changed, and whatever else is neither denoising nor decoding
     t_denoise: float
     t_decode: float
     t_enc: float

@@ -1,4 +1,7 @@
-"""Share one worker thread between players and replays: each takes a turn, of one block, in a circle."""
+"""Share one worker thread between players and replays: each takes a turn, of one block, in a circle.
+
+Replays use the time that players leave. Where players leave none, replays get a small part of the turns.
+"""
 
 import asyncio
 import contextlib
@@ -15,8 +18,13 @@ log = logging.getLogger(__name__)
 Work = Callable[..., Awaitable[Any]]  # work(function, *arguments) runs a function in the worker thread
 
 
+_BACKGROUND_EVERY = 5  # where players take all the time, each fifth turn is a replay's
+
+
 class Source(Protocol):
     """Something that takes turns."""
+
+    is_background: bool
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until it wants a turn: 0 for at once, infinite for not before `Scheduler.wake`."""
@@ -36,6 +44,7 @@ class Scheduler:
 
     def __init__(self) -> None:
         self._sources: deque[Source] = deque()
+        self._turns = 0  # since the last one of the background
         self._wake = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
@@ -62,6 +71,7 @@ class Scheduler:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), None if math.isinf(wait_s) else wait_s)
                 continue
+            self._turns = 0 if source.is_background else self._turns + 1
             try:
                 await source.turn(self.work)
             except Exception as error:  # one player's trouble must not stop the others
@@ -71,15 +81,15 @@ class Scheduler:
 
     def _next(self, now: float) -> tuple[Source | None, float]:
         """Return the next source in the circle that is ready; or None, and the seconds until one is."""
-        shortest = math.inf
-        for _ in range(len(self._sources)):
-            source = self._sources[0]
-            self._sources.rotate(-1)
-            wait_s = source.wait_s(now)
-            if wait_s <= 0:
-                return source, 0.0
-            shortest = min(shortest, wait_s)
-        return None, shortest
+        waits = [(source.wait_s(now), source) for source in self._sources]
+        ready = [source for wait_s, source in waits if wait_s <= 0]
+        if not ready:
+            return None, min((wait_s for wait_s, _ in waits), default=math.inf)
+        is_background_due = self._turns >= _BACKGROUND_EVERY - 1
+        source = next((source for source in ready if source.is_background == is_background_due), ready[0])
+        self._sources.remove(source)
+        self._sources.append(source)  # behind all others
+        return source, 0.0
 
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)

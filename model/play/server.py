@@ -1,5 +1,6 @@
 """The play page as a FastAPI app: the page itself, `/ws?v=1`, start images, and records and videos of sessions."""
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -33,6 +34,7 @@ _POLICY = "; ".join(
         "form-action 'none'",
     )
 )
+_LOOK_S = 0.5  # how often a replay looks whether somebody still waits for its video
 _HEADERS = {
     b"content-security-policy": _POLICY.encode(),
     b"x-content-type-options": b"nosniff",
@@ -151,13 +153,13 @@ def _add_sessions(app: FastAPI, hub: Hub) -> None:
         return _download(text.encode(), "application/x-ndjson", "session.gcplay")
 
     @app.get("/sessions/{token}/video.mp4")
-    async def video(token: str, engine: int = 0) -> Response:
+    async def video(request: Request, token: str, engine: int = 0) -> Response:
         try:
             played = parse_record(hub.record_of(token, engine), "the session")
         except InputError as error:
             return _refusal(str(error), 404)
         player = hub.players[token]
-        return await _film(hub, played, engine, lambda percent: player.send(Stage(id="video", pct=percent)))
+        return await _film(request, hub, played, engine, lambda percent: player.send(Stage(id="video", pct=percent)))
 
     @app.get("/sessions/{token}/rollout")
     async def rollout(token: str) -> Response:
@@ -187,14 +189,21 @@ def _add_sessions(app: FastAPI, hub: Hub) -> None:
         except InputError as error:
             return _refusal(str(error), 422)
         names = [engine.info.name for engine in hub.engines]
-        return await _film(hub, played, names.index(played.header.engine) if played.header.engine in names else 0)
+        return await _film(request, hub, played, names.index(played.header.engine) if played.header.engine in names else 0)
 
 
-async def _film(hub: Hub, record: Record, engine: int, *progress: Any) -> Response:
+async def _film(request: Request, hub: Hub, record: Record, engine: int, *progress: Any) -> Response:
+    """Return the video of a replay, or why there is none. The replay stops when the client goes away."""
+    film = asyncio.create_task(hub.film(record, hub.engines[engine], *progress))
     try:
-        return _download(await hub.film(record, hub.engines[engine], *progress), "video/mp4", "session.mp4")
+        while not (await asyncio.wait({film}, timeout=_LOOK_S))[0]:
+            if await request.is_disconnected():
+                return _refusal("nobody waits for this video", 499)
+        return _download(film.result(), "video/mp4", "session.mp4")
     except GamecraftError as error:
         return _refusal(str(error), 422)
+    finally:
+        film.cancel()
 
 
 def _download(data: bytes, media_type: str, name: str) -> Response:

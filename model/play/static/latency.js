@@ -24,7 +24,7 @@ export class Latency {
     const seq = header.ctl_seq[frame.index];
     while (this.pending.length && this.pending[0][0] <= seq) {
       const total = now - this.pending.shift()[1];
-      const parts = { denoise: header.t_denoise, decode: header.t_decode, encode: header.t_enc, network: rtt, display: now - frame.arrived };
+      const parts = { denoise: header.t_recache + header.t_denoise, decode: header.t_decode, encode: header.t_enc, network: rtt, display: now - frame.arrived };
       const known = Object.values(parts).reduce((sum, part) => sum + part, 0);
       this.samples.push({ total, parts: { wait: Math.max(0, total - known), ...parts } });
       if (this.samples.length > KEPT) this.samples.shift();

@@ -58,7 +58,7 @@ export class Pacer {
     const gap = now - this.lastArrival;
     if (!this.lastArrival || !this.interval) this.interval = nominal;
     else if (gap > SNAP_MS) {
-      const made = header.t_denoise + header.t_decode + header.t_enc + header.t_commit;
+      const made = header.t_recache + header.t_denoise + header.t_decode + header.t_enc + header.t_commit;
       this.interval = made > 0.6 * gap ? gap : nominal; // slow engine, or a pause
     } else {
       const sample = this.queue.length ? Math.min(gap, CATCH_UP * this.interval) : gap;

@@ -54,7 +54,7 @@ export class Panel {
     document.getElementById("p-block").textContent = `${header.block}, frame ${header.frame0 + frame.index}`;
     const queued = header.t_in === null ? 0 : Math.max(0, header.t_start - header.t_in);
     this.#stages({
-      input: queued, denoise: header.t_denoise, decode: header.t_decode, encode: header.t_enc, commit: header.t_commit,
+      input: queued, recache: header.t_recache, denoise: header.t_denoise, decode: header.t_decode, encode: header.t_enc, commit: header.t_commit,
       network: extra.rtt, display: performance.now() - frame.arrived,
     });
     fill(document.getElementById("p-pace"), {

@@ -22,7 +22,7 @@ def frames_of(path: Path) -> list[np.ndarray]:
 def test_a_rollout_plays_the_script_and_a_replay_of_its_record_gives_the_same_video(tmp_path):
     said: list[str] = []
     video, record, again = tmp_path / "a.mp4", tmp_path / "a.gcplay", tmp_path / "b.mp4"
-    commands.rollout(MockEngine(), "hall", "W*6 D*3", "snow", 2, str(video), str(record), said.append)
+    commands.rollout(MockEngine, "hall", "W*6 D*3", "snow", 2, str(video), str(record), said.append)
     frames = frames_of(video)
     assert len(frames) == 1 + 12  # the start image, and nine frames filled up to three blocks
     reds = [int(frame[10, 10, 0]) for frame in frames]
@@ -38,7 +38,7 @@ def test_a_rollout_plays_the_script_and_a_replay_of_its_record_gives_the_same_vi
 def test_a_replay_says_that_the_last_line_was_cut_off(tmp_path):
     said: list[str] = []
     record = tmp_path / "a.gcplay"
-    commands.rollout(MockEngine(), "", "W*8", "", 0, "", str(record), said.append)
+    commands.rollout(MockEngine, "", "W*8", "", 0, "", str(record), said.append)
     record.write_text(record.read_text()[:-9])
     commands.replay(lambda _: MockEngine(), str(record), "", said.append)
     assert said[-2:] == [
@@ -47,12 +47,14 @@ def test_a_replay_says_that_the_last_line_was_cut_off(tmp_path):
     ]
 
 
-def test_a_wrong_record_is_refused_before_an_engine_is_loaded(tmp_path):
+def test_a_wrong_record_or_script_is_refused_before_an_engine_is_loaded(tmp_path):
     def load():
         raise AssertionError("loaded")
 
     with pytest.raises(InputError, match="no such file"):
         commands.replay(load, str(tmp_path / "none.gcplay"), "", print)
+    with pytest.raises(InputError, match="unknown key 'Q'"):
+        commands.rollout(load, "", "Q*3", "", 0, "", "", print)
     with pytest.raises(InputError, match="no such file"):
         commands.play(load, "127.0.0.1", 0, 1, str(tmp_path / "none.gcplay"), False, print)
 
@@ -70,7 +72,7 @@ def test_images_are_files_or_start_images(tmp_path):
     with pytest.raises(InputError, match="no such file, and no start image of that name; there are cave, hall, yard"):
         commands.start_picture(engine, "moon")
     with pytest.raises(InputError, match="does the folder exist"):
-        commands.rollout(engine, "", f"W*{BLOCK}", "", 0, str(tmp_path / "none" / "a.mp4"), "", print)
+        commands.rollout(lambda: engine, "", f"W*{BLOCK}", "", 0, str(tmp_path / "none" / "a.mp4"), "", print)
 
 
 def test_play_ends_with_the_error_of_loading():
@@ -87,7 +89,7 @@ def test_play_ends_with_the_error_of_loading():
 
 def test_a_record_is_lines_of_json(tmp_path):
     record = tmp_path / "a.gcplay"
-    commands.rollout(MockEngine(), "", "W+A@1,2*4", "", 0, "", str(record), print)
+    commands.rollout(MockEngine, "", "W+A@1,2*4", "", 0, "", str(record), print)
     header, first, block = (json.loads(line) for line in record.read_text().splitlines())
     assert sorted(header) == [
         "block_frames", "control", "engine", "fps", "gcplay", "identity", "image", "prompt", "seed", "size",

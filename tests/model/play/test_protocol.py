@@ -45,7 +45,8 @@ def header(pictures, **fields):
         "gen": 2, "block": 3, "frame0": 9, "n": len(pictures), "engines": ("mock",),
         "bytes": [len(picture) for picture in pictures],
         "format": "png", "ctl_seq": (7,) * len(pictures), "prompt_seq": 1, "prompt_state": "active", "seed": 5,
-        "poses": [(0, 0, 0)] * len(pictures), "sha": ("0" * 64,), "t_in": None, "t_sample": 1, "t_start": 1, "t_denoise": 1,
+        "poses": [(0, 0, 0)] * len(pictures), "sha": ("0" * 64,), "t_in": None, "t_sample": 1, "t_start": 1,
+        "t_recache": 1, "t_denoise": 1,
         "t_decode": 1, "t_enc": 1, "t_commit": 1,
     }  # fmt: skip
     return BlockHeader(**values | fields)
