@@ -8,10 +8,14 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
+_GAIN = 8.0
+
 
 class PatchDiscriminator(nn.Module):
     """Scores patches of pictures: high for real ones, low for decoded ones. Spectral norms keep its slope bounded.
 
+    Pictures are multiplied by `_GAIN` first. Decoded ones lack detail with an amplitude of a few hundredths, from which a slope
+    of 1 cannot make scores that differ by more.
     Each of three convolutions halves the picture, so that a score sees patches of 22 px.
     """
 
@@ -24,7 +28,7 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, _spectral_norm(nn.Conv2d(widths[-1], 1, 3, 1, 1)))
 
     def forward(self, pictures_N3HW: Tensor) -> Tensor:
-        scores: Tensor = self.layers(pictures_N3HW)
+        scores: Tensor = self.layers(_GAIN * pictures_N3HW)
         return scores
 
 

@@ -17,7 +17,7 @@ from model.training import frame_codec  # noqa: E402
 from model.training.discriminator import PatchDiscriminator, discriminator_loss  # noqa: E402
 from model.training.frame_codec import CodecSettings, load, measure, save, spoil_latents, train_decoder  # noqa: E402
 
-SETTINGS = CodecSettings(channels=8, cell_px=16, width=8, steps=12, batch=4, lr=1e-2, save_every_s=1e9)
+SETTINGS = CodecSettings(channels=8, cell_px=16, width=8, steps=12, batch=4, lr=1e-2, idempotence_weight=0.01, save_every_s=1e9)
 
 
 @pytest.fixture(scope="module")
