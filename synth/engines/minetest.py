@@ -40,7 +40,7 @@ _FIRST_ONSET_S, _LAST_ONSET_S, _LINGER_S = 3.0, 5.0, 2.5
 _RETRY_FRAMES = 8  # until an event that lacked a clear view is asked for again
 # How long a frame lasts in real time at least: so that the server makes a step in every one, and so that threads that build
 # meshes are done with what changed.
-_EVENT_FRAME_S, _SHOWING_FRAME_S = 0.045, 0.4
+_EVENT_FRAME_S, _SHOWING_FRAME_S, _SHOWING_FRAMES = 0.045, 0.3, 4
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class EventKind:
 
     caption: str
     category: str  # environment | actor | entity, as in captions/interaction.yaml
-    delay: int  # frames from the command to the first picture that shows it
+    delay: int  # frames from its arrival at the client to the first picture that shows it
 
 
 EVENTS = {
-    "snow": EventKind("it starts to snow", "environment", 3),
-    "night": EventKind("night falls", "environment", 4),
-    "torch": EventKind("take out a torch", "actor", 2),
-    "block": EventKind("place a block", "actor", 3),
-    "creature": EventKind("a creature appears", "entity", 2),
-    "explosion": EventKind("an explosion", "environment", 2),
+    "snow": EventKind("it starts to snow", "environment", 1),
+    "night": EventKind("night falls", "environment", 2),
+    "torch": EventKind("take out a torch", "actor", 0),
+    "block": EventKind("place a block", "actor", 1),
+    "creature": EventKind("a creature appears", "entity", 0),
+    "explosion": EventKind("an explosion", "environment", 0),
 }
 
 
@@ -165,8 +165,8 @@ class _Cue:
         self._recording, self._session, self._roamer = recording, session, roamer
         first_s = random.Random(f"{recording.seed}/onset").uniform(_FIRST_ONSET_S, _LAST_ONSET_S)
         self._due = round(first_s * recording.fps)
-        self._asked_at: int | None = None
-        self._showing = range(0)  # frames in which the game takes up what the server sent
+        self._asked = False
+        self._acted_at: int | None = None
         self._frame_began_s = time.monotonic()
 
     def direct(self, number: int, acts: Acts) -> Acts:
@@ -174,19 +174,21 @@ class _Cue:
         name = self._recording.event
         if name is None:
             return acts
-        self._keep_pace(_SHOWING_FRAME_S if number in self._showing else _EVENT_FRAME_S)
-        if self._asked_at is not None:
-            asked_at, self._asked_at = self._asked_at, None
+        showing = self._acted_at is not None and number <= self._acted_at + _SHOWING_FRAMES
+        self._keep_pace(_SHOWING_FRAME_S if showing else _EVENT_FRAME_S)
+        if self._asked:
+            self._asked = False
             if not self._session.answer():
                 self._due = number + _RETRY_FRAMES
                 return itertools.chain(self._roamer.look_around(), acts)
-            kind = EVENTS[name]
-            self._showing = range(number, asked_at + kind.delay + 1)
-            self.shown[asked_at + kind.delay] = [{"e": name, "caption": kind.caption, "category": kind.category}]
+            self._acted_at = number
             return itertools.chain(self._roamer.linger(_LINGER_S), PLAYS[self._recording.scenario](self._roamer))
-        if not self.shown and number >= self._due:
+        if self._session.client.get("event") == name:
+            kind = EVENTS[name]
+            self.shown[number + kind.delay] = [{"e": name, "caption": kind.caption, "category": kind.category}]
+        elif self._acted_at is None and number >= self._due:
             self._session.ask(name)
-            self._asked_at = number
+            self._asked = True
         return acts
 
     def check(self) -> None:

@@ -52,6 +52,7 @@ fps_max_unfocused = 1000
 vsync = false
 enable_sound = false
 enable_client_modding = true
+enable_mod_channels = true
 csm_restriction_flags = 0
 dedicated_server_step = 0.03
 server_map_save_interval = 0.5

@@ -27,10 +27,15 @@ local function draw_number(player)
 	end
 end
 
+-- The server says which event it has acted, and the engine hands this over before the step of the frame in which it arrives.
+local arrived
+minetest.register_on_modchannel_message(function(_, _, message) arrived = message end)
+
 minetest.register_globalstep(function()
 	local player, camera = minetest.localplayer, minetest.camera
 	if not player or not camera then return end
 	frame = frame + 1
+	if frame == 1 then minetest.mod_channel_join("gamecraft") end -- not before there is a server
 	if draws_number then draw_number(player) end
 	local keys, control = {}, player:get_control()
 	for _, key in ipairs(CONTROLS) do
@@ -40,5 +45,6 @@ minetest.register_globalstep(function()
 	if not (eye and direction and fov) then return end
 	minetest.log("action", "GAMECRAFT_FRAME " .. minetest.write_json({number = frame, position = rounded(player:get_pos()),
 		eye = rounded(eye), direction = rounded(direction), hfov_deg = fov.x, vfov_deg = fov.y, keys = keys,
-		in_liquid = player:is_in_liquid(), yaw = player:get_last_look_horizontal()}))
+		in_liquid = player:is_in_liquid(), event = arrived}))
+	arrived = nil
 end)

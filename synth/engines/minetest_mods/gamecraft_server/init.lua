@@ -21,6 +21,8 @@ gamecraft.time_of_day = tonumber(settings:get("gamecraft_time_of_day") or "0.42"
 local prepare_place = dofile(path .. "/place.lua")
 local act = dofile(path .. "/events.lua")(gamecraft)
 
+local channel = minetest.mod_channel_join("gamecraft")
+
 -- The recorder's commands: lines of words in WORLD/commands.txt, which is read and removed.
 local commands = minetest.get_worldpath() .. "/commands.txt"
 minetest.register_globalstep(function()
@@ -33,6 +35,7 @@ minetest.register_globalstep(function()
 	for line in text:gmatch("[^\n]+") do
 		local words = line:split(" ")
 		local acted = act[words[1]](player, unpack(words, 2))
+		if acted then channel:send_all(words[1]) end -- the client logs the frame in which this arrives
 		gamecraft.log({event = "command", name = words[1], acted = acted})
 	end
 end)
