@@ -425,7 +425,7 @@ def _benchmark(name: str) -> Callable[[list[str]], Any]:
     elif name == "infer":
         from bench.infer import main
     elif name == "play":
-        from bench.played_world import main
+        from bench.play import main
     elif name == "synth":
         from bench.synth import main
     elif name == "train":
