@@ -23,12 +23,18 @@ from model.world import ControlledExpert, World
 
 
 def build(
-    recipe: TrainRecipe, outputs: Sequence[str], folder: str, placement: Placement, log: Callable[[str], None]
+    recipe: TrainRecipe,
+    outputs: Sequence[str],
+    folder: str,
+    placement: Placement,
+    log: Callable[[str], None],
+    with_teacher: bool = True,
 ) -> ModelParts:
     """Build a recipe's model for a run in `folder`. The recipe's precision must be a dtype by now, not auto.
 
     A recipe with a frame codec has it trained first, into `folder`, by rank 0 while the other ranks wait. Weights of
-    `model.init_from` are loaded where `folder` has no checkpoint yet. InputError where `model.weights` or `model.init_from` is
+    `model.init_from` are loaded where `folder` has no checkpoint yet. with_teacher: whether consistency distillation gets its
+    teacher, which is that run. InputError where `model.weights` or `model.init_from` is
     no such folder, or a run of another model.
     """
     kind = placement.mesh.device_type
@@ -40,14 +46,15 @@ def build(
         vlm_encoder = vlm_context.load_vlm_encoder(spec.vlm_encoder, device, getattr(torch, recipe.train.precision))
     context_width = vlm_encoder.width if vlm_encoder else None
     torch.manual_seed(recipe.train.seed)
-    high = _expert(recipe, codec, "transformer", placement, device, context_width)
-    low = high
-    if spec.two_experts:
-        low = _expert(recipe, codec, "transformer_2", placement, device, context_width)
-    world = World(high, low, spec.noise)
+    world = _world(recipe, codec, placement, device, context_width)
     if spec.init_from and checkpoints.latest(folder) is None:
         _load_initial_weights(world, recipe, codec_hash, log)
-    return ModelParts(world, codec, text_encoder, vlm_encoder, codec_hash)
+    teacher = None
+    if with_teacher and recipe.objective.kind == "consistency":
+        teacher = _world(recipe, codec, placement, device, context_width)
+        _load_initial_weights(teacher, recipe, codec_hash, log)
+        teacher.eval().requires_grad_(False)
+    return ModelParts(world, codec, text_encoder, vlm_encoder, codec_hash, teacher)
 
 
 def load_trained(
@@ -59,7 +66,7 @@ def load_trained(
         raise InputError(f"{folder}: no complete checkpoint there; train first")
     dtype = precision.choose(recipe.train.precision, folder, torch.device(placement.mesh.device_type)).name
     recipe = replace(recipe, train=replace(recipe.train, precision=dtype))
-    parts = build(recipe, outputs, folder, placement, log)
+    parts = build(recipe, outputs, folder, placement, log, with_teacher=False)
     checkpoints.load_weights(path, parts.world)
     return parts
 

@@ -69,7 +69,6 @@ class Trainer:
             lr=settings.lr,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
-            foreach=True,  # a call for all weights: one for each costs a small world a tenth of its step
         )
         self.ema = EmaWeights(self.world, settings.ema_decay)
         self.objective = build_objective(parts, recipe.causal, recipe.objective, self.ema)
@@ -143,8 +142,11 @@ class Trainer:
                 self._write_log(metrics_log)
         if self.settings.sample_every and self.step % self.settings.sample_every == 0:
             data = sample_videos.evaluation_data(self.recipe.data, self._frames(), self.sample_from)
+            causal = self.recipe.causal if self.recipe.is_causal else None
             with self.ema.applied(self.world):
-                accuracy, videos = sample_videos.generate(self.parts, self.sample_from or self.outputs, data, self.settings)
+                accuracy, videos = sample_videos.generate(
+                    self.parts, self.sample_from or self.outputs, data, self.settings, causal
+                )
             if metrics_log:
                 metrics_log.add_samples(self.step, accuracy, videos)
                 shares = ", ".join(f"{direction} {share:.2f}" for direction, share in accuracy.items())

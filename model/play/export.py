@@ -42,7 +42,8 @@ def export(
     try:
         parts = build.load_trained(recipe, outputs, run, place_rank(recipe.layout, device), log)
         parts.world.to(torch.float32)
-        samples = fixed_samples(Windows(outputs, evaluation_data(recipe.data, recipe.data.frames, outputs)), _CANDIDATES)
+        frames = recipe.train.curriculum[0].frames
+        samples = fixed_samples(Windows(outputs, evaluation_data(recipe.data, frames, outputs)), _CANDIDATES)
         file = world_file(recipe, parts, samples, about)
         pictures = start_pictures(samples, starts)
         save_world(folder, file, parts.world, parts.codec, pictures, int8)

@@ -29,6 +29,7 @@ class EmaWeights:
     @torch.no_grad()
     def applied(self, module: nn.Module) -> Iterator[None]:
         """Give the module the averaged weights inside the context, and its own weights afterwards."""
+        _reshard(module)
         own = {name: p.detach().clone() for name, p in module.named_parameters() if name in self.weights}
         copy_weights(module, self.weights)
         try:
@@ -42,12 +43,17 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def _reshard(module: nn.Module) -> None:
+    """Drop gathered weights: after a forward pass alone the root still holds them, and they would be the old ones."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 @torch.no_grad()
 def copy_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into the parameters of the same names; other parameters keep their values."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()  # after a forward pass alone the root still holds gathered weights, which would be the old ones
+    _reshard(module)
     for name, parameter in module.named_parameters():
         if name in weights:
             parameter.data.copy_(weights[name])

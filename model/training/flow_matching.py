@@ -49,7 +49,7 @@ def encode_batch(
     valid = torch.where(known[:, None, None], intrinsics, intrinsics.new_tensor([width, width, width / 2, height / 2]))
     per = codec.frames_per_latent
     maps = control_maps(pose, valid, height, width, origin, frames_per_latent=per) * known[:, None, None, None, None]
-    vlm_context = _encode_instructions(batch, vlm_encoder, device)
+    vlm_context = encode_instructions(batch, vlm_encoder, device)
     return LatentBatch(x0, Conditioning(image, text_encoder(batch["text"]), maps, vlm_context))
 
 
@@ -62,7 +62,8 @@ def encode_video(batch: dict[str, Any], codec: Codec, device: torch.device) -> t
     return codec.encode(video), codec.encode_first_frame(video[:, :, 0], video.shape[2])
 
 
-def _encode_instructions(batch: dict[str, Any], vlm_encoder: EncodeInstruction | None, device: torch.device) -> Tensor | None:
+def encode_instructions(batch: dict[str, Any], vlm_encoder: EncodeInstruction | None, device: torch.device) -> Tensor | None:
+    """Return hidden states of the batch's frames and instructions; zeros for a sample without one, None without an encoder."""
     if vlm_encoder is None:
         return None
     has_instruction = torch.tensor([bool(text) for text in batch["instruction"]], device=device)

@@ -6,11 +6,15 @@ The loss does not show whether a world follows its controls or ignores them; thi
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.backbone.vae import to_signed
+from model.causal.rollout import Rollout, StreamStart
+from model.causal.spec import CausalSpec
 from model.data.loader import DataSettings, TrainingSample, Windows, collate, read_sample
 from model.data.windows import Window
 from model.evaluation import control_accuracy
@@ -22,19 +26,27 @@ from model.training.settings import TrainSettings
 
 
 def generate(
-    parts: ModelParts, outputs: Sequence[str], data: DataSettings, settings: TrainSettings
+    parts: ModelParts,
+    outputs: Sequence[str],
+    data: DataSettings,
+    settings: TrainSettings,
+    causal: CausalSpec | None = None,
 ) -> tuple[dict[str, float], Tensor]:
     """Return the share of videos that followed their control, by direction (those that occur), and the videos.
 
-    data: from `evaluation_data`. The videos are uint8 [B, 3, F, H, W]. Every rank generates the same videos, since sharded
-    weights must be gathered equally often on all ranks.
+    data: from `evaluation_data`. causal: how a causal world generates, block by block; None: a bidirectional one. The videos
+    are uint8 [B, 3, F, H, W]. Every rank generates the same videos, since sharded weights must be gathered equally often on all
+    ranks.
     """
     batch = collate(fixed_samples(Windows(outputs, data), settings.sample_clips))
-    encoders = parts.codec, parts.text_encoder, parts.device, parts.vlm_encoder
-    conditioning = flow_matching.encode_batch(batch, *encoders).conditioning
-    generator = torch.Generator().manual_seed(settings.seed)
-    sigmas = sampler_sigmas(parts.world.noise, settings.sample_steps)
-    videos = to_uint8(parts.codec.decode(sample(parts.world, conditioning, sigmas, generator)))
+    if causal is None:
+        encoders = parts.codec, parts.text_encoder, parts.device, parts.vlm_encoder
+        conditioning = flow_matching.encode_batch(batch, *encoders).conditioning
+        generator = torch.Generator().manual_seed(settings.seed)
+        sigmas = sampler_sigmas(parts.world.noise, settings.sample_steps)
+        videos = to_uint8(parts.codec.decode(sample(parts.world, conditioning, sigmas, generator)))
+    else:
+        videos = to_uint8(roll_out(parts, causal, batch, settings.seed))
     hits: dict[str, list[bool]] = defaultdict(list)
     for video, pose in zip(videos, batch["pose"], strict=True):
         direction = control_accuracy.camera_motion(pose.numpy()).direction
@@ -42,6 +54,28 @@ def generate(
             motion = control_accuracy.video_motion(video.permute(1, 2, 3, 0).cpu().numpy())
             hits[direction].append(control_accuracy.follows(direction, motion))
     return {direction: float(np.mean(results)) for direction, results in sorted(hits.items())}, videos
+
+
+def roll_out(parts: ModelParts, spec: CausalSpec, batch: dict[str, Any], seed: int) -> Tensor:
+    """Return the video [B, 3, F, H, W] in [-1, 1] that a causal world makes of a batch's first frames, cameras and texts.
+
+    F is as many whole blocks as the batch has frames for. A sample without a camera is generated with one at rest.
+    """
+    device = parts.device
+    pictures = to_signed(batch["video"][:, :, 0].to(device))
+    side = float(pictures.shape[-1])
+    known = batch["camera_known"][:, None]
+    rest = torch.tensor([side, side, side / 2, pictures.shape[-2] / 2])
+    intrinsics = torch.where(known, batch["intrinsics"][:, 0], rest).to(device)
+    vlm_context = flow_matching.encode_instructions(batch, parts.vlm_encoder, device)
+    start = StreamStart(pictures, intrinsics, parts.text_encoder(batch["text"]), vlm_context)
+    rollout = Rollout(parts.world, parts.codec, spec, start, seed)
+    frames, pose = [rollout.first_frame], batch["pose"].to(device)
+    for first in range(1, pose.shape[1] - rollout.block_frames + 1, rollout.block_frames):
+        rollout.generate(pose[:, first : first + rollout.block_frames])
+        frames.append(rollout.decode())
+        rollout.commit()
+    return torch.cat(frames, 2)
 
 
 def evaluation_data(data: DataSettings, frames: int, outputs: Sequence[str] = ()) -> DataSettings:
