@@ -40,6 +40,7 @@ BENCHMARKS = {
     "camera": "camera poses, compared with a game engine's truth",
     "infer": "speed of play: frames a second, latency and memory, by stage",
     "play": "a playable world: pictures, obedience, memory and drift, compared with an engine's footage",
+    "prompts": "whether prompts change a playable world, seen by a classifier that an engine's labels trained",
     "synth": "synthesis: accepted and refused attempts, by interaction",
     "train": "a training step, compared with diffusers' model with the same weights",
     "world": "the demo world from nothing: record, curate, train, measure control",
@@ -426,6 +427,8 @@ def _benchmark(name: str) -> Callable[[list[str]], Any]:
         from bench.infer import main
     elif name == "play":
         from bench.play import main
+    elif name == "prompts":
+        from bench.prompts import main
     elif name == "synth":
         from bench.synth import main
     elif name == "train":

@@ -1,0 +1,202 @@
+"""Measure whether prompts change a played world as they should, by a classifier that an engine's labels trained.
+
+gamecraft bench prompts WORLD --data EVENTS --held-out EVENTS [--out FOLDER]. EVENTS are curated outputs of takes in which the
+engine acted the prompts. The classifier sees single frames and names the event, or none. Its own accuracy on held-out takes is
+the upper limit. Then the world plays from held-out starts: without a prompt, and with each prompt after half a second.
+"""
+
+import argparse
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.machine import describe
+from bench.play import strip
+from model.backbone.vae import to_signed
+from model.causal.rollout import Rollout, StreamStart
+from model.control.spec import ControlState
+from model.control.trajectory import integrate
+from model.data.captions import CaptionMix
+from model.data.loader import DataSettings, Windows
+from model.evaluation.control_accuracy import proportion
+from model.play.world_files import LoadedWorld, load_world
+
+NONE = "none"
+_FRAMES = 49
+_BEFORE = 9  # frames that are played before the prompt is given: half a second
+_WITHIN = 9  # frames after the prompt in which the change must be seen
+# An explosion is over after about this many frames; later frames of its clips show no event.
+_SHORT = {"an explosion": 14}
+
+
+class LabelledFrames(NamedTuple):
+    """Frames uint8 [N, 3, H, W], their classes, and the number of the window of each."""
+
+    frames: Tensor
+    labels: list[str]
+    windows: list[int]
+
+
+class Classifier(nn.Module):
+    """A small convolutional network on single frames."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        widths = (3, 24, 48, 64, 96)
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in itertools.pairwise(widths))
+        self.head = nn.Linear(2 * widths[-1], classes)
+
+    def forward(self, pictures_N3HW: Tensor) -> Tensor:
+        x = pictures_N3HW
+        for layer in self.layers:
+            x = functional.silu(layer(x))
+        scores: Tensor = self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+        return scores
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train the classifier, and print its ceiling and the table of prompts."""
+    parser = argparse.ArgumentParser(prog="gamecraft bench prompts", description=__doc__.splitlines()[0])
+    parser.add_argument("world")
+    parser.add_argument("--data", nargs="+", required=True, help="outputs with acted events to train the classifier on")
+    parser.add_argument("--held-out", nargs="+", required=True, help="other takes: the classifier's limit, and starts")
+    parser.add_argument("--steps", type=int, default=1200, help="training steps of the classifier")
+    parser.add_argument("--starts", type=int, default=12, help="start pictures")
+    parser.add_argument("--out", type=Path, default=Path("prompts-bench"))
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    loaded = load_world(options.world)
+    train, test = (read_frames(loaded, outputs) for outputs in (options.data, options.held_out))
+    names = [NONE, *sorted(set(train.labels) - {NONE})]
+    classifier = fit(train, names, options.steps)
+    print(describe())
+    limit = accuracy(classifier, test, names)
+    print(
+        "\nclassifier on held-out takes of the engine\n" + "\n".join(f"| {name} | {share} |" for name, share in limit.items())
+    )
+    firsts = [i for i, label in enumerate(test.labels) if label == NONE][:: max(1, test.labels.count(NONE) // options.starts)]
+    table, rows = play(loaded, classifier, names, test.frames[firsts[: options.starts]])
+    print(f"\nworld, prompt after {_BEFORE} frames: seen within {_WITHIN} more, any other event seen instead")
+    print("\n".join(f"| {name} | {row['seen']} | {row['other']} |" for name, row in table.items()))
+    cv2.imwrite(str(options.out / "prompts.png"), np.concatenate(rows)[..., ::-1])
+    (options.out / "prompts.json").write_text(json.dumps({"classifier": limit, "world": table}, indent=1))
+
+
+def read_frames(loaded: LoadedWorld, outputs: Sequence[str], every: int = 4) -> LabelledFrames:
+    """Return every few frames of the takes, with the event that they show."""
+    file = loaded.file
+    captions = CaptionMix(dropout=0.0, with_standard=False)
+    data = DataSettings(
+        frames=_FRAMES, fps=file.causal.fps, size=file.size, captions=captions, camera_dropout=0.0, join_clips=True
+    )
+    windows = Windows(outputs, data)
+    frames, labels, numbers = [], [], []
+    for number in range(len(windows)):
+        sample = windows[0, number]
+        onset = {text: first for first, text in sample["spans"]}
+        for frame in range(0, _FRAMES, every):
+            text = next(text for first, text in reversed(sample["spans"]) if first <= frame)
+            if text in _SHORT and (onset[text] == 0 or frame - onset[text] > _SHORT[text]):
+                continue  # over, or who knows how long it has lasted
+            frames.append(sample["video"][:, frame])
+            labels.append(" ".join(text.lower().split()) or NONE)
+            numbers.append(number)
+    return LabelledFrames(torch.stack(frames), labels, numbers)
+
+
+def fit(data: LabelledFrames, names: Sequence[str], steps: int) -> Classifier:
+    """Train a classifier; classes are drawn equally often."""
+    torch.manual_seed(0)
+    classifier = Classifier(len(names))
+    optimizer = torch.optim.AdamW(classifier.parameters(), 2e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    by_class: dict[str, list[int]] = defaultdict(list)
+    for i, label in enumerate(data.labels):
+        by_class[label].append(i)
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        classes = rng.integers(len(names), size=32)
+        chosen = [by_class[names[c]][rng.integers(len(by_class[names[c]]))] for c in classes]
+        pictures = to_signed(data.frames[chosen])
+        if rng.random() < 0.5:
+            pictures = pictures.flip(3)
+        pictures = pictures * float(rng.uniform(0.9, 1.1)) + float(rng.uniform(-0.06, 0.06))
+        loss = functional.cross_entropy(classifier(pictures), torch.from_numpy(classes))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return classifier.eval()
+
+
+@torch.no_grad()
+def name_frames(classifier: Classifier, frames_N3HW: Tensor, names: Sequence[str]) -> list[str]:
+    """Return the event of each frame, signed pictures."""
+    return [names[i] for part in frames_N3HW.split(64) for i in classifier(part).argmax(1).tolist()]
+
+
+def accuracy(classifier: Classifier, data: LabelledFrames, names: Sequence[str]) -> dict[str, str]:
+    """Return the share of frames of each class that are named rightly."""
+    made = name_frames(classifier, to_signed(data.frames), names)
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for true, named in zip(data.labels, made, strict=True):
+        hits[true].append(true == named)
+    return {name: str(proportion(hits[name])) for name in names if hits[name]}
+
+
+@torch.no_grad()
+def play(
+    loaded: LoadedWorld, classifier: Classifier, names: Sequence[str], starts: Tensor
+) -> tuple[dict[str, dict[str, str]], list[np.ndarray]]:
+    """Return, for no prompt and each prompt, how often the event is seen and another one is, and a strip of frames of each.
+
+    An event is seen where two frames in a row have it.
+    """
+    file = loaded.file
+    first = to_signed(starts)
+    intrinsics = torch.tensor([file.intrinsics]).expand(len(first), -1)
+    frames = _BEFORE + _WITHIN
+    states = [ControlState(frozenset({"RIGHT"} if i % 9 < 3 else set())) for i in range(frames)]
+    pose = torch.from_numpy(integrate(states, file.control)).float()[None].expand(len(first), -1, -1, -1)
+    table: dict[str, dict[str, str]] = {}
+    rows = []
+    for prompt in names:
+        stream = Rollout(loaded.world, loaded.codec, file.causal, StreamStart(first, intrinsics, _text(loaded, "", len(first))))
+        video = [stream.first_frame]
+        while (made := sum(part.shape[2] for part in video)) <= frames - stream.block_frames + 1:
+            if made == 1 + _BEFORE and prompt != NONE:
+                stream.set_text(_text(loaded, prompt, len(first)))
+            stream.generate(pose[:, made : made + stream.block_frames])
+            video.append(stream.decode())
+            stream.commit()
+        whole = torch.cat(video, 2)
+        after = whole[:, :, 1 + _BEFORE :]
+        events = [name_frames(classifier, one.transpose(0, 1), names) for one in after]
+        seen = [_has(each, prompt) for each in events]
+        others = [any(_has(each, other) for other in names if other not in (prompt, NONE)) for each in events]
+        table[prompt] = {"seen": str(proportion(seen)) if prompt != NONE else "", "other": str(proportion(others))}
+        rows.append(strip(whole[0], (0, _BEFORE, _BEFORE + 2, _BEFORE + 4, _BEFORE + 7, frames)))
+    return table, rows
+
+
+def _has(events: Sequence[str], name: str) -> bool:
+    """Return whether two frames in a row show an event."""
+    return any(a == b == name for a, b in itertools.pairwise(events))
+
+
+def _text(loaded: LoadedWorld, prompt: str, count: int) -> Tensor:
+    text: Any = loaded.encode_text([prompt] * count)
+    return torch.as_tensor(text)
+
+
+if __name__ == "__main__":
+    main()
