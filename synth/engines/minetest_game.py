@@ -56,6 +56,7 @@ enable_mod_channels = true
 csm_restriction_flags = 0
 dedicated_server_step = 0.03
 server_map_save_interval = 0.5
+sqlite_synchronous = 0
 view_bobbing_amount = 0
 fall_bobbing_amount = 0
 camera_smoothing = 0
