@@ -237,8 +237,9 @@ class Game:
 
 def _stop(process: "subprocess.Popen[Any]") -> None:
     """End a process, by force if it does not end itself."""
-    for end in (process.terminate, process.kill):
-        if process.poll() is None:
-            end()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -36,7 +36,7 @@ _STEPS_A_TURN = 32  # steps of the mouse in a frame of a key turn, so that such 
 MOUSE_STEP_DEG = KEY_TURN_DEG_S / float(FPS) / _STEPS_A_TURN
 _X_KEYS = {"up": "w", "down": "s", "left": "a", "right": "d"}
 _READY_FRAMES = 6000
-_SETTLE_FRAMES, _SETTLE_S = 60, 0.03  # until the meshes of the place are built, and of real time for each of these frames
+_SETTLE_FRAMES, _LOOK_FRAMES, _SETTLE_S = 30, 70, 0.03  # until all is drawn, and how long such a frame lasts in real time
 _SAVE_S = 6.0  # of real time, in which the server writes the map to disk several times
 # A game draws the port of its own server from the second in which it starts, so that two can draw the same.
 _STARTS, _PORT_IN_USE = 4, "Failed to bind socket"
@@ -56,6 +56,7 @@ enable_mod_channels = true
 csm_restriction_flags = 0
 dedicated_server_step = 0.03
 server_map_save_interval = 0.5
+sqlite_synchronous = 0
 view_bobbing_amount = 0
 fall_bobbing_amount = 0
 camera_smoothing = 0
@@ -197,19 +198,23 @@ class Session:
         return bool(answers[-1]["acted"])
 
     def wait_until_ready(self) -> None:
-        """Let the game run until the place is built and drawn."""
-        settled = 0
+        """Let the game run until the place is drawn. The player looks around once: what is behind comes last."""
         for number in range(_READY_FRAMES):
             self.picture()
             if number % 40 == 20:
                 self._keys.focus()
             self.ready = next((line for line in self.server if line["event"] == "ready"), self.ready)
-            settled += bool(self.ready)
-            if settled > _SETTLE_FRAMES:
-                return
+            if self.ready:
+                break
             self._game.advance()
             time.sleep(_SETTLE_S)  # the server and the builders of meshes run in real time
-        raise AttemptFailed("the place was not ready in time")
+        else:
+            raise AttemptFailed("the place was not ready in time")
+        self._keys.focus()
+        for turn_deg in [0.0] * _SETTLE_FRAMES + [360 / _LOOK_FRAMES] * _LOOK_FRAMES + [0.0] * 3:
+            self.act(Act(turn_deg=turn_deg))
+            time.sleep(_SETTLE_S)
+            self.picture()
 
 
 @contextlib.contextmanager
