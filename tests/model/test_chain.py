@@ -228,5 +228,5 @@ def test_another_codec_than_the_one_trained_with_is_refused(stage1, out, made, t
     with pytest.raises(ValueError, match=r"codec.safetensors is no codec of codec.channels 32, codec.cell_px 8, codec.width 8"):
         train(alone, [out], str(cut), log=quiet)
     narrow = replace(recipe, codec=replace(recipe.codec, width=4))
-    with pytest.raises(ValueError, match=r"is no codec of codec.channels 32, codec.width 4; set those it was trained with"):
+    with pytest.raises(ValueError, match=r"is no codec of codec.channels 32, codec.cell_px 8, codec.width 4; set those"):
         train(narrow, [out], str(folder), log=quiet)
