@@ -17,6 +17,8 @@ from model.warp import assemble, ray_change, turn
 
 # A key frame this far away in angle, or in units, is one worse.
 _ANGLE_DEG, _DISTANCE = 30.0, 0.25
+# Frames seen from positions closer than this, in units, differ by a rotation only: 8 cm where walking is 4 m/s.
+_SAME_PLACE = 0.02
 
 
 class TurnedSource(NamedTuple):
@@ -48,13 +50,24 @@ def turned_condition(
     sources: Sequence[tuple[TurnedSource, Spoil | None, float]],
     target_BT44: Tensor,
     intrinsics_BT4: Tensor,
+    seen_from_here: TurnedSource | None = None,
 ) -> Tensor:
-    """Return the condition channels [B, K, T, h, w] of sources: each with how it is spoilt, or the noise level to declare."""
+    """Return the condition channels [B, K, T, h, w] of sources: each with how it is spoilt, or the noise level to declare.
+
+    seen_from_here: frames that replace the first source where they were seen from the target's position, and so need no depth.
+    """
     batch, latents = target_BT44.shape[:2]
+    target, intrinsics = target_BT44.flatten(0, 1), intrinsics_BT4.flatten(0, 1)
     parts = []
-    for (pictures, pose), spoil, declared in sources:
-        flat = pictures.flatten(0, 1), pose.flatten(0, 1), target_BT44.flatten(0, 1), intrinsics_BT4.flatten(0, 1)
+    for number, ((pictures, pose), spoil, declared) in enumerate(sources):
+        flat = pictures.flatten(0, 1), pose.flatten(0, 1), target, intrinsics
         turned, known = turn(*flat)
+        if number == 0 and seen_from_here is not None:
+            place = seen_from_here.pose_BT44.flatten(0, 1)
+            here = (place[:, :3, 3] - target[:, :3, 3]).norm(dim=-1) < _SAME_PLACE
+            remembered, seen = turn(seen_from_here.pictures_BT3HW.flatten(0, 1), place, target, intrinsics)
+            seen = seen & here[:, None, None]
+            turned, known = torch.where(seen[:, None], remembered, turned), known | seen
         z = codec.encode(turned[:, :, None])[:, :, 0].unflatten(0, (batch, latents)).transpose(1, 2)
         level = z.new_full((batch,), declared)
         if spoil is not None:

@@ -227,4 +227,5 @@ class Rollout:
         poses = torch.stack([torch.stack([pose for _, pose in row]) for row in chosen]).to(pose_BF44)
         noise = self._spec.warp_noise
         sources = [(before, None, noise), (TurnedSource(pictures, poses), None, 0.0)]
-        return turned_condition(self._codec, sources, pose_BF44, intrinsics)
+        remembered = sources[1][0] if self._spec.memory == "keyframes" else None
+        return turned_condition(self._codec, sources, pose_BF44, intrinsics, remembered)
