@@ -285,7 +285,7 @@ def demo_consistency() -> TrainRecipe:
         model=replace(causal.model, init_from="demo-causal"),
         objective=replace(causal.objective, kind="consistency", levels=24, guidance=1.0, own_history_share=0.3),
         causal=replace(causal.causal, sampler="consistency", steps=_many_steps(4, _DEMO_SHIFT)),
-        train=replace(causal.train, curriculum=(TrainPhase(49, 500),), lr=3e-4, ema_decay=0.99),
+        train=replace(causal.train, curriculum=(TrainPhase(49, 400),), lr=3e-4, ema_decay=0.99),
     )
 
 

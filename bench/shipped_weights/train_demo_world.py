@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = [str(folder / "train"), str(folder / "events-train")]
     causal, distilled = demo_causal(), demo_consistency()
     if options.lpips:
-        parts = {"gan_weight": _GAN_WEIGHT, "gan_start": 0.0, "detail_weight": _DETAIL_WEIGHT}
-        codec = replace(causal.codec, lpips=options.lpips, steps=_LPIPS_STEPS, **parts)
+        codec = replace(causal.codec, lpips=options.lpips, steps=_LPIPS_STEPS, gan_weight=_GAN_WEIGHT, gan_start=0.0)
+        codec = replace(codec, detail_weight=_DETAIL_WEIGHT)
         causal, distilled = replace(causal, codec=codec), replace(distilled, codec=codec)
     train(causal, data, str(folder / "causal"))
     distilled = replace(distilled, model=replace(distilled.model, init_from=str(folder / "causal")))
