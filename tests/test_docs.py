@@ -173,7 +173,7 @@ def check_values(command: str, given: dict[str, Any], line: str) -> None:
         assert runner in ("local", "ray"), line
     recipe = given.get("recipe") or (given.get("name") if command == "show" else None)
     if recipe and not recipe.endswith((".yaml", "NAME", "FILE")):
-        if command in ("train", "encode") or given.get("train"):
+        if command in ("train", "encode", "export") or given.get("train"):
             pytest.importorskip("torch")
             from model.recipes import BUILT_IN
 

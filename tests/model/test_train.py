@@ -239,7 +239,10 @@ def test_sources_are_named_in_yaml(tmp_path):
     [
         (lambda r: replace(r, model=replace(r.model, tiny_decoder="taew2_1.pth")), "it needs model.weights"),
         (lambda r: replace(r, codec=CodecSettings(channels=8)), "codec.channels must equal out_channels of the backbone, 32"),
-        (lambda r: ModelSpec(replace(r.model.backbone, in_channels=36)), "in_channels must be 68"),
+        (
+            lambda r: replace(r, model=ModelSpec(replace(r.model.backbone, in_channels=36), two_experts=True)),
+            "in_channels must be 68",
+        ),
         (lambda r: replace(r.model, noise=replace(r.model.noise, boundary=0.5)), "boundary must be 0, not 0.5"),
         (lambda r: replace(r.train, precision="float16"), "precision must be one of auto, bfloat16, float32"),
         (lambda r: replace(r.layout, context=0), "context must be at least 1"),
