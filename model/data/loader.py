@@ -72,6 +72,8 @@ class DataSettings:
     # whether windows cross from one clip into the touching next one, so that samples show how what the text says begins; false:
     # a window stays inside one clip where it can
     join_clips: bool = False
+    # how often such a window is among the samples, compared with others: events begin in few windows
+    repeat_joined: int = 1
     # outputs with their shares; empty: all outputs given on the command line are one source, each window once an epoch
     sources: tuple[DataSource, ...] = ()
 
@@ -81,6 +83,8 @@ class DataSettings:
             raise ValueError(f"shares of sources must add up to 1, not {total:g}")
         if min(self.size) < 16 or any(side % 16 for side in self.size):
             raise ValueError(f"size must be a multiple of 16 px on both sides, not {self.size[0]}x{self.size[1]}")
+        if self.repeat_joined < 1:
+            raise ValueError(f"repeat_joined must be at least 1, not {self.repeat_joined}")
         for name in ("mirror_share", "reverse_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name):g}")
@@ -173,6 +177,7 @@ class Windows(Dataset[TrainingSample]):
         """Number the windows of these shards."""
         frames, start = self.settings.frames, len(self.windows)
         new = windows(touching_runs(clips_in_order(shards)), frames, self.settings.fps, self.settings.join_clips)
+        new += [window for window in new if len(window.clips) > 1] * (self.settings.repeat_joined - 1)
         if not new:
             where = ", ".join(sorted({shard.uri.rpartition("/shards/")[0] for shard in shards}))
             seconds = frames / self.settings.fps

@@ -18,7 +18,7 @@ from model.training.parts import ModelParts
 from model.training.sample_videos import evaluation_data, fixed_samples
 
 # Windows whose first frames are candidates for start pictures.
-_CANDIDATES = 48
+_CANDIDATES = 96
 
 
 def export(
@@ -45,7 +45,9 @@ def export(
         frames = recipe.train.curriculum[0].frames
         samples = fixed_samples(Windows(outputs, evaluation_data(recipe.data, frames, outputs)), _CANDIDATES)
         file = world_file(recipe, parts, samples, about)
-        pictures = start_pictures(samples, starts)
+        # Pictures before any event, since the world begins without a prompt.
+        plain = [sample for sample in samples if not any(text for _, text in sample["spans"])]
+        pictures = start_pictures(plain or samples, starts)
         save_world(folder, file, parts.world, parts.codec, pictures, int8)
     finally:
         dist.stop()

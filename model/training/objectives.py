@@ -30,8 +30,8 @@ from model.world import World
 # Second sources in training are as those of a rollout: half of them the nearest by pose, half of them any earlier frame.
 _NEAREST_SHARE = 0.5
 _MAX_DELAY = 40  # frames
-# A change of text is what a prompt is; otherwise it would be in one run of twenty.
-_CHANGE_SHARE = 0.5
+# A change of text is what a prompt is; otherwise it would be in one run of ten.
+_CHANGE_SHARE = 0.7
 
 
 class Objective(Protocol):
@@ -350,7 +350,7 @@ def _frames(video_B3FHW: Tensor, numbers_BT: Tensor) -> Tensor:
 
 
 def _start_of_run(spans: Sequence[tuple[int, str]], frames: int, count: int, generator: torch.Generator) -> int:
-    """Draw the first frame of a run. Where the text changes in a sample, half of its runs contain the change."""
+    """Draw the first frame of a run. Where the text changes in a sample, most of its runs contain the change."""
     place, change = torch.rand(2, generator=generator).tolist()
     low, high = 0, frames - count
     if len(spans) > 1 and change < _CHANGE_SHARE:
