@@ -69,7 +69,11 @@ def missing_shards(recipe: TrainRecipe, outputs: Sequence[str], folder: str) -> 
     runs = [run for shards in shards_by_source(outputs, recipe.data) for run in touching_runs(clips_in_order(shards))]
     for frames in sorted({phase.frames for phase in recipe.train.curriculum}):
         data = replace(recipe.data, frames=frames, latents="")
-        missing = [w for w in windows(runs, frames, data.fps, data.join_clips) if latents.window_name(w, frames) not in stored]
+        missing = [
+            w
+            for w in windows(runs, frames, data.fps, data.join_clips, data.at_boundaries)
+            if latents.window_name(w, frames) not in stored
+        ]
         for first in range(0, len(missing), _WINDOWS_PER_SHARD):
             part = tuple(missing[first : first + _WINDOWS_PER_SHARD])
             names = " ".join(latents.window_name(window, frames) for window in part)

@@ -256,7 +256,7 @@ def demo_causal() -> TrainRecipe:
             camera_dropout=0.0,
             reverse_share=0.25,
             join_clips=True,
-            repeat_joined=6,
+            at_boundaries=12,
         ),
         train=TrainSettings(
             curriculum=(TrainPhase(49, 2_400),),

@@ -72,8 +72,8 @@ class DataSettings:
     # whether windows cross from one clip into the touching next one, so that samples show how what the text says begins; false:
     # a window stays inside one clip where it can
     join_clips: bool = False
-    # how often such a window is among the samples, compared with others: events begin in few windows
-    repeat_joined: int = 1
+    # with join_clips: this many windows more over each boundary between clips, where events begin
+    at_boundaries: int = 0
     # outputs with their shares; empty: all outputs given on the command line are one source, each window once an epoch
     sources: tuple[DataSource, ...] = ()
 
@@ -83,8 +83,8 @@ class DataSettings:
             raise ValueError(f"shares of sources must add up to 1, not {total:g}")
         if min(self.size) < 16 or any(side % 16 for side in self.size):
             raise ValueError(f"size must be a multiple of 16 px on both sides, not {self.size[0]}x{self.size[1]}")
-        if self.repeat_joined < 1:
-            raise ValueError(f"repeat_joined must be at least 1, not {self.repeat_joined}")
+        if self.at_boundaries < 0 or (self.at_boundaries and not self.join_clips):
+            raise ValueError(f"at_boundaries must not be negative, and needs join_clips, not {self.at_boundaries}")
         for name in ("mirror_share", "reverse_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name):g}")
@@ -175,9 +175,9 @@ class Windows(Dataset[TrainingSample]):
 
     def _span(self, epoch: int, shards: Sequence[StoredShard]) -> WindowSpan:
         """Number the windows of these shards."""
-        frames, start = self.settings.frames, len(self.windows)
-        new = windows(touching_runs(clips_in_order(shards)), frames, self.settings.fps, self.settings.join_clips)
-        new += [window for window in new if len(window.clips) > 1] * (self.settings.repeat_joined - 1)
+        settings, start = self.settings, len(self.windows)
+        frames, runs = settings.frames, touching_runs(clips_in_order(shards))
+        new = windows(runs, frames, settings.fps, settings.join_clips, settings.at_boundaries)
         if not new:
             where = ", ".join(sorted({shard.uri.rpartition("/shards/")[0] for shard in shards}))
             seconds = frames / self.settings.fps

@@ -124,16 +124,20 @@ def touching_runs(clips: Sequence[StoredClip]) -> list[tuple[StoredClip, ...]]:
     return [tuple(run) for run in runs]
 
 
-def windows(runs: Iterable[tuple[StoredClip, ...]], frames: int, fps: float, join_clips: bool = False) -> list[Window]:
+def windows(
+    runs: Iterable[tuple[StoredClip, ...]], frames: int, fps: float, join_clips: bool = False, at_boundaries: int = 0
+) -> list[Window]:
     """Return as many windows of `frames` at `fps` as fit into each run without overlap, spread evenly over it.
 
     A window stays inside one clip where it can: clips are joined only where they are too short for one (`_parts`). So a
     45-frame phase seldom decodes two clips for one sample, and a 149-frame phase uses all clips. join_clips: treat each run as
-    one clip.
+    one clip. at_boundaries: then so many windows more over each boundary between clips, which lies at another place in each.
     """
     length_s = frames / fps
     if join_clips:
-        return [window for run in runs for window in _windows_in(run, length_s)]
+        joined = list(runs)
+        over = [window for run in joined for window in _windows_over_boundaries(run, length_s, at_boundaries)]
+        return [window for run in joined for window in _windows_in(run, length_s)] + over
     return [window for run in runs for part in _parts(run, length_s) for window in _windows_in(part, length_s)]
 
 
@@ -164,3 +168,13 @@ def _windows_in(clips: tuple[StoredClip, ...], length_s: float) -> list[Window]:
     whole_s, count = sum(clip.seconds for clip in clips), _count(clips, length_s)
     slack_s = max(0.0, whole_s / count - length_s) if count else 0.0
     return [Window(clips, i * (length_s + slack_s), slack_s) for i in range(count)]
+
+
+def _windows_over_boundaries(clips: tuple[StoredClip, ...], length_s: float, count: int) -> Iterator[Window]:
+    whole_s, boundary_s = sum(clip.seconds for clip in clips), 0.0
+    for clip in clips[:-1]:
+        boundary_s += clip.seconds
+        for number in range(count):
+            start_s = boundary_s - length_s * (number + 0.5) / count
+            if 0 <= start_s <= whole_s - length_s:
+                yield Window(clips, start_s, 0.0)
