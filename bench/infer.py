@@ -1,9 +1,9 @@
 """Measure the speed of play: frames a second, time of a block by stage, memory, and the order of commit and emission.
 
-gamecraft bench infer [WORLD ...] [--seconds 60] [--threads N]. Each world is played with changing keys by one session, as fast
+gamecraft bench infer [WORLD ...] [--seconds 30] [--threads N]. Each world is played with changing keys by one session, as fast
 as it goes. Three numbers are told apart: *core* is the time of the model's passes; *client* is what a viewer waits for from
 sampled controls to encoded frames; *block* is the whole cycle with the commit after the frames are sent. Warm-up ends when the
-window is full. The last row commits before it emits, the order of Self-Forcing's published code, with the same world.
+window is full. Every second row commits before it emits, the order of Self-Forcing's published code, with the same world.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def measure(engine: WorldEngine, seconds: float, commit_first: bool) -> dict[str
         "controls to frames ms p50/p99": f"{1e3 * np.percentile(client, 50):.0f}/{1e3 * np.percentile(client, 99):.0f}",
         "block ms p50/p99": f"{1e3 * np.percentile(whole, 50):.0f}/{1e3 * np.percentile(whole, 99):.0f}",
         "stages ms": ", ".join(f"{stage} {value:.1f}" for stage, value in means.items() if value >= 0.05),
-        "FLOP limit": f"{flops(engine) / float(np.mean(whole)) / peak(engine):.0%}",
+        "share of peak FLOPs": f"{flops(engine) / float(np.mean(whole)) / peak(engine):.0%}",
         "second half/first": f"{float(np.mean(whole[half:]) / np.mean(whole[:half])):.2f}",
         "memory MB": f"{memory[0]:.0f} -> {memory[-1]:.0f}",
     }
@@ -115,7 +115,8 @@ def flops(engine: WorldEngine) -> float:
     spec = file.causal
     latents = spec.block, file.size[1] // codec.cell_px, file.size[0] // codec.cell_px
     tokens = throughput.count_tokens(file.backbone, latents)
-    passes = len(spec.steps) * (2 if spec.sampler == "heun" else 1) + 1
+    steps = len(spec.steps)
+    passes = (2 * steps - 1 if spec.sampler == "heun" else steps) + 1
     return passes * throughput.training_flops(file.backbone, tokens, 8) / 3
 
 

@@ -124,11 +124,12 @@ def roll(loaded: LoadedWorld, first: Tensor, intrinsics: Tensor, pose: Tensor, s
         stream = Rollout(loaded.world, loaded.codec, spec, StreamStart(first[rows], intrinsics[rows], text))
         frames = [first[rows][:, :, None]]
         block = stream.block_frames
-        for start in range(1, pose.shape[1] - block + 1, block):
-            stream.generate(pose[rows, start : start + block])
+        padded = torch.cat([pose[rows], pose[rows, -1:].expand(-1, block, -1, -1)], 1)
+        for start in range(1, pose.shape[1], block):
+            stream.generate(padded[:, start : start + block])
             frames.append(stream.decode())
             stream.commit()
-        videos.append(torch.cat(frames, 2))
+        videos.append(torch.cat(frames, 2)[:, :, : pose.shape[1]])
     return torch.cat(videos)
 
 

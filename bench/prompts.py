@@ -102,7 +102,7 @@ def read_frames(loaded: LoadedWorld, outputs: Sequence[str], every: int = 4) -> 
     frames, labels, numbers = [], [], []
     for number in range(len(windows)):
         sample = windows[0, number]
-        onset = {text: first for first, text in sample["spans"]}
+        onset = {text: first for first, text in reversed(sample["spans"])}
         for frame in range(0, _FRAMES, every):
             text = next(text for first, text in reversed(sample["spans"]) if first <= frame)
             if text in _SHORT and (onset[text] == 0 or frame - onset[text] > _SHORT[text]):
@@ -172,9 +172,11 @@ def play(
     for prompt in names:
         stream = Rollout(loaded.world, loaded.codec, file.causal, StreamStart(first, intrinsics, _text(loaded, "", len(first))))
         video = [stream.first_frame]
+        is_given = prompt == NONE
         while (made := sum(part.shape[2] for part in video)) <= frames - stream.block_frames + 1:
-            if made == 1 + _BEFORE and prompt != NONE:
+            if made > _BEFORE and not is_given:
                 stream.set_text(_text(loaded, prompt, len(first)))
+                is_given = True
             stream.generate(pose[:, made : made + stream.block_frames])
             video.append(stream.decode())
             stream.commit()

@@ -87,6 +87,7 @@ class TrainRecipe:
         self._check_channels()
         if self.objective.kind == "consistency" and not self.model.init_from:
             raise ValueError("objective.kind consistency needs model.init_from, the causal run that is distilled")
+        self._check_causal()
         if self.is_causal and self.layout.context > 1:
             raise ValueError("context parallel has no causal attention yet: set layout.context to 1")
         if self.data.latents and (not self.model.weights or self.model.vlm_encoder):
@@ -107,6 +108,19 @@ class TrainRecipe:
     def warp_sources(self) -> int:
         """How many turned pictures the input holds; 0: the first-frame condition of Wan2.2."""
         return self.causal.warp_sources if self.is_causal else 0
+
+    def _check_causal(self) -> None:
+        latents, block = self.objective.latents, self.causal.block
+        if self.is_causal and self.causal.warp and self.model.vlm_encoder:
+            raise ValueError("causal.warp has no instructions by a vision-language model yet: leave model.vlm_encoder empty")
+        if not self.is_causal or not latents:
+            return
+        if not self.causal.warp:
+            raise ValueError("objective.latents cuts runs out of samples, which needs causal.warp; set it to 0")
+        if (latents - 1) % block or latents <= block or any(latents > phase.frames for phase in self.train.curriculum):
+            raise ValueError(
+                f"objective.latents must be 1 and whole blocks of {block}, and no more than a phase's frames, not {latents}"
+            )
 
     def _check_channels(self) -> None:
         backbone, sources = self.model.backbone, self.warp_sources

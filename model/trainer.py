@@ -259,7 +259,8 @@ class Trainer:
         """Return noise levels and losses of a batch. first: number of its first sample over all ranks."""
         numbers = (first + self.rank + i * self.ranks for i in range(len(batch["text"])))
         generators = [_generator(self.settings.seed, "sample", self.phase, number) for number in numbers]
-        return self.objective.losses(batch, expert, generators)
+        shared = _generator(self.settings.seed, "step", self.phase, first)
+        return self.objective.losses(batch, expert, generators, shared)
 
     def _save(self) -> None:
         state = {"phase": self.phase, "position": self.position, "shards": self._listings, "spec": self._spec()}

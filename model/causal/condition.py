@@ -130,17 +130,17 @@ class Memory(Protocol):
 
 
 class RecentMemory:
-    """The frame `delay` frames back, or the first one where there are fewer."""
+    """The frame `delay` frames back, or the nearest that was added; the first one where there are fewer."""
 
     def __init__(self, delay: int = 17) -> None:
         self._delay = delay
-        self._frames: list[tuple[Tensor, Tensor]] = []
+        self._frames: list[tuple[int, Tensor, Tensor]] = []
 
-    def add(self, _frame: int, picture_3HW: Tensor, pose_44: Tensor) -> None:
-        self._frames = [*self._frames[-self._delay + 1 :], (picture_3HW, pose_44)]
+    def add(self, frame: int, picture_3HW: Tensor, pose_44: Tensor) -> None:
+        self._frames = [*(kept for kept in self._frames if kept[0] > frame - self._delay), (frame, picture_3HW, pose_44)]
 
     def choose(self, _frame: int, _pose_44: Tensor) -> tuple[Tensor, Tensor]:
-        return self._frames[0]
+        return self._frames[0][1:]
 
 
 class KeyFrameMemory:

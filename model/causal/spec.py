@@ -55,7 +55,7 @@ class CausalSpec:
     # condition on the last frame before a block, turned as the controls say, instead of on the first frame; the prediction
     # starts from it
     warp: bool = False
-    # with warp, which second picture is turned: none, the one a second ago; keyframes, the nearest by pose of those kept
+    # with warp, which second picture is turned: none, that of 17 frames ago; keyframes, the nearest by pose of those kept
     memory: str = "none"
     # noise level that is declared for turned frames of a rollout, which are not exact; nothing is added
     warp_noise: float = 0.1

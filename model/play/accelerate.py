@@ -138,7 +138,7 @@ def choose(world: World, spec: CausalSpec, block: BlockCondition, wanted: str = 
     traced = _traced(world, *example)
     backends = [Backend("eager", EAGER), Backend("traced", Passes(traced.denoise, traced.commit))]
     if exports and all(os.path.exists(_export_path(exports, keys_only)) for keys_only in (False, True)):
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):  # an old or damaged file is no reason not to play
             exported = _onnxruntime(world, *example, exports)
             backends.append(Backend("onnxruntime", Passes(exported.denoise, exported.commit)))
     return min(backends, key=lambda backend: _seconds(backend, world, *example))

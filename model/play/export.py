@@ -1,15 +1,20 @@
 """Export a trained run as a playable world: averaged weights, codec, controls, and start pictures from held-out footage."""
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from curation import storage
 from curation.errors import InputError
 from model import build
 from model.backbone.frame_codec import FrameCodec
+from model.data.captions import CaptionMix, caption
 from model.data.loader import TrainingSample, Windows
+from model.data.windows import stored_clips
 from model.parallel import dist
 from model.parallel.layout import place_rank
 from model.play.world_files import WorldFile, save_world
@@ -36,6 +41,8 @@ def export(
     outputs: curated outputs, best not trained on, whose first frames become start pictures and whose cameras give the
     intrinsics. int8: see `save_world`. InputError for a recipe that is not causal, or a run without checkpoint.
     """
+    if recipe.model.vlm_encoder:
+        raise InputError(f"recipe {recipe.name} has model.vlm_encoder; play has no vision-language model yet")
     if not recipe.is_causal:
         raise InputError(f"recipe {recipe.name} is bidirectional and cannot be played; train it on with a causal objective")
     *_, device = dist.start()
@@ -43,8 +50,10 @@ def export(
         parts = build.load_trained(recipe, outputs, run, place_rank(recipe.layout, device), log)
         parts.world.to(torch.float32)
         frames = recipe.train.curriculum[0].frames
-        samples = fixed_samples(Windows(outputs, evaluation_data(recipe.data, frames, outputs)), _CANDIDATES)
-        file = world_file(recipe, parts, samples, about)
+        data = evaluation_data(recipe.data, frames, outputs)
+        data = replace(data, captions=replace(data.captions, dropout=0.0))
+        samples = fixed_samples(Windows(outputs, data), _CANDIDATES)
+        file = world_file(recipe, parts, samples, prompts_of(outputs, data.captions), about)
         # Pictures before any event, since the world begins without a prompt.
         plain = [sample for sample in samples if not any(text for _, text in sample["spans"])]
         pictures = start_pictures(plain or samples, starts)
@@ -56,7 +65,11 @@ def export(
 
 
 def world_file(
-    recipe: TrainRecipe, parts: ModelParts, samples: Sequence[TrainingSample], about: dict[str, Any] | None = None
+    recipe: TrainRecipe,
+    parts: ModelParts,
+    samples: Sequence[TrainingSample],
+    prompts: Sequence[str],
+    about: dict[str, Any] | None = None,
 ) -> WorldFile:
     """Return the description of a run's world. InputError where no sample has a camera."""
     cameras = [sample["intrinsics"] for sample in samples if sample["camera_known"]]
@@ -67,7 +80,6 @@ def world_file(
     sizes = None
     if isinstance(codec, FrameCodec):
         sizes = {"channels": recipe.codec.channels, "width": recipe.codec.width, "cell_px": recipe.codec.cell_px}
-    prompts = {text for sample in samples for _, text in sample["spans"] if text}
     return WorldFile(
         name=recipe.name,
         size=recipe.data.size,
@@ -82,9 +94,16 @@ def world_file(
         codec=sizes,
         weights=recipe.model.weights,
         reads_text=recipe.model.text == "words",
-        prompts=() if recipe.model.weights else tuple(sorted(" ".join(text.lower().split()) for text in prompts)),
+        prompts=() if recipe.model.weights else tuple(prompts),
         about=about or {},
     )
+
+
+def prompts_of(outputs: Sequence[str], captions: CaptionMix) -> list[str]:
+    """Return the texts of all clips, in lower case, without the empty one."""
+    metas = (json.loads(storage.read(*location)) for clip in stored_clips(outputs) if (location := clip.member("json")))
+    texts = {" ".join(caption(meta, captions, 1.0, 1.0).lower().split()) for meta in metas}
+    return sorted(texts - {""})
 
 
 def start_pictures(samples: Sequence[TrainingSample], count: int) -> list[tuple[str, np.ndarray]]:

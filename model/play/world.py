@@ -88,7 +88,7 @@ class WorldEngine:
         maps = torch.zeros(1, frames, 12, CELL_PX * rows, CELL_PX * columns, device=self.device)
         example = BlockCondition(block, condition, self.loaded.encode_text([""]).to(self.device), maps)
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        exports = os.path.join(cache, "gamecraft", f"{self.loaded.digest}-{code_digest()}")
+        exports = os.path.join(cache, "gamecraft", f"{self.loaded.digest}-{code_digest()}-{torch.__version__}")
         try:
             return choose(self.loaded.world, file.causal, example, wanted, exports)
         except (RuntimeError, ValueError) as error:
@@ -168,6 +168,7 @@ class WorldSession:
             poses.append(self._player.pose)
         pose = torch.from_numpy(np.stack(poses)).float()[None].to(self._engine.device)
         self.rollout.generate(pose)
+        self._wait()
         denoised = time.perf_counter()
         frames = to_frames(self.rollout.decode())
         self._number += 1
@@ -178,7 +179,13 @@ class WorldSession:
         """Enter the last block into the cache; return the seconds it took."""
         began = time.perf_counter()
         self.rollout.commit()
+        self._wait()
         return time.perf_counter() - began
+
+    def _wait(self) -> None:
+        """Wait for a GPU, so that times are of the work and not of its launch."""
+        if self._engine.device.type == "cuda":
+            torch.cuda.synchronize(self._engine.device)
 
     def set_prompt(self, text: str, blend_blocks: int = 0) -> None:
         """Change the prompt from the next block on. InputError for a text that the world cannot read."""

@@ -4,9 +4,11 @@
 to start from. Worlds with Wan's codec name the diffusers folder that has it.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -28,6 +31,7 @@ from model.config import BackboneConfig
 from model.control.encoder import CameraEncoder
 from model.control.spec import ControlSpec
 from model.noise import NoiseSpec
+from model.parallel.fsdp import is_unsharded
 from model.training.flow_matching import EncodeText
 from model.world import ControlledExpert, World
 
@@ -54,7 +58,7 @@ class WorldFile:
     codec: Mapping[str, int] | None = None  # arguments of `FrameCodec`; None: Wan's codec, from `weights`
     weights: str = ""  # diffusers folder with codec and text encoder; empty: a frame codec, and text by word
     reads_text: bool = False  # whether a world with a frame codec was trained on prompts
-    prompts: tuple[str, ...] = ()  # prompts that the world was trained on; empty: any text
+    prompts: tuple[str, ...] = ()  # prompts that are offered and accepted, those of the exported data; empty: any text
     about: Mapping[str, Any] = field(default_factory=dict)  # how it was trained, for people
 
     def to_json(self) -> str:
@@ -92,7 +96,7 @@ class LoadedWorld:
     codec: Codec
     encode_text: EncodeText
     starts: Sequence[tuple[str, np.ndarray]]  # name and picture, uint8 [H, W, 3]
-    digest: str  # of all files that decide frames
+    digest: str  # of the folder's files that decide frames; Wan's codec and text encoder are named there, not hashed
 
 
 def save_world(
@@ -100,8 +104,12 @@ def save_world(
 ) -> None:
     """Write a world into a folder, which may exist; `world.json` comes last.
 
-    int8: store matrices with 8 bits a weight and a scale for each row; otherwise weights are bfloat16.
+    int8: store matrices with 8 bits a weight and a scale for each row; otherwise they are bfloat16. What computes in float32
+    (`fsdp.is_unsharded`) is stored so. A world that the folder had is replaced.
     """
+    shutil.rmtree(os.path.join(folder, _START), ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, _WORLD))
     os.makedirs(os.path.join(folder, _START), exist_ok=True)
     state = world.state_dict() if file.two_experts else {f"high.{k}": v for k, v in world.high.state_dict().items()}
     save_file(_packed(state, int8), os.path.join(folder, _WEIGHTS))
@@ -119,13 +127,14 @@ def _packed(state: Mapping[str, Tensor], int8: bool) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
     for name, part in state.items():
         value = part.full_tensor() if isinstance(part, DTensor) else part
-        if int8 and value.ndim >= 2 and value.numel() >= _MIN_INT8:
+        exact = is_unsharded(name.partition(".")[2])
+        if int8 and not exact and value.ndim >= 2 and value.numel() >= _MIN_INT8:
             rows = value.float().flatten(1)
             scale = rows.abs().amax(1).clamp(min=1e-12) / 127
             packed[f"{name}:int8"] = (rows / scale[:, None]).round().to(torch.int8).view(value.shape)
             packed[f"{name}:scale"] = scale
         else:
-            packed[name] = value.to(torch.bfloat16 if value.ndim >= 2 else torch.float32).contiguous()
+            packed[name] = value.to(torch.bfloat16 if value.ndim >= 2 and not exact else torch.float32).contiguous()
     return packed
 
 
@@ -144,7 +153,7 @@ def load_world(folder: str, device: torch.device | str = "cpu", dtype: torch.dty
     try:
         with open(path, encoding="utf-8") as source:
             file = WorldFile.from_json(source.read(), path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: no {_WORLD} there; a playable world is made by `gamecraft export`") from None
     weights = os.path.join(folder, _WEIGHTS)
     try:
@@ -154,9 +163,13 @@ def load_world(folder: str, device: torch.device | str = "cpu", dtype: torch.dty
             state |= {f"low.{name.removeprefix('high.')}": value for name, value in state.items()}
         world.load_state_dict(state)
         codec, encode_text = _codec_and_text(file, folder)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: its files do not make the world of {_WORLD}: {error}") from error
-    world = world.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    world = world.to(device).eval().requires_grad_(False)
+    for expert in (world.high, world.low):
+        for name, parameter in expert.named_parameters():
+            if not is_unsharded(name):  # the parts that stay in float32 in training, too
+                parameter.data = parameter.data.to(dtype)
     codec = codec.to(device).eval().requires_grad_(False)
     if isinstance(codec, FrameCodec):
         codec = codec.to(memory_format=torch.channels_last)
@@ -204,7 +217,6 @@ def _digest(folder: str) -> str:
         path = os.path.join(folder, name)
         if os.path.exists(path):
             with open(path, "rb") as source:
-                digest.update(
-                    hashlib.file_digest(source, "sha256").digest() if hasattr(hashlib, "file_digest") else source.read()
-                )
+                while block := source.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()[:16]

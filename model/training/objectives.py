@@ -1,6 +1,7 @@
 """What a training step minimises: flow matching (stages 1 and 2), teacher forcing, or causal consistency distillation.
 
-An objective draws from one generator for each sample, so that losses do not depend on the number of ranks.
+An objective draws from one generator for each sample, so that losses do not depend on the number of ranks. What decides which
+modules run, and how often, is drawn from a generator that all ranks share.
 
 B batch, C channels, T latents, F frames, H W px, h w latent rows and columns, N losses: one for each noise level.
 """
@@ -27,7 +28,7 @@ from model.training.settings import ObjectiveSettings
 from model.warp import SOURCE_CHANNELS
 from model.world import World
 
-# Second sources in training are as those of a rollout: half of them the nearest by pose, half of them any earlier frame.
+# Second sources in training are as those of a rollout: half of them the nearest by pose, half of them a recent frame.
 _NEAREST_SHARE = 0.5
 _MAX_DELAY = 40  # frames
 # A change of text is what a prompt is; otherwise it would be in one run of ten.
@@ -39,8 +40,13 @@ class Objective(Protocol):
 
     text_tokens: int  # of the last batch, for the count of FLOPs
 
-    def losses(self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Return noise levels and losses, [N] each. generators: one for each sample."""
+    def losses(
+        self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator], shared: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return noise levels and losses, [N] each.
+
+        generators: one for each sample. shared: equal on all ranks, for draws that decide which modules run, and how often.
+        """
         ...
 
 
@@ -50,7 +56,9 @@ class FlowMatching:
     def __init__(self, parts: ModelParts) -> None:
         self._parts, self.text_tokens = parts, 0
 
-    def losses(self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator], _shared: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         parts = self._parts
         latents = flow_matching.encode_batch(batch, parts.codec, parts.text_encoder, parts.device, parts.vlm_encoder)
         self.text_tokens = latents.conditioning.text.shape[1]
@@ -68,9 +76,8 @@ class CausalBatch(NamedTuple):
 
     x0: Tensor  # [B, C, T, h, w]
     condition: BlockCondition
-    # with warp: pictures of the latents of some rows [b, 3, T, H, W], and those rows, to the condition that has them as frames
-    # before
-    turn: Callable[[Tensor, Tensor], Tensor] | None = None
+    # with warp: return the condition, given the pictures [B, 3, T, H, W] to use as previous frames
+    turn: Callable[[Tensor], Tensor] | None = None
 
 
 class TeacherForcing:
@@ -82,7 +89,9 @@ class TeacherForcing:
         self._layouts: dict[tuple[int, int, int], SequenceLayout] = {}
         self.text_tokens = 0
 
-    def losses(self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator], shared: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         world = self._parts.world
         sequence = self._sequence(batch, generators)
         sigma_BT = self._per_block(
@@ -90,7 +99,7 @@ class TeacherForcing:
         )
         noise = self._noise(sequence.x0, generators)
         noisy = _mix(sequence.x0, noise, sigma_BT)
-        sequence, history = self._own_history(sequence, noisy, sigma_BT, expert, generators, world)
+        sequence, history = self._own_history(sequence, noisy, sigma_BT, expert, shared, world)
         clean, clean_sigma = self._spoil_history(history, generators)
         layout = self._layout(sequence.x0)
         velocity = teacher_forced(world, clean, clean_sigma, noisy, sigma_BT, sequence.condition, self._spec, layout, expert)
@@ -142,14 +151,11 @@ class TeacherForcing:
         return self._turned_sequence(batch, generators)
 
     def _maps(self, batch: dict[str, Any], pose: Tensor, x0: Tensor, intrinsics: Tensor | None = None) -> Tensor:
-        device = x0.device
-        known = batch["camera_known"].to(device)
-        inner = (batch["intrinsics"] if intrinsics is None else intrinsics).to(device)
-        side = x0.shape[-1] * self._parts.codec.cell_px
-        valid = torch.where(known[:, None, None], inner, inner.new_tensor([side, side, side / 2, side / 2]))
-        size = x0.shape[-2], x0.shape[-1]
-        pose = pose.to(device)
-        maps = camera_maps(self._spec, self._parts.codec, pose, valid, size, pose[:, 0], None)
+        device, size = x0.device, (x0.shape[-2], x0.shape[-1])
+        known, pose = batch["camera_known"].to(device), pose.to(device)
+        if intrinsics is None:
+            intrinsics = _valid_intrinsics(batch, size[1] * self._parts.codec.cell_px, device)
+        maps = camera_maps(self._spec, self._parts.codec, pose, intrinsics, size, pose[:, 0], None)
         return maps * known[:, None, None, None, None]
 
     def _turned_sequence(self, batch: dict[str, Any], generators: Sequence[torch.Generator]) -> CausalBatch:
@@ -163,7 +169,8 @@ class TeacherForcing:
         numbers = starts[:, None] + torch.arange(count, device=device)
         pictures = _frames(video, numbers)
         x0 = parts.codec.encode(pictures)
-        pose, intrinsics = batch["pose"].to(device), batch["intrinsics"].to(device)
+        pose, known = batch["pose"].to(device), batch["camera_known"].to(device).view(-1, 1, 1, 1, 1)
+        intrinsics = _valid_intrinsics(batch, video.shape[-1], device)
         text = self._text_by_latent(batch, numbers)
         self.text_tokens = text.shape[-2]
         run_pose, run_intrinsics = _of_frames(pose, numbers), _of_frames(intrinsics, numbers)
@@ -173,20 +180,15 @@ class TeacherForcing:
         anchors = TurnedSource(_frames(video, earlier).transpose(1, 2), _of_frames(pose, earlier))
         spoils = self._source_spoils(x0, generators)
 
-        def turn(frames_b3THW: Tensor, rows: Tensor) -> Tensor:
-            """Return the condition of some rows of the batch: latent 0 has no source."""
+        def turn(frames_B3THW: Tensor) -> Tensor:
+            """Return the condition: latent 0 has no source, and neither has a sample without a camera."""
             offset = torch.arange(count - 1, device=device) // self._spec.block * self._spec.block
-            before = TurnedSource(frames_b3THW[:, :, offset].transpose(1, 2), run_pose[rows][:, offset])
-            second = TurnedSource(anchors.pictures_BT3HW[rows], anchors.pose_BT44[rows])
-            sources: list[tuple[TurnedSource, Spoil | None, float]] = [
-                (source, Spoil(*(part[rows] for part in spoil)), 0.0)
-                for source, spoil in zip((before, second), spoils, strict=True)
-            ]
-            turned = turned_condition(parts.codec, sources, run_pose[rows][:, 1:], run_intrinsics[rows][:, 1:])
+            before = TurnedSource(frames_B3THW[:, :, offset].transpose(1, 2), run_pose[:, offset])
+            sources: list[tuple[TurnedSource, Spoil | None, float]] = [(before, spoils[0], 0.0), (anchors, spoils[1], 0.0)]
+            turned = turned_condition(parts.codec, sources, run_pose[:, 1:], run_intrinsics[:, 1:]) * known
             return torch.cat([torch.zeros_like(turned[:, :, :1]), turned], 2)
 
-        everything = torch.arange(len(pictures), device=device)
-        condition = BlockCondition(range(count), turn(pictures, everything), text, maps)
+        condition = BlockCondition(range(count), turn(pictures), text, maps)
         return CausalBatch(x0, condition, turn)
 
     def _text_by_latent(self, batch: dict[str, Any], numbers_BT: Tensor) -> Tensor:
@@ -214,40 +216,28 @@ class TeacherForcing:
         noisy: Tensor,
         sigma_BT: Tensor,
         expert: ExpertName,
-        generators: Sequence[torch.Generator],
+        shared: torch.Generator,
         world: World,
     ) -> tuple[CausalBatch, Tensor]:
-        """Return the sequence and its history; for some samples history and turned frames are the model's own prediction.
+        """Return the sequence and its history; in some steps history and turned frames are the model's own prediction.
 
         Predictions of all blocks come from one pass, each from the history before. Repeated, errors add up as in a rollout.
         They carry no gradient.
         """
-        drawn = torch.tensor([float(torch.rand((), generator=g)) for g in generators])
-        rows = (drawn < self._settings.own_history_share).nonzero().flatten().to(sequence.x0.device)
-        if not len(rows):
+        if float(torch.rand((), generator=shared)) >= self._settings.own_history_share:
             return sequence, sequence.x0
-        layout, clean, levels = self._layout(sequence.x0), torch.zeros_like(sigma_BT[rows]), sigma_BT[rows]
-        start, condition = sequence.x0[rows], _rows(sequence.condition, rows)
-        history = start
+        layout, clean = self._layout(sequence.x0), torch.zeros_like(sigma_BT)
+        condition, history = sequence.condition, sequence.x0
         for _ in range(self._settings.own_history_rounds):
             with torch.no_grad():
-                velocity = teacher_forced(world, history, clean, noisy[rows], levels, condition, self._spec, layout, expert)
-            predicted = noisy[rows][:, :, 1:] - levels[:, None, 1:, None, None] * velocity
-            history = torch.cat([start[:, :, :1], predicted], 2)
+                velocity = teacher_forced(world, history, clean, noisy, sigma_BT, condition, self._spec, layout, expert)
+            predicted = noisy[:, :, 1:] - sigma_BT[:, None, 1:, None, None] * velocity
+            history = torch.cat([sequence.x0[:, :, :1], predicted], 2)
             if sequence.turn is not None:
                 assert isinstance(self._parts.codec, FrameCodec)
-                turned = sequence.turn(decode_projected(self._parts.codec, history), rows)
+                turned = sequence.turn(decode_projected(self._parts.codec, history))
                 condition = condition._replace(condition=turned)
-        everything = sequence.condition
-        if sequence.turn is not None:
-            everything = everything._replace(condition=everything.condition.index_copy(0, rows, condition.condition))
-        return sequence._replace(condition=everything), sequence.x0.index_copy(0, rows, history)
-
-
-def _rows(condition: BlockCondition, rows: Tensor) -> BlockCondition:
-    """Return the condition of some rows of the batch."""
-    maps, vlm_context = (None if part is None else part[rows] for part in (condition.maps, condition.vlm_context))
-    return BlockCondition(condition.latents, condition.condition[rows], condition.text[rows], maps, vlm_context)
+        return sequence._replace(condition=condition), history
 
 
 def decode_projected(codec: FrameCodec, latents_BCThw: Tensor) -> Tensor:
@@ -274,17 +264,19 @@ class Consistency(TeacherForcing):
         super().__init__(parts, spec, settings)
         self._teacher, self._ema = teacher, ema
 
-    def losses(self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator], shared: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         world, spec = self._parts.world, self._spec
         sequence = self._sequence(batch, generators)
         pairs = level_pairs(world.noise, self._settings.levels)[expert]
         # One pair for the batch: its passes run one expert each.
-        sigma, next_sigma = pairs[int(torch.randint(len(pairs), (), generator=generators[0]))]
+        sigma, next_sigma = pairs[int(torch.randint(len(pairs), (), generator=shared))]
         levels = sequence.x0.new_full((len(sequence.x0), sequence.x0.shape[2]), sigma)
         levels[:, 0] = 0
         noise = self._noise(sequence.x0, generators)
         noisy = _mix(sequence.x0, noise, levels)
-        sequence, history = self._own_history(sequence, noisy, levels, expert, generators, world)
+        sequence, history = self._own_history(sequence, noisy, levels, expert, shared, world)
         clean, clean_sigma = self._spoil_history(history, generators)
         layout = self._layout(sequence.x0)
 
@@ -337,6 +329,12 @@ def measure_remainder(parts: ModelParts, spec: CausalSpec, batches: Iterable[dic
         squares += ((sequence.x0[:, :, 1:] - turned).square() * known).sum((0, 2, 3, 4)).cpu()
         count += int(known.sum())
     return (squares / max(1, count)).sqrt().clamp(min=1e-3)
+
+
+def _valid_intrinsics(batch: dict[str, Any], width: float, device: torch.device) -> Tensor:
+    """Return the intrinsics [B, F, 4] of a batch, and any that work for samples without a camera, which have zeros."""
+    known, intrinsics = batch["camera_known"].to(device), batch["intrinsics"].to(device)
+    return torch.where(known[:, None, None], intrinsics, intrinsics.new_tensor([width, width, width / 2, width / 2]))
 
 
 def _mix(x0: Tensor, noise: Tensor, sigma_BT: Tensor) -> Tensor:

@@ -192,6 +192,23 @@ def test_a_traced_world_is_the_plain_one(ladder):
     assert traced.info.identity["backend"] == "traced"
 
 
+def test_a_world_in_bfloat16_plays_as_on_a_gpu(ladder):
+    """The parts that stay in float32 in training stay so in play."""
+    loaded = load_world(ladder[2], dtype=torch.bfloat16)
+    assert loaded.world.high.expert.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
+    assert loaded.world.high.camera.frame.weight.dtype == torch.float32
+    _, frames = play(WorldEngine(loaded, torch.device("cpu")))
+    plain = play(load_engine(ladder[2], lambda _: None, "eager"))[1]
+    assert np.abs(frames.astype(int) - plain.astype(int)).mean() < 3
+
+
+def test_a_sample_without_a_camera_has_no_turned_frames(out, tmp_path):
+    recipe = tiny(demo_causal())
+    recipe = replace(recipe, data=replace(recipe.data, camera_dropout=1.0), train=replace(recipe.train, sample_every=0))
+    history = train(recipe, [out], str(tmp_path / "run"), log=lambda _: None)
+    assert all(np.isfinite(metrics["loss"]) for metrics in history)
+
+
 def test_an_unknown_backend_is_refused(ladder):
     with pytest.raises(InputError, match="backend must be auto or one of eager, traced, onnxruntime, not 'warp'"):
         load_engine(ladder[2], lambda _: None, "warp")
