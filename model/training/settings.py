@@ -92,9 +92,8 @@ class ObjectiveSettings:
     latents: int = 0  # latents of a sample that are trained on, at a random place; 0: all of them
     context_noise: float = 0.3  # history gets noise of up to this level, which the model is told
     clean_history_share: float = 0.2  # share of samples whose history has no noise
-    own_history_share: float = (
-        0.0  # share of samples whose history is the model's own prediction, with the true next frame as aim
-    )
+    # share of steps whose history is the model's own prediction, while the aim is the true next frame
+    own_history_share: float = 0.0
     own_history_rounds: int = 1  # how often such a history is predicted again from itself, so that errors add up
     # noise of up to this level on the turned frame before (`CausalSpec.warp`), whose last channels shrink as much
     source_noise: float = 0.5
