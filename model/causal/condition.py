@@ -128,6 +128,10 @@ class Memory(Protocol):
         """Return picture and pose for a new frame."""
         ...
 
+    def forget(self) -> None:
+        """Drop all frames but the last: a new prompt may have changed the place."""
+        ...
+
 
 class RecentMemory:
     """The frame `delay` frames back, or the nearest that was added; the first one where there are fewer."""
@@ -141,6 +145,9 @@ class RecentMemory:
 
     def choose(self, _frame: int, _pose_44: Tensor) -> tuple[Tensor, Tensor]:
         return self._frames[0][1:]
+
+    def forget(self) -> None:
+        self._frames = self._frames[-1:]
 
 
 class KeyFrameMemory:
@@ -157,18 +164,23 @@ class KeyFrameMemory:
         self._used: list[int] = []
         self._pictures: list[Tensor] = []
         self._poses = torch.empty(0, 4, 4, dtype=torch.float64)
+        self._last: tuple[int, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def add(self, frame: int, picture_3HW: Tensor, pose_44: Tensor) -> None:
         pose = pose_44.double().cpu()
+        self._last = frame, picture_3HW, pose
         if self._frames and float(pose_distance(pose, self._poses).min()) < self._spacing:
             return
         if len(self._frames) >= self._capacity:
             oldest = 1 + min(range(len(self._used) - 1), key=lambda i: self._used[i + 1])
             del self._frames[oldest], self._used[oldest], self._pictures[oldest]
             self._poses = torch.cat([self._poses[:oldest], self._poses[oldest + 1 :]])
+        self._keep(frame, picture_3HW, pose)
+
+    def _keep(self, frame: int, picture_3HW: Tensor, pose: Tensor) -> None:
         self._frames.append(frame)
         self._used.append(frame)
         self._pictures.append(picture_3HW)
@@ -180,3 +192,8 @@ class KeyFrameMemory:
         best = int(distance.masked_fill(young, torch.inf).argmin())
         self._used[best] = frame
         return self._pictures[best], self._poses[best].to(pose_44)
+
+    def forget(self) -> None:
+        self._frames, self._used, self._pictures, self._poses = [], [], [], self._poses[:0]
+        if self._last is not None:
+            self._keep(*self._last)

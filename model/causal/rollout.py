@@ -187,6 +187,8 @@ class Rollout:
         if torch.equal(text, self._text) and same_context:
             return
         self._text, self._vlm_context = text, vlm_context
+        for memory in self._memories:
+            memory.forget()
         first = self._made[0][1].latents.start if self._spec.recache == "window" else 0
         for x0, block in self._made:
             if block.latents.start:  # the start image keeps the text it was committed with

@@ -197,6 +197,9 @@ def test_a_memory_keeps_the_first_view_of_a_place_and_a_bound():
     for number, yaw in enumerate((0, 60, 0.5)):
         again.add(number, torch.full((3, 2, 2), float(number)), torch.from_numpy(PlayerState(yaw_deg=yaw).pose))
     assert len(again) == 2
+    again.forget()
+    assert len(again) == 1
+    assert again.choose(9, torch.from_numpy(PlayerState().pose))[0][0, 0, 0] == 2  # the last, though it was not kept
 
 
 def test_distance_of_poses_adds_angle_and_way():
