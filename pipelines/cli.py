@@ -227,11 +227,12 @@ def export(
     data: Data = None,
     starts: Annotated[int, typer.Option(help="How many start pictures are taken from the data.", min=0)] = 6,
     int8: Annotated[bool, typer.Option("--int8", help="Store matrices with 8 bits a weight instead of 16.")] = False,
+    prompts: Annotated[bool, typer.Option("--prompts/--no-prompts", help="Whether the world follows prompts.")] = True,
 ) -> None:
     """Make a playable world of a training run. --data should be footage that it was not trained on."""
     with _extra("training", "train"):
         from model.play import export as exporting
-    exporting.export(_training_recipe(recipe), run, data or [], out, starts, int8, log=_log)
+    exporting.export(_training_recipe(recipe), run, data or [], out, starts, int8, prompts, log=_log)
 
 
 @app.command()

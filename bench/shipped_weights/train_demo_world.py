@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     distilled = replace(distilled, model=replace(distilled.model, init_from=str(folder / "causal")))
     train(distilled, data, str(folder / "distilled"))
     held_out = [str(folder / "test"), str(folder / "events-test")]
-    export(distilled, str(folder / "distilled"), held_out, str(folder / "world"), int8=True)
+    export(distilled, str(folder / "distilled"), held_out, str(folder / "world"), int8=True, prompts=False)
 
 
 def record(take: Take, path: Path) -> None:

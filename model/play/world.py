@@ -120,7 +120,7 @@ class WorldEngine:
         if plain and known and plain not in known:
             raise InputError(f"this world does not know the prompt {prompt!r}; it knows: {', '.join(known)}")
         if plain and not self.loaded.file.weights and not self.loaded.file.reads_text:
-            raise InputError("this world was trained without text: leave the prompt empty")
+            raise InputError("this world does not follow prompts: leave the prompt empty")
         text: Tensor = self.loaded.encode_text([plain if known else prompt]).to(self.device)
         return text
 

@@ -57,7 +57,7 @@ class WorldFile:
     frames_per_latent: int
     codec: Mapping[str, int] | None = None  # arguments of `FrameCodec`; None: Wan's codec, from `weights`
     weights: str = ""  # diffusers folder with codec and text encoder; empty: a frame codec, and text by word
-    reads_text: bool = False  # whether a world with a frame codec was trained on prompts
+    reads_text: bool = False  # whether a world with a frame codec follows prompts
     prompts: tuple[str, ...] = ()  # prompts that are offered and accepted, those of the exported data; empty: any text
     about: Mapping[str, Any] = field(default_factory=dict)  # how it was trained, for people
 
