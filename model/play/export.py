@@ -40,7 +40,8 @@ def export(
     """Write the world of a run into a folder.
 
     outputs: curated outputs, best not trained on, whose first frames become start pictures and whose cameras give the
-    intrinsics. int8: see `save_world`. prompts: whether the world follows prompts; false: play refuses them. InputError for a recipe that is not causal, or a run without checkpoint.
+    intrinsics. int8: see `save_world`. prompts: whether the world follows prompts; false: play
+    refuses them. InputError for a recipe that is not causal, or a run without checkpoint.
     """
     if recipe.model.vlm_encoder:
         raise InputError(f"recipe {recipe.name} has model.vlm_encoder; play has no vision-language model yet")
