@@ -148,7 +148,8 @@ def test_a_video_run_backwards_is_a_walk_back_to_where_it_began():
     pose[2, :3, :3] = torch.tensor([[angle.cos(), 0, angle.sin()], [0, 1, 0], [-angle.sin(), 0, angle.cos()]])
     video = torch.randint(0, 255, (3, 3, 16, 16), dtype=torch.uint8)
     inner = torch.arange(12.0).view(3, 4)
-    there = _reverse({"video": video, "pose": pose, "intrinsics": inner})
+    there = _reverse({"video": video, "pose": pose, "intrinsics": inner, "spans": [(0, "a"), (2, "b")]})
+    assert there["spans"] == [(0, "b"), (1, "a")]
     assert torch.equal(there["video"][:, 0], video[:, 2])
     assert torch.equal(there["intrinsics"][0], inner[2])
     torch.testing.assert_close(there["pose"][0], torch.eye(4))

@@ -35,6 +35,12 @@ def out(raw, tmp_path_factory):
     return folder
 
 
+TRAINING = [
+    *("demo", "demo-causal", "demo-consistency", "gamecraft2", "gamecraft2-causal", "gamecraft2-consistency"),
+    *("gamecraft2-instruct", "tiny"),
+]
+
+
 def test_the_command_line_stays_small():
     group = typer.main.get_command(cli.app)
     flags = {
@@ -47,6 +53,10 @@ def test_the_command_line_stays_small():
         "retry": ["--reason", "--source"],
         "train": ["--data", "--out", "--recipe", "--runner", "--sample-from", "--share", "--workers"],
         "encode": ["--data", "--out", "--recipe", "--runner", "--workers"],
+        "export": ["--data", "--int8", "--out", "--prompts", "--recipe", "--starts"],
+        "play": ["--attract", "--backend", "--host", "--no-browser", "--port", "--sessions"],
+        "rollout": ["--backend", "--image", "--keys", "--out", "--prompt", "--record", "--seed"],
+        "replay": ["--out"],
         "report": [],
         "inspect": ["--camera", "--thresholds"],
         "recipe": [],
@@ -185,7 +195,7 @@ def test_recipes_are_listed_and_shown(gamecraft, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--recipe", "fast"], "fast: neither a recipe file nor one of demo, engine, gamecraft2, gamecraft2-instruct, tiny"),
+        (["--recipe", "fast"], f"fast: neither a recipe file nor one of {', '.join(TRAINING)}"),
         (["--recipe", "tiny"], "no committed shard in nowhere; make some with `gamecraft curate`"),
     ],
 )
@@ -199,7 +209,7 @@ def test_a_mistake_in_training_is_one_line_too(gamecraft, tmp_path, monkeypatch,
 def test_recipes_of_training_are_listed_and_shown(gamecraft):
     pytest.importorskip("torch", reason="the extra `train` is not installed")
     _, said, _ = gamecraft("recipe", "list", "--train")
-    assert [line.split()[0] for line in said.splitlines()] == ["demo", "gamecraft2", "gamecraft2-instruct", "tiny"]
+    assert [line.split()[0] for line in said.splitlines()] == TRAINING
     _, said, _ = gamecraft("recipe", "show", "demo", "--train")
     assert "\nname: demo\n" in said
     assert "\nmodel:\n" in said

@@ -6,8 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
-from model.backbone.dit import Expert  # noqa: E402 (after the package is known to be here)
-from model.causal.cache import PageCache, RingCache, TokenGrid  # noqa: E402
+from model.backbone.attention import AttentionLayout  # noqa: E402 (after the package is known to be here)
+from model.backbone.dit import Expert  # noqa: E402
+from model.causal.cache import History, PageCache, RingCache, TokenGrid  # noqa: E402
 from model.causal.passes import BlockCondition, commit, denoise, prepare, sequence_layout, teacher_forced  # noqa: E402
 from model.causal.spec import CausalSpec, dense_mask  # noqa: E402
 from model.config import BackboneConfig  # noqa: E402
@@ -231,9 +232,10 @@ def test_the_position_of_a_block_in_the_stream_does_not_matter():
 
     @torch.no_grad()
     def made(spec, offset):
-        nothing, cache = PageCache(spec, grid(world)).history(range(1)), PageCache(spec, grid(world))
+        cache = PageCache(spec, grid(world))
         for block in (range(1), range(7, 10), range(10, 13)):  # those that the block at 13 sees
-            page = commit(world, clean[:, :, block.start : block.stop], prepare(world, part(whole, block)), nothing, spec)
+            alone = History(AttentionLayout(grid(world).rotary(list(range(len(block))))), {})
+            page = commit(world, clean[:, :, block.start : block.stop], prepare(world, part(whole, block)), alone, spec)
             shift = offset if block.start else 0
             cache = cache.with_page(page._replace(latents=range(block.start + shift, block.stop + shift)))
         prepared = prepare(world, part(whole, range(13, 16)))
