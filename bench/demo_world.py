@@ -22,7 +22,7 @@ from torch import Tensor
 from bench import demo_footage
 from bench.machine import describe
 from model import build
-from model.backbone.vae import to_signed
+from model.backbone.vae import to_signed, to_uint8
 from model.config import FRAMES_PER_LATENT
 from model.control.spec import ControlSpec, ControlState
 from model.control.trajectory import integrate
@@ -36,7 +36,7 @@ from model.recipes import TrainRecipe, demo
 from model.sampling import sample, sampler_sigmas
 from model.train import train
 from model.training import flow_matching
-from model.training.metrics import contact_sheet, to_uint8
+from model.training.metrics import contact_sheet
 from model.training.parts import ModelParts
 from model.training.sample_videos import evaluation_data, read_window
 

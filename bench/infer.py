@@ -1,7 +1,7 @@
 """Measure the speed of play: frames a second, time of a block by stage, memory, and the order of commit and emission.
 
 gamecraft bench infer [WORLD ...] [--seconds 30] [--threads N]. Each world is played with changing keys by one session, as fast
-as it goes. Three numbers are told apart: *core* is the time of the model's passes; *client* is what a viewer waits for from
+as it goes. It reports three numbers: *core* is the time of the model's passes; *client* is what a viewer waits for from
 sampled controls to encoded frames; *block* is the whole cycle with the commit after the frames are sent. Warm-up ends when the
 window is full. Every second row commits before it emits, the order of Self-Forcing's published code, with the same world.
 """

@@ -2,8 +2,8 @@
 
 gamecraft bench play WORLD --data HELD_OUT [--lpips FILE.npz] [--out FOLDER]. WORLD is a folder of `gamecraft export`. Truth is
 held-out footage with the cameras of its engine: a window of 18 frames is generated from its first frame under the cameras of
-the rest. The honest bar is the first frame turned as the camera turned, which knows no more than the world does and makes no
-error of its own.
+the rest. The baseline is the first frame turned as the camera turned, which knows no more than the world does and adds no
+error.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bench.machine import describe
-from model.backbone.vae import to_signed
+from model.backbone.vae import to_signed, to_uint8
 from model.causal.rollout import Rollout, StreamStart
 from model.causal.spec import CausalSpec
 from model.config import FRAMES_PER_LATENT
@@ -31,7 +31,7 @@ from model.data.loader import DataSettings, collate, read_sample
 from model.data.windows import Window, stored_clips
 from model.evaluation import control_accuracy
 from model.evaluation.control_accuracy import DIRECTIONS, Direction, proportion
-from model.evaluation.pictures import load_lpips, psnr, sharpness
+from model.evaluation.pictures import load_lpips, psnr, sharpness, to_luma
 from model.play.world_files import LoadedWorld, load_world
 from model.warp import turn
 
@@ -122,14 +122,9 @@ def roll(loaded: LoadedWorld, first: Tensor, intrinsics: Tensor, pose: Tensor, s
         rows = slice(part, part + _BATCH)
         text = loaded.encode_text([""] * len(first[rows]))
         stream = Rollout(loaded.world, loaded.codec, spec, StreamStart(first[rows], intrinsics[rows], text))
-        frames = [first[rows][:, :, None]]
-        block = stream.block_frames
-        padded = torch.cat([pose[rows], pose[rows, -1:].expand(-1, block, -1, -1)], 1)
-        for start in range(1, pose.shape[1], block):
-            stream.generate(padded[:, start : start + block])
-            frames.append(stream.decode())
-            stream.commit()
-        videos.append(torch.cat(frames, 2)[:, :, : pose.shape[1]])
+        padded = torch.cat([pose[rows, 1:], pose[rows, -1:].expand(-1, stream.block_frames - 1, -1, -1)], 1)
+        video = torch.cat([first[rows][:, :, None], stream.extend(padded)], 2)
+        videos.append(video[:, :, : pose.shape[1]])
     return torch.cat(videos)
 
 
@@ -163,8 +158,7 @@ def pictures(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None, 
         row: dict[str, Any] = {}
         for label, frame in (("1 frame", 1), ("0.5 s", _HALF), ("1 s", _FRAMES - 1)):
             if name != "real":
-                each = [float(psnr(a, b)) for a, b in zip(video[:, :, frame], real[:, :, frame], strict=True)]
-                row[f"PSNR {label}"] = round(float(np.mean(each)), 2)
+                row[f"PSNR {label}"] = mean_psnr(video[:, :, frame], real[:, :, frame])
             if distance is not None and name != "real":
                 row[f"LPIPS {label}"] = round(float(distance(video[:, :, frame], real[:, :, frame]).mean()), 3)
         row["sharpness 1 s"] = round(float(sharpness(video[:, :, _FRAMES - 1])), 1)
@@ -175,6 +169,11 @@ def pictures(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None, 
     return table
 
 
+def mean_psnr(a_N3HW: Tensor, b_N3HW: Tensor) -> float:
+    """Return the mean over pairs of pictures of their PSNR, dB."""
+    return round(float(np.mean([float(psnr(a, b)) for a, b in zip(a_N3HW, b_N3HW, strict=True)])), 2)
+
+
 def strip(video_3FHW: Tensor, frames: Sequence[int] = (0, 2, 5, 9, 13, 17), scale: float = 1.5) -> np.ndarray:
     """Return some frames side by side, uint8."""
     pictures = (video_3FHW[:, min(f, video_3FHW.shape[1] - 1)].permute(1, 2, 0) for f in frames)
@@ -182,7 +181,7 @@ def strip(video_3FHW: Tensor, frames: Sequence[int] = (0, 2, 5, 9, 13, 17), scal
 
 
 def _enlarged(picture_HW3: Tensor, scale: float) -> np.ndarray:
-    plain = ((picture_HW3 + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    plain = to_uint8(picture_HW3).numpy()
     return np.asarray(cv2.resize(plain, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))
 
 
@@ -219,7 +218,7 @@ def obedience(loaded: LoadedWorld, held_out: HeldOut, out: Path) -> dict[str, di
 
 
 def _follows(direction: Direction, video_3FHW: Tensor) -> bool:
-    plain = ((video_3FHW.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    plain = to_uint8(video_3FHW.permute(1, 2, 3, 0)).numpy()
     return control_accuracy.follows(direction, control_accuracy.video_motion(plain))
 
 
@@ -234,8 +233,7 @@ def mirror(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None) ->
             states = [ControlState(frozenset({there}))] * _MIRROR_FRAMES + [ControlState(frozenset({back}))] * _MIRROR_FRAMES
             pose = torch.from_numpy(integrate(states, loaded.file.control)).float()[None].expand(len(first), -1, -1, -1)
             last = roll(loaded, first, intrinsics, pose, replace(spec, memory=memory))[:, :, -1]
-            each = [float(psnr(a, b)) for a, b in zip(last, first, strict=True)]
-            row[f"{label} PSNR"] = round(float(np.mean(each)), 2)
+            row[f"{label} PSNR"] = mean_psnr(last, first)
             if distance is not None:
                 row[f"{label} LPIPS"] = round(float(distance(last, first).mean()), 3)
         table[f"memory: {memory}"] = row
@@ -256,7 +254,7 @@ def drift(loaded: LoadedWorld, held_out: HeldOut, seconds: float, out: Path) -> 
         poses.append(integrate(states[: frames - 1], loaded.file.control))
     pose = torch.from_numpy(np.stack(poses)).float()
     video = roll(loaded, held_out.video[:count, :, 0], held_out.intrinsics[:count], pose)
-    luma = (video * torch.tensor([0.299, 0.587, 0.114])[None, :, None, None, None]).sum(1) * 127.5 + 127.5
+    luma = to_luma(video.transpose(1, 2).flatten(0, 1)).unflatten(0, (count, -1))[:, :, 0] * 127.5 + 127.5
     sharp = torch.tensor([float(sharpness(video[:, :, f])) for f in range(video.shape[2])])
     motion = (video[:, :, 1:] - video[:, :, :-1]).abs().mean((0, 1, 3, 4)) * 127.5
     similar = torch.stack([_similarity(luma[:, 0], luma[:, f]) for f in range(luma.shape[1])])

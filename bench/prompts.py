@@ -1,8 +1,8 @@
 """Measure whether prompts change a played world as they should, by a classifier that an engine's labels trained.
 
 gamecraft bench prompts WORLD --data EVENTS --held-out EVENTS [--out FOLDER]. EVENTS are curated outputs of takes in which the
-engine acted the prompts. The classifier sees single frames and names the event, or none. Its own accuracy on held-out takes is
-the upper limit. Then the world plays from held-out starts: without a prompt, and with each prompt after half a second.
+engine acted the prompts. The classifier sees single frames and names the event, or none. Its accuracy on held-out takes is
+measured too. Then the world plays from held-out starts: without a prompt, and with each prompt after half a second.
 """
 
 import argparse
@@ -39,11 +39,10 @@ _SHORT = {"an explosion": 14}
 
 
 class LabelledFrames(NamedTuple):
-    """Frames uint8 [N, 3, H, W], their classes, and the number of the window of each."""
+    """Frames uint8 [N, 3, H, W], and their classes."""
 
     frames: Tensor
     labels: list[str]
-    windows: list[int]
 
 
 class Classifier(nn.Module):
@@ -99,7 +98,7 @@ def read_frames(loaded: LoadedWorld, outputs: Sequence[str], every: int = 4) -> 
         frames=_FRAMES, fps=file.causal.fps, size=file.size, captions=captions, camera_dropout=0.0, join_clips=True
     )
     windows = Windows(outputs, data)
-    frames, labels, numbers = [], [], []
+    frames, labels = [], []
     for number in range(len(windows)):
         sample = windows[0, number]
         onset = {text: first for first, text in reversed(sample["spans"])}
@@ -109,8 +108,7 @@ def read_frames(loaded: LoadedWorld, outputs: Sequence[str], every: int = 4) -> 
                 continue  # over, or who knows how long it has lasted
             frames.append(sample["video"][:, frame])
             labels.append(" ".join(text.lower().split()) or NONE)
-            numbers.append(number)
-    return LabelledFrames(torch.stack(frames), labels, numbers)
+    return LabelledFrames(torch.stack(frames), labels)
 
 
 def fit(data: LabelledFrames, names: Sequence[str], steps: int) -> Classifier:
@@ -164,29 +162,25 @@ def play(
     file = loaded.file
     first = to_signed(starts)
     intrinsics = torch.tensor([file.intrinsics]).expand(len(first), -1)
-    frames = _BEFORE + _WITHIN
+    block = file.causal.block * file.frames_per_latent
+    before, within = (-(-frames // block) * block for frames in (_BEFORE, _WITHIN))  # whole blocks
+    frames = before + within
     states = [ControlState(frozenset({"RIGHT"} if i % 9 < 3 else set())) for i in range(frames)]
     pose = torch.from_numpy(integrate(states, file.control)).float()[None].expand(len(first), -1, -1, -1)
     table: dict[str, dict[str, str]] = {}
     rows = []
     for prompt in names:
         stream = Rollout(loaded.world, loaded.codec, file.causal, StreamStart(first, intrinsics, _text(loaded, "", len(first))))
-        video = [stream.first_frame]
-        is_given = prompt == NONE
-        while (made := sum(part.shape[2] for part in video)) <= frames - stream.block_frames + 1:
-            if made > _BEFORE and not is_given:
-                stream.set_text(_text(loaded, prompt, len(first)))
-                is_given = True
-            stream.generate(pose[:, made : made + stream.block_frames])
-            video.append(stream.decode())
-            stream.commit()
-        whole = torch.cat(video, 2)
-        after = whole[:, :, 1 + _BEFORE :]
+        video = [stream.first_frame, stream.extend(pose[:, 1 : 1 + before])]
+        if prompt != NONE:
+            stream.set_text(_text(loaded, prompt, len(first)))
+        whole = torch.cat([*video, stream.extend(pose[:, 1 + before :])], 2)
+        after = whole[:, :, 1 + before :]
         events = [name_frames(classifier, one.transpose(0, 1), names) for one in after]
         seen = [_has(each, prompt) for each in events]
         others = [any(_has(each, other) for other in names if other not in (prompt, NONE)) for each in events]
         table[prompt] = {"seen": str(proportion(seen)) if prompt != NONE else "", "other": str(proportion(others))}
-        rows.append(strip(whole[0], (0, _BEFORE, _BEFORE + 2, _BEFORE + 4, _BEFORE + 7, frames)))
+        rows.append(strip(whole[0], (0, before, before + 2, before + 4, before + 7, frames)))
     return table, rows
 
 

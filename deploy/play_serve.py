@@ -4,7 +4,7 @@
 
 A session lives in the process of its engine, so that every request of a player must reach the same process: the socket, its
 reconnections, the record. Ray Serve chooses a replica for each request, hence each world is an application with one replica and
-an address of its own (/world-0/, /world-1/, ...). A browser stays at the address to which the door has sent it.
+a separate address (/world-0/, /world-1/, ...). A browser stays at the address to which the door has sent it.
 """
 
 import argparse

@@ -4,6 +4,7 @@ sigma is the share of noise as the model sees it, *after* the shift: 0 is clean,
 Several trainers split the uniform draw before the shift instead. That mistake moves the boundary from 0.9 to 0.978 (shift 5).
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,3 +65,12 @@ class NoiseSpec:
         sigma = self.to_sigma(low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64))
         below = torch.nextafter(torch.tensor(self.boundary), torch.tensor(0.0))
         return sigma.float().clamp(min=self.boundary) if expert == "high" else sigma.float().clamp(max=float(below))
+
+
+def seeded_generator(seed: int, *key: object) -> torch.Generator:
+    """Return a generator that depends on the seed and the key only, not on who draws from it or when.
+
+    It is on the CPU, so that all devices draw the same.
+    """
+    digest = hashlib.sha256("/".join(map(str, (seed, *key))).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

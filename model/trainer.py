@@ -5,7 +5,6 @@ seed and the sample's number. A resumed run therefore continues bit for bit, and
 same losses.
 """
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from curation.errors import InputError
 from model.data.loader import Batches, DataSettings, Listing, Windows, collate
-from model.noise import ExpertName
+from model.noise import ExpertName, seeded_generator
 from model.parallel import dist, fsdp
 from model.parallel.layout import Placement
 from model.recipes import TrainRecipe
@@ -251,15 +250,15 @@ class Trainer:
 
     def _draw_expert(self) -> ExpertName:
         """Draw the expert of this step, the same on every rank."""
-        expert = self.world.noise.draw_expert(_generator(self.settings.seed, "expert", self.step))
+        expert = self.world.noise.draw_expert(seeded_generator(self.settings.seed, "expert", self.step))
         dist.check_agreement("the expert of a step", expert)
         return expert
 
     def _losses(self, batch: dict[str, Any], first: int, expert: ExpertName) -> tuple[Tensor, Tensor]:
         """Return noise levels and losses of a batch. first: number of its first sample over all ranks."""
         numbers = (first + self.rank + i * self.ranks for i in range(len(batch["text"])))
-        generators = [_generator(self.settings.seed, "sample", self.phase, number) for number in numbers]
-        shared = _generator(self.settings.seed, "step", self.phase, first)
+        generators = [seeded_generator(self.settings.seed, "sample", self.phase, number) for number in numbers]
+        shared = seeded_generator(self.settings.seed, "step", self.phase, first)
         return self.objective.losses(batch, expert, generators, shared)
 
     def _save(self) -> None:
@@ -272,12 +271,6 @@ def _data_spec(data: DataSettings) -> dict[str, Any]:
     plain = asdict(data)
     del plain["frames"], plain["latents"]
     return {**plain, "sources": [source.share for source in data.sources]}
-
-
-def _generator(seed: int, *key: object) -> torch.Generator:
-    """Return a generator that depends on the seed and the key only, not on who draws from it or when."""
-    digest = hashlib.sha256("/".join(map(str, (seed, *key))).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _loss_by_noise(losses: Tensor, sigmas: Tensor) -> dict[str, float]:

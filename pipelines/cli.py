@@ -267,7 +267,7 @@ def rollout(
     image: Annotated[
         str, typer.Option(help="The first frame: a file, or the name of a start image. Default: the first start image.")
     ] = "",
-    prompt: Annotated[str, typer.Option(help="What the world is told.")] = "",
+    prompt: Annotated[str, typer.Option(help="What is to happen in the world.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0)] = 0,
     out: Annotated[str, typer.Option(metavar="VIDEO.mp4", help="Where the video goes.")] = "rollout.mp4",
     record: Annotated[str, typer.Option(metavar="FILE.gcplay", help="Where the record goes; replay makes it again.")] = "",

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -246,3 +247,17 @@ def pipelines(tmp_path_factory):
     return SimpleNamespace(
         painter=tiny.flux(folder / "flux"), editor=tiny.flux(folder / "kontext", editor=True), animator=tiny.wan(folder / "wan")
     )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, driven by playwright; skips where either is missing."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    quiet = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=chromium, args=[*quiet.split(), "--no-first-run"])
+        yield running
+        running.close()

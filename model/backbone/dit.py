@@ -56,15 +56,15 @@ class Expert(nn.Module):
         """Return the velocity [B, 16, T, h, w].
 
         time: 0 (clean) to 1000 (noise). text: of the whole video, or of each latent frame [B, T, S, E]. control: added to the
-        tokens (None: no control). vlm_context: U tokens of width
-        `added_kv_proj_dim`, padded with zeros, for a cross-attention next to that to the text (None: skip it). layout: where
-        the tokens stand and what they see (None: frames 0 to T - 1, and everything sees everything). past: of each layer,
-        what the tokens see of earlier latents. ValueError for sizes that do not divide into tokens.
+        tokens (None: no control). vlm_context: U tokens of width `added_kv_proj_dim`, padded with zeros, for a cross-attention
+        next to that to the text (None: skip it). layout: where the tokens stand and what they see (None: frames 0 to T - 1, and
+        everything sees everything). past: of each layer, what the tokens see of earlier latents. ValueError for sizes that do
+        not divide into tokens.
 
         keys_only: return the keys and values of each layer instead, which a cache stores. The last block stops at its keys, and
         there is no head.
         """
-        sizes = self.grid(x_BCThw)
+        sizes = self._grid(x_BCThw)
         tokens_BLD = self.patch_embedding(x_BCThw.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         if control_BLD is not None:
             tokens_BLD = tokens_BLD + control_BLD.to(tokens_BLD.dtype)
@@ -89,7 +89,7 @@ class Expert(nn.Module):
         """Return the rotary positions of tokens, given the position of each frame and the number of rows and columns."""
         return rotary(frames, rows, columns, self.config.attention_head_dim, self.config.rope_max_seq_len, device)
 
-    def grid(self, x_BCThw: Tensor) -> tuple[int, int, int]:
+    def _grid(self, x_BCThw: Tensor) -> tuple[int, int, int]:
         """Return the number of tokens along frames, rows and columns. ValueError for sizes that do not divide into tokens."""
         sizes, patch = x_BCThw.shape[2:], self.config.patch_size
         if any(size % part for size, part in zip(sizes, patch, strict=True)):

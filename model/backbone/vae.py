@@ -25,6 +25,11 @@ def to_signed(pictures: Tensor) -> Tensor:
     return pictures.float() / 127.5 - 1
 
 
+def to_uint8(pictures: Tensor) -> Tensor:
+    """Convert pictures in [-1, 1] to uint8, the inverse of `to_signed`."""
+    return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 class Codec(nn.Module, ABC):
     """Encodes video to latents of unit variance, `cell_px` px a row and column. The first frame is a latent by itself."""
 
@@ -94,7 +99,7 @@ def _with_mask(latents: Tensor, from_latent: int) -> Tensor:
 
 
 class VideoCodec(Codec):
-    """Wan's autoencoder with its latent statistics, frozen. A tiny decoder may decode instead of its own."""
+    """Wan's autoencoder with its latent statistics, frozen. A tiny decoder may replace its decoder."""
 
     frames_per_latent = FRAMES_PER_LATENT
 

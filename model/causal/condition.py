@@ -31,7 +31,7 @@ class TurnedSource(NamedTuple):
 class Spoil(NamedTuple):
     """How a source's latents are spoilt in training, since a rollout's are not exact. None of it: all zeros.
 
-    noise is added at a level that the model is told; the last channels shrink by `shrink`, as samplers lose them.
+    noise is added at a level that is an input of the model; the last channels shrink by `shrink`, as samplers lose them.
     """
 
     noise_BCThw: Tensor

@@ -4,7 +4,7 @@ B batch, C latent channels, K condition channels, T latents, h w latent rows and
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from model.backbone.rope import rotate
 from model.causal.cache import History, Page, TokenGrid, kept_experts, read_expert
 from model.causal.spec import CausalSpec, dense_mask
 from model.noise import ExpertName
-from model.world import World
+from model.world import ControlledExpert, World
 
 
 class BlockCondition(NamedTuple):
@@ -63,13 +63,18 @@ def commit(
 
     noise: [B, C, T, h, w], needed where context_noise is above 0.
     """
-    sigma = spec.context_noise
-    x = x0_BCThw if noise is None or not sigma else (1 - sigma) * x0_BCThw + sigma * noise
+    x, sigma = at_context_noise(x0_BCThw, spec, noise), spec.context_noise
     names = kept_experts(world, spec)
     return Page(
         prepared.block.latents,
         {name: _run(world, x, sigma, prepared, history, name, keys_only=True) for name in names},
     )
+
+
+def at_context_noise(x0_BCThw: Tensor, spec: CausalSpec, noise: Tensor | None) -> Tensor:
+    """Return a finished block at the noise level at which it is committed. noise: needed where that is above 0."""
+    sigma = spec.context_noise
+    return x0_BCThw if noise is None or not sigma else (1 - sigma) * x0_BCThw + sigma * noise
 
 
 def _run(
@@ -103,15 +108,14 @@ class SequenceLayout(NamedTuple):
     joint: AttentionLayout
     clean: AttentionLayout
     noisy: AttentionLayout
-    clean_latents: int
-    noisy_latents: range
+    clean_latents: int  # how many latents the clean copy has
 
 
 def sequence_layout(spec: CausalSpec, grid: TokenGrid, latents: int, flex: bool = False) -> SequenceLayout:
     """Return where tokens stand in the pass over [clean | noisy] copies of a sequence, and what they see.
 
-    The noisy copy has no latent 0, which is given; the clean copy has no last block, which nobody sees. flex: masks for flex
-    attention, which skips what is hidden; otherwise dense ones.
+    The noisy copy has no latent 0, which is given. The clean copy has no last block, since no later block sees it. flex: masks
+    for flex attention, which skips what is hidden; otherwise dense ones.
     """
     blocks = spec.blocks(latents)
     if len(blocks) < 2:
@@ -148,7 +152,6 @@ def sequence_layout(spec: CausalSpec, grid: TokenGrid, latents: int, flex: bool 
         layout(clean, range(first_noisy), range(first_noisy)),
         layout(noisy, range(first_noisy, count), everything),
         len(clean),
-        range(1, latents),
     )
 
 
@@ -165,62 +168,48 @@ def teacher_forced(
 ) -> Tensor:
     """Return the velocity of latents 1.. of a sequence, each block denoised on its clean history, float32 [B, C, T - 1, h, w].
 
-    Equal to `denoise` and `commit` block by block. clean: history, which may have noise of its own levels `clean_sigma`. Both
+    Equal to `denoise` and `commit` block by block. clean: history, which may have noise, of the levels `clean_sigma`. Both
     copies and their sigmas have all T latents. Where the experts share keys, history is read from the low-noise expert.
     """
-    past_end, rest = layout.clean_latents, layout.noisy_latents.start
-    expert = world.expert_named(name)
-    control = expert.control_tokens(sequence.maps)
-    tokens = control.shape[1] // clean_BCThw.shape[2] if control.shape[1] > 1 else 0
-    of_clean, of_noisy = _cut(control, tokens, 0, past_end), _cut(control, tokens, rest, None)
-    text_of_clean = text_of_noisy = text = sequence.text
-    if text.ndim == 4:
-        # A change of prompt commits the last block again, so history has the text of the block after it.
-        later = [min(n + spec.block if n else 1, text.shape[1] - 1) for n in range(past_end)]
-        text_of_clean, text_of_noisy = text[:, later], text[:, rest:]
-        text = torch.cat([text_of_clean, text_of_noisy], 1)
+    past_end = layout.clean_latents
+    expert, context = world.expert_named(name), world.expert_named(read_expert(name, dict.fromkeys(kept_experts(world, spec))))
     clean = torch.cat([clean_BCThw[:, :, :past_end], sequence.condition[:, :, :past_end]], 1)
-    noisy = torch.cat([noisy_BCThw[:, :, rest:], sequence.condition[:, :, rest:]], 1)
-    clean_sigma, sigma = clean_sigma_BT[:, :past_end], sigma_BT[:, rest:]
-    context = read_expert(name, dict.fromkeys(kept_experts(world, spec)))
-    if world.expert_named(context) is expert and spec.context_gradient:
-        both_controls = torch.cat([of_clean, of_noisy], 1) if tokens else control
-        velocity: Tensor = expert(
-            torch.cat([clean, noisy], 2),
-            torch.cat([clean_sigma, sigma], 1),
-            text,
-            vlm_context_BUV=sequence.vlm_context,
-            control_BLD=both_controls,
-            layout=layout.joint,
-        )
+    noisy = torch.cat([noisy_BCThw[:, :, 1:], sequence.condition[:, :, 1:]], 1)
+    clean_sigma, sigma = clean_sigma_BT[:, :past_end], sigma_BT[:, 1:]
+    clean_text, noisy_text = _texts_of_copies(sequence.text, spec, past_end)
+    clean_control, noisy_control = _controls_of_copies(expert, sequence, past_end)
+
+    def run(model: ControlledExpert, x: Tensor, levels: Tensor, text: Tensor, control: Tensor, **attention: Any) -> Any:
+        return model(x, levels, text, vlm_context_BUV=sequence.vlm_context, control_BLD=control, **attention)
+
+    if context is expert and spec.context_gradient:
+        text = sequence.text if sequence.text.ndim == 3 else torch.cat([clean_text, noisy_text], 1)
+        control = clean_control if clean_control.shape[1] == 1 else torch.cat([clean_control, noisy_control], 1)
+        both, levels = torch.cat([clean, noisy], 2), torch.cat([clean_sigma, sigma], 1)
+        velocity: Tensor = run(expert, both, levels, text, control, layout=layout.joint)
         return velocity[:, :, past_end:].float()
-    other = world.expert_named(context)
     with torch.set_grad_enabled(torch.is_grad_enabled() and spec.context_gradient):
-        context_control = of_clean if other is expert else _cut(other.control_tokens(sequence.maps), tokens, 0, past_end)
-        keys = other(
-            clean,
-            clean_sigma,
-            text_of_clean,
-            vlm_context_BUV=sequence.vlm_context,
-            control_BLD=context_control,
-            layout=layout.clean,
-            keys_only=True,
-        )
+        if context is not expert:
+            clean_control, _ = _controls_of_copies(context, sequence, past_end)
+        keys = run(context, clean, clean_sigma, clean_text, clean_control, layout=layout.clean, keys_only=True)
         past = tuple(Past(rotate(kv.k_BSNH, layout.clean.rotary_LP), kv.v_BSNH) for kv in keys)
-    velocity = expert(
-        noisy,
-        sigma,
-        text_of_noisy,
-        vlm_context_BUV=sequence.vlm_context,
-        control_BLD=of_noisy,
-        layout=layout.noisy,
-        past=past,
-    )
+    velocity = run(expert, noisy, sigma, noisy_text, noisy_control, layout=layout.noisy, past=past)
     return velocity.float()
 
 
-def _cut(control_BLD: Tensor, per_latent: int, start: int, stop: int | None) -> Tensor:
-    """Return the camera's tokens of some latents; the token for no camera is the same for all."""
-    if not per_latent:
-        return control_BLD
-    return control_BLD[:, start * per_latent : None if stop is None else stop * per_latent]
+def _texts_of_copies(text: Tensor, spec: CausalSpec, past_end: int) -> tuple[Tensor, Tensor]:
+    """Return the text of the clean and of the noisy copy; both have the same where it does not change."""
+    if text.ndim == 3:
+        return text, text
+    # A change of prompt commits the last block again, so history has the text of the block after it.
+    later = [min(n + spec.block if n else 1, text.shape[1] - 1) for n in range(past_end)]
+    return text[:, later], text[:, 1:]
+
+
+def _controls_of_copies(expert: ControlledExpert, sequence: BlockCondition, past_end: int) -> tuple[Tensor, Tensor]:
+    """Return the camera's tokens of the clean and of the noisy copy; the token for no camera is the same for all."""
+    control = expert.control_tokens(sequence.maps)
+    if control.shape[1] == 1:
+        return control, control
+    tokens = control.shape[1] // sequence.condition.shape[2]
+    return control[:, : past_end * tokens], control[:, tokens:]

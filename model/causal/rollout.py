@@ -6,7 +6,6 @@ Noise of a block follows from the seed and the block, so it does not depend on h
 B batch, C latent channels, T latents, F frames, H W px, h w latent rows and columns, S text tokens, E text width.
 """
 
-import hashlib
 from collections import deque
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from model.causal.condition import (
 )
 from model.causal.passes import BlockCondition, Passes, PreparedBlock, prepare
 from model.causal.spec import CausalSpec
+from model.noise import seeded_generator
 from model.warp import condition_channels
 from model.world import World
 
@@ -44,12 +44,6 @@ class StreamStart(NamedTuple):
     intrinsics: Tensor
     text: Tensor
     vlm_context: Tensor | None = None
-
-
-def block_generator(seed: int, block: range) -> torch.Generator:
-    """Return the generator of a block's noise, on the CPU, so that all devices draw the same."""
-    digest = hashlib.sha256(f"{seed}/{block.start}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def sample_block(
@@ -144,7 +138,7 @@ class Rollout:
             raise RuntimeError("the last block is not committed yet")
         block = self.next_block
         prepared = prepare(self._world, self._condition(block, pose_BF44, self._pose))
-        generator = block_generator(self._seed, block)
+        generator = seeded_generator(self._seed, block.start)
         x0 = sample_block(self._world, prepared, self._cache.history(block), self._spec, generator, self._passes)
         self._pending, self._pose = (x0, prepared), pose_BF44[:, -1]
         return x0
@@ -175,6 +169,15 @@ class Rollout:
         for memory, picture, pose in zip(self._memories, self._picture, self._pose, strict=False):
             memory.add(frame, picture, pose)
 
+    def extend(self, pose_BF44: Tensor) -> Tensor:
+        """Generate, decode and commit as many blocks as there are cameras for; return their frames [B, 3, F, H, W]."""
+        frames = []
+        for start in range(0, pose_BF44.shape[1] - self.block_frames + 1, self.block_frames):
+            self.generate(pose_BF44[:, start : start + self.block_frames])
+            frames.append(self.decode())
+            self.commit()
+        return torch.cat(frames, 2)
+
     @torch.no_grad()
     def set_text(self, text: Tensor, vlm_context: Tensor | None = None) -> None:
         """Change the text from the next block on, and commit what `CausalSpec.recache` names again with it.
@@ -198,7 +201,7 @@ class Rollout:
     def _commit(self, x0: Tensor, prepared: PreparedBlock, first: int = 0) -> None:
         block, noise = prepared.block.latents, None
         if self._spec.context_noise:
-            generator = block_generator(self._seed + 1, block)
+            generator = seeded_generator(self._seed + 1, block.start)
             noise = torch.randn(x0.shape, generator=generator).to(x0.device)
         page = self._passes.commit(self._world, x0, prepared, self._cache.history(block, first), self._spec, noise)
         self._cache = self._cache.with_page(page)

@@ -7,7 +7,7 @@ L queries, S keys.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -146,12 +146,6 @@ class CausalSpec:
         if self.positions == "stream":
             return [0] * len(latents)
         return [max(0, self.block_of(latent).start - self.window - self.sink) for latent in latents]
-
-
-def differences(saved: CausalSpec, wanted: CausalSpec) -> list[str]:
-    """Return what differs between two specs, as lines with the name and both values."""
-    pairs = ((f.name, getattr(saved, f.name), getattr(wanted, f.name)) for f in fields(CausalSpec))
-    return [f"{name} is {ours!r}, the checkpoint has {theirs!r}" for name, theirs, ours in pairs if theirs != ours]
 
 
 def dense_mask(rule: Callable[[Any, Any, Tensor, Tensor], Tensor], queries: Tensor, keys: Tensor) -> Tensor:

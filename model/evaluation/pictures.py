@@ -85,7 +85,12 @@ def detail(pictures_N3HW: Tensor) -> Tensor:
     return (functional.avg_pool2d(_laplacian(pictures_N3HW).square(), 8, 4, padding=2) + 1e-4).sqrt()
 
 
+def to_luma(pictures_N3HW: Tensor) -> Tensor:
+    """Return the luma of pictures, [N, 1, H, W], in their range."""
+    return (pictures_N3HW * pictures_N3HW.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+
+
 def _laplacian(pictures_N3HW: Tensor) -> Tensor:
-    luma = (pictures_N3HW * pictures_N3HW.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+    luma = to_luma(pictures_N3HW)
     kernel = luma.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
     return functional.conv2d(functional.pad(luma, (1, 1, 1, 1), mode="reflect"), kernel)

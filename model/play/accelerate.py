@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.backbone.attention import KV, AttentionLayout, Past
 from model.causal.cache import History, Page, RingCache, TokenGrid, kept_experts
-from model.causal.passes import BlockCondition, Passes, PreparedBlock, commit, denoise, prepare
+from model.causal.passes import BlockCondition, Passes, PreparedBlock, at_context_noise, commit, denoise, prepare
 from model.causal.rollout import EAGER
 from model.causal.spec import CausalSpec
 from model.noise import ExpertName
@@ -75,8 +75,9 @@ class _StaticPasses:
         self._of: History | None = None
         self._past: tuple[Tensor, Tensor] | None = None
 
-    def _arguments(self, x: Tensor, sigma: float, prepared: PreparedBlock, history: History, name: ExpertName) -> list[Tensor]:
-        block = prepared.block
+    def arguments(self, x: Tensor, sigma: float, prepared: PreparedBlock, history: History) -> list[Tensor]:
+        """Return the tensors that a pass takes. The world has one expert, so one past."""
+        block, name = prepared.block, next(iter(history.past))
         if self._of is not history:  # the passes of a block share their past
             own = history.layout.rotary_LP[0].shape[0]
             past = history.past[name]
@@ -93,18 +94,16 @@ class _StaticPasses:
     ) -> Tensor:
         if not history.past:
             return denoise(world, x, sigma, prepared, history, name)
-        kept = next(iter(history.past))
-        return self._run_denoise(*self._arguments(x, sigma, prepared, history, kept))[0].float()
+        return self._run_denoise(*self.arguments(x, sigma, prepared, history))[0].float()
 
     def commit(
         self, world: World, x0: Tensor, prepared: PreparedBlock, history: History, spec: CausalSpec, noise: Tensor | None = None
     ) -> Page:
         if not history.past:
             return commit(world, x0, prepared, history, spec, noise)
-        sigma = spec.context_noise
-        x = x0 if noise is None or not sigma else (1 - sigma) * x0 + sigma * noise
+        x = at_context_noise(x0, spec, noise)
+        keys, values = self._run_commit(*self.arguments(x, spec.context_noise, prepared, history))
         kept = next(iter(history.past))
-        keys, values = self._run_commit(*self._arguments(x, sigma, prepared, history, kept))
         return Page(prepared.block.latents, {kept: tuple(map(KV, keys.unbind(0), values.unbind(0)))})
 
 
@@ -127,8 +126,7 @@ def choose(world: World, spec: CausalSpec, block: BlockCondition, wanted: str = 
     if not small:
         raise RuntimeError(f"backend {wanted} is for small worlds with one expert on a processor")
     grid = TokenGrid.of(world.high.expert, *block.condition.shape[-2:])
-    x, prepared, history = _example(world, spec, grid, block)
-    example = x, prepared, history
+    example = _example(world, spec, grid, block)
     if wanted != "auto":
         try:
             static = _traced(world, *example) if wanted == "traced" else _onnxruntime(world, *example, exports)
@@ -172,7 +170,7 @@ def _seconds(backend: Backend, world: World, x: Tensor, prepared: PreparedBlock,
 
 def _examples(x: Tensor, prepared: PreparedBlock, history: History) -> tuple[Tensor, ...]:
     static = _StaticPasses(lambda *_: (), lambda *_: ())
-    return tuple(static._arguments(x, 0.5, prepared, history, next(iter(history.past))))
+    return tuple(static.arguments(x, 0.5, prepared, history))
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from curation.errors import InputError
-from model.backbone.vae import to_signed
+from model.backbone.vae import to_signed, to_uint8
 from model.causal.cache import RingCache, TokenGrid
 from model.causal.passes import BlockCondition
 from model.causal.rollout import Rollout, StreamStart
@@ -197,5 +197,4 @@ class WorldSession:
 
 def to_frames(video_B3FHW: Tensor) -> np.ndarray:
     """Return the frames of the first video in [-1, 1] as uint8 [n, H, W, 3]."""
-    frames = ((video_B3FHW[0].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(frames.cpu().numpy())
+    return np.ascontiguousarray(to_uint8(video_B3FHW[0].permute(1, 2, 3, 0)).cpu().numpy())

@@ -43,14 +43,24 @@ def encode_batch(
     """
     x0, image = encode_video(batch, codec, device)
     height, width = CELL_PX * x0.shape[-2], CELL_PX * x0.shape[-1]  # of the maps, which may be smaller than the pictures
-    pose, origin, intrinsics = (batch[name].to(device, non_blocking=True) for name in ("pose", "origin", "intrinsics"))
+    pose, origin = (batch[name].to(device, non_blocking=True) for name in ("pose", "origin"))
     known = batch["camera_known"].to(device)
-    intrinsics = intrinsics * (CELL_PX / codec.cell_px)
-    valid = torch.where(known[:, None, None], intrinsics, intrinsics.new_tensor([width, width, width / 2, height / 2]))
+    size = codec.cell_px * x0.shape[-2], codec.cell_px * x0.shape[-1]
+    valid = valid_intrinsics(batch, size, device) * (CELL_PX / codec.cell_px)
     per = codec.frames_per_latent
     maps = control_maps(pose, valid, height, width, origin, frames_per_latent=per) * known[:, None, None, None, None]
     vlm_context = encode_instructions(batch, vlm_encoder, device)
     return LatentBatch(x0, Conditioning(image, text_encoder(batch["text"]), maps, vlm_context))
+
+
+def valid_intrinsics(batch: dict[str, Any], size: tuple[int, int], device: torch.device) -> Tensor:
+    """Return the intrinsics [B, F, 4] of a batch, with some that work for samples without a camera, which have zeros.
+
+    size: height and width of the video, px.
+    """
+    height, width = size
+    known, intrinsics = batch["camera_known"].to(device), batch["intrinsics"].to(device, non_blocking=True)
+    return torch.where(known[:, None, None], intrinsics, intrinsics.new_tensor([width, width, width / 2, height / 2]))
 
 
 def encode_video(batch: dict[str, Any], codec: Codec, device: torch.device) -> tuple[Tensor, Tensor]:

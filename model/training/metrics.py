@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 _PACE = ("gradient", "rate", "seconds", "samples_s", "tokens_s", "mfu", "waited")
@@ -88,8 +87,3 @@ def contact_sheet(videos_B3FHW: Tensor, max_videos: int = 12) -> np.ndarray:
     """Return videos as one picture uint8 [H, W, 3]: one row per video, time to the right."""
     rows = videos_B3FHW[:max_videos].permute(0, 3, 2, 4, 1).flatten(2, 3)
     return np.asarray(rows.flatten(0, 1).cpu())
-
-
-def to_uint8(video_B3FHW: Tensor) -> Tensor:
-    """Convert a video in [-1, 1] to uint8."""
-    return ((video_B3FHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -93,10 +93,8 @@ class TeacherForcing:
         self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator], shared: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         world = self._parts.world
-        sequence = self._sequence(batch, generators)
-        sigma_BT = self._per_block(
-            sequence.x0, lambda count, generator: world.noise.draw_sigma(expert, count, generator), generators
-        )
+        sequence = self.encode(batch, generators)
+        sigma_BT = self._draw_sigmas(sequence.x0, expert, generators)
         noise = self._noise(sequence.x0, generators)
         noisy = _mix(sequence.x0, noise, sigma_BT)
         sequence, history = self._own_history(sequence, noisy, sigma_BT, expert, shared, world)
@@ -117,10 +115,11 @@ class TeacherForcing:
             self._layouts[sizes] = sequence_layout(self._spec, grid, sizes[0], flex=x0.is_cuda)
         return self._layouts[sizes]
 
-    def _per_block(self, x0: Tensor, draw: Any, generators: Sequence[torch.Generator]) -> Tensor:
+    def _draw_sigmas(self, x0: Tensor, expert: ExpertName, generators: Sequence[torch.Generator]) -> Tensor:
         """Return a noise level for each latent, [B, T]: the same in a block, 0 for latent 0, which is given."""
-        blocks = (x0.shape[2] - 1) // self._spec.block
-        levels = torch.stack([draw(blocks, generator) for generator in generators]).repeat_interleave(self._spec.block, 1)
+        noise, block = self._parts.world.noise, self._spec.block
+        drawn = [noise.draw_sigma(expert, (x0.shape[2] - 1) // block, generator) for generator in generators]
+        levels = torch.stack(drawn).repeat_interleave(block, 1)
         return torch.cat([levels.new_zeros(len(levels), 1), levels], 1).to(x0.device)
 
     def _noise(self, x0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -136,8 +135,8 @@ class TeacherForcing:
         sigma_BT[:, 0] = 0
         return _mix(history, self._noise(history, generators), sigma_BT), sigma_BT
 
-    def _sequence(self, batch: dict[str, Any], generators: Sequence[torch.Generator]) -> CausalBatch:
-        """Encode a batch."""
+    def encode(self, batch: dict[str, Any], generators: Sequence[torch.Generator]) -> CausalBatch:
+        """Encode a batch, and draw what of it is trained on."""
         parts, spec = self._parts, self._spec
         if not spec.warp:
             encoded = flow_matching.encode_batch(batch, parts.codec, parts.text_encoder, parts.device, parts.vlm_encoder)
@@ -145,16 +144,17 @@ class TeacherForcing:
             self.text_tokens = text.shape[1]
             latents = range(encoded.x0.shape[2])
             if spec.pose_origin == "block" and maps is not None:
-                maps = self._maps(batch, batch["pose"], encoded.x0)
+                height, width = (parts.codec.cell_px * side for side in encoded.x0.shape[-2:])
+                intrinsics = flow_matching.valid_intrinsics(batch, (height, width), parts.device)
+                maps = self._maps(batch, batch["pose"], intrinsics, encoded.x0)
             condition = BlockCondition(latents, image, text, maps, vlm_context)
             return CausalBatch(encoded.x0, condition)
         return self._turned_sequence(batch, generators)
 
-    def _maps(self, batch: dict[str, Any], pose: Tensor, x0: Tensor, intrinsics: Tensor | None = None) -> Tensor:
+    def _maps(self, batch: dict[str, Any], pose: Tensor, intrinsics: Tensor, x0: Tensor) -> Tensor:
+        """Return the control maps of a sequence from its start, zeros for samples without a camera."""
         device, size = x0.device, (x0.shape[-2], x0.shape[-1])
         known, pose = batch["camera_known"].to(device), pose.to(device)
-        if intrinsics is None:
-            intrinsics = _valid_intrinsics(batch, size[1] * self._parts.codec.cell_px, device)
         maps = camera_maps(self._spec, self._parts.codec, pose, intrinsics, size, pose[:, 0], None)
         return maps * known[:, None, None, None, None]
 
@@ -170,11 +170,11 @@ class TeacherForcing:
         pictures = _frames(video, numbers)
         x0 = parts.codec.encode(pictures)
         pose, known = batch["pose"].to(device), batch["camera_known"].to(device).view(-1, 1, 1, 1, 1)
-        intrinsics = _valid_intrinsics(batch, video.shape[-1], device)
+        intrinsics = flow_matching.valid_intrinsics(batch, (video.shape[-2], video.shape[-1]), device)
         text = self._text_by_latent(batch, numbers)
         self.text_tokens = text.shape[-2]
         run_pose, run_intrinsics = _of_frames(pose, numbers), _of_frames(intrinsics, numbers)
-        maps = self._maps(batch, run_pose, x0, run_intrinsics)
+        maps = self._maps(batch, run_pose, run_intrinsics, x0)
         chosen = [_second_sources(pose[i].cpu(), numbers[i].cpu(), g) for i, g in enumerate(generators)]
         earlier = torch.stack(chosen).to(device)
         anchors = TurnedSource(_frames(video, earlier).transpose(1, 2), _of_frames(pose, earlier))
@@ -268,7 +268,7 @@ class Consistency(TeacherForcing):
         self, batch: dict[str, Any], expert: ExpertName, generators: Sequence[torch.Generator], shared: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         world, spec = self._parts.world, self._spec
-        sequence = self._sequence(batch, generators)
+        sequence = self.encode(batch, generators)
         pairs = level_pairs(world.noise, self._settings.levels)[expert]
         # One pair for the batch: its passes run one expert each.
         sigma, next_sigma = pairs[int(torch.randint(len(pairs), (), generator=shared))]
@@ -321,7 +321,7 @@ def measure_remainder(parts: ModelParts, spec: CausalSpec, batches: Iterable[dic
     squares, count = torch.zeros(parts.world.high.expert.config.out_channels), 0
     for batch in batches:
         generators = [torch.Generator().manual_seed(0) for _ in batch["text"]]
-        sequence = objective._sequence(batch, generators)
+        sequence = objective.encode(batch, generators)
         channels = len(squares)
         coverage = sequence.condition.condition[:, :1, 1:]
         turned = sequence.condition.condition[:, SOURCE_CHANNELS : SOURCE_CHANNELS + channels, 1:]
@@ -329,12 +329,6 @@ def measure_remainder(parts: ModelParts, spec: CausalSpec, batches: Iterable[dic
         squares += ((sequence.x0[:, :, 1:] - turned).square() * known).sum((0, 2, 3, 4)).cpu()
         count += int(known.sum())
     return (squares / max(1, count)).sqrt().clamp(min=1e-3)
-
-
-def _valid_intrinsics(batch: dict[str, Any], width: float, device: torch.device) -> Tensor:
-    """Return the intrinsics [B, F, 4] of a batch, and any that work for samples without a camera, which have zeros."""
-    known, intrinsics = batch["camera_known"].to(device), batch["intrinsics"].to(device)
-    return torch.where(known[:, None, None], intrinsics, intrinsics.new_tensor([width, width, width / 2, width / 2]))
 
 
 def _mix(x0: Tensor, noise: Tensor, sigma_BT: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.backbone.vae import to_signed
+from model.backbone.vae import to_signed, to_uint8
 from model.causal.rollout import Rollout, StreamStart
 from model.causal.spec import CausalSpec
 from model.data.loader import DataSettings, TrainingSample, Windows, collate, read_sample
@@ -20,7 +20,6 @@ from model.data.windows import Window
 from model.evaluation import control_accuracy
 from model.sampling import sample, sampler_sigmas
 from model.training import flow_matching
-from model.training.metrics import to_uint8
 from model.training.parts import ModelParts
 from model.training.settings import TrainSettings
 
@@ -63,19 +62,11 @@ def roll_out(parts: ModelParts, spec: CausalSpec, batch: dict[str, Any], seed: i
     """
     device = parts.device
     pictures = to_signed(batch["video"][:, :, 0].to(device))
-    side = float(pictures.shape[-1])
-    known = batch["camera_known"][:, None]
-    rest = torch.tensor([side, side, side / 2, pictures.shape[-2] / 2])
-    intrinsics = torch.where(known, batch["intrinsics"][:, 0], rest).to(device)
+    intrinsics = flow_matching.valid_intrinsics(batch, (pictures.shape[-2], pictures.shape[-1]), device)[:, 0]
     vlm_context = flow_matching.encode_instructions(batch, parts.vlm_encoder, device)
     start = StreamStart(pictures, intrinsics, parts.text_encoder(batch["text"]), vlm_context)
     rollout = Rollout(parts.world, parts.codec, spec, start, seed)
-    frames, pose = [rollout.first_frame], batch["pose"].to(device)
-    for first in range(1, pose.shape[1] - rollout.block_frames + 1, rollout.block_frames):
-        rollout.generate(pose[:, first : first + rollout.block_frames])
-        frames.append(rollout.decode())
-        rollout.commit()
-    return torch.cat(frames, 2)
+    return torch.cat([rollout.first_frame, rollout.extend(batch["pose"].to(device)[:, 1:])], 2)
 
 
 def evaluation_data(data: DataSettings, frames: int, outputs: Sequence[str] = ()) -> DataSettings:

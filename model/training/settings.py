@@ -90,7 +90,7 @@ class ObjectiveSettings:
     # consistency: distillation to few steps of the causal model that model.init_from names, without rollouts
     kind: str = "flow"
     latents: int = 0  # latents of a sample that are trained on, at a random place; 0: all of them
-    context_noise: float = 0.3  # history gets noise of up to this level, which the model is told
+    context_noise: float = 0.3  # history gets noise of up to this level, which is an input of the model
     clean_history_share: float = 0.2  # share of samples whose history has no noise
     # share of steps whose history is the model's own prediction, while the aim is the true next frame
     own_history_share: float = 0.0

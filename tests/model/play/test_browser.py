@@ -1,7 +1,6 @@
 """The page in a real browser, on a mock engine whose colours say what reached it."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -30,19 +29,6 @@ WATCH = """() => {
   };
   look();
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    quiet = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=chromium, args=[*quiet.split(), "--no-first-run"])
-        yield running
-        running.close()
 
 
 class Page:

@@ -3,7 +3,6 @@
 import base64
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -321,19 +320,6 @@ def test_a_histogram_holds_every_clip_and_keeps_outliers_in_its_last_bin() -> No
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (5.44, "0:05.4"), (59.96, "1:00"), (3723, "1:02:03")])
 def test_clock(seconds: float, text: str) -> None:
     assert svg.clock(seconds) == text
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    quiet = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=chromium, args=[*quiet.split(), "--no-first-run"])
-        yield running
-        running.close()
 
 
 @pytest.mark.browser
