@@ -41,6 +41,9 @@ class BackboneConfig:
     # width of the vision-language model's tokens that a second cross-attention reads; null: no such attention, as in Wan2.2
     # (`backbone.vlm_context.with_vlm_cross_attention` adds one)
     added_kv_proj_dim: int | None = None
+    # whether the mean of a prompt's tokens is added to the embedding of the noise level, and so scales and shifts every layer:
+    # small worlds with few examples of a prompt ignore it in their cross-attention. Wan2.2 and diffusers have no such part
+    pooled_text: bool = False
 
     def __post_init__(self) -> None:
         if self.attention_head_dim % 2 or self.attention_head_dim < 6:
@@ -59,8 +62,11 @@ class BackboneConfig:
         return self.num_attention_heads * self.attention_head_dim
 
     def to_diffusers(self) -> dict[str, Any]:
-        """Return the `config.json` of the same model in diffusers."""
-        return {"_class_name": "WanTransformer3DModel", **asdict(self), "patch_size": list(self.patch_size), **_FIXED}
+        """Return the `config.json` of the same model in diffusers, which has no `pooled_text`: it is left out where false."""
+        sizes = asdict(self) | {"patch_size": list(self.patch_size)}
+        if not self.pooled_text:
+            del sizes["pooled_text"]
+        return {"_class_name": "WanTransformer3DModel", **sizes, **_FIXED}
 
     @classmethod
     def from_diffusers(cls, config: Mapping[str, Any]) -> "BackboneConfig":

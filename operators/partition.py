@@ -48,35 +48,35 @@ def split_scenes(
 ) -> list[Row]:
     """Divide sources into clips: first at cuts, then into touching spans of about six seconds, where little happens.
 
-    A source with an engine's log of events is also divided at their first frames.
+    A source with an engine's log of events is also divided where they begin and end.
     """
     return [clip for row in rows for clip in _clips(row, scan(row["source_uri"], settings), scene, actions, settings_digest)]
 
 
 def _clips(row: Row, signals: Signals, scene: SceneSettings, actions: ActionSettings, settings_digest: str) -> list[Row]:
-    spans = clip_spans(signals, scene, actions, engine_events.onsets_s(row["source_uri"]))
+    spans = clip_spans(signals, scene, actions, engine_events.boundaries_s(row["source_uri"]))
     return [_clip(row, signals, scene, settings_digest, index, *span) for index, span in enumerate(spans)]
 
 
 def clip_spans(
-    signals: Signals, scene: SceneSettings, actions: ActionSettings, onsets_s: Sequence[float] = ()
+    signals: Signals, scene: SceneSettings, actions: ActionSettings, events_s: Sequence[float] = ()
 ) -> list[tuple[int, float, float]]:
     """Return scene number, start and end in seconds of every clip. Each holds a frame; only gaps in time have no clip.
 
-    onsets_s: of events, whose frames begin clips as well.
+    events_s: when events begin or end; clips begin there as well.
     """
     times_s, cost = boundary_costs(signals, detect_actions(signals, actions))
     return [
         (number, *span)
         for number, bounds in enumerate(scene_bounds(signals, scene))
-        for part in _parts(*bounds, onsets_s)
+        for part in _parts(*bounds, events_s)
         for span in _start_on_frames(divide_scene(*part, scene, times_s, cost), signals.times_s)
     ]
 
 
-def _parts(start_s: float, end_s: float, onsets_s: Sequence[float]) -> list[tuple[float, float]]:
-    """Divide a scene at the onsets that it holds. Half a frame at 240 a second is no part."""
-    inside = [onset_s for onset_s in sorted(set(onsets_s)) if start_s + 2e-3 < onset_s < end_s - 2e-3]
+def _parts(start_s: float, end_s: float, events_s: Sequence[float]) -> list[tuple[float, float]]:
+    """Divide a scene at the events that it holds. Half a frame at 240 a second is no part."""
+    inside = [event_s for event_s in sorted(set(events_s)) if start_s + 2e-3 < event_s < end_s - 2e-3]
     return list(pairwise([start_s, *inside, end_s]))
 
 

@@ -110,7 +110,10 @@ class Expert(nn.Module):
 
 
 class ConditionEmbedder(nn.Module):
-    """Embeds noise levels and text for the blocks."""
+    """Embeds noise levels and text for the blocks.
+
+    text: [B, S, E], or of each frame [B, T, S, E].
+    """
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -118,16 +121,30 @@ class ConditionEmbedder(nn.Module):
         self.time_embedder = MLP(config.freq_dim, config.width, functional.silu)
         self.time_proj = nn.Linear(config.width, 6 * config.width)
         self.text_embedder = MLP(config.text_dim, config.width, partial(functional.gelu, approximate="tanh"))
+        self.pooled_text = None
+        if config.pooled_text:
+            self.pooled_text = MLP(config.text_dim, config.width, functional.silu)
+            nn.init.zeros_(self.pooled_text.linear_2.weight)
+            nn.init.zeros_(self.pooled_text.linear_2.bias)
 
     def forward(self, time_BT: Tensor, text_BSE: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Return time embedding [B, T, D], the blocks' scales and shifts [B, T, 6, D], text [B, S, D]."""
         waves = sinusoid(time_BT, self._freq_dim).to(self.time_embedder.linear_1.weight.dtype)
         time_BTD = self.time_embedder(waves).to(dtype)
+        if self.pooled_text is not None:
+            pooled_BTE = mean_of_tokens(text_BSE if text_BSE.ndim == 4 else text_BSE[:, None])
+            time_BTD = time_BTD + self.pooled_text(pooled_BTE.to(dtype))
         return (
             time_BTD,
             self.time_proj(functional.silu(time_BTD)).unflatten(-1, (6, -1)),
             self.text_embedder(text_BSE.to(dtype)),
         )
+
+
+def mean_of_tokens(text_BTSE: Tensor) -> Tensor:
+    """Return the mean of the tokens that are not padding, [B, T, E]; zeros where all are."""
+    tokens = (text_BTSE != 0).any(-1).sum(-1, keepdim=True)
+    return text_BTSE.sum(-2) / tokens.clamp(min=1)
 
 
 def sinusoid(time_BT: Tensor, width: int) -> Tensor:

@@ -194,7 +194,7 @@ class Rollout:
             memory.forget()
         first = self._made[0][1].latents.start if self._spec.recache == "window" else 0
         for x0, block in self._made:
-            if block.latents.start:  # the start image keeps the text it was committed with
+            if block.latents.start or len(self._made) == 1:  # the start image keeps its text once a block has followed
                 changed = block._replace(text=text, vlm_context=vlm_context)
                 self._commit(x0, prepare(self._world, changed), first)
 

@@ -1,8 +1,10 @@
 """Export a trained run as a playable world: averaged weights, codec, controls, and start pictures from held-out footage."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from model import build
 from model.backbone.frame_codec import FrameCodec
 from model.data.captions import CaptionMix, caption
 from model.data.loader import TrainingSample, Windows
-from model.data.windows import stored_clips
+from model.data.windows import StoredClip, stored_clips, touching_runs
 from model.parallel import dist
 from model.parallel.layout import place_rank
 from model.play.world_files import WorldFile, save_world
@@ -56,7 +58,7 @@ def export(
         data = replace(data, captions=replace(data.captions, dropout=0.0))
         samples = fixed_samples(Windows(outputs, data), _CANDIDATES)
         file = world_file(recipe, parts, samples, prompts_of(outputs, data.captions), about)
-        file = file if prompts else replace(file, prompts=(), reads_text=False)
+        file = file if prompts else replace(file, prompts=(), lasts_s={}, reads_text=False)
         # Pictures before any event, since the world begins without a prompt.
         plain = [sample for sample in samples if not any(text for _, text in sample["spans"])]
         pictures = start_pictures(plain or samples, starts)
@@ -71,7 +73,7 @@ def world_file(
     recipe: TrainRecipe,
     parts: ModelParts,
     samples: Sequence[TrainingSample],
-    prompts: Sequence[str],
+    prompts: Mapping[str, float | None],
     about: dict[str, Any] | None = None,
 ) -> WorldFile:
     """Return the description of a run's world. InputError where no sample has a camera."""
@@ -98,15 +100,35 @@ def world_file(
         weights=recipe.model.weights,
         reads_text=recipe.model.text == "words",
         prompts=() if recipe.model.weights else tuple(prompts),
+        lasts_s={text: lasts_s for text, lasts_s in prompts.items() if lasts_s is not None},
         about=about or {},
     )
 
 
-def prompts_of(outputs: Sequence[str], captions: CaptionMix) -> list[str]:
-    """Return the texts of all clips, in lower case, without the empty one."""
-    metas = (json.loads(storage.read(*location)) for clip in stored_clips(outputs) if (location := clip.member("json")))
-    texts = {" ".join(caption(meta, captions, 1.0, 1.0).lower().split()) for meta in metas}
-    return sorted(texts - {""})
+def prompts_of(outputs: Sequence[str], captions: CaptionMix) -> dict[str, float | None]:
+    """Return the texts of all clips, in lower case, without the empty one, and how long each lasts in seconds.
+
+    None for a text that never ends: where it is followed by no text in the same recording, what it names is over.
+    """
+    lengths: dict[str, list[float | None]] = defaultdict(list)
+    for run in touching_runs(stored_clips(outputs)):
+        texts = [(_text(clip, captions), clip.seconds) for clip in run]
+        spans = [(text, sum(seconds for _, seconds in span)) for text, span in groupby(texts, key=lambda each: each[0])]
+        for (text, seconds), after in zip(spans, [*(text for text, _ in spans[1:]), None], strict=True):
+            lengths[text].append(seconds if after == "" else None)
+    return {text: _median(lengths[text]) for text in sorted(lengths) if text}
+
+
+def _median(lengths_s: Sequence[float | None]) -> float | None:
+    """Return the median length of spans; None where most did not end."""
+    ended = sorted(length_s for length_s in lengths_s if length_s is not None)
+    return ended[len(ended) // 2] if 2 * len(ended) > len(lengths_s) else None
+
+
+def _text(clip: StoredClip, captions: CaptionMix) -> str:
+    location = clip.member("json")
+    meta = json.loads(storage.read(*location)) if location else {}
+    return " ".join(caption(meta, captions, 1.0, 1.0).lower().split())
 
 
 def start_pictures(samples: Sequence[TrainingSample], count: int) -> list[tuple[str, np.ndarray]]:

@@ -4,6 +4,7 @@ H W px of a frame, n frames of a block.
 """
 
 import hashlib
+import math
 import os
 import platform
 import time
@@ -116,7 +117,7 @@ class WorldEngine:
     def encode_prompt(self, prompt: str) -> Tensor:
         """Return the text [1, S, E] of a prompt. InputError for one that this world was not trained on."""
         known = self.loaded.file.prompts
-        plain = " ".join(prompt.lower().split())
+        plain = plain_prompt(prompt)
         if plain and known and plain not in known:
             raise InputError(f"this world does not know the prompt {prompt!r}; it knows: {', '.join(known)}")
         if plain and not self.loaded.file.weights and not self.loaded.file.reads_text:
@@ -153,12 +154,15 @@ class WorldSession:
         self.rollout = Rollout(world, codec, spec, stream, start.seed, RingCache(spec, grid, world), engine.passes)
         self._text, self._blend = text, list[Tensor]()
         self._number = 0
+        self._last_prompted = self._end_of(start.prompt)
 
     def generate(self, controls: Sequence[ControlState]) -> BlockFrames:
         """Return the next block. controls: one for each of its frames."""
         if len(controls) != self.rollout.block_frames:
             raise ValueError(f"a block has {self.rollout.block_frames} frames, not {len(controls)}")
         began = time.perf_counter()
+        if self._number == self._last_prompted:
+            self.set_prompt("")
         if self._blend:
             self.rollout.set_text(self._blend.pop(0))
         recached = time.perf_counter()
@@ -188,11 +192,25 @@ class WorldSession:
             torch.cuda.synchronize(self._engine.device)
 
     def set_prompt(self, text: str, blend_blocks: int = 0) -> None:
-        """Change the prompt from the next block on. InputError for a text that the world cannot read."""
+        """Change the prompt from the next block on. InputError for a text that the world cannot read.
+
+        A prompt that ends by itself (`WorldFile.lasts_s`) is taken back when its time is over.
+        """
         aim = self._engine.encode_prompt(text)
         shares = (torch.arange(1, blend_blocks + 1) / blend_blocks).tolist() if blend_blocks else [1.0]
         self._blend = [torch.lerp(self._text, aim, share) for share in shares]
-        self._text = aim
+        self._text, self._last_prompted = aim, self._end_of(text)
+
+    def _end_of(self, prompt: str) -> int | None:
+        """Return the last block with a prompt that the next block gets; None for a prompt that stays."""
+        file = self._engine.loaded.file
+        lasts_s = file.lasts_s.get(plain_prompt(prompt))
+        return None if lasts_s is None else self._number + math.ceil(lasts_s * file.causal.fps / self.rollout.block_frames)
+
+
+def plain_prompt(prompt: str) -> str:
+    """Return a prompt as worlds with known prompts name it."""
+    return " ".join(prompt.lower().split())
 
 
 def to_frames(video_B3FHW: Tensor) -> np.ndarray:

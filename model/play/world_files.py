@@ -59,6 +59,7 @@ class WorldFile:
     weights: str = ""  # diffusers folder with codec and text encoder; empty: a frame codec, and text by word
     reads_text: bool = False  # whether a world with a frame codec follows prompts
     prompts: tuple[str, ...] = ()  # prompts that are offered and accepted, those of the exported data; empty: any text
+    lasts_s: Mapping[str, float] = field(default_factory=dict)  # prompts that end by themselves, and after how long
     about: Mapping[str, Any] = field(default_factory=dict)  # how it was trained, for people
 
     def to_json(self) -> str:

@@ -78,6 +78,7 @@ class CausalBatch(NamedTuple):
     condition: BlockCondition
     # with warp: return the condition, given the pictures [B, 3, T, H, W] to use as previous frames
     turn: Callable[[Tensor], Tensor] | None = None
+    drift: Tensor | float = 0.0  # what the noise of history has in all cells and frames, [B, C, 1, 1, 1]
 
 
 class TeacherForcing:
@@ -98,7 +99,7 @@ class TeacherForcing:
         noise = self._noise(sequence.x0, generators)
         noisy = _mix(sequence.x0, noise, sigma_BT)
         sequence, history = self._own_history(sequence, noisy, sigma_BT, expert, shared, world)
-        clean, clean_sigma = self._spoil_history(history, generators)
+        clean, clean_sigma = self._spoil_history(history, sequence.drift, generators)
         layout = self._layout(sequence.x0)
         velocity = teacher_forced(world, clean, clean_sigma, noisy, sigma_BT, sequence.condition, self._spec, layout, expert)
         error = (velocity - (noise - sequence.x0)[:, :, 1:]).square().mean((1, 3, 4))
@@ -125,7 +126,15 @@ class TeacherForcing:
     def _noise(self, x0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return torch.stack([torch.randn(x0.shape[1:], generator=generator) for generator in generators]).to(x0.device)
 
-    def _spoil_history(self, history: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    def _drift(self, x0: Tensor, generators: Sequence[torch.Generator]) -> Tensor | float:
+        if not self._settings.drift:
+            return 0.0
+        drawn = torch.stack([torch.randn(x0.shape[1], 1, 1, 1, generator=generator) for generator in generators])
+        return self._settings.drift * drawn.to(x0.device)
+
+    def _spoil_history(
+        self, history: Tensor, drift: Tensor | float, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
         """Return history with noise, and its levels [B, T]; the first latent stays clean."""
         settings, levels = self._settings, []
         for generator in generators:
@@ -133,7 +142,7 @@ class TeacherForcing:
             levels.append(settings.context_noise * level * (spared >= settings.clean_history_share))
         sigma_BT = torch.stack(levels).to(history.device)[:, None].repeat(1, history.shape[2])
         sigma_BT[:, 0] = 0
-        return _mix(history, self._noise(history, generators), sigma_BT), sigma_BT
+        return _mix(history, self._noise(history, generators) + drift, sigma_BT), sigma_BT
 
     def encode(self, batch: dict[str, Any], generators: Sequence[torch.Generator]) -> CausalBatch:
         """Encode a batch, and draw what of it is trained on."""
@@ -148,7 +157,7 @@ class TeacherForcing:
                 intrinsics = flow_matching.valid_intrinsics(batch, (height, width), parts.device)
                 maps = self._maps(batch, batch["pose"], intrinsics, encoded.x0)
             condition = BlockCondition(latents, image, text, maps, vlm_context)
-            return CausalBatch(encoded.x0, condition)
+            return CausalBatch(encoded.x0, condition, drift=self._drift(encoded.x0, generators))
         return self._turned_sequence(batch, generators)
 
     def _maps(self, batch: dict[str, Any], pose: Tensor, intrinsics: Tensor, x0: Tensor) -> Tensor:
@@ -178,7 +187,8 @@ class TeacherForcing:
         chosen = [_second_sources(pose[i].cpu(), numbers[i].cpu(), g) for i, g in enumerate(generators)]
         earlier = torch.stack(chosen).to(device)
         anchors = TurnedSource(_frames(video, earlier).transpose(1, 2), _of_frames(pose, earlier))
-        spoils = self._source_spoils(x0, generators)
+        drift = self._drift(x0, generators)
+        spoils = self._source_spoils(x0, drift, generators)
 
         def turn(frames_B3THW: Tensor) -> Tensor:
             """Return the condition: latent 0 has no source, and neither has a sample without a camera."""
@@ -189,7 +199,7 @@ class TeacherForcing:
             return torch.cat([torch.zeros_like(turned[:, :, :1]), turned], 2)
 
         condition = BlockCondition(range(count), turn(pictures), text, maps)
-        return CausalBatch(x0, condition, turn)
+        return CausalBatch(x0, condition, turn, drift)
 
     def _text_by_latent(self, batch: dict[str, Any], numbers_BT: Tensor) -> Tensor:
         """Return the text of each latent, [B, T, S, E], or [B, S, E] where no text changes within a sample."""
@@ -199,14 +209,14 @@ class TeacherForcing:
         encoded = self._parts.text_encoder([text for each in texts for text in each])
         return encoded.unflatten(0, (len(texts), -1))
 
-    def _source_spoils(self, x0: Tensor, generators: Sequence[torch.Generator]) -> tuple[Spoil, Spoil]:
+    def _source_spoils(self, x0: Tensor, drift: Tensor | float, generators: Sequence[torch.Generator]) -> tuple[Spoil, Spoil]:
         """Spoil the frame before as a rollout would, the second source seldom: it is mostly a true or an early frame."""
         levels = torch.stack([torch.rand(3, generator=g) for g in generators]).to(x0.device)
         before = self._settings.source_noise * levels[:, 0]
         second = 0.6 * self._settings.source_noise * levels[:, 1] * (levels[:, 2] < 0.3)
         nothing = torch.zeros_like(second)
         return (
-            Spoil(self._noise(x0[:, :, 1:], generators), before, 1.2 * before),
+            Spoil(self._noise(x0[:, :, 1:], generators) + drift, before, 1.2 * before),
             Spoil(self._noise(x0[:, :, 1:], generators), second, nothing),
         )
 
@@ -277,7 +287,7 @@ class Consistency(TeacherForcing):
         noise = self._noise(sequence.x0, generators)
         noisy = _mix(sequence.x0, noise, levels)
         sequence, history = self._own_history(sequence, noisy, levels, expert, shared, world)
-        clean, clean_sigma = self._spoil_history(history, generators)
+        clean, clean_sigma = self._spoil_history(history, sequence.drift, generators)
         layout = self._layout(sequence.x0)
 
         def predict(model: World, x: Tensor, level: float, condition: BlockCondition) -> Tensor:

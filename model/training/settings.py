@@ -97,13 +97,16 @@ class ObjectiveSettings:
     own_history_rounds: int = 1  # how often such a history is predicted again from itself, so that errors add up
     # noise of up to this level on the turned frame before (`CausalSpec.warp`), whose last channels shrink as much
     source_noise: float = 0.5
+    # part of the noise on history and on turned frames that is equal in all cells and frames of a sample, as the colours of a
+    # rollout drift; the first frame and remembered ones have none
+    drift: float = 0.0
     levels: int = 48  # noise levels of consistency distillation
     guidance: float = 3.0  # of the teacher, away from no text and no camera; 1: none, which saves a pass
 
     def __post_init__(self) -> None:
         if self.kind not in OBJECTIVES:
             raise ValueError(f"kind must be one of {', '.join(OBJECTIVES)}, not {self.kind!r}")
-        for name in ("context_noise", "clean_history_share", "own_history_share", "source_noise"):
+        for name in ("context_noise", "clean_history_share", "own_history_share", "source_noise", "drift"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name):g}")
         if self.levels < 2 or self.own_history_rounds < 1 or self.latents < 0:

@@ -27,7 +27,7 @@ from curation.captions import engine_events
 from curation.captions.engine_events import EngineEvent
 from curation.errors import AttemptFailed, InputError
 from synth.doom.cameras import poses
-from synth.doom.truth import Truth, read_truth
+from synth.doom.truth import GameEvent, Truth, read_truth
 from synth.engines.minetest_game import FPS, MOUSE_STEP_DEG, GameSettings, Optics, Place, Session, start_game
 from synth.engines.player import PLAYS, Act, Acts, Roamer, View
 
@@ -42,6 +42,8 @@ _RETRY_FRAMES = 8  # until an event that lacked a clear view is asked for again
 # meshes are done with what changed.
 _EVENT_FRAME_S, _SHOWING_FRAME_S, _SHOWING_FRAMES = 0.045, 0.3, 4
 
+_EXPLOSION_S = 2.05  # flash and flames last a second, most of the smoke another one
+
 
 @dataclass(frozen=True)
 class EventKind:
@@ -50,6 +52,7 @@ class EventKind:
     caption: str
     category: str  # environment | actor | entity, as in captions/interaction.yaml
     delay: int  # frames from its arrival at the client to the first picture that shows it
+    lasts_s: float | None = None  # how long it shows; None: to the end
 
 
 EVENTS = {
@@ -58,7 +61,7 @@ EVENTS = {
     "torch": EventKind("take out a torch", "actor", 0),
     "block": EventKind("place a block", "actor", 1),
     "creature": EventKind("a creature appears", "entity", 0),
-    "explosion": EventKind("an explosion", "environment", 0),
+    "explosion": EventKind("an explosion", "environment", 0, _EXPLOSION_S),
 }
 
 
@@ -150,11 +153,15 @@ def engine_camera(truth: Truth) -> Camera:
 
 def logged_events(truth: Truth) -> list[EngineEvent]:
     """Return the events of a recording that have a caption."""
-    return [
-        EngineEvent(event.frame, float(truth.time_s[event.frame]), event.details["caption"], event.details["category"])
-        for event in truth.events
-        if "caption" in event.details
-    ]
+    return [_logged(event, truth.time_s) for event in truth.events if "caption" in event.details]
+
+
+def _logged(event: GameEvent, time_s: NDArray[np.float64]) -> EngineEvent:
+    """Return an event as it is logged. It ends at the first frame that no longer shows it, if there is one."""
+    lasts_s, end_s = EVENTS[event.name].lasts_s, None
+    if lasts_s is not None and (later := time_s[time_s >= time_s[event.frame] + lasts_s]).size:
+        end_s = float(later[0])
+    return EngineEvent(event.frame, float(time_s[event.frame]), event.details["caption"], event.details["category"], end_s)
 
 
 class _Cue:

@@ -89,6 +89,27 @@ def test_clips_of_footage_with_an_engine_log_have_its_events_as_captions(tmp_pat
     assert rows["v0"]["interaction_next"] == "v1"
 
 
+def test_an_event_that_is_over_is_no_caption_any_more(tmp_path):
+    (tmp_path / "play.events.json").write_text(
+        engine_events.to_json(
+            [EngineEvent(70, 4.0, "an explosion", "environment", 6.0), EngineEvent(140, 8.0, "night falls", "environment")]
+        )
+    )
+    video = str(tmp_path / "play.mp4")
+    assert engine_events.boundaries_s(video) == [4.0, 6.0, 8.0]
+    spans = [(0, 4), (4, 6), (6, 8), (8, 12)]
+    rows = related([clip(k, start, end, source_uri=video) for k, (start, end) in enumerate(spans)])
+    assert [rows[f"v{k}"]["interaction_caption"] for k in range(4)] == [None, "an explosion", None, "night falls"]
+
+
+def test_an_event_that_ends_before_it_begins_makes_the_log_unreadable(tmp_path):
+    (tmp_path / "play.events.json").write_text(
+        engine_events.to_json([EngineEvent(70, 4.0, "an explosion", "environment", 3.0)])
+    )
+    with pytest.raises(ValueError, match="the event at 4 s ends at 3 s"):
+        engine_events.read_log(str(tmp_path / "play.mp4"))
+
+
 def test_an_engine_log_without_events_says_that_nothing_happens(tmp_path):
     (tmp_path / "play.events.json").write_text(engine_events.to_json([]))
     rows = related([clip(0, 0.0, 6.0, source_uri=str(tmp_path / "play.mp4")), clip(1, 6.0, 12.0)])

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 from model.backbone.attention import AttentionLayout  # noqa: E402 (after the package is known to be here)
-from model.backbone.dit import Expert  # noqa: E402
+from model.backbone.dit import Expert, mean_of_tokens  # noqa: E402
 from model.causal.cache import History, PageCache, RingCache, TokenGrid  # noqa: E402
 from model.causal.passes import BlockCondition, commit, denoise, prepare, sequence_layout, teacher_forced  # noqa: E402
 from model.causal.spec import CausalSpec, dense_mask  # noqa: E402
@@ -123,6 +123,29 @@ def test_the_masked_sequence_is_block_by_block_on_pages(name, sharing, recompute
     assert whole.abs().max() > 0.5
     assert (whole - by_page).abs().max() < 1e-5
     assert_gradients_equal(gradients(world, name, whole), gradients(world, name, by_page))
+
+
+def test_pooled_text_is_the_same_by_blocks_and_a_new_part_that_begins_as_nothing():
+    fresh = Expert(replace(CONFIG, pooled_text=True))
+    fresh.load_state_dict(Expert(CONFIG).state_dict(), strict=False)
+    x, time, text = torch.randn(1, 12, 2, 4, 6), torch.rand(1, 2), torch.randn(1, 5, 12)
+    plain = Expert(CONFIG)
+    plain.load_state_dict({name: value for name, value in fresh.state_dict().items() if "pooled_text" not in name})
+    assert torch.equal(fresh(x, time, text), plain(x, time, text))
+
+    world = tiny_world(config=replace(CONFIG, pooled_text=True))
+    clean, noisy, sigma, condition = sequence()
+    whole = by_sequence(world, SPEC, "low", clean, noisy, sigma, condition)
+    by_page = by_blocks(world, SPEC, "low", clean, noisy, sigma, condition, PageCache(SPEC, grid(world)))
+    assert (whole - by_page).abs().max() < 1e-5
+    assert_gradients_equal(gradients(world, "low", whole), gradients(world, "low", by_page))
+    by_latent = condition._replace(text=condition.text[:, None].expand(-1, LATENTS, -1, -1))
+    assert (by_sequence(world, SPEC, "low", clean, noisy, sigma, by_latent) - whole).abs().max() < 1e-5
+
+
+def test_the_pooled_text_is_the_mean_of_words_without_padding():
+    words = torch.tensor([[[[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]], [[0.0, 0.0]] * 3]])
+    assert mean_of_tokens(words).tolist() == [[[2.0, 3.0], [0.0, 0.0]]]
 
 
 @pytest.mark.parametrize("name", ["high", "low"])

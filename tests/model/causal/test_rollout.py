@@ -30,7 +30,7 @@ WARPED = CausalSpec(block=1, window=3, steps=(1.0, 0.5), pose_origin="block", wa
 PLAIN = CausalSpec(block=3, window=6, steps=(1.0, 0.95, 0.5))
 
 
-def stream(spec, ring=False, batch=1, seed=0, two=False, compiled=None):
+def stream(spec, ring=False, batch=1, seed=0, two=False, compiled=None, text=None):
     """A rollout of a tiny world with random weights, a linear codec, and a start image of noise."""
     torch.manual_seed(3)
     condition = condition_channels(spec.warp_sources, CHANNELS) if spec.warp else 4 + CHANNELS
@@ -50,7 +50,8 @@ def stream(spec, ring=False, batch=1, seed=0, two=False, compiled=None):
     world = World(experts[0], experts[-1], NoiseSpec(boundary=0.9 if two else 0.0)).eval().requires_grad_(False)
     codec = FrameCodec(CHANNELS, 4, 8).eval()
     pictures = torch.rand(batch, 3, 16, 24) * 2 - 1
-    start = StreamStart(pictures, torch.tensor([[20.0, 20.0, 12.0, 8.0]] * batch), torch.zeros(batch, 3, 12))
+    text = torch.zeros(batch, 3, 12) if text is None else text
+    start = StreamStart(pictures, torch.tensor([[20.0, 20.0, 12.0, 8.0]] * batch), text)
     grid = TokenGrid.of(experts[0].expert, 2, 3)
     cache = RingCache(spec, grid, world, batch) if ring else PageCache(spec, grid)
     return Rollout(world, codec, spec, start, seed, cache)
@@ -104,6 +105,12 @@ def test_a_prompt_changes_the_blocks_after_it_and_the_same_prompt_nothing(scope,
     assert torch.equal(plain, same)
     assert torch.equal(plain[:, :, :9], changed[:, :, :9])
     assert (plain[:, :, 9:] - changed[:, :, 9:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("ring", [False, True])
+def test_a_prompt_before_the_first_block_is_the_prompt_of_the_start(ring):
+    text = torch.ones(1, 3, 12)
+    assert torch.equal(run(stream(PLAIN, ring), 4, [(0, text)]), run(stream(PLAIN, ring, text=text), 4))
 
 
 def test_both_scopes_of_a_new_prompt_differ():

@@ -1,6 +1,7 @@
 """From shards to play: teacher forcing, consistency distillation, export, sessions, records; each from the one before."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,11 @@ pytest.importorskip("tensorboard", reason="the extra `train` is not installed")
 
 from model.causal.rollout import EAGER  # noqa: E402 (after the packages are known to be here)
 from model.control.spec import ControlState  # noqa: E402
+from model.data.captions import CaptionMix  # noqa: E402
 from model.noise import NoiseSpec  # noqa: E402
 from model.play.accelerate import choose  # noqa: E402
 from model.play.engine import Start  # noqa: E402
-from model.play.export import export  # noqa: E402
+from model.play.export import export, prompts_of  # noqa: E402
 from model.play.record import read_record, replay, start_recorded  # noqa: E402
 from model.play.world import WorldEngine, load_engine  # noqa: E402
 from model.play.world_files import load_world  # noqa: E402
@@ -181,6 +183,35 @@ def test_prompts_and_pictures_that_cannot_be_used_are_named(ladder):
         engine.start(Start(np.zeros((4, 4, 3), np.uint8)))
     _, block = engine.start(Start(np.full((77, 200, 3), 90, np.uint8)))
     assert block.frames.shape == (1, 32, 32, 3)
+
+
+def test_texts_that_end_say_after_how_long(made, tmp_path):
+    texts = [None, "An explosion.", None, "It snows.", "It snows."]
+    clips = [made.clip("a", i, 30 * i, 30, interaction_caption=text) for i, text in enumerate(texts)]
+    shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", clips))
+    found = prompts_of([str(tmp_path)], CaptionMix(with_standard=False))
+    assert found == {"an explosion.": pytest.approx(clips[1].meta["end_s"] - clips[1].meta["start_s"]), "it snows.": None}
+
+
+def test_a_prompt_whose_time_is_over_is_taken_back(ladder, tmp_path):
+    shutil.copytree(ladder[2], tmp_path / "world")
+    file = tmp_path / "world" / "world.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"lasts_s": {"it snows.": 0.25}}))  # three frames at 10 a second
+
+    def frames(folder, ends_at=None):
+        session, _ = load_engine(str(folder), lambda _: None, "eager").start(Start(np.full((32, 32, 3), 90, np.uint8)))
+        made = []
+        for number in range(8):
+            if number in (2, ends_at):
+                session.set_prompt("It snows." if number == 2 else "")
+            made.append(session.generate([ControlState()]).frames)
+            session.commit()
+        return np.concatenate(made)
+
+    ends, stays = frames(tmp_path / "world"), frames(ladder[2])
+    assert np.array_equal(ends, frames(ladder[2], ends_at=5))
+    assert np.array_equal(ends[:5], stays[:5])
+    assert not np.array_equal(ends, stays)
 
 
 def test_a_traced_world_is_the_plain_one(ladder):
