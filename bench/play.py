@@ -1,15 +1,16 @@
 """Measure a world that is played: pictures under true controls, obedience, memory and drift.
 
-gamecraft bench play WORLD --data HELD_OUT [--lpips FILE.npz] [--out FOLDER]. WORLD is a folder of `gamecraft export`. Truth is
-held-out footage with the cameras of its engine: a window of 18 frames is generated from its first frame under the cameras of
-the rest. The baseline is the first frame turned as the camera turned, which knows no more than the world does and adds no
-error.
+gamecraft bench play WORLD --data HELD_OUT [--teacher WORLD] [--lpips FILE.npz] [--out FOLDER]. WORLD is a folder of
+`gamecraft export`, or demo. Truth is held-out footage with the cameras of its engine: a window of 18 frames is generated from
+its first frame under the cameras of the rest. The baseline is the first frame turned as the camera turned, which knows no more
+than the world does and adds no error. Long rollouts follow the cameras of whole recordings, and stand beside them. A teacher,
+the causal world from which the other was distilled, is measured in the same way.
 """
 
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,12 +28,12 @@ from model.config import FRAMES_PER_LATENT
 from model.control.spec import ControlState
 from model.control.trajectory import integrate
 from model.data.captions import CaptionMix
-from model.data.loader import DataSettings, collate, read_sample
+from model.data.loader import DataSettings, Windows, collate, read_sample
 from model.data.windows import Window, stored_clips
 from model.evaluation import control_accuracy
 from model.evaluation.control_accuracy import DIRECTIONS, Direction, proportion
 from model.evaluation.pictures import load_lpips, psnr, sharpness, to_luma
-from model.play.world_files import LoadedWorld, load_world
+from model.play.world_files import LoadedWorld, find_world, load_world
 from model.warp import turn
 
 # A second at 17.5 frames a second; half a second is frame 9.
@@ -58,26 +59,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="gamecraft bench play", description=__doc__.splitlines()[0])
     parser.add_argument("world")
     parser.add_argument("--data", nargs="+", required=True, help="held-out outputs of gamecraft curate, with engine cameras")
+    parser.add_argument("--teacher", default="", help="another world that gets the same controls")
     parser.add_argument("--lpips", default="", help="weights of LPIPS (AlexNet, .npz); without them LPIPS is left out")
     parser.add_argument("--out", type=Path, default=Path("play-bench"))
-    parser.add_argument("--windows", type=int, default=48, help="held-out windows; default 48")
-    parser.add_argument("--drift-s", type=float, default=60.0, help="seconds of the long rollouts; 0: none")
+    parser.add_argument("--windows", type=int, default=24, help="held-out windows; default 24")
+    parser.add_argument("--long-s", type=float, default=59.0, help="seconds of the long rollouts; 0: none")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    loaded = load_world(options.world)
+    worlds = {"world": load_world(find_world(options.world))}
+    if options.teacher:
+        worlds["teacher"] = load_world(options.teacher)
+    loaded = worlds["world"]
     distance: Distance | None = load_lpips(options.lpips) if options.lpips else None
     held_out = read_windows(loaded, options.data, options.windows)
     print(describe())
-    print(f"{options.world}: {loaded.file.name}, {loaded.digest}; {len(held_out.video)} held-out windows of {_FRAMES} frames")
-    tables: dict[str, Any] = {"pictures": pictures(loaded, held_out, distance, options.out)}
-    tables["obedience"] = obedience(loaded, held_out, options.out)
-    tables["mirror"] = mirror(loaded, held_out, distance)
-    if options.drift_s:
-        tables["drift"] = drift(loaded, held_out, options.drift_s, options.out)
-    for name, table in tables.items():
-        print(f"\n{name}")
-        print("\n".join(_lines(table)))
-    (options.out / "play.json").write_text(json.dumps(tables, indent=1))
+    for name, each in worlds.items():
+        spec = each.file.causal
+        print(f"{name}: {each.file.name}, {each.digest}, {len(spec.steps)} {spec.sampler} steps, no guidance")
+    print(f"{len(held_out.video)} held-out windows of {_FRAMES} frames")
+    tables: dict[str, Any] = {}
+
+    def show(name: str, table: dict[str, dict[str, Any]]) -> None:
+        tables[name] = table
+        print(f"\n{name}\n" + "\n".join(_lines(table)), flush=True)
+        (options.out / "play.json").write_text(json.dumps(tables, indent=1))
+
+    show("pictures", pictures(worlds, held_out, distance, options.out))
+    show("obedience", obedience(worlds, held_out, options.out))
+    show("mirror", mirror(loaded, held_out, distance))
+    if options.long_s:
+        show("long", long_rollouts(loaded, options.data, options.long_s, options.out))
 
 
 def _lines(table: dict[str, dict[str, Any]]) -> list[str]:
@@ -137,22 +148,21 @@ def turned_first_frame(held_out: HeldOut) -> Tensor:
     return torch.stack(frames, 2)
 
 
-def pictures(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None, out: Path) -> dict[str, dict[str, Any]]:
+def pictures(
+    worlds: Mapping[str, LoadedWorld], held_out: HeldOut, distance: Distance | None, out: Path
+) -> dict[str, dict[str, Any]]:
     """Return picture measures under true controls, half a second and a second on."""
     real = held_out.video
     first, intrinsics, pose = real[:, :, 0], held_out.intrinsics, held_out.pose
-    spec = loaded.file.causal
-    codec_video = loaded.codec.decode(loaded.codec.encode(real))
+    codec = worlds["world"].codec
+    codec_video = codec.decode(codec.encode(real))
     videos = {
         "real": real,
         "real through the codec": codec_video,
         "first frame repeated": first[:, :, None].expand_as(real),
         "first frame turned": turned_first_frame(held_out),
-        "world": roll(loaded, first, intrinsics, pose),
+        **{name: roll(loaded, first, intrinsics, pose) for name, loaded in worlds.items()},
     }
-    if spec.sampler == "consistency":
-        many = replace(spec, sampler="euler")
-        videos["world, the same steps by Euler"] = roll(loaded, first, intrinsics, pose, many)
     table = {}
     for name, video in videos.items():
         row: dict[str, Any] = {}
@@ -164,7 +174,7 @@ def pictures(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None, 
         row["sharpness 1 s"] = round(float(sharpness(video[:, :, _FRAMES - 1])), 1)
         table[name] = row
     chosen = np.linspace(0, len(real) - 1, 6).astype(int)
-    rows = [strip(videos[name][i]) for i in chosen for name in ("real", "first frame turned", "world")]
+    rows = [strip(videos[name][i]) for i in chosen for name in ("real", "first frame turned", *worlds)]
     cv2.imwrite(str(out / "true-controls.png"), np.concatenate(rows)[..., ::-1])
     return table
 
@@ -192,29 +202,34 @@ def key_poses(loaded: LoadedWorld, keys: str, frames: int, count: int) -> Tensor
     return pose[None].expand(count, -1, -1, -1)
 
 
-def obedience(loaded: LoadedWorld, held_out: HeldOut, out: Path) -> dict[str, dict[str, Any]]:
+def obedience(worlds: Mapping[str, LoadedWorld], held_out: HeldOut, out: Path) -> dict[str, dict[str, Any]]:
     """Return the share of videos that move as they were controlled: true controls, and keys held for a second."""
     first, intrinsics = held_out.video[:, :, 0], held_out.intrinsics
-    world = roll(loaded, first, intrinsics, held_out.pose)
-    hits: dict[str, dict[Direction, list[bool]]] = {"real": defaultdict(list), "world": defaultdict(list)}
-    for name, videos in (("real", held_out.video), ("world", world)):
-        for video, pose in zip(videos, held_out.pose, strict=True):
-            direction = control_accuracy.camera_motion(pose.numpy()).direction
-            if direction:
-                hits[name][direction].append(_follows(direction, video))
-    keys: dict[str, list[bool]] = {}
-    rows = []
-    for direction, key in _KEYS.items():
-        video = roll(loaded, first, intrinsics, key_poses(loaded, key, _FRAMES, len(first)))
-        keys[direction] = [_follows(direction, one) for one in video]
-        rows += [strip(video[i]) for i in (0, len(video) // 2)]
-    cv2.imwrite(str(out / "keys.png"), np.concatenate(rows)[..., ::-1])
     table: dict[str, dict[str, Any]] = {}
-    for name, by_direction in hits.items():
-        shares = {str(each): str(proportion(by_direction[each])) for each in DIRECTIONS if by_direction[each]}
-        table[f"{name}, true controls"] = shares
-    table["world, a key held for a second"] = {str(each): str(proportion(keys[each])) for each in DIRECTIONS}
+    motions = [control_accuracy.camera_motion(pose.numpy()) for pose in held_out.pose]
+    table["real frames, true controls"] = _shares(zip((m.direction for m in motions), held_out.video, strict=True))
+    for name, loaded in worlds.items():
+        made = roll(loaded, first, intrinsics, held_out.pose)
+        table[f"{name}, true controls"] = _shares(zip((m.direction for m in motions), made, strict=True))
+        keys: dict[Direction, Tensor] = {
+            direction: roll(loaded, first, intrinsics, key_poses(loaded, key, _FRAMES, len(first)))
+            for direction, key in _KEYS.items()
+        }
+        table[f"{name}, a key held for a second"] = _shares((each, one) for each, video in keys.items() for one in video)
+        rows = [strip(video[i]) for video in keys.values() for i in (0, len(video) // 2)]
+        cv2.imwrite(str(out / f"keys-{name}.png"), np.concatenate(rows)[..., ::-1])
     return table
+
+
+def _shares(videos: Iterable[tuple[Direction | None, Tensor]]) -> dict[str, str]:
+    """Return the share of videos [3, F, H, W] that move in their direction, by direction and of all. None has no direction."""
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for direction, video in videos:
+        if direction:
+            hits[direction].append(_follows(direction, video))
+    everything = [hit for each in hits.values() for hit in each]
+    parts = {str(each): str(proportion(hits[each])) for each in DIRECTIONS if hits[each]}
+    return parts | ({"all": str(proportion(everything))} if everything else {})
 
 
 def _follows(direction: Direction, video_3FHW: Tensor) -> bool:
@@ -240,39 +255,86 @@ def mirror(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None) ->
     return table
 
 
-def drift(loaded: LoadedWorld, held_out: HeldOut, seconds: float, out: Path) -> dict[str, dict[str, Any]]:
-    """Return luminance, sharpness, difference to the frame before and to the first, over a long rollout of changing keys."""
-    count = min(4, len(held_out.video))
-    frames = 1 + round(seconds * loaded.file.causal.fps)
-    rng = np.random.default_rng(3)
-    poses = []
-    for _ in range(count):
-        states: list[ControlState] = []
-        while len(states) < frames - 1:
-            keys = rng.choice(["W", "S", "LEFT", "RIGHT", "W+LEFT", "W+RIGHT", ""], p=[0.2, 0.14, 0.2, 0.2, 0.1, 0.1, 0.06])
-            states += [ControlState(frozenset(str(keys).split("+")) if keys else frozenset())] * int(rng.integers(8, 30))
-        poses.append(integrate(states[: frames - 1], loaded.file.control))
-    pose = torch.from_numpy(np.stack(poses)).float()
-    video = roll(loaded, held_out.video[:count, :, 0], held_out.intrinsics[:count], pose)
-    luma = to_luma(video.transpose(1, 2).flatten(0, 1)).unflatten(0, (count, -1))[:, :, 0] * 127.5 + 127.5
-    sharp = torch.tensor([float(sharpness(video[:, :, f])) for f in range(video.shape[2])])
-    motion = (video[:, :, 1:] - video[:, :, :-1]).abs().mean((0, 1, 3, 4)) * 127.5
-    similar = torch.stack([_similarity(luma[:, 0], luma[:, f]) for f in range(luma.shape[1])])
-    step = max(1, round(10 * loaded.file.causal.fps))
+def long_rollouts(loaded: LoadedWorld, outputs: Sequence[str], seconds: float, out: Path) -> dict[str, dict[str, Any]]:
+    """Return luminance, sharpness and obedience in spans of ten seconds, of recordings and of rollouts under their cameras."""
+    takes = read_takes(loaded, outputs, seconds)
+    made = roll(loaded, takes.video[:, :, 0], takes.intrinsics, takes.pose)
+    videos = {"real": takes.video, "world": made}
+    fps, frames = loaded.file.causal.fps, made.shape[2]
     table: dict[str, dict[str, Any]] = {}
-    for start in range(0, video.shape[2] - 1, step):
-        part = slice(start, start + step)
-        table[f"{start / loaded.file.causal.fps:.0f} s"] = {
-            "luminance": round(float(luma[:, part].mean()), 1),
-            "sharpness": round(float(sharp[part].mean()), 1),
-            "change a frame": round(float(motion[part].mean()), 2),
-            "similarity to first": round(float(similar[part].mean()), 3),
-            "largest jump of it": round(float(similar.diff()[part].abs().max()), 3),
-        }
-    wanted = np.linspace(0, video.shape[2] - 1, 12).astype(int).tolist()
-    sheet = [np.concatenate([strip(one, wanted[:6]), strip(one, wanted[6:])], 0) for one in video]
+    curves: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in videos}
+    similar = [float(_similarity(_luma(made[:, :, 0]), _luma(made[:, :, f]))) for f in range(frames)]
+    jumps = np.abs(np.diff(similar))
+    for start in range(0, frames - 1, round(10 * fps)):
+        span = range(start, min(frames - 1, start + round(10 * fps)))
+        row: dict[str, Any] = {}
+        for name, video in videos.items():
+            measured = {
+                "luminance": float(np.mean([float(_luma(video[:, :, f]).mean()) for f in span[::4]])),
+                "sharpness": float(np.mean([float(sharpness(video[:, :, f])) for f in span[::4]])),
+                "obedience": _obedience_within(video, takes.pose, span),
+            }
+            for measure, value in measured.items():
+                curves[name][measure].append(value)
+                row[f"{measure} {name}"] = round(value, 2 if measure == "obedience" else 1)
+        row["largest jump of similarity to the first frame"] = round(float(jumps[span.start : span.stop].max()), 3)
+        table[f"{span.start / fps:.0f} s"] = row
+    draw_curves(curves, out / "long-curves.png")
+    wanted = np.linspace(0, frames - 1, 7).astype(int).tolist()
+    sheet = [strip(video[i], wanted) for i in range(len(made)) for video in videos.values()]
     cv2.imwrite(str(out / "long.png"), np.concatenate(sheet)[..., ::-1])
     return table
+
+
+def read_takes(loaded: LoadedWorld, outputs: Sequence[str], seconds: float, most: int = 4) -> HeldOut:
+    """Return whole recordings of some length, joined from their clips. InputError where none is long enough."""
+    file = loaded.file
+    frames = 1 + FRAMES_PER_LATENT * int(seconds * file.causal.fps / FRAMES_PER_LATENT)
+    captions = CaptionMix(dropout=1.0)
+    data = DataSettings(
+        frames=frames, fps=file.causal.fps, size=file.size, captions=captions, camera_dropout=0.0, join_clips=True
+    )
+    windows = Windows(outputs, data)
+    samples = [windows[0, number] for number in range(min(most, len(windows)))]
+    batch = collate(samples)
+    return HeldOut(to_signed(batch["video"]), batch["pose"], batch["intrinsics"][:, 0])
+
+
+def _obedience_within(video: Tensor, pose: Tensor, span: range) -> float:
+    """Return the share of seconds within a span whose motion has the direction of their controls; NaN where none has one."""
+    hits = []
+    for start in range(span.start, span.stop - _FRAMES + 1, _FRAMES):
+        part = slice(start, start + _FRAMES)
+        for one, cameras in zip(video, pose, strict=True):
+            direction = control_accuracy.camera_motion(cameras[part].double().numpy()).direction
+            if direction:
+                hits.append(_follows(direction, one[:, part]))
+    return float(np.mean(hits)) if hits else float("nan")
+
+
+def _luma(video_N3HW: Tensor) -> Tensor:
+    """Return luma from 0 to 255, [N, H, W]."""
+    return to_luma(video_N3HW)[:, 0] * 127.5 + 127.5
+
+
+def draw_curves(curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
+    """Draw each measure over time, a line for each video."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    measures = list(next(iter(curves.values())))
+    figure, axes = pyplot.subplots(1, len(measures), figsize=(10, 2.6), layout="constrained")
+    for axis, measure in zip(axes, measures, strict=True):
+        for name, of in curves.items():
+            axis.plot([10 * (i + 0.5) for i in range(len(of[measure]))], of[measure], marker="o", label=name)
+        axis.set_title(measure)
+        axis.set_xlabel("seconds")
+        axis.set_ylim(bottom=0)
+    axes[0].legend()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def _similarity(a_NHW: Tensor, b_NHW: Tensor) -> Tensor:

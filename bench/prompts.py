@@ -28,7 +28,7 @@ from model.control.trajectory import integrate
 from model.data.captions import CaptionMix
 from model.data.loader import DataSettings, Windows
 from model.evaluation.control_accuracy import proportion
-from model.play.world_files import LoadedWorld, load_world
+from model.play.world_files import LoadedWorld, find_world, load_world
 
 NONE = "none"
 _FRAMES = 49
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("prompts-bench"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    loaded = load_world(options.world)
+    loaded = load_world(find_world(options.world))
     train, test = (read_frames(loaded, outputs) for outputs in (options.data, options.held_out))
     names = [NONE, *sorted(set(train.labels) - {NONE})]
     classifier = fit(train, names, options.steps)

@@ -28,10 +28,7 @@ from model.control.spec import ControlState
 from model.control.trajectory import PlayerState, step
 from model.play.accelerate import Backend, choose
 from model.play.engine import BlockFrames, EngineInfo, Start, StartImage
-from model.play.world_files import LoadedWorld, load_world
-
-# The world that ships with the package.
-DEMO = os.path.join(os.path.dirname(__file__), "demo_world")
+from model.play.world_files import LoadedWorld, find_world, load_world
 
 
 def load_engine(checkpoint: str, log: Callable[[str], None] = print, backend: str = "auto") -> "WorldEngine":
@@ -39,9 +36,8 @@ def load_engine(checkpoint: str, log: Callable[[str], None] = print, backend: st
 
     backend: see `accelerate.choose`; a record replays bit-equal only with the backend that it names.
     """
-    folder = DEMO if checkpoint == "demo" else checkpoint
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load_world(folder, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    loaded = load_world(find_world(checkpoint), device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     engine = WorldEngine(loaded, device, backend)
     info = engine.info
     log(f"{info.name}: {info.size[0]}x{info.size[1]} px at {info.fps:g} fps on {device.type}, {engine.backend}")

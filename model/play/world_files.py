@@ -35,6 +35,8 @@ from model.parallel.fsdp import is_unsharded
 from model.training.flow_matching import EncodeText
 from model.world import ControlledExpert, World
 
+# The world that ships with the package.
+DEMO = os.path.join(os.path.dirname(__file__), "demo_world")
 FORMAT = 1
 _WORLD, _WEIGHTS, _CODEC, _START = "world.json", "weights.safetensors", "codec.safetensors", "start"
 # Matrices smaller than this are stored as they are.
@@ -146,6 +148,11 @@ def _unpacked(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
             scale = packed[f"{name.removesuffix(':int8')}:scale"].view(-1, *[1] * (value.ndim - 1))
             state[name.removesuffix(":int8")] = value.float() * scale
     return state
+
+
+def find_world(checkpoint: str) -> str:
+    """Return a world's folder, given it or `demo`, the name of the one that ships."""
+    return DEMO if checkpoint == "demo" else checkpoint
 
 
 def load_world(folder: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedWorld:
