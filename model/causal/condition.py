@@ -159,6 +159,8 @@ class KeyFrameMemory:
     """
 
     def __init__(self, capacity: int = 128, spacing: float = 0.5, delay: int = 17) -> None:
+        if capacity < 2:
+            raise ValueError(f"capacity must be at least 2, the first frame and a later one, not {capacity}")
         self._capacity, self._spacing, self._delay = capacity, spacing, delay
         self._frames: list[int] = []
         self._used: list[int] = []

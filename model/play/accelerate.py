@@ -131,7 +131,7 @@ def choose(world: World, spec: CausalSpec, block: BlockCondition, wanted: str = 
         try:
             static = _traced(world, *example) if wanted == "traced" else _onnxruntime(world, *example, exports)
         except ImportError as error:
-            raise RuntimeError(f"backend {wanted} is not installed: {error}; pip install onnxruntime onnxscript") from error
+            raise RuntimeError(f"backend {wanted} is not installed: {error}; pip install 'gamecraft[onnx]'") from error
         return Backend(wanted, Passes(static.denoise, static.commit))
     traced = _traced(world, *example)
     backends = [Backend("eager", EAGER), Backend("traced", Passes(traced.denoise, traced.commit))]

@@ -223,6 +223,17 @@ def test_a_traced_world_is_the_plain_one(ladder):
     assert traced.info.identity["backend"] == "traced"
 
 
+def test_an_exported_world_is_the_plain_one_and_is_measured_from_then_on(ladder, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    engine = load_engine(ladder[2], lambda _: None, "onnxruntime")
+    assert engine.backend == "onnxruntime"
+    assert len(list(tmp_path.rglob("*.onnx"))) == 2
+    (_, plain), (_, exported) = (play(each, 5) for each in (load_engine(ladder[2], lambda _: None, "eager"), engine))
+    assert np.abs(plain.astype(int) - exported.astype(int)).max() <= 2
+
+
 def test_a_world_in_bfloat16_plays_as_on_a_gpu(ladder):
     """The parts that stay in float32 in training stay so in play."""
     loaded = load_world(ladder[2], dtype=torch.bfloat16)
