@@ -286,7 +286,7 @@ def demo_causal() -> TrainRecipe:
             sample_every=0,
             workers=0,
         ),
-        objective=ObjectiveSettings("teacher_forcing", latents=6, own_history_share=0.3, drift=1.0),
+        objective=ObjectiveSettings("teacher_forcing", latents=6, own_history_share=0.3, drift=1.0, skip_at_change=10),
         causal=causal,
         control=ControlSpec(speed=1.0, turn_deg_s=90.0, max_pitch_deg=0.0),
     )

@@ -32,7 +32,9 @@ from model.world import World
 _NEAREST_SHARE = 0.5
 _MAX_DELAY = 40  # frames
 # A change of text is what a prompt is; otherwise it would be in one run of ten.
-_CHANGE_SHARE = 0.7
+_CHANGE_SHARE = 0.8
+_DRAWS_AT_CHANGE = 4
+_SKIP_SHARE = 0.5
 
 
 class Objective(Protocol):
@@ -95,7 +97,7 @@ class TeacherForcing:
     ) -> tuple[Tensor, Tensor]:
         world = self._parts.world
         sequence = self.encode(batch, generators)
-        sigma_BT = self._draw_sigmas(sequence.x0, expert, generators)
+        sigma_BT = self._draw_sigmas(sequence, expert, generators)
         noise = self._noise(sequence.x0, generators)
         noisy = _mix(sequence.x0, noise, sigma_BT)
         sequence, history = self._own_history(sequence, noisy, sigma_BT, expert, shared, world)
@@ -116,12 +118,19 @@ class TeacherForcing:
             self._layouts[sizes] = sequence_layout(self._spec, grid, sizes[0], flex=x0.is_cuda)
         return self._layouts[sizes]
 
-    def _draw_sigmas(self, x0: Tensor, expert: ExpertName, generators: Sequence[torch.Generator]) -> Tensor:
-        """Return a noise level for each latent, [B, T]: the same in a block, 0 for latent 0, which is given."""
+    def _draw_sigmas(self, sequence: CausalBatch, expert: ExpertName, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return a noise level for each latent, [B, T]: the same in a block, 0 for latent 0, which is given.
+
+        Where the text changes it is the highest of some draws: little noise shows what comes, and then no text is needed.
+        """
         noise, block = self._parts.world.noise, self._spec.block
-        drawn = [noise.draw_sigma(expert, (x0.shape[2] - 1) // block, generator) for generator in generators]
-        levels = torch.stack(drawn).repeat_interleave(block, 1)
-        return torch.cat([levels.new_zeros(len(levels), 1), levels], 1).to(x0.device)
+        batch, latents = len(sequence.x0), sequence.x0.shape[2]
+        shape = _DRAWS_AT_CHANGE, (latents - 1) // block
+        drawn = torch.stack([noise.draw_sigma(expert, shape[0] * shape[1], g).view(shape) for g in generators])
+        changes = _changes_of_text(sequence.condition.text, latents).cpu()
+        changed = changes.unflatten(1, (-1, block)).any(-1).expand(batch, -1)
+        levels = torch.where(changed, drawn.amax(1), drawn[:, 0]).repeat_interleave(block, 1)
+        return torch.cat([levels.new_zeros(batch, 1), levels], 1).to(sequence.x0.device)
 
     def _noise(self, x0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return torch.stack([torch.randn(x0.shape[1:], generator=generator) for generator in generators]).to(x0.device)
@@ -176,6 +185,8 @@ class TeacherForcing:
         spans = zip(batch["spans"], generators, strict=True)
         starts = torch.tensor([_start_of_run(each, frames, count, generator) for each, generator in spans], device=device)
         numbers = starts[:, None] + torch.arange(count, device=device)
+        if self._settings.skip_at_change:
+            numbers = self._skip_at_changes(numbers, batch["spans"], frames, generators)
         pictures = _frames(video, numbers)
         x0 = parts.codec.encode(pictures)
         pose, known = batch["pose"].to(device), batch["camera_known"].to(device).view(-1, 1, 1, 1, 1)
@@ -200,6 +211,19 @@ class TeacherForcing:
 
         condition = BlockCondition(range(count), turn(pictures), text, maps)
         return CausalBatch(x0, condition, turn, drift)
+
+    def _skip_at_changes(
+        self, numbers_BT: Tensor, spans: Sequence[Sequence[tuple[int, str]]], frames: int, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Leave out some frames where the text first changes within a run: what begins slowly is plain to see in the next."""
+        rows = []
+        for numbers, (_, *changes), generator in zip(numbers_BT, spans, generators, strict=True):
+            share, how_many = torch.rand(2, generator=generator).tolist()
+            most = min(self._settings.skip_at_change, frames - 1 - int(numbers[-1]))
+            skipped = int(how_many * (most + 1)) if share < _SKIP_SHARE else 0
+            first = next((frame for frame, _ in changes if int(numbers[0]) < frame <= int(numbers[-1])), frames)
+            rows.append(numbers + skipped * (numbers >= first))
+        return torch.stack(rows)
 
     def _text_by_latent(self, batch: dict[str, Any], numbers_BT: Tensor) -> Tensor:
         """Return the text of each latent, [B, T, S, E], or [B, S, E] where no text changes within a sample."""
@@ -363,6 +387,13 @@ def _start_of_run(spans: Sequence[tuple[int, str]], frames: int, count: int, gen
 def _texts(spans: Sequence[tuple[int, str]], frames: Sequence[int]) -> list[str]:
     """Return the text of each frame, given the texts of spans from a frame on."""
     return [next(text for first, text in reversed(spans) if first <= frame) for frame in frames]
+
+
+def _changes_of_text(text: Tensor, latents: int) -> Tensor:
+    """Return whether the text of each latent but the first differs from that before it, bool [B, T - 1]; [1, T - 1] if none."""
+    if text.ndim == 3:
+        return torch.zeros(1, latents - 1, dtype=torch.bool)
+    return (text[:, 1:] != text[:, :-1]).flatten(2).any(-1)
 
 
 def _of_frames(values_BFx: Tensor, numbers_BT: Tensor) -> Tensor:

@@ -100,6 +100,8 @@ class ObjectiveSettings:
     # part of the noise on history and on turned frames that is equal in all cells and frames of a sample, as the colours of a
     # rollout drift; the first frame and remembered ones have none
     drift: float = 0.0
+    # up to so many frames are left out where the text changes, in half of such runs: what a prompt begins comes at once
+    skip_at_change: int = 0
     levels: int = 48  # noise levels of consistency distillation
     guidance: float = 3.0  # of the teacher, away from no text and no camera; 1: none, which saves a pass
 
@@ -109,5 +111,5 @@ class ObjectiveSettings:
         for name in ("context_noise", "clean_history_share", "own_history_share", "source_noise", "drift"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name):g}")
-        if self.levels < 2 or self.own_history_rounds < 1 or self.latents < 0:
-            raise ValueError("levels must be at least 2, own_history_rounds at least 1, latents at least 0")
+        if self.levels < 2 or self.own_history_rounds < 1 or self.latents < 0 or self.skip_at_change < 0:
+            raise ValueError("levels must be at least 2, own_history_rounds at least 1, latents and skip_at_change at least 0")
