@@ -123,13 +123,10 @@ class TeacherForcing:
 
         Where the text changes it is the highest of some draws: little noise shows what comes, and then no text is needed.
         """
-        noise, block = self._parts.world.noise, self._spec.block
         batch, latents = len(sequence.x0), sequence.x0.shape[2]
-        shape = _DRAWS_AT_CHANGE, (latents - 1) // block
-        drawn = torch.stack([noise.draw_sigma(expert, shape[0] * shape[1], g).view(shape) for g in generators])
-        changes = _changes_of_text(sequence.condition.text, latents).cpu()
-        changed = changes.unflatten(1, (-1, block)).any(-1).expand(batch, -1)
-        levels = torch.where(changed, drawn.amax(1), drawn[:, 0]).repeat_interleave(block, 1)
+        changes = _changes_of_text(sequence.condition.text, latents).cpu().expand(batch, -1)
+        changed = changes.unflatten(1, (-1, self._spec.block)).any(-1)
+        levels = draw_levels(self._parts.world.noise, expert, changed, generators).repeat_interleave(self._spec.block, 1)
         return torch.cat([levels.new_zeros(batch, 1), levels], 1).to(sequence.x0.device)
 
     def _noise(self, x0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -186,7 +183,7 @@ class TeacherForcing:
         starts = torch.tensor([_start_of_run(each, frames, count, generator) for each, generator in spans], device=device)
         numbers = starts[:, None] + torch.arange(count, device=device)
         if self._settings.skip_at_change:
-            numbers = self._skip_at_changes(numbers, batch["spans"], frames, generators)
+            numbers = skip_at_changes(numbers, batch["spans"], frames, self._settings.skip_at_change, generators)
         pictures = _frames(video, numbers)
         x0 = parts.codec.encode(pictures)
         pose, known = batch["pose"].to(device), batch["camera_known"].to(device).view(-1, 1, 1, 1, 1)
@@ -211,19 +208,6 @@ class TeacherForcing:
 
         condition = BlockCondition(range(count), turn(pictures), text, maps)
         return CausalBatch(x0, condition, turn, drift)
-
-    def _skip_at_changes(
-        self, numbers_BT: Tensor, spans: Sequence[Sequence[tuple[int, str]]], frames: int, generators: Sequence[torch.Generator]
-    ) -> Tensor:
-        """Leave out some frames where the text first changes within a run: what begins slowly is plain to see in the next."""
-        rows = []
-        for numbers, (_, *changes), generator in zip(numbers_BT, spans, generators, strict=True):
-            share, how_many = torch.rand(2, generator=generator).tolist()
-            most = min(self._settings.skip_at_change, frames - 1 - int(numbers[-1]))
-            skipped = int(how_many * (most + 1)) if share < _SKIP_SHARE else 0
-            first = next((frame for frame, _ in changes if int(numbers[0]) < frame <= int(numbers[-1])), frames)
-            rows.append(numbers + skipped * (numbers >= first))
-        return torch.stack(rows)
 
     def _text_by_latent(self, batch: dict[str, Any], numbers_BT: Tensor) -> Tensor:
         """Return the text of each latent, [B, T, S, E], or [B, S, E] where no text changes within a sample."""
@@ -387,6 +371,34 @@ def _start_of_run(spans: Sequence[tuple[int, str]], frames: int, count: int, gen
 def _texts(spans: Sequence[tuple[int, str]], frames: Sequence[int]) -> list[str]:
     """Return the text of each frame, given the texts of spans from a frame on."""
     return [next(text for first, text in reversed(spans) if first <= frame) for frame in frames]
+
+
+def draw_levels(noise: NoiseSpec, expert: ExpertName, changed_BN: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return a noise level for each of N blocks, [B, N]; the highest of some draws where the text of a block has changed."""
+    shape = _DRAWS_AT_CHANGE, changed_BN.shape[1]
+    drawn = torch.stack([noise.draw_sigma(expert, shape[0] * shape[1], g).view(shape) for g in generators])
+    return torch.where(changed_BN, drawn.amax(1), drawn[:, 0])
+
+
+def skip_at_changes(
+    numbers_BT: Tensor,
+    spans: Sequence[Sequence[tuple[int, str]]],
+    frames: int,
+    most: int,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """Leave out up to `most` frames where the text first changes within a run, in half of such runs.
+
+    What begins slowly is then plain to see in the next frame. numbers: of the frames of runs within samples of `frames` frames.
+    spans: of each sample, the frames from which texts hold.
+    """
+    rows = []
+    for numbers, (_, *changes), generator in zip(numbers_BT, spans, generators, strict=True):
+        share, how_many = torch.rand(2, generator=generator).tolist()
+        skipped = int(how_many * (min(most, frames - 1 - int(numbers[-1])) + 1)) if share < _SKIP_SHARE else 0
+        first = next((frame for frame, _ in changes if int(numbers[0]) < frame <= int(numbers[-1])), frames)
+        rows.append(numbers + skipped * (numbers >= first))
+    return torch.stack(rows)
 
 
 def _changes_of_text(text: Tensor, latents: int) -> Tensor:
