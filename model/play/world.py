@@ -26,6 +26,7 @@ from model.causal.rollout import Rollout, StreamStart
 from model.config import CELL_PX
 from model.control.spec import ControlState
 from model.control.trajectory import PlayerState, step
+from model.data.decode import covering_crop
 from model.play.accelerate import Backend, choose
 from model.play.engine import BlockFrames, EngineInfo, Start, StartImage
 from model.play.world_files import LoadedWorld, find_world, load_world
@@ -126,12 +127,12 @@ class WorldEngine:
         width, height = self.info.size
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or min(picture.shape[:2]) < 8:
             raise InputError(f"a start picture must be uint8 [H, W, 3] of at least 8 px, not {picture.dtype} {picture.shape}")
-        scale = max(width / picture.shape[1], height / picture.shape[0])
-        cut_width, cut_height = min(picture.shape[1], round(width / scale)), min(picture.shape[0], round(height / scale))
-        left, top = (picture.shape[1] - cut_width) // 2, (picture.shape[0] - cut_height) // 2
-        cut = np.ascontiguousarray(picture[top : top + cut_height, left : left + cut_width])
-        if cut.shape[:2] != (height, width):
-            cut = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+        crop = covering_crop((picture.shape[1], picture.shape[0]), (width, height))
+        if picture.shape[:2] != (crop.height, crop.width):
+            shrinks = crop.width < picture.shape[1]
+            interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+            picture = cv2.resize(picture, (crop.width, crop.height), interpolation=interpolation)
+        cut = np.ascontiguousarray(picture[crop.top : crop.top + height, crop.left : crop.left + width])
         return to_signed(torch.from_numpy(cut).permute(2, 0, 1)[None]).to(self.device)
 
 
