@@ -319,8 +319,10 @@ class Consistency(TeacherForcing):
         return self._by_block(levels[:, 1:]), self._by_block(error)
 
     def _unconditional(self, condition: BlockCondition) -> BlockCondition:
+        """Return the condition without text and camera; with `CausalSpec.warp` without text, since its pictures are turned."""
         text = self._parts.text_encoder([""] * len(condition.text))
-        return condition._replace(text=text, maps=None, vlm_context=None)
+        maps = condition.maps if self._spec.warp else None
+        return condition._replace(text=text, maps=maps, vlm_context=None)
 
 
 def level_pairs(noise: NoiseSpec, levels: int) -> dict[ExpertName, list[tuple[float, float]]]:

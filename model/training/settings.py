@@ -103,7 +103,8 @@ class ObjectiveSettings:
     # up to so many frames are left out where the text changes, in half of such runs: what a prompt begins comes at once
     skip_at_change: int = 0
     levels: int = 48  # noise levels of consistency distillation
-    guidance: float = 3.0  # of the teacher, away from no text and no camera; 1: none, which saves a pass
+    # of the teacher, away from no text and no camera, or with causal.warp from no text; 1: none, which saves a pass
+    guidance: float = 3.0
 
     def __post_init__(self) -> None:
         if self.kind not in OBJECTIVES:
