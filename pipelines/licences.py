@@ -70,7 +70,7 @@ class Condition:
 CONDITIONS = {
     "av": Condition(
         PERMISSIVE,
-        "its wheels hold FFmpeg with x264 and x265 (GPL-2.0-or-later): who passes on the wheel, as in an image, passes on these",
+        "its wheels hold FFmpeg with x264 and x265 (GPL-2.0-or-later): who passes on the wheel, passes on these too",
     ),
     "opencv-python-headless": Condition(PERMISSIVE, "its wheels hold FFmpeg (LGPL-2.1)"),
     "evo": Condition(COPYLEFT, "GPL-3.0; benchmarks and tests run it, nothing else does"),
