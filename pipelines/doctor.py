@@ -225,7 +225,7 @@ def _extras() -> Iterator[Finding]:
     yield Finding("extras", OK, f"complete: {', '.join(complete) or 'none'}")
     for extra in extras:
         if missing := installed.lacking(extra):
-            shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+            shown = ", ".join(missing[:2]) + (f" and {len(missing) - 2} more" if len(missing) > 2 else "")
             yield Finding(f"  {extra}", ABSENT, f"lacks {shown}", _install(extra))
 
 

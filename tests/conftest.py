@@ -37,7 +37,7 @@ SLOW = frozenset(
         *("pipelines/test_cli", "pipelines/test_dataset_card", "pipelines/test_lock", "pipelines/test_quarantine"),
         *("pipelines/test_retry", "pipelines/test_run", "pipelines/test_run_s3", "pipelines/test_same_outputs"),
         *("pipelines/test_sources", "pipelines/test_synth", "pipelines/test_worker", "pipelines/report/test_page"),
-        *("pipelines/report/test_thresholds", "synth/models/test_load", "synth/test_doom_record", "test_docs"),
+        *("pipelines/report/test_thresholds", "synth/models/test_load", "synth/test_doom_record", "test_docs", "test_notebook"),
         *(
             "curation/test_torchvision_guard",
             "model/test_device",
