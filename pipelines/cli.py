@@ -461,19 +461,17 @@ def doctor(
     """Print what this machine has, and the command that mends each line. Exit with 1 where one must be mended."""
     from importlib.metadata import PackageNotFoundError
 
-    from pipelines import doctor as findings
-    from pipelines import licences as licence_tables
-
     if licences:
+        from pipelines.licences import print_licences
+
         try:
-            licence_tables.print_licences()
+            print_licences()
         except PackageNotFoundError as error:
             raise Unavailable("gamecraft is not installed, so its extras are not known: pip install -e .") from error
         return
-    examined = findings.examine()
-    findings.print_findings(examined)
-    if any(finding.state == findings.BROKEN for finding in examined):
-        raise typer.Exit(1)
+    from pipelines.doctor import report as report_findings
+
+    raise typer.Exit(report_findings())
 
 
 def _benchmark(name: str) -> Callable[[list[str]], Any]:

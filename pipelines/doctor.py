@@ -86,6 +86,13 @@ def print_findings(findings: list[Finding], width: int | None = None) -> None:
     console.print(f"\n{broken} to mend, {absent} optional and absent" if broken or absent else "\nall is well")
 
 
+def report() -> int:
+    """Examine the machine and print the findings. Return the exit status: 1 where something must be mended."""
+    findings = examine()
+    print_findings(findings)
+    return int(any(finding.state == BROKEN for finding in findings))
+
+
 def _machine() -> Iterator[Finding]:
     version = platform.python_version()
     supported = (3, 10) <= sys.version_info[:2] < (3, 13)
@@ -135,14 +142,16 @@ def _packages() -> Iterator[Finding]:
 
 def _opencv() -> Iterator[Finding]:
     packages = installed.opencv_packages()
-    import cv2
-
+    remedy = f"pip uninstall -y {' '.join(packages)} && pip install opencv-python-headless"
     if len(packages) > 1:
-        text = f"{' and '.join(packages)} are installed over each other"
-        remedy = f"pip uninstall -y {' '.join(packages)} && pip install opencv-python-headless"
-        yield Finding("OpenCV", BROKEN, text, remedy)
-    else:
-        yield Finding("OpenCV", OK, f"{cv2.__version__} ({packages[0] if packages else 'not from a package'})")
+        yield Finding("OpenCV", BROKEN, f"{' and '.join(packages)} are installed over each other", remedy)
+        return
+    try:
+        import cv2
+    except ImportError as error:  # opencv-python without X libraries
+        yield Finding("OpenCV", BROKEN, describe(error), remedy if packages else "pip install opencv-python-headless")
+        return
+    yield Finding("OpenCV", OK, f"{cv2.__version__} ({packages[0] if packages else 'not from a package'})")
 
 
 def _ffmpeg() -> Iterator[Finding]:

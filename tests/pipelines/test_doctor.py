@@ -193,6 +193,26 @@ def test_a_check_that_fails_is_a_line_and_the_others_are_shown(monkeypatch, caps
     assert stopped.value.code == 1
 
 
+def test_it_runs_where_opencv_cannot_be_imported(tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+
+    def command(*words):
+        return subprocess.run([sys.executable, "-m", "gamecraft", *words], capture_output=True, text=True, env=environment)
+
+    done = command("doctor")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert re.search(r"^ broken +OpenCV +ImportError: libGL.so.1: cannot open", done.stdout, re.M)
+    assert "&& pip install opencv-python-headless" in " ".join(done.stdout.split())
+    assert re.search(r"^ ok +Ray ", done.stdout, re.M)
+    done = command("recipe", "list")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "gamecraft: libGL.so.1: cannot open shared object file; `gamecraft doctor` says what to install\n",
+    )
+
+
 def test_weights_are_looked_for_where_runs_look(tmp_path, monkeypatch):
     monkeypatch.setenv("GAMECRAFT_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
