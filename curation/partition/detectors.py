@@ -12,8 +12,8 @@ detectors get those measures, frame by frame, instead of the pictures from which
     manager.detect_scenes(open_video("clip.mp4"))
     print(manager.get_scene_list(start_in_scene=True))
 
-Their command line has no way to add a detector, and their TransNetV2 detector is left out: it needs pictures, which a scan does
-not keep, and weights that no package index has.
+Their command line has no way to add a detector. Their TransNetV2 detector is left out: it needs pictures, which a scan does not
+keep, and a file of weights that no package index has.
 """
 
 from collections.abc import Callable
