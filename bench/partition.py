@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from scenedetect import FrameTimecode, SceneDetector, SceneManager, open_video
+from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetector
 
 from bench.machine import describe
 from bench.measures import Hits, auc, count_contained, lasting_regimes, match_instants
@@ -21,6 +23,7 @@ from curation.media import decode
 from curation.media.source import probe
 from curation.partition.chunks import ScanSettings
 from curation.partition.cuts import SceneSettings, cut_frames
+from curation.partition.detectors import GameDetector
 from curation.partition.optical_flow import FlowSettings
 from curation.partition.scan import Signals, scan
 from operators.partition import clip_spans
@@ -168,19 +171,27 @@ def true_changes(ground_truth: Truth) -> list[float]:
 
 
 def all_cuts(file: Path, signals: Signals) -> dict[str, list[int]]:
-    """Return the cuts of each method: ours and PySceneDetect's detectors at their defaults, on equal pictures."""
-    from scenedetect.detectors import AdaptiveDetector, ContentDetector
+    """Return the cuts of each method: ours, in our scan and in PySceneDetect, and PySceneDetect's detectors at their defaults.
 
+    All except "ours in PySceneDetect" get equal pictures; that one gets those of PySceneDetect's own reader, 256 px wide.
+    """
     return {
         "ours": cut_frames(signals.content, signals.flow_match, signals.layout_similarity, signals.fps, SceneSettings()),
+        "ours in PySceneDetect": _scene_manager_cuts(file),
         "PySceneDetect Adaptive": _pyscenedetect_cuts(AdaptiveDetector(), file),
         "PySceneDetect Content": _pyscenedetect_cuts(ContentDetector(), file),
+        "PySceneDetect Hash": _pyscenedetect_cuts(HashDetector(), file),
     }
 
 
-def _pyscenedetect_cuts(detector, file: Path) -> list[int]:  # type: ignore[no-untyped-def]
-    from scenedetect import FrameTimecode
+def _scene_manager_cuts(file: Path) -> list[int]:
+    manager = SceneManager()
+    manager.add_detector(GameDetector())
+    manager.detect_scenes(open_video(str(file)))
+    return [start.frame_num for start, _ in manager.get_scene_list()[1:]]
 
+
+def _pyscenedetect_cuts(detector: SceneDetector, file: Path) -> list[int]:
     source = probe(str(file))
     converter, count, cuts = decode.FrameConverter(source, (320, round(source.height * 320 / source.width))), 0, []
     for count, (_, frame) in enumerate(decode.decode(str(file), purpose="bench")):

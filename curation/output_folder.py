@@ -2,6 +2,7 @@
 
     README.md                         the dataset card: what is here and how to read it
     dataset.json                      versions, recipe, counts, and the list of committed shards
+    index.json                        the committed shards and how many clips each has, for `wids`
     report.html, preview/             the report, and the mp4s that it plays
     shards/000123.tar                 <clip_id>.json, <clip_id>.mp4 and <clip_id>.camera.npz of each clip, in the plan's order
     shards/000123.parquet             the index of that tar, and its commit: a tar without an index does not count
@@ -37,6 +38,10 @@ class OutputFolder:
     @property
     def dataset(self) -> str:
         return join(self.uri, "dataset.json")
+
+    @property
+    def wids_index(self) -> str:
+        return join(self.uri, "index.json")
 
     @property
     def report(self) -> str:

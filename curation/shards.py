@@ -4,15 +4,18 @@ A tar or an index is written only where none exists, and an index is a pure func
 worker that was believed dead, a second run) completes the commit of the first instead of making a different one.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +24,9 @@ from curation import scratch, storage
 from curation.errors import InputError
 from curation.output_folder import OutputFolder
 from curation.schema import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from webdataset import WebDataset
 
 PLAN = pa.schema([("shard", pa.string()), ("clip_id", pa.string())])
 
@@ -81,7 +87,7 @@ def write_tar(path: str, samples: Iterable[Sample]) -> None:
 
 def index_tar(path: str, name: str) -> pa.Table:
     """Index a tar: the byte range of each member, columns from its clip's json, and the SHA-256 of the whole file."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         sha = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
     with tarfile.open(path) as tar:
         members = tar.getmembers()
@@ -133,7 +139,7 @@ def put_index(out: str, shard: str, index: pa.Table) -> None:
 def _download(uri: str, folder: str) -> str:
     """Copy an object to a local file, in blocks, since it may not fit in memory."""
     path = os.path.join(folder, "stored.tar")
-    with storage.open_binary(uri) as source, open(path, "wb") as target:
+    with storage.open_binary(uri) as source, Path(path).open("wb") as target:
         while chunk := source.read(8 << 20):
             target.write(chunk)
     return path
@@ -186,6 +192,50 @@ def read_samples(out: str, shard: str) -> Iterator[Sample]:
             members[member.name] = _content(tar, member).read()
     if members:
         yield decode_sample(members)
+
+
+def open(  # noqa: A001 - `shards.open`, as one says it; in this module it hides the built-in
+    uri: str | Sequence[str], *, decode: bool = True, fps: float | None = None, shuffle: int = 0, **options: Any
+) -> WebDataset:
+    """Return a `webdataset.WebDataset` of the committed shards of an output.
+
+    Samples are dicts, as WebDataset makes them: `__key__` (the clip's id), `json` (a dict), `mp4` (uint8 [F, H, W, 3]),
+    `times_s` (float64 [F], seconds) and, where the clip has one, `camera.npz` (a `curation.cameras.camera.Camera`). Shards are
+    split over the nodes of a torch process group (or RANK and WORLD_SIZE) and over the workers of a DataLoader. Each worker
+    needs a shard; WebDataset raises ValueError in one that gets none.
+
+    uri: a folder or s3:// prefix that `gamecraft curate` wrote, a single tar, or several of these. decode: False leaves members
+    as bytes, for a pipeline that decodes them itself. fps: frames per second that are kept; None: all. shuffle: samples in the
+    buffer from which the next is drawn, in which case shards are shuffled too; 0: the order of the shards. options: those of
+    WebDataset, such as `handler`, `resampled` or `cache_dir`; with a `seed`, each epoch has an order that depends on it alone.
+
+    InputError where an output has no committed shard. Our own loader (`model.data.loader`) resumes to the sample and joins
+    clips that touch; this one does neither.
+    """
+    from curation import shard_reader  # loads a decoder, and torch where it is installed
+
+    uris = [uri] if isinstance(uri, str) else list(uri)
+    tars = [shard_reader.webdataset_url(tar) for one in uris for tar in _tars(one)]
+    return shard_reader.open_tars(tars, decode, fps, shuffle, options)
+
+
+def _tars(uri: str) -> list[str]:
+    """Return the uris of an output's tars in order; those of a tar are itself."""
+    if uri.endswith(".tar"):
+        return [uri]
+    out = storage.normal(uri)
+    read_dataset(out)  # refuses other schema versions
+    names = list_committed(out)
+    if not names:
+        raise InputError(f"no committed shard in {uri}; make some with `gamecraft curate`")
+    return [OutputFolder(out).tar(name) for name in names]
+
+
+def write_wids_index(out: str, clips_by_shard: Mapping[str, int]) -> None:
+    """Write `index.json`, by which `wids.ShardListDataset` reads any clip by its number. Empty shards are left out."""
+    listed = [{"url": f"shards/{name}.tar", "nsamples": clips} for name, clips in sorted(clips_by_shard.items()) if clips]
+    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": listed}
+    storage.put(OutputFolder(out).wids_index, json.dumps(index, indent=2).encode() + b"\n")
 
 
 def read_dataset(out: str) -> dict[str, Any] | None:

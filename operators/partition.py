@@ -17,7 +17,8 @@ from curation.media.viewport import Rect
 from curation.partition import chunks
 from curation.partition.chunks import ScanSettings
 from curation.partition.clip_spans import divide_scene
-from curation.partition.cuts import SceneSettings, cut_frames
+from curation.partition.cuts import CutMeasures, SceneSettings
+from curation.partition.detectors import detect_cuts
 from curation.partition.scan import Signals, scan
 from curation.quality.iqa import aggregate_quality, combed_share, frozen_share
 from curation.quality.luminance import luminance, without_bars
@@ -82,11 +83,13 @@ def _parts(start_s: float, end_s: float, events_s: Sequence[float]) -> list[tupl
 
 def scene_bounds(signals: Signals, scene: SceneSettings) -> list[tuple[float, float]]:
     """Return start and end of each scene in seconds. A gap in time ends a scene; together they are the source without gaps."""
-    content, flow_match, layout = signals.content, signals.flow_match, signals.layout_similarity
+    measures = CutMeasures(signals.content, signals.flow_match, signals.layout_similarity)
+    detector_measure = signals.detector_measure
     bounds: list[tuple[float, float]] = []
     for segment in signals.segments:
         inside = slice(segment.first, segment.last)
-        cuts = cut_frames(content[inside], flow_match[inside], layout[inside], signals.fps, scene)
+        own_measure = None if detector_measure is None else detector_measure[inside]
+        cuts = detect_cuts(CutMeasures(*(values[inside] for values in measures)), signals.fps, scene, own_measure)
         starts = signals.times_s[segment.first + np.array([0, *cuts], np.int64)].tolist()
         bounds += zip(starts, [*starts[1:], segment.end_s], strict=True)
     return bounds

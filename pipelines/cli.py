@@ -1,5 +1,5 @@
 """The command line: `gamecraft curate | synth | retry | train | encode | play | rollout | replay | report | recipe | inspect
-| bench`.
+| bench | doctor`.
 
 Commands import what they need when they run: `model` needs torch, and help and `inspect` need neither. Exit status: 0 done; 1
 something is left to do, or this machine lacks something; 2 wrong input; 70 a bug of ours; 130 interrupted.
@@ -24,7 +24,7 @@ from pipelines.recipes import PHASES, SYNTH_PHASES
 from pipelines.wording import plural, short_name
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Turns raw gameplay video into interaction-aware training shards, and trains a world model on them.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
@@ -46,10 +46,17 @@ BENCHMARKS = {
     "world": "the demo world from nothing: record, curate, train, measure control",
 }
 
+
+def _values(*names: str) -> Callable[[str], list[str]]:
+    """Return a function that completes a word in a shell: it returns the names that begin with the word."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
 Backend = Annotated[
     str,
     typer.Option(
-        help="How a small world is computed on a processor: eager, traced, onnxruntime, or auto, the fastest that is ready."
+        autocompletion=_values("auto", "eager", "traced", "onnxruntime"),
+        help="How a small world is computed on a processor: eager, traced, onnxruntime, or auto, the fastest that is ready.",
     ),
 ]
 Wait = Annotated[
@@ -63,6 +70,13 @@ Data = Annotated[
     ),
 ]
 OfTraining = Annotated[bool, typer.Option("--train", help="A training recipe instead of a curation recipe.")]
+OfCuration = Annotated[
+    str,
+    typer.Option(
+        autocompletion=_values(*sorted(recipes.BUILT_IN)),
+        help="A recipe's name (see `gamecraft recipe list`) or a YAML file.",
+    ),
+]
 Partial = Annotated[
     bool,
     typer.Option("--partial", help="Plan shards although sources are unfinished; those get separate shards later."),
@@ -115,9 +129,14 @@ def curate(
         typer.Argument(metavar="INPUT...", help="Videos, folders, globs, list files (.txt) or s3:// prefixes."),
     ],
     out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix.")],
-    recipe: Annotated[str, typer.Option(help="A recipe's name (see `gamecraft recipe list`) or a YAML file.")] = "laptop",
-    runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
-    phase: Annotated[str, typer.Option(help=f"Run one phase only: {', '.join(PHASES)}.")] = "",
+    recipe: OfCuration = "laptop",
+    runner: Annotated[
+        str,
+        typer.Option(
+            autocompletion=_values("local", "ray"), help="local: one process here. ray: a cluster, or all cores here."
+        ),
+    ] = "local",
+    phase: Annotated[str, typer.Option(autocompletion=_values(*PHASES), help=f"Run one phase only: {', '.join(PHASES)}.")] = "",
     partial: Partial = False,
     wait: Wait = 0.0,
 ) -> None:
@@ -139,9 +158,16 @@ def synth(
         str,
         typer.Option(help="Initial frames, with commas: pictures, folders, an OUT of curate, paint, doom, doom:WAD:MAP."),
     ] = "doom",
-    recipe: Annotated[str, typer.Option(help="A recipe's name (see `gamecraft recipe list`) or a YAML file.")] = "laptop",
-    runner: Annotated[str, typer.Option(help="local: one process here. ray: a cluster, or all cores here.")] = "local",
-    phase: Annotated[str, typer.Option(help=f"Run one phase only: {', '.join(SYNTH_PHASES)}.")] = "",
+    recipe: OfCuration = "laptop",
+    runner: Annotated[
+        str,
+        typer.Option(
+            autocompletion=_values("local", "ray"), help="local: one process here. ray: a cluster, or all cores here."
+        ),
+    ] = "local",
+    phase: Annotated[
+        str, typer.Option(autocompletion=_values(*SYNTH_PHASES), help=f"Run one phase only: {', '.join(SYNTH_PHASES)}.")
+    ] = "",
     partial: Partial = False,
     wait: Wait = 0.0,
 ) -> None:
@@ -178,7 +204,12 @@ def train(
     sample_from: Annotated[
         list[str] | None, typer.Option(help="An output that is not trained on, from which sample videos are made.")
     ] = None,
-    runner: Annotated[str, typer.Option(help="local: this process, or those of torchrun. ray: ranks on a cluster.")] = "local",
+    runner: Annotated[
+        str,
+        typer.Option(
+            autocompletion=_values("local", "ray"), help="local: this process, or those of torchrun. ray: ranks on a cluster."
+        ),
+    ] = "local",
     workers: Annotated[int, typer.Option(help="How many ranks on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
 ) -> None:
     """Train a world on shards. Run it again to resume; start it by torchrun, or on Ray, for several devices."""
@@ -204,7 +235,10 @@ def encode(
     ],
     recipe: Annotated[str, typer.Option(help="The training recipe that will read them: its codec, size, rate and lengths.")],
     data: Data = None,
-    runner: Annotated[str, typer.Option(help="local: this process. ray: actors on a cluster, a GPU each.")] = "local",
+    runner: Annotated[
+        str,
+        typer.Option(autocompletion=_values("local", "ray"), help="local: this process. ray: actors on a cluster, a GPU each."),
+    ] = "local",
     workers: Annotated[int, typer.Option(help="How many actors on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
 ) -> None:
     """Encode what a training recipe reads, before it trains. Run it again to resume or to add what is new."""
@@ -336,7 +370,10 @@ def recipe_list(train: OfTraining = False) -> None:
 
 @recipe_app.command("show")
 def recipe_show(
-    name: Annotated[str, typer.Argument(help="A built-in recipe or a YAML file.")] = "laptop", train: OfTraining = False
+    name: Annotated[
+        str, typer.Argument(autocompletion=_values(*sorted(recipes.BUILT_IN)), help="A built-in recipe or a YAML file.")
+    ] = "laptop",
+    train: OfTraining = False,
 ) -> None:
     """Print a recipe as YAML with a comment for each setting; save it, change it, and give the file to --recipe."""
     recipe = _training_recipe(name) if train else recipes.load(name)
@@ -395,7 +432,12 @@ def inspect(
 def bench(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help=f"One of {', '.join(BENCHMARKS)}; without one they are listed.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=_values(*BENCHMARKS),
+            help=f"One of {', '.join(BENCHMARKS)}; without one they are listed.",
+        ),
     ] = "",
 ) -> None:
     """Measure one part of the project; each benchmark has its own options (`gamecraft bench NAME --help`)."""
@@ -408,6 +450,28 @@ def bench(
     with _extra(f"bench {name}", "bench,train"):
         main = _benchmark(name)
         main(context.args)
+
+
+@app.command()
+def doctor(
+    licences: Annotated[
+        bool, typer.Option("--licences", help="Print the licences of what ships and of what is installed instead.")
+    ] = False,
+) -> None:
+    """Print what this machine has, and the command that mends each line. Exit with 1 where one must be mended."""
+    from importlib.metadata import PackageNotFoundError
+
+    if licences:
+        from pipelines.licences import print_licences
+
+        try:
+            print_licences()
+        except PackageNotFoundError as error:
+            raise Unavailable("gamecraft is not installed, so its extras are not known: pip install -e .") from error
+        return
+    from pipelines.doctor import report as report_findings
+
+    raise typer.Exit(report_findings())
 
 
 def _benchmark(name: str) -> Callable[[list[str]], Any]:
@@ -469,7 +533,7 @@ def main() -> None:
     if "bench" not in sys.argv[1:2]:  # typer wants them before the command; people write them behind it
         sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in _LOG_OPTIONS)
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="gamecraft", standalone_mode=False)
     except InputError as error:
         status = _fail(str(error), 2)
     except (GamecraftError, OSError) as error:

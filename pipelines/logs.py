@@ -13,7 +13,7 @@ import sys
 from datetime import datetime, timezone
 from typing import TextIO
 
-PACKAGES = ("bench", "curation", "model", "operators", "pipelines", "synth")
+PACKAGES = ("bench", "curation", "gamecraft", "model", "operators", "pipelines", "synth")
 ENVIRONMENT = "GAMECRAFT_LOG"
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

@@ -73,7 +73,7 @@ class Partition:
     @property
     def scan(self) -> ScanSettings:
         """Return the settings of the pass itself."""
-        return ScanSettings(self.flow, self.iqa)
+        return ScanSettings(self.flow, self.iqa, self.scenes.detector)
 
 
 @dataclass(frozen=True)

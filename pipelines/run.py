@@ -337,6 +337,7 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     listed = [_shard_entry(name, index) for name, index in zip(names, indexes, strict=True)]
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
     dataset = _write_dataset(out, recipe, listed, counts | {"stored_by_category": _stored_by_category(clips)})
+    shards.write_wids_index(out, {entry["name"]: entry["clips"] for entry in listed})
     dataset_card.write_card(out, dataset, clips, sum(pc.sum(index["size"]).as_py() or 0 for index in indexes))
 
 

@@ -28,6 +28,7 @@ SLOW = frozenset(
         *("curation/cameras/test_annotate", "curation/cameras/test_klt", "curation/cameras/test_vipe"),
         *("curation/media/test_decode", "curation/media/test_decode_spans", "curation/media/test_odd_media"),
         *("curation/media/test_repair", "curation/partition/test_chunks", "curation/partition/test_scan"),
+        "curation/partition/test_detectors",
         *("curation/captions/test_embeddings", "curation/vlm/test_local", "operators/test_partition", "operators/test_relate"),
         *("model/test_chain", "model/test_codecs", "model/test_data", "model/test_encode_latents", "model/test_injection"),
         *("model/test_launch", "model/test_layout", "model/test_loader_s3", "model/test_parallel", "model/test_train"),
@@ -36,7 +37,7 @@ SLOW = frozenset(
         *("pipelines/test_cli", "pipelines/test_dataset_card", "pipelines/test_lock", "pipelines/test_quarantine"),
         *("pipelines/test_retry", "pipelines/test_run", "pipelines/test_run_s3", "pipelines/test_same_outputs"),
         *("pipelines/test_sources", "pipelines/test_synth", "pipelines/test_worker", "pipelines/report/test_page"),
-        *("pipelines/report/test_thresholds", "synth/models/test_load", "synth/test_doom_record", "test_docs"),
+        *("pipelines/report/test_thresholds", "synth/models/test_load", "synth/test_doom_record", "test_docs", "test_notebook"),
         *(
             "curation/test_torchvision_guard",
             "model/test_device",

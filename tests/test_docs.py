@@ -139,6 +139,8 @@ def test_commands_parse(page):
 def check_gamecraft(words: list[str], whole: bool, line: str) -> None:
     command: Any = typer.main.get_command(cli.app)
     words = sorted(words, key=lambda word: word not in cli._LOG_OPTIONS)  # as `cli.main` does
+    if "--install-completion" in words:
+        return  # it acts while it is parsed: it writes into the start-up file of the shell
     context, name = None, "gamecraft"
     while True:
         try:
@@ -256,11 +258,10 @@ def test_yaml_is_part_of_a_recipe(page, trees):
 
 
 def test_code_in_the_readme_runs(footage_folder):
-    pytest.importorskip("webdataset")
     (code,) = blocks("README.md", "python")
     done = subprocess.run([sys.executable, "-c", code], cwd=footage_folder, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"[0-9a-f]{16} 75 \(120, 160, 3\) \[.*\]\n", done.stdout)
+    assert re.fullmatch(r"[0-9a-f]{16} \(75, 120, 160, 3\) None \[.*\]\n", done.stdout)
 
 
 @pytest.fixture

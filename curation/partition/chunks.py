@@ -42,10 +42,11 @@ _MAX_HEIGHT = 720
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """What a scan computes: which optical flow, and which measure of picture quality."""
+    """What a scan computes: which optical flow, which measure of picture quality, and for which detector of cuts."""
 
     flow: FlowSettings = field(default_factory=FlowSettings)  # optical flow between pairs of frames
     iqa: IqaSettings = field(default_factory=IqaSettings)  # picture quality of sampled frames
+    detector: str = "game"  # `SceneSettings.detector`; hash and threshold need a measure of their own
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def finished_chunk(uri: str, settings: ScanSettings, start_s: float, end_s: floa
 def measure(uri: str, settings: ScanSettings, start_s: float = 0.0, end_s: float = math.inf) -> Chunk:
     """Scan a source or a part of it. Raises `UnreadableVideo` where no frame can be decoded, and `NotExact` as `scan_chunk`."""
     flow, iqa = cached_flow(settings.flow), cached_iqa(settings.iqa)
-    recorders = new_recorders(flow, settings.flow.pairs_per_s, iqa, settings.iqa.every_s)
+    recorders = new_recorders(flow, settings.flow.pairs_per_s, iqa, settings.iqa.every_s, settings.detector)
     viewport, seams = ViewportAccumulator(), _Seams()
     damage = worker.damage.copy()
     for frame in _frames_around(uri, start_s, end_s):

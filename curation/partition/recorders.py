@@ -5,7 +5,7 @@ of a source that were measured separately join to what one scan of the whole giv
 """
 
 from array import array
-from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import av
@@ -14,7 +14,8 @@ import numpy as np
 
 from curation.media.time_gaps import MIN_GAP_S
 from curation.partition.change_cells import CHANNELS, change_cells
-from curation.partition.cuts import GOOD_MATCH, ContentScore, FlowMatcher, LayoutSimilarity, match_image
+from curation.partition.cuts import FLASH_FRAMES, CutMeter
+from curation.partition.detectors import frame_measure
 from curation.partition.optical_flow import WIDTH, Flow, cell_means, gray
 from curation.quality.iqa import FAULTS, Iqa, combing, luma_plane
 from curation.quality.luminance import LumaLog
@@ -23,12 +24,9 @@ from curation.quality.luminance import LumaLog
 _MIN_PAIR_GAP_S = 1 / 37
 _THUMBNAIL_EVERY_S = 1.0
 _JPEG_QUALITY = 70
-# Frames with at least this content score may be cuts and are matched with those before. In games one frame in three reaches it.
-_MIN_CUT_SCORE = 15.0
-_FLASH_FRAMES = 3  # if the picture is back after so many frames, it was a flash, an explosion or a hit, not a cut
 # The window that an entry may depend on. A match reaches from one frame before a flash to its end. Samples, which are at most a
 # second apart, are compared with the one before, and a flow pair begins less than a second back.
-FRAMES_BEFORE, FRAMES_AFTER = _FLASH_FRAMES + 2, _FLASH_FRAMES
+FRAMES_BEFORE, FRAMES_AFTER = FLASH_FRAMES + 2, FLASH_FRAMES
 SECONDS_BEFORE = 1.0
 # A frame that misses the start of a period by less than this belongs to it: 0.3 / 0.1 is 2.9999999999999996.
 _SAME_S = 1e-6
@@ -67,9 +65,14 @@ class Recorder(Protocol):
     def arrays(self) -> dict[str, np.ndarray]: ...
 
 
-def new_recorders(flow: Flow, pairs_per_s: float, iqa: Iqa, iqa_every_s: float) -> list[Recorder]:
-    """Return new recorders of everything that a scan measures, except the viewport, which needs sums and not entries."""
+def new_recorders(flow: Flow, pairs_per_s: float, iqa: Iqa, iqa_every_s: float, detector: str = "game") -> list[Recorder]:
+    """Return new recorders of everything that a scan measures, except the viewport, which needs sums and not entries.
+
+    detector: the `SceneSettings.detector` for which it is measured.
+    """
+    measure = frame_measure(detector)
     return [
+        *([DetectorRecorder(measure)] if measure else []),
         FrameRecorder(),
         CutRecorder(),
         FlowRecorder(flow, pairs_per_s),
@@ -100,42 +103,37 @@ class FrameRecorder:
 
 
 class CutRecorder:
-    """Records what `cut_frames` needs of every frame: content, layout_similarity and flow_match, each float64 [N].
-
-    Only frames with a high content score are matched; the others have a flow match of 1. It is the best of three matches:
-    with the frame before; with the frame before a flash that may have ended here; and, once that frame is decoded, of the frame
-    after a flash that may have begun here with the frame before it. At a cut all three are poor.
-    """
+    """Records what `cut_frames` needs of every frame: content, layout_similarity and flow_match, each float64 [N]."""
 
     def __init__(self) -> None:
-        self._score, self._similarity, self._match = ContentScore(), LayoutSimilarity(), FlowMatcher()
-        self._last: deque[np.ndarray] = deque(maxlen=_FLASH_FRAMES + 2)
-        self.frames, self._content, self._flow_match = array("l"), array("d"), array("d")
-        self._layout_similarity = array("d")
+        self.frames, self._meter = array("l"), CutMeter()
 
     def add(self, frame: ScanFrame) -> None:
         self.frames.append(frame.number)
-        self._layout_similarity.append(self._similarity(frame.rgb))
-        self._content.append(self._score(frame.rgb))
-        self._flow_match.append(0.0 if self._may_be_cut(-1) else 1.0)
-        self._last.append(match_image(frame.rgb))
-        if self._may_be_cut(-1):
-            self._improve_match(-1, before=-2, after=-1)
-            self._improve_match(-1, before=0, after=-1)
-        if self._may_be_cut(-1 - _FLASH_FRAMES):
-            self._improve_match(-1 - _FLASH_FRAMES, before=0, after=-1)
-
-    def _may_be_cut(self, index: int) -> bool:
-        return len(self._content) > -index and self._content[index] >= _MIN_CUT_SCORE
-
-    def _improve_match(self, index: int, before: int, after: int) -> None:
-        """Match two of the last frames on behalf of the frame at `index`, unless its match is good enough already."""
-        if self._flow_match[index] < GOOD_MATCH:
-            self._flow_match[index] = max(self._flow_match[index], self._match(self._last[before], self._last[after]))
+        self._meter.add(frame.rgb)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        columns = {"content": self._content, "layout_similarity": self._layout_similarity, "flow_match": self._flow_match}
-        return {name: np.asarray(values) for name, values in columns.items()}
+        measures = self._meter.measures()
+        return {
+            "content": measures.content_N,
+            "layout_similarity": measures.layout_N,
+            "flow_match": measures.flow_match_N,
+        }
+
+
+class DetectorRecorder:
+    """Records what PySceneDetect's hash or threshold detector measures of every frame: detector_measure [N, K]."""
+
+    def __init__(self, measure: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.frames, self._measure = array("l"), measure
+        self._rows: list[np.ndarray] = []
+
+    def add(self, frame: ScanFrame) -> None:
+        self.frames.append(frame.number)
+        self._rows.append(self._measure(frame.rgb))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"detector_measure": np.array(self._rows)}
 
 
 class _FirstOfPair(NamedTuple):

@@ -71,6 +71,8 @@ class Signals:
     segments: tuple[Segment, ...]  # the frames between gaps in time
     end_s: float  # end of the last frame
     damage: dict[str, int]  # as `WorkerState.damage` counts it
+    # [N, K], what PySceneDetect's hash or threshold detector measures (`detectors.frame_measure`); None for other detectors
+    detector_measure: np.ndarray | None = None
 
     @property
     def pair_times_s(self) -> np.ndarray:
@@ -167,6 +169,7 @@ def join_chunks(source: Source, chunks: Sequence[Chunk]) -> Signals:
         segments=segments,
         end_s=float(times_s[-1]) + step_s,
         damage=chunks[0].damage,
+        detector_measure=arrays.get("detector_measure"),
     )
 
 

@@ -12,12 +12,21 @@ def texture(seed, shape=(180, 320, 3)):
     return cv2.resize(noise, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
-def test_the_content_score_is_pyscenedetects():
+def test_the_content_score_is_pyscenedetects_to_the_bit():
     frames = [texture(i // 3) for i in range(9)]
     theirs, ours = ContentDetector(), ContentScore()
     for i, frame in enumerate(frames):
         theirs.process_frame(FrameTimecode(i, 30.0), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-        assert ours(frame) == pytest.approx(theirs._frame_score or 0.0, abs=1e-9)
+        assert ours(frame) == theirs._frame_score
+
+
+@pytest.mark.parametrize("height", [26, 240])
+def test_at_sizes_whose_area_has_no_exact_reciprocal_it_is_so_to_the_last_digits(height):
+    theirs, ours = ContentDetector(), ContentScore()
+    for i in range(6):
+        frame = texture(i, (height, 320, 3))
+        theirs.process_frame(FrameTimecode(i, 30.0), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        assert ours(frame) == pytest.approx(theirs._frame_score, abs=1e-13)
 
 
 def signals(count, **frames):
