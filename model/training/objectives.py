@@ -34,7 +34,7 @@ _MAX_DELAY = 40  # frames
 # A change of text is what a prompt is; otherwise it would be in one run of ten.
 _CHANGE_SHARE = 0.8
 _DRAWS_AT_CHANGE = 16
-_SKIP_SHARE = 0.5
+_SKIP_SHARE = _STILL_SHARE = 0.5
 
 
 class Objective(Protocol):
@@ -183,7 +183,7 @@ class TeacherForcing:
         starts = torch.tensor([_start_of_run(each, frames, count, generator) for each, generator in spans], device=device)
         numbers = starts[:, None] + torch.arange(count, device=device)
         if self._settings.skip_at_change:
-            numbers = skip_at_changes(numbers, batch["spans"], frames, self._settings.skip_at_change, generators)
+            numbers = vary_changes(numbers, batch["spans"], frames, self._settings.skip_at_change, generators)
         pictures = _frames(video, numbers)
         x0 = parts.codec.encode(pictures)
         pose, known = batch["pose"].to(device), batch["camera_known"].to(device).view(-1, 1, 1, 1, 1)
@@ -382,24 +382,31 @@ def draw_levels(noise: NoiseSpec, expert: ExpertName, changed_BN: Tensor, genera
     return torch.where(changed_BN, drawn.amax(1), drawn[:, 0])
 
 
-def skip_at_changes(
+def vary_changes(
     numbers_BT: Tensor,
     spans: Sequence[Sequence[tuple[int, str]]],
     frames: int,
     most: int,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Leave out up to `most` frames where the text first changes within a run, in half of such runs.
+    """Vary the frames around the first change of text within a run.
 
-    What begins slowly is then plain to see in the next frame. numbers: of the frames of runs within samples of `frames` frames.
+    In half of such runs up to `most` frames are left out from the change on: what begins slowly is then plain to see at once.
+    In half of them the last frame before the change is repeated: whoever gives a prompt may stand still, while in recordings
+    how the player moves could tell the model what comes. numbers: of the frames of runs within samples of `frames` frames.
     spans: of each sample, the frames from which texts hold.
     """
     rows = []
     for numbers, (_, *changes), generator in zip(numbers_BT, spans, generators, strict=True):
-        share, how_many = torch.rand(2, generator=generator).tolist()
+        share, how_many, still, since = torch.rand(4, generator=generator).tolist()
         skipped = int(how_many * (min(most, frames - 1 - int(numbers[-1])) + 1)) if share < _SKIP_SHARE else 0
-        first = next((frame for frame, _ in changes if int(numbers[0]) < frame <= int(numbers[-1])), frames)
-        rows.append(numbers + skipped * (numbers >= first))
+        first = next((frame for frame, _ in changes if int(numbers[0]) < frame <= int(numbers[-1])), None)
+        if first is not None:
+            before = int((numbers < first).sum())
+            held = int(since * before) if still < _STILL_SHARE else before
+            numbers = torch.where(numbers >= first, numbers + skipped, numbers)
+            numbers[held:before] = first - 1
+        rows.append(numbers)
     return torch.stack(rows)
 
 

@@ -52,15 +52,15 @@ class EventKind:
     caption: str
     category: str  # environment | actor | entity, as in captions/interaction.yaml
     delay: int  # frames from its arrival at the client to the first picture that shows it
-    lasts_s: float | None = None  # how long it shows; None: to the end
+    lasts_s: float | None = None  # how long it happens, and the player faces it; None: to the end
 
 
 EVENTS = {
     "snow": EventKind("it starts to snow", "environment", 1),
     "night": EventKind("night falls", "environment", 2),
     "torch": EventKind("take out a torch", "actor", 0),
-    "block": EventKind("place a block", "actor", 1),
-    "creature": EventKind("a creature appears", "entity", 0),
+    "block": EventKind("place a block", "actor", 1, _LINGER_S),
+    "creature": EventKind("a creature appears", "entity", 0, _LINGER_S),
     "explosion": EventKind("an explosion", "environment", 0, _EXPLOSION_S),
 }
 
