@@ -28,15 +28,15 @@ from model.control.spec import ControlState
 from model.control.trajectory import integrate
 from model.data.captions import CaptionMix
 from model.data.loader import DataSettings, Windows
+from model.data.windows import Window
 from model.evaluation.control_accuracy import proportion
+from model.play.export import text_of_clip
 from model.play.world_files import LoadedWorld, find_world, load_world
 
 NONE = "none"
 _FRAMES = 49
 _BEFORE = 9  # frames that are played before the prompt is given: half a second
 _WITHIN = 9  # frames after the prompt in which the change must be seen
-# These can be out of view, or over, this many frames after they began; later frames of their clips are not used.
-_IN_VIEW = {"an explosion": 24, "place a block": 20, "a creature appears": 20}
 
 
 class LabelledFrames(NamedTuple):
@@ -100,16 +100,26 @@ def read_frames(loaded: LoadedWorld, outputs: Sequence[str], every: int = 2) -> 
     )
     windows = Windows(outputs, data)
     frames, labels = [], []
-    for number in range(len(windows)):
-        sample = windows[0, number]
-        onset = {text: first for first, text in reversed(sample["spans"])}
+    for number, window in enumerate(windows.windows):
+        sample, event_s = windows[0, number], _first_event_s(window, captions)
+        latest_s = window.start_s + window.slack_s
         for frame in range(0, _FRAMES, every):
             text = next(text for first, text in reversed(sample["spans"]) if first <= frame)
-            if text in _IN_VIEW and (onset[text] == 0 or frame - onset[text] > _IN_VIEW[text]):
-                continue  # or who knows how long it has lasted
+            if not text and latest_s + frame / data.fps > event_s:
+                continue  # what happened can still be seen
             frames.append(sample["video"][:, frame])
             labels.append(" ".join(text.lower().split()) or NONE)
     return LabelledFrames(torch.stack(frames), labels)
+
+
+def _first_event_s(window: Window, captions: CaptionMix) -> float:
+    """Return when something first happens in the clips of a window, from the first clip on; infinity where nothing does."""
+    start_s = 0.0
+    for clip in window.clips:
+        if text_of_clip(clip, captions):
+            return start_s
+        start_s += clip.seconds
+    return float("inf")
 
 
 def fit(data: LabelledFrames, names: Sequence[str], steps: int, codec: Codec) -> Classifier:

@@ -112,7 +112,7 @@ def prompts_of(outputs: Sequence[str], captions: CaptionMix) -> dict[str, float 
     """
     lengths: dict[str, list[float | None]] = defaultdict(list)
     for run in touching_runs(stored_clips(outputs)):
-        texts = [(_text(clip, captions), clip.seconds) for clip in run]
+        texts = [(text_of_clip(clip, captions), clip.seconds) for clip in run]
         spans = [(text, sum(seconds for _, seconds in span)) for text, span in groupby(texts, key=lambda each: each[0])]
         for (text, seconds), after in zip(spans, [*(text for text, _ in spans[1:]), None], strict=True):
             lengths[text].append(seconds if after == "" else None)
@@ -125,7 +125,8 @@ def _median(lengths_s: Sequence[float | None]) -> float | None:
     return ended[len(ended) // 2] if 2 * len(ended) > len(lengths_s) else None
 
 
-def _text(clip: StoredClip, captions: CaptionMix) -> str:
+def text_of_clip(clip: StoredClip, captions: CaptionMix) -> str:
+    """Return a clip's text in lower case, as prompts are read."""
     location = clip.member("json")
     meta = json.loads(storage.read(*location)) if location else {}
     return " ".join(caption(meta, captions, 1.0, 1.0).lower().split())
