@@ -129,7 +129,7 @@ class Memory(Protocol):
         ...
 
     def forget(self) -> None:
-        """Drop all frames but the last: a new prompt may have changed the place."""
+        """Drop all frames but the last: a new prompt changes the place."""
         ...
 
 
@@ -156,12 +156,16 @@ class KeyFrameMemory:
     A frame is kept where no kept frame is near. So a place is remembered as it was seen first, before errors add up. Frames
     younger than `delay` are not chosen, since they know no more than the frame before. At most `capacity` frames are kept; then
     the one that was not chosen for longest is dropped, never the first.
+
+    After `forget` the frame before is chosen for `settle` frames, 2.5 s of the demo's time: a remembered picture would undo
+    what is beginning. Then frames are kept again.
     """
 
-    def __init__(self, capacity: int = 128, spacing: float = 0.5, delay: int = 17) -> None:
+    def __init__(self, capacity: int = 128, spacing: float = 0.5, delay: int = 17, settle: int = 44) -> None:
         if capacity < 2:
             raise ValueError(f"capacity must be at least 2, the first frame and a later one, not {capacity}")
-        self._capacity, self._spacing, self._delay = capacity, spacing, delay
+        self._capacity, self._spacing, self._delay, self._settle = capacity, spacing, delay, settle
+        self._settled_at = 0  # until this frame the frame before is chosen
         self._frames: list[int] = []
         self._used: list[int] = []
         self._pictures: list[Tensor] = []
@@ -174,6 +178,8 @@ class KeyFrameMemory:
     def add(self, frame: int, picture_3HW: Tensor, pose_44: Tensor) -> None:
         pose = pose_44.double().cpu()
         self._last = frame, picture_3HW, pose
+        if frame < self._settled_at:
+            return
         if self._frames and float(pose_distance(pose, self._poses).min()) < self._spacing:
             return
         if len(self._frames) >= self._capacity:
@@ -189,6 +195,9 @@ class KeyFrameMemory:
         self._poses = torch.cat([self._poses, pose[None]])
 
     def choose(self, frame: int, pose_44: Tensor) -> tuple[Tensor, Tensor]:
+        if not self._frames:
+            assert self._last is not None, "a memory is asked before its first frame"
+            return self._last[1], self._last[2].to(pose_44)
         distance = pose_distance(pose_44.cpu(), self._poses)
         young = torch.tensor([frame - kept < self._delay and kept > 0 for kept in self._frames])
         best = int(distance.masked_fill(young, torch.inf).argmin())
@@ -198,4 +207,4 @@ class KeyFrameMemory:
     def forget(self) -> None:
         self._frames, self._used, self._pictures, self._poses = [], [], [], self._poses[:0]
         if self._last is not None:
-            self._keep(*self._last)
+            self._settled_at = self._last[0] + 1 + self._settle

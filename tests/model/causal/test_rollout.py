@@ -204,9 +204,23 @@ def test_a_memory_keeps_the_first_view_of_a_place_and_a_bound():
     for number, yaw in enumerate((0, 60, 0.5)):
         again.add(number, torch.full((3, 2, 2), float(number)), torch.from_numpy(PlayerState(yaw_deg=yaw).pose))
     assert len(again) == 2
-    again.forget()
-    assert len(again) == 1
-    assert again.choose(9, torch.from_numpy(PlayerState().pose))[0][0, 0, 0] == 2  # the last, though it was not kept
+
+
+def test_what_was_seen_before_a_prompt_does_not_undo_what_it_begins():
+    memory, here = KeyFrameMemory(settle=5, delay=2), torch.from_numpy(PlayerState().pose)
+
+    def chosen(frame):
+        return int(memory.choose(frame, here)[0][0, 0, 0])
+
+    for number in range(30):
+        memory.add(number, torch.full((3, 2, 2), float(number)), here)
+        if number == 9:
+            assert chosen(10) == 0
+            memory.forget()
+        if 9 <= number < 14:
+            assert chosen(number + 1) == number  # the frame before, nothing older
+    assert len(memory) == 1
+    assert chosen(30) == 15  # the first after it has settled
 
 
 def test_distance_of_poses_adds_angle_and_way():
