@@ -33,6 +33,7 @@ from model.data.windows import Window, stored_clips
 from model.evaluation import control_accuracy
 from model.evaluation.control_accuracy import DIRECTIONS, Direction, proportion
 from model.evaluation.pictures import load_lpips, psnr, sharpness, to_luma
+from model.play.keys import parse_keys
 from model.play.world_files import LoadedWorld, find_world, load_world
 from model.warp import turn
 
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{name}\n" + "\n".join(_lines(table)), flush=True)
         (options.out / "play.json").write_text(json.dumps(tables, indent=1))
 
+    contact_sheet(loaded, options.out / "play.jpg")
     show("pictures", pictures(worlds, held_out, distance, options.out))
     show("obedience", obedience(worlds, held_out, options.out))
     show("mirror", mirror(loaded, held_out, distance))
@@ -335,6 +337,19 @@ def draw_curves(curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
     axes[0].legend()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def contact_sheet(loaded: LoadedWorld, path: Path) -> None:
+    """Draw frames of play from the world's own start pictures: a row for each, with other keys held."""
+    scripts = ("W*24", "RIGHT*24", "W+LEFT*24", "RIGHT*12 LEFT*12")
+    rows = []
+    for (_, picture), script in zip(loaded.starts, scripts, strict=False):
+        states = parse_keys(script)
+        pose = torch.from_numpy(integrate(states, loaded.file.control)).float()[None]
+        first = to_signed(torch.from_numpy(picture).permute(2, 0, 1)[None])
+        made = roll(loaded, first, torch.tensor([loaded.file.intrinsics]), pose)
+        rows.append(strip(made[0], (0, 4, 8, 12, 16, 20, 24)))
+    cv2.imwrite(str(path), np.concatenate(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
 def _similarity(a_NHW: Tensor, b_NHW: Tensor) -> Tensor:

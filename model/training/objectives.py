@@ -32,7 +32,7 @@ from model.world import World
 _NEAREST_SHARE = 0.5
 _MAX_DELAY = 40  # frames
 # A change of text is what a prompt is; otherwise it would be in one run of ten.
-_CHANGE_SHARE = 0.8
+_CHANGE_SHARE = 0.9
 _DRAWS_AT_CHANGE = 16
 _SKIP_SHARE = _STILL_SHARE = 0.5
 

@@ -59,6 +59,25 @@ def test_turning_away_and_back_shows_what_was_there(engine):
     assert after < 0.35 * other
 
 
-def test_it_says_that_it_follows_no_prompts(engine):
-    with pytest.raises(InputError, match="does not follow prompts"):
-        engine.start(Start(engine.info.start_images[0].picture, prompt="it starts to snow"))
+PROMPTS = ("a creature appears", "an explosion", "it starts to snow", "night falls", "place a block", "take out a torch")
+
+
+def test_it_offers_what_happens_in_its_footage_and_refuses_other_prompts(engine):
+    assert engine.info.prompts == PROMPTS
+    assert sorted(engine.loaded.file.lasts_s) == ["a creature appears", "an explosion", "place a block"]
+    with pytest.raises(InputError, match="does not know the prompt 'a dragon'"):
+        engine.start(Start(engine.info.start_images[0].picture, prompt="a dragon"))
+
+
+def test_a_block_is_yellow_where_it_is_placed(engine):
+    def most_yellow(prompt):
+        session, _ = engine.start(Start(engine.info.start_images[1].picture))
+        made = []
+        for number in range(14):
+            if number == 5:
+                session.set_prompt(prompt)
+            made.append(session.generate([ControlState()]).frames[0].astype(int))
+            session.commit()
+        return max(int(((f[..., 0] > 150) & (f[..., 1] > 130) & (f[..., 2] < 90)).sum()) for f in made[5:])
+
+    assert most_yellow("place a block") > 40 + 3 * most_yellow("")
