@@ -267,7 +267,7 @@ def demo_causal() -> TrainRecipe:
         data=DataSettings(
             fps=17.5,
             size=(128, 96),
-            captions=CaptionMix(dropout=0.1, with_standard=False),
+            captions=CaptionMix(dropout=0.0, with_standard=False),
             camera_dropout=0.0,
             reverse_share=0.25,
             join_clips=True,
