@@ -36,14 +36,16 @@ def export(
     starts: int = 6,
     int8: bool = False,
     prompts: bool = True,
+    left_out: Sequence[str] = (),
     about: dict[str, Any] | None = None,
     log: Callable[[str], None] = print,
 ) -> WorldFile:
     """Write the world of a run into a folder.
 
     outputs: curated outputs, best not trained on, whose first frames become start pictures and whose cameras give the
-    intrinsics. int8: see `save_world`. prompts: whether the world follows prompts; false: play
-    refuses them. InputError for a recipe that is not causal, or a run without checkpoint.
+    intrinsics. int8: see `save_world`. prompts: whether the world follows prompts; false: play refuses them. left_out: prompts
+    of the data that the world was seen not to follow, and does not offer. InputError for a recipe that is not causal, or a run
+    without checkpoint.
     """
     if recipe.model.vlm_encoder:
         raise InputError(f"recipe {recipe.name} has model.vlm_encoder; play has no vision-language model yet")
@@ -57,7 +59,8 @@ def export(
         data = evaluation_data(recipe.data, frames, outputs)
         data = replace(data, captions=replace(data.captions, dropout=0.0))
         samples = fixed_samples(Windows(outputs, data), _CANDIDATES)
-        file = world_file(recipe, parts, samples, prompts_of(outputs, data.captions), about)
+        texts = {text: lasts for text, lasts in prompts_of(outputs, data.captions).items() if text not in left_out}
+        file = world_file(recipe, parts, samples, texts, about)
         file = file if prompts else replace(file, prompts=(), lasts_s={}, reads_text=False)
         # Pictures before any event, since the world begins without a prompt.
         plain = [sample for sample in samples if not any(text for _, text in sample["spans"])]
