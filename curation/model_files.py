@@ -98,13 +98,16 @@ def explain_if_missing(name: str) -> Iterator[None]:
         ) from error
 
 
-def hub_snapshot(name: str) -> str | None:
-    """Return the folder of a model's newest snapshot in the hub's cache, or None if it was never downloaded."""
+def hub_snapshot(name: str, revision: str | None = None) -> str | None:
+    """Return the folder of a model's snapshot in the hub's cache, or None if it was never downloaded.
+
+    revision: a commit, tag or branch; None for the newest.
+    """
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         return None
     try:
-        return str(snapshot_download(name, local_files_only=True))
+        return str(snapshot_download(name, revision=revision, local_files_only=True))
     except (OSError, ValueError):
         return None

@@ -397,11 +397,23 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str =
     return lines
 
 
+# Settings that are younger than outputs which should continue. At their defaults results are as before, so they are left out.
+_LATER = ("relate.encoder.revision",)
+
+
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as plain data, without what decides no result: its name, the chunk length, where a model runs."""
-    settings: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))  # as dataset.json gives it back: lists for tuples
+    # As dataset.json gives it back: lists for tuples.
+    settings, defaults = (json.loads(json.dumps(asdict(each))) for each in (recipe, Recipe()))
     del settings["name"], settings["partition"]["chunk_s"]
     for phase in ("caption", "synth"):
         del settings[phase]["vlm"]["server"], settings[phase]["vlm"]["engine"]
     del settings["synth"]["models"]["server"], settings["synth"]["models"]["timeout_s"], settings["synth"]["models"]["offload"]
+    for name in _LATER:
+        *sections, key = name.split(".")
+        section, default = settings, defaults
+        for each in sections:
+            section, default = section[each], default[each]
+        if section[key] == default[key]:
+            del section[key]
     return settings
