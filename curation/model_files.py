@@ -33,6 +33,12 @@ RAFT_SMALL = Weights(
     "raft_small_C_T_V2-01064c6d.pth",
     "https://download.pytorch.org/models/raft_small_C_T_V2-01064c6d.pth",
 )
+RAFT_LARGE = Weights(
+    "RAFT-large",
+    "raft-large/raft-large.pth",
+    "raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+    "https://download.pytorch.org/models/raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+)
 
 
 def local_weights(weights: Weights, path: str | None = None) -> Path | None:
@@ -59,17 +65,28 @@ def find_or_download(weights: Weights, path: str | None = None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(weights.hub_url, str(target), hash_prefix=weights.hash_prefix, progress=False)
     except OSError as error:
-        raise Unavailable(
-            f"{weights.name}: not on this machine, and the hub cannot be reached ({error}). Give its path in the recipe, "
-            f"put it at $GAMECRAFT_WEIGHTS/{weights.file}, or download {weights.hub_url} to {target}"
-        ) from error
+        raise Unavailable(how_to_provide(weights, weights.hub_url, error)) from error
     return target
+
+
+def how_to_provide(weights: Weights, url: str, error: OSError) -> str:
+    """Return the message for weights that are neither on this machine nor on a hub that can be reached, with three remedies."""
+    folder = _hub_folder() / weights.hub_folder
+    return (
+        f"{weights.name}: not on this machine, and the hub cannot be reached ({error}). Give its path in the recipe, "
+        f"put it at $GAMECRAFT_WEIGHTS/{weights.file}, or download {url} to {folder}"
+    )
 
 
 def _local_places(weights: Weights) -> list[Path]:
     places = [Path(os.environ["GAMECRAFT_WEIGHTS"]) / weights.file] if os.environ.get("GAMECRAFT_WEIGHTS") else []
-    hub = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return [*places, Path(hub).expanduser() / "hub" / weights.hub_folder / weights.hub_file]
+    return [*places, _hub_folder() / weights.hub_folder / weights.hub_file]
+
+
+def _hub_folder() -> Path:
+    """Return torch's hub cache, without importing torch."""
+    home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    return Path(home).expanduser() / "hub"
 
 
 # The file that marks a folder as a model of transformers or of diffusers.

@@ -204,7 +204,8 @@ def _weights() -> Iterator[Finding]:
     text = f"{', '.join(_SHIPPED)}" if not lost else f"missing: {', '.join(lost)}"
     yield Finding("shipped weights", BROKEN if lost else OK, text, "pip install --force-reinstall gamecraft" if lost else "")
     raft = model_files.local_weights(model_files.RAFT_SMALL)
-    yield Finding("RAFT-small", OK if raft else ABSENT, str(raft or "not here: flow is DIS"), "" if raft else _RAFT_HINT)
+    text = str(raft or "not here: torchvision downloads it on a machine with a GPU; else flow is DIS")
+    yield Finding("RAFT-small", OK if raft else ABSENT, text, "" if raft else _RAFT_HINT)
     encoder = embeddings.EncoderSettings()
     reason, revision = embeddings.missing_reason(encoder), embeddings.revision_of(encoder)
     download = f"hf download sentence-transformers/{encoder.model} --revision {revision}"

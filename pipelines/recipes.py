@@ -65,10 +65,15 @@ class Partition:
     # s, length of the chunks in which several workers measure a long source; null: never in chunks. It changes no result, only
     # how long one video takes.
     chunk_s: float | None = 300.0
+    # GPUs that a worker requests on a cluster, for RAFT and for pyiqa's metrics: 0.25 lets four workers share one. With 0 Ray
+    # shows a worker no GPU. A local run uses the GPU of the machine. It changes no setting of the results.
+    gpus: float = 0.0
 
     def __post_init__(self) -> None:
         if self.chunk_s is not None and not 1 <= self.chunk_s < math.inf:
             raise ValueError(f"chunk_s must be null or at least 1, not {self.chunk_s:g}")
+        if not (0 <= self.gpus <= 1 or (self.gpus.is_integer() and self.gpus > 0)):
+            raise ValueError(f"gpus must be 0 to 1, or a whole number, not {self.gpus:g}")
 
     @property
     def scan(self) -> ScanSettings:
@@ -159,7 +164,7 @@ def gamecraft2() -> Recipe:
     laptop_ = laptop()
     flow = replace(laptop_.partition.flow, backend="raft")
     camera = replace(laptop_.annotate.camera, backend="vipe")
-    partition, annotate = replace(laptop_.partition, flow=flow), replace(laptop_.annotate, camera=camera)
+    partition, annotate = replace(laptop_.partition, flow=flow, gpus=0.25), replace(laptop_.annotate, camera=camera)
     caption = replace(laptop_.caption, vlm=VlmSettings("vllm", "Qwen/Qwen2.5-VL-7B-Instruct"))
     relate = Relate(EncoderSettings("sentence-transformers"))
     return replace(
@@ -398,14 +403,14 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str =
 
 
 # Settings that are younger than outputs which should continue. At their defaults results are as before, so they are left out.
-_LATER = ("relate.encoder.revision",)
+_LATER = ("partition.flow.raft", "relate.encoder.revision")
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as plain data, without what decides no result: its name, the chunk length, where a model runs."""
     # As dataset.json gives it back: lists for tuples.
     settings, defaults = (json.loads(json.dumps(asdict(each))) for each in (recipe, Recipe()))
-    del settings["name"], settings["partition"]["chunk_s"]
+    del settings["name"], settings["partition"]["chunk_s"], settings["partition"]["gpus"]
     for phase in ("caption", "synth"):
         del settings[phase]["vlm"]["server"], settings[phase]["vlm"]["engine"]
     del settings["synth"]["models"]["server"], settings["synth"]["models"]["timeout_s"], settings["synth"]["models"]["offload"]

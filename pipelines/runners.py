@@ -234,7 +234,9 @@ def _shortage(phase: Phase, cluster: _Cluster) -> str:
     for op in phase.chain:
         needs = {"CPU": op.num_cpus, "GPU": op.num_gpus, "memory": op.memory}
         if not cluster.fits_one_node(needs):
-            return f"phase {phase.name}: {op.name} needs {_describe(needs)} on one node, the cluster has {cluster}"
+            shared = phase.name in ("scan", "partition") and op.num_gpus
+            remedy = ". partition.gpus: 0 runs it on CPUs, where RAFT and pyiqa's metrics take long" if shared else ""
+            return f"phase {phase.name}: {op.name} needs {_describe(needs)} on one node, the cluster has {cluster}{remedy}"
     model = phase.recipe.caption.vlm
     gpus = model.engine.replicas * model.engine.gpus
     if model.backend == "vllm" and phase.name in ENGINE_PHASES and cluster.total("GPU") < gpus:
