@@ -4,8 +4,8 @@
     python -m bench.relate --examples
 
 It writes the ledger of 500 videos with 20 captioned clips each, all captions different, and runs the phase's units over it. The
-second time the embeddings are in the cache. --examples prints instead what differences of embeddings say: for pairs of captions,
-which other pair has the nearest difference, and which caption is nearest to `before + difference`.
+second time the embeddings are in the cache. --examples prints instead what differences of embeddings say: for pairs of
+captions, which other pair has the nearest difference, and which caption is nearest to `before + difference`.
 """
 
 import argparse

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from curation.errors import Unavailable
 
+# pip would bring a second OpenCV, see overrides-iqa.txt.
+INSTALL_PYIQA = "uv pip install -c constraints-cpu.txt --override overrides-iqa.txt -e '.[iqa]'"
+
 
 @dataclass(frozen=True)
 class Weights:

@@ -242,7 +242,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _install(extra: str) -> str:
-    return f'pip install "gamecraft[{extra}]"'
+    return model_files.INSTALL_PYIQA if extra == "iqa" else f'pip install "gamecraft[{extra}]"'
 
 
 _CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {

@@ -158,8 +158,8 @@ class FlowRecorder:
 
     pair_frame int64 [P], the later frame of a pair; cells float16 [P, R, C, 2] px/frame at 320 wide; change_cells uint8
     [P, R, C, 4] of the pair and the first frame of the pair before, unless there is a gap in time between them. Where the next
-    period begins before such a next frame is decoded, the pair begins there instead. Pairs wait until there is a batch of the size
-    that the backend wants.
+    period begins before such a next frame is decoded, the pair begins there instead. Pairs wait until there is a batch of the
+    size that the backend wants.
     """
 
     def __init__(self, flow: Flow, pairs_per_s: float) -> None:
