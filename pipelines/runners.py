@@ -99,7 +99,8 @@ def _answer_with_engines(phase: Phase, units: Sequence[Unit]) -> None:
     model = phase.recipe.caption.vlm
     if model.backend == "vllm" and phase.name in ENGINE_PHASES:
         texts = [unit.to_json() for unit in units]
-        fill_answer_cache(texts, lambda text: questions(phase, Unit.from_json(text)), model, OutputFolder(phase.out).answers)
+        folder, videos = OutputFolder(phase.out).answers, phase.recipe.caption.frames.form == "video"
+        fill_answer_cache(texts, lambda text: questions(phase, Unit.from_json(text)), model, folder, videos)
 
 
 def _block_function(phase: Phase):  # type: ignore[no-untyped-def]

@@ -252,7 +252,9 @@ def test_musiq_says_that_it_is_non_commercial_and_without_pyiqa_how_to_get_it(ra
     in_process(monkeypatch)
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     smoke, out = recipes.smoke(), str(tmp_path / "o")
-    done = run.curate([str(raw)], out, replace(smoke, partition=replace(smoke.partition, iqa=recipes.gamecraft2().partition.iqa)))
+    done = run.curate(
+        [str(raw)], out, replace(smoke, partition=replace(smoke.partition, iqa=recipes.gamecraft2().partition.iqa))
+    )
     assert caplog.text.count("partition.iqa.backend: pyiqa:musiq is for non-commercial use only") == 1
     (failure,) = {record.failure for record in done.failures}
     assert failure.startswith("Unavailable: pyiqa cannot be imported")
