@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+from curation.actions.detect import ActionSettings, detect_actions
 from curation.errors import UnreadableVideo
 from curation.partition import chunks
 from curation.partition.chunks import ScanSettings, analysis_size, measure
@@ -72,6 +73,29 @@ def test_pairs_that_wait_for_a_batch_are_measured_as_pairs_alone(tmp_path, monke
     assert sizes[-1] == len(alone.arrays["cells"]) % 4 != 0
     for name in ("pair_frame", "cells", "change_cells"):
         np.testing.assert_array_equal(alone.arrays[name], together.arrays[name])
+
+
+def test_the_learned_detector_reads_dis_whatever_flow_a_recipe_names(tmp_path, monkeypatch):
+    world = texture(1, width=1280)
+    path = write(tmp_path / "pan.mp4", [np.roll(world, -4 * i, axis=1)[:, :320] for i in range(45)])
+    by_dis = scan(path, DIS)
+    clear_caches()
+
+    class Other(DisFlow):
+        name = "other"
+
+        def __call__(self, pairs):
+            return [2 * flow for flow in super().__call__(pairs)]
+
+    monkeypatch.setattr(chunks, "cached_flow", lambda settings: Other())
+    by_other = scan(path, DIS)
+    assert (by_dis.flow, by_other.flow) == ("dis", "other")
+    assert by_dis.dis_cells is None
+    np.testing.assert_array_equal(by_other.dis_cells, by_dis.cells)
+    np.testing.assert_array_equal(by_other.change_cells, by_dis.change_cells)
+    np.testing.assert_allclose(by_other.cells, 2 * by_dis.cells, rtol=1e-2, atol=1e-5)
+    one, other = (detect_actions(signals, ActionSettings(detector="learned")) for signals in (by_dis, by_other))
+    np.testing.assert_array_equal(one.event_probability, other.event_probability)
 
 
 def test_frames_shown_twice_do_not_halve_the_motion(tmp_path):
