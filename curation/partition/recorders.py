@@ -210,7 +210,11 @@ class FlowRecorder:
         self._compute_waiting()
         cells = np.frombuffer(self._cells, np.float16).reshape(-1, *self._shape, 2)
         change = np.frombuffer(self._change_cells, np.uint8).reshape(-1, *self._shape, CHANNELS)
-        arrays = {"pair_frame": np.asarray(self.frames, np.int64), "cells": cells, "change_cells": change}
+        arrays: dict[str, np.ndarray] = {
+            "pair_frame": np.asarray(self.frames, np.int64),
+            "cells": cells,
+            "change_cells": change,
+        }
         if self._dis is not None:
             arrays["dis_cells"] = np.frombuffer(self._dis_cells, np.float16).reshape(-1, *self._shape, 2)
         return arrays
