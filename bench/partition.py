@@ -42,13 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("recordings", nargs="*", type=Path, help="recordings with their .jsonl; default: new ones are recorded")
     parser.add_argument("--seed", type=int, default=SEED, help=f"which maps and paths to record; default {SEED}")
     parser.add_argument("--flow", default="dis", choices=("dis", "raft"), help="default dis")
+    parser.add_argument("--raft", default="small", choices=("small", "large"), help="RAFT's size; default small")
+    parser.add_argument("--weights", help="RAFT's weights: a path, or torchvision's name; default as in a recipe")
     options = parser.parse_args(arguments)
     print(describe())
     with tempfile.TemporaryDirectory() as folder:
         files = options.recordings or [_record(Path(folder), *take) for take in takes(options.seed)]
-        table = Tables()
+        table, flow = Tables(), FlowSettings(options.flow, options.raft, options.weights)
         for file in files:
-            print(table.add(file, scan(str(file), ScanSettings(FlowSettings(backend=options.flow)))), flush=True)
+            print(table.add(file, scan(str(file), ScanSettings(flow))), flush=True)
         print(table)
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from curation.errors import Unavailable
 
+# pip would bring a second OpenCV, see overrides-iqa.txt.
+INSTALL_PYIQA = "uv pip install -c constraints-cpu.txt --override overrides-iqa.txt -e '.[iqa]'"
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -32,6 +35,12 @@ RAFT_SMALL = Weights(
     "raft-small/raft-small.pth",
     "raft_small_C_T_V2-01064c6d.pth",
     "https://download.pytorch.org/models/raft_small_C_T_V2-01064c6d.pth",
+)
+RAFT_LARGE = Weights(
+    "RAFT-large",
+    "raft-large/raft-large.pth",
+    "raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+    "https://download.pytorch.org/models/raft_large_C_T_SKHT_V2-ff5fadd5.pth",
 )
 
 
@@ -59,17 +68,28 @@ def find_or_download(weights: Weights, path: str | None = None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(weights.hub_url, str(target), hash_prefix=weights.hash_prefix, progress=False)
     except OSError as error:
-        raise Unavailable(
-            f"{weights.name}: not on this machine, and the hub cannot be reached ({error}). Give its path in the recipe, "
-            f"put it at $GAMECRAFT_WEIGHTS/{weights.file}, or download {weights.hub_url} to {target}"
-        ) from error
+        raise Unavailable(how_to_provide(weights, weights.hub_url, error)) from error
     return target
+
+
+def how_to_provide(weights: Weights, url: str, error: OSError) -> str:
+    """Return the message for weights that are neither on this machine nor on a hub that can be reached, with three remedies."""
+    folder = _hub_folder() / weights.hub_folder
+    return (
+        f"{weights.name}: not on this machine, and the hub cannot be reached ({error}). Give its path in the recipe, "
+        f"put it at $GAMECRAFT_WEIGHTS/{weights.file}, or download {url} to {folder}"
+    )
 
 
 def _local_places(weights: Weights) -> list[Path]:
     places = [Path(os.environ["GAMECRAFT_WEIGHTS"]) / weights.file] if os.environ.get("GAMECRAFT_WEIGHTS") else []
-    hub = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return [*places, Path(hub).expanduser() / "hub" / weights.hub_folder / weights.hub_file]
+    return [*places, _hub_folder() / weights.hub_folder / weights.hub_file]
+
+
+def _hub_folder() -> Path:
+    """Return torch's hub cache, without importing torch."""
+    home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    return Path(home).expanduser() / "hub"
 
 
 # The file that marks a folder as a model of transformers or of diffusers.
@@ -98,13 +118,16 @@ def explain_if_missing(name: str) -> Iterator[None]:
         ) from error
 
 
-def hub_snapshot(name: str) -> str | None:
-    """Return the folder of a model's newest snapshot in the hub's cache, or None if it was never downloaded."""
+def hub_snapshot(name: str, revision: str | None = None) -> str | None:
+    """Return the folder of a model's snapshot in the hub's cache, or None if it was never downloaded.
+
+    revision: a commit, tag or branch; None for the newest.
+    """
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         return None
     try:
-        return str(snapshot_download(name, local_files_only=True))
+        return str(snapshot_download(name, revision=revision, local_files_only=True))
     except (OSError, ValueError):
         return None

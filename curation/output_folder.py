@@ -16,6 +16,7 @@
     sidecar/chunks/<unit>.npz         what a chunk of a long source measured, until the source is committed
     sidecar/made/<video_id>.mp4       a synthetic video, accepted or not
     sidecar/answers/                  a VLM's replies, by prompt
+    sidecar/embeddings/<model>/<video_id>.npz    vectors of captions, by the hash of the text
     logs/<unit>.txt                   the traceback of a unit that failed unexpectedly
     lock.json                         the run that writes here now
 
@@ -70,6 +71,10 @@ class OutputFolder:
     @property
     def answers(self) -> str:
         return self.sidecars("answers")
+
+    @property
+    def embeddings(self) -> str:
+        return self.sidecars("embeddings")
 
     @property
     def made_videos(self) -> str:

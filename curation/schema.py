@@ -94,7 +94,12 @@ CLIP = pa.schema(
         _column(
             "action_distance", pa.float32(), "1", "distance of the source to the detector's training set; over 1: unlike it"
         ),
-        _column("flow_backend", pa.string(), "", "raft | dis: the optical flow from which the motion columns are computed"),
+        _column(
+            "flow_backend",
+            pa.string(),
+            "",
+            "raft | raft-large | dis: the optical flow from which the motion columns are computed",
+        ),
         _column("motion_camera", pa.float32(), "px/frame at 320 wide", "mean flow that the camera explains"),
         _column("motion_object", pa.float32(), "px/frame at 320 wide", "mean flow that the camera does not explain"),
         _column("luma_mean", pa.float32(), "0-255", "mean Rec. 709 luma of the picture"),

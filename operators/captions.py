@@ -7,6 +7,7 @@ all, an OSError leaves the unit to the next run.
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from curation import vlm
@@ -19,8 +20,8 @@ from curation.errors import UnreadableVideo
 from curation.media.decode import Span
 from curation.media.viewport import Rect
 from curation.schema import Row
-from curation.vlm import Answer, Prompt, VlmSettings
-from curation.vlm.frames import FrameSettings, choose_moments, frame_labels, grab_frames
+from curation.vlm import Answer, Prompt, VideoForm, VlmSettings
+from curation.vlm.frames import FrameSettings, choose_moments, frame_labels, grab_frames, video_label, video_times
 
 NO_VLM = "skipped: no VLM is configured"
 Item = TypeVar("Item")
@@ -178,7 +179,14 @@ def change_columns(prefix: str, change: Change | None) -> Row:
 
 def ask_about_rows(rows: Sequence[Row], model: VlmSettings, frames: FrameSettings, make_prompt: PromptMaker) -> list[Answer]:
     """Return one answer for each row, from the frames around the strongest action of its clip."""
-    return ask_about(rows, model, lambda row: make_prompt(measurements_of(row), *clip_frames(row, frames)))
+
+    def prompt_of(row: Row) -> Prompt:
+        prompt = make_prompt(measurements_of(row), *clip_frames(row, frames))
+        if frames.form == "images":
+            return prompt
+        return replace(prompt, video=VideoForm(len(prompt.frames) / (row["end_s"] - row["start_s"]), frames.total_pixels))
+
+    return ask_about(rows, model, prompt_of)
 
 
 def ask_about(items: Sequence[Item], model: VlmSettings, make_prompt: Callable[[Item], Prompt]) -> list[Answer]:
@@ -196,10 +204,17 @@ def ask_about(items: Sequence[Item], model: VlmSettings, make_prompt: Callable[[
 
 
 def clip_frames(row: Row, frames: FrameSettings) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
-    """Return the frames of a clip for a model, around its strongest action, and their labels."""
+    """Return the frames of a clip for a model, and their labels.
+
+    Images are around the clip's strongest action and have a label each. Frames of a video are evenly spaced and have one label.
+    """
     start_s = row["start_s"]
     span, event = Span(start_s, row["end_s"]), measurements_of(row).strongest
     action = Span(start_s + event.start_s, start_s + event.end_s) if event else None
+    if frames.form == "video":
+        even_s = video_times(span, frames.fps)
+        pictures = grab_frames(row["source_uri"], span, even_s, visible_rect(row, frames), frames.width_px)
+        return pictures, (video_label(even_s, span, action),)
     moments = choose_moments(span, action, start_s + event.peak_s if event else None, frames.count)
     times_s = tuple(moment.time_s for moment in moments)
     pictures = grab_frames(row["source_uri"], span, times_s, visible_rect(row, frames), frames.width_px)

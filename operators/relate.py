@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from curation.captions import embeddings, engine_events, interaction
+from curation.captions import embedding_cache, embeddings, engine_events, interaction
 from curation.captions.embeddings import Encoder, EncoderSettings
 from curation.captions.interaction import Change
 from curation.media.decode import Span
@@ -106,7 +106,7 @@ def _with_deltas(rows: list[Row], pairs: dict[str, Pair], encode: Encoder, capti
     captions = {row["clip_id"]: row[caption_column] for row in rows}
     states = {row["clip_id"]: ends for row in rows if (ends := _states(row))}
     texts = sorted({*captions.values(), *(text for ends in states.values() for text in ends)})
-    vectors = dict(zip(texts, encode(texts) if texts else (), strict=True))
+    vectors = dict(zip(texts, embedding_cache.encode(encode, texts, rows[0]["video_id"]) if texts else (), strict=True))
     between = {clip: (vectors[captions[clip]], vectors[captions[after["clip_id"]]]) for clip, (_, after) in pairs.items()}
     inside = {clip: (vectors[before], vectors[after]) for clip, (before, after) in states.items()}
     return [

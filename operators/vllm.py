@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from curation.errors import Unavailable
 from curation.vlm import EngineSettings, Prompt, Reply, VlmSettings, answers
-from curation.vlm.http import chat_messages
+from curation.vlm.http import chat_messages, video_options
 
 _ROUNDS = 2  # a question whose reply does not fit is asked once more
 _BATCHES_IN_FLIGHT = 8  # batches of questions in flight to an engine; with only a few it is idle between them
@@ -23,15 +23,15 @@ _BATCH = 32
 Collect = Callable[[str], list[Prompt]]
 
 
-def fill_answer_cache(units: Sequence[str], collect: Collect, settings: VlmSettings, folder: str) -> int:
+def fill_answer_cache(units: Sequence[str], collect: Collect, settings: VlmSettings, folder: str, videos: bool = False) -> int:
     """Store the replies to all questions of these units in the cache. Return the number of questions.
 
-    `collect` returns the prompts of a unit (as JSON) that are not in the cache. It runs on the cluster. Raise Unavailable if no
-    question is answered.
+    videos: whether questions may have a video instead of images. `collect` returns the prompts of a unit (as JSON) that are
+    not in the cache. It runs on the cluster. Raise Unavailable if no question is answered.
     """
     total, failures = 0, list[str]()
     for _ in range(_ROUNDS):
-        count, failed = _round(units, collect, settings, folder)
+        count, failed = _round(units, collect, settings, folder, videos)
         total, failures = total + count, failures + list(failed.values())
         # One failed question may itself be the cause. If all questions fail, the engines are.
         if total == len(failures) > 1:
@@ -42,7 +42,9 @@ def fill_answer_cache(units: Sequence[str], collect: Collect, settings: VlmSetti
     return total
 
 
-def _round(units: Sequence[str], collect: Collect, settings: VlmSettings, folder: str) -> tuple[int, dict[str, str]]:
+def _round(
+    units: Sequence[str], collect: Collect, settings: VlmSettings, folder: str, videos: bool
+) -> tuple[int, dict[str, str]]:
     """Ask all questions once. Return their number, and the errors of those without a reply by cache key."""
     import ray
 
@@ -53,7 +55,7 @@ def _round(units: Sequence[str], collect: Collect, settings: VlmSettings, folder
     questions = questions.materialize()  # an engine takes a minute to start, so start none if there is no question
     if not questions.count():
         return 0, {}
-    stored = _engine_processor(settings)(questions).map_batches(
+    stored = _engine_processor(settings, videos)(questions).map_batches(
         _store_replies(folder), batch_size=_BATCH, batch_format="pyarrow"
     )
     blocks = [block.to_pylist() for block in stored.iter_batches(batch_size=None, batch_format="pyarrow")]
@@ -69,21 +71,28 @@ def _prompt_rows(collect: Collect, model: str) -> Callable[[pa.Table], pa.Table]
 
     def questions(block: pa.Table) -> pa.Table:
         prompts = [prompt for unit in block["unit"].to_pylist() for prompt in collect(unit)]
-        rows = {prompt.cache_key(model): (json.dumps(chat_messages(prompt)), json.dumps(prompt.schema)) for prompt in prompts}
-        chats, schemas = ([row[i] for row in rows.values()] for i in (0, 1))
-        columns = {"key": list(rows), "chat": chats, "schema": schemas}
+        rows = {
+            prompt.cache_key(model): (
+                json.dumps(chat_messages(prompt)),
+                json.dumps(prompt.schema),
+                json.dumps(video_options(prompt).get("mm_processor_kwargs")),
+            )
+            for prompt in prompts
+        }
+        chats, schemas, options = ([row[i] for row in rows.values()] for i in (0, 1, 2))
+        columns = {"key": list(rows), "chat": chats, "schema": schemas, "processor_options": options}
         return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
     return questions
 
 
-def _engine_processor(settings: VlmSettings) -> Any:
+def _engine_processor(settings: VlmSettings, videos: bool) -> Any:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     engine = settings.engine
     config = vLLMEngineProcessorConfig(
         model_source=settings.model,
-        engine_kwargs=_engine_arguments(engine),
+        engine_kwargs=_engine_arguments(engine, videos),
         concurrency=engine.replicas,
         batch_size=_BATCH,
         max_concurrent_batches=_BATCHES_IN_FLIGHT,
@@ -100,7 +109,9 @@ def _engine_processor(settings: VlmSettings) -> Any:
 
     def before(row: dict[str, Any]) -> dict[str, Any]:
         parameters = {**sampling, "structured_outputs": {"json": row["schema"]}}
-        return {"messages": json.loads(row["chat"]), "sampling_params": parameters, "key": row["key"]}
+        question = {"messages": json.loads(row["chat"]), "sampling_params": parameters, "key": row["key"]}
+        options = json.loads(row["processor_options"])
+        return {**question, "mm_processor_kwargs": options} if options else question
 
     def after(row: dict[str, Any]) -> dict[str, Any]:
         counts = {name: int(row.get(name) or 0) for name in ("num_input_tokens", "num_generated_tokens")}
@@ -109,8 +120,11 @@ def _engine_processor(settings: VlmSettings) -> Any:
     return build_processor(config, preprocess=before, postprocess=after)
 
 
-def _engine_arguments(engine: EngineSettings) -> dict[str, Any]:
-    """Return the arguments of vLLM. Without a GPU they tell it not to look for one."""
+def _engine_arguments(engine: EngineSettings, videos: bool = False) -> dict[str, Any]:
+    """Return the arguments of vLLM. Without a GPU they tell it not to look for one.
+
+    An engine reserves memory for the largest video that it may get, so it is told if there is none.
+    """
     gpu = (
         {"tensor_parallel_size": engine.gpus} if engine.gpus else {"enforce_eager": True, "distributed_executor_backend": "uni"}
     )
@@ -118,7 +132,8 @@ def _engine_arguments(engine: EngineSettings) -> dict[str, Any]:
         "dtype": engine.dtype,
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
-        "limit_mm_per_prompt": {"image": 64, "video": 0},
+        "limit_mm_per_prompt": {"image": 64, "video": int(videos)},
+        **({"media_io_kwargs": {"video": {"num_frames": -1}}} if videos else {}),  # all frames: they are already sampled
         "structured_outputs_config": {"disable_any_whitespace": True, "backend": "xgrammar"},
         **gpu,
     }

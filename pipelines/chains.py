@@ -60,14 +60,16 @@ _PICTURE_COLUMNS = (*_IQA_COLUMNS, "iqa_backend", "deinterlaced", "combed")
 
 def scan(recipe: Recipe) -> list[Op]:
     """The measuring half of `partition`, for a chunk of a long source. It leaves no rows."""
-    return [Op(scan_chunk, reads=CHUNK_COLUMNS, writes=(), args={"settings": recipe.partition.scan}, memory=_DECODE_MEMORY)]
+    settings = recipe.partition
+    args = {"settings": settings.scan}
+    return [Op(scan_chunk, reads=CHUNK_COLUMNS, writes=(), args=args, num_gpus=settings.gpus, memory=_DECODE_MEMORY)]
 
 
 def partition(recipe: Recipe) -> list[Op]:
     """Section 3.4, partition, and every score that needs the whole source. A source in, its clips out, one decode."""
     settings = recipe.partition
     scan_settings = settings.scan
-    return [
+    ops = [
         Op(
             scan_source,
             reads=("source_uri",),
@@ -116,6 +118,7 @@ def partition(recipe: Recipe) -> list[Op]:
             memory=_DECODE_MEMORY,
         ),
     ]
+    return [replace(op, num_gpus=settings.gpus) for op in ops]
 
 
 def generate(recipe: Recipe) -> list[Op]:
@@ -134,7 +137,7 @@ def generate(recipe: Recipe) -> list[Op]:
             args={"settings": settings, "scan_settings": scan_settings, "scene": recipe.partition.scenes},
         ),
     ]
-    gpus = int(settings.backend == "diffusers" and settings.models.device != "cpu")
+    gpus = max(recipe.partition.gpus, int(settings.backend == "diffusers" and settings.models.device != "cpu"))
     return [replace(op, memory=_DECODE_MEMORY, num_gpus=gpus) for op in ops]
 
 

@@ -204,10 +204,13 @@ def _weights() -> Iterator[Finding]:
     text = f"{', '.join(_SHIPPED)}" if not lost else f"missing: {', '.join(lost)}"
     yield Finding("shipped weights", BROKEN if lost else OK, text, "pip install --force-reinstall gamecraft" if lost else "")
     raft = model_files.local_weights(model_files.RAFT_SMALL)
-    yield Finding("RAFT-small", OK if raft else ABSENT, str(raft or "not here: flow is DIS"), "" if raft else _RAFT_HINT)
-    reason = embeddings.missing_reason(embeddings.EncoderSettings())
-    remedy = "" if not reason else 'pip install "gamecraft[vlm]" && hf download sentence-transformers/all-MiniLM-L6-v2'
-    yield Finding("caption encoder", ABSENT if reason else OK, reason or embeddings.EncoderSettings().model, remedy)
+    text = str(raft or "not here: torchvision downloads it on a machine with a GPU; else flow is DIS")
+    yield Finding("RAFT-small", OK if raft else ABSENT, text, "" if raft else _RAFT_HINT)
+    encoder = embeddings.EncoderSettings()
+    reason, revision = embeddings.missing_reason(encoder), embeddings.revision_of(encoder)
+    download = f"hf download sentence-transformers/{encoder.model} --revision {revision}"
+    remedy = "" if not reason else f'pip install "gamecraft[vlm]" && {download}'
+    yield Finding("caption encoder", ABSENT if reason else OK, reason or encoder.model, remedy)
     for name, (model, without) in _MODELS.items():
         folder = model_files.resolve_model(model)
         place = folder if folder != model else model_files.hub_snapshot(model)
@@ -239,7 +242,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _install(extra: str) -> str:
-    return f'pip install "gamecraft[{extra}]"'
+    return model_files.INSTALL_PYIQA if extra == "iqa" else f'pip install "gamecraft[{extra}]"'
 
 
 _CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {

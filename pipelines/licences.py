@@ -5,7 +5,7 @@ The file NOTICE says the same in prose. It is no legal advice: classes are read 
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines import installed
+from pipelines.recipes import Recipe
 
 PERMISSIVE, WEAK, COPYLEFT, NON_COMMERCIAL, UNKNOWN = "permissive", "weak copyleft", "copyleft", "non-commercial", "unknown"
 # The strictest licence of an expression decides.
@@ -82,15 +83,36 @@ CONDITIONS = {
     ),
 }
 # Not in any extra's list, but installed by hand for one.
-_BY_HAND = {"pyiqa": "iqa", "nvidia-vipe": "camera"}
+_BY_HAND = {"nvidia-vipe": "camera"}
 # What a commercial user must leave out or keep to.
 COMMERCIAL = (
-    "leave out pyiqa and its weights: keep partition.iqa.backend at embedded",
+    "leave out pyiqa and its weights: keep partition.iqa.backend at embedded, and set it in the recipe gamecraft2",
     "leave out ViPE's UniK3D, and read the licences of the models that ViPE downloads: annotate.camera.backend klt needs none",
     "keep CC-BY-SA-3.0 for the demo world and for what is recorded from Minetest, or leave out model/play/demo_world",
     "pass on PyAV's wheels under the GPL of x264 and x265, or build PyAV against an FFmpeg without them",
     "read the licence of every model that a recipe names: sizes of one family differ, as Qwen2.5-VL's",
 )
+
+
+def conditions_of(recipe: Recipe, phases: Collection[str]) -> list[str]:
+    """Return what a run of these phases must say of licences: a sentence for each non-commercial package that it uses."""
+    uses = {
+        f"partition.iqa.backend: {recipe.partition.iqa.backend}": (
+            "pyiqa",
+            recipe.partition.iqa.backend.startswith("pyiqa:") and not {"partition", "generate"}.isdisjoint(phases),
+            "embedded",
+        ),
+        f"annotate.camera.backend: {recipe.annotate.camera.backend}": (
+            "nvidia-vipe",
+            recipe.annotate.camera.backend == "vipe" and "annotate" in phases,
+            "klt",
+        ),
+    }
+    return [
+        f"{setting} is for non-commercial use only ({CONDITIONS[package].note}); {instead} may be used for all purposes"
+        for setting, (package, used, instead) in uses.items()
+        if used
+    ]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from curation import shards, storage, versions, vlm
+from curation.captions import embedding_cache
 from curation.errors import NotExact, UnreadableVideo, describe
 from curation.media import decode
 from curation.output_folder import OutputFolder
@@ -76,6 +77,7 @@ def work(
     requests = worker.s3_requests.copy()
     worker.tracebacks.clear()  # `questions` may have left some
     answers.use_folder(OutputFolder(phase.out).answers)
+    embedding_cache.use_folder(OutputFolder(phase.out).embeddings)
     try:
         step, rows = _step(phase), _load_pinned(phase, unit)
         worker.on_decode = on_progress if phase.name in ("partition", "generate") else None
@@ -136,6 +138,7 @@ def _pin(source_versions: Mapping[str, str | None]) -> None:
 def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
     """Return the prompts of a unit that the cache does not answer. None where the unit fails: its own turn reports why."""
     answers.use_folder(OutputFolder(phase.out).answers)
+    embedding_cache.use_folder(OutputFolder(phase.out).embeddings)
     model = vlm.load(phase.recipe.caption.vlm)
     assert isinstance(model, vlm.CacheOnlyVlm), model
     model.missing.clear()

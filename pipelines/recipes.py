@@ -65,10 +65,15 @@ class Partition:
     # s, length of the chunks in which several workers measure a long source; null: never in chunks. It changes no result, only
     # how long one video takes.
     chunk_s: float | None = 300.0
+    # GPUs that a worker requests on a cluster, for RAFT and for pyiqa's metrics: 0.25 lets four workers share one. With 0 Ray
+    # shows a worker no GPU. A local run uses the GPU of the machine. It changes no setting of the results.
+    gpus: float = 0.0
 
     def __post_init__(self) -> None:
         if self.chunk_s is not None and not 1 <= self.chunk_s < math.inf:
             raise ValueError(f"chunk_s must be null or at least 1, not {self.chunk_s:g}")
+        if not (0 <= self.gpus <= 1 or (self.gpus.is_integer() and self.gpus > 0)):
+            raise ValueError(f"gpus must be 0 to 1, or a whole number, not {self.gpus:g}")
 
     @property
     def scan(self) -> ScanSettings:
@@ -149,17 +154,20 @@ class Recipe:
 
 
 def gamecraft2() -> Recipe:
-    """The paper's: 6-s clips at up to 864x480, RAFT flow (its weights must be present), ViPE, Qwen2.5-VL, large shards.
+    """The paper's: 6-s clips at up to 864x480, RAFT flow, MUSIQ, ViPE, Qwen2.5-VL, large shards. It needs a cluster with GPUs.
 
-    Captions come from vLLM engines on a Ray cluster, so it needs one.
+    Captions come from vLLM engines on a Ray cluster.
 
-    The paper rates pictures with MUSIQ. pyiqa and its weights are for non-commercial use only, so MUSIQ must be chosen
-    explicitly: `partition.iqa.backend: pyiqa:musiq`, with a `score.quality.min_iqa` on its scale.
+    pyiqa and MUSIQ's weights are for non-commercial use only. Without them, or for commercial use, set
+    `partition.iqa.backend: embedded` and `score.quality.min_iqa: 0.45`, as in `laptop`; docs/quality.md has the rest.
     """
     laptop_ = laptop()
     flow = replace(laptop_.partition.flow, backend="raft")
     camera = replace(laptop_.annotate.camera, backend="vipe")
-    partition, annotate = replace(laptop_.partition, flow=flow), replace(laptop_.annotate, camera=camera)
+    partition = replace(laptop_.partition, flow=flow, iqa=IqaSettings("pyiqa:musiq"), gpus=0.25)
+    # 30 on MUSIQ's scale of 100: cautious, and not measured here. `gamecraft inspect OUT --thresholds` shows other limits.
+    score = replace(laptop_.score, quality=replace(laptop_.score.quality, min_iqa=0.3))
+    annotate = replace(laptop_.annotate, camera=camera)
     caption = replace(laptop_.caption, vlm=VlmSettings("vllm", "Qwen/Qwen2.5-VL-7B-Instruct"))
     relate = Relate(EncoderSettings("sentence-transformers"))
     return replace(
@@ -167,6 +175,7 @@ def gamecraft2() -> Recipe:
         name="gamecraft2",
         synth=_by_models(),
         partition=partition,
+        score=score,
         annotate=annotate,
         caption=caption,
         relate=relate,
@@ -397,11 +406,26 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str =
     return lines
 
 
+# Settings that are younger than outputs which should continue. At their defaults results are as before, so they are left out.
+_LATER = (
+    *("partition.flow.raft", "caption.frames.form", "caption.frames.fps", "caption.frames.total_pixels"),
+    "relate.encoder.revision",
+)
+
+
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as plain data, without what decides no result: its name, the chunk length, where a model runs."""
-    settings: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))  # as dataset.json gives it back: lists for tuples
-    del settings["name"], settings["partition"]["chunk_s"]
+    # As dataset.json gives it back: lists for tuples.
+    settings, defaults = (json.loads(json.dumps(asdict(each))) for each in (recipe, Recipe()))
+    del settings["name"], settings["partition"]["chunk_s"], settings["partition"]["gpus"]
     for phase in ("caption", "synth"):
         del settings[phase]["vlm"]["server"], settings[phase]["vlm"]["engine"]
     del settings["synth"]["models"]["server"], settings["synth"]["models"]["timeout_s"], settings["synth"]["models"]["offload"]
+    for name in _LATER:
+        *sections, key = name.split(".")
+        section, default = settings, defaults
+        for each in sections:
+            section, default = section[each], default[each]
+        if section[key] == default[key]:
+            del section[key]
     return settings

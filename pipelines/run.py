@@ -29,6 +29,7 @@ from pipelines import (
     chunk_units,
     dataset_card,
     ledger,
+    licences,
     lock,
     logs,
     planning,
@@ -197,6 +198,8 @@ def _run(
         if runner == "ray":
             runners.start_ray()
             runners.warn_of_shortages(Phase(name, recipe, out) for name in phases)
+        for condition in licences.conditions_of(recipe, phases):
+            log.warning("%s", condition)
         summary = Summary(out)
         before = set(units.list_superseded(out))
         inputs.prepare(out)

@@ -99,7 +99,8 @@ def _answer_with_engines(phase: Phase, units: Sequence[Unit]) -> None:
     model = phase.recipe.caption.vlm
     if model.backend == "vllm" and phase.name in ENGINE_PHASES:
         texts = [unit.to_json() for unit in units]
-        fill_answer_cache(texts, lambda text: questions(phase, Unit.from_json(text)), model, OutputFolder(phase.out).answers)
+        folder, videos = OutputFolder(phase.out).answers, phase.recipe.caption.frames.form == "video"
+        fill_answer_cache(texts, lambda text: questions(phase, Unit.from_json(text)), model, folder, videos)
 
 
 def _block_function(phase: Phase):  # type: ignore[no-untyped-def]
@@ -234,7 +235,9 @@ def _shortage(phase: Phase, cluster: _Cluster) -> str:
     for op in phase.chain:
         needs = {"CPU": op.num_cpus, "GPU": op.num_gpus, "memory": op.memory}
         if not cluster.fits_one_node(needs):
-            return f"phase {phase.name}: {op.name} needs {_describe(needs)} on one node, the cluster has {cluster}"
+            shared = phase.name in ("scan", "partition") and op.num_gpus
+            remedy = ". partition.gpus: 0 runs it on CPUs, where RAFT and pyiqa's metrics take long" if shared else ""
+            return f"phase {phase.name}: {op.name} needs {_describe(needs)} on one node, the cluster has {cluster}{remedy}"
     model = phase.recipe.caption.vlm
     gpus = model.engine.replicas * model.engine.gpus
     if model.backend == "vllm" and phase.name in ENGINE_PHASES and cluster.total("GPU") < gpus:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from curation import s3 as s3_module
+from curation.captions import embedding_cache
 from curation.vlm import answers
 from curation.worker_state import worker
 
@@ -64,11 +65,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_spent() -> Iterator[None]:
-    """No question counted, none answered by what another test has asked."""
+    """No question counted, none answered by what another test has asked, no vector of another test's output."""
     worker.vlm_usage.clear()
     answers.use_folder(None)
+    embedding_cache.use_folder(None)
     yield
     answers.use_folder(None)
+    embedding_cache.use_folder(None)
 
 
 @pytest.fixture(scope="session")

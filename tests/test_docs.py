@@ -235,6 +235,28 @@ def is_code(name: str) -> bool:
     return re.search(rf"^(?:def |class )?{parts[-1]}\b", module.read_text(encoding="utf-8"), re.M) is not None
 
 
+def test_the_table_of_packages_is_right():
+    """Each package is required, in this version, and imported by the file that is named; its test exists."""
+    rows = [
+        line.strip("|").split("|") for line in text("docs/packages.md").splitlines() if re.match(r"\| [a-z0-9-]+ \| \d", line)
+    ]
+    required, pins = text("pyproject.toml"), text("constraints-cpu.txt")
+    modules = {
+        "scenedetect-headless": "scenedetect",
+        "opencv-python-headless": "cv2",
+        "sentence-transformers": "sentence_transformers",
+    }
+    modules |= {"qwen-vl-utils": "qwen_vl_utils", "vllm": "ray.data.llm"}
+    assert len(rows) == 13
+    for name, version, place, test, _ in ([cell.strip() for cell in row] for row in rows):
+        assert f'"{name}' in required, name
+        assert f"\n{name}=={version} ;" in pins or f'"{name}=={version}"' in required, f"{name} {version}"
+        for path in re.findall(r"`(\w[\w/]+\.py)`", place):
+            assert re.search(rf"^\s*(import|from) {modules.get(name, name)}\b", text(path), re.M), f"{name} in {path}"
+        for path in re.findall(r"`(tests/[\w/]+\.py)`", test):
+            assert (ROOT / path).is_file(), path
+
+
 def test_the_changelog_names_every_renamed_setting():
     rows = re.findall(r"^\| (?:curation|training) recipe \| `([\w.]+)` \| (.*) \|$", text("CHANGELOG.md"), re.M)
     assert {old: new.replace("`", "") for old, new in rows} == recipes.RENAMED

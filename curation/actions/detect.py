@@ -75,12 +75,11 @@ def predict(signals: Signals) -> learned.Prediction:
 
 
 def _predict(signals: Signals) -> learned.Prediction:
+    # The network was trained on DIS flow, and takes RAFT's for other motion (docs/flow.md).
+    cells = signals.cells if signals.dis_cells is None else signals.dis_cells
     pairs = [slice(*np.searchsorted(signals.pair_frame, [part.first, part.last])) for part in signals.segments]
     return learned.concatenate(
-        [
-            learned.predict(signals.pair_times_s[part], signals.cells[part], signals.change_cells[part], signals.fps)
-            for part in pairs
-        ]
+        [learned.predict(signals.pair_times_s[part], cells[part], signals.change_cells[part], signals.fps) for part in pairs]
     )
 
 

@@ -1,15 +1,17 @@
 """Optical flow, and the camera motion estimated from it (paper section 3.4: RAFT localises action boundaries).
 
-Two backends share one interface: RAFT-small, as in the paper, by torchvision's architecture with weights from a path; and
+Two backends share one interface: RAFT, as in the paper, by torchvision with its weights by name or others from a path; and
 OpenCV's DIS, which needs no weights and no GPU. Flow is in px per frame at 320 wide, averaged in cells of 20 px, so that it can
 be stored for a whole source and the HUD masked out once it is known.
 """
 
+import logging
 import re
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -20,9 +22,13 @@ from curation.errors import Unavailable
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger("gamecraft")
+
 WIDTH = 320  # px; pictures are analysed at this width
 CELL_PX = 20
 _IRLS_STEPS = 5  # of iteratively reweighted least squares
+_BATCH_ON_GPU = 16  # pairs that RAFT computes together
+_RAFT_FILES = {"small": model_files.RAFT_SMALL, "large": model_files.RAFT_LARGE}
 _PAIRS_AT_ONCE = 512  # the fit's floats are twenty times what is stored of a pair: all at once would be the memory peak
 
 
@@ -30,75 +36,122 @@ _PAIRS_AT_ONCE = 512  # the fit's floats are twenty times what is stored of a pa
 class FlowSettings:
     """Which optical flow is computed, and how often."""
 
-    backend: str = "auto"  # auto | raft | dis; auto uses RAFT where its weights and a GPU are present, else DIS
-    weights: str | None = None  # path of RAFT's weights; null searches $GAMECRAFT_WEIGHTS and the hub's cache
+    backend: str = "auto"  # auto | raft | dis; auto uses RAFT on a GPU, if its weights are here or can be downloaded, else DIS
+    raft: str = "small"  # small | large: RAFT's size; large is more exact and takes three times as long
+    # Where RAFT's weights are: a path, or torchvision's name for them (C_T_V2, C_T_SKHT_V2, ...); null searches
+    # $GAMECRAFT_WEIGHTS, then takes torchvision's default
+    weights: str | None = None
     pairs_per_s: float = 10.0  # pairs of frames a second of video; a larger rate locates actions better and costs more time
     raft_updates: int = 8  # RAFT's iterations; more are slower and more exact
 
     def __post_init__(self) -> None:
         if self.backend not in ("auto", "raft", "dis"):
             raise ValueError(f"backend must be auto, raft or dis, not {self.backend!r}")
+        if self.raft not in _RAFT_FILES:
+            raise ValueError(f"raft must be small or large, not {self.raft!r}")
         if not 0 < self.pairs_per_s <= 240 or self.raft_updates < 1:
             raise ValueError(
                 f"pairs_per_s must be in (0, 240] and raft_updates at least 1, not {self.pairs_per_s}, {self.raft_updates}"
             )
 
 
+class FramePair(NamedTuple):
+    """Two frames of a source, uint8 [H, W, 3]."""
+
+    before: np.ndarray
+    after: np.ndarray
+
+
 class Flow(Protocol):
-    """Optical flow from one frame to another: uint8 [H, W, 3] twice -> float32 [H, W, 2], px to the right and down."""
+    """Optical flow from one frame to another. `batch`: how many pairs it computes together at best."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
-    def __call__(self, before: np.ndarray, after: np.ndarray) -> np.ndarray: ...
+    @property
+    def batch(self) -> int: ...
+
+    def __call__(self, pairs: Sequence[FramePair]) -> list[np.ndarray]:
+        """Return the flow of N pairs of frames of one size, float32 [H, W, 2] each, px to the right and down."""
+        ...
 
 
 class DisFlow:
     """OpenCV's Dense Inverse Search (Kroeger et al. 2016); about 2 ms a pair at 320 wide on one core."""
 
-    name = "dis"
+    name, batch = "dis", 1
 
     def __init__(self) -> None:
         self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
-    def __call__(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        return self._dis.calc(gray(before), gray(after), None)
+    def __call__(self, pairs: Sequence[FramePair]) -> list[np.ndarray]:
+        return [self._dis.calc(gray(pair.before), gray(pair.after), None) for pair in pairs]
 
 
 class RaftFlow:
-    """RAFT-small (Teed and Deng 2020) by torchvision. It loads official and torchvision checkpoints."""
+    """RAFT (Teed and Deng 2020) by torchvision, `size` small or large.
 
-    name = "raft"
+    On a GPU it computes pairs in batches, and in half precision where autocast allows it. A batch is filled up to its size with
+    its last pair, so that a pair gets the same kernels wherever it stands in a source.
 
-    def __init__(self, checkpoint: Path, updates: int) -> None:
+    state: the checkpoint, torchvision's or (small only) the authors'. Raise Unavailable if torch is missing, ValueError if the
+    checkpoint is of another network.
+    """
+
+    def __init__(self, state: "dict[str, torch.Tensor]", updates: int, size: str = "small", device: str | None = None) -> None:
+        networks = _torchvision_flow()
+        import torch
+
+        self.name = "raft" if size == "small" else f"raft-{size}"
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.batch = _BATCH_ON_GPU if self._device.type == "cuda" else 1
+        self._model = getattr(networks, f"raft_{size}")(weights=None, progress=False)
         try:
-            import torch
-            from torchvision.models.optical_flow import raft_small
-        except ImportError as error:
-            raise Unavailable('RAFT flow needs torch: pip install torch==2.13.0, then "gamecraft[raft]"') from error
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = raft_small(weights=None, progress=False)
-        self._model.load_state_dict(torchvision_keys(torch.load(checkpoint, map_location="cpu", weights_only=True)))
+            self._model.load_state_dict(torchvision_keys(state))
+        except RuntimeError as error:
+            raise ValueError(f"partition.flow.weights: is no checkpoint of RAFT-{size} ({str(error)[:160]} ...)") from error
         self._model.eval().to(self._device)
         self._updates = updates
 
-    def __call__(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    def __call__(self, pairs: Sequence[FramePair]) -> list[np.ndarray]:
+        flows: list[np.ndarray] = []
+        for first in range(0, len(pairs), self.batch):
+            flows += self._batch_flows(pairs[first : first + self.batch])
+        return flows
+
+    def _batch_flows(self, pairs: Sequence[FramePair]) -> list[np.ndarray]:
         import torch
 
-        height, width = before.shape[:2]
-        with torch.inference_mode():
-            pair = [self._input(frame) for frame in (before, after)]
-            padded = self._model(*pair, num_flow_updates=self._updates)[-1]
-        flow: np.ndarray = padded[0, :, :height, :width].permute(1, 2, 0).cpu().numpy()
-        return flow
+        height, width = pairs[0].before.shape[:2]
+        full = [*pairs, *[pairs[-1]] * (self.batch - len(pairs))]
+        with torch.inference_mode(), self._precision():
+            before, after = (self._input(np.stack([pair[side] for pair in full])) for side in (0, 1))
+            padded = self._model(before, after, num_flow_updates=self._updates)[-1]
+        flows: np.ndarray = padded[: len(pairs), :, :height, :width].permute(0, 2, 3, 1).float().cpu().numpy()
+        return list(flows)
 
-    def _input(self, frame: np.ndarray) -> "torch.Tensor":
-        """Convert a frame to float [1, 3, H', W'] in [-1, 1], padded to multiples of 8 and to the 128 px that RAFT needs."""
+    def _precision(self) -> Any:
+        """Return the context of the forward pass: float16 on a GPU, as the authors train and test with, else float32."""
         import torch
 
-        height, width = frame.shape[:2]
+        return torch.autocast("cuda", torch.float16) if self._device.type == "cuda" else nullcontext()
+
+    def _input(self, frames: np.ndarray) -> "torch.Tensor":
+        """Convert uint8 [N, H, W, 3] to float [N, 3, H', W'] in [-1, 1], padded to multiples of 8 and to RAFT's 128 px."""
+        import torch
+
+        height, width = frames.shape[1:3]
         down, right = (max(128, -(-side // 8) * 8) - side for side in (height, width))
-        padded = np.pad(frame, ((0, down), (0, right), (0, 0)), mode="edge")
-        return torch.from_numpy(padded).to(self._device).permute(2, 0, 1)[None].float() / 127.5 - 1
+        padded = np.pad(frames, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge")
+        return torch.from_numpy(padded).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _torchvision_flow() -> Any:
+    try:
+        from torchvision.models import optical_flow
+    except ImportError as error:
+        raise Unavailable('RAFT flow needs torch: pip install torch==2.13.0, then "gamecraft[raft]"') from error
+    return optical_flow
 
 
 def torchvision_keys(state: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
@@ -127,13 +180,42 @@ def _torchvision_key(key: str) -> str:
 
 
 def load_flow(settings: FlowSettings) -> Flow:
-    """Load the backend that the settings name. Unavailable says where to put RAFT's weights, if they are missing."""
-    if settings.backend == "dis":
+    """Load the backend that the settings name.
+
+    auto is RAFT where CUDA is. If its weights are neither here nor on a hub that can be reached, it is DIS, with a warning;
+    weights that the recipe names must be there. Unavailable says where to put RAFT's weights, if they are missing.
+    """
+    if settings.backend == "dis" or (settings.backend == "auto" and not _has_cuda()):
         return DisFlow()
-    if settings.backend == "raft":
-        return RaftFlow(model_files.find_or_download(model_files.RAFT_SMALL, settings.weights), settings.raft_updates)
-    weights = model_files.local_weights(model_files.RAFT_SMALL, settings.weights)
-    return RaftFlow(weights, settings.raft_updates) if weights and _has_cuda() else DisFlow()
+    try:
+        return RaftFlow(raft_checkpoint(settings), settings.raft_updates, settings.raft)
+    except Unavailable as error:
+        if settings.backend == "raft" or settings.weights:
+            raise
+        log.warning("optical flow is DIS on this machine, though it has a GPU: %s", error)
+        return DisFlow()
+
+
+def raft_checkpoint(settings: FlowSettings) -> "dict[str, torch.Tensor]":
+    """Return RAFT's weights: those at the recipe's path, under $GAMECRAFT_WEIGHTS, or torchvision's by name.
+
+    torchvision downloads its weights into torch's hub cache, once. Raise Unavailable with the ways to provide the weights.
+    """
+    networks = _torchvision_flow()
+    import torch
+
+    names = getattr(networks, f"Raft_{settings.raft.title()}_Weights")
+    name = settings.weights if settings.weights in names.__members__ else None
+    files = _RAFT_FILES[settings.raft]
+    if name is None and (file := model_files.local_weights(files, settings.weights)):
+        state: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        return state
+    weights = names[name] if name else names.DEFAULT
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise Unavailable(model_files.how_to_provide(files, weights.url, error)) from error
+    return state
 
 
 def _has_cuda() -> bool:

@@ -73,6 +73,7 @@ class Signals:
     damage: dict[str, int]  # as `WorkerState.damage` counts it
     # [N, K], what PySceneDetect's hash or threshold detector measures (`detectors.frame_measure`); None for other detectors
     detector_measure: np.ndarray | None = None
+    dis_cells: np.ndarray | None = None  # as `cells`, by DIS; None where `cells` are by DIS
 
     @property
     def pair_times_s(self) -> np.ndarray:
@@ -170,6 +171,7 @@ def join_chunks(source: Source, chunks: Sequence[Chunk]) -> Signals:
         end_s=float(times_s[-1]) + step_s,
         damage=chunks[0].damage,
         detector_measure=arrays.get("detector_measure"),
+        dis_cells=arrays["dis_cells"][pairs] if "dis_cells" in arrays else None,
     )
 
 

@@ -1,7 +1,7 @@
 """The quality backends `pyiqa:METRIC`: any no-reference metric of pyiqa (MUSIQ, as in the paper; NIQE, BRISQUE, PIQE ...).
 
-pyiqa and its weights are for non-commercial use only (PolyForm Noncommercial and NTU S-Lab licences). So it is an optional
-extra that a recipe must name. Install it with `pip install 'gamecraft[iqa]'` and `pip install --no-deps pyiqa==0.1.16`.
+pyiqa and its weights are for non-commercial use only (PolyForm Noncommercial and NTU S-Lab licences), and a run that uses them
+says so. docs/quality.md has the command that installs pyiqa with one OpenCV.
 """
 
 import contextlib
@@ -72,8 +72,8 @@ def _metric_table() -> Any:
             import pyiqa
     except ModuleNotFoundError as error:
         raise Unavailable(
-            f"pyiqa cannot be imported ({error}): pip install 'gamecraft[iqa]', then pip install --no-deps pyiqa==0.1.16, "
-            f"or choose partition.iqa.backend: embedded"
+            f"pyiqa cannot be imported ({error}): {model_files.INSTALL_PYIQA} (docs/quality.md has pip's way); or choose "
+            f"partition.iqa.backend: embedded, which needs nothing, with score.quality.min_iqa: 0.45"
         ) from error
     return pyiqa.models.inference_model
 

@@ -7,7 +7,7 @@ raises an `OSError`.
 
 from curation.vlm.asking import CacheOnlyVlm, ask, load
 from curation.vlm.parsing import Answer
-from curation.vlm.protocol import EngineSettings, Prompt, Reply, ServerSettings, Vlm, VlmSettings
+from curation.vlm.protocol import EngineSettings, Prompt, Reply, ServerSettings, VideoForm, Vlm, VlmSettings
 
 __all__ = [
     "Answer",
@@ -16,6 +16,7 @@ __all__ = [
     "Prompt",
     "Reply",
     "ServerSettings",
+    "VideoForm",
     "Vlm",
     "VlmSettings",
     "ask",

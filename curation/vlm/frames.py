@@ -21,6 +21,7 @@ _MARGIN_S = 0.3
 # Frames that are nearer to each other show the same.
 _MIN_GAP_S = 0.1
 _JPEG_QUALITY = 85
+_MAX_FRAMES, _MIN_VIDEO_FRAMES = 64, 4
 # All clips of a unit, so that the questions about a clip share one decode: about 20 MB of JPEG.
 _CACHED_CLIPS = 64
 
@@ -32,14 +33,27 @@ class FrameSettings:
     count: int = 8  # frames of each clip, 2 to 64; more show more of the action and cost more tokens
     width_px: int = 448  # maximum width of a frame in px; a frame is never enlarged
     hud: str = "keep"  # keep: frames with the HUD | crop: only the 3-D view
+    # images: `count` separate pictures around the strongest action, each with its time | video: one video of the whole clip, as
+    # Qwen's models were trained, with `fps` and `total_pixels` instead of `count`; it needs qwen-vl-utils. Pairs of clips and
+    # synthetic clips are always shown as images.
+    form: str = "images"
+    fps: float = 2.0  # frames a second of the video; 2 is what Qwen2.5-VL was trained with
+    # Pixels of all frames of the video; two frames count once. A token of Qwen2.5-VL is 28x28 px: these are 3072 tokens
+    total_pixels: int = 2_408_448
 
     def __post_init__(self) -> None:
         if self.hud not in ("keep", "crop"):
             raise ValueError(f"hud must be keep or crop, not {self.hud!r}")
-        if not 2 <= self.count <= 64:
+        if not 2 <= self.count <= _MAX_FRAMES:
             raise ValueError(f"count must be 2 to 64 frames, not {self.count}")
         if self.width_px < 56:
             raise ValueError(f"width_px must be at least 56, not {self.width_px}")
+        if self.form not in ("images", "video"):
+            raise ValueError(f"form must be images or video, not {self.form!r}")
+        if not 0 < self.fps <= 30:
+            raise ValueError(f"fps must be more than 0 and at most 30, not {self.fps:g}")
+        if self.total_pixels < 56 * 56:
+            raise ValueError(f"total_pixels must be at least {56 * 56}, not {self.total_pixels}")
 
 
 class Moment(NamedTuple):
@@ -63,6 +77,24 @@ def choose_moments(span: Span, action: Span | None, peak_s: float | None, count:
     while len(times) < count and (middle := _middle_of_widest(times)) is not None:
         times.append(middle)
     return [Moment(t, _role(t, action)) for t in sorted(times)]
+
+
+def video_times(span: Span, fps: float) -> tuple[float, ...]:
+    """Return the times of a clip's frames as a video: evenly spaced, an even number of 4 to 64, since models merge pairs."""
+    count = round((span.end_s - span.start_s) * fps / 2) * 2
+    count = min(_MAX_FRAMES, max(_MIN_VIDEO_FRAMES, count))
+    return tuple(span.start_s + (span.end_s - span.start_s) * number / count for number in range(count))
+
+
+def video_label(times_s: Sequence[float], span: Span, action: Span | None) -> str:
+    """Return the text before a video in the prompt: how its frames are counted, and which of them show the strongest action."""
+    step_s = (span.end_s - span.start_s) / len(times_s)
+    words = f"A video of {len(times_s)} frames, one every {step_s:.2f} s. Frame 1 is at 0.0 s."
+    if action is None:
+        return words
+    numbers = [k for k, time_s in enumerate(times_s, start=1) if action.start_s - step_s < time_s <= action.end_s + step_s]
+    numbers = numbers or [len(times_s)]
+    return f"{words} The strongest action is in frames {numbers[0]} to {numbers[-1]}."
 
 
 def _middle_of_widest(times: Sequence[float]) -> float | None:

@@ -21,6 +21,7 @@ import numpy as np
 import urllib3
 
 from curation.errors import ServerGone, Unavailable
+from curation.vlm import qwen
 from curation.vlm.parsing import chat_reply
 from curation.vlm.protocol import Prompt, Reply, VlmSettings
 
@@ -169,6 +170,18 @@ def _request(prompt: Prompt, settings: VlmSettings, bounded: bool) -> dict[str, 
         "temperature": settings.temperature,
         "seed": 0,
         "response_format": {"type": "json_schema", "json_schema": schema},
+        **video_options(prompt),
+    }
+
+
+def video_options(prompt: Prompt) -> dict[str, Any]:
+    """Return vLLM's options of a request with a video: the frames are already sampled, all count, and this is their rate."""
+    if not prompt.video:
+        return {}
+    fps = prompt.video.fps
+    return {
+        "mm_processor_kwargs": {"fps": fps, "do_sample_frames": False},
+        "media_io_kwargs": {"video": {"num_frames": -1, "fps": fps}},
     }
 
 
@@ -187,9 +200,16 @@ def _without_bounds(schema: Any) -> Any:
 
 
 def chat_messages(prompt: Prompt) -> list[dict[str, Any]]:
-    """Return the prompt as a chat in OpenAI's form: labelled frames, the question, and the correction of an earlier reply."""
+    """Return the prompt as a chat in OpenAI's form: labelled frames, the question, and the correction of an earlier reply.
+
+    A video is one `video_url`, the frames' JPEGs in base64 with commas between them, as vLLM and SGLang read it.
+    """
     content: list[dict[str, Any]] = []
-    for number, frame in enumerate(prompt.frames):
+    if prompt.video:
+        content += [{"type": "text", "text": label} for label in prompt.labels]
+        jpegs = ",".join(base64.b64encode(frame).decode() for frame in qwen.resized_frames(prompt))
+        content.append({"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{jpegs}"}})
+    for number, frame in enumerate(() if prompt.video else prompt.frames):
         if number < len(prompt.labels):
             content.append({"type": "text", "text": prompt.labels[number]})
         url = f"data:image/jpeg;base64,{base64.b64encode(frame).decode()}"

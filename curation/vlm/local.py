@@ -13,6 +13,7 @@ import numpy as np
 
 from curation import model_files
 from curation.errors import Unavailable
+from curation.vlm import qwen
 from curation.vlm.protocol import Prompt, Reply, VlmSettings
 
 
@@ -45,9 +46,7 @@ class LocalVlm:
     def _reply(self, prompt: Prompt) -> Reply:
         import torch
 
-        inputs = self._processor.apply_chat_template(
-            chat_messages(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        ).to(self._device, self._model.dtype)
+        inputs = self._inputs(prompt).to(self._device, self._model.dtype)
         prompt_tokens = inputs["input_ids"].shape[1]
         sampling = {"do_sample": True, "temperature": self._settings.temperature} if self._settings.temperature else {}
         with torch.inference_mode():
@@ -60,6 +59,20 @@ class LocalVlm:
         text = self._processor.decode(output, skip_special_tokens=True)
         stop = "length" if len(output) >= self._settings.max_tokens else "stop"
         return Reply(text, prompt_tokens=prompt_tokens, completion_tokens=len(output), stop=stop)
+
+    def _inputs(self, prompt: Prompt) -> Any:
+        """Return the model's inputs as tensors. qwen-vl-utils prepares the frames for Qwen's models, where it is installed."""
+        if qwen.is_qwen(self._processor) and qwen.available():
+            patch_px = self._processor.image_processor.patch_size
+            return qwen.model_inputs(self._processor, chat_messages(prompt, patch_px), patch_px)
+        if prompt.video:
+            raise Unavailable(
+                'caption.frames.form video needs a model of Qwen and qwen-vl-utils: pip install "gamecraft[vlm]", or set it to '
+                "images"
+            )
+        return self._processor.apply_chat_template(
+            chat_messages(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
 
     def _logits_processors(self, prompt: Prompt, prompt_tokens: int) -> list[Any]:
         return [_SchemaConstraint(self._vocabulary, prompt.schema, prompt_tokens)] if self._vocabulary is not None else []
@@ -74,12 +87,15 @@ class LocalVlm:
         return llguidance.hf.from_tokenizer(self._processor.tokenizer, n_vocab=self._model.config.get_text_config().vocab_size)
 
 
-def chat_messages(prompt: Prompt) -> list[dict[str, Any]]:
+def chat_messages(prompt: Prompt, patch_px: int = qwen.PATCH_PX) -> list[dict[str, Any]]:
     """Return the prompt as a chat in the form that chat templates of transformers take, with the pictures in place."""
     from PIL import Image
 
     content: list[dict[str, Any]] = []
-    for number, frame in enumerate(prompt.frames):
+    if prompt.video:
+        content += [{"type": "text", "text": label} for label in prompt.labels]
+        content.append(qwen.video_entry(prompt.frames, prompt.video, patch_px))
+    for number, frame in enumerate(() if prompt.video else prompt.frames):
         if number < len(prompt.labels):
             content.append({"type": "text", "text": prompt.labels[number]})
         content.append({"type": "image", "image": Image.open(io.BytesIO(frame))})

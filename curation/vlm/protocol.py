@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from curation.schema import digest
@@ -13,11 +13,19 @@ _SHOWN_CHARS = 2000
 
 
 @dataclass(frozen=True)
+class VideoForm:
+    """How frames are handed to a model as one video, as Qwen's video models were trained."""
+
+    fps: float  # frames a second of the clip's time
+    total_pixels: int  # of all frames after they are resized; two frames count once, since the model merges pairs
+
+
+@dataclass(frozen=True)
 class Prompt:
     """One question with its frames.
 
     frames: JPEGs, oldest first; each of the `labels` comes before its frame. earlier: a reply that did not fit, and the text
-    that tells the model so.
+    that tells the model so. video: the frames are one video, and the only label comes before it. None: separate images.
     """
 
     name: str
@@ -26,10 +34,12 @@ class Prompt:
     frames: tuple[bytes, ...] = ()
     labels: tuple[str, ...] = ()
     earlier: tuple[str, str] | None = None
+    video: VideoForm | None = None
 
     def cache_key(self, model: str) -> str:
         """Return the answer's name in the cache: a digest of model, text (with the question's version), schema and frames."""
-        words = json.dumps([self.name, self.text, self.schema, self.labels, self.earlier], sort_keys=True)
+        form = [asdict(self.video)] if self.video else []
+        words = json.dumps([self.name, self.text, self.schema, self.labels, self.earlier, *form], sort_keys=True)
         return digest(model, words, *(frame.hex() for frame in self.frames))
 
     def retry(self, reply: str, problem: str) -> "Prompt":

@@ -2,11 +2,13 @@
 
 import json
 
+import cv2
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from curation.errors import Unavailable
-from curation.vlm import EngineSettings, Prompt, VlmSettings, answers
+from curation.vlm import EngineSettings, Prompt, VideoForm, VlmSettings, answers
 from operators import vllm
 
 SCHEMA = {"type": "object", "properties": {"keep": {"type": "boolean"}}}
@@ -26,11 +28,24 @@ def test_questions_become_rows_and_equal_ones_one_row():
     parts = json.loads(rows[0]["chat"])[0]["content"]
     assert [part["type"] for part in parts] == ["text", "image_url", "text"]
     assert json.loads(rows[0]["schema"]) == SCHEMA
+    assert json.loads(rows[0]["processor_options"]) is None
+
+
+def test_a_video_carries_the_rate_of_its_frames_to_the_engine():
+    pytest.importorskip("qwen_vl_utils")
+    frame = bytes(cv2.imencode(".jpg", np.full((90, 120, 3), 90, np.uint8))[1])
+    moving = Prompt("q", "Keep?", SCHEMA, (frame,) * 4, ("A video.",), video=VideoForm(2.0, 100_000))
+    (row,) = vllm._prompt_rows({"u": [moving]}.get, "m")(pa.table({"unit": ["u"]})).to_pylist()
+    assert [part["type"] for part in json.loads(row["chat"])[0]["content"]] == ["text", "video_url", "text"]
+    assert json.loads(row["processor_options"]) == {"fps": 2.0, "do_sample_frames": False}
+    images, videos = (vllm._engine_arguments(EngineSettings(), videos=videos) for videos in (False, True))
+    assert (images["limit_mm_per_prompt"]["video"], videos["limit_mm_per_prompt"]["video"]) == (0, 1)
+    assert videos["media_io_kwargs"] == {"video": {"num_frames": -1}}
 
 
 def test_a_unit_without_questions_gives_no_rows():
     table = vllm._prompt_rows(lambda unit: [], "m")(pa.table({"unit": ["u1"]}))
-    assert (len(table), table.schema.names) == (0, ["key", "chat", "schema"])
+    assert (len(table), table.schema.names) == (0, ["key", "chat", "schema", "processor_options"])
 
 
 def test_replies_go_into_the_cache_and_a_failed_row_keeps_its_own_error(tmp_path):

@@ -107,6 +107,23 @@ def test_without_a_model_captions_are_measured_and_everything_says_so(film, out)
     assert not any(record.vlm.get("calls") for record in done.records)
 
 
+def test_a_recipe_may_show_clips_as_videos_and_pairs_of_clips_stay_images(film, out, serve):
+    pytest.importorskip("qwen_vl_utils")
+    server = willing(serve)
+    recipe = asking(server.url)
+    frames = FrameSettings(width_px=112, form="video", fps=1.0, total_pixels=100_000)
+    done = curate(film, out, replace(recipe, caption=replace(recipe.caption, frames=frames)))
+    assert done.failures == []
+    assert {row["caption_source"] for row in kept(out)} == {"a-model"}
+    contents = [body["messages"][0]["content"] for body in server.bodies]
+    kinds = [tuple(part["type"] for part in content) for content in contents]
+    about_clips = ("text", "video_url", "text")
+    assert set(kinds) == {about_clips, (*("text", "image_url") * 4, "text")}
+    assert kinds.count(about_clips) == 3 * len(kept(out))
+    labels = [content[0]["text"] for content, kind in zip(contents, kinds, strict=True) if kind == about_clips]
+    assert all(label.startswith("A video of ") and "frames, one every" in label for label in labels)
+
+
 def test_captions_and_interactions_go_into_the_shards(film, out):
     curate(film, out, measured(), [*TOLD, "shard"])
     rows = {row["clip_id"]: row for row in kept(out)}

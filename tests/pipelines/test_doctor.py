@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 
-from pipelines import cli, doctor, installed, licences
+from pipelines import cli, doctor, installed, licences, recipes
 from pipelines.doctor import ABSENT, BROKEN, OK
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +266,25 @@ def test_what_is_printed_names_files_packages_and_what_to_leave_out(capsys):
     assert max(map(len, printed.splitlines())) <= 100
     for words in ("iqa_net.npz", "CC-BY-SA-3.0", "leave out pyiqa", "x264"):
         assert words in printed
+
+
+def test_a_run_says_which_of_its_models_are_non_commercial():
+    paper, laptop = recipes.gamecraft2(), recipes.laptop()
+    musiq, vipe = licences.conditions_of(paper, recipes.CLIP_PHASES)
+    assert musiq.startswith("partition.iqa.backend: pyiqa:musiq is for non-commercial use only (PolyForm Noncommercial")
+    assert musiq.endswith("embedded may be used for all purposes")
+    assert vipe.startswith("annotate.camera.backend: vipe is for non-commercial use only")
+    assert licences.conditions_of(paper, ["partition"]) == [musiq]
+    assert licences.conditions_of(paper, ["caption"]) == licences.conditions_of(laptop, recipes.CLIP_PHASES) == []
+
+
+def test_the_extra_with_pyiqa_is_installed_with_one_opencv():
+    overrides = (ROOT / "overrides-iqa.txt").read_text().splitlines()
+    dropped = {line.partition(" ;")[0] for line in overrides if line and not line.startswith("#")}
+    assert {"facexlib", "opencv-python"} <= dropped
+    assert all(line.endswith(' ; python_version < "3"') for line in overrides if line and not line.startswith("#"))
+    assert "--override overrides-iqa.txt" in doctor._install("iqa")
+    assert "opencv-python-headless" not in dropped
 
 
 def test_every_shipped_file_of_weights_has_a_licence():

@@ -147,7 +147,10 @@ def test_engines_need_their_gpus(cluster):
             r"200\.0 GiB\. Change its replicas or gpus, or set caption\.vlm\.backend to http",
         ):
             preflight(phase, engines(2, 4))
-    preflight("partition", engines(2, 4))
+    with pytest.raises(
+        ValueError, match=r"^phase partition: scan_source needs 1 CPU, 0\.25 GPU.*partition\.gpus: 0 runs it on"
+    ):
+        preflight("partition", engines(2, 4))
     preflight("caption", engines(2, 0))
     preflight("caption", recipes.smoke())
     cluster(GPUS)
@@ -186,4 +189,6 @@ def test_what_later_phases_lack_is_said_at_the_start(cluster, caplog):
     cluster(CORES)
     runners.warn_of_shortages(Phase(name, engines(1, 1), "/out") for name in recipes.CLIP_PHASES)
     start = "this cluster cannot run a later phase, which will be refused: phase "
-    assert [line.removeprefix(start).partition(":")[0] for line in caplog.messages] == ["annotate", "caption", "relate"]
+    assert [line.removeprefix(start).partition(":")[0] for line in caplog.messages] == [
+        *("partition", "annotate", "caption", "relate")
+    ]

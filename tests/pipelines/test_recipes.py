@@ -2,7 +2,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from pipelines import recipes
+from operators.op import fuse_ops
+from pipelines import chains, recipes
 from pipelines.recipes import Recipe
 from pipelines.setting_comments import to_commented_yaml
 
@@ -90,3 +91,13 @@ def test_a_recipe_of_the_other_kind_is_named_as_such(tmp_path):
     kind = type("TrainRecipe", (), {})
     with pytest.raises(ValueError, match=r"r\.yaml: is a curation recipe, for `gamecraft curate`"):
         recipes.load(str(tmp_path / "r.yaml"), {}, kind)
+
+
+def test_on_a_cluster_the_partition_of_gamecraft2_shares_gpus_and_stays_one_step():
+    recipe = recipes.gamecraft2()
+    for chain in (chains.partition(recipe), chains.scan(recipe)):
+        assert len(fuse_ops(chain)) == 1
+        assert {op.num_gpus for op in chain} == {0.25}
+    assert {op.num_gpus for op in chains.partition(recipes.laptop())} == {0.0}
+    with pytest.raises(ValueError, match=r"gpus must be 0 to 1, or a whole number, not 1\.5"):
+        recipes.Partition(gpus=1.5)

@@ -248,6 +248,20 @@ def test_missing_weights_are_said_once_and_nothing_is_blamed_on_the_footage(raw,
     assert [v["status"] for v in ledger.videos(out).to_pylist()] == ["duplicate"]
 
 
+def test_musiq_says_that_it_is_non_commercial_and_without_pyiqa_how_to_get_it(raw, tmp_path, monkeypatch, caplog):
+    in_process(monkeypatch)
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    smoke, out = recipes.smoke(), str(tmp_path / "o")
+    done = run.curate(
+        [str(raw)], out, replace(smoke, partition=replace(smoke.partition, iqa=recipes.gamecraft2().partition.iqa))
+    )
+    assert caplog.text.count("partition.iqa.backend: pyiqa:musiq is for non-commercial use only") == 1
+    (failure,) = {record.failure for record in done.failures}
+    assert failure.startswith("Unavailable: pyiqa cannot be imported")
+    assert "--override overrides-iqa.txt" in failure
+    assert "partition.iqa.backend: embedded" in failure
+
+
 def test_a_unit_that_cannot_be_committed_is_a_failure_and_the_rest_goes_on(raw, tmp_path, monkeypatch):
     in_process(monkeypatch)
     commit = ledger.write_video

@@ -39,7 +39,7 @@ QUIET = {
 # Without this option random weights fill the reply with blanks, which JSON allows between its parts.
 ARGUMENTS = (
     *("--dtype", "float32", "--enforce-eager", "--max-model-len", "8192", "--max-num-seqs", "8"),
-    *("--limit-mm-per-prompt", '{"image": 16, "video": 0}'),
+    *("--limit-mm-per-prompt", '{"image": 16, "video": 1}'),
     *("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'),
 )
 _UP_S = 300
@@ -113,14 +113,19 @@ def ray_folder():
         yield folder
 
 
-def recipe(url, retries=3, **vlm):
+def recipe(url, retries=3, form="images", **vlm):
     smoke = recipes.smoke()
     settings = {"backend": "http", "model": MODEL, "max_tokens": 3000, **vlm}
     model = VlmSettings(**settings, server=ServerSettings(url, concurrency=4, retries=retries, timeout_s=300, backoff_s=0.5))
     only_flag = ConsistencySettings(
         **{rule.name: "flag" for rule in fields(ConsistencySettings)}
     )  # what random weights see is no reason
-    caption = replace(smoke.caption, vlm=model, frames=FrameSettings(count=4, width_px=112), consistency=only_flag)
+    caption = replace(
+        smoke.caption,
+        vlm=model,
+        frames=FrameSettings(count=4, width_px=112, form=form, total_pixels=100_000),
+        consistency=only_flag,
+    )
     return replace(smoke, caption=caption)
 
 
@@ -157,6 +162,15 @@ def test_all_stages_run_on_both_runners_and_the_second_asks_nothing_that_the_fir
     assert [row["clip_id"] for row in others] == [row["clip_id"] for row in rows]
 
 
+def test_clips_go_to_the_server_as_videos(server, film, tmp_path):
+    out = str(tmp_path / "videos")
+    done = run.curate([film], out, recipe(server.url, form="video"))
+    rows = ledger.kept_clips(ledger.clips(out)).to_pylist()
+    assert (done.failures, done.stored) == ([], len(rows))
+    all_valid_or_explained(rows)
+    assert all(row["caption_source"] == MODEL for row in rows), [row["caption_error"] for row in rows]
+
+
 def test_a_server_killed_and_restarted_in_the_middle_loses_no_row_and_is_asked_nothing_twice(server, film, tmp_path):
     """The run continues if the server is back in time. Every question is answered once, as the server itself counts."""
     out, before = str(tmp_path / "o"), server.chats()
@@ -183,11 +197,12 @@ def test_a_server_killed_and_restarted_in_the_middle_loses_no_row_and_is_asked_n
     assert server.chats() - before == questions_of(rows)
 
 
-def test_engines_in_the_cluster_answer_the_same_questions(model, film, tmp_path, ray_folder):
+@pytest.mark.parametrize("form", ["images", "video"])
+def test_engines_in_the_cluster_answer_the_same_questions(model, film, tmp_path, ray_folder, form):
     """Run `ray.data.llm` in the Python that has vLLM, with the first test's recipe and another backend."""
     out = str(tmp_path / "o")
     engine = EngineSettings(gpus=0, dtype="float32", max_model_len=8192, max_num_seqs=8)
-    ahead = recipe("http://nowhere/v1", backend="vllm", model=str(model), engine=engine)
+    ahead = recipe("http://nowhere/v1", form=form, backend="vllm", model=str(model), engine=engine)
     (tmp_path / "recipe.yaml").write_text(to_commented_yaml(ahead))
     script = (
         "import ray, sys; from pipelines import recipes, run\n"

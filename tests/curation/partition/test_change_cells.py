@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 
 from curation.partition.change_cells import CHANNELS, change_cells, unpack
-from curation.partition.optical_flow import DisFlow
+from curation.partition.optical_flow import DisFlow, FramePair
 
 
 def texture(seed, height=240, width=320):
@@ -29,7 +29,8 @@ def test_a_flash_is_change_of_the_mean_with_its_sign():
 def test_flow_that_explains_the_pair_leaves_little_of_its_change():
     before = texture(1)
     after = np.roll(before, 4, axis=1)
-    flow = DisFlow()(cv2.cvtColor(before, cv2.COLOR_GRAY2RGB), cv2.cvtColor(after, cv2.COLOR_GRAY2RGB))
+    pair = FramePair(cv2.cvtColor(before, cv2.COLOR_GRAY2RGB), cv2.cvtColor(after, cv2.COLOR_GRAY2RGB))
+    (flow,) = DisFlow()([pair])
     explained, not_explained = (unpack(change_cells(before, before, after, f))[2:-2, 2:-2, 1].mean() for f in (flow, STILL))
     assert explained < 0.2 * not_explained
 

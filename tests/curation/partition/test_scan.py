@@ -5,10 +5,12 @@ import cv2
 import numpy as np
 import pytest
 
+from curation.actions.detect import ActionSettings, detect_actions
 from curation.errors import UnreadableVideo
-from curation.partition.chunks import ScanSettings, analysis_size
+from curation.partition import chunks
+from curation.partition.chunks import ScanSettings, analysis_size, measure
 from curation.partition.cuts import SceneSettings, cut_frames
-from curation.partition.optical_flow import FlowSettings
+from curation.partition.optical_flow import DisFlow, FlowSettings
 from curation.partition.recorders import CutRecorder, ScanFrame
 from curation.partition.scan import clear_caches, finished_scan, scan
 from curation.worker_state import worker
@@ -49,6 +51,51 @@ def test_a_pan_is_measured_in_px_a_frame_at_320_wide(tmp_path):
     # 4 px a frame at 640 wide is 2 px at 320; the camera turns right when the world moves left.
     assert np.median(signals.motion.rates()[:, 0]) == pytest.approx(2, abs=0.3)
     assert np.median(signals.motion.camera) == pytest.approx(2, abs=0.3)
+
+
+def test_pairs_that_wait_for_a_batch_are_measured_as_pairs_alone(tmp_path, monkeypatch):
+    """A GPU computes flow in batches; the last one of a source is not full."""
+    world = texture(1, width=1280)
+    path = write(tmp_path / "pan.mp4", [np.roll(world, -4 * i, axis=1)[:, :320] for i in range(45)])
+    alone = measure(path, DIS)
+    sizes = []
+
+    class InBatches(DisFlow):
+        batch = 4
+
+        def __call__(self, pairs):
+            sizes.append(len(pairs))
+            return super().__call__(pairs)
+
+    monkeypatch.setattr(chunks, "cached_flow", lambda settings: InBatches())
+    together = measure(path, DIS)
+    assert set(sizes[:-1]) == {4}
+    assert sizes[-1] == len(alone.arrays["cells"]) % 4 != 0
+    for name in ("pair_frame", "cells", "change_cells"):
+        np.testing.assert_array_equal(alone.arrays[name], together.arrays[name])
+
+
+def test_the_learned_detector_reads_dis_whatever_flow_a_recipe_names(tmp_path, monkeypatch):
+    world = texture(1, width=1280)
+    path = write(tmp_path / "pan.mp4", [np.roll(world, -4 * i, axis=1)[:, :320] for i in range(45)])
+    by_dis = scan(path, DIS)
+    clear_caches()
+
+    class Other(DisFlow):
+        name = "other"
+
+        def __call__(self, pairs):
+            return [2 * flow for flow in super().__call__(pairs)]
+
+    monkeypatch.setattr(chunks, "cached_flow", lambda settings: Other())
+    by_other = scan(path, DIS)
+    assert (by_dis.flow, by_other.flow) == ("dis", "other")
+    assert by_dis.dis_cells is None
+    np.testing.assert_array_equal(by_other.dis_cells, by_dis.cells)
+    np.testing.assert_array_equal(by_other.change_cells, by_dis.change_cells)
+    np.testing.assert_allclose(by_other.cells, 2 * by_dis.cells, rtol=1e-2, atol=1e-5)
+    one, other = (detect_actions(signals, ActionSettings(detector="learned")) for signals in (by_dis, by_other))
+    np.testing.assert_array_equal(one.event_probability, other.event_probability)
 
 
 def test_frames_shown_twice_do_not_halve_the_motion(tmp_path):

@@ -19,7 +19,7 @@ def frames(count=1, blur=False):
 
 def test_a_machine_without_pyiqa_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
-    with pytest.raises(Unavailable, match=r"(?s)pyiqa cannot be imported.*--no-deps pyiqa.*embedded"):
+    with pytest.raises(Unavailable, match=r"(?s)pyiqa cannot be imported.*uv pip install.*overrides-iqa.*embedded"):
         load_iqa(IqaSettings("pyiqa:musiq"))
 
 

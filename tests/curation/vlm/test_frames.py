@@ -4,7 +4,7 @@ import pytest
 
 from curation.media.decode import Span
 from curation.media.viewport import Rect
-from curation.vlm.frames import FrameSettings, choose_moments, frame_labels, grab_frames
+from curation.vlm.frames import FrameSettings, choose_moments, frame_labels, grab_frames, video_label, video_times
 
 
 def test_frames_lie_before_during_and_after_the_action_and_at_both_ends():
@@ -18,6 +18,29 @@ def test_frames_lie_before_during_and_after_the_action_and_at_both_ends():
     assert {m.role for m in chosen} == {"before", "during", "after"}
     assert max(m.time_s for m in chosen if m.role == "before") == pytest.approx(11.7)
     assert min(m.time_s for m in chosen if m.role == "after") == pytest.approx(13.3)
+
+
+def test_frames_of_a_video_are_evenly_spaced_and_their_number_is_even():
+    times = video_times(Span(10.0, 16.0), fps=2.0)
+    assert len(times) == 12
+    assert np.diff(times) == pytest.approx([0.5] * 11)
+    assert times[0] == 10.0
+    assert [len(video_times(Span(0.0, end_s), fps)) for end_s, fps in ((0.5, 2), (5.6, 1), (6.0, 30))] == [4, 6, 64]
+
+
+def test_the_label_of_a_video_counts_frames_and_names_those_of_the_action():
+    span = Span(10.0, 16.0)
+    times = video_times(span, fps=2.0)
+    words = "A video of 12 frames, one every 0.50 s. Frame 1 is at 0.0 s."
+    assert video_label(times, span, None) == words
+    assert video_label(times, span, Span(12.0, 13.0)) == f"{words} The strongest action is in frames 5 to 8."
+    assert video_label(times, span, Span(15.99, 16.0)) == f"{words} The strongest action is in frames 12 to 12."
+
+
+@pytest.mark.parametrize("wrong", [{"form": "film"}, {"fps": 0.0}, {"fps": 31.0}, {"total_pixels": 100}])
+def test_a_form_that_cannot_be_shown_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        FrameSettings(**wrong)
 
 
 def test_without_an_action_frames_are_spread_evenly():

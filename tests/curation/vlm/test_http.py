@@ -8,7 +8,7 @@ import time
 import pytest
 
 from curation.errors import ServerGone, Unavailable
-from curation.vlm import Prompt, ServerSettings, VlmSettings, ask, load
+from curation.vlm import Prompt, ServerSettings, VideoForm, VlmSettings, ask, load
 
 SCHEMA = {
     "type": "object",
@@ -28,6 +28,23 @@ def prompt(name="q", **more):
     return Prompt(name, f"Keep {name}?", SCHEMA, **more)
 
 
+def test_a_video_is_one_part_of_the_message_with_its_rate(serve, jpeg, usage):
+    pytest.importorskip("qwen_vl_utils")
+    server = serve(lambda body, number: serve.say(GOOD, 30, 4))
+    moving = prompt(frames=(jpeg(), jpeg(5), jpeg(9), jpeg(20)), labels=("A video.",), video=VideoForm(2.0, 100_000))
+    (answer,) = ask(load(settings(server.url)), [moving])
+    assert answer.value == {"keep": True}
+    (body,) = server.bodies
+    label, video, question = body["messages"][0]["content"]
+    assert (label["text"], question["text"]) == ("A video.", "Keep q?")
+    form, _, data = video["video_url"]["url"].partition(",")
+    assert form == "data:video/jpeg;base64"
+    frames = [base64.b64decode(frame) for frame in data.split(",")]
+    assert [frame[:2] for frame in frames] == [b"\xff\xd8"] * 4
+    assert body["mm_processor_kwargs"] == {"fps": 2.0, "do_sample_frames": False}
+    assert body["media_io_kwargs"] == {"video": {"num_frames": -1, "fps": 2.0}}
+
+
 def test_frames_question_schema_and_key_reach_the_server(serve, jpeg, usage, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     server = serve(lambda body, number: serve.say(GOOD, 30, 4))
@@ -36,6 +53,7 @@ def test_frames_question_schema_and_key_reach_the_server(serve, jpeg, usage, mon
     (body,) = server.bodies
     assert body["model"] == "some-model"
     assert body["temperature"] == 0
+    assert not {"mm_processor_kwargs", "media_io_kwargs"} & body.keys(), "hosted servers refuse what they do not know"
     assert body["response_format"] == {"type": "json_schema", "json_schema": {"name": "q", "schema": SCHEMA, "strict": True}}
     kinds = [part["type"] for part in body["messages"][0]["content"]]
     assert kinds == ["text", "image_url", "text", "image_url", "text"]
