@@ -58,12 +58,14 @@ def export(
         frames = recipe.train.curriculum[0].frames
         data = evaluation_data(recipe.data, frames, outputs)
         data = replace(data, captions=replace(data.captions, dropout=0.0))
-        samples = fixed_samples(Windows(outputs, data), _CANDIDATES)
+        windows = Windows(outputs, data)
+        samples = fixed_samples(windows, _CANDIDATES)
         texts = {text: lasts for text, lasts in prompts_of(outputs, data.captions).items() if text not in left_out}
         file = world_file(recipe, parts, samples, texts, about)
         file = file if prompts else replace(file, prompts=(), lasts_s={}, reads_text=False)
-        # Pictures before any event, since the world begins without a prompt.
-        plain = [sample for sample in samples if not any(text for _, text in sample["spans"])]
+        # The world begins without a prompt: pictures of recordings in which nothing happens.
+        quiet = {w.key for w in windows.windows if not any(text_of_clip(clip, data.captions) for clip in w.clips)}
+        plain = [sample for sample in samples if sample["key"] in quiet]
         pictures = start_pictures(plain or samples, starts)
         save_world(folder, file, parts.world, parts.codec, pictures, int8)
     finally:
