@@ -12,12 +12,12 @@ TORCH = EngineEvent(100, 5.7, "take out a torch", "actor")
 def test_a_log_is_read_in_order_of_time(tmp_path):
     (tmp_path / "play.events.json").write_text(engine_events.to_json([TORCH, SNOW]))
     assert engine_events.read_log(str(tmp_path / "play.mp4")) == (SNOW, TORCH)
-    assert engine_events.onsets_s(str(tmp_path / "play.mp4")) == [4.0, 5.7]
+    assert engine_events.boundaries_s(str(tmp_path / "play.mp4")) == [4.0, 5.7]
 
 
 def test_without_a_log_there_are_no_onsets(tmp_path):
     assert engine_events.read_log(str(tmp_path / "other.mp4")) is None
-    assert engine_events.onsets_s(str(tmp_path / "other.mp4")) == []
+    assert engine_events.boundaries_s(str(tmp_path / "other.mp4")) == []
 
 
 @pytest.mark.parametrize(("time_s", "event"), [(3.9, None), (3.9999, SNOW), (4.0, SNOW), (5.69, SNOW), (9.0, TORCH)])
