@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.machine import describe
-from bench.play import mean_psnr, read_windows, roll
+from bench.play import measures, read_windows, roll, table_lines
 from model.backbone.vae import MASK_CHANNELS
-from model.evaluation.pictures import load_lpips, sharpness
+from model.evaluation.pictures import load_lpips
 from model.play.export import export
 from model.play.world_files import load_world
 from model.recipes import TrainRecipe, demo_causal
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lpips", default="")
     options = parser.parse_args(arguments)
     print(describe())
-    rows = []
+    distance = load_lpips(options.lpips) if options.lpips else None
+    table = {}
     for name, recipe in recipes(options.steps).items():
         run = options.folder / name.replace(" ", "-")
         run.mkdir(parents=True, exist_ok=True)
@@ -64,14 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         loaded = load_world(world)
         held_out = read_windows(loaded, options.held_out, options.windows)
         made = roll(loaded, held_out.video[:, :, 0], held_out.intrinsics, held_out.pose)
-        distance = load_lpips(options.lpips) if options.lpips else None
-        cells = [f"{mean_psnr(made[:, :, f], held_out.video[:, :, f]):.2f}" for f in (9, 17)]
-        if distance is not None:
-            cells += [f"{float(distance(made[:, :, f], held_out.video[:, :, f]).mean()):.3f}" for f in (9, 17)]
-        rows.append([name, *cells, f"{float(sharpness(made[:, :, 17])):.1f}"])
-    columns = ["condition", "PSNR 0.5 s", "PSNR 1 s", *(["LPIPS 0.5 s", "LPIPS 1 s"] if options.lpips else []), "sharpness 1 s"]
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    print("\n".join("| " + " | ".join(row) + " |" for row in rows))
+        table[name] = measures(made, held_out.video, distance)
+    print("\n".join(table_lines(table)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from model.backbone.vae import to_signed, to_uint8
 from model.causal.rollout import Rollout, StreamStart
 from model.causal.spec import CausalSpec
 from model.config import FRAMES_PER_LATENT
-from model.control.spec import ControlState
 from model.control.trajectory import integrate
 from model.data.captions import CaptionMix
 from model.data.loader import DataSettings, Windows, collate, read_sample
@@ -82,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def show(name: str, table: dict[str, dict[str, Any]]) -> None:
         tables[name] = table
-        print(f"\n{name}\n" + "\n".join(_lines(table)), flush=True)
+        print(f"\n{name}\n" + "\n".join(table_lines(table)), flush=True)
         (options.out / "play.json").write_text(json.dumps(tables, indent=1))
 
     contact_sheet(loaded, options.out / "play.jpg")
@@ -93,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show("long", long_rollouts(loaded, options.data, options.long_s, options.out))
 
 
-def _lines(table: dict[str, dict[str, Any]]) -> list[str]:
+def table_lines(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a table in Markdown, given its cells by row and column."""
     columns = list(dict.fromkeys(column for row in table.values() for column in row))
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in table.items():
@@ -102,13 +102,16 @@ def _lines(table: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def play_data(loaded: LoadedWorld, frames: int) -> DataSettings:
+    """Return how footage is read for a world: at its size and rate, with every camera and without text."""
+    file, captions = loaded.file, CaptionMix(dropout=1.0)
+    return DataSettings(frames=frames, fps=file.causal.fps, size=file.size, captions=captions, camera_dropout=0.0)
+
+
 def read_windows(loaded: LoadedWorld, outputs: Sequence[str], count: int) -> HeldOut:
     """Return windows in which the camera moves, spread over the footage, none of which starts at a wall."""
-    file = loaded.file
     frames = 1 + FRAMES_PER_LATENT * -(-(_FRAMES - 1) // FRAMES_PER_LATENT)
-    data = DataSettings(
-        frames=frames, fps=file.causal.fps, size=file.size, captions=CaptionMix(dropout=1.0), camera_dropout=0.0
-    )
+    data = play_data(loaded, frames)
     kept: list[dict[str, Any]] = []
     clips = stored_clips(outputs)
     starts = [(clip, start) for clip in clips for start in np.arange(0, clip.seconds - frames / data.fps, 2.0)]
@@ -167,18 +170,22 @@ def pictures(
     }
     table = {}
     for name, video in videos.items():
-        row: dict[str, Any] = {}
-        for label, frame in (("1 frame", 1), ("0.5 s", _HALF), ("1 s", _FRAMES - 1)):
-            if name != "real":
-                row[f"PSNR {label}"] = mean_psnr(video[:, :, frame], real[:, :, frame])
-            if distance is not None and name != "real":
-                row[f"LPIPS {label}"] = round(float(distance(video[:, :, frame], real[:, :, frame]).mean()), 3)
-        row["sharpness 1 s"] = round(float(sharpness(video[:, :, _FRAMES - 1])), 1)
-        table[name] = row
+        table[name] = measures(video, None if name == "real" else real, distance)
     chosen = np.linspace(0, len(real) - 1, 6).astype(int)
     rows = [strip(videos[name][i]) for i in chosen for name in ("real", "first frame turned", *worlds)]
     cv2.imwrite(str(out / "true-controls.png"), np.concatenate(rows)[..., ::-1])
     return table
+
+
+def measures(video: Tensor, real: Tensor | None, distance: Distance | None) -> dict[str, Any]:
+    """Return picture measures of videos [N, 3, F, H, W]; with real ones, also against these at three times."""
+    row: dict[str, Any] = {}
+    if real is not None:
+        for label, frame in (("1 frame", 1), ("0.5 s", _HALF), ("1 s", _FRAMES - 1)):
+            row[f"PSNR {label}"] = mean_psnr(video[:, :, frame], real[:, :, frame])
+            if distance is not None:
+                row[f"LPIPS {label}"] = round(float(distance(video[:, :, frame], real[:, :, frame]).mean()), 3)
+    return row | {"sharpness 1 s": round(float(sharpness(video[:, :, _FRAMES - 1])), 1)}
 
 
 def mean_psnr(a_N3HW: Tensor, b_N3HW: Tensor) -> float:
@@ -197,10 +204,9 @@ def _enlarged(picture_HW3: Tensor, scale: float) -> np.ndarray:
     return np.asarray(cv2.resize(plain, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))
 
 
-def key_poses(loaded: LoadedWorld, keys: str, frames: int, count: int) -> Tensor:
-    """Return the cameras [N, F, 4, 4] of keys that are held down, as play integrates them."""
-    states = [ControlState(frozenset(keys.split("+")) if keys else frozenset())] * (frames - 1)
-    pose = torch.from_numpy(integrate(states, loaded.file.control)).float()
+def key_poses(loaded: LoadedWorld, script: str, count: int) -> Tensor:
+    """Return the cameras [N, F, 4, 4] of a script of keys, as play integrates them."""
+    pose = torch.from_numpy(integrate(parse_keys(script), loaded.file.control)).float()
     return pose[None].expand(count, -1, -1, -1)
 
 
@@ -214,7 +220,7 @@ def obedience(worlds: Mapping[str, LoadedWorld], held_out: HeldOut, out: Path) -
         made = roll(loaded, first, intrinsics, held_out.pose)
         table[f"{name}, true controls"] = _shares(zip((m.direction for m in motions), made, strict=True))
         keys: dict[Direction, Tensor] = {
-            direction: roll(loaded, first, intrinsics, key_poses(loaded, key, _FRAMES, len(first)))
+            direction: roll(loaded, first, intrinsics, key_poses(loaded, f"{key}*{_FRAMES - 1}", len(first)))
             for direction, key in _KEYS.items()
         }
         table[f"{name}, a key held for a second"] = _shares((each, one) for each, video in keys.items() for one in video)
@@ -247,8 +253,7 @@ def mirror(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None) ->
     for memory in dict.fromkeys(("none", spec.memory)):
         row: dict[str, Any] = {}
         for label, there, back in (("turn", "RIGHT", "LEFT"), ("walk", "W", "S")):
-            states = [ControlState(frozenset({there}))] * _MIRROR_FRAMES + [ControlState(frozenset({back}))] * _MIRROR_FRAMES
-            pose = torch.from_numpy(integrate(states, loaded.file.control)).float()[None].expand(len(first), -1, -1, -1)
+            pose = key_poses(loaded, f"{there}*{_MIRROR_FRAMES} {back}*{_MIRROR_FRAMES}", len(first))
             last = roll(loaded, first, intrinsics, pose, replace(spec, memory=memory))[:, :, -1]
             row[f"{label} PSNR"] = mean_psnr(last, first)
             if distance is not None:
@@ -290,13 +295,8 @@ def long_rollouts(loaded: LoadedWorld, outputs: Sequence[str], seconds: float, o
 
 def read_takes(loaded: LoadedWorld, outputs: Sequence[str], seconds: float, most: int = 4) -> HeldOut:
     """Return whole recordings of some length, joined from their clips. InputError where none is long enough."""
-    file = loaded.file
-    frames = 1 + FRAMES_PER_LATENT * int(seconds * file.causal.fps / FRAMES_PER_LATENT)
-    captions = CaptionMix(dropout=1.0)
-    data = DataSettings(
-        frames=frames, fps=file.causal.fps, size=file.size, captions=captions, camera_dropout=0.0, join_clips=True
-    )
-    windows = Windows(outputs, data)
+    frames = 1 + FRAMES_PER_LATENT * int(seconds * loaded.file.causal.fps / FRAMES_PER_LATENT)
+    windows = Windows(outputs, replace(play_data(loaded, frames), join_clips=True))
     samples = [windows[0, number] for number in range(min(most, len(windows)))]
     batch = collate(samples)
     return HeldOut(to_signed(batch["video"]), batch["pose"], batch["intrinsics"][:, 0])
@@ -344,10 +344,8 @@ def contact_sheet(loaded: LoadedWorld, path: Path) -> None:
     scripts = ("W*24", "RIGHT*24", "W+LEFT*24", "RIGHT*12 LEFT*12")
     rows = []
     for (_, picture), script in zip(loaded.starts, scripts, strict=False):
-        states = parse_keys(script)
-        pose = torch.from_numpy(integrate(states, loaded.file.control)).float()[None]
         first = to_signed(torch.from_numpy(picture).permute(2, 0, 1)[None])
-        made = roll(loaded, first, torch.tensor([loaded.file.intrinsics]), pose)
+        made = roll(loaded, first, torch.tensor([loaded.file.intrinsics]), key_poses(loaded, script, 1))
         rows.append(strip(made[0], (0, 4, 8, 12, 16, 20, 24)))
     cv2.imwrite(str(path), np.concatenate(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
 

@@ -11,6 +11,7 @@ import itertools
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,17 +22,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.machine import describe
-from bench.play import strip
+from bench.play import play_data, strip
 from model.backbone.vae import Codec, to_signed
 from model.causal.rollout import Rollout, StreamStart
 from model.control.spec import ControlState
 from model.control.trajectory import integrate
 from model.data.captions import CaptionMix
-from model.data.loader import DataSettings, Windows
+from model.data.loader import Windows
 from model.data.windows import Window
 from model.evaluation.control_accuracy import proportion
 from model.play.export import text_of_clip
-from model.play.world_files import LoadedWorld, find_world, load_world
+from model.play.world_files import LoadedWorld, find_world, load_world, plain_prompt
 
 NONE = "none"
 _FRAMES = 49
@@ -93,11 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def read_frames(loaded: LoadedWorld, outputs: Sequence[str], every: int = 2) -> LabelledFrames:
     """Return every few frames of the takes, with the event that they show."""
-    file = loaded.file
     captions = CaptionMix(dropout=0.0, with_standard=False)
-    data = DataSettings(
-        frames=_FRAMES, fps=file.causal.fps, size=file.size, captions=captions, camera_dropout=0.0, join_clips=True
-    )
+    data = replace(play_data(loaded, _FRAMES), captions=captions, join_clips=True)
     windows = Windows(outputs, data)
     frames, labels = [], []
     for number, window in enumerate(windows.windows):
@@ -108,7 +106,7 @@ def read_frames(loaded: LoadedWorld, outputs: Sequence[str], every: int = 2) -> 
             if not text and latest_s + frame / data.fps > event_s:
                 continue  # what happened can still be seen
             frames.append(sample["video"][:, frame])
-            labels.append(" ".join(text.lower().split()) or NONE)
+            labels.append(plain_prompt(text) or NONE)
     return LabelledFrames(torch.stack(frames), labels)
 
 

@@ -77,6 +77,14 @@ OfCuration = Annotated[
         help="A recipe's name (see `gamecraft recipe list`) or a YAML file.",
     ),
 ]
+OnCluster = Annotated[
+    str,
+    typer.Option(
+        "--runner",
+        autocompletion=_values("local", "ray"),
+        help="local: one process here. ray: a cluster, or all cores here.",
+    ),
+]
 Partial = Annotated[
     bool,
     typer.Option("--partial", help="Plan shards although sources are unfinished; those get separate shards later."),
@@ -130,12 +138,7 @@ def curate(
     ],
     out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix.")],
     recipe: OfCuration = "laptop",
-    runner: Annotated[
-        str,
-        typer.Option(
-            autocompletion=_values("local", "ray"), help="local: one process here. ray: a cluster, or all cores here."
-        ),
-    ] = "local",
+    runner: OnCluster = "local",
     phase: Annotated[str, typer.Option(autocompletion=_values(*PHASES), help=f"Run one phase only: {', '.join(PHASES)}.")] = "",
     partial: Partial = False,
     wait: Wait = 0.0,
@@ -159,12 +162,7 @@ def synth(
         typer.Option(help="Initial frames, with commas: pictures, folders, an OUT of curate, paint, doom, doom:WAD:MAP."),
     ] = "doom",
     recipe: OfCuration = "laptop",
-    runner: Annotated[
-        str,
-        typer.Option(
-            autocompletion=_values("local", "ray"), help="local: one process here. ray: a cluster, or all cores here."
-        ),
-    ] = "local",
+    runner: OnCluster = "local",
     phase: Annotated[
         str, typer.Option(autocompletion=_values(*SYNTH_PHASES), help=f"Run one phase only: {', '.join(SYNTH_PHASES)}.")
     ] = "",

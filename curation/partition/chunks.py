@@ -24,7 +24,7 @@ from curation.media.decode import FrameConverter, Span
 from curation.media.seek import can_seek_near
 from curation.media.source import Source, probe
 from curation.media.viewport import ViewportAccumulator, ViewportSums
-from curation.partition.optical_flow import WIDTH, Flow, FlowSettings, load_flow
+from curation.partition.optical_flow import MAX_HEIGHT, WIDTH, Flow, FlowSettings, load_flow
 from curation.partition.recorders import FRAMES_AFTER, FRAMES_BEFORE, SECONDS_BEFORE, Recorder, ScanFrame, new_recorders
 from curation.quality.backends import load_iqa
 from curation.quality.iqa import Iqa, IqaSettings
@@ -37,7 +37,6 @@ FORMAT = 4
 # a hundredth of a chunk's time.
 _LEAD_IN_S = 3.0
 _VIEWPORT_EVERY_S = 0.5
-_MAX_HEIGHT = 720
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class _Seams:
 
 def analysis_size(source: Source) -> tuple[int, int]:
     """Return 320 px and the height of the same aspect, within bounds: a strip of 1 x 5000 px must not become huge."""
-    return WIDTH, int(np.clip(round(source.height * WIDTH / source.width / 2) * 2, 16, _MAX_HEIGHT))
+    return WIDTH, int(np.clip(round(source.height * WIDTH / source.width / 2) * 2, 16, MAX_HEIGHT))
 
 
 @lru_cache(maxsize=1)

@@ -34,11 +34,10 @@ from curation.partition.cuts import (
     cut_frames,
     keep_apart,
 )
-from curation.partition.optical_flow import WIDTH
+from curation.partition.optical_flow import MAX_HEIGHT, WIDTH
 
 _HASH_BITS, _HASH_LOWPASS = 8, 2  # HashDetector's own defaults
 _MAX_FPS = 240.0  # PySceneDetect's own assumption, where it sizes buffers for a length in seconds
-_MAX_ASPECT = 720 / 320  # height over width; a narrow strip is squeezed, as the scan does
 _CONTENT, _FLOW_MATCH, _LAYOUT = "game_content", "game_flow_match", "game_layout"
 
 
@@ -196,5 +195,5 @@ def _shrink(bgr: np.ndarray) -> np.ndarray:
     """Average a frame down to 320 px wide, and to a height of no more than the scan allows. A smaller one stays as it is."""
     height, width = bgr.shape[:2]
     scale = min(1.0, WIDTH / width)
-    size = max(1, round(width * scale)), max(1, min(round(height * scale), int(_MAX_ASPECT * width * scale)))
+    size = max(1, round(width * scale)), max(1, min(round(height * scale), int(MAX_HEIGHT / WIDTH * width * scale)))
     return bgr if size == (width, height) else cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)

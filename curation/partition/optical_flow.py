@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gamecraft")
 
-WIDTH = 320  # px; pictures are analysed at this width
+WIDTH, MAX_HEIGHT = 320, 720  # px; pictures are analysed at this width, and squeezed to this height
 CELL_PX = 20
 _IRLS_STEPS = 5  # of iteratively reweighted least squares
 _BATCH_ON_GPU = 16  # pairs that RAFT computes together

@@ -186,9 +186,6 @@ class KeyFrameMemory:
             oldest = 1 + min(range(len(self._used) - 1), key=lambda i: self._used[i + 1])
             del self._frames[oldest], self._used[oldest], self._pictures[oldest]
             self._poses = torch.cat([self._poses[:oldest], self._poses[oldest + 1 :]])
-        self._keep(frame, picture_3HW, pose)
-
-    def _keep(self, frame: int, picture_3HW: Tensor, pose: Tensor) -> None:
         self._frames.append(frame)
         self._used.append(frame)
         self._pictures.append(picture_3HW)

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -19,7 +20,7 @@ from model.data.loader import TrainingSample, Windows
 from model.data.windows import StoredClip, stored_clips, touching_runs
 from model.parallel import dist
 from model.parallel.layout import place_rank
-from model.play.world_files import WorldFile, save_world
+from model.play.world_files import WorldFile, plain_prompt, save_world
 from model.recipes import TrainRecipe
 from model.training.parts import ModelParts
 from model.training.sample_videos import evaluation_data, fixed_samples
@@ -60,9 +61,11 @@ def export(
         data = replace(data, captions=replace(data.captions, dropout=0.0))
         windows = Windows(outputs, data)
         samples = fixed_samples(windows, _CANDIDATES)
-        texts = {text: lasts for text, lasts in prompts_of(outputs, data.captions).items() if text not in left_out}
+        # A world with Wan's text encoder reads any text.
+        known = prompts_of(outputs, data.captions) if prompts and not recipe.model.weights else {}
+        texts = {text: lasts_s for text, lasts_s in known.items() if text not in left_out}
         file = world_file(recipe, parts, samples, texts, about)
-        file = file if prompts else replace(file, prompts=(), lasts_s={}, reads_text=False)
+        file = file if prompts else replace(file, reads_text=False)
         # The world begins without a prompt: pictures of recordings in which nothing happens.
         quiet = {w.key for w in windows.windows if not any(text_of_clip(clip, data.captions) for clip in w.clips)}
         plain = [sample for sample in samples if sample["key"] in quiet]
@@ -104,7 +107,7 @@ def world_file(
         codec=sizes,
         weights=recipe.model.weights,
         reads_text=recipe.model.text == "words",
-        prompts=() if recipe.model.weights else tuple(prompts),
+        prompts=tuple(prompts),
         lasts_s={text: lasts_s for text, lasts_s in prompts.items() if lasts_s is not None},
         about=about or {},
     )
@@ -130,11 +133,12 @@ def _median(lengths_s: Sequence[float | None]) -> float | None:
     return ended[len(ended) // 2] if 2 * len(ended) > len(lengths_s) else None
 
 
+@lru_cache(maxsize=4096)  # the windows of a recording share its clips
 def text_of_clip(clip: StoredClip, captions: CaptionMix) -> str:
     """Return a clip's text in lower case, as prompts are read."""
     location = clip.member("json")
     meta = json.loads(storage.read(*location)) if location else {}
-    return " ".join(caption(meta, captions, 1.0, 1.0).lower().split())
+    return plain_prompt(caption(meta, captions, 1.0, 1.0))
 
 
 def start_pictures(samples: Sequence[TrainingSample], count: int) -> list[tuple[str, np.ndarray]]:

@@ -29,7 +29,7 @@ from model.control.trajectory import PlayerState, step
 from model.data.decode import covering_crop
 from model.play.accelerate import Backend, choose
 from model.play.engine import BlockFrames, EngineInfo, Start, StartImage
-from model.play.world_files import LoadedWorld, find_world, load_world
+from model.play.world_files import LoadedWorld, find_world, load_world, plain_prompt
 
 
 def load_engine(checkpoint: str, log: Callable[[str], None] = print, backend: str = "auto") -> "WorldEngine":
@@ -203,11 +203,6 @@ class WorldSession:
         file = self._engine.loaded.file
         lasts_s = file.lasts_s.get(plain_prompt(prompt))
         return None if lasts_s is None else self._number + math.ceil(lasts_s * file.causal.fps / self.rollout.block_frames)
-
-
-def plain_prompt(prompt: str) -> str:
-    """Return a prompt as worlds with known prompts name it."""
-    return " ".join(prompt.lower().split())
 
 
 def to_frames(video_B3FHW: Tensor) -> np.ndarray:

@@ -150,6 +150,11 @@ def _unpacked(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def plain_prompt(prompt: str) -> str:
+    """Return a prompt as worlds with known prompts name it."""
+    return " ".join(prompt.lower().split())
+
+
 def find_world(checkpoint: str) -> str:
     """Return a world's folder, given it or `demo`, the name of the one that ships."""
     return DEMO if checkpoint == "demo" else checkpoint

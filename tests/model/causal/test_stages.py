@@ -189,8 +189,8 @@ def test_texts_that_end_say_after_how_long(made, tmp_path):
     texts = [None, "An explosion.", None, "It snows.", "It snows."]
     clips = [made.clip("a", i, 30 * i, 30, interaction_caption=text) for i, text in enumerate(texts)]
     shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", clips))
-    found = prompts_of([str(tmp_path)], CaptionMix(with_standard=False))
-    assert found == {"an explosion.": pytest.approx(clips[1].meta["end_s"] - clips[1].meta["start_s"]), "it snows.": None}
+    prompts = prompts_of([str(tmp_path)], CaptionMix(with_standard=False))
+    assert prompts == {"an explosion.": pytest.approx(clips[1].meta["end_s"] - clips[1].meta["start_s"]), "it snows.": None}
 
 
 def test_a_prompt_whose_time_is_over_is_taken_back(ladder, tmp_path):
