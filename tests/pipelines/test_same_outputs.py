@@ -10,11 +10,16 @@ from pipelines import recipes, run
 
 
 @pytest.fixture(scope="module")
-def outputs(raw, tmp_path_factory):
-    one = tmp_path_factory.mktemp("same") / "one"
-    run.curate([str(raw / "b.mp4")], str(one), recipes.smoke())
-    other = shutil.copytree(one, one.with_name("other"))
-    return one, other
+def output(raw, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("same") / "one"
+    run.curate([str(raw / "b.mp4")], str(folder), recipes.smoke())
+    return folder
+
+
+@pytest.fixture
+def outputs(output, tmp_path):
+    """The output, and a copy of it for one test: tests change the copy, and workers run them in any order."""
+    return output, shutil.copytree(output, tmp_path / "other")
 
 
 def compared(capsys, one, other, *words):
