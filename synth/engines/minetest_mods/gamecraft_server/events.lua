@@ -39,7 +39,7 @@ return function(gamecraft)
 		end
 	end
 
-	local function whiten(middle, share)
+	local function whiten(middle)
 		local radius = 48
 		local from = {x = middle.x - radius, y = gamecraft.ground - 6, z = middle.z - radius}
 		local to = {x = middle.x + radius, y = gamecraft.ground + 26, z = middle.z + radius}
@@ -50,33 +50,25 @@ return function(gamecraft)
 		for name, white in pairs({["default:dirt_with_grass"] = "default:dirt_with_snow", ["default:sand"] = "default:snowblock"}) do
 			snowy[minetest.get_content_id(name)] = minetest.get_content_id(white)
 		end
-		local random = PcgRandom(5) -- the same draw for a node in every pass, so that white nodes stay white
 		for z = from.z, to.z do for y = from.y, to.y do for x = from.x, to.x do
 			local index = area:index(x, y, z)
 			local white = snowy[data[index]]
-			if white and random:next(1, 1000) <= 1000 * share then data[index] = white end
+			if white then data[index] = white end
 		end end end
 		manipulator:set_data(data)
 		manipulator:write_to_map(false)
 	end
 
 	function act.snow(player)
-		minetest.add_particlespawner({amount = 350, time = 0.05, attached = player, minpos = {x = -9, y = 0, z = -9},
+		minetest.add_particlespawner({amount = 600, time = 0.05, attached = player, minpos = {x = -9, y = 0, z = -9},
 			maxpos = {x = 9, y = 5, z = 9}, minvel = {x = -0.5, y = -3, z = -0.5}, maxvel = {x = 0.5, y = -2, z = 0.5},
-			minexptime = 1, maxexptime = 2, minsize = 0.7, maxsize = 1.4, texture = "default_snow.png", glow = 4})
+			minexptime = 1, maxexptime = 2, minsize = 1.2, maxsize = 2.2, texture = "default_snow.png", glow = 8})
 		player:set_sky({type = "regular", clouds = false, sky_color = {day_sky = "#9aa3ab", day_horizon = "#c3c9ce"}})
 		player:set_sun({visible = false, sunrise_visible = false})
-		minetest.add_particlespawner({amount = 1100, time = 0, attached = player, minpos = {x = -9, y = 3, z = -9},
+		minetest.add_particlespawner({amount = 1500, time = 0, attached = player, minpos = {x = -9, y = 3, z = -9},
 			maxpos = {x = 9, y = 7, z = 9}, minvel = {x = -0.5, y = -3.5, z = -0.5}, maxvel = {x = 0.5, y = -2.5, z = 0.5},
-			minexptime = 2, maxexptime = 3, minsize = 0.7, maxsize = 1.4, texture = "default_snow.png", glow = 4})
-		local middle, passes = vector.round(player:get_pos()), 0
-		steps[#steps + 1] = every_step(2.0, function(share)
-			local pass = math.floor(share * 5)
-			if pass > passes then
-				passes = pass
-				whiten(middle, ({0.12, 0.22, 0.35, 0.6, 1})[pass])
-			end
-		end)
+			minexptime = 2, maxexptime = 3, minsize = 1.2, maxsize = 2.2, texture = "default_snow.png", glow = 8})
+		whiten(vector.round(player:get_pos())) -- at once: a few flakes alone are a change that is hardly seen
 		return true
 	end
 
@@ -101,7 +93,7 @@ return function(gamecraft)
 	end
 
 	function act.creature(player)
-		local spot = spot_ahead(player, 5, 2)
+		local spot = spot_ahead(player, 5, 3)
 		if not spot then return false end
 		minetest.add_entity({x = spot.x, y = spot.y - 0.5, z = spot.z}, "gamecraft_server:creature")
 		return true
@@ -133,14 +125,14 @@ return function(gamecraft)
 	end
 
 	minetest.register_craftitem("gamecraft_server:torch", {inventory_image = "default_torch_on_floor.png",
-		wield_scale = {x = 2.4, y = 2.4, z = 1.6}, light_source = 12})
+		wield_scale = {x = 3.2, y = 3.2, z = 2}, light_source = 12})
 
 	-- A creature of boxes that walks to and fro near where it appeared, across the player's view.
 	minetest.register_entity("gamecraft_server:creature", {
 		initial_properties = {physical = true, collide_with_objects = false, visual = "mesh", mesh = "gamecraft_creature.obj",
 			textures = {"blank.png^[noalpha^[colorize:#e0408a:255", "blank.png^[noalpha^[colorize:#7a1f5c:255",
-				"blank.png^[noalpha^[colorize:#101018:255"}, visual_size = {x = 1.25, y = 1.25, z = 1.25}, stepheight = 1.1, shaded = true,
-			collisionbox = {-0.45, 0, -0.45, 0.45, 1.6, 0.45}},
+				"blank.png^[noalpha^[colorize:#101018:255"}, visual_size = {x = 1.8, y = 1.8, z = 1.8}, stepheight = 1.1, shaded = true,
+			collisionbox = {-0.6, 0, -0.6, 0.6, 2.3, 0.6}},
 		on_activate = function(self)
 			self.object:set_acceleration({x = 0, y = -9.8, z = 0})
 			self.home, self.passed, self.side = self.object:get_pos(), 0, gamecraft.random:next(0, 1) * 2 - 1
