@@ -32,6 +32,7 @@ class EngineInfo:
     start_images: tuple[StartImage, ...]  # the first is the default
     # what decides the frames besides seed, start and inputs: checkpoint hash, causal spec, backend, threads, code version
     identity: Mapping[str, Any]
+    attract: bytes = b""  # an MP4 of play, shown while nobody plays; empty: none
 
 
 class Start(NamedTuple):

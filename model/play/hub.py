@@ -149,6 +149,8 @@ class Hub:
                 self._on_failure()
             return
         self.engines, self._stage = engines, Stage(id="done", pct=100.0)
+        if not record:
+            self.attract = engines[0].info.attract or None
         for connection in self._greeted:
             self._send_ready(connection)
         if record:

@@ -73,6 +73,7 @@ class WorldEngine:
             control=file.control,
             prompts=file.prompts,
             start_images=tuple(StartImage(*start) for start in loaded.starts),
+            attract=loaded.attract,
             identity=self._identity(),
         )
 

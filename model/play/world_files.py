@@ -1,7 +1,8 @@
 """A playable world as a folder: what `gamecraft export` writes and `gamecraft play` loads.
 
 `world.json` says what the world is, `weights.safetensors` has its experts, `codec.safetensors` a frame codec, `start/` pictures
-to start from. Worlds with Wan's codec name the diffusers folder that has it.
+to start from. Worlds with Wan's codec name the diffusers folder that has it. `attract.mp4`, if it is there, is a film of play that the
+page shows while nobody plays; any video of `gamecraft rollout` or `gamecraft replay` serves.
 """
 
 import contextlib
@@ -39,6 +40,7 @@ from model.world import ControlledExpert, World
 DEMO = os.path.join(os.path.dirname(__file__), "demo_world")
 FORMAT = 1
 _WORLD, _WEIGHTS, _CODEC, _START = "world.json", "weights.safetensors", "codec.safetensors", "start"
+_ATTRACT = "attract.mp4"
 # Matrices smaller than this are stored as they are.
 _MIN_INT8 = 1 << 12
 
@@ -100,6 +102,7 @@ class LoadedWorld:
     encode_text: EncodeText
     starts: Sequence[tuple[str, np.ndarray]]  # name and picture, uint8 [H, W, 3]
     digest: str  # of the folder's files that decide frames; Wan's codec and text encoder are named there, not hashed
+    attract: bytes = b""  # an MP4 of play; empty: none
 
 
 def save_world(
@@ -111,8 +114,9 @@ def save_world(
     (`fsdp.is_unsharded`) is stored so. A world that the folder had is replaced.
     """
     shutil.rmtree(os.path.join(folder, _START), ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(folder, _WORLD))
+    for name in (_WORLD, _ATTRACT):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, name))
     os.makedirs(os.path.join(folder, _START), exist_ok=True)
     state = world.state_dict() if file.two_experts else {f"high.{k}": v for k, v in world.high.state_dict().items()}
     save_file(_packed(state, int8), os.path.join(folder, _WEIGHTS))
@@ -186,7 +190,7 @@ def load_world(folder: str, device: torch.device | str = "cpu", dtype: torch.dty
     codec = codec.to(device).eval().requires_grad_(False)
     if isinstance(codec, FrameCodec):
         codec = codec.to(memory_format=torch.channels_last)
-    return LoadedWorld(file, world, codec, encode_text, _starts(folder), _digest(folder))
+    return LoadedWorld(file, world, codec, encode_text, _starts(folder), _digest(folder), _attract(folder))
 
 
 def _build(file: WorldFile) -> World:
@@ -221,6 +225,14 @@ def _starts(folder: str) -> list[tuple[str, np.ndarray]]:
             raise InputError(f"{os.path.join(where, name)} is no picture")
         pictures.append((os.path.splitext(name)[0].partition("-")[2] or name, picture[..., ::-1].copy()))
     return pictures
+
+
+def _attract(folder: str) -> bytes:
+    try:
+        with open(os.path.join(folder, _ATTRACT), "rb") as film:
+            return film.read()
+    except FileNotFoundError:
+        return b""
 
 
 def _digest(folder: str) -> str:

@@ -140,6 +140,14 @@ def test_files_that_do_not_fit_are_refused(ladder, tmp_path, change, message):
         load_world(str(tmp_path))
 
 
+def test_a_film_in_the_folder_is_shown_and_decides_no_frame(ladder, tmp_path):
+    folder = shutil.copytree(ladder[2], tmp_path / "world")
+    assert load_world(str(folder)).attract == b""
+    (folder / "attract.mp4").write_bytes(b"a film")
+    with_film = load_world(str(folder))
+    assert (with_film.attract, with_film.digest) == (b"a film", load_world(ladder[2]).digest)
+
+
 def test_a_folder_without_a_world_is_refused(tmp_path):
     with pytest.raises(InputError, match="made by `gamecraft export`"):
         load_engine(str(tmp_path))

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import json
 import threading
 import time
@@ -662,6 +663,17 @@ def test_the_attract_loop_is_made_from_a_record(tmp_path):
     path.write_text(record_of(MockEngine(identity={"checkpoint": "other"})))
     with serving([MockEngine()], attract=str(path)) as server:
         assert "identity.causal" in str(server.hub.failure)
+
+
+def test_a_world_may_bring_its_attract_loop():
+    engine = MockEngine()
+    engine.info = dataclasses.replace(engine.info, attract=b"a film")
+    with serving([engine]) as server:
+        deadline = time.monotonic() + 10
+        while get(server, "attract.mp4")[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert get(server, "attract.mp4")[1] == b"a film"
 
 
 def test_loading_is_shown_and_its_failure_too():
