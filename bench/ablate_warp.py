@@ -15,11 +15,11 @@ from bench.play import measures, read_windows, roll, table_lines
 from model.backbone.vae import MASK_CHANNELS
 from model.evaluation.pictures import load_lpips
 from model.play.export import export
-from model.play.world_files import load_world
 from model.recipes import TrainRecipe, demo_causal
 from model.train import train
 from model.training import frame_codec
 from model.training.settings import TrainPhase
+from model.world_files import load_world
 
 _FRAMES = 5
 

@@ -33,8 +33,8 @@ from model.evaluation import control_accuracy
 from model.evaluation.control_accuracy import DIRECTIONS, Direction, proportion
 from model.evaluation.pictures import load_lpips, psnr, sharpness, to_luma
 from model.play.keys import parse_keys
-from model.play.world_files import LoadedWorld, find_world, load_world
 from model.warp import turn
+from model.world_files import LoadedWorld, find_world, load_world
 
 # A second at 17.5 frames a second; half a second is frame 9.
 _FRAMES, _HALF = 18, 9

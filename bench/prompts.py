@@ -32,7 +32,7 @@ from model.data.loader import Windows
 from model.data.windows import Window
 from model.evaluation.control_accuracy import proportion
 from model.play.export import text_of_clip
-from model.play.world_files import LoadedWorld, find_world, load_world, plain_prompt
+from model.world_files import LoadedWorld, find_world, load_world, plain_prompt
 
 NONE = "none"
 _FRAMES = 49

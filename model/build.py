@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from curation.errors import InputError
+from model import world_files
 from model.backbone import load_weights, text, vae, vlm_context
 from model.backbone.dit import Expert
 from model.backbone.vae import Codec
 from model.control.encoder import CameraEncoder
 from model.encode_latents import check_encoded_with
 from model.parallel.layout import Placement
-from model.recipes import TrainRecipe, weights_folder
+from model.recipes import ModelSpec, TrainRecipe, weights_folder
 from model.training import checkpoint as checkpoints
 from model.training import frame_codec, precision
 from model.training.flow_matching import EncodeText
@@ -71,6 +72,15 @@ def load_trained(
     return parts
 
 
+def _initial_weights(spec: ModelSpec) -> tuple[str, bool]:
+    """Return what `model.init_from` names, and whether it is an exported world. InputError where it names nothing."""
+    if path := checkpoints.latest(spec.init_from):
+        return path, False
+    if world_files.is_world(spec.init_from):
+        return world_files.find_world(spec.init_from), True
+    raise InputError(f"{spec.init_from}: no complete checkpoint there; model.init_from must name a run's or a world's folder")
+
+
 def _load_initial_weights(world: World, recipe: TrainRecipe, codec_hash: str, log: Callable[[str], None]) -> None:
     """Load the averaged weights of the run `model.init_from`, whose model must have the same sizes.
 
@@ -78,14 +88,19 @@ def _load_initial_weights(world: World, recipe: TrainRecipe, codec_hash: str, lo
     another codec or other controls.
     """
     spec = recipe.model
-    path = checkpoints.latest(spec.init_from)
-    if path is None:
-        raise InputError(f"{spec.init_from}: no complete checkpoint there; model.init_from must name the folder of a run")
-    theirs = checkpoints.read_state(path)["spec"]
+    path, is_exported = _initial_weights(spec)
+    if is_exported:  # its codec was copied
+        theirs = {"codec": codec_hash, "control": asdict(world_files.read_world_file(path).control)}
+    else:
+        theirs = checkpoints.read_state(path)["spec"]
     ours = {"codec": codec_hash, "control": asdict(recipe.control)}
     if changed := checkpoints.differences({name: theirs[name] for name in ours if name in theirs}, ours):
         raise InputError(f"{path}: {'; '.join(changed)}; use the settings of the run that model.init_from names")
-    new = checkpoints.load_weights(path, world, vlm_context.PARTS if spec.vlm_encoder else ())
+    new: Sequence[str] = ()
+    if is_exported:
+        world_files.copy_weights(path, world)
+    else:
+        new = checkpoints.load_weights(path, world, vlm_context.PARTS if spec.vlm_encoder else ())
     log(f"start from {path}" + (f"; {len(new)} weights for model.vlm_encoder are new" if new else ""))
 
 
@@ -104,7 +119,7 @@ def _codec_and_text_encoder(
     if torch.distributed.get_rank() == 0:
         os.makedirs(folder, exist_ok=True)
         if recipe.model.init_from:
-            frame_codec.copy_from_run(recipe.model.init_from, path)
+            frame_codec.copy_from_run(_folder_of_codec(recipe.model.init_from), path)
         elif not os.path.exists(path) and checkpoints.latest(folder):
             raise InputError(f"{path}: no such file, but the checkpoints next to it were trained with it: copy it back")
         frame_codec.load_or_train(outputs, recipe.data, recipe.codec, path, device, log)
@@ -113,6 +128,11 @@ def _codec_and_text_encoder(
     kind = text.WordTextEncoder if recipe.model.text == "words" else text.ZeroTextEncoder
     text_encoder = kind(recipe.model.backbone.text_dim).to(device)
     return codec, text_encoder, frame_codec.fingerprint(path)
+
+
+def _folder_of_codec(init_from: str) -> str:
+    exported = checkpoints.latest(init_from) is None and world_files.is_world(init_from)
+    return world_files.find_world(init_from) if exported else init_from
 
 
 def _world(recipe: TrainRecipe, codec: Codec, placement: Placement, device: torch.device, context_width: int | None) -> World:

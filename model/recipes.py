@@ -34,7 +34,8 @@ class ModelSpec:
     # weights of TAEHV for Wan 2.1 (`taew2_1.pth`), which decode videos, faster and less well, instead of the decoder of
     # model.weights; empty: that decoder
     tiny_decoder: str = ""
-    # folder of a run whose averaged weights, cameras included, this run starts from (stage 1's for stage 2); empty: none
+    # folder of a run whose averaged weights, cameras included, this run starts from (stage 1's for stage 2), or of an exported
+    # world; demo: the world that ships, where no folder has that name; empty: none
     init_from: str = ""
     # text of a world with fresh weights: none, or words, one token for each word of a prompt
     text: str = "none"

@@ -20,10 +20,10 @@ from model.data.loader import TrainingSample, Windows
 from model.data.windows import StoredClip, stored_clips, touching_runs
 from model.parallel import dist
 from model.parallel.layout import place_rank
-from model.play.world_files import WorldFile, plain_prompt, save_world
 from model.recipes import TrainRecipe
 from model.training.parts import ModelParts
 from model.training.sample_videos import evaluation_data, fixed_samples
+from model.world_files import WorldFile, plain_prompt, save_world
 
 # Windows whose first frames are candidates for start pictures.
 _CANDIDATES = 96

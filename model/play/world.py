@@ -29,7 +29,7 @@ from model.control.trajectory import PlayerState, step
 from model.data.decode import covering_crop
 from model.play.accelerate import Backend, choose
 from model.play.engine import BlockFrames, EngineInfo, Start, StartImage
-from model.play.world_files import LoadedWorld, find_world, load_world, plain_prompt
+from model.world_files import LoadedWorld, find_world, load_world, plain_prompt
 
 
 def load_engine(checkpoint: str, log: Callable[[str], None] = print, backend: str = "auto") -> "WorldEngine":

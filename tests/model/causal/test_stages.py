@@ -24,11 +24,11 @@ from model.play.engine import Start  # noqa: E402
 from model.play.export import export, prompts_of  # noqa: E402
 from model.play.record import read_record, replay, start_recorded  # noqa: E402
 from model.play.world import WorldEngine, load_engine  # noqa: E402
-from model.play.world_files import load_world  # noqa: E402
 from model.recipes import BUILT_IN, demo_causal, demo_consistency  # noqa: E402
 from model.train import train  # noqa: E402
 from model.training.objectives import level_pairs  # noqa: E402
 from model.training.settings import TrainPhase  # noqa: E402
+from model.world_files import load_world  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:torch", "ignore:.*:DeprecationWarning:torch")
 
@@ -146,6 +146,21 @@ def test_a_film_in_the_folder_is_shown_and_decides_no_frame(ladder, tmp_path):
     (folder / "attract.mp4").write_bytes(b"a film")
     with_film = load_world(str(folder))
     assert (with_film.attract, with_film.digest) == (b"a film", load_world(ladder[2]).digest)
+
+
+def test_a_run_may_start_from_an_exported_world(ladder, out, tmp_path):
+    recipe = tiny(demo_causal())
+    on = replace(recipe, model=replace(recipe.model, init_from=ladder[2]), train=replace(recipe.train, lr=1e-9, sample_every=0))
+    train(on, [out], str(tmp_path / "on"), log=lambda _: None)
+    export(on, str(tmp_path / "on"), [out], str(tmp_path / "world"), log=lambda _: None)
+    theirs, ours = (load_world(folder).world.state_dict() for folder in (ladder[2], str(tmp_path / "world")))
+    assert all(torch.allclose(ours[name], value, rtol=1e-2, atol=1e-6) for name, value in theirs.items())
+    wider = replace(on.model.backbone, ffn_dim=64)
+    with pytest.raises(InputError, match="weights differ, the first high"):
+        train(replace(on, model=replace(on.model, backbone=wider)), [out], str(tmp_path / "wide"), log=lambda _: None)
+    faster = replace(on, control=replace(on.control, speed=3.0))
+    with pytest.raises(InputError, match=r"control.speed"):
+        train(faster, [out], str(tmp_path / "fast"), log=lambda _: None)
 
 
 def test_a_folder_without_a_world_is_refused(tmp_path):

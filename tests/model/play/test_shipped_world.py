@@ -13,7 +13,7 @@ from model.control.spec import ControlState  # noqa: E402
 from model.evaluation.control_accuracy import follows, video_motion  # noqa: E402
 from model.play.engine import Start  # noqa: E402
 from model.play.world import load_engine  # noqa: E402
-from model.play.world_files import DEMO  # noqa: E402
+from model.world_files import DEMO  # noqa: E402
 
 
 @pytest.fixture(scope="module")

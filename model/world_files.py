@@ -1,8 +1,8 @@
-"""A playable world as a folder: what `gamecraft export` writes and `gamecraft play` loads.
+"""A playable world as a folder: what `gamecraft export` writes, `gamecraft play` loads, and a run may start from.
 
 `world.json` says what the world is, `weights.safetensors` has its experts, `codec.safetensors` a frame codec, `start/` pictures
-to start from. Worlds with Wan's codec name the diffusers folder that has it. `attract.mp4`, if it is there, is a film of play that the
-page shows while nobody plays; any video of `gamecraft rollout` or `gamecraft replay` serves.
+to start from. Worlds with Wan's codec name the diffusers folder that has it. `attract.mp4`, if it is there, is a film of play
+that the page shows while nobody plays; any video of `gamecraft rollout` or `gamecraft replay` serves.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from curation.errors import InputError
 from model.backbone import text, vae
@@ -37,7 +37,7 @@ from model.training.flow_matching import EncodeText
 from model.world import ControlledExpert, World
 
 # The world that ships with the package.
-DEMO = os.path.join(os.path.dirname(__file__), "demo_world")
+DEMO = os.path.join(os.path.dirname(__file__), "play", "demo_world")
 FORMAT = 1
 _WORLD, _WEIGHTS, _CODEC, _START = "world.json", "weights.safetensors", "codec.safetensors", "start"
 _ATTRACT = "attract.mp4"
@@ -164,14 +164,46 @@ def find_world(checkpoint: str) -> str:
     return DEMO if checkpoint == "demo" else checkpoint
 
 
-def load_world(folder: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedWorld:
-    """Load a world. InputError where the folder has none, or its files do not fit together."""
+def is_world(checkpoint: str) -> bool:
+    """Return whether there is a world of that name."""
+    return os.path.isfile(os.path.join(find_world(checkpoint), _WORLD))
+
+
+def read_world_file(checkpoint: str) -> WorldFile:
+    """Return what a world is. InputError where there is none."""
+    folder = find_world(checkpoint)
     path = os.path.join(folder, _WORLD)
     try:
         with open(path, encoding="utf-8") as source:
-            file = WorldFile.from_json(source.read(), path)
+            return WorldFile.from_json(source.read(), path)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: no {_WORLD} there; a playable world is made by `gamecraft export`") from None
+
+
+def copy_weights(checkpoint: str, world: World) -> None:
+    """Give a model the weights of a world, to train on. InputError where it is another model."""
+    folder = find_world(checkpoint)
+    try:
+        state = _unpacked(load_file(os.path.join(folder, _WEIGHTS)))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: its weights cannot be read: {error}") from error
+    low = {f"low.{name.removeprefix('high.')}": value for name, value in state.items()}
+    state = {**low, **state}
+    own = world.state_dict()
+    other = {name for name in own.keys() | state.keys() if name not in own or name not in state}
+    other |= {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape}
+    if other:
+        raise InputError(f"{folder} is another model: {len(other)} weights differ, the first {min(other)}")
+    with torch.no_grad():
+        for name, part in own.items():
+            whole = state[name].to(part.device, part.dtype)
+            spread = isinstance(part, DTensor)
+            part.copy_(distribute_tensor(whole, part.device_mesh, part.placements) if spread else whole)
+
+
+def load_world(folder: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedWorld:
+    """Load a world. InputError where the folder has none, or its files do not fit together."""
+    file = read_world_file(folder)
     weights = os.path.join(folder, _WEIGHTS)
     try:
         world = _build(file)
