@@ -13,14 +13,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from model.control.spec import ControlState
+from model.play.engine import Start
 from model.play.export import export
+from model.play.video import Mp4Writer
+from model.play.world import load_engine
 from model.recipes import demo_causal, demo_consistency
 from model.train import train, with_shares
 
 # Six events, in the order in which seeds count them.
 _EVENTS = ("snow", "night", "torch", "block", "creature", "explosion")
 _EVERYWHERE = ("snow", "night")  # the others are things in places, of which more takes are needed
-_NOT_FOLLOWED = ("it starts to snow",)  # seen by `bench prompts` in 12 % of switches of the shipped world
+# What the page shows while nobody plays: the start picture, then keys, for how many frames, and a prompt before them.
+_FILM_START = 0
+_FILM = (
+    ("W", 40, ""),
+    ("LEFT", 30, ""),
+    ("W+RIGHT", 30, ""),
+    ("", 30, "place a block"),
+    ("RIGHT", 24, ""),
+    ("W", 30, ""),
+    ("", 24, "an explosion"),
+    ("LEFT", 30, ""),
+    ("W", 30, "it starts to snow"),
+    ("RIGHT", 48, ""),
+    ("W+LEFT", 34, ""),
+)
 # What differs from the recipe's codec for the shipped world: a perceptual loss and a patch discriminator.
 _LPIPS_STEPS, _GAN_WEIGHT, _DETAIL_WEIGHT = 5_000, 0.02, 0.5
 
@@ -76,7 +94,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     distilled = replace(distilled, model=replace(distilled.model, init_from=str(folder / "causal")))
     train(distilled, [], str(folder / "distilled"))
     held_out = [str(folder / "test"), str(folder / "events-test")]
-    export(distilled, str(folder / "distilled"), held_out, str(folder / "world"), int8=True, left_out=_NOT_FOLLOWED)
+    export(distilled, str(folder / "distilled"), held_out, str(folder / "world"), int8=True)
+    (folder / "world" / "attract.mp4").write_bytes(film(str(folder / "world")))
+
+
+def film(world: str) -> bytes:
+    """Return an MP4 of twenty seconds of play in a world whose blocks are single frames."""
+    engine = load_engine(world, backend="eager")
+    session, first = engine.start(Start(engine.info.start_images[_FILM_START].picture))
+    writer = Mp4Writer(engine.info.fps)
+    writer.add(first.frames)
+    for keys, frames, prompt in _FILM:
+        if prompt:
+            session.set_prompt(prompt)
+        for _ in range(frames):
+            writer.add(session.generate([ControlState(frozenset(keys.split("+")) if keys else frozenset())]).frames)
+            session.commit()
+    return writer.finish()
 
 
 def record(take: Take, path: Path) -> None:
