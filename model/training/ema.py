@@ -19,11 +19,11 @@ class EmaWeights:
         self.weights: dict[str, Tensor] = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move the average towards the module's current weights."""
+    def update(self, module: nn.Module, decay: float | None = None) -> None:
+        """Move the average towards the module's current weights. decay: instead of the average's own; 0 copies the weights."""
         parameters = {name: p.detach() for name, p in module.named_parameters() if name in self.weights}
         weights = [_local(self.weights[name]) for name in parameters]
-        torch._foreach_lerp_(weights, [_local(p) for p in parameters.values()], 1 - self.decay)
+        torch._foreach_lerp_(weights, [_local(p) for p in parameters.values()], 1 - (self.decay if decay is None else decay))
 
     @contextmanager
     @torch.no_grad()
