@@ -1,8 +1,8 @@
 """How much memory a rank of a training run needs, before it runs: `gamecraft train --plan`.
 
-Weights, gradients and optimizer state are counted from the shapes of the model, and divided as FSDP2 divides them. Cached keys and
-activations are those of the real passes, run on torch's meta device at the recipe's sizes: what autograd keeps is measured, not
-guessed. Context parallel divides them. What the frozen codec and the text encoder need while they work is not counted.
+Weights, gradients and optimizer state are counted from the shapes of the model, and divided as FSDP2 divides them. Cached keys
+and activations are those of the real passes, run on torch's meta device at the recipe's sizes: what autograd keeps is measured,
+not guessed. Context parallel divides them. What the frozen codec and the text encoder need while they work is not counted.
 """
 
 from collections.abc import Callable
@@ -138,7 +138,7 @@ def _bytes(module: nn.Module, ranks: int, wanted: Callable[[str], bool] = lambda
 
 
 def _gathered(expert: ControlledExpert, dtype: torch.dtype, ranks: int) -> int:
-    """Return the bytes of gathered weights and whole gradients: the block that runs and the next one, and what is around blocks."""
+    """Return the bytes of gathered weights and whole gradients: of the block that runs, the next one, and what is around."""
     size = torch.finfo(dtype).bits // 8
     if ranks == 1 and dtype == torch.float32:
         size = 4

@@ -155,4 +155,5 @@ def dense_mask(rule: Callable[[Any, Any, Tensor, Tensor], Tensor], queries: Tens
 
 def spec_from_plain(plain: Mapping[str, Any]) -> CausalSpec:
     """Return the spec that JSON holds, in which tuples are lists."""
-    return CausalSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    return CausalSpec(**values)

@@ -5,10 +5,10 @@ For self-attention the ranks exchange tokens against heads: each rank then has a
 heads. Rotary positions, masks and the past are therefore those of one rank. The keys and values that a causal model caches are
 taken after the exchange: each rank has pages of its own heads, which are never gathered.
 
-Gradients are correct under the mean over *all* ranks, which FSDP2 takes anyway. Outside the blocks all ranks of a group compute
-the same, and have the same gradients. Inside them a rank has the gradient of its own tokens or heads, times the group's size: so
-the mean over the ranks is the sum over their parts. The factor comes in with `_Gather` and goes out with `_Split`, so that
-gradients stay correct where an output becomes the input of another pass, as in a rollout.
+Gradients are correct under the mean over *all* ranks, which FSDP2 takes anyway. Outside the blocks all ranks of a group
+compute the same, and have the same gradients. Inside them a rank has the gradient of its own tokens or heads, times the group's
+size: so the mean over the ranks is the sum over their parts. The factor comes in with `_Gather` and goes out with `_Split`, so
+that gradients stay correct where an output becomes the input of another pass, as in a rollout.
 
 B batch, T latent frames, S tokens a frame (s on this rank), L = T x S, l = T x s, D width, N heads (n on this rank),
 H head width, R ranks.
@@ -52,8 +52,8 @@ class _Exchange:
         self._group, self._frames = group, 1
 
     def put_around(self, block: Block) -> None:
-        attention = block.attn1
-        block.forward = partial(self._forward, block.forward)
+        attention: Any = block.attn1
+        block.forward = partial(self._forward, block.forward)  # type: ignore[method-assign]
         attention.queries = partial(self._queries, attention.queries)
         attention.keys = partial(self._keys, attention.keys)
         attention.attend = partial(self._attend, attention.attend)

@@ -260,7 +260,9 @@ def _tensors(
     }
     if critic is not None:
         _create_adam_state(critic.optimizer)
-        tensors["critic"] = get_model_state_dict(critic.module, options=_TRAINED)
+        trained = {name for name, parameter in critic.module.named_parameters() if parameter.requires_grad}
+        weights = get_model_state_dict(critic.module)
+        tensors["critic"] = {name: weight for name, weight in weights.items() if name in trained}
         tensors["critic_optimizer"] = get_optimizer_state_dict(critic.module, critic.optimizer, options=_TRAINED)
     return tensors
 

@@ -1,9 +1,9 @@
-"""Bidirectional models as scores of a window of a rollout: how a window becomes one of their samples, and what they predict of it.
+"""Bidirectional models as scores of a window of a rollout: how a window becomes their sample, and what they predict of it.
 
 A window is K latents of a stream. For a score it is a video by itself: its first frame is the frame before the window, decoded
-and encoded again, and its cameras are relative to that frame. Mask, first-frame condition, control maps and text are built anew.
-The view of a window of ground truth is therefore the sample that a bidirectional run would read there, bit for bit. Only a video
-codec's latents after the first differ from a fresh encoding, since the encoder remembers the frames before the window.
+and encoded again, and its cameras are relative to that frame. Mask, first-frame condition, control maps and text are built
+anew. The view of a window of ground truth is therefore the sample that a bidirectional run would read there, bit for bit. Only
+a video codec's latents after the first differ from a fresh encoding, since the encoder remembers the frames before the window.
 
 B batch, C latent channels, K latents of the window, F frames, H W px, h w latent rows and columns.
 """
@@ -34,8 +34,8 @@ class View(NamedTuple):
 class Window(NamedTuple):
     """Latents of a stream, with everything that a score needs to know of it.
 
-    x0: [B, C, K, h, w]. latents: their numbers. before: frames of the stream before the window, in [-1, 1], [B, 3, f, H, W]: all
-    of them for a world that turns frames, otherwise at least the last one.
+    x0: [B, C, K, h, w]. latents: their numbers. before: frames of the stream before the window, in [-1, 1], [B, 3, f, H, W]:
+    all of them for a world that turns frames, otherwise at least the last one.
     """
 
     x0: Tensor
@@ -50,10 +50,11 @@ class Score(Protocol):
         """Return a window as a sample. batch: whose stream it is."""
         ...
 
-    def velocity(
-        self, world: World, noisy_BCKhw: Tensor, sigma_B: Tensor, noise_BChw: Tensor, view: View, name: ExpertName
-    ) -> Tensor:
-        """Return the velocity of the window's latents, float32 [B, C, K, h, w]. noise: of the latent before the window."""
+    def velocity(self, world: World, view: View, sigma_B: Tensor, noise_BCThw: Tensor, name: ExpertName) -> Tensor:
+        """Return the velocity of the window's latents, float32 [B, C, K, h, w], after noise was added to them.
+
+        noise: of the frame before and of the window, [B, C, 1 + K, h, w].
+        """
         ...
 
     def unconditional(self, view: View) -> View:
@@ -98,7 +99,7 @@ def text_at(spans: list[tuple[int, str]], frame: int) -> str:
 
 
 class FirstFrameScore:
-    """Reads windows as Wan2.2 reads videos: all latents are noisy, and mask and latents of the first frame stand next to them."""
+    """Reads windows as Wan2.2 reads videos: all latents are noisy, next to mask and latents of the first frame."""
 
     def __init__(self, parts: ModelParts) -> None:
         self._parts = parts
@@ -113,12 +114,8 @@ class FirstFrameScore:
         x0 = torch.cat([parts.codec.encode(before[:, :, None]), window.x0], 2)
         return View(x0, BlockCondition(range(x0.shape[2]), image, text, maps))
 
-    def velocity(
-        self, world: World, noisy_BCKhw: Tensor, sigma_B: Tensor, noise_BChw: Tensor, view: View, name: ExpertName
-    ) -> Tensor:
-        sigma = sigma_B.view(-1, 1, 1, 1)
-        first = (1 - sigma) * view.x0[:, :, 0] + sigma * noise_BChw
-        x = torch.cat([torch.cat([first[:, :, None], noisy_BCKhw], 2), view.condition.condition], 1)
+    def velocity(self, world: World, view: View, sigma_B: Tensor, noise_BCThw: Tensor, name: ExpertName) -> Tensor:
+        x = torch.cat([add_noise(view.x0, sigma_B, noise_BCThw), view.condition.condition], 1)
         levels = sigma_B[:, None].expand(-1, x.shape[2])
         velocity: Tensor = world.expert_named(name)(x, levels, view.condition.text, view.condition.maps)
         return velocity[:, :, 1:].float()
@@ -182,12 +179,10 @@ class TurnedScore:
         encoded = self._parts.text_encoder([text_at(each, frame) for each in spans for frame in range(frames)])
         return encoded.unflatten(0, (len(spans), frames))
 
-    def velocity(
-        self, world: World, noisy_BCKhw: Tensor, sigma_B: Tensor, noise_BChw: Tensor, view: View, name: ExpertName
-    ) -> Tensor:
+    def velocity(self, world: World, view: View, sigma_B: Tensor, noise_BCThw: Tensor, name: ExpertName) -> Tensor:
         clean = torch.zeros(len(sigma_B), view.x0.shape[2], device=sigma_B.device)
         levels = torch.cat([clean[:, :1], sigma_B[:, None].expand(-1, self._spec.block)], 1)
-        noisy = torch.cat([view.x0[:, :, :1], noisy_BCKhw], 2)
+        noisy = add_noise(view.x0, sigma_B, noise_BCThw)
         layout = self._layout(view.x0)
         return teacher_forced(world, view.x0, clean, noisy, levels, view.condition, self._spec, layout, name)
 
@@ -209,6 +204,12 @@ def build_score(parts: ModelParts, spec: CausalSpec | None) -> Score:
     return FirstFrameScore(parts) if spec is None else TurnedScore(parts, spec)
 
 
+def add_noise(x0_BCThw: Tensor, sigma_B: Tensor, noise_BCThw: Tensor) -> Tensor:
+    """Return latents at a noise level of each sample."""
+    sigma = sigma_B.view(-1, 1, 1, 1, 1)
+    return (1 - sigma) * x0_BCThw + sigma * noise_BCThw
+
+
 def predict_x0(
     score: Score,
     world: World,
@@ -220,16 +221,15 @@ def predict_x0(
 ) -> Tensor:
     """Return what a model takes the clean window for, [B, C, K, h, w], after noise was added to it.
 
-    noise: of the frame before and of the window, [B, C, 1 + K, h, w]. guidance: velocity = plain + guidance x (velocity - plain),
-    where plain is that of `Score.unconditional`; 1: none, which saves a pass. Self-Forcing writes a factor of 3 for 4 of these.
+    noise: see `Score.velocity`. guidance: velocity = plain + guidance x (velocity - plain), where plain is that of
+    `Score.unconditional`; 1: none, which saves a pass. Self-Forcing writes a factor of 3 for 4 of these.
     """
-    sigma = sigma_B.view(-1, 1, 1, 1, 1)
-    noisy = (1 - sigma) * view.x0[:, :, 1:] + sigma * noise_BCThw[:, :, 1:]
-    velocity = score.velocity(world, noisy, sigma_B, noise_BCThw[:, :, 0], view, name)
+    velocity = score.velocity(world, view, sigma_B, noise_BCThw, name)
     if guidance != 1:
-        plain = score.velocity(world, noisy, sigma_B, noise_BCThw[:, :, 0], score.unconditional(view), name)
+        plain = score.velocity(world, score.unconditional(view), sigma_B, noise_BCThw, name)
         velocity = plain + guidance * (velocity - plain)
-    return noisy - sigma * velocity
+    noisy = add_noise(view.x0[:, :, 1:], sigma_B, noise_BCThw[:, :, 1:])
+    return noisy - sigma_B.view(-1, 1, 1, 1, 1) * velocity
 
 
 def distribution_matching_loss(x0: Tensor, fake_x0: Tensor, real_x0: Tensor) -> Tensor:

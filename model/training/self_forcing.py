@@ -1,8 +1,8 @@
 """Rollouts of the student in training, and what student and critic are trained on (stages 3 and 4).
 
-The student rolls out as in play: the same passes, cache, pictures and prompts (`model.causal.rollout`). Blocks before the window
-carry no gradient. In the window all blocks end at the same step, the exit step, which alone has a gradient, so only one expert
-is trained in a step. What decides which modules run, and how often, is drawn from a generator that all ranks share.
+The student rolls out as in play: the same passes, cache, pictures and prompts (`model.causal.rollout`). Blocks before the
+window carry no gradient. In the window all blocks end at the same step, the exit step, which alone has a gradient, so only one
+expert is trained in a step. What decides which modules run, and how often, is drawn from a generator that all ranks share.
 
 B batch, C latent channels, K latents of the window, F frames, h w latent rows and columns.
 """
@@ -167,9 +167,7 @@ class SelfForcing:
             view = self._score.view(batch, rolled.fake._replace(x0=rolled.fake.x0.detach()))
         x0 = view.x0[:, :, 1:]
         sigma, noise = self._levels_and_noise(x0, draws.critic_expert, generators)
-        levels = sigma.view(-1, 1, 1, 1, 1)
-        noisy = (1 - levels) * x0 + levels * noise[:, :, 1:]
-        velocity = self._score.velocity(self._parts.critic, noisy, sigma, noise[:, :, 0], view, draws.critic_expert)
+        velocity = self._score.velocity(self._parts.critic, view, sigma, noise, draws.critic_expert)
         return sigma, (velocity - (noise[:, :, 1:] - x0)).square().mean((1, 2, 3, 4))
 
     def _levels_and_noise(self, x0: Tensor, name: ExpertName, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,7 @@ class ObjectiveSettings:
 
     # flow: bidirectional flow matching (stages 1 and 2). teacher_forcing: causal flow matching, each block on true history.
     # consistency: distillation to few steps of the causal model that model.init_from names, without rollouts. self_forcing:
-    # distribution matching on the rollouts of the few-step model that model.init_from names (stages 3 and 4), see `distillation`
+    # distribution matching on rollouts of the few-step run that model.init_from names (stages 3 and 4)
     kind: str = "flow"
     latents: int = 0  # latents of a sample that are trained on, at a random place; 0: all of them
     context_noise: float = 0.3  # history gets noise of up to this level, which is an input of the model

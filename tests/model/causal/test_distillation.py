@@ -10,13 +10,13 @@ from curation.errors import InputError
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("tensorboard", reason="the extra `train` is not installed")
 
-from tiny_ladder import tiny  # noqa: E402 (after the packages are known to be here)
+import tiny_ladder  # noqa: E402 (after the packages are known to be here)
+from tiny_ladder import tiny  # noqa: E402
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa: E402
 
-from model import build  # noqa: E402
 from model.distiller import Distiller  # noqa: E402
 from model.parallel import dist  # noqa: E402
-from model.parallel.layout import place_rank  # noqa: E402
+from model.parallel.layout import ParallelLayout, place_rank  # noqa: E402
 from model.play.export import export  # noqa: E402
 from model.play.start_run import start_run  # noqa: E402
 from model.play.world_files import load_world  # noqa: E402
@@ -183,7 +183,7 @@ def test_a_teacher_that_does_not_see_a_window_at_once_is_refused(ladder, out, tm
     with pytest.raises(InputError, match=r"causal.block is 1, but distillation.window is 4"):
         train(other, [out], str(tmp_path / "run"), log=quiet)
     missing = replace(recipe, distillation=replace(recipe.distillation, teacher=str(tmp_path)))
-    with pytest.raises(InputError, match="distillation.teacher must name the folder of a run"):
+    with pytest.raises(InputError, match=r"distillation.teacher must name the folder of a run"):
         train(missing, [out], str(tmp_path / "run"), log=quiet)
 
 
@@ -221,9 +221,6 @@ def test_recipes_that_cannot_work_are_refused(change, words):
 
 def test_only_the_expert_whose_step_has_the_gradient_is_stepped(tmp_path, out):
     """Two experts, whose shared context gives gradients to both (pitfall 4)."""
-    import tiny_ladder
-    from model.parallel.layout import ParallelLayout
-
     dist.start()
     try:
         spec = replace(tiny_ladder.PLAIN, sharing="low_noise")
@@ -248,4 +245,3 @@ def test_only_the_expert_whose_step_has_the_gradient_is_stepped(tmp_path, out):
         assert seen == {"high", "low"}
     finally:
         dist.stop()
-    assert build is not None

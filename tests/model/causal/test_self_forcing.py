@@ -170,7 +170,7 @@ def test_a_rollout_in_training_is_the_one_in_play(spec):
 
 @BOTH
 def test_the_view_of_a_true_window_is_a_fresh_bidirectional_sample(spec):
-    """First frame, mask, cameras and text of the window are its own, not those of the stream (pitfall: first-frame condition)."""
+    """First frame, mask, cameras and text of the window are its own, not those of the stream."""
     texts = [[(0, "a"), (6, "b")], [(0, "c")]]
     parts, batch, window = tiny.parts(spec), tiny.batch(texts=texts), range(5, 9)
     score = forcing(spec, parts=parts)._score
