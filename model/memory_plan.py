@@ -5,7 +5,7 @@ and activations are those of the real passes, run on torch's meta device at the 
 not guessed. Context parallel divides them. What the frozen codec and the text encoder need while they work is not counted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -60,6 +60,30 @@ class MemoryPlan(NamedTuple):
                 f"a rank needs {self.total / _GIB:.1f} GiB, but {available / _GIB:.1f} of {device_bytes / _GIB:.1f} GiB can be "
                 "used; use more ranks, a larger layout.context, layout.recompute, or distillation.critic_lora"
             )
+
+
+def report(recipe: TrainRecipe, ranks: Sequence[int], device_gib: float, say: Callable[[str], None]) -> None:
+    """Print the plans for some numbers of ranks, each with whether it fits. InputError where the first of them does not.
+
+    A recipe whose precision is auto is planned in bfloat16.
+    """
+    if recipe.train.precision == "auto":
+        recipe = replace(recipe, train=replace(recipe.train, precision="bfloat16"))
+    refused: list[InputError] = []
+    for count in ranks:
+        made = plan(recipe, count)
+        say(f"{recipe.name} on {count} ranks, context parallel {recipe.layout.context}, {recipe.train.precision}:")
+        for line in made.lines():
+            say(f"  {line}")
+        try:
+            made.check(device_gib * _GIB)
+        except InputError as error:
+            say(f"  does not fit: {error}")
+            refused += [error] if count == ranks[0] else []
+        else:
+            say(f"  fits devices of {device_gib:g} GiB")
+    if refused:
+        raise refused[0]
 
 
 def plan(recipe: TrainRecipe, ranks: int) -> MemoryPlan:

@@ -405,6 +405,7 @@ def demo_distil() -> TrainRecipe:
             critic_lr_low=4e-5,
             guidance=1.0,
         ),
+        causal=replace(student.causal, context_gradient=False),
         train=replace(student.train, curriculum=(TrainPhase(17, 400),), batch=2, warmup_steps=10),
     )
 
