@@ -137,6 +137,8 @@ class TrainRecipe:
             raise ValueError("self-forcing reads videos and has no instructions yet: no model.vlm_encoder, no data.latents")
         if settings.window % block:
             raise ValueError(f"distillation.window must be whole blocks of {block} latents, not {settings.window}")
+        if self.model.weights and settings.window == block:
+            raise ValueError("distillation.window must be two blocks or more: with a video codec the first is not always scored")
         if noise.boundary and not settings.min_level < noise.boundary <= settings.max_level:
             raise ValueError(
                 f"distillation.min_level and max_level must lie on both sides of the experts' boundary {noise.boundary:g}, not "

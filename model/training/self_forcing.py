@@ -88,7 +88,8 @@ class SelfForcing:
         pose = batch["pose"][:, :frames].to(device)
         intrinsics = flow_matching.valid_intrinsics(batch, (video.shape[-2], video.shape[-1]), device)[:, 0]
         seeds = [int(torch.randint(2**62, (), generator=generator)) for generator in generators]
-        text = self._texts(batch, 0)
+        texts = _texts(batch, 0)
+        text = parts.text_encoder(texts)
         self.text_tokens = text.shape[-2]
         start = StreamStart(video[:, :, 0], intrinsics, text, camera_known=batch["camera_known"].to(device))
         with torch.no_grad():
@@ -100,7 +101,9 @@ class SelfForcing:
             frame, in_window = 1 + (block.start - 1) * per, block.start >= draws.window.start
             part = pose[:, frame : frame + len(block) * per]
             rollout.gradient = in_window and draws.student
-            rollout.set_text(self._texts(batch, frame))
+            if (changed := _texts(batch, frame)) != texts:
+                texts = changed
+                rollout.set_text(parts.text_encoder(texts))
             if in_window:
                 made.append(rollout.generate(part, draws.exit_step))
             elif true_latents is not None:
@@ -117,10 +120,6 @@ class SelfForcing:
         x0 = torch.cat(made, 2)
         fake, real = (Window(x0, draws.window, before) for before in (predicted, true_before))
         return Rolled(fake, real, video[:, :, first - 1 :])
-
-    def _texts(self, batch: dict[str, Any], frame: int) -> Tensor:
-        """Return the texts of a batch at a frame of the stream, [B, S, E]: a block has the text of its first frame."""
-        return self._parts.text_encoder([text_at(spans, frame) for spans in batch["spans"]])
 
     def student_loss(
         self, batch: dict[str, Any], rolled: Rolled, draws: Draws, generators: Sequence[torch.Generator]
@@ -176,3 +175,8 @@ class SelfForcing:
         sigma = drawn.clamp(self._settings.min_level, self._settings.max_level)
         noise = draw_noise((len(x0), x0.shape[1], 1 + x0.shape[2], *x0.shape[3:]), generators)
         return sigma.to(x0.device), noise.to(x0.device)
+
+
+def _texts(batch: dict[str, Any], frame: int) -> list[str]:
+    """Return the texts of a batch at a frame of the stream: a block has the text of its first frame."""
+    return [text_at(spans, frame) for spans in batch["spans"]]

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 import tiny_ladder as tiny  # noqa: E402 (after the package is known to be here)
+import tiny_world  # noqa: E402
 
 from model.backbone.attention import AttentionLayout, SinkRotation, attend  # noqa: E402
 from model.backbone.vae import to_signed  # noqa: E402
@@ -16,11 +17,18 @@ from model.causal.spec import dense_mask  # noqa: E402
 from model.control.pluecker import relative_to_origin  # noqa: E402
 from model.noise import NoiseSpec, seeded_generator  # noqa: E402
 from model.parallel.recompute import recompute_blocks  # noqa: E402
-from model.training import flow_matching, lora, self_forcing  # noqa: E402
-from model.training.scores import FirstFrameScore, Window, distribution_matching_loss, predict_x0  # noqa: E402
+from model.training import flow_matching, lora  # noqa: E402
+from model.training.scores import (  # noqa: E402
+    FirstFrameScore,
+    Window,
+    distribution_matching_loss,
+    predict_x0,
+    sample_of,
+)
 from model.training.self_forcing import SelfForcing, draw  # noqa: E402
 from model.training.settings import DistillationSettings  # noqa: E402
 from model.training.stop_criteria import StopCriteria, broken, flow_length, variance  # noqa: E402
+from model.world import World  # noqa: E402
 
 SETTINGS = DistillationSettings(teacher="teacher", window=4)
 BOTH = pytest.mark.parametrize("spec", [tiny.PLAIN, tiny.WARPED], ids=["first frame", "turned frames"])
@@ -346,7 +354,6 @@ def test_low_rank_changes_are_zero_at_first_and_can_be_switched_off():
     assert trained
     assert all("lora_" in name for name in trained)
     assert world.state_dict().keys() - plain.state_dict().keys() == set(trained)
-    x = torch.randn(1, 8 + tiny.CHANNELS - 0, 3, 2, 3)[:, : plain.high.expert.config.in_channels]
     x = torch.randn(1, plain.high.expert.config.in_channels, 3, 2, 3)
     sigma, text = torch.full((1, 3), 0.5), torch.zeros(1, 2, 12)
     with torch.no_grad():
@@ -394,4 +401,61 @@ def test_settings_that_cannot_work_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             replace(SETTINGS, **change)
-    assert self_forcing.Draws is not None
+
+
+@pytest.fixture(scope="module")
+def video_parts():
+    """Parts with Wan's video codec: four frames a latent, and two experts with patches of 2x2."""
+    pytest.importorskip("diffusers", reason="the extra `train` is not installed")
+
+    def world(seed):
+        torch.manual_seed(seed)
+        made = World(*tiny_world.experts(), NoiseSpec())
+        with torch.no_grad():
+            for weight in made.parameters():
+                weight.add_(0.02 * torch.randn_like(weight))
+        return made
+
+    parts = tiny_world.parts(world(1))
+    return replace(parts, teacher=world(2).requires_grad_(False), critic=world(3))
+
+
+def video_batch(frames):
+    made = tiny.batch(1, frames)
+    smooth = torch.nn.functional.interpolate(made["video"].float().flatten(0, 1), (32, 32)).view(1, 3, frames, 32, 32)
+    return made | {"video": smooth.to(torch.uint8), "intrinsics": torch.tensor([30.0, 30.0, 16.0, 16.0]).expand(1, frames, 4)}
+
+
+def test_windows_of_a_video_codec_have_four_frames_a_latent(video_parts):
+    spec, settings = tiny.PLAIN, replace(SETTINGS, window=4)
+    made, batch = forcing(spec, settings=settings, parts=video_parts), video_batch(25)
+    video = to_signed(batch["video"])
+    for window in (range(1, 5), range(3, 7)):
+        first = 4 * (window.start - 1)
+        draws = tiny.draws(window, 0)
+        rolled = made.roll_out(batch, draws, tiny.generators(1))
+        assert rolled.fake.x0.shape[2] == 4
+        assert torch.equal(rolled.truth, video[:, :, first : first + 17])
+        assert torch.equal(rolled.real.before[:, :, -1], video[:, :, first])
+        assert torch.equal(rolled.fake.before[:, :, -1], video[:, :, first]) == (window.start == 1)
+        true_latents = video_parts.codec.encode(video)[:, :, window.start : window.stop]
+        view = made._score.view(batch, rolled.real._replace(x0=true_latents))
+        fresh = sample_of(batch, range(first, first + 17)) | {"video": batch["video"][:, :, first : first + 17]}
+        device = torch.device("cpu")
+        expected = flow_matching.encode_batch(fresh, video_parts.codec, video_parts.text_encoder, device)
+        assert torch.equal(view.condition.condition, expected.conditioning.image)
+        assert torch.equal(view.condition.maps, expected.conditioning.maps)
+        assert torch.equal(view.x0[:, :, :1], expected.x0[:, :, :1])
+        remembered = (view.x0 - expected.x0).abs().max()
+        assert (remembered < 1e-5) == (window.start == 1), "the encoder remembers what came before a later window"
+        made.student_loss(batch, rolled, draws, tiny.generators(1, "s")).sum().backward()
+        assert all(each >= 0 for each in made.measured(rolled))
+
+
+def test_the_first_block_of_a_later_window_of_a_video_codec_is_not_scored(video_parts):
+    made, batch, draws = forcing(parts=video_parts), video_batch(25), tiny.draws(range(3, 7), 0)
+    rolled = made.roll_out(batch, draws, tiny.generators(1))
+    latents = rolled.fake.x0.detach().requires_grad_()
+    made.student_loss(batch, rolled._replace(fake=rolled.fake._replace(x0=latents)), draws, tiny.generators(1)).sum().backward()
+    assert not latents.grad[:, :, :2].any()
+    assert latents.grad[:, :, 2:].any()
