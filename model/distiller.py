@@ -16,6 +16,7 @@ from model.noise import ExpertName, seeded_generator
 from model.parallel import dist, fsdp
 from model.trainer import Trainer, loss_by_noise
 from model.training import checkpoint, throughput
+from model.training.ema import reshard
 from model.training.self_forcing import Draws, SelfForcing, draw
 from model.training.stop_criteria import StopCriteria, broken
 from model.world import World
@@ -118,6 +119,7 @@ class Distiller(Trainer):
 
     def _update(self, world: World, optimizer: torch.optim.Optimizer, name: ExpertName) -> float:
         """Step one expert by its gradients, and drop those of the other. Return the norm of its gradient."""
+        reshard(world)  # passes without gradient have left weights gathered, of which only the sharded ones are stepped
         trained = [p for p in world.expert_named(name).parameters() if p.grad is not None]
         kept = {id(p) for p in trained}
         for parameter in world.parameters():

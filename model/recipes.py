@@ -138,7 +138,7 @@ class TrainRecipe:
         if settings.window % block:
             raise ValueError(f"distillation.window must be whole blocks of {block} latents, not {settings.window}")
         if self.model.weights and settings.window == block:
-            raise ValueError("distillation.window must be two blocks or more: with a video codec the first is not always scored")
+            raise ValueError("distillation.window must be two blocks or more: a video codec leaves the first one out")
         if noise.boundary and not settings.min_level < noise.boundary <= settings.max_level:
             raise ValueError(
                 f"distillation.min_level and max_level must lie on both sides of the experts' boundary {noise.boundary:g}, not "
