@@ -22,8 +22,8 @@ from model.training.stop_criteria import StopCriteria, broken
 from model.world import World
 
 # Settings of `DistillationSettings` that may change within a run: where the teacher lies, rates, and when it stops.
-_MAY_CHANGE = ("teacher", "lr_high", "lr_low", "critic_lr_high", "critic_lr_low", "measure_every")
-_MAY_CHANGE += ("max_variance_ratio", "min_flow_ratio", "stop")
+_RATES = ("lr_high", "lr_low", "critic_lr_high", "critic_lr_low")
+_MAY_CHANGE = {"teacher", *_RATES, "measure_every", "max_variance_ratio", "min_flow_ratio", "stop"}
 
 
 class Distiller(Trainer):

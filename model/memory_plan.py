@@ -107,9 +107,12 @@ def plan(recipe: TrainRecipe, ranks: int) -> MemoryPlan:
         parts |= _critic_parts(recipe, expert, networks, ranks)
     elif recipe.objective.kind == "consistency":
         parts["teacher"] = networks * weights
+    if distils:  # a batch of videos, in [-1, 1], and the frames of its rollouts
+        (width, height), frames = recipe.data.size, recipe.train.curriculum[-1].frames
+        parts["pictures"] = recipe.train.batch * 3 * frames * width * height * (1 + 4 + 4)
     if recipe.model.weights:
         parts |= {"text encoder": _TEXT_ENCODER, "codec": _VIDEO_CODEC}
-    parts["gathered weights"] = _gathered(expert, dtype, ranks)
+    parts["gathered weights"] = _gathered(expert, dtype)
     activations, cache = _activations(recipe, dtype)
     parts["activations"] = activations // recipe.layout.context
     return MemoryPlan(parts, cache // recipe.layout.context)
@@ -161,11 +164,9 @@ def _bytes(module: nn.Module, ranks: int, wanted: Callable[[str], bool] = lambda
     return total
 
 
-def _gathered(expert: ControlledExpert, dtype: torch.dtype, ranks: int) -> int:
+def _gathered(expert: ControlledExpert, dtype: torch.dtype) -> int:
     """Return the bytes of gathered weights and whole gradients: of the block that runs, the next one, and what is around."""
     size = torch.finfo(dtype).bits // 8
-    if ranks == 1 and dtype == torch.float32:
-        size = 4
 
     def gathered(module: nn.Module, prefix: str) -> int:
         return sum(p.numel() for name, p in module.named_parameters() if not is_unsharded(prefix + name))
