@@ -192,7 +192,8 @@ def _world(recipe: TrainRecipe, dtype: torch.dtype) -> World:
         for name, parameter in expert.named_parameters():
             if not is_unsharded(name):
                 parameter.data = parameter.data.to(dtype)
-            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_drop_gradient)
         if recipe.layout.recompute:
             recompute_blocks(expert.expert)
         experts.append(expert)
