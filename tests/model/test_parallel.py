@@ -118,7 +118,7 @@ def test_two_ranks_distil_as_one(out, ranks, tmp_path, what):
     same(found, expected)
     assert all(gradient > 0 for _, _, _, gradient in found)
     ours, theirs = (torch.load(f"{tmp_path / name}-weights.pt") for name in ("two", "one"))
-    # Losses and gradients agree to 1e-5. Adam without a first average moves a weight whose gradient is rounding by its full rate.
+    # Losses and gradients agree to 1e-5. Adam moves a weight whose gradient is rounding by its full rate either way.
     for name, weight in ours.items():
         assert (weight - theirs[name]).norm() <= 5e-4 * theirs[name].norm() + 1e-6, name
 
