@@ -59,7 +59,7 @@ def draw(
     return Draws(student, range(start, start + settings.window), forced, exit_step, exit_expert, score_expert, critic_expert)
 
 
-class Rolled(NamedTuple):
+class RolledWindow(NamedTuple):
     """A window of the student's rollout, as the fake and as the real score see it, and the video that it should be like."""
 
     fake: Window  # with the predicted frames before it; its latents carry the gradient
@@ -76,7 +76,7 @@ class SelfForcing:
         self._score: Score = build_score(parts, parts.teacher_causal)
         self.text_tokens = 0  # of the last batch, for the count of FLOPs
 
-    def roll_out(self, batch: dict[str, Any], draws: Draws, generators: Sequence[torch.Generator]) -> Rolled:
+    def roll_out(self, batch: dict[str, Any], draws: Draws, generators: Sequence[torch.Generator]) -> RolledWindow:
         """Roll out the student to the end of the window. generators: one for each sample.
 
         Latents of the window carry gradients where the step trains the student.
@@ -119,10 +119,10 @@ class SelfForcing:
         predicted = true_before if draws.forced else torch.cat(shown, 2)
         x0 = torch.cat(made, 2)
         fake, real = (Window(x0, draws.window, before) for before in (predicted, true_before))
-        return Rolled(fake, real, video[:, :, first - 1 :])
+        return RolledWindow(fake, real, video[:, :, first - 1 :])
 
     def student_loss(
-        self, batch: dict[str, Any], rolled: Rolled, draws: Draws, generators: Sequence[torch.Generator]
+        self, batch: dict[str, Any], rolled: RolledWindow, draws: Draws, generators: Sequence[torch.Generator]
     ) -> Tensor:
         """Return the student's losses, [B]: distribution matching at a noise level that each sample draws.
 
@@ -145,7 +145,7 @@ class SelfForcing:
         return loss[:, mixed:].mean(1)
 
     @torch.no_grad()
-    def measured(self, rolled: Rolled) -> tuple[float, float, float, float]:
+    def measured(self, rolled: RolledWindow) -> tuple[float, float, float, float]:
         """Return variance of latents and length of flow, of the student's window and of the true one, means over the ranks.
 
         Both windows are decoded with the frame before them.
@@ -158,7 +158,7 @@ class SelfForcing:
         return tuple(mean.tolist())
 
     def critic_loss(
-        self, batch: dict[str, Any], rolled: Rolled, draws: Draws, generators: Sequence[torch.Generator]
+        self, batch: dict[str, Any], rolled: RolledWindow, draws: Draws, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Tensor]:
         """Return noise levels and the critic's losses, [B] each: flow matching on the window, under the frame before it."""
         assert self._parts.critic is not None

@@ -43,7 +43,7 @@ class StopCriteria:
     def measured(self) -> dict[str, float]:
         """Return both ratios of student to truth; a flow ratio of 1 where nothing moves in the true videos."""
         flow_ratio = self.flow_px / self.true_flow_px if self.true_flow_px > 0 else 1.0
-        return {"variance_ratio": self.variance / self.true_variance, "flow_ratio": flow_ratio}
+        return {"variance_ratio": self.variance / max(self.true_variance, 1e-12), "flow_ratio": flow_ratio}
 
     def state(self) -> dict[str, Any]:
         """Return the sums as plain data."""
@@ -52,18 +52,18 @@ class StopCriteria:
 
 def broken(measured: dict[str, float], settings: DistillationSettings) -> list[str]:
     """Describe the stop criteria that a measurement breaks."""
-    found = []
-    if measured["variance_ratio"] > settings.max_variance_ratio:
-        found.append(
+    reasons = []
+    if not measured["variance_ratio"] <= settings.max_variance_ratio:  # nor is it a number where a student has diverged
+        reasons.append(
             f"oversaturated: the student's latents have {measured['variance_ratio']:.2f} times the variance of true ones, "
             f"more than distillation.max_variance_ratio {settings.max_variance_ratio:g}"
         )
     if measured["flow_ratio"] < settings.min_flow_ratio:
-        found.append(
+        reasons.append(
             f"motion fades: the student's videos have {measured['flow_ratio']:.2f} of the flow of true ones, less than "
             f"distillation.min_flow_ratio {settings.min_flow_ratio:g}"
         )
-    return found
+    return reasons
 
 
 def variance(x0_BCKhw: Tensor) -> float:
