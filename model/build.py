@@ -12,12 +12,13 @@ from model import world_files
 from model.backbone import load_weights, text, vae, vlm_context
 from model.backbone.dit import Expert
 from model.backbone.vae import Codec
+from model.causal.spec import CausalSpec, spec_from_plain
 from model.control.encoder import CameraEncoder
 from model.encode_latents import check_encoded_with
 from model.parallel.layout import Placement
-from model.recipes import ModelSpec, TrainRecipe, weights_folder
+from model.recipes import TrainRecipe, weights_folder
 from model.training import checkpoint as checkpoints
-from model.training import frame_codec, precision
+from model.training import frame_codec, lora, precision
 from model.training.flow_matching import EncodeText
 from model.training.parts import ModelParts
 from model.world import ControlledExpert, World
@@ -34,9 +35,10 @@ def build(
     """Build a recipe's model for a run in `folder`. The recipe's precision must be a dtype by now, not auto.
 
     A recipe with a frame codec has it trained first, into `folder`, by rank 0 while the other ranks wait. Weights of
-    `model.init_from` are loaded where `folder` has no checkpoint yet. with_teacher: whether consistency distillation gets its
-    teacher, which is that run. InputError where `model.weights` or `model.init_from` is
-    no such folder, or a run of another model.
+    `model.init_from` are loaded where `folder` has no checkpoint yet. with_teacher: whether distillation gets its teacher, and
+    self-forcing its critic. The teacher of consistency distillation is the run `model.init_from`, that of self-forcing the run
+    `distillation.teacher`. InputError where `model.weights`, or a run that is started from, is no such folder or of another
+    model.
     """
     kind = placement.mesh.device_type
     device = torch.device(kind, torch.cuda.current_device() if kind == "cuda" else None)
@@ -49,13 +51,45 @@ def build(
     torch.manual_seed(recipe.train.seed)
     world = _world(recipe, codec, placement, device, context_width)
     if spec.init_from and checkpoints.latest(folder) is None:
-        _load_initial_weights(world, recipe, codec_hash, log)
-    teacher = None
-    if with_teacher and recipe.objective.kind == "consistency":
+        _load_run(world, recipe, spec.init_from, "model.init_from", codec_hash, log)
+    parts = ModelParts(world, codec, text_encoder, vlm_encoder, codec_hash)
+    if not with_teacher or recipe.objective.kind not in ("consistency", "self_forcing"):
+        return parts
+    if recipe.objective.kind == "consistency":
         teacher = _world(recipe, codec, placement, device, context_width)
-        _load_initial_weights(teacher, recipe, codec_hash, log)
-        teacher.eval().requires_grad_(False)
-    return ModelParts(world, codec, text_encoder, vlm_encoder, codec_hash, teacher)
+        _load_run(teacher, recipe, spec.init_from, "model.init_from", codec_hash, log)
+        return replace(parts, teacher=teacher.eval().requires_grad_(False))
+    teacher_causal = _causal_of_teacher(recipe)
+    run, rank = recipe.distillation.teacher, recipe.distillation.critic_lora
+    teacher = _world(recipe, codec, placement, device, context_width, rank)
+    _load_run(teacher, recipe, run, "distillation.teacher", codec_hash, log)
+    if rank:  # with its low-rank changes it is the critic
+        return replace(parts, teacher=teacher, critic=teacher, teacher_causal=teacher_causal)
+    critic = _world(recipe, codec, placement, device, context_width)
+    _load_run(critic, recipe, run, "distillation.teacher", codec_hash, log)
+    return replace(parts, teacher=teacher.eval().requires_grad_(False), critic=critic, teacher_causal=teacher_causal)
+
+
+def _causal_of_teacher(recipe: TrainRecipe) -> CausalSpec | None:
+    """Return how the run `distillation.teacher` saw its samples, None for a bidirectional run.
+
+    InputError where it does not read windows of `distillation.window` latents at once.
+    """
+    run, window = recipe.distillation.teacher, recipe.distillation.window
+    path, is_exported = _source_of(run, "distillation.teacher")
+    if is_exported:
+        spec: CausalSpec | None = world_files.read_world_file(path).causal
+    else:
+        stored = checkpoints.read_state(path)["spec"].get("causal")
+        spec = None if stored is None else spec_from_plain(stored)
+    if (spec is None) == recipe.causal.warp:
+        kind = "turned frames (causal.warp)" if recipe.causal.warp else "a first frame, as bidirectional runs have"
+        raise InputError(f"{path}: distillation.teacher must be conditioned on {kind}, as the student is")
+    if spec is not None and (spec.block, spec.warp) != (window, True):
+        raise InputError(
+            f"{path}: causal.block is {spec.block}, but distillation.window is {window}: the teacher must see a window at once"
+        )
+    return spec
 
 
 def load_trained(
@@ -72,36 +106,36 @@ def load_trained(
     return parts
 
 
-def _initial_weights(spec: ModelSpec) -> tuple[str, bool]:
-    """Return what `model.init_from` names, and whether it is an exported world. InputError where it names nothing."""
-    if path := checkpoints.latest(spec.init_from):
+def _source_of(name: str, setting: str) -> tuple[str, bool]:
+    """Return the checkpoint of a run, or the folder of an exported world and True. setting: that names it, for messages."""
+    if path := checkpoints.latest(name):
         return path, False
-    if world_files.is_world(spec.init_from):
-        return world_files.find_world(spec.init_from), True
-    raise InputError(f"{spec.init_from}: no complete checkpoint there; model.init_from must name a run's or a world's folder")
+    if world_files.is_world(name):
+        return world_files.find_world(name), True
+    raise InputError(f"{name}: no complete checkpoint there; {setting} must name the folder of a run or of an exported world")
 
 
-def _load_initial_weights(world: World, recipe: TrainRecipe, codec_hash: str, log: Callable[[str], None]) -> None:
-    """Load the averaged weights of the run `model.init_from`, whose model must have the same sizes.
+def _load_run(world: World, recipe: TrainRecipe, run: str, setting: str, codec_hash: str, log: Callable[[str], None]) -> None:
+    """Load the averaged weights of a run, or those of an exported world, whose model must have the same sizes.
 
-    The cross-attention to a vision-language model may be new; its output is zero at first. InputError where that run has
-    another codec or other controls.
+    The cross-attention to a vision-language model may be new, and so may low-rank changes; their output is zero at first.
+    setting: that names the run, for messages. InputError where that run has another codec or other controls.
     """
-    spec = recipe.model
-    path, is_exported = _initial_weights(spec)
+    path, is_exported = _source_of(run, setting)
     if is_exported:  # its codec was copied
         theirs = {"codec": codec_hash, "control": asdict(world_files.read_world_file(path).control)}
     else:
         theirs = checkpoints.read_state(path)["spec"]
     ours = {"codec": codec_hash, "control": asdict(recipe.control)}
     if changed := checkpoints.differences({name: theirs[name] for name in ours if name in theirs}, ours):
-        raise InputError(f"{path}: {'; '.join(changed)}; use the settings of the run that model.init_from names")
+        raise InputError(f"{path}: {'; '.join(changed)}; use the settings of the run that {setting} names")
     new: Sequence[str] = ()
     if is_exported:
         world_files.copy_weights(path, world)
     else:
-        new = checkpoints.load_weights(path, world, vlm_context.PARTS if spec.vlm_encoder else ())
-    log(f"start from {path}" + (f"; {len(new)} weights for model.vlm_encoder are new" if new else ""))
+        new = checkpoints.load_weights(path, world, (*(vlm_context.PARTS if recipe.model.vlm_encoder else ()), *lora.PARTS))
+    vlm = [name for name in new if not any(part in name for part in lora.PARTS)]
+    log(f"start from {path}" + (f"; {len(vlm)} weights for model.vlm_encoder are new" if vlm else ""))
 
 
 def _codec_and_text_encoder(
@@ -135,11 +169,19 @@ def _folder_of_codec(init_from: str) -> str:
     return world_files.find_world(init_from) if exported else init_from
 
 
-def _world(recipe: TrainRecipe, codec: Codec, placement: Placement, device: torch.device, context_width: int | None) -> World:
-    high = _expert(recipe, codec, "transformer", placement, device, context_width)
+def _world(
+    recipe: TrainRecipe,
+    codec: Codec,
+    placement: Placement,
+    device: torch.device,
+    context_width: int | None,
+    lora_rank: int = 0,
+) -> World:
+    """Build a world. lora_rank: of low-rank changes, besides which it is frozen; 0: none."""
+    high = _expert(recipe, codec, "transformer", placement, device, context_width, lora_rank)
     low = high
     if recipe.model.two_experts:
-        low = _expert(recipe, codec, "transformer_2", placement, device, context_width)
+        low = _expert(recipe, codec, "transformer_2", placement, device, context_width, lora_rank)
     return World(high, low, recipe.model.noise)
 
 
@@ -150,6 +192,7 @@ def _expert(
     placement: Placement,
     device: torch.device,
     context_width: int | None,
+    lora_rank: int,
 ) -> ControlledExpert:
     """Build one expert with its camera encoder, sharded: from the subfolder `name` of the weights, or else fresh.
 
@@ -167,7 +210,12 @@ def _expert(
         if recipe.warp_sources:  # the prediction is that of the turned frame at first
             nn.init.zeros_(base.proj_out.weight)
             nn.init.zeros_(base.proj_out.bias)
+        if lora_rank:
+            lora.add_lora(fresh, lora_rank)
         return placement.parallelize(fresh.to(device), dtype)
-    expert = placement.parallelize(ControlledExpert(base, camera.to(device)), dtype)
+    controlled = ControlledExpert(base, camera.to(device))
+    if lora_rank:
+        lora.add_lora(controlled, lora_rank)
+    expert = placement.parallelize(controlled, dtype)
     load_weights.load_sharded(expert, base, folder)
     return expert

@@ -5,6 +5,7 @@ Several trainers split the uniform draw before the shift instead. That mistake m
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,3 +75,10 @@ def seeded_generator(seed: int, *key: object) -> torch.Generator:
     """
     digest = hashlib.sha256("/".join(map(str, (seed, *key))).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def draw_noise(shape: Sequence[int], generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
+    """Draw noise for a batch, on the CPU, from one generator or from one for each sample."""
+    if isinstance(generator, torch.Generator):
+        return torch.randn(tuple(shape), generator=generator)
+    return torch.stack([torch.randn(tuple(shape[1:]), generator=each) for each in generator])

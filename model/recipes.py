@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from curation.errors import InputError
 from model.backbone.vae import MASK_CHANNELS
 from model.causal.spec import CausalSpec
-from model.config import BackboneConfig, wan22_i2v_a14b
+from model.config import FRAMES_PER_LATENT, BackboneConfig, wan22_i2v_a14b
 from model.control.spec import ControlSpec
 from model.data.captions import CaptionMix
 from model.data.loader import DataSettings
@@ -15,7 +15,7 @@ from model.noise import NoiseSpec
 from model.parallel.layout import ParallelLayout
 from model.sampling import sampler_sigmas
 from model.training.frame_codec import CodecSettings
-from model.training.settings import ObjectiveSettings, TrainPhase, TrainSettings
+from model.training.settings import DistillationSettings, ObjectiveSettings, TrainPhase, TrainSettings
 from model.warp import condition_channels
 
 
@@ -73,6 +73,8 @@ class TrainRecipe:
     train: TrainSettings = field(default_factory=TrainSettings)  # how the run trains
     layout: ParallelLayout = field(default_factory=ParallelLayout)  # how the model uses its devices
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)  # what the run minimises
+    # stages 3 and 4; unused with another objective.kind than self_forcing
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
     # what a causal model sees and how it generates; stored in checkpoints; unused with objective.kind flow. Its fps is data.fps
     causal: CausalSpec = field(default_factory=CausalSpec)
     # how keys and mouse become motion when the world is played or evaluated; stored in checkpoints. Its fps is always data.fps
@@ -89,8 +91,8 @@ class TrainRecipe:
         if self.objective.kind == "consistency" and not self.model.init_from:
             raise ValueError("objective.kind consistency needs model.init_from, the causal run that is distilled")
         self._check_causal()
-        if self.is_causal and self.layout.context > 1:
-            raise ValueError("context parallel has no causal attention yet: set layout.context to 1")
+        if self.objective.kind == "self_forcing":
+            self._check_distillation()
         if self.data.latents and (not self.model.weights or self.model.vlm_encoder):
             raise ValueError(
                 "data.latents needs model.weights, whose codec made them, and no model.vlm_encoder, which reads pictures"
@@ -122,6 +124,35 @@ class TrainRecipe:
             raise ValueError(
                 f"objective.latents must be 1 and whole blocks of {block}, and no more than a phase's frames, not {latents}"
             )
+
+    def _check_distillation(self) -> None:
+        settings, block, noise = self.distillation, self.causal.block, self.model.noise
+        if not self.model.init_from or not settings.teacher:
+            raise ValueError(
+                "objective.kind self_forcing needs model.init_from, the few-step run that is trained on, and "
+                "distillation.teacher, the run of the real score"
+            )
+        if self.causal.sampler != "consistency" or self.causal.first_steps:
+            raise ValueError("self-forcing needs causal.sampler consistency, and no causal.first_steps")
+        if self.model.vlm_encoder or self.data.latents:
+            raise ValueError("self-forcing reads videos and has no instructions yet: no model.vlm_encoder, no data.latents")
+        if settings.window % block:
+            raise ValueError(f"distillation.window must be whole blocks of {block} latents, not {settings.window}")
+        if self.model.weights and settings.window == block:
+            raise ValueError("distillation.window must be two blocks or more: a video codec leaves the first one out")
+        if noise.boundary and not settings.min_level < noise.boundary <= settings.max_level:
+            raise ValueError(
+                f"distillation.min_level and max_level must lie on both sides of the experts' boundary {noise.boundary:g}, not "
+                f"{settings.min_level:g} and {settings.max_level:g}"
+            )
+        per = 1 if not self.model.weights else FRAMES_PER_LATENT
+        for phase in self.train.curriculum:
+            latents = (phase.frames - 1) // per
+            if latents % block or latents < settings.window:
+                raise ValueError(
+                    f"a phase of {phase.frames} frames has {latents} latents after the first: they must be whole blocks of "
+                    f"{block}, and no fewer than distillation.window {settings.window}"
+                )
 
     def _check_channels(self) -> None:
         backbone, sources = self.model.backbone, self.warp_sources
@@ -190,6 +221,44 @@ def gamecraft2_consistency() -> TrainRecipe:
         objective=replace(causal.objective, kind="consistency", own_history_share=0.3),
         causal=CausalSpec(),
         train=replace(causal.train, curriculum=(TrainPhase(85, 3_000),), ema_decay=0.99),
+    )
+
+
+def gamecraft2_distil() -> TrainRecipe:
+    """The paper's stage 3: distribution matching on rollouts of the run `consistency`, scored by stage 2's model `stage2`.
+
+    10,000 steps, four ranks of context parallel (table 2). 2,000 of them train the student. Rollouts have up to 85 frames, and
+    all of them are scored.
+    """
+    student = gamecraft2_consistency()
+    return replace(
+        student,
+        name="gamecraft2-distil",
+        model=replace(student.model, init_from="consistency"),
+        objective=ObjectiveSettings("self_forcing"),
+        distillation=DistillationSettings(teacher="stage2", ema_from=200),
+        # Self-Forcing's: pages of past blocks carry no gradient, which would keep every pass of a rollout in memory
+        causal=replace(student.causal, context_gradient=False),
+        data=replace(student.data, camera_dropout=0.0, max_origin_distance=0.0),
+        train=replace(student.train, curriculum=(TrainPhase(85, 10_000),), max_grad_norm=10.0),
+        layout=ParallelLayout(context=4, recompute=True),
+    )
+
+
+def gamecraft2_extend() -> TrainRecipe:
+    """The paper's stage 4 (Algorithm 1): rollouts of up to 15 s of the run `distil`, of which a random window is scored.
+
+    3,000 steps, four ranks of context parallel (table 2), on runs of touching clips of more than ten seconds. In half of the
+    steps the window follows true history.
+    """
+    distil = gamecraft2_distil()
+    return replace(
+        distil,
+        name="gamecraft2-extend",
+        model=replace(distil.model, init_from="distil"),
+        distillation=replace(distil.distillation, window_at="uniform", teacher_forcing_share=0.5),
+        data=replace(distil.data, join_clips=True),
+        train=replace(distil.train, curriculum=(TrainPhase(241, 3_000),)),
     )
 
 
@@ -306,6 +375,58 @@ def demo_consistency() -> TrainRecipe:
     )
 
 
+def demo_teacher() -> TrainRecipe:
+    """Make the run `demo-causal` see eight frames at once: the real score of `demo-distil`."""
+    causal, window = demo_causal(), _DEMO_WINDOW
+    return replace(
+        causal,
+        name="demo-teacher",
+        model=replace(causal.model, init_from="demo-causal"),
+        objective=replace(
+            causal.objective, latents=1 + window, own_history_share=0.0, context_noise=0.0, source_noise=0.1, drift=0.0
+        ),
+        causal=replace(causal.causal, block=window, window=window, memory="none"),
+        train=replace(causal.train, curriculum=(TrainPhase(49, 600),), batch=4, lr=5e-4, warmup_steps=30),
+    )
+
+
+def demo_distil() -> TrainRecipe:
+    """Stage 3 of the played world: distribution matching on rollouts of up to a second of the run `demo-consistency`."""
+    student = demo_consistency()
+    return replace(
+        student,
+        name="demo-distil",
+        model=replace(student.model, init_from="demo-consistency"),
+        objective=ObjectiveSettings("self_forcing"),
+        distillation=DistillationSettings(
+            teacher="demo-teacher",
+            window=_DEMO_WINDOW,
+            update_ratio=2,
+            lr_high=2e-5,
+            lr_low=2e-5,
+            critic_lr_high=4e-5,
+            critic_lr_low=4e-5,
+            guidance=1.0,
+        ),
+        causal=replace(student.causal, context_gradient=False),
+        train=replace(student.train, curriculum=(TrainPhase(17, 400),), batch=2, warmup_steps=10),
+    )
+
+
+def demo_extend() -> TrainRecipe:
+    """Stage 4 of the played world: rollouts of up to 2.8 s of the run `demo-distil`, of which a random window is scored."""
+    distil = demo_distil()
+    return replace(
+        distil,
+        name="demo-extend",
+        model=replace(distil.model, init_from="demo-distil"),
+        distillation=replace(distil.distillation, window_at="uniform", teacher_forcing_share=0.5),
+        train=replace(distil.train, curriculum=(TrainPhase(49, 300),)),
+    )
+
+
+# Latents that the scores of the demo's stages 3 and 4 see at once, after the frame before them.
+_DEMO_WINDOW = 8
 # Of the noise levels of the demo: below the 5 of large pictures, whose noise hides less of them.
 _DEMO_SHIFT = 1.5
 
@@ -339,9 +460,14 @@ BUILT_IN: Mapping[str, Callable[[], TrainRecipe]] = {
     "demo": demo,
     "demo-causal": demo_causal,
     "demo-consistency": demo_consistency,
+    "demo-distil": demo_distil,
+    "demo-extend": demo_extend,
+    "demo-teacher": demo_teacher,
     "gamecraft2": gamecraft2,
     "gamecraft2-causal": gamecraft2_causal,
     "gamecraft2-consistency": gamecraft2_consistency,
+    "gamecraft2-distil": gamecraft2_distil,
+    "gamecraft2-extend": gamecraft2_extend,
     "gamecraft2-instruct": gamecraft2_instruct,
     "tiny": tiny,
 }

@@ -12,6 +12,7 @@ from curation.errors import InputError
 from model.build import build
 from model.data.loader import DataSettings, DataSource, Windows, shards_by_source, sources_of
 from model.data.windows import StoredClip, clips_in_order
+from model.distiller import Distiller
 from model.parallel import dist, launch
 from model.parallel.layout import place_rank
 from model.recipes import TrainRecipe
@@ -49,7 +50,8 @@ def train(
         placement = place_rank(recipe.layout, device)
         parts = build(recipe, outputs, folder, placement, log)
         weights = sum(p.numel() for p in parts.world.parameters())
-        trainer = Trainer(parts, placement, recipe, folder, outputs, sample_from, log)
+        kind = Distiller if recipe.objective.kind == "self_forcing" else Trainer
+        trainer = kind(parts, placement, recipe, folder, outputs, sample_from, log)
         log(f"{weights / 1e6:.1f} M weights on {ranks} x {device.type}; step {trainer.step} of {recipe.train.steps}")
         return trainer.run()
     finally:

@@ -1,4 +1,4 @@
-"""The training loop of stages 1 and 2: each step draws an expert, trains it on a batch, and records metrics.
+"""The training loop: each step draws an expert, trains it on a batch, and records metrics.
 
 No random state is kept between steps. The expert of a step follows from the seed and the step, the noise of a sample from the
 seed and the sample's number. A resumed run therefore continues bit for bit, and a run with another number of ranks computes the
@@ -63,20 +63,31 @@ class Trainer:
         settings = self.settings
         for expert in (self.world.high, self.world.low):
             expert.camera.requires_grad_(not settings.freeze_camera)
-        self.optimizer = torch.optim.AdamW(
-            [p for p in self.world.parameters() if p.requires_grad],
-            lr=settings.lr,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-        )
+        self.optimizer = self._build_optimizer()
         self.ema = EmaWeights(self.world, settings.ema_decay)
-        self.objective = build_objective(parts, recipe.causal, recipe.objective, self.ema)
+        self.critic = self._build_critic()
+        self.text_tokens = 0  # of the last batch, for the count of FLOPs
         self._saver = checkpoint.Saver(folder, settings.keep_checkpoints)
         self.step, self.phase, self.position = 0, 0, 0
         self._listings: Sequence[Listing] = ()  # of the current phase; empty before its first step
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         self._peak_flops = throughput.peak_flops(parts.device, dtype)
+        self._stopped = False  # whether the run ends before its last step
+        self._prepare()
         self._resume()
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        parameters = [p for p in self.world.parameters() if p.requires_grad]
+        return torch.optim.AdamW(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
+
+    def _build_critic(self) -> checkpoint.Critic | None:
+        """Return what is trained besides the world, with its optimizer."""
+        return None
+
+    def _prepare(self) -> None:
+        """Make what steps need besides the model."""
+        self._objective = build_objective(self.parts, self.recipe.causal, self.recipe.objective, self.ema)
 
     def _resume(self) -> None:
         path = checkpoint.latest(self.folder)
@@ -84,9 +95,17 @@ class Trainer:
             return
         if changed := checkpoint.differences(checkpoint.read_state(path)["spec"], self._spec()):
             raise InputError(f"{path}: {'; '.join(changed)}; use another folder, or those settings")
-        state = checkpoint.load(path, self.world, self.optimizer, self.ema)
+        state = checkpoint.load(path, self.world, self.optimizer, self.ema, self.critic)
         self.step, self.phase, self.position = state["step"], state["phase"], state["position"]
         self._listings = state["shards"]
+        self._restore(state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over what `_state` stored in a checkpoint."""
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint stores besides weights and the position in the data, as plain data."""
+        return {}
 
     def _spec(self) -> dict[str, Any]:
         """Return the settings that must not change within a run, as plain data."""
@@ -104,16 +123,20 @@ class Trainer:
             "control_width": self.recipe.model.control_width,
             "objective": self.recipe.objective.kind,
             "causal": asdict(self.recipe.causal) if self.recipe.is_causal else None,
-        }
+        } | self._more_spec()
         plain: dict[str, Any] = json.loads(json.dumps(spec))  # as read from a checkpoint: lists instead of tuples
         return plain
+
+    def _more_spec(self) -> dict[str, Any]:
+        """Return further settings that must not change within a run."""
+        return {}
 
     def run(self, steps: int | None = None) -> list[dict[str, Any]]:
         """Train to the end of the curriculum, or for this many more steps. Return the metrics of each step."""
         end = self.settings.steps if steps is None else min(self.settings.steps, self.step + steps)
         history, metrics_log = [], MetricsLog(self.folder) if dist.is_first() else None
         try:
-            while self.step < end:
+            while self.step < end and not self._stopped:
                 phase, _ = self.settings.phase_at(self.step)
                 if phase != self.phase:
                     self.phase, self.position = phase, 0
@@ -178,7 +201,7 @@ class Trainer:
             self._measure_remainder(windows)
         batches = Batches(windows, settings.batch, self.rank, self.ranks, settings.workers, self.position)
         source = iter(batches)
-        while self.step < end and settings.phase_at(self.step)[0] == number:
+        while self.step < end and not self._stopped and settings.phase_at(self.step)[0] == number:
             began, first = time.monotonic(), batches.position
             passes = [(next(source), first + i * settings.batch * self.ranks) for i in range(settings.accumulate)]
             waited_s = time.monotonic() - began
@@ -191,13 +214,21 @@ class Trainer:
     def _measure_remainder(self, windows: Windows) -> None:
         """Measure what the turned frame before leaves to predict, in a world that starts from it and has not measured it."""
         experts = [expert for expert in (self.world.high, self.world.low) if expert.remainder is not None]
-        if not experts or self.recipe.model.init_from:
+        if not experts or self._has_measured_remainder():
             return
         batches = (collate([one]) for one in sample_videos.fixed_samples(windows, _MEASURED_SAMPLES))
         remainder = measure_remainder(self.parts, self.recipe.causal, batches)
         for expert in experts:
             assert expert.remainder is not None
             expert.remainder.data.copy_(remainder)
+
+    def _has_measured_remainder(self) -> bool:
+        """Return whether the run that this one starts from turned frames to the same distance: its blocks were as long."""
+        path = checkpoint.latest(self.recipe.model.init_from) if self.recipe.model.init_from else None
+        if path is None:
+            return bool(self.recipe.model.init_from)
+        stored = checkpoint.read_state(path)["spec"].get("causal")
+        return stored is not None and stored["block"] == self.recipe.causal.block
 
     def _pace(self, frames: int, seconds: float, waited_s: float) -> dict[str, float]:
         """Return the speed of a step.
@@ -209,7 +240,7 @@ class Trainer:
         latents = 1 + (frames - 1) // codec.frames_per_latent, height // codec.cell_px, width // codec.cell_px
         tokens = throughput.count_tokens(config, latents)
         samples = self.settings.batch * self.settings.accumulate
-        flops = samples * throughput.training_flops(config, tokens, self.objective.text_tokens)
+        flops = samples * self._flops_of_sample(tokens)
         ranks_per_sample = dist.world_size() // self.ranks
         return {
             "seconds": seconds,
@@ -218,6 +249,10 @@ class Trainer:
             "tokens_s": samples * self.ranks * tokens / seconds,
             "mfu": flops / ranks_per_sample / seconds / self._peak_flops,
         }
+
+    def _flops_of_sample(self, tokens: int) -> float:
+        """Count the operations of a step for a sample of so many tokens."""
+        return throughput.training_flops(self.world.high.expert.config, tokens, self.text_tokens)
 
     def _step(self, passes: Sequence[tuple[dict[str, Any], int]]) -> dict[str, Any]:
         """Train one expert for one step. passes: batches, each with the number of its first sample over all ranks."""
@@ -243,7 +278,7 @@ class Trainer:
             "loss": float(dist.mean(torch.cat(losses).mean())),
             "gradient": float(norm),
             "rate": lr,
-            "bins": _loss_by_noise(torch.cat(losses).cpu(), torch.cat(sigmas).cpu()),
+            "bins": loss_by_noise(torch.cat(losses).cpu(), torch.cat(sigmas).cpu()),
             "sources": dict(Counter(name for batch, _ in passes for name in batch["source"])),
             "replaced": [reason for batch, _ in passes for reason in batch["replaced"]],
         }
@@ -256,14 +291,19 @@ class Trainer:
 
     def _losses(self, batch: dict[str, Any], first: int, expert: ExpertName) -> tuple[Tensor, Tensor]:
         """Return noise levels and losses of a batch. first: number of its first sample over all ranks."""
-        numbers = (first + self.rank + i * self.ranks for i in range(len(batch["text"])))
-        generators = [seeded_generator(self.settings.seed, "sample", self.phase, number) for number in numbers]
         shared = seeded_generator(self.settings.seed, "step", self.phase, first)
-        return self.objective.losses(batch, expert, generators, shared)
+        losses = self._objective.losses(batch, expert, self._generators(batch, first), shared)
+        self.text_tokens = self._objective.text_tokens
+        return losses
+
+    def _generators(self, batch: dict[str, Any], first: int) -> list[torch.Generator]:
+        """Return a generator for each sample of a batch. first: number of its first sample over all ranks."""
+        numbers = (first + self.rank + i * self.ranks for i in range(len(batch["text"])))
+        return [seeded_generator(self.settings.seed, "sample", self.phase, number) for number in numbers]
 
     def _save(self) -> None:
-        state = {"phase": self.phase, "position": self.position, "shards": self._listings, "spec": self._spec()}
-        self._saver.save(self.step, self.world, self.optimizer, self.ema, state)
+        position = {"phase": self.phase, "position": self.position, "shards": self._listings, "spec": self._spec()}
+        self._saver.save(self.step, self.world, self.optimizer, self.ema, position | self._state(), self.critic)
 
 
 def _data_spec(data: DataSettings) -> dict[str, Any]:
@@ -273,7 +313,7 @@ def _data_spec(data: DataSettings) -> dict[str, Any]:
     return {**plain, "sources": [source.share for source in data.sources]}
 
 
-def _loss_by_noise(losses: Tensor, sigmas: Tensor) -> dict[str, float]:
+def loss_by_noise(losses: Tensor, sigmas: Tensor) -> dict[str, float]:
     """Return the mean loss of each range of noise levels that occurred, by a name like "0.6-0.8"."""
     bins = (sigmas * _NOISE_BINS).long().clamp(max=_NOISE_BINS - 1)
     return {

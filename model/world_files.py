@@ -39,8 +39,8 @@ from model.world import ControlledExpert, World
 # The world that ships with the package.
 DEMO = os.path.join(os.path.dirname(__file__), "play", "demo_world")
 FORMAT = 1
-_WORLD, _WEIGHTS, _CODEC, _START = "world.json", "weights.safetensors", "codec.safetensors", "start"
-_ATTRACT = "attract.mp4"
+CODEC_FILE = "codec.safetensors"
+_WORLD, _WEIGHTS, _START, _ATTRACT = "world.json", "weights.safetensors", "start", "attract.mp4"
 # Matrices smaller than this are stored as they are.
 _MIN_INT8 = 1 << 12
 
@@ -123,7 +123,7 @@ def save_world(
     if isinstance(codec, FrameCodec):
         exact = {"mean", "basis", "scale"}
         weights = {k: v.float() if k in exact else v.half() for k, v in codec.state_dict().items()}
-        save_file({k: v.contiguous() for k, v in weights.items()}, os.path.join(folder, _CODEC))
+        save_file({k: v.contiguous() for k, v in weights.items()}, os.path.join(folder, CODEC_FILE))
     for number, (name, picture) in enumerate(starts):
         cv2.imwrite(os.path.join(folder, _START, f"{number:02d}-{name}.png"), picture[..., ::-1])
     with open(os.path.join(folder, _WORLD), "w", encoding="utf-8") as out:
@@ -242,7 +242,7 @@ def _codec_and_text(file: WorldFile, folder: str) -> tuple[Codec, EncodeText]:
     if file.weights:
         return vae.load(os.path.join(file.weights, "vae")), text.load(file.weights)
     codec = FrameCodec(**(file.codec or {}))
-    codec.load_state_dict({name: value.float() for name, value in load_file(os.path.join(folder, _CODEC)).items()})
+    codec.load_state_dict({name: value.float() for name, value in load_file(os.path.join(folder, CODEC_FILE)).items()})
     width = file.backbone.text_dim
     return codec, text.WordTextEncoder(width) if file.reads_text else text.ZeroTextEncoder(width)
 
@@ -270,7 +270,7 @@ def _attract(folder: str) -> bytes:
 def _digest(folder: str) -> str:
     """Return a hash, 16 hex digits, of what decides frames."""
     digest = hashlib.sha256()
-    for name in (_WORLD, _WEIGHTS, _CODEC):
+    for name in (_WORLD, _WEIGHTS, CODEC_FILE):
         path = os.path.join(folder, name)
         if os.path.exists(path):
             with open(path, "rb") as source:

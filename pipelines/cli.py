@@ -193,8 +193,8 @@ def _finish(summary: Any) -> None:
 
 @app.command()
 def train(
-    out: Annotated[str, typer.Option(help="The run's folder: checkpoints, log, TensorBoard's files.")],
     recipe: Annotated[str, typer.Option(help="A training recipe's name (`gamecraft recipe list --train`) or a YAML file.")],
+    out: Annotated[str, typer.Option(help="The run's folder: checkpoints, log, TensorBoard's files.")] = "",
     data: Data = None,
     share: Annotated[
         list[float] | None, typer.Option(help="The share of samples from each --data, in the same order; together 1.")
@@ -209,6 +209,11 @@ def train(
         ),
     ] = "local",
     workers: Annotated[int, typer.Option(help="How many ranks on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Do not train: print the memory that each rank needs; fail where it does not fit.")
+    ] = False,
+    ranks: Annotated[list[int] | None, typer.Option(help="Numbers of ranks to plan for; the first must fit.", min=1)] = None,
+    device_gib: Annotated[float, typer.Option(help="Memory of a device, GiB, for --plan.", min=1.0)] = 80.0,
 ) -> None:
     """Train a world on shards. Run it again to resume; start it by torchrun, or on Ray, for several devices."""
     from pipelines import runners
@@ -217,6 +222,13 @@ def train(
     with _extra("training", "train"):
         from model import train as training
     settings, outputs = _training_recipe(recipe), data or []
+    if plan:
+        from model import memory_plan
+
+        memory_plan.report(settings, ranks or [1], device_gib, say)
+        return
+    if not out:
+        raise InputError("--out is missing: the run's folder")
     if share:
         settings, outputs = training.with_shares(settings, outputs, share), []
     if runner == "ray":

@@ -7,6 +7,7 @@ B batch, C latent channels, T latents, F frames, H W px, h w latent rows and col
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from model.causal.condition import (
 )
 from model.causal.passes import BlockCondition, Passes, PreparedBlock, prepare
 from model.causal.spec import CausalSpec
-from model.noise import seeded_generator
+from model.noise import draw_noise, seeded_generator
 from model.warp import condition_channels
 from model.world import World
 
@@ -37,13 +38,15 @@ class StreamStart(NamedTuple):
     """What a stream starts from.
 
     pictures: first frames in [-1, 1], [B, 3, H, W]. intrinsics: [B, 4], px of the pictures. text: [B, S, E]. vlm_context:
-    hidden states of a vision-language model [B, U, V] (None: no instruction).
+    hidden states of a vision-language model [B, U, V] (None: no instruction). camera_known: bool [B], False for samples of a
+    training batch that have no camera (None: all have one).
     """
 
     pictures: Tensor
     intrinsics: Tensor
     text: Tensor
     vlm_context: Tensor | None = None
+    camera_known: Tensor | None = None
 
 
 def sample_block(
@@ -51,23 +54,34 @@ def sample_block(
     prepared: PreparedBlock,
     history: History,
     spec: CausalSpec,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     passes: Passes = EAGER,
+    exit_step: int | None = None,
 ) -> Tensor:
-    """Return the latents of a block, [B, C, T, h, w]."""
+    """Return the latents of a block, [B, C, T, h, w].
+
+    generator: of the batch, or one for each sample. exit_step: number of the step whose prediction of the clean block is
+    returned, for training; steps before it have no gradient. None: the last step, as in play. ValueError for an exit step with
+    a sampler that predicts no clean block.
+    """
+    if exit_step is not None and spec.sampler != "consistency":
+        raise ValueError(f"only a consistency sampler can exit early, not {spec.sampler}")
     condition = prepared.block.condition
     channels = world.high.expert.config.out_channels
     shape = len(condition), channels, *condition.shape[2:]
 
     def noise() -> Tensor:
-        return torch.randn(shape, generator=generator).to(condition.device)
+        return draw_noise(shape, generator).to(condition.device)
 
     x = noise()
     plan = spec.plan(world.noise, first=prepared.block.latents.start == 1)
-    for (sigma, name), (next_sigma, next_name) in zip(plan, [*plan[1:], (0.0, plan[-1][1])], strict=True):
-        velocity = passes.denoise(world, x, sigma, prepared, history, name)
+    for number, ((sigma, name), (next_sigma, next_name)) in enumerate(zip(plan, [*plan[1:], (0.0, plan[-1][1])], strict=True)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and exit_step in (None, number)):
+            velocity = passes.denoise(world, x, sigma, prepared, history, name)
         if spec.sampler == "consistency":
             x = x - sigma * velocity
+            if number == exit_step:
+                return x
             x = (1 - next_sigma) * x + next_sigma * noise() if next_sigma else x
             continue
         stepped = x + (next_sigma - sigma) * velocity
@@ -79,7 +93,11 @@ def sample_block(
 
 
 class Rollout:
-    """A stream that grows block by block: `generate`, then `commit`, in turn. Inference only."""
+    """A stream that grows block by block: `generate`, then `commit`, in turn.
+
+    gradient: whether blocks that are generated now carry gradients, for training with a page cache. A block's gradient reaches
+    earlier blocks through their pages (`CausalSpec.context_gradient`), and never through pictures.
+    """
 
     def __init__(
         self,
@@ -87,13 +105,18 @@ class Rollout:
         codec: Codec,
         spec: CausalSpec,
         start: StreamStart,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         cache: Cache | None = None,
         passes: Passes = EAGER,
     ) -> None:
-        """cache: an empty one; None: pages. passes: how its passes are computed. The start image is committed here."""
+        """seed: of the batch, or one for each sample. cache: an empty one; None: pages. passes: how its passes are computed.
+
+        The start image is committed here.
+        """
         require_frame_latents(codec, spec)
+        self.gradient = False
         self._world, self._codec, self._spec, self._seed, self._passes = world, codec, spec, seed, passes
+        self._camera_known = start.camera_known
         self._text, self._vlm_context = start.text, start.vlm_context
         self._intrinsics = start.intrinsics
         height, width = start.pictures.shape[-2:]
@@ -131,17 +154,42 @@ class Rollout:
         """Frames of a block."""
         return self._spec.block * self._codec.frames_per_latent
 
-    @torch.no_grad()
-    def generate(self, pose_BF44: Tensor) -> Tensor:
-        """Return the latents [B, C, T, h, w] of the next block. pose: cameras of its frames, relative to the first frame."""
-        if self._pending is not None:
-            raise RuntimeError("the last block is not committed yet")
+    @property
+    def picture(self) -> Tensor:
+        """The last frame that is committed, [B, 3, H, W]: with `CausalSpec.warp` the one that is turned for the next block."""
+        return self._picture
+
+    def generate(self, pose_BF44: Tensor, exit_step: int | None = None) -> Tensor:
+        """Return the latents [B, C, T, h, w] of the next block. pose: cameras of its frames, relative to the first frame.
+
+        exit_step: see `sample_block`.
+        """
         block = self.next_block
-        prepared = prepare(self._world, self._condition(block, pose_BF44, self._pose))
-        generator = seeded_generator(self._seed, block.start)
-        x0 = sample_block(self._world, prepared, self._cache.history(block), self._spec, generator, self._passes)
+        with torch.set_grad_enabled(self.gradient):
+            prepared = self._prepared(block, pose_BF44)
+            generator = self._generators(self._seed, block)
+            history = self._cache.history(block)
+            x0 = sample_block(self._world, prepared, history, self._spec, generator, self._passes, exit_step)
         self._pending, self._pose = (x0, prepared), pose_BF44[:, -1]
         return x0
+
+    @torch.no_grad()
+    def give(self, x0_BCThw: Tensor, pose_BF44: Tensor) -> None:
+        """Take known latents as the next block instead of generating it: teacher forcing. Then commit it."""
+        prepared = self._prepared(self.next_block, pose_BF44)
+        self._pending, self._pose = (x0_BCThw, prepared), pose_BF44[:, -1]
+
+    def _prepared(self, block: range, pose_BF44: Tensor) -> PreparedBlock:
+        if self._pending is not None:
+            raise RuntimeError("the last block is not committed yet")
+        return prepare(self._world, self._condition(block, pose_BF44, self._pose))
+
+    @staticmethod
+    def _generators(seed: int | Sequence[int], block: range) -> torch.Generator | list[torch.Generator]:
+        """Return the generator of a block's noise, or one for each sample: it follows from the seed and the block."""
+        if isinstance(seed, int):
+            return seeded_generator(seed, block.start)
+        return [seeded_generator(each, block.start) for each in seed]
 
     @torch.no_grad()
     def decode(self) -> Tensor:
@@ -152,7 +200,6 @@ class Rollout:
             self._decoded = self._decoder.decode(self._pending[0])
         return self._decoded
 
-    @torch.no_grad()
     def commit(self) -> None:
         """Enter the last block into the cache, and its last frame into the memory."""
         if self._pending is None:
@@ -160,7 +207,8 @@ class Rollout:
         x0, prepared = self._pending
         if self.latents and self._spec.warp:
             assert isinstance(self._codec, FrameCodec)
-            self._picture = self._codec.project(self.decode()[:, :, -1], x0[:, :, -1])
+            with torch.no_grad():
+                self._picture = self._codec.project(self.decode()[:, :, -1], x0[:, :, -1])
         self._decoded = None
         self._commit(x0, prepared)
         self._made.append((x0, prepared.block))
@@ -178,7 +226,6 @@ class Rollout:
             self.commit()
         return torch.cat(frames, 2)
 
-    @torch.no_grad()
     def set_text(self, text: Tensor, vlm_context: Tensor | None = None) -> None:
         """Change the text from the next block on, and commit what `CausalSpec.recache` names again with it.
 
@@ -189,26 +236,33 @@ class Rollout:
         )
         if torch.equal(text, self._text) and same_context:
             return
+        changed_B = torch.ones(len(text), dtype=torch.bool) if not same_context else (text != self._text).flatten(1).any(1)
         self._text, self._vlm_context = text, vlm_context
-        for memory in self._memories:
-            memory.forget()
+        for memory, has_changed in zip(self._memories, changed_B.tolist(), strict=False):
+            if has_changed:
+                memory.forget()
         first = self._made[0][1].latents.start if self._spec.recache == "window" else 0
         for x0, block in self._made:
             if block.latents.start or len(self._made) == 1:  # the start image keeps its text once a block has followed
                 changed = block._replace(text=text, vlm_context=vlm_context)
-                self._commit(x0, prepare(self._world, changed), first)
+                with torch.set_grad_enabled(self.gradient and self._spec.context_gradient):
+                    prepared = prepare(self._world, changed)
+                self._commit(x0, prepared, first)
 
     def _commit(self, x0: Tensor, prepared: PreparedBlock, first: int = 0) -> None:
         block, noise = prepared.block.latents, None
         if self._spec.context_noise:
-            generator = seeded_generator(self._seed + 1, block.start)
-            noise = torch.randn(x0.shape, generator=generator).to(x0.device)
-        page = self._passes.commit(self._world, x0, prepared, self._cache.history(block, first), self._spec, noise)
+            seed = self._seed + 1 if isinstance(self._seed, int) else [each + 1 for each in self._seed]
+            noise = draw_noise(x0.shape, self._generators(seed, block)).to(x0.device)
+        with torch.set_grad_enabled(self.gradient and self._spec.context_gradient):
+            page = self._passes.commit(self._world, x0, prepared, self._cache.history(block, first), self._spec, noise)
         self._cache = self._cache.with_page(page)
 
     def _condition(self, block: range, pose_BF44: Tensor, before_B44: Tensor | None) -> BlockCondition:
         intrinsics = self._intrinsics[:, None].expand(-1, pose_BF44.shape[1], -1)
         maps = camera_maps(self._spec, self._codec, pose_BF44, intrinsics, self._size, self._origin, before_B44)
+        if self._camera_known is not None:
+            maps = maps * self._camera_known.view(-1, 1, 1, 1, 1)
         if self._first_frame is not None:
             channels = self._first_frame.condition(len(block), block.start)
         elif block.start == 0:
@@ -233,4 +287,5 @@ class Rollout:
         noise = self._spec.warp_noise
         sources = [(before, None, noise), (TurnedSource(pictures, poses), None, 0.0)]
         remembered = sources[1][0] if self._spec.memory == "keyframes" else None
-        return turned_condition(self._codec, sources, pose_BF44, intrinsics, remembered)
+        turned = turned_condition(self._codec, sources, pose_BF44, intrinsics, remembered)
+        return turned if self._camera_known is None else turned * self._camera_known.view(-1, 1, 1, 1, 1)

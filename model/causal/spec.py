@@ -6,7 +6,7 @@ length. A block sees the sink (the first latents), the window (the latents befor
 L queries, S keys.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -151,3 +151,9 @@ class CausalSpec:
 def dense_mask(rule: Callable[[Any, Any, Tensor, Tensor], Tensor], queries: Tensor, keys: Tensor) -> Tensor:
     """Evaluate a mask rule for token numbers: bool [L, S]."""
     return rule(0, 0, queries[:, None], keys[None])
+
+
+def spec_from_plain(plain: Mapping[str, Any]) -> CausalSpec:
+    """Return the spec that JSON holds, in which tuples are lists."""
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    return CausalSpec(**values)

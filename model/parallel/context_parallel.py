@@ -1,17 +1,20 @@
 """Ulysses context parallel around an expert: the ranks of a group share the tokens of one sample (arXiv 2309.14509).
 
 Between the first and the last block a rank holds an equal part of *every frame's* tokens, so that noise levels stay per frame.
-For self-attention the ranks exchange tokens against heads: each rank then has all tokens, with its share of the heads.
+For self-attention the ranks exchange tokens against heads: each rank then has all tokens, in their order, with its share of the
+heads. Rotary positions, masks and the past are therefore those of one rank. The keys and values that a causal model caches are
+taken after the exchange: each rank has pages of its own heads, which are never gathered.
 
-Gradients are correct under the mean over *all* ranks, which FSDP2 takes anyway. In a group each rank computes the same loss
-from the gathered tokens. The backward pass of `_Gather` returns the rank's own part times the group's size, so gradients of
-blocks and embeddings are summed over the parts of a group. Gradients of what comes after the blocks are equal on each rank and
-averaged.
+Gradients are correct under the mean over *all* ranks, which FSDP2 takes anyway. Outside the blocks all ranks of a group
+compute the same, and have the same gradients. Inside them a rank has the gradient of its own tokens or heads, times the group's
+size: so the mean over the ranks is the sum over their parts. The factor comes in with `_Gather` and goes out with `_Split`, so
+that gradients stay correct where an output becomes the input of another pass, as in a rollout.
 
 B batch, T latent frames, S tokens a frame (s on this rank), L = T x S, l = T x s, D width, N heads (n on this rank),
 H head width, R ranks.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,8 +25,8 @@ from torch.distributed._functional_collectives import all_to_all_single, wait_te
 from torch.distributed.device_mesh import DeviceMesh
 
 from curation.errors import InputError
-from model.backbone.attention import Attend
-from model.backbone.dit import Expert
+from model.backbone.attention import KV, Attend
+from model.backbone.dit import Block, Expert
 
 
 def parallelize(expert: Expert, mesh: DeviceMesh) -> Expert:
@@ -36,40 +39,79 @@ def parallelize(expert: Expert, mesh: DeviceMesh) -> Expert:
         raise InputError(f"context parallel over {ranks} ranks needs heads that divide among them, not {heads}")
     group = mesh.get_group()
     for block in expert.blocks:
-        block.attn1.attend = partial(_attend_exchanged, block.attn1.attend, group)
-        block.register_forward_pre_hook(partial(_take_own_positions, group))
-    expert.blocks[0].register_forward_pre_hook(partial(_take_own_tokens, group))
+        _Exchange(group).put_around(block)
+    expert.blocks[0].register_forward_pre_hook(partial(_split_tokens, group))
     expert.blocks[-1].register_forward_hook(partial(_gather_tokens, group))
     return expert
 
 
-def _take_own_positions(group: dist.ProcessGroup, _block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Reduce a block's rotary positions to those of this rank's tokens. Masks and caches are not divided yet."""
-    x_BLD, text_BSD, scales_BT6D, layout, past, vlm_context_BUV, keys = inputs
-    if past is not None or layout.mask is not None or keys != "none":
-        raise InputError("context parallel has no causal attention yet: set layout.context to 1")
-    own = tuple(_own_part(part, 0, scales_BT6D.shape[1], group) for part in layout.rotary_LP)
-    return x_BLD, text_BSD, scales_BT6D, layout._replace(rotary_LP=own), past, vlm_context_BUV, keys
+class _Exchange:
+    """Exchanges tokens against heads in the self-attention of a block."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group, self._frames = group, 1
+
+    def put_around(self, block: Block) -> None:
+        attention: Any = block.attn1
+        block.forward = partial(self._forward, block.forward)  # type: ignore[method-assign]
+        attention.queries = partial(self._queries, attention.queries)
+        attention.keys = partial(self._keys, attention.keys)
+        attention.attend = partial(self._attend, attention.attend)
+
+    def _forward(self, forward: Callable[..., Any], x_BlD: Tensor, text_BSD: Tensor, scales_BT6D: Tensor, *more: Any) -> Any:
+        self._frames = scales_BT6D.shape[1]  # anew in every pass, and when a pass is computed again
+        return forward(x_BlD, text_BSD, scales_BT6D, *more)
+
+    def _queries(self, queries: Callable[[Tensor], Tensor], x_BlD: Tensor) -> Tensor:
+        return _tokens_to_heads(queries(x_BlD), self._frames, self._group)
+
+    def _keys(self, keys: Callable[[Tensor], KV], x_BlD: Tensor) -> KV:
+        own = keys(x_BlD)
+        return KV(*(_tokens_to_heads(each, self._frames, self._group) for each in own))
+
+    def _attend(self, attend: Attend, *arguments: Any, **options: Any) -> Tensor:
+        return _heads_to_tokens(attend(*arguments, **options), self._frames, self._group)
 
 
-def _take_own_tokens(group: dist.ProcessGroup, _block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _split_tokens(group: dist.ProcessGroup, _block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Reduce the first block's tokens to those of this rank."""
     x_BLD, _, scales_BT6D, *_ = inputs
-    return _own_part(x_BLD, 1, scales_BT6D.shape[1], group), *inputs[1:]
+    return _Split.apply(x_BLD, scales_BT6D.shape[1], group), *inputs[1:]
 
 
-def _own_part(x: Tensor, axis: int, frames: int, group: dist.ProcessGroup) -> Tensor:
-    """Return this rank's part of each frame, along an axis of L tokens."""
-    per_frame, ranks = x.shape[axis] // frames, group.size()
+def _gather_tokens(group: dist.ProcessGroup, _block: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    """Gather the last block's tokens; keys and values alone stay divided by heads."""
+    return _Gather.apply(output, inputs[2].shape[1], group) if isinstance(output, Tensor) else output
+
+
+def _own_part(x_BLD: Tensor, frames: int, group: dist.ProcessGroup) -> Tensor:
+    """Return this rank's part of each frame's tokens."""
+    per_frame, ranks = x_BLD.shape[1] // frames, group.size()
     if per_frame % ranks:
         raise InputError(
             f"{per_frame} tokens a frame do not divide among {ranks} ranks of context parallel: use fewer, or another size"
         )
-    return x.unflatten(axis, (frames, ranks, -1)).select(axis + 1, group.rank()).flatten(axis, axis + 1)
+    return x_BLD.unflatten(1, (frames, ranks, -1)).select(2, group.rank()).flatten(1, 2)
 
 
-def _gather_tokens(group: dist.ProcessGroup, _block: nn.Module, inputs: tuple[Any, ...], x_BlD: Tensor) -> Tensor:
-    return _Gather.apply(x_BlD, inputs[2].shape[1], group)
+def _all_parts(x_BlD: Tensor, frames: int, group: dist.ProcessGroup) -> Tensor:
+    """Return the tokens of all ranks, in their order."""
+    parts = [torch.empty_like(x_BlD) for _ in range(group.size())]
+    dist.all_gather(parts, x_BlD.contiguous(), group=group)
+    return torch.stack([part.unflatten(1, (frames, -1)) for part in parts], 2).flatten(1, 3)
+
+
+class _Split(torch.autograd.Function):
+    """Take this rank's part of tokens that all ranks have. Backward: gather the parts, over the group's size."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BLD: Tensor, frames: int, group: dist.ProcessGroup) -> Tensor:
+        ctx.frames, ctx.group = frames, group
+        return _own_part(x_BLD, frames, group).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _all_parts(gradients[0], ctx.frames, ctx.group) / ctx.group.size(), None, None
 
 
 class _Gather(torch.autograd.Function):
@@ -78,33 +120,23 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BlD: Tensor, frames: int, group: dist.ProcessGroup) -> Tensor:
         ctx.frames, ctx.group = frames, group
-        parts = [torch.empty_like(x_BlD) for _ in range(group.size())]
-        dist.all_gather(parts, x_BlD.contiguous(), group=group)
-        return torch.stack([part.unflatten(1, (frames, -1)) for part in parts], 2).flatten(1, 3)
+        return _all_parts(x_BlD, frames, group)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _own_part(gradients[0], 1, ctx.frames, ctx.group) * ctx.group.size(), None, None
+        return _own_part(gradients[0], ctx.frames, ctx.group) * ctx.group.size(), None, None
 
 
-def _attend_exchanged(attend: Attend, group: dist.ProcessGroup, q_BlNH: Tensor, k_BlNH: Tensor, v_BlNH: Tensor) -> Tensor:
-    """Attend over all tokens with this rank's heads; return this rank's tokens with all heads."""
-    values_BLnH = attend(*(_tokens_to_heads(x, group) for x in (q_BlNH, k_BlNH, v_BlNH)))
-    return _heads_to_tokens(values_BLnH, group)
-
-
-def _tokens_to_heads(x_BlNH: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Exchange own tokens with all heads for all tokens with own heads, [B, L, n, H].
-
-    The tokens are ordered by rank, then frame; a mask over them must have the same order.
-    """
+def _tokens_to_heads(x_BlNH: Tensor, frames: int, group: dist.ProcessGroup) -> Tensor:
+    """Exchange own tokens with all heads for all tokens, in their order, with own heads: [B, L, n, H]."""
     parts = x_BlNH.unflatten(2, (group.size(), -1)).movedim(2, 0).contiguous()
-    return _all_to_all(parts, group).movedim(0, 1).flatten(1, 2)
+    received = _all_to_all(parts, group).unflatten(2, (frames, -1))  # [R, B, T, s, n, H]
+    return received.permute(1, 2, 0, 3, 4, 5).flatten(1, 3)
 
 
-def _heads_to_tokens(x_BLnH: Tensor, group: dist.ProcessGroup) -> Tensor:
+def _heads_to_tokens(x_BLnH: Tensor, frames: int, group: dist.ProcessGroup) -> Tensor:
     """Invert `_tokens_to_heads`: [B, l, N, H]."""
-    parts = x_BLnH.unflatten(1, (group.size(), -1)).movedim(1, 0).contiguous()
+    parts = x_BLnH.unflatten(1, (frames, group.size(), -1)).movedim(2, 0).flatten(2, 3).contiguous()
     return _all_to_all(parts, group).movedim(0, 2).flatten(2, 3)
 
 

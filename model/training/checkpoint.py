@@ -1,5 +1,8 @@
 """Checkpoints from which a run resumes exactly: weights, Adam state, averaged weights, step, and position in the data.
 
+A run of self-forcing also stores its critic and the critic's Adam state. What a critic has frozen is the teacher's and is not
+stored.
+
 They are written with torch's distributed checkpoints (DCP), so that a run may resume with another number of ranks. A checkpoint
 is complete once it has its `state.json`, which is written last.
 
@@ -14,7 +17,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # the builtin one from Python 3.11 on
 from contextlib import contextmanager, suppress
 from pickle import UnpicklingError
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
@@ -35,10 +39,18 @@ from model.training.ema import EmaWeights, copy_weights
 
 _STATE = "state.json"
 _WRITE_TIMEOUT_S = 600.0
+_TRAINED = StateDictOptions(ignore_frozen_params=True)
 _SAME_MODEL = "use the recipe that the run was made with"
 _DAMAGED = "if files are lost, delete this checkpoint, and the run resumes from the one before"
 # Settings in the spec of a checkpoint that had another name when it was written.
 _RENAMED = {"origin_way": "max_origin_distance", "camera_none_share": "camera_dropout", "none_share": "dropout"}
+
+
+class Critic(NamedTuple):
+    """The critic of a run of self-forcing, and its optimizer."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
 
 
 class Saver:
@@ -56,7 +68,13 @@ class Saver:
         self._writing: Future[Any] | None = None
 
     def save(
-        self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EmaWeights, state: dict[str, Any]
+        self,
+        step: int,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: EmaWeights,
+        state: dict[str, Any],
+        critic: Critic | None = None,
     ) -> None:
         """Start to write the checkpoint of a step. state: what goes into its JSON file: phase, position, shards, spec."""
         self.finish()
@@ -66,7 +84,7 @@ class Saver:
         if ranks.is_first():
             shutil.rmtree(path, ignore_errors=True)  # left by an earlier attempt that did not get to its state.json
         _barrier()
-        tensors = _tensors(module, optimizer, ema)
+        tensors = _tensors(module, optimizer, ema, critic)
         written = cast("Future[Any]", dcp.async_save(tensors, checkpoint_id=path, process_group=self._group))
         self._writing = self._complete_after(written, path, {"step": step, **state}) if ranks.is_first() else written
 
@@ -143,15 +161,23 @@ def _delete_old(folder: str, keep: int) -> None:
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
 
-def load(path: str, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EmaWeights) -> dict[str, Any]:
-    """Copy the tensors of a checkpoint into module, optimizer and average, and return its state. OSError for damaged files."""
-    tensors = _tensors(module, optimizer, ema)
+def load(
+    path: str, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EmaWeights, critic: Critic | None = None
+) -> dict[str, Any]:
+    """Copy the tensors of a checkpoint into module, optimizer, average and critic, and return its state.
+
+    OSError for damaged files.
+    """
+    tensors = _tensors(module, optimizer, ema, critic)
     with _plain_errors(path):
         dcp.load(tensors, checkpoint_id=path)
     set_model_state_dict(module, tensors["model"])
     set_optimizer_state_dict(module, optimizer, tensors["optimizer"])
     for name, weight in tensors["average"].items():
         ema.weights[name].copy_(weight)
+    if critic is not None:
+        set_model_state_dict(critic.module, tensors["critic"], options=StateDictOptions(strict=False))
+        set_optimizer_state_dict(critic.module, critic.optimizer, tensors["critic_optimizer"], options=_TRAINED)
     return read_state(path)
 
 
@@ -223,13 +249,22 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = 
     return changes
 
 
-def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer, ema: EmaWeights) -> dict[str, Any]:
+def _tensors(
+    module: nn.Module, optimizer: torch.optim.Optimizer, ema: EmaWeights, critic: Critic | None = None
+) -> dict[str, Any]:
     _create_adam_state(optimizer)
-    return {
+    tensors = {
         "model": get_model_state_dict(module),
         "optimizer": get_optimizer_state_dict(module, optimizer),
         "average": ema.weights,
     }
+    if critic is not None:
+        _create_adam_state(critic.optimizer)
+        trained = {name for name, parameter in critic.module.named_parameters() if parameter.requires_grad}
+        weights = get_model_state_dict(critic.module)
+        tensors["critic"] = {name: weight for name, weight in weights.items() if name in trained}
+        tensors["critic_optimizer"] = get_optimizer_state_dict(critic.module, critic.optimizer, options=_TRAINED)
+    return tensors
 
 
 def _create_adam_state(optimizer: torch.optim.Optimizer) -> None:

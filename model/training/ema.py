@@ -19,17 +19,18 @@ class EmaWeights:
         self.weights: dict[str, Tensor] = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move the average towards the module's current weights."""
+    def update(self, module: nn.Module, decay: float | None = None) -> None:
+        """Move the average towards the module's current weights. decay: instead of the average's own; 0 copies the weights."""
+        reshard(module)
         parameters = {name: p.detach() for name, p in module.named_parameters() if name in self.weights}
         weights = [_local(self.weights[name]) for name in parameters]
-        torch._foreach_lerp_(weights, [_local(p) for p in parameters.values()], 1 - self.decay)
+        torch._foreach_lerp_(weights, [_local(p) for p in parameters.values()], 1 - (self.decay if decay is None else decay))
 
     @contextmanager
     @torch.no_grad()
     def applied(self, module: nn.Module) -> Iterator[None]:
         """Give the module the averaged weights inside the context, and its own weights afterwards."""
-        _reshard(module)
+        reshard(module)
         own = {name: p.detach().clone() for name, p in module.named_parameters() if name in self.weights}
         copy_weights(module, self.weights)
         try:
@@ -43,7 +44,7 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _reshard(module: nn.Module) -> None:
+def reshard(module: nn.Module) -> None:
     """Drop gathered weights: after a forward pass alone the root still holds them, and they would be the old ones."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
@@ -53,7 +54,7 @@ def _reshard(module: nn.Module) -> None:
 @torch.no_grad()
 def copy_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into the parameters of the same names; other parameters keep their values."""
-    _reshard(module)
+    reshard(module)
     for name, parameter in module.named_parameters():
         if name in weights:
             parameter.data.copy_(weights[name])

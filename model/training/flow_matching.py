@@ -42,15 +42,27 @@ def encode_batch(
     instruction gets hidden states of zeros, which experts treat as no instruction.
     """
     x0, image = encode_video(batch, codec, device)
-    height, width = CELL_PX * x0.shape[-2], CELL_PX * x0.shape[-1]  # of the maps, which may be smaller than the pictures
+    return LatentBatch(x0, encode_conditioning(batch, image, codec, text_encoder, device, vlm_encoder))
+
+
+def encode_conditioning(
+    batch: dict[str, Any],
+    image: Tensor,
+    codec: Codec,
+    text_encoder: EncodeText,
+    device: torch.device,
+    vlm_encoder: EncodeInstruction | None = None,
+) -> Conditioning:
+    """Return what a batch is generated from, given its first-frame condition; see `encode_batch`."""
+    rows, columns = image.shape[-2:]
+    height, width = CELL_PX * rows, CELL_PX * columns  # of the maps, which may be smaller than the pictures
     pose, origin = (batch[name].to(device, non_blocking=True) for name in ("pose", "origin"))
     known = batch["camera_known"].to(device)
-    size = codec.cell_px * x0.shape[-2], codec.cell_px * x0.shape[-1]
-    valid = valid_intrinsics(batch, size, device) * (CELL_PX / codec.cell_px)
+    valid = valid_intrinsics(batch, (codec.cell_px * rows, codec.cell_px * columns), device) * (CELL_PX / codec.cell_px)
     per = codec.frames_per_latent
     maps = control_maps(pose, valid, height, width, origin, frames_per_latent=per) * known[:, None, None, None, None]
     vlm_context = encode_instructions(batch, vlm_encoder, device)
-    return LatentBatch(x0, Conditioning(image, text_encoder(batch["text"]), maps, vlm_context))
+    return Conditioning(image, text_encoder(batch["text"]), maps, vlm_context)
 
 
 def valid_intrinsics(batch: dict[str, Any], size: tuple[int, int], device: torch.device) -> Tensor:

@@ -44,6 +44,8 @@ class MetricsLog:
         for group in ("experts", "bins"):
             for name, value in line[group].items():
                 self._board.add_scalar(f"loss by {'expert' if group == 'experts' else 'noise'}/{name}", value, line["step"])
+        for name, value in line["values"].items():
+            self._board.add_scalar(f"distillation/{name}", value, line["step"])
         for name in _PACE:
             self._board.add_scalar(f"run/{name}", line[name], line["step"])
         return line
@@ -69,6 +71,7 @@ def _merge(steps: list[dict[str, Any]]) -> dict[str, Any]:
     experts = [{step["expert"]: step["loss"]} for step in steps]
     means = {name: float(np.mean([step[name] for step in steps])) for name in ("loss", *_PACE)}
     grouped: dict[str, Any] = {"experts": _means_by_name(experts), "bins": _means_by_name([step["bins"] for step in steps])}
+    grouped["values"] = _means_by_name([step.get("values", {}) for step in steps])
     grouped["sources"] = dict(sum((Counter(step["sources"]) for step in steps), Counter[str]()))
     return {
         "step": steps[-1]["step"],

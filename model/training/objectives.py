@@ -192,7 +192,7 @@ class TeacherForcing:
         self.text_tokens = text.shape[-2]
         run_pose, run_intrinsics = _of_frames(pose, numbers), _of_frames(intrinsics, numbers)
         maps = self._maps(batch, run_pose, run_intrinsics, x0)
-        chosen = [_second_sources(pose[i].cpu(), numbers[i].cpu(), g) for i, g in enumerate(generators)]
+        chosen = [_second_sources(pose[i].cpu(), numbers[i].cpu(), self._spec.block, g) for i, g in enumerate(generators)]
         earlier = torch.stack(chosen).to(device)
         anchors = TurnedSource(_frames(video, earlier).transpose(1, 2), _of_frames(pose, earlier))
         drift = self._drift(x0, generators)
@@ -421,12 +421,12 @@ def _of_frames(values_BFx: Tensor, numbers_BT: Tensor) -> Tensor:
     return torch.stack([values[numbers] for values, numbers in zip(values_BFx, numbers_BT, strict=True)])
 
 
-def _second_sources(pose_F44: Tensor, numbers_T: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the frame of the second source for each latent of a run but the first, [T - 1]."""
-    chosen = []
-    for number in numbers_T[1:].tolist():
+def _second_sources(pose_F44: Tensor, numbers_T: Tensor, block: int, generator: torch.Generator) -> Tensor:
+    """Return the frame of the second source for each latent of a run but the first, [T - 1]: one from before its block."""
+    chosen, numbers = [], numbers_T[1:].tolist()
+    for i, number in enumerate(numbers):
         nearest, delay = torch.rand(2, generator=generator).tolist()
-        last = max(0, number - 1 - int(delay * _MAX_DELAY))
+        last = max(0, numbers[i // block * block] - 1 - int(delay * _MAX_DELAY))
         if nearest < _NEAREST_SHARE:
             chosen.append(int(pose_distance(pose_F44[number], pose_F44[: last + 1]).argmin()))
         else:

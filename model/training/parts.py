@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from model.backbone.vae import Codec
+from model.causal.spec import CausalSpec
 from model.training.flow_matching import EncodeInstruction, EncodeText
 from model.world import World
 
@@ -18,7 +19,11 @@ class ModelParts:
     text_encoder: EncodeText
     vlm_encoder: EncodeInstruction | None
     codec_hash: str
-    teacher: World | None = None  # of consistency distillation: the frozen model that is distilled
+    teacher: World | None = None  # of distillation: the frozen model that is distilled, or the real score
+    critic: World | None = None  # of self-forcing: the fake score, which is trained on the student's rollouts
+    teacher_causal: CausalSpec | None = (
+        None  # of self-forcing: how the run of the real score saw its samples; None: all at once
+    )
 
     @property
     def device(self) -> torch.device:

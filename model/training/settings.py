@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from model.config import check_frames
 
 PRECISIONS = ("auto", "bfloat16", "float32")
-OBJECTIVES = ("flow", "teacher_forcing", "consistency")
+OBJECTIVES = ("flow", "teacher_forcing", "consistency", "self_forcing")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class ObjectiveSettings:
     """What a run minimises."""
 
     # flow: bidirectional flow matching (stages 1 and 2). teacher_forcing: causal flow matching, each block on true history.
-    # consistency: distillation to few steps of the causal model that model.init_from names, without rollouts
+    # consistency: distillation to few steps of the causal model that model.init_from names, without rollouts. self_forcing:
+    # distribution matching on rollouts of the few-step run that model.init_from names (stages 3 and 4)
     kind: str = "flow"
     latents: int = 0  # latents of a sample that are trained on, at a random place; 0: all of them
     context_noise: float = 0.3  # history gets noise of up to this level, which is an input of the model
@@ -114,3 +115,67 @@ class ObjectiveSettings:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name):g}")
         if self.levels < 2 or self.own_history_rounds < 1 or self.latents < 0 or self.skip_at_change < 0:
             raise ValueError("levels must be at least 2, own_history_rounds at least 1, latents and skip_at_change at least 0")
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """How stages 3 and 4 distil (objective.kind self_forcing): distribution matching on the student's own rollouts.
+
+    Three lengths, in latents: `CausalSpec.block` is generated at once, `window` is scored, and a phase's frames are the longest
+    rollout. The defaults are Self-Forcing's where it has them; the paper gives no learning rates.
+    """
+
+    # folder of the run whose bidirectional model is the real score, and from which the fake score (the critic) starts
+    teacher: str = ""
+    window: int = 21  # latents that are scored, whole blocks
+    # where the window lies: end, the last latents of the rollout (stage 3); uniform, anywhere in it (stage 4, Algorithm 1)
+    window_at: str = "end"
+    # share of steps in which what precedes the window is ground truth instead of the student's own rollout (stage 4)
+    teacher_forcing_share: float = 0.0
+    update_ratio: int = 5  # the critic is trained in every step, the student in one of so many
+    # learning rates of each expert, of the student and of the critic; train.warmup_steps and train.lr_decay_share apply to them
+    lr_high: float = 2e-6
+    lr_low: float = 2e-6
+    critic_lr_high: float = 4e-7
+    critic_lr_low: float = 4e-7
+    betas: tuple[float, float] = (0.0, 0.999)  # decay of AdamW's averages, of student and critic
+    # of the real score, away from no text and no camera, or with causal.warp from no text; 1: none, which saves a pass.
+    # Self-Forcing and DMD2 write 3 for what is 4 here
+    guidance: float = 4.0
+    # noise levels at which the student is scored: all, those of both experts; exit_expert, those of the expert that is trained
+    score_levels: str = "all"
+    min_level: float = 0.02  # lowest noise level at which a window is scored
+    max_level: float = 0.98  # highest noise level at which a window is scored
+    critic_lora: int = (
+        0  # rank of low-rank changes of the teacher, which are then all that the critic trains; 0: all its weights
+    )
+    ema_from: int = 0  # updates of the student before its weights are averaged
+    # stop criteria, measured over so many steps: a student of too much variance is oversaturated, one of too little flow stands
+    measure_every: int = 50
+    max_variance_ratio: float = 1.5  # highest variance of the student's latents, as a multiple of that of ground truth
+    min_flow_ratio: float = 0.5  # lowest optical flow in the student's videos, as a share of that in ground truth
+    stop: bool = False  # end the run at the first measurement that breaks a stop criterion; false: only log it
+
+    def __post_init__(self) -> None:
+        for name, choices in (("window_at", ("end", "uniform")), ("score_levels", ("all", "exit_expert"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        for name in ("window", "update_ratio", "measure_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("lr_high", "lr_low", "critic_lr_high", "critic_lr_low"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name):g}")
+        if not 0 <= self.teacher_forcing_share <= 1:
+            raise ValueError(f"teacher_forcing_share must be from 0 to 1, not {self.teacher_forcing_share:g}")
+        if not 0 <= self.min_level < self.max_level <= 1:
+            raise ValueError(
+                f"min_level must be under max_level, both from 0 to 1, not {self.min_level:g} and {self.max_level:g}"
+            )
+        if self.critic_lora < 0 or self.ema_from < 0:
+            raise ValueError("critic_lora and ema_from must not be negative")
+
+    def lr(self, expert: str, critic: bool = False) -> float:
+        """Return the learning rate of an expert of the student, or of the critic."""
+        rate: float = getattr(self, f"{'critic_' if critic else ''}lr_{expert}")
+        return rate

@@ -19,12 +19,17 @@ def training_flops(config: BackboneConfig, tokens: int, text_tokens: int) -> flo
 
     A multiply-add counts as two operations, a backward pass as two forward passes.
     """
+    return 3 * forward_flops(config, tokens, tokens, text_tokens)
+
+
+def forward_flops(config: BackboneConfig, tokens: int, keys: int, text_tokens: int) -> float:
+    """Count the operations of a forward pass over so many tokens, each of which sees so many keys of the video."""
     width, layers = config.width, config.num_layers
     linear = tokens * (6 * width**2 + 2 * width * config.ffn_dim) + text_tokens * 2 * width**2
-    attention = 2 * tokens * (tokens + text_tokens) * width
+    attention = 2 * tokens * (keys + text_tokens) * width
     cells = config.patch_size[1] * config.patch_size[2]
     ends = tokens * cells * (config.in_channels + config.out_channels) * width
-    return 3 * 2.0 * (layers * (linear + attention) + ends)
+    return 2.0 * (layers * (linear + attention) + ends)
 
 
 def count_tokens(config: BackboneConfig, latents_Thw: tuple[int, int, int]) -> int:

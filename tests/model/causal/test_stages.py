@@ -15,7 +15,9 @@ torch = pytest.importorskip("torch", reason="the extra `train` is not installed"
 pytest.importorskip("fastapi", reason="the extra `play` is not installed")
 pytest.importorskip("tensorboard", reason="the extra `train` is not installed")
 
-from model.causal.rollout import EAGER  # noqa: E402 (after the packages are known to be here)
+from tiny_ladder import tiny  # noqa: E402 (after the packages are known to be here)
+
+from model.causal.rollout import EAGER  # noqa: E402
 from model.control.spec import ControlState  # noqa: E402
 from model.data.captions import CaptionMix  # noqa: E402
 from model.noise import NoiseSpec  # noqa: E402
@@ -27,40 +29,9 @@ from model.play.world import WorldEngine, load_engine  # noqa: E402
 from model.recipes import BUILT_IN, demo_causal, demo_consistency  # noqa: E402
 from model.train import train  # noqa: E402
 from model.training.objectives import level_pairs  # noqa: E402
-from model.training.settings import TrainPhase  # noqa: E402
 from model.world_files import load_world  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:torch", "ignore:.*:DeprecationWarning:torch")
-
-
-def tiny(recipe):
-    """A recipe of the demo's ladder at the smallest size."""
-    channels = 8
-    backbone = replace(
-        recipe.model.backbone,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=2,
-        ffn_dim=48,
-        in_channels=channels + 2 * (8 + channels),
-        out_channels=channels,
-    )
-    return replace(
-        recipe,
-        model=replace(recipe.model, backbone=backbone, control_width=16),
-        codec=replace(recipe.codec, channels=channels, width=4, steps=3, pictures=60, batch=2),
-        data=replace(recipe.data, fps=10.0, size=(32, 32)),
-        train=replace(
-            recipe.train,
-            curriculum=(TrainPhase(9, 4),),
-            batch=2,
-            precision="float32",
-            log_every=1,
-            sample_every=2,
-            sample_clips=2,
-        ),
-        objective=replace(recipe.objective, latents=5, own_history_share=0.7),
-    )
 
 
 @pytest.fixture(scope="module")
