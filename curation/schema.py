@@ -108,7 +108,13 @@ CLIP = pa.schema(
         _column("luma_range", pa.float32(), "0-255", "1st to 99th percentile of luma over all pixels"),
         _column("black_share", pa.float32(), "0-1", "share of pixels under 16"),
         _column("white_share", pa.float32(), "0-1", "share of pixels over 239"),
-        _column("flashes_hz", pa.float32(), "1/s", "flashes: jumps of mean luma that revert within half a second"),
+        _column(
+            "flashes_hz",
+            pa.float32(),
+            "1/s",
+            "flashes: jumps of luma in most of the picture that revert within half a second",
+            version=2,
+        ),
         _column("fade_share", pa.float32(), "0-1", "share of the time spent fading to or from a flat picture"),
         _column("iqa", pa.float32(), "0-1", "picture quality, without frozen time; 1 = clean"),
         _column(
@@ -117,7 +123,7 @@ CLIP = pa.schema(
             "",
             "what lowers iqa most: compressed | blurred | noisy | banded | blocky | upscaled | frozen",
         ),
-        _column("iqa_frozen", pa.float32(), "0-1", "share of the time in which the picture is frozen"),
+        _column("iqa_frozen", pa.float32(), "0-1", "share of the time in which no part of the picture changes", version=2),
         _column("iqa_backend", pa.string(), "", "embedded | pyiqa:METRIC: the model that gave iqa"),
         _column(
             "camera_status", pa.string(), "", "ok | ok_rotation | ok_static | suspect | low_texture | failed:why | skipped:why"

@@ -15,13 +15,14 @@ from curation.actions.spans import clip_to
 from curation.captions import engine_events
 from curation.media.viewport import Rect
 from curation.partition import chunks
+from curation.partition.change_cells import unpack
 from curation.partition.chunks import ScanSettings
 from curation.partition.clip_spans import divide_scene
 from curation.partition.cuts import CutMeasures, SceneSettings
 from curation.partition.detectors import detect_cuts
 from curation.partition.scan import Signals, scan
-from curation.quality.iqa import aggregate_quality, combed_share, frozen_share
-from curation.quality.luminance import luminance, without_bars
+from curation.quality.iqa import aggregate_quality, combed_share, frozen_share, pair_change
+from curation.quality.luminance import luminance, whole_flash_share, without_bars
 from curation.schema import Row, clip_id
 from operators.op import each
 
@@ -178,7 +179,10 @@ def measure_luminance(row: Row, settings: ScanSettings) -> Row:
     frames = slice(row["start_frame"], row["end_frame"])
     height, width = signals.viewport.static.shape
     bars = 1 - signals.viewport.picture.w * signals.viewport.picture.h / (width * height)
-    scores: dict[str, Any] = luminance(signals.times_s[frames], without_bars(signals.luma_bins[frames], bars))._asdict()
+    pairs = (signals.pair_times_s >= row["start_s"]) & (signals.pair_times_s < row["end_s"])
+    whole_flashes = whole_flash_share(unpack(signals.change_cells[pairs])[..., 0])
+    bins = without_bars(signals.luma_bins[frames], bars)
+    scores: dict[str, Any] = luminance(signals.times_s[frames], bins, whole_flashes)._asdict()
     return {**row, **scores}
 
 
@@ -187,7 +191,8 @@ def measure_quality(row: Row, settings: ScanSettings) -> Row:
     """Add picture quality over the clip's samples, the share of time in which it is frozen, and what interlacing left in it."""
     signals = scan(row["source_uri"], settings)
     frames = slice(row["start_frame"], row["end_frame"])
-    frozen = frozen_share(signals.times_s[frames], signals.content[frames], row["end_s"])
+    change = pair_change(signals.pair_times_s, unpack(signals.change_cells)[..., 2])
+    frozen = frozen_share(signals.times_s[frames], signals.content[frames], row["end_s"], change)
     samples_s = signals.times_s[signals.iqa_frame]
     inside = (samples_s >= row["start_s"]) & (samples_s < row["end_s"])
     fields = {
