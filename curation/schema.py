@@ -88,12 +88,19 @@ CLIP = pa.schema(
             pa.list_(_SPAN),
             "s",
             "spans: regime (what the player does; energy in px/frame) and interaction (what happens; energy: probability)",
-            version=2,
+            version=3,
         ),
         _column("action_detector", pa.string(), "", "learned | flow: the detector that found the action spans"),
         _column(
             "action_distance", pa.float32(), "1", "distance of the source to the detector's training set; over 1: unlike it"
         ),
+        _column(
+            "action_confidence",
+            pa.float32(),
+            "0-1",
+            "probability that the clip's interactions are right, also on games never seen; null: judged by flow alone",
+        ),
+        _column("action_unknown", pa.string(), "", "why the clip's interactions are unknown, not listed; null: they are known"),
         _column(
             "flow_backend",
             pa.string(),

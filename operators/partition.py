@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from curation.actions.detect import Actions, ActionSettings, boundary_costs, detect_actions
-from curation.actions.spans import clip_to
+from curation.actions.detect import Actions, ActionSettings, boundary_costs, detect_actions, unknown_reason
+from curation.actions.spans import InteractionSettings, clip_to
 from curation.captions import engine_events
 from curation.media.viewport import Rect
 from curation.partition import chunks
@@ -154,13 +154,16 @@ def measure_motion(rows: list[Row], settings: ScanSettings, actions: ActionSetti
     """Add how much the camera and everything else moves, and the actions: camera regimes and interactions."""
     scans = {uri: scan(uri, settings) for uri in {row["source_uri"] for row in rows}}
     detected = {uri: detect_actions(signals, actions) for uri, signals in scans.items()}
-    return [_with_motion(row, scans[row["source_uri"]], detected[row["source_uri"]]) for row in rows]
+    limits = actions.interactions
+    return [_with_motion(row, scans[row["source_uri"]], detected[row["source_uri"]], limits) for row in rows]
 
 
-def _with_motion(row: Row, signals: Signals, actions: Actions) -> Row:
+def _with_motion(row: Row, signals: Signals, actions: Actions, limits: InteractionSettings) -> Row:
     motion, times_s = signals.motion, signals.pair_times_s
     inside = (times_s >= row["start_s"]) & (times_s < row["end_s"])
     spans = clip_to(actions.spans, row["start_s"], row["end_s"])
+    confidence = actions.confidence(row["start_s"], row["end_s"])
+    unknown = unknown_reason(actions, confidence, limits)
     return {
         **row,
         "flow_backend": signals.flow,
@@ -168,7 +171,9 @@ def _with_motion(row: Row, signals: Signals, actions: Actions) -> Row:
         "motion_object": float(motion.object[inside].mean()) if inside.any() else None,
         "action_detector": actions.detector,
         "action_distance": actions.distance if np.isfinite(actions.distance) else None,
-        "action_spans": [span._asdict() for span in spans],
+        "action_confidence": confidence,
+        "action_unknown": unknown,
+        "action_spans": [span._asdict() for span in spans if not (unknown and span.kind == "interaction")],
     }
 
 

@@ -58,7 +58,8 @@ def judge_by_measurements(clip: ClipMeasurements, settings: InteractiveSettings)
     if _is_still(clip):
         return InteractiveVerdict(False, "nothing moves", 0.0)
     if not clip.events_known:
-        return InteractiveVerdict(None, "the detector does not know such footage, and no model was asked")
+        reason = clip.events_unknown or "the detector does not know such footage"
+        return InteractiveVerdict(None, f"{reason}, and no model was asked")
     score = event_score(clip)
     if score >= settings.min_score:
         at_s = clip.strongest.peak_s if clip.strongest else 0.0

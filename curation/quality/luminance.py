@@ -19,8 +19,8 @@ _CENTRES = (np.arange(BINS) + 0.5) * _BIN - 0.5
 _REC709 = np.array([[0.2126, 0.7152, 0.0722]], np.float32)
 # A flash: the jump of mean luma that a viewer sees (WCAG 2.2 counts 10 % of the range), and how soon it must come back.
 _FLASH, _FLASH_S = 25.6, 0.5
-# A flash changes most of the picture: at least this share of its cells follows the mean by this share of its jump. Gunfire lights
-# a part. Moments at which mean luma jumps by the third number tell which of the two a clip shows.
+# A flash changes most of the picture: at least this share of its cells follows the mean by this share of its jump. Gunfire
+# lights a part. Moments at which mean luma jumps by the third number tell which of the two a clip shows.
 _FLASH_AREA, _FOLLOWS, _MIN_JUMP = 0.75, 0.4, 8.0
 # A fade: mean luma drifts one way at this rate (luma/s) or faster for this long, towards or from a picture whose spread of luma
 # is below the third number.
@@ -132,7 +132,7 @@ def flashes(times_s: np.ndarray, means: np.ndarray) -> int:
 def whole_flash_share(change_PRC: np.ndarray) -> float:
     """Return which share of a clip's jumps of mean luma changes most of the picture: a strobe does, gunfire does not.
 
-    change_PRC: how much the mean luma of each cell changed within a tenth of a second, at P moments. Return 1 if none shows a jump.
+    change_PRC: how much the mean luma of each cell changed within a tenth of a second, at P moments. 1 if none shows a jump.
     """
     means = change_PRC.mean((1, 2)) if len(change_PRC) else np.zeros(0)
     jumps = np.flatnonzero(np.abs(means) >= _MIN_JUMP)

@@ -5,7 +5,17 @@ import pytest
 
 from curation.partition.recorders import QualityRecorder, ScanFrame
 from curation.quality.backends import load_iqa
-from curation.quality.iqa import FAULTS, PATCH, Iqa, IqaSettings, aggregate_quality, frozen_share, luma_plane, pair_change, select_patches
+from curation.quality.iqa import (
+    FAULTS,
+    PATCH,
+    Iqa,
+    IqaSettings,
+    aggregate_quality,
+    frozen_share,
+    luma_plane,
+    pair_change,
+    select_patches,
+)
 
 RNG = np.random.default_rng(3)
 
@@ -145,7 +155,7 @@ def test_stalls_are_frozen_and_a_capture_at_twice_the_rate_is_not():
 
 
 def still_with(changes):
-    """Return the arguments of `frozen_share` for six seconds of a standing camera, with a change in a part at each moment (s)."""
+    """Return the arguments of `frozen_share` for six seconds of a standing camera, with a change in a part at some moments."""
     times, pairs_s = np.arange(180) / 30, np.arange(60) / 10
     content, levels = np.zeros(180), np.full((60, 12, 16), 0.4)
     for at_s in changes:

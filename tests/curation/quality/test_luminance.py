@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from curation.quality.luminance import LuminanceLimits, flashes, histogram, luma, luminance, reject_reason, whole_flash_share, without_bars
+from curation.quality.luminance import (
+    LuminanceLimits,
+    flashes,
+    histogram,
+    luma,
+    luminance,
+    reject_reason,
+    whole_flash_share,
+    without_bars,
+)
 
 FPS = 30
 
