@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.labelled_ticks import LabelledTicks, labelled_ticks
 from bench.machine import describe
 from bench.measures import Hits, auc, count_contained, match_instants
-from bench.shipped_weights.train_interactions import LabelledTicks, labelled_ticks
 from curation.actions import spans
 from curation.actions.confidence import clip_confidence, clip_features
 from curation.actions.learned import KINDS, REGIMES, Detector, Prediction

@@ -4,8 +4,8 @@
         --left-out openarena=c.npz --into curation/actions/interactions.npz
 
 Each left-out network judges the clips of its engine, which it was not trained on. A logistic rule then learns from all these
-verdicts when they are right. Recordings named `test` are not read. For each engine it also prints how the rule that was fitted on
-the other engines orders this one's verdicts.
+verdicts when they are right. Recordings named `test` are not read. For each engine it also prints how the rule that was fitted
+on the other engines orders this one's verdicts.
 """
 
 import argparse
@@ -72,9 +72,8 @@ def main() -> None:
         weight, bias = fit_verdicts(others)
         confidence = 1 / (1 + np.exp(-(np.array([v.features for v in own]) @ weight + bias)))
         right = is_right(own)
-        print(
-            f"{engine}, rule of the others: AUC {auc(confidence, right):.3f}, says {confidence.mean():.2f}, right {right.mean():.2f}"
-        )
+        order, said, share = auc(confidence, right), confidence.mean(), right.mean()
+        print(f"{engine}, rule of the others: AUC {order:.3f}, says {said:.2f}, right {share:.2f} of {len(right)} clips")
     weight, bias = fit_verdicts(verdicts)
     print(", ".join(f"{name} {value:.2f}" for name, value in zip(FEATURES, weight, strict=True)), f"bias {bias:.2f}")
     for path in options.into:

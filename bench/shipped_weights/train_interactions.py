@@ -10,7 +10,7 @@ Recordings named `test` are never read. `--start` continues from weights; `--wit
 
 import argparse
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.labelled_ticks import LabelledTicks, labelled_ticks
 from bench.machine import describe
 from bench.measures import auc
 from curation.actions import learned
 from curation.actions.confidence import FEATURES
 from curation.actions.learned import KINDS, REGIMES
-from curation.partition.chunks import ScanSettings
-from curation.partition.optical_flow import FlowSettings
-from curation.partition.scan import scan
-from synth.engines.labels import read_labels
 
 WIDTH, STEPS, BATCH, TICKS = 64, 1500, 16, 64
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
@@ -35,20 +32,6 @@ _KIND_LOSS, _REGIME_LOSS = 0.5, 0.5
 _MIRROR = torch.tensor([-1.0, 1, 1, 1, 1, 1])[:, None, None]
 _SWAP = torch.tensor([0, 1, 2, 4, 3, 6, 5, 7, 8])
 _UNIT = torch.from_numpy(learned._UNIT)[:, None, None]
-
-
-@dataclass(frozen=True)
-class LabelledTicks:
-    """A recording as T ticks."""
-
-    engine: str
-    times_s: np.ndarray  # [T]
-    planes: np.ndarray  # [T, 6, 12, 16]
-    event: np.ndarray  # [T], whether an interaction happens
-    kinds: np.ndarray  # [T, 10], of each of `learned.KINDS`
-    told: np.ndarray  # [10], False where the ground truth does not tell of a kind
-    regime: np.ndarray  # [T], index in `learned.REGIMES`
-    known: np.ndarray  # [T], False where the ground truth does not tell whether an interaction is visible
 
 
 class Net(nn.Module):
@@ -79,35 +62,6 @@ class Net(nn.Module):
         for layer in range(len(learned._DILATIONS)):
             x = x + self.drop(functional.relu(getattr(self, f"time{layer}")(x)))
         return self.head(x.transpose(1, 2))
-
-
-def labelled_ticks(path: Path) -> LabelledTicks:
-    """Measure a recording, or read its stored measurement."""
-    stored = path.with_suffix(".ticks.npz")
-    if not stored.exists():
-        signals = scan(str(path), ScanSettings(FlowSettings(backend="dis")))
-        labels = read_labels(path.with_suffix(".jsonl"))
-        frames = np.minimum(signals.pair_frame, len(labels.event) - 1)
-        regime = np.array([REGIMES.index(name) for name in labels.regimes])[np.maximum(frames - 1, 0)]
-        np.savez_compressed(
-            stored,
-            engine=labels.engine,
-            times_s=signals.pair_times_s,
-            planes=learned.inputs(signals.cells, signals.change_cells, signals.fps).astype(np.float16),
-            event=since_last(labels.event, frames),
-            kinds=since_last(labels.kinds, frames),
-            told=labels.told,
-            regime=regime,
-            known=labels.known[frames],
-        )
-    with np.load(stored) as data:
-        return LabelledTicks(str(data["engine"]), *(data[name] for name in list(LabelledTicks.__annotations__)[1:]))
-
-
-def since_last(flags: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Return for each tick whether a flag [n, ...] is set in a frame after the tick before, up to its own frame."""
-    starts = np.minimum(np.concatenate([[0], frames[:-1] + 1]), frames)
-    return np.array([flags[start : frame + 1].any(0) for start, frame in zip(starts, frames, strict=True)])
 
 
 def augment(planes: Tensor, event: Tensor, regime: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

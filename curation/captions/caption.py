@@ -56,8 +56,8 @@ class ClipMeasurements:
     """The measurements of a clip that captions use. None means unknown.
 
     motions: camera motion (a key of `MOTIONS`), start and end (s from the clip's start), in order. events_known: whether the
-    event detector is sure of them, so that no event means that nothing happens; events_unknown: why it is not. frozen: the share
-    of the time (0-1) in which the picture stands still. The other fields have the names and units of the ledger's columns.
+    event detector is sure of them, so that no event means that nothing happens; events_unknown: why it is not. frozen: the
+    share of the time (0-1) in which the picture stands still. The other fields are named and measured as the ledger's columns.
     """
 
     length_s: float

@@ -44,7 +44,8 @@ def _record_take(options: dict[str, Any]) -> int:
     options |= {"hud": not options.pop("no_hud"), "hand": not options.pop("no_hand")}
     try:
         from synth.engines.labels import read_labels
-        from synth.engines.recorder import Take, record
+        from synth.engines.recorder import record
+        from synth.engines.takes import Take
 
         record(engine, out, Take(**options))
         labels = read_labels(Path(out).with_suffix(".jsonl"))

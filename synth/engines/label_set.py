@@ -19,7 +19,8 @@ from curation.errors import AttemptFailed
 from synth.doom import map_splits
 from synth.doom import record as doom
 from synth.engines.openarena import MAPS
-from synth.engines.recorder import Take, record
+from synth.engines.recorder import record
+from synth.engines.takes import Take
 
 TEST_MAPS = MAPS[::5]
 """Maps of OpenArena on which nothing is trained or tuned."""

@@ -42,7 +42,7 @@ class State:
 
     @property
     def eye(self) -> NDArray[np.float64]:
-        return self.at + [0, 1.47, 0]
+        return self.at + np.array([0, 1.47, 0])
 
 
 class Player:

@@ -24,7 +24,7 @@ from curation.errors import AttemptFailed
 from synth.engines.lockstep import Game, XInput, require, virtual_display
 from synth.engines.minetest_game import PACKAGES
 from synth.engines.minetest_player import FPS, SCENARIOS, SCENES, Act, Player
-from synth.engines.recorder import Engine, Played, Take
+from synth.engines.takes import Engine, Played, Take
 from synth.engines.truth_file import EventSpan, FrameTruth, Optics
 
 _MODS = Path(__file__).with_name("minetest_mods")

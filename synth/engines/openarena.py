@@ -1,8 +1,8 @@
 """OpenArena with labels: shots, changes of weapon, explosions, doors and lifts, in first and third person, and plain walks.
 
-`synth.engines.recorder` records it. The game runs in lockstep, server included, and `idtech3.c` prints the renderer's own camera
-and what it draws: a muzzle flash is a shot, the model in the hand the weapon, a model "*12" that moves a door or lift. In `fight`
-the camera follows bots that fight each other, and no keys are known. `range` and `walk` are played by keys.
+`synth.engines.recorder` records it. The game runs in lockstep, server included, and `idtech3.c` prints the renderer's own
+camera and what it draws: a muzzle flash is a shot, the model in the hand the weapon, a model "*12" that moves a door or lift.
+In `fight` the camera follows bots that fight each other, and no keys are known. `range` and `walk` are played by keys.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from curation.errors import AttemptFailed
 from synth.engines.lockstep import Game, XInput, build_library, require, virtual_display
-from synth.engines.recorder import Engine, Played, Take
+from synth.engines.takes import Engine, Played, Take
 from synth.engines.truth_file import UNITS_PER_M, EventSpan, FrameTruth, Optics
 
 FPS = 30

@@ -1,6 +1,7 @@
 """Record gameplay with labels in any engine: `record(engine, out, take)` writes a video and its truth file.
 
-    from synth.engines.recorder import Take, record
+    from synth.engines.recorder import record
+    from synth.engines.takes import Take
     record("minetest", "play.mp4", Take("build", seed=3, seconds=60))
     record("openarena", "fight.mp4", Take("fight", seed=3, seconds=60, hud=False))
 
@@ -12,65 +13,24 @@ alike.
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import InputError
-from synth.engines.truth_file import EventSpan, FrameTruth, Optics, write_truth
+from synth.engines import minetest_scenes, openarena
+from synth.engines.takes import Engine, Take
+from synth.engines.truth_file import write_truth
 
 MAX_SEED = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Take:
-    """What to record."""
-
-    scenario: str  # one of the engine's
-    seed: int = 0  # of all random choices, also of how it looks
-    seconds: float = 60.0
-    size: tuple[int, int] = (320, 240)  # px
-    hud: bool = True  # draw the game's panels
-    hand: bool = True  # draw what is in the player's hand
-    place: str | None = None  # a world seed of Minetest, a map of OpenArena; None: drawn from the seed
-    third_person: bool = False
-    crf: int = 24  # x264 quality, 0 lossless to 51
-    draw_number: bool = False  # draw the number of each frame as black and white squares (Minetest)
-
-
-@dataclass
-class Played:
-    """What an engine has recorded: all that the truth file says."""
-
-    header: dict[str, Any]
-    optics: Optics
-    frames: list[FrameTruth] = field(default_factory=list)
-    events: list[EventSpan] = field(default_factory=list)
-    jumps: list[int] = field(default_factory=list)  # frames whose picture does not continue the one before
-
-
-Play = Callable[[Take, Callable[[NDArray[np.uint8]], None]], Played]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A game that can be recorded."""
-
-    scenarios: Sequence[str]
-    fps: int
-    play: Play  # records a take, and gives each picture to the encoder
-
-
 def engines() -> dict[str, Engine]:
-    """Return the engines by name. They are imported here: a machine may have one and lack the other's libraries."""
-    from synth.engines import minetest_scenes, openarena
-
+    """Return the engines by name."""
     return {"minetest": minetest_scenes.ENGINE, "openarena": openarena.ENGINE}
 
 

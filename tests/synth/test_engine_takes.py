@@ -1,4 +1,4 @@
-"""Recordings with labels: the truth file, what is in view, what engines' logs mean, and real takes where a game is installed."""
+"""Recordings with labels: the truth file, what is in view, what engines' logs mean, and takes by installed games."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from synth.engines import label_set, minetest_scenes, openarena, recorder
 from synth.engines.__main__ import main
 from synth.engines.labels import LabelSpan, read_labels
 from synth.engines.minetest_player import SCENARIOS, Player
-from synth.engines.recorder import Take
+from synth.engines.takes import Engine, Take
 from synth.engines.truth_file import EventSpan, FrameTruth, Optics, write_truth
 
 OPTICS = Optics(320, 240, 160.0)  # 90 degrees across
@@ -196,7 +196,7 @@ def test_nothing_is_left_of_a_take_that_fails(monkeypatch, tmp_path):
         encode(np.zeros((240, 320, 3), np.uint8))
         raise InputError("as asked")
 
-    monkeypatch.setattr(recorder, "engines", lambda: {"minetest": recorder.Engine(("walk",), 30, fail)})
+    monkeypatch.setattr(recorder, "engines", lambda: {"minetest": Engine(("walk",), 30, fail)})
     with pytest.raises(InputError, match="as asked"):
         recorder.record("minetest", tmp_path / "out.mp4", Take("walk"))
     assert not list(tmp_path.iterdir())
