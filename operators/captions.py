@@ -52,7 +52,7 @@ def measurements_of(row: Row) -> ClipMeasurements:
         length_s=row["end_s"] - start_s,
         motions=tuple((s["name"], s["start_s"] - start_s, s["end_s"] - start_s) for s in spans if s["kind"] == "regime"),
         events=tuple(
-            MeasuredEvent(s["start_s"] - start_s, s["peak_s"] - start_s, s["end_s"] - start_s, s["energy"])
+            MeasuredEvent(s["start_s"] - start_s, s["peak_s"] - start_s, s["end_s"] - start_s, s["energy"], s["name"])
             for s in spans
             if s["kind"] == "interaction"
         ),
