@@ -1,8 +1,8 @@
 """Is a clip interactive video, and what happens in it (paper section 3.2 and appendix A)? The definition is a YAML file.
 
 Interactive video has a state before, an event, and a state after. Measurements tell whether something happens, and of which
-kind where the detector knows it. Only a model can tell what it is in words, and whether it changes a state or is only traffic and
-weather. Both decide together, and the reason is stored.
+kind where the detector knows it. Only a model can tell what it is in words, and whether it changes a state or is only traffic
+and weather. Both decide together, and the reason is stored.
 """
 
 from collections.abc import Mapping, Sequence
