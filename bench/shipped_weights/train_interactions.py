@@ -25,7 +25,7 @@ from curation.actions import learned
 from curation.actions.confidence import FEATURES
 from curation.actions.learned import KINDS, REGIMES
 
-WIDTH, STEPS, BATCH, TICKS = 64, 1500, 16, 64
+WIDTH, STEPS, BATCH, TICKS = 64, 1500, 12, 64
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
 _KIND_LOSS, _REGIME_LOSS = 0.5, 0.5
 # For mirroring left to right: the planes' signs, and the index of each mirrored regime.

@@ -73,7 +73,7 @@ def read_labels(jsonl: str | Path) -> Labels:
     for span in spans:
         kinds[span.start : span.end, KINDS.index(span.kind)] = True
     visible = truth.interactions(recorded)
-    event = visible if engine == "doom" else kinds.any(1)
+    event: NDArray[np.bool_] = visible if engine == "doom" else np.logical_or.reduce(kinds, axis=1)
     return Labels(
         recorded,
         engine,

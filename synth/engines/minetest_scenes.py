@@ -293,7 +293,7 @@ def _event(number: int, event: dict[str, Any]) -> EventSpan | None:
 
 def _snaps(frames: Sequence[_Frame]) -> list[int]:
     """Return the frames in which the camera jumps though the player does not: a wall no longer hides the player."""
-    eyes, places = (np.array([of(frame) for frame in frames]) for of in (lambda f: f.eye, lambda f: f.client["position"]))
+    eyes, places = np.array([frame.eye for frame in frames]), np.array([frame.client["position"] for frame in frames])
     if len(frames) < 2:
         return []
     moved, walked = (np.linalg.norm(np.diff(path, axis=0), axis=1) for path in (eyes, places))
