@@ -73,8 +73,8 @@ def clip_verdicts(detector: Detector, one: Recording, prediction: Prediction) ->
     """Yield the verdict for each clip of six seconds."""
     found = interaction_spans(prediction, InteractionSettings(), one.end_s)
     fps = one.labels.truth.fps
-    for start_s in np.arange(0.0, one.end_s - _CLIP_S / 2, _CLIP_S):
-        end_s = min(start_s + _CLIP_S, one.end_s)
+    for number in range(max(1, round(one.end_s / _CLIP_S))):
+        start_s, end_s = number * _CLIP_S, min((number + 1) * _CLIP_S, one.end_s)
         inside = spans.clip_to(found, start_s, end_s)
         events = tuple(MeasuredEvent(s.start_s - start_s, s.peak_s - start_s, s.end_s - start_s, s.energy) for s in inside)
         visible = one.labels.event[round(start_s * fps) : round(end_s * fps)].sum() >= _MIN_VISIBLE_S * fps

@@ -28,6 +28,7 @@ from curation.actions.learned import KINDS, REGIMES
 WIDTH, STEPS, BATCH, TICKS = 64, 1500, 12, 64
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
 _KIND_LOSS, _REGIME_LOSS = 0.5, 0.5
+_VERSIONS = 4  # of a recording, where the convolutions are kept
 # For mirroring left to right: the planes' signs, and the index of each mirrored regime.
 _MIRROR = torch.tensor([-1.0, 1, 1, 1, 1, 1])[:, None, None]
 _SWAP = torch.tensor([0, 1, 2, 4, 3, 6, 5, 7, 8])
@@ -49,16 +50,19 @@ class Net(nn.Module):
         self.head = nn.Linear(WIDTH, 1 + len(REGIMES) + len(KINDS))
         self.drop = nn.Dropout(0.2)
 
-    def encode(self, planes: Tensor) -> Tensor:
-        """Encode ticks [N, 6, 12, 16] -> [N, D]."""
+    def convolve(self, planes: Tensor) -> Tensor:
+        """Convolve the cells of ticks [N, 6, 12, 16] -> [N, 576]."""
         for layer in range(3):
             planes = functional.relu(getattr(self, f"space{layer}")(planes))
-        return functional.relu(self.look(planes.flatten(1)))
+        return planes.flatten(1)
 
     def forward(self, planes: Tensor) -> Tensor:
         """Classify ticks [B, T, 6, 12, 16] -> logits [B, T, 20]: event, regimes, kinds."""
-        batch, ticks = planes.shape[:2]
-        x = self.drop(self.encode(planes.flatten(0, 1))).unflatten(0, (batch, ticks)).transpose(1, 2)
+        return self.classify(self.convolve(planes.flatten(0, 1)).unflatten(0, planes.shape[:2]))
+
+    def classify(self, cells: Tensor) -> Tensor:
+        """Classify ticks [B, T, 576] that `convolve` has read."""
+        x = self.drop(functional.relu(self.look(cells))).transpose(1, 2)
         for layer in range(len(learned._DILATIONS)):
             x = x + self.drop(functional.relu(getattr(self, f"time{layer}")(x)))
         return self.head(x.transpose(1, 2))
@@ -135,12 +139,22 @@ def padded(one: LabelledTicks) -> LabelledTicks:
     return replace(one, **ticks)
 
 
-def train(recordings: list[LabelledTicks], valid: list[LabelledTicks], start: Path | None, seed: int, steps: int) -> Net:
-    """Train a network. start: weights to continue from."""
+def train(
+    recordings: list[LabelledTicks],
+    valid: list[LabelledTicks],
+    start: Path | None,
+    seed: int,
+    steps: int,
+    keep_convolutions: bool = False,
+) -> Net:
+    """Train a network. start: weights to continue from. keep_convolutions: train only what follows the convolutions."""
     torch.manual_seed(seed)
-    draws, windows, net = torch.Generator().manual_seed(seed), Windows(recordings, seed), Net()
+    draws, net = torch.Generator().manual_seed(seed), Net()
     if start is not None:
         net.load_state_dict(start_weights(start, net))
+    if keep_convolutions:
+        recordings = [version for one in recordings for version in convolved(net, one, draws)]
+    windows = Windows(recordings, seed)
     rate = 2e-3 if start is None else 1e-3
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1)
@@ -148,8 +162,12 @@ def train(recordings: list[LabelledTicks], valid: list[LabelledTicks], start: Pa
     for step in range(1, steps + 1):
         net.train()
         batch = windows.batch(BATCH)
-        planes, _, regime = augment(batch["planes"].float(), batch["event"], batch["regime"], draws)
-        loss = loss_of(net(planes), {**batch, "regime": regime})
+        if keep_convolutions:
+            logits = net.classify(batch["planes"].float())
+        else:
+            planes, _, batch["regime"] = augment(batch["planes"].float(), batch["event"], batch["regime"], draws)
+            logits = net(planes)
+        loss = loss_of(logits, batch)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -159,6 +177,20 @@ def train(recordings: list[LabelledTicks], valid: list[LabelledTicks], start: Pa
         if step % 200 == 0 or step == steps:
             print(f"step {step}: loss {np.mean(losses[-200:]):.3f}; validation {validation_figures(net, valid)}", flush=True)
     return net
+
+
+def convolved(net: Net, one: LabelledTicks, draws: torch.Generator) -> list[LabelledTicks]:
+    """Return versions of a recording whose planes the convolutions have read already: as it is, and varied by `augment`."""
+    net.eval()
+    versions = []
+    with torch.inference_mode():
+        for number in range(_VERSIONS):
+            planes, event, regime = torch.from_numpy(one.planes).float()[None], torch.from_numpy(one.event)[None], one.regime
+            if number:
+                planes, _, swapped = augment(planes, event, torch.from_numpy(one.regime)[None], draws)
+                regime = swapped[0].numpy()
+            versions.append(replace(one, planes=net.convolve(planes[0]).numpy().astype(np.float16), regime=regime))
+    return versions
 
 
 def start_weights(path: Path, net: Net) -> dict[str, Tensor]:
@@ -228,6 +260,9 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--without", default="", help="an engine to leave out")
     parser.add_argument("--start", type=Path, help="weights to continue from; default: none")
+    parser.add_argument(
+        "--keep-convolutions", action="store_true", help="train only what follows the convolutions; much faster"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--out", type=Path, default=Path(learned.__file__).with_name("interactions.npz"))
@@ -243,7 +278,8 @@ def main() -> None:
         for one in of_split:
             ticks[one.engine] += len(one.event)
         print(f"{name}: {len(of_split)} recordings, " + ", ".join(f"{n / 600:.1f} min of {e}" for e, n in ticks.items()))
-    export(train(training, valid, options.start, options.seed, options.steps), training, options.out)
+    net = train(training, valid, options.start, options.seed, options.steps, options.keep_convolutions)
+    export(net, training, options.out)
 
 
 if __name__ == "__main__":
