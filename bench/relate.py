@@ -172,7 +172,7 @@ def _row(number: int, index: int) -> Row:
 
 def _spans(clip: ClipMeasurements, start_s: float) -> list[Row]:
     regimes = [(start, start, end, 1.0, "regime", name) for name, start, end in clip.motions]
-    events = [(*event, "interaction", "event") for event in clip.events]
+    events = [(*event[:4], "interaction", event.kind) for event in clip.events]
     fields = "start_s", "peak_s", "end_s", "energy", "kind", "name"
     shifted = [(a + start_s, b + start_s, c + start_s, *rest) for a, b, c, *rest in [*regimes, *events]]
     return [dict(zip(fields, span, strict=True)) for span in shifted]

@@ -88,12 +88,19 @@ CLIP = pa.schema(
             pa.list_(_SPAN),
             "s",
             "spans: regime (what the player does; energy in px/frame) and interaction (what happens; energy: probability)",
-            version=2,
+            version=3,
         ),
         _column("action_detector", pa.string(), "", "learned | flow: the detector that found the action spans"),
         _column(
             "action_distance", pa.float32(), "1", "distance of the source to the detector's training set; over 1: unlike it"
         ),
+        _column(
+            "action_confidence",
+            pa.float32(),
+            "0-1",
+            "probability that the clip's interactions are right, also on games never seen; null: judged by flow alone",
+        ),
+        _column("action_unknown", pa.string(), "", "why the clip's interactions are unknown, not listed; null: they are known"),
         _column(
             "flow_backend",
             pa.string(),
@@ -108,7 +115,13 @@ CLIP = pa.schema(
         _column("luma_range", pa.float32(), "0-255", "1st to 99th percentile of luma over all pixels"),
         _column("black_share", pa.float32(), "0-1", "share of pixels under 16"),
         _column("white_share", pa.float32(), "0-1", "share of pixels over 239"),
-        _column("flashes_hz", pa.float32(), "1/s", "flashes: jumps of mean luma that revert within half a second"),
+        _column(
+            "flashes_hz",
+            pa.float32(),
+            "1/s",
+            "flashes: jumps of luma in most of the picture that revert within half a second",
+            version=2,
+        ),
         _column("fade_share", pa.float32(), "0-1", "share of the time spent fading to or from a flat picture"),
         _column("iqa", pa.float32(), "0-1", "picture quality, without frozen time; 1 = clean"),
         _column(
@@ -117,7 +130,7 @@ CLIP = pa.schema(
             "",
             "what lowers iqa most: compressed | blurred | noisy | banded | blocky | upscaled | frozen",
         ),
-        _column("iqa_frozen", pa.float32(), "0-1", "share of the time in which the picture is frozen"),
+        _column("iqa_frozen", pa.float32(), "0-1", "share of the time in which no part of the picture changes", version=2),
         _column("iqa_backend", pa.string(), "", "embedded | pyiqa:METRIC: the model that gave iqa"),
         _column(
             "camera_status", pa.string(), "", "ok | ok_rotation | ok_static | suspect | low_texture | failed:why | skipped:why"

@@ -38,8 +38,8 @@ INTERACTIVE_COLUMNS = (
     *("action_caption", "action_json", "action_source", "action_error", "reject"),
 )
 MEASUREMENT_COLUMNS = (
-    *("start_s", "end_s", "action_spans", "action_detector", "luma_mean", "flashes_hz", "motion_camera", "motion_object"),
-    "iqa_frozen",
+    *("start_s", "end_s", "action_spans", "action_detector", "action_unknown", "luma_mean", "flashes_hz"),
+    *("motion_camera", "motion_object", "iqa_frozen"),
 )
 FRAME_COLUMNS = ("source_uri", "picture", "viewport")
 
@@ -52,11 +52,12 @@ def measurements_of(row: Row) -> ClipMeasurements:
         length_s=row["end_s"] - start_s,
         motions=tuple((s["name"], s["start_s"] - start_s, s["end_s"] - start_s) for s in spans if s["kind"] == "regime"),
         events=tuple(
-            MeasuredEvent(s["start_s"] - start_s, s["peak_s"] - start_s, s["end_s"] - start_s, s["energy"])
+            MeasuredEvent(s["start_s"] - start_s, s["peak_s"] - start_s, s["end_s"] - start_s, s["energy"], s["name"])
             for s in spans
             if s["kind"] == "interaction"
         ),
-        events_known=row.get("action_detector") == "learned",
+        events_known=row.get("action_detector") == "learned" and row.get("action_unknown") is None,
+        events_unknown=row.get("action_unknown"),
         luma_mean=row.get("luma_mean"),
         flashes_hz=row.get("flashes_hz"),
         motion_camera=row.get("motion_camera"),

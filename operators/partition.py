@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from curation.actions.detect import Actions, ActionSettings, boundary_costs, detect_actions
-from curation.actions.spans import clip_to
+from curation.actions.detect import Actions, ActionSettings, boundary_costs, detect_actions, unknown_reason
+from curation.actions.spans import InteractionSettings, clip_to
 from curation.captions import engine_events
 from curation.media.viewport import Rect
 from curation.partition import chunks
+from curation.partition.change_cells import unpack
 from curation.partition.chunks import ScanSettings
 from curation.partition.clip_spans import divide_scene
 from curation.partition.cuts import CutMeasures, SceneSettings
 from curation.partition.detectors import detect_cuts
 from curation.partition.scan import Signals, scan
-from curation.quality.iqa import aggregate_quality, combed_share, frozen_share
-from curation.quality.luminance import luminance, without_bars
+from curation.quality.iqa import aggregate_quality, combed_share, frozen_share, pair_change
+from curation.quality.luminance import luminance, whole_flash_share, without_bars
 from curation.schema import Row, clip_id
 from operators.op import each
 
@@ -153,13 +154,16 @@ def measure_motion(rows: list[Row], settings: ScanSettings, actions: ActionSetti
     """Add how much the camera and everything else moves, and the actions: camera regimes and interactions."""
     scans = {uri: scan(uri, settings) for uri in {row["source_uri"] for row in rows}}
     detected = {uri: detect_actions(signals, actions) for uri, signals in scans.items()}
-    return [_with_motion(row, scans[row["source_uri"]], detected[row["source_uri"]]) for row in rows]
+    limits = actions.interactions
+    return [_with_motion(row, scans[row["source_uri"]], detected[row["source_uri"]], limits) for row in rows]
 
 
-def _with_motion(row: Row, signals: Signals, actions: Actions) -> Row:
+def _with_motion(row: Row, signals: Signals, actions: Actions, limits: InteractionSettings) -> Row:
     motion, times_s = signals.motion, signals.pair_times_s
     inside = (times_s >= row["start_s"]) & (times_s < row["end_s"])
     spans = clip_to(actions.spans, row["start_s"], row["end_s"])
+    confidence = actions.confidence(row["start_s"], row["end_s"])
+    unknown = unknown_reason(actions, confidence, limits)
     return {
         **row,
         "flow_backend": signals.flow,
@@ -167,7 +171,9 @@ def _with_motion(row: Row, signals: Signals, actions: Actions) -> Row:
         "motion_object": float(motion.object[inside].mean()) if inside.any() else None,
         "action_detector": actions.detector,
         "action_distance": actions.distance if np.isfinite(actions.distance) else None,
-        "action_spans": [span._asdict() for span in spans],
+        "action_confidence": confidence,
+        "action_unknown": unknown,
+        "action_spans": [span._asdict() for span in spans if not (unknown and span.kind == "interaction")],
     }
 
 
@@ -178,7 +184,10 @@ def measure_luminance(row: Row, settings: ScanSettings) -> Row:
     frames = slice(row["start_frame"], row["end_frame"])
     height, width = signals.viewport.static.shape
     bars = 1 - signals.viewport.picture.w * signals.viewport.picture.h / (width * height)
-    scores: dict[str, Any] = luminance(signals.times_s[frames], without_bars(signals.luma_bins[frames], bars))._asdict()
+    pairs = (signals.pair_times_s >= row["start_s"]) & (signals.pair_times_s < row["end_s"])
+    whole_flashes = whole_flash_share(unpack(signals.change_cells[pairs])[..., 0])
+    bins = without_bars(signals.luma_bins[frames], bars)
+    scores: dict[str, Any] = luminance(signals.times_s[frames], bins, whole_flashes)._asdict()
     return {**row, **scores}
 
 
@@ -187,7 +196,8 @@ def measure_quality(row: Row, settings: ScanSettings) -> Row:
     """Add picture quality over the clip's samples, the share of time in which it is frozen, and what interlacing left in it."""
     signals = scan(row["source_uri"], settings)
     frames = slice(row["start_frame"], row["end_frame"])
-    frozen = frozen_share(signals.times_s[frames], signals.content[frames], row["end_s"])
+    change = pair_change(signals.pair_times_s, unpack(signals.change_cells)[..., 2])
+    frozen = frozen_share(signals.times_s[frames], signals.content[frames], row["end_s"], change)
     samples_s = signals.times_s[signals.iqa_frame]
     inside = (samples_s >= row["start_s"]) & (samples_s < row["end_s"])
     fields = {

@@ -71,7 +71,12 @@ def _interactive(table: pa.Table) -> str:
     verdicts = Counter(names[value] for value in table["interactive"].to_pylist())
     counts = ", ".join(f"{verdicts[name]:,} {name}" for name in names.values() if verdicts[name])
     kinds = Counter(_values(table, "interaction_category"))
-    return counts + ("; " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()) if kinds else "")
+    unknown = Counter(reason.partition(":")[0] for reason in _values(table, "action_unknown"))
+    return (
+        counts
+        + ("; " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()) if kinds else "")
+        + ("; " + ", ".join(f"{count:,}: {reason}" for reason, count in unknown.most_common()) if unknown else "")
+    )
 
 
 def _relations(table: pa.Table) -> str:

@@ -99,7 +99,10 @@ def partition(recipe: Recipe) -> list[Op]:
         Op(
             measure_motion,
             reads=("source_uri", "start_s", "end_s"),
-            writes=("flow_backend", "motion_camera", "motion_object", "action_detector", "action_distance", "action_spans"),
+            writes=(
+                *("flow_backend", "motion_camera", "motion_object", "action_detector", "action_distance"),
+                *("action_confidence", "action_unknown", "action_spans"),
+            ),
             args={"settings": scan_settings, "actions": settings.actions},
             memory=_DECODE_MEMORY,
         ),

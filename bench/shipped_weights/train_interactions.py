@@ -1,13 +1,16 @@
-"""Train the detector of interactions and control regimes (`curation.actions.learned`) on play with the engine's ground truth.
+"""Train the detector of interactions and control regimes (`curation.actions.learned`) on play with the engines' ground truth.
 
-    python -m synth.doom.map_splits FOLDER                       record an hour and a half of play
-    python -m bench.shipped_weights.train_interactions FOLDER    train on it, write the weights, print validation figures
+    python -m synth.engines.label_set FOLDER --engine doom          record play, and likewise minetest and openarena
+    python -m bench.shipped_weights.train_interactions FOLDER       train on it, write the weights, print validation figures
+    python -m bench.shipped_weights.train_interactions FOLDER --without minetest --out loo.npz
 
-The weights go to `curation/actions/interactions.npz`.
+Recordings named `test` are never read. `--start` continues from weights; `--without` leaves an engine out. The weights go to
+`curation/actions/interactions.npz`.
 """
 
 import argparse
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,29 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.labelled_ticks import LabelledTicks, labelled_ticks
 from bench.machine import describe
-from bench.measures import auc, lasting_regimes
+from bench.measures import auc
 from curation.actions import learned
-from curation.partition.chunks import ScanSettings
-from curation.partition.optical_flow import FlowSettings
-from curation.partition.scan import scan
-from synth.doom import truth
+from curation.actions.confidence import FEATURES
+from curation.actions.learned import KINDS, REGIMES
 
-WIDTH, EPOCHS, BATCH, TICKS = 64, 80, 32, 64
+WIDTH, STEPS, BATCH, TICKS = 64, 1500, 12, 64
+_QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
+_KIND_LOSS, _REGIME_LOSS = 0.5, 0.5
+_VERSIONS = 4  # of a recording, where the convolutions are kept
 # For mirroring left to right: the planes' signs, and the index of each mirrored regime.
 _MIRROR = torch.tensor([-1.0, 1, 1, 1, 1, 1])[:, None, None]
-_SWAP = torch.tensor([0, 1, 2, 4, 3, 6, 5])
+_SWAP = torch.tensor([0, 1, 2, 4, 3, 6, 5, 7, 8])
 _UNIT = torch.from_numpy(learned._UNIT)[:, None, None]
-
-
-@dataclass(frozen=True)
-class LabelledTicks:
-    """A recording as T ticks."""
-
-    planes: np.ndarray  # [T, 6, 12, 16]
-    event: np.ndarray  # [T], whether an interaction happens
-    regime: np.ndarray  # [T], index in `learned.REGIMES`
-    known: np.ndarray  # [T], False where the ground truth does not tell whether an interaction is visible
 
 
 class Net(nn.Module):
@@ -52,42 +47,25 @@ class Net(nn.Module):
         self.look = nn.Linear(sizes[-1] * 3 * 4, WIDTH)
         for layer, dilation in enumerate(learned._DILATIONS):
             self.add_module(f"time{layer}", nn.Conv1d(WIDTH, WIDTH, 5, padding=2 * dilation, dilation=dilation))
-        self.head = nn.Linear(WIDTH, 1 + len(learned.REGIMES))
+        self.head = nn.Linear(WIDTH, 1 + len(REGIMES) + len(KINDS))
         self.drop = nn.Dropout(0.2)
 
-    def encode(self, planes: Tensor) -> Tensor:
-        """Encode ticks [N, 6, 12, 16] -> [N, D]."""
+    def convolve(self, planes: Tensor) -> Tensor:
+        """Convolve the cells of ticks [N, 6, 12, 16] -> [N, 576]."""
         for layer in range(3):
             planes = functional.relu(getattr(self, f"space{layer}")(planes))
-        return functional.relu(self.look(planes.flatten(1)))
+        return planes.flatten(1)
 
     def forward(self, planes: Tensor) -> Tensor:
-        """Classify ticks [B, T, 6, 12, 16] -> logits [B, T, 8]."""
-        batch, ticks = planes.shape[:2]
-        x = self.drop(self.encode(planes.flatten(0, 1))).unflatten(0, (batch, ticks)).transpose(1, 2)
+        """Classify ticks [B, T, 6, 12, 16] -> logits [B, T, 20]: event, regimes, kinds."""
+        return self.classify(self.convolve(planes.flatten(0, 1)).unflatten(0, planes.shape[:2]))
+
+    def classify(self, cells: Tensor) -> Tensor:
+        """Classify ticks [B, T, 576] that `convolve` has read."""
+        x = self.drop(functional.relu(self.look(cells))).transpose(1, 2)
         for layer in range(len(learned._DILATIONS)):
             x = x + self.drop(functional.relu(getattr(self, f"time{layer}")(x)))
         return self.head(x.transpose(1, 2))
-
-
-def labelled_ticks(path: Path) -> LabelledTicks:
-    """Measure a recording, or read its stored measurement."""
-    stored = path.with_suffix(".npz")
-    if not stored.exists():
-        signals = scan(str(path), ScanSettings(FlowSettings(backend="dis")))
-        ground_truth = truth.read_truth(path.with_suffix(".jsonl"))
-        frames = np.minimum(signals.pair_frame, len(ground_truth) - 1)
-        regimes = np.array(lasting_regimes(ground_truth))[np.maximum(frames - 1, 0)]
-        # A weapon that is not drawn on screen still lights the room when it fires.
-        hidden = ground_truth.weapon_busy & ~truth.interactions(ground_truth)
-        np.savez_compressed(
-            stored,
-            planes=learned.inputs(signals.cells, signals.change_cells, signals.fps).astype(np.float16),
-            event=truth.interactions(ground_truth)[frames],
-            regime=np.array([learned.REGIMES.index(name) for name in regimes]),
-            known=~hidden[frames],
-        )
-    return LabelledTicks(**dict(np.load(stored)))
 
 
 def augment(planes: Tensor, event: Tensor, regime: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,65 +90,150 @@ def augment(planes: Tensor, event: Tensor, regime: Tensor, rng: torch.Generator)
     return torch.asinh(part), event, regime
 
 
-def batches(recordings: list[LabelledTicks], rng: np.random.Generator) -> list[list[Tensor]]:
-    """Return shuffled batches of windows of `TICKS` from all recordings, in which each tick occurs about once."""
-    picks = [
-        (i, int(rng.integers(0, max(1, len(x.event) - TICKS))))
-        for i, x in enumerate(recordings)
-        for _ in range(len(x.event) // TICKS)
-    ]
-    rng.shuffle(picks)
-    epoch = []
-    for first in range(0, len(picks) - BATCH + 1, BATCH):
-        chosen = picks[first : first + BATCH]
-        epoch.append(
-            [
-                torch.from_numpy(np.stack([getattr(recordings[i], name)[at : at + TICKS] for i, at in chosen]))
-                for name in ("planes", "event", "regime", "known")
-            ]
-        )
-    return epoch
+class Windows:
+    """Draws windows of `TICKS`: a share with nothing happening, the others around an event of each engine and kind alike."""
+
+    def __init__(self, recordings: list[LabelledTicks], seed: int) -> None:
+        self._recordings = [padded(one) for one in recordings]
+        self._rng = np.random.default_rng(seed)
+        self._quiet: dict[str, list[tuple[int, int]]] = {}
+        self._events: dict[str, dict[int, list[tuple[int, int]]]] = {}
+        for number, one in enumerate(self._recordings):
+            self._quiet.setdefault(one.engine, []).extend((number, int(tick)) for tick in np.flatnonzero(~one.event))
+            for kind in np.flatnonzero(one.kinds.any(0)):
+                ticks = [(number, int(tick)) for tick in np.flatnonzero(one.kinds[:, kind])]
+                self._events.setdefault(one.engine, {}).setdefault(int(kind), []).extend(ticks)
+
+    def _pick(self) -> tuple[int, int]:
+        rng = self._rng
+        if rng.random() < _QUIET_SHARE or not self._events:
+            ticks = list(self._quiet.values())[rng.integers(len(self._quiet))]
+        else:
+            kinds = list(self._events.values())[rng.integers(len(self._events))]
+            ticks = list(kinds.values())[rng.integers(len(kinds))]
+        number, tick = ticks[rng.integers(len(ticks))]
+        last = len(self._recordings[number].event) - TICKS
+        return number, int(np.clip(tick - rng.integers(TICKS), 0, last))
+
+    def batch(self, size: int) -> dict[str, Tensor]:
+        """Return planes, event, kinds, told, regime and known of some windows."""
+        chosen = [self._pick() for _ in range(size)]
+        parts = {
+            name: np.stack([getattr(self._recordings[number], name)[at : at + TICKS] for number, at in chosen])
+            for name in ("planes", "event", "kinds", "regime", "known")
+        }
+        parts["told"] = np.stack([self._recordings[number].told for number, _ in chosen])[:, None]
+        return {name: torch.from_numpy(part) for name, part in parts.items()}
 
 
-def train(recordings: list[LabelledTicks], valid: list[LabelledTicks], seed: int, epochs: int) -> Net:
+def padded(one: LabelledTicks) -> LabelledTicks:
+    """Lengthen a recording that is shorter than a window by ticks whose labels are not known."""
+    missing = max(0, TICKS - len(one.event))
+    if not missing:
+        return one
+    ticks = {
+        name: np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+        for name in ("times_s", "planes", "event", "kinds", "regime", "known")
+        for part in [getattr(one, name)]
+    }
+    return replace(one, **ticks)
+
+
+def train(
+    recordings: list[LabelledTicks],
+    valid: list[LabelledTicks],
+    start: Path | None,
+    seed: int,
+    steps: int,
+    keep_convolutions: bool = False,
+) -> Net:
+    """Train a network. start: weights to continue from. keep_convolutions: train only what follows the convolutions."""
     torch.manual_seed(seed)
-    rng, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    net = Net()
-    optimizer = torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=1e-2)
-    steps = epochs * len(batches(recordings, np.random.default_rng(0)))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1)
-    for epoch in range(epochs):
+    draws, net = torch.Generator().manual_seed(seed), Net()
+    if start is not None:
+        net.load_state_dict(start_weights(start, net))
+    if keep_convolutions:
+        recordings = [version for one in recordings for version in convolved(net, one, draws)]
+    windows = Windows(recordings, seed)
+    rate = 2e-3 if start is None else 1e-3
+    optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1)
+    losses = []
+    for step in range(1, steps + 1):
         net.train()
-        losses = []
-        for planes, event, regime, known in batches(recordings, rng):
-            planes, event, regime = augment(planes.float(), event, regime, draws)
-            loss = loss_of(net(planes), event, regime, known)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        if epoch % 5 == 4 or epoch == epochs - 1:
-            print(f"epoch {epoch + 1}: loss {np.mean(losses):.3f}; validation {validation_figures(net, valid)}", flush=True)
+        batch = windows.batch(BATCH)
+        if keep_convolutions:
+            logits = net.classify(batch["planes"].float())
+        else:
+            planes, _, batch["regime"] = augment(batch["planes"].float(), batch["event"], batch["regime"], draws)
+            logits = net(planes)
+        loss = loss_of(logits, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step % 200 == 0 or step == steps:
+            print(f"step {step}: loss {np.mean(losses[-200:]):.3f}; validation {validation_figures(net, valid)}", flush=True)
     return net
 
 
-def loss_of(logits: Tensor, event: Tensor, regime: Tensor, known: Tensor) -> Tensor:
-    event_loss = functional.binary_cross_entropy_with_logits(logits[..., 0], event.float(), reduction="none")
-    return (event_loss * known).mean() + 0.5 * functional.cross_entropy(logits[..., 1:].flatten(0, 1), regime.flatten())
+def convolved(net: Net, one: LabelledTicks, draws: torch.Generator) -> list[LabelledTicks]:
+    """Return versions of a recording whose planes the convolutions have read already: as it is, and varied by `augment`."""
+    net.eval()
+    versions = []
+    with torch.inference_mode():
+        for number in range(_VERSIONS):
+            planes, event, regime = torch.from_numpy(one.planes).float()[None], torch.from_numpy(one.event)[None], one.regime
+            if number:
+                planes, _, swapped = augment(planes, event, torch.from_numpy(one.regime)[None], draws)
+                regime = swapped[0].numpy()
+            versions.append(replace(one, planes=net.convolve(planes[0]).numpy().astype(np.float16), regime=regime))
+    return versions
+
+
+def start_weights(path: Path, net: Net) -> dict[str, Tensor]:
+    """Return weights to continue from. Outputs that they lack begin as unlikely."""
+    state = net.state_dict()
+    with np.load(path) as data:
+        weights = {name: torch.from_numpy(data[name].astype(np.float32)) for name in state}
+    for name, value in weights.items():
+        if name.startswith("head") and len(value) < len(state[name]):
+            fresh = state[name] * 0.1 if name == "head.weight" else torch.full_like(state[name], -2.0)
+            fresh[: len(value)] = value
+            weights[name] = fresh
+    return weights
+
+
+def loss_of(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Return the loss of logits [B, T, 20]: event, kinds where they are told, and regime."""
+    event = functional.binary_cross_entropy_with_logits(logits[..., 0], batch["event"].float(), reduction="none")
+    kinds = functional.binary_cross_entropy_with_logits(
+        logits[..., 1 + len(REGIMES) :], batch["kinds"].float(), reduction="none"
+    )
+    kind_loss = (kinds * batch["told"] * batch["known"][..., None]).sum(-1).mean()
+    regime = functional.cross_entropy(
+        logits[..., 1 : 1 + len(REGIMES)].flatten(0, 1), batch["regime"].flatten(), reduction="none"
+    )
+    regime_loss = (regime * batch["known"].flatten()).mean()
+    return (event * batch["known"]).mean() + _KIND_LOSS * kind_loss + _REGIME_LOSS * regime_loss
 
 
 def validation_figures(net: Net, recordings: list[LabelledTicks]) -> str:
-    """Return the AUC of events and the share of right regimes, over all ticks of all recordings, as text."""
+    """Return for each engine the AUC of events and the share of right regimes, as text."""
+    if not recordings:
+        return "none"
     net.eval()
-    with torch.inference_mode():
-        logits = [net(torch.from_numpy(x.planes).float()[None])[0] for x in recordings]
-    score = torch.cat([out[:, 0] for out in logits]).numpy()
-    known, event, regime = (np.concatenate([getattr(x, name) for x in recordings]) for name in ("known", "event", "regime"))
-    right = torch.cat([out[:, 1:].argmax(1) for out in logits]).numpy() == regime
-    each = " ".join(f"{auc(out[:, 0].numpy(), x.event):.2f}" for out, x in zip(logits, recordings, strict=True))
-    return f"AUC {auc(score[known], event[known]):.3f} ({each}), regimes right {right.mean():.3f}"
+    figures = []
+    for engine in sorted({one.engine for one in recordings}):
+        own = [one for one in recordings if one.engine == engine]
+        with torch.inference_mode():
+            logits = torch.cat([net(torch.from_numpy(one.planes).float()[None])[0] for one in own]).numpy()
+        known, event, regime = (np.concatenate([getattr(one, name) for one in own]) for name in ("known", "event", "regime"))
+        right = logits[:, 1 : 1 + len(REGIMES)].argmax(1) == regime
+        figures.append(f"{engine} AUC {auc(logits[known, 0], event[known]):.3f}, regimes right {right.mean():.2f}")
+    return "; ".join(figures)
 
 
 def export(net: Net, recordings: list[LabelledTicks], target: Path) -> None:
@@ -184,6 +247,7 @@ def export(net: Net, recordings: list[LabelledTicks], target: Path) -> None:
     whiten = np.linalg.inv(np.linalg.cholesky(correlation)).T / spread[:, None]
     distance = np.sqrt((((known - known.mean(0)) @ whiten) ** 2).mean(1))
     weights = {name: value.numpy().astype(np.float16) for name, value in net.state_dict().items()}
+    weights |= {"confidence.weight": np.zeros(len(FEATURES), np.float16), "confidence.bias": np.zeros((), np.float16)}
     distribution = {"known.mean": known.mean(0), "known.whiten": whiten, "known.limit": np.quantile(distance, 0.99)}
     np.savez_compressed(
         target, allow_pickle=False, **weights, **{name: np.float32(value) for name, value in distribution.items()}
@@ -193,22 +257,29 @@ def export(net: Net, recordings: list[LabelledTicks], target: Path) -> None:
 def main() -> None:
     """Measure the recordings, train on them, print validation figures, write the weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--without", default="", help="an engine to leave out")
+    parser.add_argument("--start", type=Path, help="weights to continue from; default: none")
+    parser.add_argument(
+        "--keep-convolutions", action="store_true", help="train only what follows the convolutions; much faster"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--out", type=Path, default=Path(learned.__file__).with_name("interactions.npz"))
     options = parser.parse_args()
     print(describe())
-    paths = sorted(path for path in options.folder.glob("*.mp4") if path.with_suffix(".jsonl").exists())
-    sets = {kind: [labelled_ticks(path) for path in paths if path.name.startswith(kind)] for kind in ("train", "valid")}
-    print(
-        {
-            kind: f"{len(of_kind)} recordings, {sum(len(x.event) for x in of_kind) / 600:.0f} min"
-            for kind, of_kind in sets.items()
-        }
-    )
-    net = train(sets["train"], sets["valid"], options.seed, options.epochs)
-    export(net, sets["train"], options.out)
+    paths = sorted(path for folder in options.folders for path in folder.glob("*.mp4") if path.with_suffix(".jsonl").exists())
+    recordings = [(path, labelled_ticks(path)) for path in paths if "test" not in path.name]
+    kept = [(path, one) for path, one in recordings if one.engine != options.without]
+    valid = [one for path, one in kept if "valid" in path.name]
+    training = [one for path, one in kept if "valid" not in path.name]
+    for name, of_split in (("train", training), ("valid", valid)):
+        ticks = Counter[str]()
+        for one in of_split:
+            ticks[one.engine] += len(one.event)
+        print(f"{name}: {len(of_split)} recordings, " + ", ".join(f"{n / 600:.1f} min of {e}" for e, n in ticks.items()))
+    net = train(training, valid, options.start, options.seed, options.steps, options.keep_convolutions)
+    export(net, training, options.out)
 
 
 if __name__ == "__main__":

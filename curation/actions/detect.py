@@ -2,6 +2,7 @@
 
 A source that is far from the detector's training set (its median distance exceeds the limit: a 2-D game, a menu, a film) is
 judged by optical flow alone: regimes by thresholds on the camera's motion, interactions by unusual motion of everything else.
+What the learned detector says of a clip has a confidence. Where that is too low, the clip's interactions are unknown.
 """
 
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from curation.actions import learned, spans
+from curation.actions.confidence import clip_confidence
 from curation.actions.spans import ActionSpan, InteractionSettings, RegimeSettings
 from curation.partition.clip_spans import boundary_cost
 from curation.partition.scan import Signals
@@ -39,6 +41,13 @@ class Actions:
     spans: list[ActionSpan]  # regimes and interactions, by their start
     detector: str  # learned | flow: the one that was used
     distance: float  # from the training set; 1 is as far as its farthest 1 %
+    prediction: learned.Prediction
+
+    def confidence(self, start_s: float, end_s: float) -> float | None:
+        """Return how probable it is that the interactions of a clip are right, 0-1. None if they are judged by flow alone."""
+        if self.detector != "learned":
+            return None
+        return clip_confidence(self.prediction, start_s, end_s, *learned.shipped_detector().confidence_rule)
 
 
 def detect_actions(signals: Signals, settings: ActionSettings) -> Actions:
@@ -48,7 +57,7 @@ def detect_actions(signals: Signals, settings: ActionSettings) -> Actions:
     is_familiar = distance <= settings.interactions.max_distance
     if settings.detector == "learned" or (settings.detector == "auto" and is_familiar):
         times_s, event = prediction.times_s, prediction.event_probability
-        names = _learned_regimes(signals, prediction, settings.regimes)
+        names = spans.most_likely_sequence(prediction.regime_probability, learned.REGIMES)
         detector = "learned"
     else:
         times_s, event = signals.pair_times_s, spans.unusual_motion(signals.motion, signals.pair_times_s)
@@ -60,8 +69,28 @@ def detect_actions(signals: Signals, settings: ActionSettings) -> Actions:
         inside = slice(*np.searchsorted(times_s, [segment.start_s, segment.end_s]))
         regimes = spans.merge_short_runs(names[inside], times_s[inside], settings.regimes.min_s)
         actions += spans.regime_spans(regimes, times_s[inside], energy[inside], segment.end_s)
-        actions += spans.interaction_spans(times_s[inside], event[inside], settings.interactions, segment.end_s)
-    return Actions(times_s, event, sorted(actions), detector, distance)
+        events = spans.interaction_spans(times_s[inside], event[inside], settings.interactions, segment.end_s)
+        actions += [_named(span, prediction, settings.interactions) for span in events] if detector == "learned" else events
+    return Actions(times_s, event, sorted(actions), detector, distance, prediction)
+
+
+def _named(span: ActionSpan, prediction: learned.Prediction, settings: InteractionSettings) -> ActionSpan:
+    """Name an interaction by its most probable kind, where that is probable enough."""
+    inside = (prediction.times_s >= span.start_s - 1e-6) & (prediction.times_s < span.end_s)
+    if not inside.any():
+        return span
+    highest = prediction.kind_probability[inside].max(0)
+    kind = int(np.argmax(highest))
+    return span._replace(name=learned.KINDS[kind]) if highest[kind] >= settings.min_kind else span
+
+
+def unknown_reason(actions: Actions, confidence: float | None, settings: InteractionSettings) -> str | None:
+    """Return why the interactions of a clip with this confidence are unknown, or None if they are known."""
+    if confidence is None:
+        return f"the detector does not know such footage: distance {actions.distance:.2f} > {settings.max_distance:g}"
+    if confidence < settings.min_confidence:
+        return f"the detector is not sure: confidence {confidence:.2f} < {settings.min_confidence:g}"
+    return None
 
 
 _predictions: WeakKeyDictionary[Signals, learned.Prediction] = WeakKeyDictionary()
@@ -81,14 +110,6 @@ def _predict(signals: Signals) -> learned.Prediction:
     return learned.concatenate(
         [learned.predict(signals.pair_times_s[part], cells[part], signals.change_cells[part], signals.fps) for part in pairs]
     )
-
-
-def _learned_regimes(signals: Signals, prediction: learned.Prediction, settings: RegimeSettings) -> list[str]:
-    """Return the most likely regimes. Looking up and down, which the training set lacks, is taken from the camera's motion."""
-    names = spans.most_likely_sequence(prediction.regime_probability, learned.REGIMES)
-    by_flow = spans.regime_names(signals.motion, signals.pair_times_s, signals.fps, settings)
-    at = np.searchsorted(signals.pair_times_s, prediction.times_s - 1e-6).clip(0, max(len(by_flow) - 1, 0))
-    return [by_flow[k] if by_flow[k].startswith("look") else name for k, name in zip(at, names, strict=True)]
 
 
 def boundary_costs(signals: Signals, actions: Actions) -> tuple[np.ndarray, np.ndarray]:

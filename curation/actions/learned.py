@@ -18,7 +18,9 @@ from curation.partition.change_cells import unpack
 
 RATE_HZ = 10.0  # ticks a second of the network; signals at another rate are resampled to it
 ROWS, COLUMNS = 12, 16
-REGIMES = ("still", "forward", "back", "turn_left", "turn_right", "strafe_left", "strafe_right")
+REGIMES = ("still", "forward", "back", "turn_left", "turn_right", "strafe_left", "strafe_right", "look_up", "look_down")
+KINDS = ("door", "shot", "wield", "place", "dig", "torch", "explosion", "weather", "appear", "menu")
+"""The kinds of interactions that engines' truth tells. wield: what is in the hand changes. appear: someone does."""
 _DILATIONS = (1, 2, 4)
 _TICKS_AT_ONCE = 512  # a convolution's patches are nine times its input: an hour at once would not fit into memory
 # The size of one unit of input: px/s for flow and its unevenness, grey levels for the three changes.
@@ -31,20 +33,24 @@ class Prediction:
 
     times_s: np.ndarray  # [T]
     event_probability: np.ndarray  # [T], that an interaction happens
-    regime_probability: np.ndarray  # [T, 7], of each of `REGIMES`
+    regime_probability: np.ndarray  # [T, 9], of each of `REGIMES`
+    kind_probability: np.ndarray  # [T, 10], of each of `KINDS`
     # [T]: how far the ten seconds around are from the training set; 1 is as far as its farthest 1 %
     distance: np.ndarray
 
 
-def predict(times_s: np.ndarray, cells: np.ndarray, change_cells: np.ndarray, fps: float) -> Prediction:
-    """Run the shipped network on a source, given its P pairs of frames at times [P]; see `inputs`."""
+def predict(
+    times_s: np.ndarray, cells: np.ndarray, change_cells: np.ndarray, fps: float, detector: "Detector | None" = None
+) -> Prediction:
+    """Run the shipped network, or another one, on a source, given its P pairs of frames at times [P]; see `inputs`."""
+    detector = detector or shipped_detector()
     if not len(times_s):
-        return Prediction(times_s, np.zeros(0), np.zeros((0, len(REGIMES))), np.zeros(0))
+        return Prediction(times_s, np.zeros(0), np.zeros((0, len(REGIMES))), np.zeros((0, len(KINDS))), np.zeros(0))
     ticks = np.arange(times_s[0], times_s[-1] + 1e-6, 1 / RATE_HZ)
     nearest = np.searchsorted((times_s[1:] + times_s[:-1]) / 2, ticks)
     parts = [nearest[first : first + _TICKS_AT_ONCE] for first in range(0, len(nearest), _TICKS_AT_ONCE)]
-    encoded = [shipped_detector().encode(inputs(cells[part], change_cells[part], fps)) for part in parts]
-    return shipped_detector().classify(ticks, *(np.concatenate(of_all) for of_all in zip(*encoded, strict=True)))
+    encoded = [detector.encode(inputs(cells[part], change_cells[part], fps)) for part in parts]
+    return detector.classify(ticks, *(np.concatenate(of_all) for of_all in zip(*encoded, strict=True)))
 
 
 def concatenate(predictions: Sequence[Prediction]) -> Prediction:
@@ -67,10 +73,15 @@ def inputs(cells: np.ndarray, change_cells: np.ndarray, fps: float) -> np.ndarra
 
 
 class Detector:
-    """The network in NumPy: three convolutions over the cells of a tick, three over time, two heads."""
+    """The network in NumPy: three convolutions over the cells of a tick, three over time, three heads."""
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self._w = {name: value.astype(np.float32) for name, value in weights.items()}
+
+    @property
+    def confidence_rule(self) -> tuple[np.ndarray, float]:
+        """The weights and the bias of `curation.actions.confidence`."""
+        return self._w["confidence.weight"], float(self._w["confidence.bias"])
 
     def encode(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Encode each tick by itself: float32 [T, 6, 12, 16] -> features [T, D] and `motion_statistics` [T, 48]."""
@@ -86,7 +97,8 @@ class Detector:
             x = x + _relu(self._convolve_time(x, f"time{layer}", dilation))
         heads = x @ self._w["head.weight"].T + self._w["head.bias"]
         distance = self._distance(mean_over_ten_seconds(statistics_TH))
-        return Prediction(times_s, 1 / (1 + np.exp(-heads[:, 0])), _softmax(heads[:, 1:]), distance)
+        regimes, kinds = heads[:, 1 : 1 + len(REGIMES)], heads[:, 1 + len(REGIMES) :]
+        return Prediction(times_s, _sigmoid(heads[:, 0]), _softmax(regimes), _sigmoid(kinds), distance)
 
     def _convolve_time(self, x_TD: np.ndarray, name: str, dilation: int) -> np.ndarray:
         """Convolve over time with five taps, with zeros beyond the ends."""
@@ -134,6 +146,10 @@ def _conv(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int) -> n
 
 def _relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:

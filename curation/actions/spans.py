@@ -126,6 +126,8 @@ class InteractionSettings:
     # How far a source may be from the detector's training set; further ones are judged by flow alone. 1 is as far as the set's
     # farthest 1 %. Other maps of the same game have 0.4 to 0.7, films about 1, another game 0.8 to 1.4.
     max_distance: float = 1.0
+    min_kind: float = 0.5  # probability from which an interaction is named: a door, a shot; otherwise it is an event
+    min_confidence: float = 0.6  # 0-1; a clip's interactions are unknown where the detector is less sure of them
 
 
 def interaction_spans(times_s: np.ndarray, event: np.ndarray, settings: InteractionSettings, end_s: float) -> list[ActionSpan]:

@@ -25,6 +25,20 @@ MOTIONS = {
     "strafe_left": "moves sideways to the left",
     "strafe_right": "moves sideways to the right",
 }
+# The words for each kind of event that the detector names, and for one that it does not.
+HAPPENINGS = {
+    "event": "something happens",
+    "door": "a door or lift moves",
+    "shot": "a shot is fired",
+    "wield": "the player draws or lowers a weapon or tool",
+    "place": "the player places a block",
+    "dig": "the player digs",
+    "torch": "a torch is lit",
+    "explosion": "something explodes",
+    "weather": "the weather or the light changes",
+    "appear": "someone appears",
+    "menu": "a menu opens or closes",
+}
 _OPPOSITE = {"forward": "back", "turn_left": "turn_right", "look_up": "look_down", "strafe_left": "strafe_right"}
 OPPOSITE = _OPPOSITE | {b: a for a, b in _OPPOSITE.items()}
 
@@ -43,12 +57,17 @@ _PRESENT_S, _ABSENT_S, _MAX_MOVING_SHARE = 0.5, 0.2, 0.5
 
 
 class MeasuredEvent(NamedTuple):
-    """A detected event: start, strongest moment and end (s from the clip's start), and the detector's confidence (0-1)."""
+    """A detected event: start, strongest moment, end (s from the clip's start), the detector's confidence (0-1) kind."""
 
     start_s: float
     peak_s: float
     end_s: float
     energy: float
+    kind: str = "event"  # one of `HAPPENINGS`
+
+    @property
+    def words(self) -> str:
+        return HAPPENINGS.get(self.kind, HAPPENINGS["event"])
 
 
 @dataclass(frozen=True)
@@ -56,14 +75,15 @@ class ClipMeasurements:
     """The measurements of a clip that captions use. None means unknown.
 
     motions: camera motion (a key of `MOTIONS`), start and end (s from the clip's start), in order. events_known: whether the
-    event detector was trained on such footage, so that no event means that nothing happens. frozen: the share of the time (0-1)
-    in which the picture stands still. The other fields have the names and units of the ledger's columns.
+    event detector is sure of them, so that no event means that nothing happens; events_unknown: why it is not. frozen: the
+    share of the time (0-1) in which the picture stands still. The other fields are named and measured as the ledger's columns.
     """
 
     length_s: float
     motions: tuple[tuple[str, float, float], ...] = ()
     events: tuple[MeasuredEvent, ...] = ()
     events_known: bool = False
+    events_unknown: str | None = None
     luma_mean: float | None = None
     flashes_hz: float | None = None
     motion_camera: float | None = None
@@ -135,7 +155,9 @@ def describe(clip: ClipMeasurements) -> str:
     if (light := _light_word(clip)) is not None:
         text.append(f"It is {light} (mean luminance {clip.luma_mean:.0f} of 255).")
     for event in clip.events:
-        text.append(f"Something happens from {event.start_s:.1f} to {event.end_s:.1f} s, strongest at {event.peak_s:.1f} s.")
+        when = f"from {event.start_s:.1f} to {event.end_s:.1f} s, strongest at {event.peak_s:.1f} s"
+        sure = "" if event.kind == "event" else f" (confidence {event.energy:.2f})"
+        text.append(f"{event.words[0].upper()}{event.words[1:]} {when}{sure}.")
     if not clip.events and clip.events_known:
         text.append("Nothing is seen to happen beside the camera's motion.")
     if clip.flashes_hz:
@@ -170,7 +192,7 @@ def _light_word(clip: ClipMeasurements) -> str | None:
 
 def _event_words(clip: ClipMeasurements) -> str:
     event = clip.strongest
-    return f"something happens at {event.peak_s:.1f} s" if event else ""
+    return f"{event.words} at {event.peak_s:.1f} s" if event else ""
 
 
 def caption_prompt(clip: ClipMeasurements, frames: Sequence[bytes], labels: Sequence[str]) -> Prompt:

@@ -1,18 +1,25 @@
 """Is a clip interactive video, and what happens in it (paper section 3.2 and appendix A)? The definition is a YAML file.
 
-Interactive video has a state before, an event, and a state after. Measurements tell whether something happens. Only a model can
-tell what it is, and whether it changes a state or is only traffic and weather. Both decide together, and the reason is stored.
+Interactive video has a state before, an event, and a state after. Measurements tell whether something happens, and of which
+kind where the detector knows it. Only a model can tell what it is in words, and whether it changes a state or is only traffic
+and weather. Both decide together, and the reason is stored.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curation.captions.caption import MEASURED, MOTIONS, ClipMeasurements, describe, describe_briefly
+from curation.captions.caption import MEASURED, MOTIONS, ClipMeasurements, MeasuredEvent, describe, describe_briefly
 from curation.vlm import Prompt, question_files
 
 # Below this motion (px/frame at 320 px wide, camera and objects together) and without flashes or events the picture is still.
 _STILL_PX = 0.05
+# The category of interaction.yaml of each kind of event that the detector names.
+_CATEGORIES = {
+    **dict.fromkeys(("door", "shot", "wield", "place", "dig", "torch"), "actor"),
+    **dict.fromkeys(("explosion", "weather"), "environment"),
+    "appear": "entity",
+}
 _TEXT = {"type": "string", "maxLength": 160}
 _EVIDENCE_CHARS = 120
 
@@ -54,15 +61,17 @@ class InteractiveVerdict:
 
 
 def judge_by_measurements(clip: ClipMeasurements, settings: InteractiveSettings) -> InteractiveVerdict:
-    """Judge a clip by its measurements. They tell that something happens but not what, so property and category stay empty."""
+    """Judge a clip by its measurements. They tell that something happens, perhaps of which kind; properties stay empty."""
     if _is_still(clip):
         return InteractiveVerdict(False, "nothing moves", 0.0)
     if not clip.events_known:
-        return InteractiveVerdict(None, "the detector does not know such footage, and no model was asked")
+        reason = clip.events_unknown or "the detector does not know such footage"
+        return InteractiveVerdict(None, f"{reason}, and no model was asked")
     score = event_score(clip)
     if score >= settings.min_score:
-        at_s = clip.strongest.peak_s if clip.strongest else 0.0
-        return InteractiveVerdict(True, f"something happens at {at_s:.1f} s: {score:.2f} >= {settings.min_score:g}", score)
+        event = _surest(clip.events)
+        reason = f"{event.words} at {event.peak_s:.1f} s: {score:.2f} >= {settings.min_score:g}"
+        return InteractiveVerdict(True, reason, score, category=_CATEGORIES.get(event.kind))
     camera_only = not clip.events and (clip.motion_camera or 0) > (clip.motion_object or 0)
     negative = "motion_without_subject" if camera_only else None
     what = "only the camera moves" if camera_only else "too little happens" if clip.events else "no event stands out"
@@ -71,7 +80,15 @@ def judge_by_measurements(clip: ClipMeasurements, settings: InteractiveSettings)
 
 def event_score(clip: ClipMeasurements) -> float:
     """Return the confidence that something happens, 0-1: of the surest event, its mean probability over at least 0.5 s."""
-    return max((event.energy * min(1.0, (event.end_s - event.start_s) / 0.5) for event in clip.events), default=0.0)
+    return max(map(_event_confidence, clip.events), default=0.0)
+
+
+def _event_confidence(event: MeasuredEvent) -> float:
+    return event.energy * min(1.0, (event.end_s - event.start_s) / 0.5)
+
+
+def _surest(events: Sequence[MeasuredEvent]) -> MeasuredEvent:
+    return max(events, key=_event_confidence)
 
 
 def _is_still(clip: ClipMeasurements) -> bool:
@@ -194,8 +211,9 @@ def measured_change_inside(clip: ClipMeasurements) -> Change | None:
     if event is None:
         return None
     before, after = (f"the camera {_camera_at(clip, t)}" for t in (event.start_s - 1e-3, event.end_s + 1e-3))
-    transition = f"something happens from {event.start_s:.1f} to {event.end_s:.1f} s"
-    parts = _parts(initial_state=before, transition=transition, final_state=after)
+    transition = f"{event.words} from {event.start_s:.1f} to {event.end_s:.1f} s"
+    category = _CATEGORIES.get(event.kind)
+    parts = _parts(initial_state=before, transition=transition, final_state=after, category=category)
     return Change(f"While {before}, {transition}; then {after}.", parts, MEASURED)
 
 

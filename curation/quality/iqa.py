@@ -8,6 +8,7 @@ and other metrics of pyiqa are in `curation.quality.pyiqa_backend`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import av
@@ -26,6 +27,9 @@ _GRID_PX = 8  # patches lie on the grid of 8 px that most codecs use
 _STILL_S = 0.15
 # Content score below which a frame repeats the one before. What a codec changes in a still picture is below it.
 _REPEAT_CONTENT = 0.05
+# A cell has changed within a tenth of a second if its pixels differ by this many grey levels on average: more than what a codec
+# changes at a key frame. Beyond this share of changed cells the camera moves.
+_CHANGED_LEVELS, _MAX_LOCAL_SHARE = 3.0, 0.35
 
 # Combing: the lines of one pattern; the least difference in luma between adjacent lines, and the largest between lines of the
 # same field; the share of the pixels from which a picture is combed.
@@ -171,16 +175,50 @@ def combed_share(combing_S: np.ndarray) -> float | None:
     return float((combing_S > _COMBED).mean()) if len(combing_S) else None
 
 
-def frozen_share(times_s: np.ndarray, content: np.ndarray, end_s: float) -> float:
+class PairChange(NamedTuple):
+    """How much of the picture changes at each of P moments of a source, about ten a second."""
+
+    times_s: np.ndarray  # [P]
+    share: np.ndarray  # [P], 0-1: of the cells that have changed since a tenth of a second before
+
+
+def pair_change(times_s: np.ndarray, levels_PRC: np.ndarray) -> PairChange:
+    """Return which share of the picture's cells changes, from the mean size of each cell's change in grey levels."""
+    return PairChange(times_s, (levels_PRC >= _CHANGED_LEVELS).mean((1, 2)) if len(levels_PRC) else np.zeros(0))
+
+
+def frozen_share(times_s: np.ndarray, content: np.ndarray, end_s: float, change: PairChange | None = None) -> float:
     """Return the share of a clip's time in which the picture stands still for longer than a capture's rate explains.
 
     times_s [N]: times of the clip's frames, N >= 1. content [N]: the change of each frame from the frame before; for the first
-    frame that frame is outside the clip.
+    frame that frame is outside the clip. change: of the source. A picture in which only a part changes now and then is not
+    frozen in between: a player stands, and digs, builds or opens a door.
     """
     new = np.flatnonzero(content > _REPEAT_CONTENT)
     new = new if len(new) and new[0] == 0 else np.concatenate([[0], new])
     shown_s = np.diff(np.append(times_s[new], end_s))
-    return float(shown_s[shown_s > _STILL_S].sum() / max(end_s - times_s[0], 1e-3))
+    frozen = shown_s > _STILL_S
+    if change is not None:
+        middle_s = times_s[new] + shown_s / 2
+        for start_s, stop_s in _stands(change, float(times_s[0]), end_s):
+            frozen &= ~((middle_s >= start_s) & (middle_s < stop_s))
+    return float(shown_s[frozen].sum() / max(end_s - times_s[0], 1e-3))
+
+
+def _stands(change: PairChange, start_s: float, end_s: float) -> list[tuple[float, float]]:
+    """Return the times in which the camera stands and a part of the picture changes, with stillness before and after."""
+    inside = (change.times_s >= start_s) & (change.times_s < end_s)
+    times_s, share = change.times_s[inside], change.share[inside]
+    moving = np.concatenate([[True], share > _MAX_LOCAL_SHARE, [True]])
+    bounds = np.flatnonzero(moving)
+    stands = []
+    for first, last in pairwise(bounds):  # pairs first .. last - 2 of the clip lie between two moments of motion
+        local = np.flatnonzero(share[first : last - 1] > 0)
+        still = np.flatnonzero(share[first : last - 1] == 0)
+        if len(local) and len(still) and still[0] < local[-1] and still[-1] > local[0]:
+            from_s = start_s if first == 0 else float(times_s[first - 1])
+            stands.append((from_s, float(times_s[last - 1]) if last - 1 < len(times_s) else end_s))
+    return stands
 
 
 def aggregate_quality(rows: np.ndarray, frozen: float) -> Quality:

@@ -19,6 +19,9 @@ _CENTRES = (np.arange(BINS) + 0.5) * _BIN - 0.5
 _REC709 = np.array([[0.2126, 0.7152, 0.0722]], np.float32)
 # A flash: the jump of mean luma that a viewer sees (WCAG 2.2 counts 10 % of the range), and how soon it must come back.
 _FLASH, _FLASH_S = 25.6, 0.5
+# A flash changes most of the picture: at least this share of its cells follows the mean by this share of its jump. Gunfire
+# lights a part. Moments at which mean luma jumps by the third number tell which of the two a clip shows.
+_FLASH_AREA, _FOLLOWS, _MIN_JUMP = 0.75, 0.4, 8.0
 # A fade: mean luma drifts one way at this rate (luma/s) or faster for this long, towards or from a picture whose spread of luma
 # is below the third number.
 _FADE_PER_S, _FADE_S, _FLAT = 20.0, 0.4, 12.0
@@ -87,8 +90,11 @@ def _shares(histograms_NB: np.ndarray) -> np.ndarray:
     return histograms_NB / np.maximum(histograms_NB.sum(1, keepdims=True), 1)
 
 
-def luminance(times_s: np.ndarray, histograms_NB: np.ndarray) -> Luminance:
-    """Measure a clip from its frames' times [N] and luma histograms [N, 64], N >= 1."""
+def luminance(times_s: np.ndarray, histograms_NB: np.ndarray, whole_flashes: float = 1.0) -> Luminance:
+    """Measure a clip from its frames' times [N] and luma histograms [N, 64], N >= 1.
+
+    whole_flashes: which share of its jumps of luma are flashes of most of the picture; only those count.
+    """
     shares = _shares(histograms_NB)
     means, whole = shares @ _CENTRES, shares.mean(0)
     spread = np.sqrt(np.maximum(shares @ _CENTRES**2 - means**2, 0))
@@ -102,7 +108,7 @@ def luminance(times_s: np.ndarray, histograms_NB: np.ndarray) -> Luminance:
         luma_range=(min(high, BINS - 1) - low) * _BIN,
         black_share=float(whole[: int(16 / _BIN)].sum()),
         white_share=float(whole[int(240 / _BIN) :].sum()),
-        flashes_hz=flashes(times_s, means) / duration_s if len(means) > 2 else 0.0,
+        flashes_hz=flashes(times_s, means) * whole_flashes / duration_s if len(means) > 2 else 0.0,
         fade_share=fade_share(times_s, means, spread),
     )
 
@@ -121,6 +127,19 @@ def flashes(times_s: np.ndarray, means: np.ndarray) -> int:
         else:
             i += 1
     return count
+
+
+def whole_flash_share(change_PRC: np.ndarray) -> float:
+    """Return which share of a clip's jumps of mean luma changes most of the picture: a strobe does, gunfire does not.
+
+    change_PRC: how much the mean luma of each cell changed within a tenth of a second, at P moments. 1 if none shows a jump.
+    """
+    means = change_PRC.mean((1, 2)) if len(change_PRC) else np.zeros(0)
+    jumps = np.flatnonzero(np.abs(means) >= _MIN_JUMP)
+    if not len(jumps):
+        return 1.0
+    relative = change_PRC[jumps] / means[jumps, None, None]
+    return float(((relative >= _FOLLOWS).mean((1, 2)) >= _FLASH_AREA).mean())
 
 
 def fade_share(times_s: np.ndarray, means: np.ndarray, spread: np.ndarray) -> float:

@@ -1,10 +1,15 @@
-"""The command `python -m synth.engines minetest OUT.mp4 --scenario roam --seconds 60`: record gameplay with ground truth."""
+"""The commands that record gameplay with ground truth.
+
+python -m synth.engines minetest OUT.mp4 --scenario roam --seconds 60           the known place
+python -m synth.engines take OUT.mp4 --engine openarena --scenario fight        scenes with labels, in any engine
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from curation.errors import GamecraftError
 
@@ -17,7 +22,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Record what the arguments describe. Return the exit status: 2, with one line on stderr, for bad arguments."""
     options = vars(_parser().parse_args(argv))
-    del options["game"]
+    if options.pop("game") == "take":
+        return _record_take(options)
     out, (options["width"], options["height"]) = options.pop("out"), options.pop("size")
     try:
         from synth.engines.minetest import Recording, record  # imported here, so that --help needs no codec
@@ -30,6 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"synth.engines: {error}", file=sys.stderr)
         return 2
     print(f"{out}: {len(truth)} frames, {len(truth.events)} events")
+    return 0
+
+
+def _record_take(options: dict[str, Any]) -> int:
+    out, engine = options.pop("out"), options.pop("engine")
+    options |= {"hud": not options.pop("no_hud"), "hand": not options.pop("no_hand")}
+    try:
+        from synth.engines.labels import read_labels
+        from synth.engines.recorder import record
+        from synth.engines.takes import Take
+
+        record(engine, out, Take(**options))
+        labels = read_labels(Path(out).with_suffix(".jsonl"))
+    except GamecraftError as error:
+        print(f"synth.engines: {error}", file=sys.stderr)
+        return 2
+    print(f"{out}: {len(labels.event)} frames, {len(labels.spans)} events in view")
     return 0
 
 
@@ -50,6 +73,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--time-of-day", type=float, default=0.42, help="0 midnight, 0.5 noon; default 0.42")
     add("--crf", type=int, default=18, help="x264 quality, 0 lossless to 51; default 18")
     add("--draw-number", action="store_true", help="draw each frame's number as black and white squares")
+    take = games.add_parser("take", help="scenes with labels: what happens in view, and how the player moves")
+    add = take.add_argument
+    add("out", metavar="OUT.mp4", help="the video; the truth goes to OUT.jsonl")
+    add("--engine", default="minetest", help="minetest (default) or openarena")
+    add("--scenario", required=True, help="what is played; a wrong name lists the engine's")
+    add("--seconds", type=float, default=60.0, help="default 60")
+    add("--seed", type=int, default=0, help="seed of all random choices, also of how it looks; default 0")
+    add("--size", type=_pair("x"), default=(320, 240), metavar="WxH", help="default 320x240")
+    add("--no-hud", action="store_true", help="draw no panels")
+    add("--no-hand", action="store_true", help="draw nothing in the hand")
+    add("--place", default=None, help="a world seed of Minetest, a map of OpenArena; default: drawn from the seed")
+    add("--third-person", action="store_true", help="show the player from behind")
+    add("--crf", type=int, default=24, help="x264 quality, 0 lossless to 51; default 24")
+    add("--draw-number", action="store_true", help="draw each frame's number as black and white squares (minetest)")
     return parser
 
 

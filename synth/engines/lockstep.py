@@ -51,15 +51,20 @@ def cache_folder() -> Path:
 
 def build_grabber() -> Path:
     """Return the compiled `glgrab.c`. It is compiled at first use and cached."""
-    library = cache_folder() / f"glgrab-{hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:12]}.so"
+    return build_library(_SOURCE)
+
+
+def build_library(source: Path) -> Path:
+    """Return the shared library that is compiled from a C file. It is compiled at first use and cached."""
+    library = cache_folder() / f"{source.stem}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so"
     if library.exists():
         return library
     compiler = require("cc", "gcc libc6-dev")
     part = library.with_name(f".part-{os.getpid()}-{library.name}")
-    command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(part), str(_SOURCE), "-ldl", "-lpthread"]
+    command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(part), str(source), "-ldl", "-lpthread"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise Unavailable(f"cannot compile {_SOURCE.name} (apt-get install gcc libc6-dev): {result.stderr.strip()[-500:]}")
+        raise Unavailable(f"cannot compile {source.name} (apt-get install gcc libc6-dev): {result.stderr.strip()[-500:]}")
     part.replace(library)
     return library
 
@@ -105,6 +110,7 @@ class XInput:
         self._x.XSetInputFocus.argtypes = [pointer, number, ctypes.c_int, number]
         self._x.XQueryTree.argtypes = [pointer, number, *[pointer] * 4]
         self._test.XTestFakeKeyEvent.argtypes = [pointer, ctypes.c_uint, ctypes.c_int, number]
+        self._test.XTestFakeButtonEvent.argtypes = [pointer, ctypes.c_uint, ctypes.c_int, number]
         self._test.XTestFakeRelativeMotionEvent.argtypes = [pointer, ctypes.c_int, ctypes.c_int, number]
         self._display = self._x.XOpenDisplay(display.encode())
         if not self._display:
@@ -122,14 +128,17 @@ class XInput:
             self._x.XSetInputFocus(self._display, windows[index], 1, 0)
         self._x.XSync(self._display, 0)
 
-    def set(self, keys: frozenset[str], dx: int = 0) -> None:
-        """Hold exactly these keys (X names: w, space, Shift_L), and move the mouse by dx px to the right."""
+    def set(self, keys: frozenset[str], dx: int = 0, dy: int = 0) -> None:
+        """Hold exactly these keys (X names: w, space, Shift_L; mouse1 is a button), and move the mouse by px right and down."""
         for key in sorted(self._held ^ keys):
+            if key.startswith("mouse"):
+                self._test.XTestFakeButtonEvent(self._display, int(key[5:]), key in keys, 0)
+                continue
             code = self._x.XKeysymToKeycode(self._display, self._x.XStringToKeysym(key.encode()))
             self._test.XTestFakeKeyEvent(self._display, code, key in keys, 0)
         self._held = keys
-        if dx:
-            self._test.XTestFakeRelativeMotionEvent(self._display, dx, 0, 0)
+        if dx or dy:
+            self._test.XTestFakeRelativeMotionEvent(self._display, dx, dy, 0)
         self._x.XSync(self._display, 0)
 
     def close(self) -> None:
@@ -139,14 +148,20 @@ class XInput:
 class Game:
     """A game process in lockstep. `next_frame` waits for a picture, `advance` lets the game draw the next one."""
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str], frame_s: float) -> None:
-        """Start the game. environment: added to this process's own. frame_s: by how much the game's clock advances a frame."""
+    def __init__(
+        self, command: Sequence[str], environment: dict[str, str], frame_s: float, preload: Sequence[Path] = ()
+    ) -> None:
+        """Start the game. environment: added to this process's own. frame_s: by how much the game's clock advances a frame.
+
+        preload: libraries that are loaded into the game beside the grabber.
+        """
         self._folder = Path(tempfile.mkdtemp(prefix="glgrab-"))
         path = self._folder / "socket"
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(1)
-        variables = {**os.environ, **environment, "GLGRAB_SOCKET": str(path), "LD_PRELOAD": str(build_grabber())}
+        preloaded = ":".join(str(library) for library in (build_grabber(), *preload))
+        variables = {**os.environ, **environment, "GLGRAB_SOCKET": str(path), "LD_PRELOAD": preloaded}
         self._process = subprocess.Popen(
             command,
             env=variables,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from curation.actions import detect
-from curation.actions.detect import ActionSettings, boundary_costs
-from curation.actions.learned import REGIMES, Prediction
+from curation.actions.detect import ActionSettings, boundary_costs, unknown_reason
+from curation.actions.learned import KINDS, REGIMES, Prediction
 from curation.actions.spans import InteractionSettings
 from curation.media.time_gaps import Segment
 from curation.partition.chunks import ScanSettings
@@ -24,9 +24,9 @@ def prediction_is_given(monkeypatch):
 
 
 class Played:
-    """Signals of twenty seconds in which the prediction is given: a turn from 5 to 10 s, something at 12 to 13 s."""
+    """Signals of twenty seconds in which the prediction is given: a turn from 5 to 10 s, a door at 12 to 13 s."""
 
-    def __init__(self, distance=0.5, look_px=0.0):
+    def __init__(self, distance=0.5, look_px=0.0, sure=0.8):
         self.times_s = np.arange(2 * TICKS) / 20
         self.pair_times_s, self.fps, self.end_s = np.arange(TICKS) / 10, 20.0, 20.0
         self.segments = (Segment(0, 2 * TICKS, 0.0, 20.0),)
@@ -38,7 +38,9 @@ class Played:
         regime = np.full((TICKS, len(REGIMES)), 0.02)
         regime[:, 0] = 0.9
         regime[50:100, [0, REGIMES.index("turn_right")]] = [0.02, 0.9]
-        self.prediction = Prediction(self.pair_times_s, event, regime, np.full(TICKS, distance))
+        kinds = np.full((TICKS, len(KINDS)), 0.02)
+        kinds[120:130, KINDS.index("door")] = sure
+        self.prediction = Prediction(self.pair_times_s, event, regime, kinds, np.full(TICKS, distance))
 
 
 def names(actions):
@@ -48,7 +50,22 @@ def names(actions):
 def test_a_source_like_the_training_set_is_read_by_the_network():
     actions = detect.detect_actions(Played(), ActionSettings())
     assert actions.detector == "learned"
-    assert names(actions) == [("turn_right", 5.0, 10.0), ("event", 11.9, 13.1)]
+    assert names(actions) == [("turn_right", 5.0, 10.0), ("door", 11.9, 13.1)]
+
+
+def test_what_is_of_no_certain_kind_is_an_event():
+    actions = detect.detect_actions(Played(sure=0.4), ActionSettings())
+    assert [span.name for span in actions.spans if span.kind == "interaction"] == ["event"]
+
+
+def test_a_clip_that_the_network_is_not_sure_of_is_unknown_with_the_reason():
+    settings = InteractionSettings()
+    actions = detect.detect_actions(Played(), ActionSettings())
+    assert unknown_reason(actions, 0.3, settings) == "the detector is not sure: confidence 0.30 < 0.6"
+    assert unknown_reason(actions, 0.9, settings) is None
+    far = detect.detect_actions(Played(distance=1.7), ActionSettings())
+    assert far.confidence(0, 6) is None
+    assert unknown_reason(far, None, settings) == "the detector does not know such footage: distance 1.70 > 1"
 
 
 def test_one_unlike_it_is_judged_by_its_flow_and_says_so():
@@ -78,9 +95,9 @@ def test_how_far_is_too_far_is_a_setting():
     assert detect.detect_actions(Played(distance=1.2), settings).detector == "learned"
 
 
-def test_looking_up_which_the_network_never_saw_is_told_by_the_flow():
+def test_an_open_sky_is_no_look_up_because_the_network_alone_says_how_the_player_moves():
     actions = detect.detect_actions(Played(look_px=20.0), ActionSettings())
-    assert {name for name, *_ in names(actions)} >= {"look_up", "event"}
+    assert "look_up" not in {name for name, *_ in names(actions)}
 
 
 def test_boundaries_cost_most_where_something_happens_and_just_around_it():

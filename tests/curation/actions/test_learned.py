@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from curation.actions import learned
-from curation.actions.learned import COLUMNS, REGIMES, ROWS, inputs, predict, shipped_detector
+from curation.actions.learned import COLUMNS, KINDS, REGIMES, ROWS, inputs, predict, shipped_detector
 
 
 def signals(pairs, rows=12, seed=0):
@@ -31,9 +31,10 @@ def test_numpy_and_torch_agree():
     np.testing.assert_allclose(prediction.event_probability, 1 / (1 + np.exp(-logits[:, 0])), rtol=1e-4)
     np.testing.assert_allclose(
         np.log(prediction.regime_probability[:, 1:] / prediction.regime_probability[:, :1]),
-        logits[:, 2:] - logits[:, 1:2],
+        logits[:, 2 : 1 + len(REGIMES)] - logits[:, 1:2],
         atol=1e-3,
     )
+    np.testing.assert_allclose(prediction.kind_probability, 1 / (1 + np.exp(-logits[:, 1 + len(REGIMES) :])), rtol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 6, 9, 12, 28, 36])
@@ -57,6 +58,7 @@ def test_ticks_are_a_tenth_of_a_second_whatever_the_rate_of_pairs(rate_hz):
     assert times[-1] - prediction.times_s[-1] < 0.1
     assert prediction.event_probability.shape == prediction.distance.shape == prediction.times_s.shape
     assert prediction.regime_probability.shape == (len(prediction.times_s), len(REGIMES))
+    assert prediction.kind_probability.shape == (len(prediction.times_s), len(KINDS))
 
 
 @pytest.mark.parametrize("pairs", [0, 1, 2])
@@ -81,4 +83,4 @@ def test_noise_is_far_from_what_the_network_knows():
 
 def test_the_weights_are_small_and_the_card_is_there():
     assert len((files("curation.actions") / "interactions.npz").read_bytes()) < 2_000_000
-    assert shipped_detector()._w["head.weight"].shape == (1 + len(REGIMES), 64)
+    assert shipped_detector()._w["head.weight"].shape == (1 + len(REGIMES) + len(KINDS), 64)

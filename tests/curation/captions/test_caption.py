@@ -1,8 +1,9 @@
 import jsonschema
 import pytest
 
+from curation.actions.learned import KINDS
 from curation.captions import caption as captions
-from curation.captions.caption import ClipMeasurements, MeasuredEvent, compose_caption, describe, find_conflicts
+from curation.captions.caption import HAPPENINGS, ClipMeasurements, MeasuredEvent, compose_caption, describe, find_conflicts
 
 WALK = ClipMeasurements(
     length_s=6.0,
@@ -25,6 +26,13 @@ def test_a_measured_caption_says_what_was_measured_and_nothing_else():
     )
     known = {"camera_motion": ["forward", "turn_left"], "lighting": "dim"}
     assert caption.structured == dict.fromkeys(caption.structured) | known
+
+
+def test_what_the_detector_names_is_told_with_its_confidence():
+    clip = ClipMeasurements(6.0, events=(MeasuredEvent(1.0, 1.2, 1.6, 0.84, "place"),), events_known=True)
+    assert compose_caption(clip).short == "The camera stands still; the player places a block at 1.2 s."
+    assert "The player places a block from 1.0 to 1.6 s, strongest at 1.2 s (confidence 0.84)." in describe(clip)
+    assert set(KINDS) < set(HAPPENINGS), "every kind of the detector has words"
 
 
 def test_what_is_not_known_is_not_said():

@@ -13,6 +13,10 @@ WALK = ClipMeasurements(6.0, (("forward", 0, 6),), (), True, motion_camera=4.0, 
 RAIN = ClipMeasurements(6.0, (), (), True, motion_camera=0.1, motion_object=3.0)
 STILL = ClipMeasurements(6.0, (), (), True, motion_camera=0.01, motion_object=0.01)
 GLIMPSE = ClipMeasurements(6.0, (), (MeasuredEvent(5.9, 5.9, 6.0, 0.9),), True, motion_camera=4.0, motion_object=0.5)
+SNOW = ClipMeasurements(6.0, (), (MeasuredEvent(2.0, 2.5, 3.0, 0.9, "weather"),), True, motion_camera=2.0, motion_object=0.5)
+UNSURE = ClipMeasurements(
+    6.0, events_unknown="the detector is not sure: confidence 0.31 < 0.6", motion_camera=2.0, motion_object=0.5
+)
 FOREIGN = ClipMeasurements(6.0, (), (MeasuredEvent(2.0, 2.5, 3.0, 0.9),), False, motion_camera=2.0, motion_object=0.5)
 
 
@@ -30,6 +34,8 @@ def answer(**changed):
     ("clip", "interactive", "reason", "negative"),
     [
         (DOOR, True, "something happens at 2.5 s: 0.90 >= 0.5", None),
+        (SNOW, True, "the weather or the light changes at 2.5 s: 0.90 >= 0.5", None),
+        (UNSURE, None, "the detector is not sure: confidence 0.31 < 0.6, and no model was asked", None),
         (WALK, False, "only the camera moves: 0.00 < 0.5", "motion_without_subject"),
         (RAIN, False, "no event stands out: 0.00 < 0.5", None),
         (GLIMPSE, False, "too little happens: 0.18 < 0.5", None),
@@ -45,7 +51,13 @@ def test_signals_alone(clip, interactive, reason, negative):
         negative,
         "measured",
     )
-    assert verdict.category is None  # signals do not tell a door from a shot
+    assert verdict.category == ("environment" if clip is SNOW else None)
+
+
+def test_a_measured_change_names_what_the_detector_names():
+    change = interaction.measured_change_inside(SNOW)
+    assert change.parts["transition"] == "the weather or the light changes from 2.0 to 3.0 s"
+    assert change.parts["category"] == "environment"
 
 
 def test_a_glimpse_counts_less_than_an_event_of_half_a_second():

@@ -5,7 +5,17 @@ import pytest
 
 from curation.partition.recorders import QualityRecorder, ScanFrame
 from curation.quality.backends import load_iqa
-from curation.quality.iqa import FAULTS, PATCH, Iqa, IqaSettings, aggregate_quality, frozen_share, luma_plane, select_patches
+from curation.quality.iqa import (
+    FAULTS,
+    PATCH,
+    Iqa,
+    IqaSettings,
+    aggregate_quality,
+    frozen_share,
+    luma_plane,
+    pair_change,
+    select_patches,
+)
 
 RNG = np.random.default_rng(3)
 
@@ -142,6 +152,34 @@ def test_stalls_are_frozen_and_a_capture_at_twice_the_rate_is_not():
     assert frozen_share(times, stalled, 2.0) == pytest.approx(61 / 120)
     assert frozen_share(times, np.zeros(120), 2.0) == 1
     assert frozen_share(times[:1], moving[:1], 1 / 60) == 0
+
+
+def still_with(changes):
+    """Return the arguments of `frozen_share` for six seconds of a standing camera, with a change in a part at some moments."""
+    times, pairs_s = np.arange(180) / 30, np.arange(60) / 10
+    content, levels = np.zeros(180), np.full((60, 12, 16), 0.4)
+    for at_s in changes:
+        content[round(at_s * 30)] = 1.5
+        levels[round(at_s * 10), 4:8, 5:9] = 25.0
+    return times, content, 6.0, pair_change(pairs_s, levels)
+
+
+def test_a_player_who_stands_and_digs_is_not_frozen_between_two_blows():
+    times, content, end_s, change = still_with([0.5, 1.5, 2.4, 4.0, 5.2])
+    assert frozen_share(times, content, end_s) > 0.9
+    assert frozen_share(times, content, end_s, change) == 0
+
+
+def test_a_picture_that_stops_while_the_camera_moves_is_frozen_although_parts_of_it_changed_before():
+    times, content, end_s, change = still_with([])
+    content[:90] = 6.0
+    change.share[:29] = 0.8
+    change.share[29] = 0.2  # the motion runs out: less of the picture changes, and then nothing
+    assert frozen_share(times, content, end_s, change) == pytest.approx(91 / 180)
+
+
+def test_nothing_at_all_is_frozen():
+    assert frozen_share(*still_with([])) == 1
 
 
 def test_time_that_is_frozen_counts_against_a_clip():

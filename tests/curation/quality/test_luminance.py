@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from curation.quality.luminance import LuminanceLimits, flashes, histogram, luma, luminance, reject_reason, without_bars
+from curation.quality.luminance import (
+    LuminanceLimits,
+    flashes,
+    histogram,
+    luma,
+    luminance,
+    reject_reason,
+    whole_flash_share,
+    without_bars,
+)
 
 FPS = 30
 
@@ -66,6 +75,27 @@ def test_flashes_are_counted_once_and_steps_are_none():
     assert flashes(times, level) == 2
     level[70:] += 60
     assert flashes(times, level) == 2
+
+
+def changes(part, rest):
+    """Return the change of 12 x 16 cells, of which a third changes by `part` and the others by `rest`, at each moment."""
+    cells = np.repeat(np.array(rest, float)[:, None, None], 12, 1).repeat(16, 2)
+    cells[:, :4] = np.array(part, float)[:, None, None]
+    return cells
+
+
+def test_gunfire_that_lights_a_part_of_the_picture_is_no_flashing():
+    fire = [60, 60, 60, 160, 60, 60] * 20
+    assert luminance(*clip(fire)).flashes_hz == pytest.approx(5, rel=0.05)
+    share = whole_flash_share(changes([0, 180, -180, 0, 120, -120], [0, 1, 0, 2, 1, -1]))
+    assert luminance(*clip(fire), share).flashes_hz == share == 0
+
+
+def test_a_strobe_changes_all_of_the_picture_and_counts():
+    assert whole_flash_share(changes([0, 100, -100], [0, 60, -60])) == 1
+    assert whole_flash_share(changes([200, 80], [0, 70])) == 0.5
+    assert whole_flash_share(changes([2, -3], [1, 0])) == 1, "no jump was sampled: the count stands"
+    assert whole_flash_share(np.zeros((0, 12, 16))) == 1
 
 
 def test_bars_do_not_count_as_black():

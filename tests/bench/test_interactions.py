@@ -1,0 +1,153 @@
+"""The bench of interactions and the training's own arithmetic, on made-up recordings."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bench import interactions
+from bench.interactions import Recording, clip_verdicts, confidence_lines, recall_within_time, regime_figures
+from bench.labelled_ticks import LabelledTicks, since_last
+from curation.actions.learned import KINDS, REGIMES, Prediction
+from synth.engines.labels import LabelSpan
+
+torch = pytest.importorskip("torch", reason="the network is trained with torch")
+from bench.shipped_weights import calibrate_interactions, train_interactions  # noqa: E402
+
+
+def ticks(engine="minetest", seconds=20, kind="place", at_s=(5.0, 6.0)):
+    count = round(seconds * 10)
+    kinds = np.zeros((count, len(KINDS)), bool)
+    kinds[round(at_s[0] * 10) : round(at_s[1] * 10), KINDS.index(kind)] = True
+    planes = np.zeros((count, 6, 12, 16), np.float16)
+    return LabelledTicks(
+        engine,
+        np.arange(count) / 10,
+        planes,
+        kinds.any(1),
+        kinds,
+        np.ones(len(KINDS), bool),
+        np.zeros(count, int),
+        np.ones(count, bool),
+    )
+
+
+def recording(at_s=(5.0, 6.0), seconds=20, regimes=None):
+    fps, one = 30, ticks(seconds=seconds, at_s=at_s)
+    event = np.zeros(seconds * fps, bool)
+    event[round(at_s[0] * fps) : round(at_s[1] * fps)] = True
+    labels = SimpleNamespace(
+        engine="minetest", event=event, truth=SimpleNamespace(fps=fps), regimes=regimes or ["still"] * len(event),
+        spans=(LabelSpan("place", round(at_s[0] * fps), round(at_s[1] * fps)),),
+    )  # fmt: skip
+    return Recording(None, one, labels)
+
+
+def predicted(event, seconds=20, regime="still"):
+    count = seconds * 10
+    regimes = np.full((count, len(REGIMES)), 0.01)
+    regimes[:, REGIMES.index(regime)] = 0.9
+    return Prediction(np.arange(count) / 10, event, regimes, np.full((count, len(KINDS)), 0.1), np.ones(count))
+
+
+def event_at(at_s, high=0.9, seconds=20):
+    times = np.arange(seconds * 10) / 10
+    return np.where((times >= at_s[0] - 1e-6) & (times < at_s[1] - 1e-6), high, 0.01)
+
+
+def test_an_event_between_two_ticks_is_not_lost():
+    flags = np.zeros(60, bool)
+    flags[11] = True
+    frames = np.arange(0, 60, 6)
+    assert since_last(flags, frames).tolist() == [False, False, True] + [False] * 7
+    assert since_last(np.stack([flags, ~flags], 1), frames).shape == (10, 2)
+
+
+def test_recall_counts_only_spans_of_at_most_two_and_a_half_times_the_events_time():
+    one = recording()
+    assert recall_within_time([one], [predicted(event_at((5.0, 6.0)))]) == (1, pytest.approx(1.2, abs=0.01))
+    everywhere = predicted(np.full(200, 0.5))
+    assert recall_within_time([one], [everywhere]) == (0, 0)
+    elsewhere = predicted(event_at((12.0, 13.0)))
+    assert recall_within_time([one], [elsewhere])[0] == 0
+
+
+def test_clips_are_true_where_something_is_visible_in_them():
+    detector = SimpleNamespace(confidence_rule=(np.zeros(5), 2.0))
+    verdicts = [*clip_verdicts(detector, recording(), predicted(event_at((5.0, 6.0))))]
+    assert [verdict.true for verdict in verdicts] == [True, False, False]
+    assert [verdict.score > 0.8 for verdict in verdicts] == [True, False, False]
+    assert verdicts[0].confidence == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_a_change_of_regime_is_matched_in_time():
+    regimes = ["still"] * 300 + ["forward"] * 300
+    prediction = predicted(np.zeros(200))
+    prediction.regime_probability[100:] = np.roll(prediction.regime_probability[100:], 1, axis=1)
+    hits, right = regime_figures(recording(regimes=regimes), prediction)
+    assert (hits.hit, hits.true, hits.detected) == (1, 1, 1)
+    assert right == 1
+    late = predicted(np.zeros(200))
+    late.regime_probability[110:] = np.roll(late.regime_probability[110:], 1, axis=1)
+    hits, right = regime_figures(recording(regimes=regimes), late)
+    assert (hits.hit, hits.false) == (0, 1)
+    assert right == pytest.approx(0.95)
+
+
+def verdict(engine, true, score, doubt):
+    return interactions.ClipVerdict(engine, true, score, 1 - doubt, np.array([doubt, 0, 0, 0, 0]))
+
+
+def test_the_confidence_is_fitted_to_tell_wrong_verdicts_from_right_ones():
+    rng = np.random.default_rng(0)
+    doubts = rng.uniform(0, 1, 200)
+    verdicts = [verdict("doom", True, 0.9 if rng.random() > doubt else 0.1, doubt) for doubt in doubts]
+    weight, bias = calibrate_interactions.fit_verdicts(verdicts)
+    assert weight[0] < -1
+    assert bias > 0.5
+    assert (weight[1:] == 0).all(), "what does not vary weighs nothing"
+    table = [*confidence_lines(verdicts)]
+    assert float(table[0].split("AUC ")[1].split(" ")[0]) > 0.75
+
+
+def test_windows_are_quiet_in_three_of_ten_and_else_show_each_engine_and_kind_alike():
+    parts = [
+        ticks("doom", 60, "shot", (10, 40)),
+        ticks("minetest", 60, "place", (10, 10.3)),
+        ticks("minetest", 60, "door", (30, 30.3)),
+    ]
+    windows = train_interactions.Windows(parts, 0)
+    picks = [windows._pick() for _ in range(600)]
+    shares = np.bincount([number for number, _ in picks], minlength=3) / len(picks)
+    np.testing.assert_allclose(shares, [0.5, 0.25, 0.25], atol=0.07)
+    batch = windows.batch(4)
+    assert batch["planes"].shape == (4, train_interactions.TICKS, 6, 12, 16)
+    assert batch["told"].shape == (4, 1, len(KINDS))
+
+
+def test_a_recording_shorter_than_a_window_is_lengthened_by_ticks_that_do_not_count():
+    short = train_interactions.padded(ticks(seconds=4, at_s=(1, 2)))
+    assert len(short.event) == train_interactions.TICKS
+    assert not short.known[40:].any()
+    net = train_interactions.Net().eval()
+    planes = torch.from_numpy(short.planes).float()[None]
+
+    def loss(one):
+        batch = {name: torch.from_numpy(getattr(one, name))[None] for name in ("event", "kinds", "regime", "known")}
+        return train_interactions.loss_of(net(planes), {**batch, "told": torch.from_numpy(one.told)[None, None]}).item()
+
+    changed = replace(short, event=short.event | (np.arange(len(short.event)) > 45))
+    assert loss(changed) == pytest.approx(loss(short))
+
+
+def test_weights_with_fewer_outputs_start_a_network_that_says_what_they_say(tmp_path):
+    net = train_interactions.Net().eval()
+    state = {name: value.numpy() for name, value in net.state_dict().items()}
+    state["head.weight"], state["head.bias"] = state["head.weight"][:8], state["head.bias"][:8]
+    np.savez(tmp_path / "old.npz", **state)
+    other = train_interactions.Net().eval()
+    other.load_state_dict(train_interactions.start_weights(tmp_path / "old.npz", other))
+    planes = torch.randn(1, 20, 6, 12, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(other(planes)[..., :8], net(planes)[..., :8])
