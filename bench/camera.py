@@ -204,11 +204,11 @@ def _scale_lines(rows: Sequence[Row], seed: int) -> Iterator[str]:
         if row.facts.status != "ok" or row.alone or row.camera is None:
             continue
         one = _rescale(row.camera, np.exp(rng.uniform(-3, 3)))
-        whole.append(_unit(one, row.take.pose, scales([one], [])[0][0]) / _top_speed(row.take))
+        whole.append(_unit(one, row.take.pose, scales([[one]], [])[0][0]) / _top_speed(row.take))
         cut = len(one.times_s) // 2
         parts = [slice(0, cut + 1), slice(cut, None)]
         cameras = [_rescale(_part(one, part), np.exp(rng.uniform(-3, 3))) for part in parts]
-        scaled = scales(cameras, [True])
+        scaled = scales([[one] for one in cameras], [True])
         units = [_unit(c, row.take.pose[part], s[0]) for c, part, s in zip(cameras, parts, scaled, strict=True)]
         halves.append(units[0] / units[1])
     if not whole:
@@ -245,7 +245,7 @@ def _top_speed(take: Take) -> float:
     count = len(take.pose)
     zeros = np.zeros(count)
     true = Camera(take.pose, np.zeros((count, 4)), take.time_s, (1, 1), (0, 0, 1, 1), zeros > 0, zeros, zeros[:0].astype(int))
-    return 1 / scales([true], [])[0][0]
+    return 1 / scales([[true]], [])[0][0]
 
 
 def _colmap_lines(rows: Sequence[Row]) -> Iterator[str]:

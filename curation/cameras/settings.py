@@ -35,6 +35,13 @@ class CheckSettings:
     max_focal_disagreement: float = 0.05
     # Share of the frames whose pose was estimated, not filled in.
     min_registered: float = 1.0
+    # How far the camera gets from its mean position, as a share of the distance to the nearer part of the world. A camera that
+    # only turns seems to move by a few hundredths of it where hands and clouds are mistaken for the world.
+    min_parallax: float = 0.05
+    # The same, in a clip that finds the focal length of its source by its own motion.
+    min_focal_parallax: float = 0.15
+    # Shortest span of a clip that does not pass as a whole.
+    min_span_s: float = 1.0
     # Points of the map.
     min_points: int = 100
     # Mapped points that agree with the pose, in every frame. A pose from fewer can be off by a degree.

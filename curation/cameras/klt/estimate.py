@@ -2,7 +2,7 @@
 
 It has two passes. The first decodes every clip once and keeps only its tracks. In the second, clips that turn find the focal
 length on their own, and the median of their results is the source's. The other clips cannot tell a focal length from a depth,
-so they are solved with that median.
+so they are solved with that median. A clip that fails as a whole is taken apart into the spans that pass (`spans`).
 """
 
 import math
@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from curation.cameras import rotation
-from curation.cameras.camera import Camera, CameraFacts
-from curation.cameras.checks import apply_checks, missed_focal_checks
-from curation.cameras.klt import epipolar, focal, mapping, motion_model
+from curation.cameras.camera import PART, Camera, CameraFacts, CameraSpan
+from curation.cameras.checks import OK_BY_MODEL, apply_checks, missed_checks, missed_focal_checks
+from curation.cameras.klt import epipolar, focal, mapping
 from curation.cameras.klt.agreement import UNKNOWN, agreeing_maps
-from curation.cameras.klt.clip_tracks import DEFAULT_FOCAL, TURN_S, ClipTracks, track_clip
+from curation.cameras.klt.clip_tracks import DEFAULT_FOCAL, ClipTracks, track_clip
+from curation.cameras.klt.measures import parallax, turn_facts, with_motion
+from curation.cameras.klt.rotation_fit import fit_rotations, turning_frames
 from curation.cameras.klt.scale_links import scale_links
+from curation.cameras.klt.spans import Piece, assemble, find_pieces, merge, runs_of
 from curation.cameras.klt.vertical_runs import vertical_run_s
-from curation.cameras.path_smoothness import step_ratio, velocity_spike
 from curation.cameras.settings import CameraSettings, CheckSettings
 from curation.errors import UnreadableVideo
 from curation.media.source import probe
@@ -29,7 +30,6 @@ from curation.media.source import probe
 if TYPE_CHECKING:
     from curation.cameras.clip import ClipView
 
-_ROTATION_GAPS_S = (0.0, 0.15, 0.45, 1.0)
 _SAME_FOCAL = 0.01  # a clip whose focal length is this close to the pooled one keeps its own
 
 
@@ -37,6 +37,7 @@ class Solution(NamedTuple):
     """A clip's trajectory and the facts behind it.
 
     pose f8 [N, 4, 4] camera-to-world; focal: px of the tracking view; residual_px f8 [N]; valid bool [N]; keyframes int [K].
+    spans: the frames that passed every check.
     """
 
     pose: np.ndarray
@@ -45,6 +46,7 @@ class Solution(NamedTuple):
     valid: np.ndarray
     keyframes: np.ndarray
     facts: CameraFacts
+    spans: tuple[CameraSpan, ...] = ()
 
 
 _Solver = Callable[[ClipTracks, float, bool], Solution]
@@ -65,11 +67,43 @@ def solve_clips(
         clip = clips[k]
         assert isinstance(clip, ClipTracks), "only clips with tracks turn"
         pool = focal.pool_focals(list(shares.values()), settings.checks.max_focal_disagreement)
-        solutions[k] = solve_clip(clip, pool, "clip", settings)
-        if solutions[k].facts.ok:
-            shares[k] = solutions[k].focal / clip.view.size[0]
+        if not clip.breaks:
+            solutions[k] = solve_clip(clip, pool, "clip", settings)
+        share = _focal_share(clip, solutions.get(k), settings)
+        if share is not None:
+            shares[k] = share
     pool = focal.pool_focals(list(shares.values()), settings.checks.max_focal_disagreement)
     return [_finish_clip(clip, hints[k], pool, solutions.get(k), settings) for k, clip in enumerate(clips)]
+
+
+def _focal_share(clip: ClipTracks, solution: Solution | None, settings: CameraSettings) -> float | None:
+    """Return the focal length that a clip shows, as a share of the width; None where it shows none.
+
+    It is that of its longest turn on the spot, else that of its path, if the clip passes every check and does not hardly move.
+    """
+    focal_px = _focal_of_longest_turn(clip, settings.checks)
+    if focal_px is None and solution is not None and solution.facts.ok:
+        facts = solution.facts
+        if facts.model == "rotation" or (facts.parallax or 0.0) >= settings.checks.min_focal_parallax:
+            focal_px = solution.focal
+    return None if focal_px is None else focal_px / clip.view.size[0]
+
+
+def _focal_of_longest_turn(clip: ClipTracks, limits: CheckSettings) -> float | None:
+    """Return the focal length in px by which the longest turn on the spot fits best; None without one, or where it is unsure."""
+    first, end = _longest_turn(clip, clip.motion.focal_px, limits)
+    part = clip.part(first, end)
+    fit = fit_rotations(part, clip.motion.focal_px, False) if end > first else None
+    if fit is None or fit.is_static:
+        return None
+    facts = turn_facts(part, fit)._replace(focal_source="clip", focal_share=fit.focal_px / clip.view.rect.w)
+    turns_enough = (facts.turn_deg or 0.0) >= limits.min_focal_turn_deg
+    return fit.focal_px if turns_enough and not missed_checks(facts, limits) + missed_focal_checks(facts, limits) else None
+
+
+def _longest_turn(clip: ClipTracks, focal_px: float, limits: CheckSettings) -> tuple[int, int]:
+    turns = runs_of(turning_frames(clip, focal_px, limits)) if math.isfinite(focal_px) else []
+    return max(turns, key=lambda run: run[1] - run[0], default=(0, 0))
 
 
 def _clips_that_turn(
@@ -106,13 +140,71 @@ def _finish_clip(
     if isinstance(clip, CameraFacts):
         return clip, None
     width = clip.view.size[0]
-    if hint is not None:
-        solution = solve_clip(clip, hint, "hint", settings)
-    elif pool is not None and not (solution and _confirms_pool(solution, pool * width, settings.checks)):
-        solution = solve_clip(clip, pool, "pooled", settings)
-    elif solution is None:
-        solution = solve_clip(clip, None, "none", settings)
+    share, source = (hint, "hint") if hint is not None else (pool, "pooled")
+    if share is None:
+        solution = solution or (_broken(clip) if clip.breaks else solve_clip(clip, None, "none", settings))
+        if solution.facts.focal_source == "clip" and solution.facts.ok:
+            solution = _without_focal(solution)
+    elif clip.breaks:
+        solution = _broken(clip)
+    elif hint is not None or not (solution and _confirms_pool(solution, share * width, settings.checks)):
+        solution = solve_clip(clip, share, source, settings)
+    if share is not None and not solution.facts.ok:
+        solution = _in_spans(clip, solution, share * width, source, settings)
+    if solution.facts.ok and not solution.spans:
+        solution = _in_one_span(solution)
     return solution.facts, None if solution.facts.status.startswith("failed") else _to_camera(clip, solution)
+
+
+def _broken(clip: ClipTracks) -> Solution:
+    return _no_solution(clip, clip.motion.focal_px, clip.facts.status.partition(":")[2])
+
+
+def _without_focal(solution: Solution) -> Solution:
+    """Return a solution that passed, of a source of which no clip shows the focal length for certain."""
+    facts = solution.facts._replace(status="suspect", why="focal length not observable", focal_source="none")
+    return solution._replace(facts=facts)
+
+
+def _in_one_span(solution: Solution) -> Solution:
+    count = len(solution.pose)
+    span = CameraSpan(0, count, solution.facts.model or "general")
+    return solution._replace(valid=np.ones(count, bool), spans=(span,), facts=solution.facts._replace(valid_share=1.0))
+
+
+def _in_spans(clip: ClipTracks, solution: Solution, focal_px: float, source: str, settings: CameraSettings) -> Solution:
+    """Return the spans of a clip that does not pass as a whole; the solution as it is where there are none."""
+    if (clip.facts.tracks or 0.0) < settings.checks.min_tracks:
+        return solution
+    pieces = merge(find_pieces(clip, focal_px, settings))
+    if not pieces:
+        return solution
+    count = len(clip.tracks.times_s)
+    pose, residual = assemble(pieces, count)
+    valid = np.zeros(count, bool)
+    for piece in pieces:
+        valid[piece.start : piece.end] = True
+    focal_facts = {
+        "focal_px": focal_px * clip.scale[0],
+        "focal_share": focal_px / clip.view.rect.w,
+        "focal_source": source,
+        "focal_error": 0.0,
+    }
+    if pieces[0].frames == count:
+        model = _model(pieces[0])
+        facts = pieces[0].facts._replace(status=OK_BY_MODEL[model], why=None, model=model)
+    else:
+        status = solution.facts.status
+        why = solution.facts.why or status.removeprefix("failed:")
+        facts = solution.facts._replace(status=PART, why=why)
+    facts = facts._replace(valid_share=float(valid.mean()), **focal_facts)
+    spans = tuple(CameraSpan(piece.start, piece.end, _model(piece), piece.group) for piece in pieces)
+    return Solution(pose, focal_px, residual, valid, np.concatenate([piece.keyframes for piece in pieces]), facts, spans)
+
+
+def _model(piece: Piece) -> str:
+    """Return the model of a piece; that of one that was joined from several is general, as is that of any path."""
+    return "general" if np.ptp(piece.pose[:, :3, 3], axis=0).any() else piece.model
 
 
 def _confirms_pool(solution: Solution, pool_px: float, limits: CheckSettings) -> bool:
@@ -142,22 +234,10 @@ def solve_clip(clip: ClipTracks, share: float | None, source: str, settings: Cam
         focal_share=solution.focal / clip.view.rect.w,
         focal_source=focal_source,
     )
-    facts = _with_motion(facts, clip, solution.pose)
+    facts = with_motion(facts, solution.pose, clip.tracks.times_s)
     if focal_source == "clip" and (facts.turn_deg or 0) < settings.checks.min_focal_turn_deg:
         facts = facts._replace(focal_source="none")
     return solution._replace(facts=apply_checks(facts, settings.checks))
-
-
-def _with_motion(facts: CameraFacts, clip: ClipTracks, pose: np.ndarray) -> CameraFacts:
-    """Add how far the view turns, in total and at most from frame to frame, and how smooth the path is."""
-    gap = motion_model.frame_gaps(clip.tracks.times_s, [TURN_S])[0]
-    coarse, fine = (rotation.angle_deg(pose[:-g:g, :3, :3].transpose(0, 2, 1) @ pose[g::g, :3, :3]) for g in (gap, 1))
-    return facts._replace(
-        turn_deg=float(coarse.sum()),
-        max_turn_deg=float(fine.max()),
-        step_ratio=step_ratio(pose),
-        velocity_spike=velocity_spike(pose, clip.tracks.times_s),
-    )
 
 
 def _solve_static(clip: ClipTracks, start: float, _: bool) -> Solution:
@@ -168,26 +248,12 @@ def _solve_static(clip: ClipTracks, start: float, _: bool) -> Solution:
 
 
 def _solve_rotation(clip: ClipTracks, start: float, focal_fixed: bool) -> Solution:
-    points, times_s = clip.points(), clip.tracks.times_s
-    gaps = motion_model.frame_gaps(times_s, _ROTATION_GAPS_S)
-    pairs = rotation.frame_pairs(points, gaps, 1)
-    pair_rotations, _ = rotation.pair_rotations(pairs, start)
-    chained = rotation.chain_rotations(pairs, pair_rotations, len(times_s))
-    joint = rotation.refine_rotations(pairs, chained, start, focal_fixed)
-    pose = np.tile(np.eye(4), (len(times_s), 1, 1))
-    pose[:, :3, :3] = joint.pose
-    pair_residual = np.nanmedian(joint.residual, 1) / clip.unit_px
-    residual = np.full(len(times_s), np.nan)
-    residual[pairs.second] = pair_residual  # the shortest gap is written first, so the value of the longest stays
-    registered = np.isin(np.arange(len(times_s)), pairs.second)
-    registered[0] = True
-    facts = clip.facts._replace(
-        focal_error=joint.focal_error,
-        registered=float(registered.mean()),
-        residual_px=float(np.median(pair_residual)),
-        residual_p95_px=float(np.percentile(pair_residual, 95)),
-    )
-    return Solution(pose, joint.focal_px, residual, registered, np.array([0]), facts)
+    fit = fit_rotations(clip, start, focal_fixed)
+    if fit is None:
+        return _no_solution(clip, start, "no rotation fits")
+    facts = turn_facts(clip, fit)._replace(model="rotation")
+    valid = np.isfinite(fit.residual_px)
+    return Solution(fit.pose, fit.focal_px, fit.residual_px, valid, np.array([0]), facts)
 
 
 def _no_solution(clip: ClipTracks, start: float, why: str) -> Solution:
@@ -219,6 +285,7 @@ def _solve_general(clip: ClipTracks, start: float, focal_fixed: bool, limits: Ch
         outlier_coverage=epipolar.outlier_coverage(non_sky, poses.pose, best.focal_px, times_s, clip.view.rect.w),
         map_disagreement=disagreement.path,
         map_disagreement_deg=disagreement.rotation_deg,
+        parallax=parallax(visible, best.point, poses.pose),
     )
     return Solution(poses.pose, best.focal_px, residual, poses.inliers >= mapping.MIN_INLIERS, best.frames, facts)
 
@@ -236,4 +303,5 @@ def _to_camera(clip: ClipTracks, solution: Solution) -> Camera:
         valid=solution.valid,
         residual_px=solution.residual_px.astype(np.float32),
         keyframes=solution.keyframes,
+        spans=solution.spans,
     )

@@ -173,8 +173,10 @@ def test_maps_begin_in_different_parts_of_a_clip(path: Make, tracked: Make, clas
 def test_a_cut_is_reported(path: Make, tracked: Make, classified: Make) -> None:
     before, after = tracked(path(count=40, turn_deg=60, forward=0.2)), tracked(path(count=50, turn_deg=60, forward=0.2))
     start, length = np.concatenate([before.start, after.start + 40]), np.concatenate([before.length, after.length])
-    facts = classified(Tracks(np.arange(90) / 30, np.concatenate([before.xy, after.xy]), start, length))
-    assert facts.status == "failed:tracks break off at 1.33 s: a cut, or too fast a turn"
+    clip = classified(Tracks(np.arange(90) / 30, np.concatenate([before.xy, after.xy]), start, length))
+    assert (clip.facts.status, clip.breaks) == ("failed:tracks break off at 1.33 s: a cut, or too fast a turn", (40,))
+    [(facts, camera)] = solve(clip)
+    assert (facts.status, camera) == (clip.facts.status, None)
 
 
 @pytest.mark.parametrize("count", [1, 5])
