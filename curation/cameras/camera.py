@@ -91,12 +91,12 @@ class Camera:
     """The camera of a clip, with one row per frame.
 
     pose f8 [N, 4, 4], intrinsics f8 [N, 4] (fx, fy, cx, cy), times_s f8 [N] from the start of the clip. size: (W, H) px of the
-    picture that the intrinsics refer to. viewport: (x, y, w, h) px of the 3-D view in it. valid bool [N]: whether the frame is in
-    a span; without spans, whether its pose was measured and not filled in. residual_px f4 [N]: median reprojection error, NaN
-    where it was not measured. keyframes i4 [K]. scale_to_unit: factor from the translation to the data set's unit. scale_source:
-    engine | metric | speed | linked | none; with none the scale of the translation is unknown. spans: the runs of frames that
-    passed every check, in order, each with a scale of its own; a clip that passes as a whole is one span. Only motion inside a
-    span is known.
+    picture that the intrinsics refer to. viewport: (x, y, w, h) px of the 3-D view in it. valid bool [N]: whether the frame is
+    in a span; without spans, whether its pose was measured and not filled in. residual_px f4 [N]: median reprojection error,
+    NaN where it was not measured. keyframes i4 [K]. scale_to_unit: factor from the translation to the data set's unit.
+    scale_source: engine | metric | speed | linked | none; with none the scale of the translation is unknown. spans: the runs of
+    frames that passed every check, in order, each with a scale of its own; a clip that passes as a whole is one span. Only
+    motion inside a span is known.
     """
 
     pose: np.ndarray
@@ -154,7 +154,10 @@ class Camera:
         )
 
     def cut(self, span: CameraSpan) -> "Camera":
-        """Return the camera of a span's frames, with the span's scale. Poses and times stay relative to the clip's first frame."""
+        """Return the camera of a span's frames, with the span's scale.
+
+        Poses and times stay relative to the clip's first frame.
+        """
         frames = slice(span.start, span.end)
         inside = (self.keyframes >= span.start) & (self.keyframes < span.end)
         return replace(

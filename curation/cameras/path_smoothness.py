@@ -30,7 +30,7 @@ def velocity_spike(pose_N44: np.ndarray, times_s: np.ndarray) -> float:
 
 
 def velocity_changes(pose_N44: np.ndarray, times_s: np.ndarray) -> np.ndarray:
-    """Return by how much the level velocity of each step but the first and the last differs from both its neighbours, [N - 3]."""
+    """Return by how much the level velocity of each inner step differs from that of the nearer of its neighbours, [N - 3]."""
     change = np.linalg.norm(np.diff(_level_velocity(pose_N44, times_s), axis=0), axis=1)
     return np.minimum(change[:-1], change[1:])
 

@@ -16,7 +16,6 @@ from curation.errors import InputError
 from curation.output_folder import OutputFolder
 from curation.schema import TOUCHING_S
 
-
 # Statuses with which every frame of a clip has a camera.
 _WHOLE = ("ok", "ok_rotation", "ok_static")
 # A clip's last frame is at most this long before the first frame of the next one.

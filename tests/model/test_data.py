@@ -472,9 +472,7 @@ def test_the_loader_mirrors_and_reverses_only_what_no_text_forbids(made, tmp_pat
 def in_part(made, index, *spans, **changes):
     """A clip of 60 frames with a camera in these frames [start, end) only."""
     parts = tuple(CameraSpan(a, b, "general", k, 1.0, source) for k, (a, b, source) in enumerate(spans))
-    stored = [
-        {"start_s": a / 30, "end_s": (b - 1) / 30, "model": "general", "scale_source": source} for a, b, source in spans
-    ]
+    stored = [{"start_s": a / 30, "end_s": (b - 1) / 30, "model": "general", "scale_source": source} for a, b, source in spans]
     clip = made.clip("a", index, 60 * index, 60, status="ok_part", camera_spans=stored, **changes)
     return replace(clip, members={**clip.members, "camera.npz": to_npz(replace(made.walk(60), spans=parts))})
 

@@ -18,9 +18,6 @@ from curation.cameras.settings import CheckSettings
 _MIN_TRIES = 3  # starts of a map; more are tried only if one of the maps is plausible and none confirms it
 
 
-_MAX_MAPS = 3  # of a clip that is taken apart
-
-
 class Disagreement(NamedTuple):
     """How far two trajectories are apart.
 
@@ -89,27 +86,6 @@ class Candidate(NamedTuple):
     def agrees(self, other: "Candidate", limits: CheckSettings) -> bool:
         path, rotation_deg = self.disagreement(other)
         return path <= limits.max_map_disagreement and rotation_deg <= limits.max_map_disagreement_deg
-
-
-def candidate_maps(
-    points: np.ndarray, times_s: np.ndarray, focal: float, focal_fixed: bool, limits: CheckSettings
-) -> list[Candidate]:
-    """Return maps of a clip that were started in different parts of it; fewer than `_MAX_MAPS` where the first ones agree.
-
-    The maps need not reach all frames. Arguments are those of `agreeing_maps`.
-    """
-    candidates: list[Candidate] = []
-    for pair in mapping.initial_pairs(points, focal):
-        reconstruction = mapping.reconstruct(points, times_s, pair, focal, focal_fixed)
-        if reconstruction is None:
-            continue
-        poses = register_frames(points, reconstruction)
-        candidates.append(Candidate(reconstruction, poses, velocity_spike(poses.pose, times_s)))
-        if len(candidates) == _MAX_MAPS:
-            break
-        if len(candidates) > 1 and any(each.agrees(candidates[-1], limits) for each in candidates[:-1]):
-            break
-    return candidates
 
 
 def agreeing_maps(

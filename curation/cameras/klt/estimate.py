@@ -30,6 +30,8 @@ from curation.media.source import probe
 if TYPE_CHECKING:
     from curation.cameras.clip import ClipView
 
+_SURE_TURNS = 3  # clips whose turns agree on the focal length: no path is then needed to find it
+_NO_SPAN = "frames that no map and no rotation explains"
 _SAME_FOCAL = 0.01  # a clip whose focal length is this close to the pooled one keeps its own
 
 
@@ -61,44 +63,43 @@ def solve_clips(
     clips: Sequence[ClipTracks | CameraFacts], hints: Sequence[float | None], settings: CameraSettings
 ) -> list[tuple[CameraFacts, Camera | None]]:
     """Run the second pass, on what was kept of each clip. hints: given focal lengths, as shares of the width."""
+    turning = _clips_that_turn(clips, hints, settings)
+    shares = {k: share for k, clip in turning.items() if (share := _turn_share(clip, settings.checks)) is not None}
     solutions: dict[int, Solution] = {}
-    shares: dict[int, float] = {}
-    for k in _clips_that_turn(clips, hints, settings):
-        clip = clips[k]
-        assert isinstance(clip, ClipTracks), "only clips with tracks turn"
-        pool = focal.pool_focals(list(shares.values()), settings.checks.max_focal_disagreement)
-        if not clip.breaks:
-            solutions[k] = solve_clip(clip, pool, "clip", settings)
-        share = _focal_share(clip, solutions.get(k), settings)
-        if share is not None:
-            shares[k] = share
-    pool = focal.pool_focals(list(shares.values()), settings.checks.max_focal_disagreement)
+    sure = len(shares) >= _SURE_TURNS and _pool(shares, settings) is not None
+    for k, clip in turning.items():
+        if k in shares or sure or clip.breaks:
+            continue
+        solutions[k] = solve_clip(clip, _pool(shares, settings), "clip", settings)
+        if _shows_focal(solutions[k].facts, settings.checks):
+            shares[k] = solutions[k].focal / clip.view.size[0]
+    pool = _pool(shares, settings)
     return [_finish_clip(clip, hints[k], pool, solutions.get(k), settings) for k, clip in enumerate(clips)]
 
 
-def _focal_share(clip: ClipTracks, solution: Solution | None, settings: CameraSettings) -> float | None:
-    """Return the focal length that a clip shows, as a share of the width; None where it shows none.
+def _pool(shares: dict[int, float], settings: CameraSettings) -> float | None:
+    return focal.pool_focals(list(shares.values()), settings.checks.max_focal_disagreement)
 
-    It is that of its longest turn on the spot, else that of its path, if the clip passes every check and does not hardly move.
+
+def _shows_focal(facts: CameraFacts, limits: CheckSettings) -> bool:
+    """Whether a clip shows the focal length by its path: it passes every check, and does not hardly move."""
+    return facts.ok and (facts.model == "rotation" or (facts.parallax or 0.0) >= limits.min_focal_parallax)
+
+
+def _turn_share(clip: ClipTracks, limits: CheckSettings) -> float | None:
+    """Return the focal length, as a share of the width, by which a clip's longest turn on the spot fits best.
+
+    None where there is no turn, or it does not show the focal length for certain.
     """
-    focal_px = _focal_of_longest_turn(clip, settings.checks)
-    if focal_px is None and solution is not None and solution.facts.ok:
-        facts = solution.facts
-        if facts.model == "rotation" or (facts.parallax or 0.0) >= settings.checks.min_focal_parallax:
-            focal_px = solution.focal
-    return None if focal_px is None else focal_px / clip.view.size[0]
-
-
-def _focal_of_longest_turn(clip: ClipTracks, limits: CheckSettings) -> float | None:
-    """Return the focal length in px by which the longest turn on the spot fits best; None without one, or where it is unsure."""
     first, end = _longest_turn(clip, clip.motion.focal_px, limits)
     part = clip.part(first, end)
     fit = fit_rotations(part, clip.motion.focal_px, False) if end > first else None
     if fit is None or fit.is_static:
         return None
     facts = turn_facts(part, fit)._replace(focal_source="clip", focal_share=fit.focal_px / clip.view.rect.w)
-    turns_enough = (facts.turn_deg or 0.0) >= limits.min_focal_turn_deg
-    return fit.focal_px if turns_enough and not missed_checks(facts, limits) + missed_focal_checks(facts, limits) else None
+    if (facts.turn_deg or 0.0) < limits.min_focal_turn_deg or missed_checks(facts, limits) + missed_focal_checks(facts, limits):
+        return None
+    return fit.focal_px / clip.view.size[0]
 
 
 def _longest_turn(clip: ClipTracks, focal_px: float, limits: CheckSettings) -> tuple[int, int]:
@@ -108,15 +109,17 @@ def _longest_turn(clip: ClipTracks, focal_px: float, limits: CheckSettings) -> t
 
 def _clips_that_turn(
     clips: Sequence[ClipTracks | CameraFacts], hints: Sequence[float | None], settings: CameraSettings
-) -> list[int]:
-    """Return the clips that may find the focal length on their own, those that turn most first."""
-    rotation_deg = {
-        k: clip.rotation_deg
+) -> dict[int, ClipTracks]:
+    """Return the clips that may find the focal length on their own by number, those that turn most first."""
+    turning = {
+        k: clip
         for k, clip in enumerate(clips)
-        if isinstance(clip, ClipTracks) and hints[k] is None and clip.model in ("rotation", "general")
+        if isinstance(clip, ClipTracks)
+        and hints[k] is None
+        and clip.model in ("rotation", "general")
+        and clip.rotation_deg >= settings.checks.min_focal_turn_deg
     }
-    turning = (k for k in rotation_deg if rotation_deg[k] >= settings.checks.min_focal_turn_deg)
-    return sorted(turning, key=lambda k: -rotation_deg[k])
+    return dict(sorted(turning.items(), key=lambda item: -item[1].rotation_deg))
 
 
 def _hint(clip: "ClipView", settings: CameraSettings) -> float | None:
@@ -142,63 +145,68 @@ def _finish_clip(
     width = clip.view.size[0]
     share, source = (hint, "hint") if hint is not None else (pool, "pooled")
     if share is None:
-        solution = solution or (_broken(clip) if clip.breaks else solve_clip(clip, None, "none", settings))
-        if solution.facts.focal_source == "clip" and solution.facts.ok:
-            solution = _without_focal(solution)
-    elif clip.breaks:
-        solution = _broken(clip)
-    elif hint is not None or not (solution and _confirms_pool(solution, share * width, settings.checks)):
-        solution = solve_clip(clip, share, source, settings)
-    if share is not None and not solution.facts.ok:
-        solution = _in_spans(clip, solution, share * width, source, settings)
+        return _finish(clip, _without_known_focal(clip, solution, settings))
+    if solution is not None and solution.facts.ok and _confirms_pool(solution, share * width, settings.checks):
+        return _finish(clip, solution)
+    in_spans = _in_spans(clip, share * width, source, settings)
+    if in_spans is None and not (solution and _confirms_pool(solution, share * width, settings.checks)):
+        solution = _broken(clip) if clip.breaks else solve_clip(clip, share, source, settings)
+    return _finish(clip, in_spans or solution or _broken(clip))
+
+
+def _finish(clip: ClipTracks, solution: Solution) -> tuple[CameraFacts, Camera | None]:
     if solution.facts.ok and not solution.spans:
-        solution = _in_one_span(solution)
+        count = len(solution.pose)
+        span = CameraSpan(0, count, solution.facts.model or "general")
+        facts = solution.facts._replace(valid_share=1.0)
+        solution = solution._replace(valid=np.ones(count, bool), spans=(span,), facts=facts)
     return solution.facts, None if solution.facts.status.startswith("failed") else _to_camera(clip, solution)
+
+
+def _without_known_focal(clip: ClipTracks, solution: Solution | None, settings: CameraSettings) -> Solution:
+    """Return the solution of a clip of a source of which no clip shows the focal length. It is never ok."""
+    if clip.breaks:
+        return _broken(clip)
+    solution = solution or solve_clip(clip, None, "none", settings)
+    if not solution.facts.ok:
+        return solution
+    facts = solution.facts._replace(status="suspect", why="focal length not observable", focal_source="none")
+    return solution._replace(facts=facts)
 
 
 def _broken(clip: ClipTracks) -> Solution:
     return _no_solution(clip, clip.motion.focal_px, clip.facts.status.partition(":")[2])
 
 
-def _without_focal(solution: Solution) -> Solution:
-    """Return a solution that passed, of a source of which no clip shows the focal length for certain."""
-    facts = solution.facts._replace(status="suspect", why="focal length not observable", focal_source="none")
-    return solution._replace(facts=facts)
-
-
-def _in_one_span(solution: Solution) -> Solution:
-    count = len(solution.pose)
-    span = CameraSpan(0, count, solution.facts.model or "general")
-    return solution._replace(valid=np.ones(count, bool), spans=(span,), facts=solution.facts._replace(valid_share=1.0))
-
-
-def _in_spans(clip: ClipTracks, solution: Solution, focal_px: float, source: str, settings: CameraSettings) -> Solution:
-    """Return the spans of a clip that does not pass as a whole; the solution as it is where there are none."""
+def _in_spans(clip: ClipTracks, focal_px: float, source: str, settings: CameraSettings) -> Solution | None:
+    """Return the spans of a clip, with the focal length that is taken as exact; None where there are none."""
     if (clip.facts.tracks or 0.0) < settings.checks.min_tracks:
-        return solution
-    pieces = merge(find_pieces(clip, focal_px, settings))
+        return None
+    missed: list[str] = []
+    pieces = merge(find_pieces(clip, focal_px, settings, missed))
     if not pieces:
-        return solution
+        return None
     count = len(clip.tracks.times_s)
     pose, residual = assemble(pieces, count)
     valid = np.zeros(count, bool)
     for piece in pieces:
         valid[piece.start : piece.end] = True
-    focal_facts = {
-        "focal_px": focal_px * clip.scale[0],
-        "focal_share": focal_px / clip.view.rect.w,
-        "focal_source": source,
-        "focal_error": 0.0,
-    }
-    if pieces[0].frames == count:
-        model = _model(pieces[0])
-        facts = pieces[0].facts._replace(status=OK_BY_MODEL[model], why=None, model=model)
-    else:
-        status = solution.facts.status
-        why = solution.facts.why or status.removeprefix("failed:")
-        facts = solution.facts._replace(status=PART, why=why)
-    facts = facts._replace(valid_share=float(valid.mean()), **focal_facts)
     spans = tuple(CameraSpan(piece.start, piece.end, _model(piece), piece.group) for piece in pieces)
+    longest = max(pieces, key=lambda piece: piece.frames)
+    is_whole = longest.frames == count
+    facts = with_motion(longest.facts, pose, clip.tracks.times_s)._replace(
+        status=OK_BY_MODEL[_model(longest)] if is_whole else PART,
+        why=None
+        if is_whole
+        else ", ".join({check.partition(" ")[0]: check for check in reversed(missed)}.values()) or _NO_SPAN,
+        model=_model(longest) if is_whole else clip.model,
+        registered=float(valid.mean()),
+        focal_px=focal_px * clip.scale[0],
+        focal_share=focal_px / clip.view.rect.w,
+        focal_source=source,
+        focal_error=0.0,
+        valid_share=float(valid.mean()),
+    )
     return Solution(pose, focal_px, residual, valid, np.concatenate([piece.keyframes for piece in pieces]), facts, spans)
 
 

@@ -46,12 +46,15 @@ def turning_frames(clip: ClipTracks, focal: float, limits: CheckSettings) -> np.
     limit_px = limits.max_rotation_residual_px * clip.unit_px
     flags = np.ones(len(times_s), bool)
     for number, gap in enumerate(motion_model.frame_gaps(times_s, _TURN_GAPS_S)):
-        pairs = rotation.frame_pairs(points, [gap], 2)
+        # From the last frame backwards, so that the last one is in a pair too.
+        skipped = (len(points) - 1 - gap) % 2
+        pairs = rotation.frame_pairs(points[skipped:], [gap], 2)
         covered, moves = np.zeros(len(times_s), bool), np.zeros(len(times_s), bool)
         if len(pairs.first):
             residual = np.nanquantile(rotation.pair_rotations(pairs, focal)[1], _SHARE, 1)
-            for i, left_px in zip(pairs.first, residual, strict=True):
+            for i, left_px in zip(pairs.first + skipped, residual, strict=True):
                 (covered if left_px < limit_px else moves)[i : i + gap + 1] = True
+        covered[:skipped], moves[:skipped] = covered[skipped], moves[skipped]
         # A short pair that moves shows when; a longer one only that something moved in it.
         flags &= covered & ~moves if number == 0 else covered
     return flags

@@ -1,12 +1,13 @@
 """Camera spans: the runs of frames of a clip that pass every check on their own, with one scale each.
 
-A clip that fails as a whole is taken apart. Where no rotation explains the motion of its tracks, maps are built, and the runs of
-frames in which two of them agree and pass all checks are kept. Where the view only turns, a rotation is fitted instead: nothing
-can be mapped there. A turn next to a run belongs to it, since the camera does not move in it.
+Where no rotation explains the motion of a clip's tracks, maps are built, and the runs of frames in which two of them agree and
+pass all checks are kept. Where the view only turns, a rotation is fitted instead: nothing can be mapped there. A turn that
+overlaps a run belongs to it, since the camera does not move in it.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -15,8 +16,7 @@ import numpy as np
 from curation.cameras import rotation
 from curation.cameras.camera import CameraFacts
 from curation.cameras.checks import missed_checks
-from curation.cameras.klt import motion_model
-from curation.cameras.klt.agreement import Candidate, candidate_maps
+from curation.cameras.klt.agreement import Candidate, agreeing_maps
 from curation.cameras.klt.clip_tracks import ClipTracks
 from curation.cameras.klt.measures import measure_run, turn_facts, weakest_frames
 from curation.cameras.klt.rotation_fit import fit_rotations, turning_frames
@@ -25,7 +25,9 @@ from curation.cameras.settings import CameraSettings, CheckSettings
 _MARGIN_S = 0.7  # of turning frames on both sides of a move that its map may reach into
 _MIN_MOVE_S = 0.2  # a shorter move is noise in the decision, or too short to map
 _MIN_OVERLAP_S = 0.1  # of a run and the turn that it is joined to
-_MAX_STILL = 0.02  # how far a run may move while the view only turns, as a share of the distance to the nearer part of the world
+_MAX_STILL = (
+    0.02  # how far a run may move while the view only turns, as a share of the distance to the nearer part of the world
+)
 # Checks that tell where in a run they are missed, the clearest first.
 _LOCAL_CHECKS = (
     "max_turn_deg",
@@ -63,11 +65,12 @@ class Piece(NamedTuple):
 
 @dataclass
 class _Search:
-    """What is known while a clip is taken apart: its focal length in px, and the turns and runs found so far."""
+    """What is known while a clip is taken apart: its focal length in px, and the checks that were missed."""
 
     clip: ClipTracks
     focal: float
     settings: CameraSettings
+    missed: list[str]
 
     @property
     def limits(self) -> CheckSettings:
@@ -82,12 +85,16 @@ class _Search:
         return max(8, self.frames_in(self.limits.min_span_s))
 
 
-def find_pieces(clip: ClipTracks, focal: float, settings: CameraSettings) -> list[Piece]:
-    """Return the pieces of a clip, in order and without overlap. focal: px of the tracking view, taken as exact."""
+def find_pieces(clip: ClipTracks, focal: float, settings: CameraSettings, missed: list[str]) -> list[Piece]:
+    """Return the pieces of a clip, in order and without overlap. focal: px of the tracking view, taken as exact.
+
+    Adds to `missed` the checks that longer pieces missed, each with its value.
+    """
+    missed += [f"tracks break off at {clip.tracks.times_s[frame]:.2f} s" for frame in clip.breaks]
     edges = [0, *clip.breaks, len(clip.tracks.times_s)]
     pieces: list[Piece] = []
-    for first, end in zip(edges[:-1], edges[1:], strict=True):
-        search = _Search(clip.part(first, end), focal, settings)
+    for first, end in pairwise(edges):
+        search = _Search(clip.part(first, end), focal, settings, missed)
         if end - first < search.min_frames:
             continue
         group = 1 + max((piece.group for piece in pieces), default=-1)
@@ -135,13 +142,13 @@ def _moves(search: _Search, turning: np.ndarray) -> list[tuple[int, int]]:
 
 def _runs_of_part(search: _Search, first: int, end: int, is_half: bool = False) -> list[Piece]:
     """Return the runs of frames [first, end), counted from `first`. If most of it gives none, its halves are tried."""
-    part = _Search(search.clip.part(first, end), search.focal, search.settings)
+    part = _Search(search.clip.part(first, end), search.focal, search.settings, search.missed)
     points = part.clip.points()
     try:
-        candidates = candidate_maps(points, part.clip.tracks.times_s, part.focal, True, part.limits)
+        candidates = agreeing_maps(points, part.clip.tracks.times_s, part.focal, True, part.limits)
     except (np.linalg.LinAlgError, cv2.error):
         candidates = []
-    runs = runs_of_maps(part.clip, points, candidates, part.limits, part.min_frames)
+    runs = runs_of_maps(part, points, candidates)
     covered = sum(piece.frames for piece in runs)
     if is_half or covered * 2 > end - first or end - first < 2 * part.min_frames:
         return runs
@@ -152,10 +159,9 @@ def _runs_of_part(search: _Search, first: int, end: int, is_half: bool = False) 
     return split if sum(piece.frames for piece in split) > covered else runs
 
 
-def runs_of_maps(
-    clip: ClipTracks, points: np.ndarray, candidates: Sequence[Candidate], limits: CheckSettings, min_frames: int
-) -> list[Piece]:
+def runs_of_maps(search: _Search, points: np.ndarray, candidates: Sequence[Candidate]) -> list[Piece]:
     """Return the runs in which two maps of a clip agree and pass all checks, in order; the maps with most frames come first."""
+    clip, limits = search.clip, search.limits
     found: list[Piece] = []
     free = np.ones(len(points), bool)
     pairs = [(a, b) for i, a in enumerate(candidates) for b in candidates[i + 1 :]]
@@ -163,13 +169,13 @@ def runs_of_maps(
     pairs.sort(key=lambda pair: -int((usable[id(pair[0])] & usable[id(pair[1])]).sum()))
     for group, (one, witness) in enumerate(pairs):
         both = usable[id(one)] & usable[id(witness)] & free
-        runs = [run for a, b in runs_of(both) for run in _passing(clip, points, one, witness, a, b, limits, min_frames)]
+        runs = [run for a, b in runs_of(both) for run in _passing(search, points, one, witness, a, b)]
         for a, b, facts in runs:
             residual = one.poses.residual_px[a:b] / clip.unit_px
             keyframes = one.map.frames[(one.map.frames >= a) & (one.map.frames < b)]
             found.append(Piece(a, b, "general", one.poses.pose[a:b], residual, keyframes, facts, group))
             free[a:b] = False
-        if not any(b - a >= min_frames for a, b in runs_of(free)):
+        if not any(b - a >= search.min_frames for a, b in runs_of(free)):
             break
     return _split_groups(clip, points, pairs, sorted(found, key=lambda piece: piece.start), limits)
 
@@ -178,35 +184,29 @@ def _usable_frames(candidate: Candidate, limits: CheckSettings, unit_px: float) 
     """Return flags [N] of the frames of a map that pass the checks of single frames."""
     poses = candidate.poses
     with np.errstate(invalid="ignore"):
-        fits = poses.residual_px / unit_px <= limits.max_residual_p95_px
+        fits = poses.residual_px / unit_px <= limits.max_frame_residual_px
     return candidate.map.posed & fits & (poses.inliers >= limits.min_inliers) & (poses.share >= limits.min_inlier_share)
 
 
 def _passing(
-    clip: ClipTracks,
-    points: np.ndarray,
-    one: Candidate,
-    witness: Candidate,
-    first: int,
-    end: int,
-    limits: CheckSettings,
-    min_frames: int,
+    search: _Search, points: np.ndarray, one: Candidate, witness: Candidate, first: int, end: int
 ) -> Iterator[tuple[int, int, CameraFacts]]:
     """Yield the runs inside [first, end) that pass all checks. One that misses a check is divided where it misses it most."""
-    if end - first < min_frames:
+    if end - first < search.min_frames:
         return
-    facts = measure_run(clip, points, one, witness, first, end)
-    missed = missed_checks(facts, limits)
+    facts = measure_run(search.clip, points, one, witness, first, end)
+    missed = missed_checks(facts, search.limits)
     if not missed:
         yield first, end, facts
         return
+    search.missed += missed
     names = {check.partition(" ")[0] for check in missed}
     check = next((name for name in _LOCAL_CHECKS if name in names), None)
-    weakest = weakest_frames(clip, points, one, witness, first, end, check) if check else None
+    weakest = weakest_frames(search.clip, points, one, witness, first, end, check) if check else None
     if weakest is None:
         return
     for a, b in ((first, weakest[0]), (weakest[1], end)):
-        yield from _passing(clip, points, one, witness, a, b, limits, min_frames)
+        yield from _passing(search, points, one, witness, a, b)
 
 
 def _split_groups(
@@ -250,7 +250,10 @@ def _fit_turn(search: _Search, first: int, end: int) -> Piece | None:
 
 
 def _join(search: _Search, runs: list[Piece], turns: list[Piece]) -> list[Piece]:
-    """Return runs and turns without overlap: a turn goes to the longer run next to it, and is a piece of its own without one."""
+    """Return runs and turns without overlap.
+
+    A turn goes to the longest run that it overlaps, and is a piece of its own where it overlaps none.
+    """
     pieces = sorted(runs, key=lambda piece: -piece.frames)
     for k, piece in enumerate(pieces):
         others = [other for other in pieces if other is not piece]
