@@ -26,7 +26,7 @@ class CameraFacts(NamedTuple):
     focal_px is in px of the source, other px are px of a picture 640 wide. A number that was not measured is None.
     status: ok | ok_rotation | ok_static | ok_part | suspect | low_texture | failed:<reason> | skipped:<reason>.
     why: the checks that the clip as a whole missed. model: static | rotation | general. valid_share: share of the frames that
-    are in a span; the other numbers are those of the whole clip.
+    are in a span; the other numbers are those of the whole clip, or of the longest span of a clip with ok_part.
     focal_source: clip | pooled | hint | engine | model (ViPE's) | none (a guess: it cannot be observed).
     """
 

@@ -93,7 +93,7 @@ def _turn_share(clip: ClipTracks, limits: CheckSettings) -> float | None:
     """
     first, end = _longest_turn(clip, clip.motion.focal_px, limits)
     part = clip.part(first, end)
-    fit = fit_rotations(part, clip.motion.focal_px, False) if end > first else None
+    fit = fit_rotations(part, clip.motion.focal_px, False, limits.max_static_px) if end > first else None
     if fit is None or fit.is_static:
         return None
     facts = turn_facts(part, fit)._replace(focal_source="clip", focal_share=fit.focal_px / clip.view.rect.w)
@@ -256,7 +256,7 @@ def _solve_static(clip: ClipTracks, start: float, _: bool) -> Solution:
 
 
 def _solve_rotation(clip: ClipTracks, start: float, focal_fixed: bool) -> Solution:
-    fit = fit_rotations(clip, start, focal_fixed)
+    fit = fit_rotations(clip, start, focal_fixed, 0.0)
     if fit is None:
         return _no_solution(clip, start, "no rotation fits")
     facts = turn_facts(clip, fit)._replace(model="rotation")

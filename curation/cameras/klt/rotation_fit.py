@@ -25,6 +25,7 @@ class RotationFit(NamedTuple):
     pose f8 [N, 4, 4] camera-to-world; focal_px, focal_error as in `rotation.JointRotations`. residual_px f8 [N]: median over a
     frame's points, in px of a picture 640 wide. registered: share of frames that are in a pair. median_px: median over the
     pairs. worst_px: what seven of ten points (six over the longest gaps) leave in the worst tenth of the pairs of any gap.
+    worst_frame: the middle of the pair that leaves most. A clip that stands still has no residuals.
     """
 
     pose: np.ndarray
@@ -34,6 +35,7 @@ class RotationFit(NamedTuple):
     registered: float
     median_px: float
     worst_px: float
+    worst_frame: int
     is_static: bool
 
 
@@ -49,24 +51,33 @@ def turning_frames(clip: ClipTracks, focal: float, limits: CheckSettings) -> np.
         # From the last frame backwards, so that the last one is in a pair too.
         skipped = (len(points) - 1 - gap) % 2
         pairs = rotation.frame_pairs(points[skipped:], [gap], 2)
-        covered, moves = np.zeros(len(times_s), bool), np.zeros(len(times_s), bool)
+        covered, moves = (
+            np.zeros(len(times_s), bool),
+            np.zeros(len(times_s), bool),
+        )  # by a pair that a rotation explains, or not
         if len(pairs.first):
             residual = np.nanquantile(rotation.pair_rotations(pairs, focal)[1], _SHARE, 1)
             for i, left_px in zip(pairs.first + skipped, residual, strict=True):
                 (covered if left_px < limit_px else moves)[i : i + gap + 1] = True
         covered[:skipped], moves[:skipped] = covered[skipped], moves[skipped]
-        # A short pair that moves shows when; a longer one only that something moved in it.
-        flags &= covered & ~moves if number == 0 else covered
+        # A short pair that moves shows when; a longer one only that something moved in it, and in a fast turn there is none.
+        flags &= covered & ~moves if number == 0 else covered | ~moves
     return flags
 
 
-def fit_rotations(clip: ClipTracks, focal: float, focal_fixed: bool) -> RotationFit | None:
-    """Return the rotations of all frames of a clip; None where too few frames share tracks, or nothing fits."""
+def fit_rotations(clip: ClipTracks, focal: float, focal_fixed: bool, max_static_px: float) -> RotationFit | None:
+    """Return the rotations of all frames of a clip; None where too few frames share tracks, or nothing fits.
+
+    A clip whose points move less than max_static_px, px of a picture 640 wide, stands still.
+    """
     points, times_s = clip.points(), clip.tracks.times_s
     count, frame_s = len(times_s), float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1.0
     if count < _MIN_FRAMES:
         return None
     displaced = motion_model.displacement(points, [*motion_model.frame_gaps(times_s, (0.15, 0.9)), count - 1])
+    if displaced / clip.unit_px < max_static_px:
+        still = np.tile(np.eye(4), (count, 1, 1))
+        return RotationFit(still, focal, 0.0, np.full(count, np.nan), 1.0, 0.0, 0.0, 0, True)
     parts = [
         rotation.frame_pairs(points, motion_model.frame_gaps(times_s, [gap_s]), max(1, round(every_s / frame_s)))
         for gap_s, every_s in _GAPS
@@ -87,6 +98,7 @@ def fit_rotations(clip: ClipTracks, focal: float, focal_fixed: bool) -> Rotation
     per_pair, per_frame = np.nanmedian(residual, 1), np.full(count, np.nan)
     per_frame[pairs.second] = per_pair
     per_frame[0] = per_frame[1]
+    worst_px, worst_frame = _worst(residual, pairs, times_s)
     return RotationFit(
         pose=pose,
         focal_px=joint.focal_px,
@@ -94,17 +106,17 @@ def fit_rotations(clip: ClipTracks, focal: float, focal_fixed: bool) -> Rotation
         residual_px=per_frame,
         registered=float((np.isin(np.arange(count), pairs.second) | (np.arange(count) == 0)).mean()),
         median_px=float(np.median(per_pair)),
-        worst_px=_worst(residual, pairs, times_s),
-        is_static=bool(displaced / clip.unit_px < 1.0),
+        worst_px=worst_px,
+        worst_frame=worst_frame,
+        is_static=False,
     )
 
 
-def _worst(residual_PK: np.ndarray, pairs: rotation.FramePairs, times_s: np.ndarray) -> float:
+def _worst(residual_PK: np.ndarray, pairs: rotation.FramePairs, times_s: np.ndarray) -> tuple[float, int]:
+    """Return the residual of the worst tenth of the pairs, for the gap that is worst, and the middle of the very worst pair."""
     gap_s = times_s[pairs.second] - times_s[pairs.first]
+    per_pair = np.where(gap_s > _LONG_S, np.nanquantile(residual_PK, _LONG_SHARE, 1), np.nanquantile(residual_PK, _SHARE, 1))
     gaps = pairs.second - pairs.first
-    worst = []
-    for gap in np.unique(gaps):
-        which = gaps == gap
-        share = _LONG_SHARE if np.median(gap_s[which]) > _LONG_S else _SHARE
-        worst.append(float(np.quantile(np.nanquantile(residual_PK[which], share, 1), _WORST)))
-    return max(worst)
+    worst_px = max(float(np.quantile(per_pair[gaps == gap], _WORST)) for gap in np.unique(gaps))
+    worst = int(per_pair.argmax())
+    return worst_px, int(pairs.first[worst] + pairs.second[worst]) // 2

@@ -24,6 +24,7 @@ from curation.cameras.settings import CameraSettings, CheckSettings
 
 _MARGIN_S = 0.7  # of turning frames on both sides of a move that its map may reach into
 _MIN_MOVE_S = 0.2  # a shorter move is noise in the decision, or too short to map
+_MIN_TURN_S = 0.5  # a shorter turn is not worth a fit
 _MIN_OVERLAP_S = 0.1  # of a run and the turn that it is joined to
 _MAX_STILL = (
     0.02  # how far a run may move while the view only turns, as a share of the distance to the nearer part of the world
@@ -114,7 +115,7 @@ def _moved(piece: Piece, frames: int, groups: int) -> Piece:
 
 def _pieces_between_breaks(search: _Search) -> list[Piece]:
     turning = turning_frames(search.clip, search.focal, search.limits)
-    turns = [turn for a, b in runs_of(turning) if (turn := _fit_turn(search, a, b)) is not None]
+    turns = [turn for a, b in runs_of(turning) for turn in _fit_turns(search, a, b)]
     runs: list[Piece] = []
     for first, end in _moves(search, turning):
         group = 1 + max((piece.group for piece in runs), default=-1)
@@ -234,19 +235,23 @@ def _split_groups(
     return grouped
 
 
-def _fit_turn(search: _Search, first: int, end: int) -> Piece | None:
-    """Return the frames [first, end), in which the view only turns, with their rotations; None where no rotation fits them."""
-    if end - first < search.frames_in(2 * _MIN_OVERLAP_S):
-        return None
+def _fit_turns(search: _Search, first: int, end: int) -> Iterator[Piece]:
+    """Yield the frames of [first, end), in which the view only turns, with their rotations, divided where none fits them."""
+    if end - first < search.frames_in(_MIN_TURN_S):
+        return
     part = search.clip.part(first, end)
-    fit = fit_rotations(part, search.focal, True)
+    fit = fit_rotations(part, search.focal, True, search.limits.max_static_px)
     if fit is None:
-        return None
+        return
     facts = turn_facts(part, fit)
-    if missed_checks(facts, search.limits):
-        return None
-    model = facts.model or "rotation"
-    return Piece(first, end, model, fit.pose, fit.residual_px, np.array([first]), facts, 0)
+    if not (missed := missed_checks(facts, search.limits)):
+        yield Piece(first, end, facts.model or "rotation", fit.pose, fit.residual_px, np.array([first]), facts, 0)
+        return
+    search.missed += missed
+    quarter = (end - first) // 4
+    worst = first + min(max(fit.worst_frame, quarter), end - first - quarter)
+    for a, b in ((first, worst), (worst + 1, end)):
+        yield from _fit_turns(search, a, b)
 
 
 def _join(search: _Search, runs: list[Piece], turns: list[Piece]) -> list[Piece]:
