@@ -158,12 +158,12 @@ def _annotate(takes: Sequence[Take], views: Sequence[ClipView], alone: bool) -> 
 
 
 def _worst_errors(camera: Camera, take: Take, status: str) -> Errors:
-    """Return the errors of a take; of one that is right in part, those of the span that is worst by path, then by rotation."""
+    """Return the errors of a take; of one that is right in part, those of the span that is worst, measured by the limits."""
     whole = [CameraSpan(0, len(camera.pose), "general")]
     spans = [slice(span.start, span.end) for span in (camera.spans if status == PART else whole)]
     return max(
         (errors(camera.pose[span], take.pose[span]) for span in spans),
-        key=lambda each: (np.nan_to_num(each.ate), each.rpe_rot_deg),
+        key=lambda each: max(np.nan_to_num(each.ate) / _MAX_ATE, each.rpe_rot_deg / _MAX_RPE_ROT_DEG),
     )
 
 

@@ -510,7 +510,7 @@ def test_a_window_over_two_spans_or_out_of_one_has_no_camera(made, tmp_path):
 
 
 def test_a_span_that_ends_before_its_clip_does_is_not_chained_to_the_next_clip(made, tmp_path):
-    clips = [in_part(made, 0, (0, 57, "speed")), in_part(made, 1, (0, 60, "speed"))]
+    clips = [in_part(made, 0, (0, 59, "speed")), in_part(made, 1, (0, 60, "speed"))]
     shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", clips))
     window = Window(tuple(stored_clips([str(tmp_path)])), 1.75, 0.0)
     assert not read_sample(window, SETTINGS, 0)["camera_known"]

@@ -146,12 +146,20 @@ def _finish_clip(
     share, source = (hint, "hint") if hint is not None else (pool, "pooled")
     if share is None:
         return _finish(clip, _without_known_focal(clip, solution, settings))
-    if solution is not None and solution.facts.ok and _confirms_pool(solution, share * width, settings.checks):
+    confirms = solution is not None and _confirms_pool(solution, share * width, settings.checks)
+    if solution is not None and confirms and _is_one_span(solution, settings.checks):
         return _finish(clip, solution)
     in_spans = _in_spans(clip, share * width, source, settings)
-    if in_spans is None and not (solution and _confirms_pool(solution, share * width, settings.checks)):
+    if in_spans is None and not confirms:
         solution = _broken(clip) if clip.breaks else solve_clip(clip, share, source, settings)
     return _finish(clip, in_spans or solution or _broken(clip))
+
+
+def _is_one_span(solution: Solution, limits: CheckSettings) -> bool:
+    """Whether a clip passes as a whole, also the check on every frame of a span."""
+    if not solution.facts.ok or solution.facts.model != "general":
+        return solution.facts.ok
+    return bool(np.nanmax(solution.residual_px) <= limits.max_frame_residual_px)
 
 
 def _finish(clip: ClipTracks, solution: Solution) -> tuple[CameraFacts, Camera | None]:
