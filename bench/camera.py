@@ -23,7 +23,7 @@ from bench.camera_takes import KINDS, Take
 from bench.machine import describe
 from bench.trajectory import Errors, errors
 from curation.cameras.annotate import annotate
-from curation.cameras.camera import Camera, CameraFacts
+from curation.cameras.camera import PART, Camera, CameraFacts, CameraSpan
 from curation.cameras.clip import ClipView
 from curation.cameras.klt.clip_tracks import ClipTracks, track_clip
 from curation.cameras.scale import scales
@@ -39,7 +39,7 @@ RATES = (35.0, 16.0)
 _VIEWPORT_EVERY_S = 0.1  # between the frames from which the viewport is detected
 # Errors above which a row that calls itself ok is a silent failure.
 _MAX_ATE, _MAX_RPE_ROT_DEG, _MAX_FOCAL_ERROR = 0.01, 0.3, 0.1
-_STATUSES = ("ok", "ok_rotation", "ok_static", "suspect", "low_texture", "failed")
+_STATUSES = ("ok", "ok_rotation", "ok_static", "ok_part", "suspect", "low_texture", "failed")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,14 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = list(_rows(options.keep or Path(folder), options))
         colmap = list(_colmap_lines(rows)) if options.colmap else []
-    posed = [(row.take, row.camera.pose) for row in rows if row.facts.ok and row.camera and not row.alone]
+    posed = [(row.take, row.camera.pose) for row in rows if row.is_whole and row.camera and not row.alone]
     tables = _error_lines(rows), _status_lines(rows), camera_controls.lines(posed), _scale_lines(rows, options.seed)
     print("\n".join([*(line for table in tables for line in table), *_cost_lines(rows), *colmap]))
 
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one take, and its errors. cpu_s: per frame, of the call that annotated its whole source."""
+    """The result of one take, and its errors: those of its worst span, where it is right in part.
+
+    cpu_s: per frame, of the call that annotated its whole source.
+    """
 
     take: Take
     alone: bool
@@ -71,6 +74,11 @@ class Row:
     camera: Camera | None
     errors: Errors | None
     cpu_s: float
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole take is ok."""
+        return self.facts.ok and self.facts.status != PART
 
     @property
     def focal_error(self) -> float:
@@ -144,9 +152,19 @@ def _annotate(takes: Sequence[Take], views: Sequence[ClipView], alone: bool) -> 
     results = annotate(views, CameraSettings(backend="klt"))
     cpu_s = (time.process_time() - before) / sum(len(take.pose) for take in takes)
     for take, (facts, camera) in zip(takes, results, strict=True):
-        row = Row(take, alone, facts, camera, None if camera is None else errors(camera.pose, take.pose), cpu_s)
+        row = Row(take, alone, facts, camera, None if camera is None else _worst_errors(camera, take, facts.status), cpu_s)
         print(row, flush=True)
         yield row
+
+
+def _worst_errors(camera: Camera, take: Take, status: str) -> Errors:
+    """Return the errors of a take; of one that is right in part, those of the span that is worst, measured by the limits."""
+    whole = [CameraSpan(0, len(camera.pose), "general")]
+    spans = [slice(span.start, span.end) for span in (camera.spans if status == PART else whole)]
+    return max(
+        (errors(camera.pose[span], take.pose[span]) for span in spans),
+        key=lambda each: max(np.nan_to_num(each.ate) / _MAX_ATE, each.rpe_rot_deg / _MAX_RPE_ROT_DEG),
+    )
 
 
 def _error_lines(rows: Sequence[Row]) -> Iterator[str]:
@@ -157,7 +175,7 @@ def _error_lines(rows: Sequence[Row]) -> Iterator[str]:
         if not row.alone:
             groups[row.take.kind, row.take.place.hud, row.take.fps].append(row)
     for (kind, hud, fps), group in sorted(groups.items(), key=lambda item: (KINDS.index(item[0][0]), *item[0][1:])):
-        ok = [row for row in group if row.facts.ok and row.errors]
+        ok = [row for row in group if row.is_whole and row.errors]
         name = f"{kind}, {'HUD and weapon' if hud else 'bare'}, {fps:g} fps"
         yield f"{name:38} {len(group)}  {len(ok):2}  {_figures(ok)}"
 
@@ -204,11 +222,11 @@ def _scale_lines(rows: Sequence[Row], seed: int) -> Iterator[str]:
         if row.facts.status != "ok" or row.alone or row.camera is None:
             continue
         one = _rescale(row.camera, np.exp(rng.uniform(-3, 3)))
-        whole.append(_unit(one, row.take.pose, scales([one], [])[0][0]) / _top_speed(row.take))
+        whole.append(_unit(one, row.take.pose, scales([[one]], [])[0][0]) / _top_speed(row.take))
         cut = len(one.times_s) // 2
         parts = [slice(0, cut + 1), slice(cut, None)]
         cameras = [_rescale(_part(one, part), np.exp(rng.uniform(-3, 3))) for part in parts]
-        scaled = scales(cameras, [True])
+        scaled = scales([[one] for one in cameras], [True])
         units = [_unit(c, row.take.pose[part], s[0]) for c, part, s in zip(cameras, parts, scaled, strict=True)]
         halves.append(units[0] / units[1])
     if not whole:
@@ -245,7 +263,7 @@ def _top_speed(take: Take) -> float:
     count = len(take.pose)
     zeros = np.zeros(count)
     true = Camera(take.pose, np.zeros((count, 4)), take.time_s, (1, 1), (0, 0, 1, 1), zeros > 0, zeros, zeros[:0].astype(int))
-    return 1 / scales([true], [])[0][0]
+    return 1 / scales([[true]], [])[0][0]
 
 
 def _colmap_lines(rows: Sequence[Row]) -> Iterator[str]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, 3)  # version 2 has no camera_spans, camera_valid_share and camera_parallax
 # Clips of one source touch if one ends where the next begins. Times are exact, except for rounding when they are stored.
 TOUCHING_S = 1e-3
 
@@ -24,6 +25,16 @@ _SPAN = pa.struct(
         ("energy", pa.float32()),
         ("kind", pa.string()),
         ("name", pa.string()),
+    ]
+)
+CAMERA_SPAN = pa.struct(
+    [
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("model", pa.string()),
+        ("scale_group", pa.int32()),
+        ("scale_to_unit", pa.float64()),
+        ("scale_source", pa.string()),
     ]
 )
 _RECT = pa.struct([("x", pa.int32()), ("y", pa.int32()), ("w", pa.int32()), ("h", pa.int32())])
@@ -133,9 +144,20 @@ CLIP = pa.schema(
         _column("iqa_frozen", pa.float32(), "0-1", "share of the time in which no part of the picture changes", version=2),
         _column("iqa_backend", pa.string(), "", "embedded | pyiqa:METRIC: the model that gave iqa"),
         _column(
-            "camera_status", pa.string(), "", "ok | ok_rotation | ok_static | suspect | low_texture | failed:why | skipped:why"
+            "camera_status",
+            pa.string(),
+            "",
+            "ok | ok_rotation | ok_static | ok_part (right in camera_spans) | suspect | low_texture | failed:why | skipped:why",
+            version=2,
         ),
-        _column("camera_why", pa.string(), "", "the checks that a suspect camera missed, each with its value"),
+        _column("camera_why", pa.string(), "", "the checks that the camera of the whole clip missed, each with its value"),
+        _column(
+            "camera_spans",
+            pa.list_(CAMERA_SPAN),
+            "s",
+            "runs of frames with a valid camera, from the clip's start, first and last frame; one scale for each scale_group",
+        ),
+        _column("camera_valid_share", pa.float32(), "0-1", "share of the frames that are in one of camera_spans"),
         _column("camera_source", pa.string(), "", "engine | vipe | klt | none: where the poses come from"),
         _column(
             "camera_model", pa.string(), "", "static | rotation | general: the kind of motion that the poses were fitted with"
@@ -212,6 +234,12 @@ CLIP = pa.schema(
             pa.float32(),
             "s",
             "longest straight move up or down, as in front of a rising door that is mistaken for the world",
+        ),
+        _column(
+            "camera_parallax",
+            pa.float32(),
+            "1",
+            "how far the camera gets from its mean position, as a share of the distance to the world",
         ),
         _column("camera_scale_to_unit", pa.float64(), "1", "factor from the poses' translation to the unit of dataset.json"),
         _column("camera_scale_source", pa.string(), "", "engine | metric | speed | linked | none: how that factor is known"),
@@ -330,6 +358,7 @@ CLIP = pa.schema(
             pa.binary(),
             "npz",
             "poses and intrinsics (sidecar/camera and the shard)",
+            version=2,
             stored_in="sidecar",
         ),
     ]

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from curation import scratch, storage
 from curation.errors import InputError
 from curation.output_folder import OutputFolder
-from curation.schema import SCHEMA_VERSION
+from curation.schema import CAMERA_SPAN, READABLE_VERSIONS, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from webdataset import WebDataset
@@ -44,9 +44,10 @@ INDEX = pa.schema(
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
         ("camera_status", pa.string()),
+        ("camera_spans", pa.list_(CAMERA_SPAN)),  # indexes of schema version 2 lack it
     ]
 )
-_FROM_META = ("video_id", "index", "start_s", "end_s", "camera_status")
+_FROM_META = ("video_id", "index", "start_s", "end_s", "camera_status", "camera_spans")
 
 # Columns that say where a run stored things and not what a clip is. Without them shards do not depend on folders.
 NOT_IN_SHARDS = frozenset({"source_uri", "source_token", "synth_frame", "unit_id", "shard", "reject", "error"})
@@ -244,9 +245,10 @@ def read_dataset(out: str) -> dict[str, Any] | None:
         dataset: dict[str, Any] = json.loads(storage.read(OutputFolder(out).dataset))
     except FileNotFoundError:
         return None
-    if dataset.get("schema_version") != SCHEMA_VERSION:
+    if dataset.get("schema_version") not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
         raise InputError(
-            f"{out} was made with schema version {dataset.get('schema_version')}; this code reads {SCHEMA_VERSION}. "
+            f"{out} was made with schema version {dataset.get('schema_version')}; this code reads {readable}. "
             "Use the gamecraft release that made it, or curate into a new folder"
         )
     return dataset

@@ -22,6 +22,7 @@ _RENAMED = {"backend": "source"}
 FACT_COLUMNS = tuple(f"camera_{_RENAMED.get(name, name)}" for name in CameraFacts._fields)
 MOTION_COLUMNS = tuple(f"camera_{name}" for name in MotionSummary._fields)
 SCALE_COLUMNS = ("camera_scale_to_unit", "camera_scale_source")
+SPAN_COLUMN = "camera_spans"
 
 
 def annotate_cameras(rows: list[Row], settings: CameraSettings, words: WordSettings) -> list[Row]:
@@ -68,8 +69,21 @@ def _span(row: Row) -> Span:
 def _with_camera(row: Row, facts: CameraFacts, camera: Camera | None, words: WordSettings) -> Row:
     columns = {f"camera_{_RENAMED.get(name, name)}": value for name, value in facts._asdict().items()}
     if camera is None:
-        return {**row, **columns, **dict.fromkeys((*SCALE_COLUMNS, *MOTION_COLUMNS, "camera_npz"))}
+        return {**row, **columns, **dict.fromkeys((*SCALE_COLUMNS, *MOTION_COLUMNS, SPAN_COLUMN, "camera_npz"))}
     no_motion: dict[str, Any] = dict.fromkeys(MotionSummary._fields)
     motion = describe_motion(camera, words)._asdict() if facts.ok else no_motion
     scale = {"camera_scale_to_unit": camera.scale_to_unit, "camera_scale_source": camera.scale_source}
-    return {**row, **columns, **scale, **{f"camera_{k}": v for k, v in motion.items()}, "camera_npz": to_npz(camera)}
+    columns |= {**scale, **{f"camera_{k}": v for k, v in motion.items()}, SPAN_COLUMN: _spans(camera)}
+    return {**row, **columns, "camera_npz": to_npz(camera)}
+
+
+def _spans(camera: Camera) -> list[dict[str, Any]]:
+    """Return the spans as the ledger has them: in seconds from the start of the clip. Each ends at its last frame's time."""
+    return [
+        {
+            "start_s": float(camera.times_s[span.start]),
+            "end_s": float(camera.times_s[span.end - 1]),
+            **{name: getattr(span, name) for name in ("model", "scale_group", "scale_to_unit", "scale_source")},
+        }
+        for span in camera.spans
+    ]

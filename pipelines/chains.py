@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from curation.quality.iqa import Quality
 from curation.quality.luminance import Luminance
-from operators.cameras import FACT_COLUMNS, MOTION_COLUMNS, SCALE_COLUMNS, annotate_cameras
+from operators.cameras import FACT_COLUMNS, MOTION_COLUMNS, SCALE_COLUMNS, SPAN_COLUMN, annotate_cameras
 from operators.captions import (
     CAPTION_COLUMNS,
     CHECK_COLUMNS,
@@ -159,7 +159,7 @@ def annotate(recipe: Recipe) -> list[Op]:
         Op(
             annotate_cameras,
             reads=("source_uri", "scene_index", "start_s", "end_s", "width", "height", "viewport", "picture", *_MASK_COLUMNS),
-            writes=(*FACT_COLUMNS, *SCALE_COLUMNS, *MOTION_COLUMNS, "camera_npz"),
+            writes=(*FACT_COLUMNS, *SCALE_COLUMNS, *MOTION_COLUMNS, SPAN_COLUMN, "camera_npz"),
             args={"settings": settings.camera, "words": settings.words},
             batch=PART_CLIPS,  # a focal length is pooled over a batch
             num_gpus=1 if settings.camera.backend == "vipe" else 0,

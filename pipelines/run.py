@@ -23,6 +23,7 @@ from rich.text import Text
 from curation import scratch, shards, source_files, storage
 from curation.errors import InputError
 from curation.output_folder import OutputFolder
+from curation.schema import SCHEMA_VERSION
 from curation.worker_state import worker
 from pipelines import (
     caption_summary,
@@ -257,6 +258,11 @@ def _check_recipe(out: str, recipe: Recipe) -> None:
     if dataset is None:
         _write_dataset(out, recipe, [], {})
         return
+    if (version := dataset["schema_version"]) != SCHEMA_VERSION:
+        raise InputError(
+            f"{out} was made with schema version {version}, which this release reads but does not continue: it writes version "
+            f"{SCHEMA_VERSION}. Curate into another --out, or use the gamecraft release that made it"
+        )
     changed = recipes.differences(dataset["recipe"], settings)
     if not changed:
         return

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
-from curation.cameras.camera import Camera, CameraFacts
+from curation.cameras.camera import Camera, CameraFacts, CameraSpan
 from curation.cameras.clip import ClipView
 from curation.cameras.scale import scales
 from curation.cameras.settings import CameraSettings
@@ -18,14 +19,58 @@ def annotate(clips: Sequence[ClipView], settings: CameraSettings) -> list[tuple[
     OSError where a store fails or the backend is not installed: check `missing_requirement` first.
     """
     results = _run_backend(clips, settings)
-    unscaled = [
-        camera if facts.status == "ok" and camera and camera.scale_source == "none" else None for facts, camera in results
-    ]
-    scaled = scales(unscaled, [_are_adjacent(a, b) for a, b in pairwise(clips)])
-    return [
-        (facts, replace(camera, scale_to_unit=scale, scale_source=source) if needs_scale and camera else camera)
-        for (facts, camera), needs_scale, (scale, source) in zip(results, unscaled, scaled, strict=True)
-    ]
+    return list(zip([facts for facts, _ in results], _with_scales([camera for _, camera in results], clips), strict=True))
+
+
+class _Path(NamedTuple):
+    """The spans of a clip that share a scale: the number of the clip, their scale group, and the spans."""
+
+    clip: int
+    group: int
+    spans: list[CameraSpan]
+
+
+def _with_scales(cameras: Sequence[Camera | None], clips: Sequence[ClipView]) -> list[Camera | None]:
+    """Return the cameras with their translations scaled to one unit, where structure from motion left that open."""
+    paths = [path for k, camera in enumerate(cameras) if camera and camera.scale_source == "none" for path in _paths(k, camera)]
+    parts = [[_camera(cameras, path).cut(span) for span in path.spans] for path in paths]
+    scaled = scales(parts, [_touch(a, b, cameras, clips) for a, b in pairwise(paths)])
+    known = {(path.clip, path.group): scale for path, scale in zip(paths, scaled, strict=True)}
+    return [camera and _scaled(k, camera, known) for k, camera in enumerate(cameras)]
+
+
+def _paths(clip: int, camera: Camera) -> list[_Path]:
+    """Return the scale groups of a clip that translate, in the order of their first spans."""
+    moving = [span for span in camera.spans if span.model == "general"]
+    groups = dict.fromkeys(span.scale_group for span in moving)
+    return [_Path(clip, group, [span for span in moving if span.scale_group == group]) for group in groups]
+
+
+def _camera(cameras: Sequence[Camera | None], path: _Path) -> Camera:
+    camera = cameras[path.clip]
+    assert camera is not None, "only clips with a camera have paths"
+    return camera
+
+
+def _touch(a: _Path, b: _Path, cameras: Sequence[Camera | None], clips: Sequence[ClipView]) -> bool:
+    """Whether a path goes on to the end of its clip, and the next one from the beginning of the clip that touches it."""
+    reaches_ends = a.spans[-1].end == len(_camera(cameras, a).times_s) and b.spans[0].start == 0
+    return reaches_ends and b.clip == a.clip + 1 and _are_adjacent(clips[a.clip], clips[b.clip])
+
+
+def _scaled(clip: int, camera: Camera, known: dict[tuple[int, int], tuple[float, str]]) -> Camera:
+    """Return a camera with the scales of its paths. Its own scale is that of its longest span that has one."""
+    spans = tuple(
+        span._replace(scale_to_unit=known[key][0], scale_source=known[key][1])
+        if span.model == "general" and (key := (clip, span.scale_group)) in known
+        else span
+        for span in camera.spans
+    )
+    moving = [span for span in spans if span.model == "general"]
+    if camera.scale_source != "none" or not moving:
+        return camera
+    longest = max(moving, key=lambda span: span.end - span.start)
+    return replace(camera, spans=spans, scale_to_unit=longest.scale_to_unit, scale_source=longest.scale_source)
 
 
 def _are_adjacent(a: ClipView, b: ClipView) -> bool:
@@ -39,10 +84,16 @@ def _run_backend(clips: Sequence[ClipView], settings: CameraSettings) -> list[tu
     if backend == "vipe":
         from curation.cameras import vipe
 
-        return [vipe.annotate(clip, settings) for clip in clips]
+        results = [vipe.annotate(clip, settings) for clip in clips]
+        return [(facts, _one_span(facts, camera)) for facts, camera in results]
     from curation.cameras.klt import estimate
 
     return estimate.annotate(clips, settings)
+
+
+def _one_span(facts: CameraFacts, camera: Camera | None) -> Camera | None:
+    """Return the camera of a clip that is right as a whole with all of its frames in one span."""
+    return camera.whole_span(facts.model or "general") if camera and facts.ok else camera
 
 
 def missing_requirement(settings: CameraSettings) -> str | None:

@@ -5,7 +5,7 @@ import math
 from curation.cameras.camera import CameraFacts
 from curation.cameras.settings import CheckSettings
 
-_OK = {"static": "ok_static", "rotation": "ok_rotation", "general": "ok"}
+OK_BY_MODEL = {"static": "ok_static", "rotation": "ok_rotation", "general": "ok"}
 
 
 def apply_checks(facts: CameraFacts, limits: CheckSettings) -> CameraFacts:
@@ -17,22 +17,25 @@ def apply_checks(facts: CameraFacts, limits: CheckSettings) -> CameraFacts:
         return facts
     if facts.tracks is not None and facts.tracks < limits.min_tracks:
         return facts._replace(status="low_texture", why=f"tracks {facts.tracks:.0f}")
-    missed = [*_missed_trajectory_checks(facts, limits), *missed_focal_checks(facts, limits)]
+    missed = [*missed_checks(facts, limits), *missed_focal_checks(facts, limits)]
     if missed:
         return facts._replace(status="suspect", why=", ".join(missed))
-    return facts._replace(status=_OK[facts.model or "general"], why=None)
+    return facts._replace(status=OK_BY_MODEL[facts.model or "general"], why=None)
 
 
-def _missed_trajectory_checks(facts: CameraFacts, limits: CheckSettings) -> list[str]:
+def missed_checks(facts: CameraFacts, limits: CheckSettings) -> list[str]:
     """Checks on the trajectory. None means that a number was not measured, which passes; NaN fails."""
     residual_px = limits.max_joint_rotation_residual_px if facts.model == "rotation" else limits.max_residual_px
+    rotation_residual_px = limits.max_rotation_residual_px if facts.model == "rotation" else math.inf
     residual_p95_px = limits.max_residual_p95_px if facts.model == "general" else math.inf
     rows = [
         ("static_share", None, limits.max_static_share),
         ("registered", limits.min_registered, None),
+        ("parallax", limits.min_parallax, None),
         ("points", limits.min_points, None),
         ("inliers_min", limits.min_inliers, None),
         ("inlier_share", limits.min_inlier_share, None),
+        ("rotation_residual_px", None, rotation_residual_px),
         ("residual_px", None, residual_px),
         ("residual_p95_px", None, residual_p95_px),
         ("map_disagreement", None, limits.max_map_disagreement),

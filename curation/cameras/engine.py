@@ -51,7 +51,7 @@ def annotate(source_uri: str, size: tuple[int, int], span: Span, times_s: np.nda
     if not len(times_s) or logged.min() < 0 or (times_s - recording.times_s[logged]).max() > _SAME_FRAME_S:
         return CameraFacts("failed:the engine's log lacks frames of the clip", backend="engine"), None
     camera = recording.at_times(recording.times_s[logged]).crop_and_scale((0, 0, *recording.size), size)
-    return _facts(camera), replace(camera, times_s=times_s - span.start_s, scale_source="engine")
+    return _facts(camera), replace(camera, times_s=times_s - span.start_s, scale_source="engine").whole_span("general")
 
 
 def _facts(camera: Camera) -> CameraFacts:
@@ -63,4 +63,5 @@ def _facts(camera: Camera) -> CameraFacts:
         focal_source="engine",
         turn_deg=float(turns_deg.sum()),
         max_turn_deg=float(turns_deg.max(initial=0.0)),
+        valid_share=1.0,
     )

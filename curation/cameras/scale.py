@@ -19,14 +19,15 @@ _MOVING = 0.7  # of a clip's own top speed: a clip that is slower at a boundary 
 _OWN = 0.5  # of its run's top speed: a clip that comes this close is scaled by its own
 
 
-def scales(cameras: Sequence[Camera | None], adjacent: Sequence[bool]) -> list[tuple[float, str]]:
-    """Return (scale_to_unit, scale_source) of each camera, in the order of the source; None has no translation to scale.
+def scales(paths: Sequence[Sequence[Camera]], adjacent: Sequence[bool]) -> list[tuple[float, str]]:
+    """Return (scale_to_unit, scale_source) of each path, in the order of the source.
 
-    adjacent [N - 1]: whether a clip ends where the next one begins, in the same scene. The source is "speed" for a clip scaled
-    by its own top speed, "linked" through adjacent clips, and "none" where it does not move or nothing is known.
+    A path is one clip, or the parts of one that share a scale; one without parts has no translation to scale. adjacent [N - 1]:
+    whether a path ends where the next one begins, in the same scene. The source is "speed" for a path scaled by its own top
+    speed, "linked" through adjacent paths, and "none" where it does not move, moves for too short a time, or nothing is known.
     """
-    results = [(1.0, "none")] * len(cameras)
-    for run in _linked_runs([None if camera is None else _Pace.of(camera) for camera in cameras], adjacent):
+    results = [(1.0, "none")] * len(paths)
+    for run in _linked_runs([_Pace.of(parts) if parts else None for parts in paths], adjacent):
         best = max(pace.top * relative for _, pace, relative in run)
         for k, pace, relative in run:
             results[k] = (1 / pace.top, "speed") if pace.top * relative >= _OWN * best else (relative / best, "linked")
@@ -34,19 +35,19 @@ def scales(cameras: Sequence[Camera | None], adjacent: Sequence[bool]) -> list[t
 
 
 class _Pace(NamedTuple):
-    """A clip's top speed, and its speed at the beginning and at the end."""
+    """A path's top speed, and its speed at the beginning and at the end."""
 
     top: float
     begins: float
     ends: float
 
     @classmethod
-    def of(cls, camera: Camera) -> "_Pace | None":
-        """Measure a clip; None where it does not move."""
-        speeds, times_s = speed(camera), camera.times_s
-        top = float(np.quantile(speeds, _TOP))
-        begins = _fit_at(times_s[0], speeds, times_s, times_s <= times_s[0] + _EDGE_S)
-        ends = _fit_at(times_s[-1], speeds, times_s, times_s >= times_s[-1] - _EDGE_S)
+    def of(cls, parts: Sequence[Camera]) -> "_Pace | None":
+        """Measure a path; None where it does not move."""
+        top = float(np.quantile(np.concatenate([speed(part) for part in parts]), _TOP))
+        first, last = parts[0].times_s, parts[-1].times_s
+        begins = _fit_at(first[0], speed(parts[0]), first, first <= first[0] + _EDGE_S)
+        ends = _fit_at(last[-1], speed(parts[-1]), last, last >= last[-1] - _EDGE_S)
         return cls(top, begins, ends) if top > 0 else None
 
     def links_to(self, after: "_Pace") -> bool:

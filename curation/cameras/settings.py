@@ -35,6 +35,16 @@ class CheckSettings:
     max_focal_disagreement: float = 0.05
     # Share of the frames whose pose was estimated, not filled in.
     min_registered: float = 1.0
+    # How far the camera gets from its mean position, as a share of the distance to the nearer part of the world. A camera that
+    # only turns seems to move by a few hundredths of it where hands and clouds are mistaken for the world.
+    min_parallax: float = 0.05
+    # The same, in a clip that finds the focal length of its source by its own motion.
+    min_focal_parallax: float = 0.15
+    # Reprojection error in every frame of a span: the median over its points. Where hands or bricks of another row pull at the
+    # camera it is twice that of the frames around.
+    max_frame_residual_px: float = 0.9
+    # Shortest span of a clip that does not pass as a whole.
+    min_span_s: float = 1.0
     # Points of the map.
     min_points: int = 100
     # Mapped points that agree with the pose, in every frame. A pose from fewer can be off by a degree.
@@ -50,8 +60,9 @@ class CheckSettings:
     # RMS difference of the two maps' rotations from frame to frame. Right ones are under 0.05; one frame that is off by three
     # degrees makes it 0.25.
     max_map_disagreement_deg: float = 0.15
-    # Points that tie the scale before a moment to the scale after it. With fewer, the scale may have drifted by a fifth.
-    min_scale_links: int = 8
+    # Points that tie the scale before a moment to the scale after it. With fewer, the scale may have drifted by a fifth; with
+    # 13 one path was off by 1.9 %. A weak moment costs a clip no more than a division there.
+    min_scale_links: int = 20
     # Share of tracks that contradict the camera, times the share of the width that they span. Right trajectories have at most
     # 0.26.
     max_outlier_coverage: float = 0.36

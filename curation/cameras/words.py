@@ -55,13 +55,22 @@ class MotionSummary(NamedTuple):
 
 
 def describe_motion(camera: Camera, settings: WordSettings) -> MotionSummary:
-    """Return the words and speeds of a clip's camera."""
+    """Return the words and speeds of a clip's camera.
+
+    Of a camera that is right in part of the clip, the longest span is described. A word must then last for its share of the
+    whole clip, and a clip is only called static if it is so in most of its frames.
+    """
+    longest = max(camera.spans, key=lambda span: span.end - span.start, default=None)
+    known = 1.0
+    if longest and longest.end - longest.start < len(camera.times_s):
+        known = (longest.end - longest.start) / len(camera.times_s)
+        camera = camera.cut(longest)
     motion = rates(camera.pose, camera.times_s)
     is_scaled = camera.scale_source != "none"
     top = _top_speed(motion)
     turn = np.sqrt(motion.pan_deg_s**2 + motion.tilt_deg_s**2 + motion.roll_deg_s**2)
     return MotionSummary(
-        words=_words(motion, _min_speed(camera, motion, settings), settings),
+        words=_words(motion, _min_speed(camera, motion, settings), settings, known),
         speed=float(motion.speed.mean()) * camera.scale_to_unit if is_scaled else None,
         top_speed=top * camera.scale_to_unit if is_scaled else None,
         turn_deg_s=float(turn.mean()),
@@ -86,7 +95,8 @@ def _min_speed(camera: Camera, motion: Rates, settings: WordSettings) -> float:
     return max(settings.min_speed * top, 1e-9)
 
 
-def _words(motion: Rates, min_speed: float, settings: WordSettings) -> list[str]:
+def _words(motion: Rates, min_speed: float, settings: WordSettings, known: float) -> list[str]:
+    """Return the words of a motion that is known in a share of the clip, the most frequent first."""
     min_turn = {
         "pan_deg_s": settings.min_turn_deg_s,
         "tilt_deg_s": settings.min_turn_deg_s,
@@ -96,6 +106,6 @@ def _words(motion: Rates, min_speed: float, settings: WordSettings) -> list[str]
     for axis, words in WORDS.items():
         rate, limit = getattr(motion, axis), min_turn.get(axis, min_speed)
         for word, side in zip(words, (rate, -rate), strict=True):
-            shares[word] = float((side > limit).mean())
+            shares[word] = known * float((side > limit).mean())
     frequent = [word for word, share in sorted(shares.items(), key=lambda item: -item[1]) if share >= settings.min_share]
-    return frequent or [STATIC]
+    return frequent or ([STATIC] if known >= 1 - settings.min_share else [])

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from curation import storage
-from curation.cameras.camera import from_npz
+from curation.cameras.camera import PART, from_npz
 from curation.errors import InputError
 from model.config import check_frames
 from model.control.pluecker import relative_to_origin
@@ -23,7 +23,7 @@ from model.data import latents
 from model.data.captions import CaptionMix, caption, instruction, may_mirror, may_reverse
 from model.data.decode import covering_crop, frames_at
 from model.data.order import Order, SourceSchedule, WindowSpan, samples_by_source, source_of
-from model.data.poses import CameraPath, chain_cameras, no_camera
+from model.data.poses import CameraPath, chain_cameras, no_camera, span_around
 from model.data.windows import ByteRange, StoredClip, StoredShard, Window, clips_in_order, stored_shards, touching_runs, windows
 
 # If this many samples in a row cannot be read, the data set is not damaged in places but gone.
@@ -57,8 +57,9 @@ class DataSettings:
     seed: int = 0  # seed of the order of windows, and of the random choices for each sample
     captions: CaptionMix = field(default_factory=CaptionMix)
     camera_dropout: float = 0.1  # share of samples without a camera, for guidance
-    # camera statuses that are believed; a clip with another status is trained on without its camera
-    cameras: tuple[str, ...] = ("ok", "ok_rotation", "ok_static")
+    # camera statuses that are believed; a clip with another status is trained on without its camera. With ok_part, windows are
+    # drawn inside the camera spans of a clip first, and have no camera where they leave them.
+    cameras: tuple[str, ...] = ("ok", "ok_rotation", "ok_static", "ok_part")
     latents: str = ""  # folder made by `gamecraft encode`, which is read instead of the videos; empty: read the videos
     # share of samples that are mirrored, with their cameras; never where the text names a side or the picture contains writing
     # (`captions.may_mirror`)
@@ -177,7 +178,8 @@ class Windows(Dataset[TrainingSample]):
         """Number the windows of these shards."""
         settings, start = self.settings, len(self.windows)
         frames, runs = settings.frames, touching_runs(clips_in_order(shards))
-        new = windows(runs, frames, settings.fps, settings.join_clips, settings.at_boundaries)
+        in_spans = PART in settings.cameras
+        new = windows(runs, frames, settings.fps, settings.join_clips, settings.at_boundaries, in_spans)
         if not new:
             where = ", ".join(sorted({shard.uri.rpartition("/shards/")[0] for shard in shards}))
             seconds = frames / self.settings.fps
@@ -347,7 +349,14 @@ def _camera_path(clips: Sequence[StoredClip], stamps_s: Sequence[np.ndarray], se
     frames = sum(len(stamps) for stamps in stamps_s)
     if any(clip.camera_status not in settings.cameras or clip.member("camera.npz") is None for clip in clips):
         return no_camera(frames)
-    return chain_cameras([from_npz(_read_member(clip, "camera.npz")) for clip in clips], stamps_s)
+    cameras = [from_npz(_read_member(clip, "camera.npz")) for clip in clips]
+    for k, clip in enumerate(clips):
+        if clip.camera_status == PART:
+            span = span_around(cameras[k], stamps_s[k])
+            if span is None or (k and span.start) or (k + 1 < len(clips) and span.end < len(cameras[k].times_s)):
+                return no_camera(frames)
+            cameras[k] = cameras[k].cut(span)
+    return chain_cameras(cameras, stamps_s)
 
 
 def _read_member(clip: StoredClip, extension: str) -> bytes:

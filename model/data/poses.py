@@ -5,7 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curation.cameras.camera import Camera
+from curation.cameras.camera import Camera, CameraSpan
+
+# Time stamps of stored frames are rounded to 1 / 90000 s.
+_TOLERANCE_S = 5e-4
 
 
 class CameraPath(NamedTuple):
@@ -27,6 +30,13 @@ def has_scale(camera: Camera) -> bool:
     return not moves or (camera.scale_source != "none" and 0 < camera.scale_to_unit < np.inf)
 
 
+def span_around(camera: Camera, stamps_s: np.ndarray) -> CameraSpan | None:
+    """Return the span of a camera in which all of these times, from the start of the clip, are; None where there is none."""
+    frames = np.clip(np.searchsorted(camera.times_s, stamps_s + _TOLERANCE_S, side="right") - 1, 0, None)
+    inside = (span for span in camera.spans if span.start <= frames.min() and frames.max() < span.end)
+    return next(inside, None)
+
+
 def chain_cameras(cameras: Sequence[Camera], stamps_s: Sequence[np.ndarray]) -> CameraPath:
     """Return the path over touching clips. stamps_s: times of the frames, one array per clip, from the start of that clip.
 
@@ -42,7 +52,7 @@ def chain_cameras(cameras: Sequence[Camera], stamps_s: Sequence[np.ndarray]) -> 
     for camera, stamps in zip(cameras, stamps_s, strict=True):
         scaled = camera.pose.copy()
         scaled[:, :3, 3] *= camera.scale_to_unit
-        frames = np.clip(np.searchsorted(camera.times_s, stamps + 5e-4, side="right") - 1, 0, None)
+        frames = np.clip(np.searchsorted(camera.times_s, stamps + _TOLERANCE_S, side="right") - 1, 0, None)
         poses.append(clip_start @ scaled[frames])
         intrinsics.append(camera.intrinsics[frames])
         clip_start = clip_start @ scaled[-1] @ _last_step(scaled)

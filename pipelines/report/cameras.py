@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from curation.cameras.camera import Camera, from_npz
+from curation.cameras.camera import PART, Camera, from_npz
 from curation.cameras.words import WordSettings, held_keys
 from curation.schema import Row
 from pipelines import ledger, units
@@ -28,6 +29,7 @@ _MEANING = {
     "ok": "moves; position and direction are known in every frame",
     "ok_rotation": "rotates in place",
     "ok_static": "does not move",
+    "ok_part": "position and direction are known in its spans, which are drawn below",
     "suspect": "estimated, but a check failed",
     "low_texture": "too little texture to track",
     "failed": "no trajectory",
@@ -59,6 +61,25 @@ def statuses(clips: pa.Table, kept: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
+def valid_share(clips: pa.Table, kept: np.ndarray) -> float | None:
+    """Return the share of the kept clips' time with a valid camera, in percent; None where no camera was asked for.
+
+    Of a clip without `camera_valid_share` (schema version 2) the status decides.
+    """
+    table = clips.select(["camera_status", "camera_valid_share", "start_s", "end_s"]).filter(pa.array(kept))
+    rows = [row for row in table.to_pylist() if row["camera_status"] is not None]
+    total_s = sum(row["end_s"] - row["start_s"] for row in rows)
+    valid_s = sum((row["end_s"] - row["start_s"]) * _valid_share(row) for row in rows)
+    return round(100 * valid_s / total_s, 1) if total_s else None
+
+
+def _valid_share(row: Row) -> float:
+    if not row["camera_status"].startswith("ok"):
+        return 0.0
+    share = row["camera_valid_share"]
+    return 1.0 if share is None else float(share)
+
+
 def _failed_checks(why: str | None) -> list[str]:
     """Return the names of the checks in a `camera_why`: "points 9, velocity_spike 3.9" has points and velocity_spike."""
     return [re.sub(r" [-+.\de]+$", "", check) for check in why.split(", ")] if why else []
@@ -75,10 +96,12 @@ def _drawing(row: Row, camera: Camera) -> dict[str, Any]:
     look_right, look_down, look_ahead = camera.pose[:, :3, 2].T
     extent = max(np.ptp(right), np.ptp(down), np.ptp(ahead), 1e-9)
     shown = _every(camera.times_s, _LOOK_EVERY_S)
+    whole = [(0, len(camera.pose))]
+    parts = [(span.start, span.end) for span in camera.spans] if row["camera_status"] == PART else whole
     return {
         "row": row,
-        "top": _view(np.stack([right, -ahead], 1), np.stack([look_right, -look_ahead], 1), extent, shown),
-        "side": _view(np.stack([ahead, down], 1), np.stack([look_ahead, look_down], 1), extent, shown),
+        "top": _view(np.stack([right, -ahead], 1), np.stack([look_right, -look_ahead], 1), extent, shown, parts),
+        "side": _view(np.stack([ahead, down], 1), np.stack([look_ahead, look_down], 1), extent, shown, parts),
         "fov": number(2 * np.degrees(np.arctan(camera.viewport[2] / 2 / camera.intrinsics[0, 0]))),
     }
 
@@ -88,16 +111,20 @@ def _every(times_s: np.ndarray, step_s: float) -> np.ndarray:
     return np.unique(np.floor((times_s - times_s[0]) / step_s), return_index=True)[1]
 
 
-def _view(position: np.ndarray, look: np.ndarray, extent: float, shown: np.ndarray) -> dict[str, Any]:
+def _view(
+    position: np.ndarray, look: np.ndarray, extent: float, shown: np.ndarray, parts: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
     """Return two axes of a path as SVG path data, from positions [N, 2] and view directions [N, 2].
 
-    `extent` is the length that fills the drawing, `shown` the frames whose view direction is drawn.
+    `extent` is the length that fills the drawing, `shown` the frames whose view direction is drawn. parts: the frames [a, b) in
+    which the path is known; only these are drawn.
     """
+    shown = shown[np.any([(shown >= a) & (shown < b) for a, b in parts], axis=0)]
     middle = (position.min(axis=0) + position.max(axis=0)) / 2
     xy = SIDE / 2 + (position - middle) * (SIDE - 2 * _MARGIN) / extent
     tips = xy[shown] + look[shown] * _LOOK_LENGTH
     return {
-        "path": "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in xy),
+        "path": "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in xy[a:b]) for a, b in parts),
         "looks": "".join(f"M{a:.1f} {b:.1f}L{c:.1f} {d:.1f}" for (a, b), (c, d) in zip(xy[shown], tips, strict=True)),
         "start": [round(float(value), 1) for value in xy[0]],
         "end": [round(float(value), 1) for value in xy[-1]],

@@ -127,7 +127,11 @@ def _cameras(output: Output) -> dict[str, Any]:
     known = np.asarray(pc.is_valid(output.clips["camera_model"]), bool) | (column(output.clips, "camera_focal_px") > 0)
     rows = output.rows(sample_clips(output, np.flatnonzero(output.kept & known), cameras.MAX_DRAWN))
     drawn = cameras.trajectories(output.out, rows)
-    return {"statuses": cameras.statuses(output.clips, output.kept), "drawn": drawn}
+    return {
+        "statuses": cameras.statuses(output.clips, output.kept),
+        "valid_share": cameras.valid_share(output.clips, output.kept),
+        "drawn": drawn,
+    }
 
 
 def _synth(output: Output) -> dict[str, Any]:

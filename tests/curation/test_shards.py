@@ -87,7 +87,9 @@ def test_an_empty_shard_is_a_shard(tmp_path):
 def test_an_unknown_schema_version_is_refused_with_advice(tmp_path):
     shards.write_dataset(str(tmp_path), {"recipe": {}})
     assert shards.read_dataset(str(tmp_path))["recipe"] == {}
+    (tmp_path / "dataset.json").write_text('{"schema_version": 2}')
+    assert shards.read_dataset(str(tmp_path)) == {"schema_version": 2}
     (tmp_path / "dataset.json").write_text('{"schema_version": 99}')
-    with pytest.raises(ValueError, match=r"schema version 99; this code reads \d+\. Use the gamecraft release"):
+    with pytest.raises(ValueError, match=r"schema version 99; this code reads 2 and 3\. Use the gamecraft release"):
         shards.read_dataset(str(tmp_path))
     assert shards.read_dataset(str(tmp_path / "nothing")) is None

@@ -12,11 +12,11 @@ import pytest
 from av.video.frame import PictureType
 
 from curation import shards
-from curation.cameras.camera import to_npz
+from curation.cameras.camera import CameraSpan, to_npz
 from model.data.captions import CaptionMix, caption, may_mirror, may_reverse
 from model.data.decode import covering_crop, frames_at
 from model.data.poses import chain_cameras, has_scale
-from model.data.windows import StoredClip, stored_clips, touching_runs, windows
+from model.data.windows import StoredClip, Window, stored_clips, touching_runs, windows
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("diffusers", reason="the extra `train` is not installed")
@@ -467,3 +467,59 @@ def test_the_loader_mirrors_and_reverses_only_what_no_text_forbids(made, tmp_pat
     expected = plain["video"].flip(3) if mirrored else plain["video"]
     assert torch.equal(changed["video"], expected.flip(1) if backwards else expected)
     assert float(changed["pose"][-1, 2, 3]) == pytest.approx(-1.2 if backwards else 1.2, abs=1e-4)
+
+
+def in_part(made, index, *spans, **changes):
+    """A clip of 60 frames with a camera in these frames [start, end) only."""
+    parts = tuple(CameraSpan(a, b, "general", k, 1.0, source) for k, (a, b, source) in enumerate(spans))
+    stored = [{"start_s": a / 30, "end_s": (b - 1) / 30, "model": "general", "scale_source": source} for a, b, source in spans]
+    clip = made.clip("a", index, 60 * index, 60, status="ok_part", camera_spans=stored, **changes)
+    return replace(clip, members={**clip.members, "camera.npz": to_npz(replace(made.walk(60), spans=parts))})
+
+
+def test_windows_are_drawn_inside_camera_spans_and_others_fill_the_rest(made, tmp_path):
+    clips = [in_part(made, 0, (9, 34, "speed"), (40, 50, "none")), made.clip("a", 1, 60, 30, status="suspect")]
+    shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", clips))
+    data = Windows([str(tmp_path)], SETTINGS)
+    known = {window.key: read_sample(window, SETTINGS, epoch)["camera_known"] for window in data.windows for epoch in range(3)}
+    # 2 s at 10 frames a second: the span of 25 frames at 30 holds one window of half a second, what follows it one or two.
+    first = next(window for window in data.windows if known[window.key])
+    assert first.start_s == pytest.approx(9 / 30)
+    assert first.start_s + first.slack_s + 4 / SETTINGS.fps <= 33 / 30 + 1e-6
+    assert sum(known.values()) == 1
+    spans = sorted((window.clips[0].clip_id, window.start_s, window.start_s + 0.5 + window.slack_s) for window in data.windows)
+    assert all(a[0] != b[0] or a[2] <= b[1] + 1e-6 for a, b in pairwise(spans))
+
+
+def test_without_ok_part_among_the_statuses_windows_are_drawn_as_ever(made, tmp_path):
+    clips = [in_part(made, 0, (9, 34, "speed"))]
+    shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", clips))
+    settings = replace(SETTINGS, cameras=("ok",))
+    data = Windows([str(tmp_path)], settings)
+    assert [round(window.start_s, 3) for window in data.windows] == [0.0, 0.5, 1.0, 1.5]
+    assert not any(read_sample(window, settings, 0)["camera_known"] for window in data.windows)
+
+
+def test_a_window_over_two_spans_or_out_of_one_has_no_camera(made, tmp_path):
+    clips = [in_part(made, 0, (0, 30, "speed"), (30, 60, "speed")), in_part(made, 1, (0, 60, "speed"))]
+    shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", clips))
+    first, second = (clip for clip in stored_clips([str(tmp_path)]))
+    cases = {((first,), 0.2): True, ((first,), 0.8): False, ((first, second), 1.8): True, ((second,), 1.0): True}
+    for (parts, start_s), known in cases.items():
+        assert read_sample(Window(parts, start_s, 0.0), SETTINGS, 0)["camera_known"] == known
+
+
+def test_a_span_that_ends_before_its_clip_does_is_not_chained_to_the_next_clip(made, tmp_path):
+    clips = [in_part(made, 0, (0, 59, "speed")), in_part(made, 1, (0, 60, "speed"))]
+    shards.put_index(str(tmp_path), "000000", shards.put_tar(str(tmp_path), "000000", clips))
+    window = Window(tuple(stored_clips([str(tmp_path)])), 1.75, 0.0)
+    assert not read_sample(window, SETTINGS, 0)["camera_known"]
+
+
+def test_an_index_without_spans_is_read(out, tmp_path):
+    shutil.copytree(out, tmp_path / "old")
+    for name in ("000000", "000001"):
+        index = shards.read_index(str(tmp_path / "old"), name).drop_columns(["camera_spans"])
+        (tmp_path / "old" / "shards" / f"{name}.parquet").write_bytes(shards.to_parquet(index))
+    assert stored_clips([str(tmp_path / "old")])[0].camera_spans == ()
+    assert Windows([str(tmp_path / "old")], SETTINGS).counts

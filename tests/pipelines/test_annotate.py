@@ -1,5 +1,6 @@
 """What is kept is annotated, in units that follow the clips and not the limits that kept them."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from curation import shards
 from curation.cameras import engine
 from curation.cameras.camera import Camera, from_npz, to_npz
+from curation.errors import InputError
 from pipelines import ledger, phases, recipes, run
 from pipelines.cli import app
 from pipelines.report.page import write_report
@@ -87,9 +89,23 @@ def test_an_engines_log_goes_with_the_clip_into_the_shard(source, out):
         assert row["camera_top_speed"] == pytest.approx(1, rel=0.01)
         assert sample.meta["camera_turn_deg"] == pytest.approx(9 * (row["end_s"] - row["start_s"]), abs=1)
         assert len(camera.times_s) == row["stored_frames"]
+        assert [(span.start, span.end, span.scale_source) for span in camera.spans] == [(0, row["stored_frames"], "engine")]
+        [span] = row["camera_spans"]
+        assert (span["start_s"], span["end_s"]) == pytest.approx((0, camera.times_s[-1]), abs=1e-3)
+        assert (span["scale_to_unit"], row["camera_valid_share"]) == (1.0, 1.0)
         np.testing.assert_allclose(camera.pose[0], np.eye(4), atol=1e-6)
         assert camera.size == (row["stored_width"], row["stored_height"]) == (320, 180)
         np.testing.assert_allclose(camera.intrinsics[0], [160, 160, 160, 90])  # the bars are cut away
+
+
+def test_an_output_of_an_older_schema_can_be_read_but_not_continued(source, out, tmp_path):
+    dataset = json.loads((tmp_path / "o" / "dataset.json").read_text())
+    (tmp_path / "o" / "dataset.json").write_text(json.dumps(dataset | {"schema_version": 2}))
+    assert shards.read_dataset(out)["schema_version"] == 2
+    with pytest.raises(
+        InputError, match="schema version 2, which this release reads but does not continue: it writes version 3"
+    ):
+        run.curate([source], out, AUTO)
 
 
 def test_a_second_run_asks_nothing_twice_and_limits_that_keep_the_same_clips_cost_nothing(source, out):

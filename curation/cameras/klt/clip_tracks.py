@@ -45,6 +45,7 @@ class ClipTracks:
     motion: TrackMotion
     rotation_deg: float
     facts: CameraFacts
+    breaks: tuple[int, ...] = ()
 
     def points(self) -> np.ndarray:
         """Return the world's tracks as f4 [N, M, 2], px from the principal point, which is the middle of the 3-D view."""
@@ -54,6 +55,11 @@ class ClipTracks:
         """Return any tracks in px from the principal point."""
         rect = self.view.rect
         return tracks.dense() - np.array([rect.w / 2, rect.h / 2], np.float32)
+
+    def part(self, first: int, end: int) -> "ClipTracks":
+        """Return what the frames [first, end) show, with the motion model of the whole clip and no breaks."""
+        tracks, non_sky = (each.part(first, end) for each in (self.tracks, self.non_sky_tracks))
+        return replace(self, tracks=tracks, non_sky_tracks=non_sky, breaks=())
 
     @property
     def unit_px(self) -> float:
@@ -89,10 +95,12 @@ def classify_tracks(
         return facts._replace(status=f"failed:{count} frames in {length_s:.2f} s are too few")
     if (facts.tracks or 0) < settings.checks.min_tracks:
         return apply_checks(facts, settings.checks)
-    cut = _find_cut(corners, settings.checks.min_track_survival)
-    if cut is not None:
-        return facts._replace(status=f"failed:tracks break off at {corners.times_s[cut]:.2f} s: a cut, or too fast a turn")
-    return _choose_model(ClipTracks(clip, view, scale, corners, corners, TrackMotion(0, 0, 0), 0.0, facts), settings)
+    breaks = _find_breaks(corners, settings.checks.min_track_survival)
+    if breaks:
+        first_s = corners.times_s[breaks[0]]
+        facts = facts._replace(status=f"failed:tracks break off at {first_s:.2f} s: a cut, or too fast a turn")
+    whole = ClipTracks(clip, view, scale, corners, corners, TrackMotion(0, 0, 0), 0.0, facts, tuple(breaks))
+    return choose_model(_without_overlays(whole), settings)
 
 
 def _with_track_counts(facts: CameraFacts, corners: Tracks) -> CameraFacts:
@@ -103,23 +111,29 @@ def _with_track_counts(facts: CameraFacts, corners: Tracks) -> CameraFacts:
     return facts._replace(tracks=float(per_frame.mean()), tracks_min=int(per_frame.min()), track_length=length)
 
 
-def _find_cut(corners: Tracks, min_survival: float) -> int | None:
-    """Return the first frame that too few tracks survive into, although there are tracks on both sides."""
+def _find_breaks(corners: Tracks, min_survival: float) -> list[int]:
+    """Return the frames that too few tracks survive into, although there are tracks on both sides."""
     last = corners.start + corners.length - 1
     count = len(corners.times_s)
     live = corners.per_frame()
     ended = np.bincount(last, minlength=count)[:-1]
     cut = (live[:-1] - ended < min_survival * live[:-1]) & (live[:-1] > _CUT_TRACKS) & (live[1:] > _CUT_TRACKS)
-    return int(np.flatnonzero(cut)[0]) + 1 if cut.any() else None
+    return [int(frame) + 1 for frame in np.flatnonzero(cut)]
 
 
-def _choose_model(clip: ClipTracks, settings: CameraSettings) -> ClipTracks:
-    """Return the clip's tracks without overlays, with their motion model."""
+def _without_overlays(clip: ClipTracks) -> ClipTracks:
+    """Return the clip with the tracks of the world only, by votes over all of its frames."""
     points, times_s, width = clip.points(), clip.tracks.times_s, clip.view.size[0]
     vote, gap = (motion_model.frame_gaps(times_s, [each])[0] for each in (_VOTE_S, TURN_S))
     non_sky = backdrop.fixed_row_share(points, gap, width) <= _MAX_FIXED_ROW_SHARE
     world = (epipolar.agreement_share(points, vote) >= _MIN_AGREEMENT) & non_sky
-    points = points[:, world]
+    return replace(clip, tracks=clip.tracks.select(world), non_sky_tracks=clip.tracks.select(non_sky))
+
+
+def choose_model(clip: ClipTracks, settings: CameraSettings) -> ClipTracks:
+    """Return the clip with its motion model, from the tracks of the world."""
+    points, times_s, width = clip.points(), clip.tracks.times_s, clip.view.size[0]
+    gap = motion_model.frame_gaps(times_s, [TURN_S])[0]
     motion = motion_model.measure_motion(points, times_s, width, None)
     if motion.displaced_px / clip.unit_px < settings.checks.max_static_px:
         model = "static"
@@ -132,11 +146,4 @@ def _choose_model(clip: ClipTracks, settings: CameraSettings) -> ClipTracks:
     if model != "rotation":
         start = focal.estimate_focal(points, times_s, width) or DEFAULT_FOCAL * width
     rotation_deg = float(rotation.angle_deg(rotation.pair_rotations(pairs, start)[0]).sum()) if len(pairs.first) else 0.0
-    return replace(
-        clip,
-        tracks=clip.tracks.select(world),
-        non_sky_tracks=clip.tracks.select(non_sky),
-        motion=motion._replace(focal_px=start),
-        rotation_deg=rotation_deg,
-        facts=facts,
-    )
+    return replace(clip, motion=motion._replace(focal_px=start), rotation_deg=rotation_deg, facts=facts)

@@ -58,11 +58,28 @@ def outlier_coverage(points_NM2: np.ndarray, pose_N44: np.ndarray, focal: float,
 
     Points are in px from the principal point, NaN where not visible. Poses are camera-to-world. width: px of the view.
     """
+    coverage, _ = _windowed_coverage(points_NM2, pose_N44, focal, times_s, width)
+    return float(coverage.max())
+
+
+def worst_coverage(
+    points_NM2: np.ndarray, pose_N44: np.ndarray, focal: float, times_s: np.ndarray, width: int
+) -> tuple[int, int]:
+    """Return the frames [a, b) over which the outlier coverage is largest."""
+    coverage, frames = _windowed_coverage(points_NM2, pose_N44, focal, times_s, width)
+    first = int(coverage.argmax())
+    return first, first + frames
+
+
+def _windowed_coverage(
+    points_NM2: np.ndarray, pose_N44: np.ndarray, focal: float, times_s: np.ndarray, width: int
+) -> tuple[np.ndarray, int]:
+    """Return the mean coverage over each window, and the frames that one spans."""
     step, window = (frame_gaps(times_s, [each])[0] for each in (_STEP_S, _WINDOW_S))
     steps = range(len(points_NM2) - step)
     coverage = [_step_coverage(points_NM2[i::step][:2], pose_N44[i::step][:2], focal, width) for i in steps]
     window = min(window, len(coverage))
-    return float(np.convolve(coverage, np.full(window, 1 / window), "valid").max())
+    return np.convolve(coverage, np.full(window, 1 / window), "valid"), window + step
 
 
 def _step_coverage(pair_2M2: np.ndarray, pose_244: np.ndarray, focal: float, width: int) -> float:

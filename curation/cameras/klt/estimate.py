@@ -2,7 +2,7 @@
 
 It has two passes. The first decodes every clip once and keeps only its tracks. In the second, clips that turn find the focal
 length on their own, and the median of their results is the source's. The other clips cannot tell a focal length from a depth,
-so they are solved with that median.
+so they are solved with that median. A clip that fails as a whole is taken apart into the spans that pass (`spans`).
 """
 
 import math
@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from curation.cameras import rotation
-from curation.cameras.camera import Camera, CameraFacts
-from curation.cameras.checks import apply_checks, missed_focal_checks
-from curation.cameras.klt import epipolar, focal, mapping, motion_model
+from curation.cameras.camera import PART, Camera, CameraFacts, CameraSpan
+from curation.cameras.checks import OK_BY_MODEL, apply_checks, missed_checks, missed_focal_checks
+from curation.cameras.klt import epipolar, focal, mapping
 from curation.cameras.klt.agreement import UNKNOWN, agreeing_maps
-from curation.cameras.klt.clip_tracks import DEFAULT_FOCAL, TURN_S, ClipTracks, track_clip
+from curation.cameras.klt.clip_tracks import DEFAULT_FOCAL, ClipTracks, track_clip
+from curation.cameras.klt.measures import parallax, turn_facts, with_motion
+from curation.cameras.klt.rotation_fit import fit_rotations, turning_frames
 from curation.cameras.klt.scale_links import scale_links
+from curation.cameras.klt.spans import Piece, assemble, find_pieces, merge, runs_of
 from curation.cameras.klt.vertical_runs import vertical_run_s
-from curation.cameras.path_smoothness import step_ratio, velocity_spike
 from curation.cameras.settings import CameraSettings, CheckSettings
 from curation.errors import UnreadableVideo
 from curation.media.source import probe
@@ -29,7 +30,8 @@ from curation.media.source import probe
 if TYPE_CHECKING:
     from curation.cameras.clip import ClipView
 
-_ROTATION_GAPS_S = (0.0, 0.15, 0.45, 1.0)
+_SURE_TURNS = 3  # clips whose turns agree on the focal length: no path is then needed to find it
+_NO_SPAN = "frames that no map and no rotation explains"
 _SAME_FOCAL = 0.01  # a clip whose focal length is this close to the pooled one keeps its own
 
 
@@ -37,6 +39,7 @@ class Solution(NamedTuple):
     """A clip's trajectory and the facts behind it.
 
     pose f8 [N, 4, 4] camera-to-world; focal: px of the tracking view; residual_px f8 [N]; valid bool [N]; keyframes int [K].
+    spans: the frames that passed every check.
     """
 
     pose: np.ndarray
@@ -45,6 +48,7 @@ class Solution(NamedTuple):
     valid: np.ndarray
     keyframes: np.ndarray
     facts: CameraFacts
+    spans: tuple[CameraSpan, ...] = ()
 
 
 _Solver = Callable[[ClipTracks, float, bool], Solution]
@@ -59,30 +63,63 @@ def solve_clips(
     clips: Sequence[ClipTracks | CameraFacts], hints: Sequence[float | None], settings: CameraSettings
 ) -> list[tuple[CameraFacts, Camera | None]]:
     """Run the second pass, on what was kept of each clip. hints: given focal lengths, as shares of the width."""
+    turning = _clips_that_turn(clips, hints, settings)
+    shares = {k: share for k, clip in turning.items() if (share := _turn_share(clip, settings.checks)) is not None}
     solutions: dict[int, Solution] = {}
-    shares: dict[int, float] = {}
-    for k in _clips_that_turn(clips, hints, settings):
-        clip = clips[k]
-        assert isinstance(clip, ClipTracks), "only clips with tracks turn"
-        pool = focal.pool_focals(list(shares.values()), settings.checks.max_focal_disagreement)
-        solutions[k] = solve_clip(clip, pool, "clip", settings)
-        if solutions[k].facts.ok:
+    sure = len(shares) >= _SURE_TURNS and _pool(shares, settings) is not None
+    for k, clip in turning.items():
+        if k in shares or sure or clip.breaks:
+            continue
+        solutions[k] = solve_clip(clip, _pool(shares, settings), "clip", settings)
+        if _shows_focal(solutions[k].facts, settings.checks):
             shares[k] = solutions[k].focal / clip.view.size[0]
-    pool = focal.pool_focals(list(shares.values()), settings.checks.max_focal_disagreement)
+    pool = _pool(shares, settings)
     return [_finish_clip(clip, hints[k], pool, solutions.get(k), settings) for k, clip in enumerate(clips)]
+
+
+def _pool(shares: dict[int, float], settings: CameraSettings) -> float | None:
+    return focal.pool_focals(list(shares.values()), settings.checks.max_focal_disagreement)
+
+
+def _shows_focal(facts: CameraFacts, limits: CheckSettings) -> bool:
+    """Whether a clip shows the focal length by its path: it passes every check, and does not hardly move."""
+    return facts.ok and (facts.model == "rotation" or (facts.parallax or 0.0) >= limits.min_focal_parallax)
+
+
+def _turn_share(clip: ClipTracks, limits: CheckSettings) -> float | None:
+    """Return the focal length, as a share of the width, by which a clip's longest turn on the spot fits best.
+
+    None where there is no turn, or it does not show the focal length for certain.
+    """
+    first, end = _longest_turn(clip, clip.motion.focal_px, limits)
+    part = clip.part(first, end)
+    fit = fit_rotations(part, clip.motion.focal_px, False, limits.max_static_px) if end > first else None
+    if fit is None or fit.is_static:
+        return None
+    facts = turn_facts(part, fit)._replace(focal_source="clip", focal_share=fit.focal_px / clip.view.rect.w)
+    if (facts.turn_deg or 0.0) < limits.min_focal_turn_deg or missed_checks(facts, limits) + missed_focal_checks(facts, limits):
+        return None
+    return fit.focal_px / clip.view.size[0]
+
+
+def _longest_turn(clip: ClipTracks, focal_px: float, limits: CheckSettings) -> tuple[int, int]:
+    turns = runs_of(turning_frames(clip, focal_px, limits)) if math.isfinite(focal_px) else []
+    return max(turns, key=lambda run: run[1] - run[0], default=(0, 0))
 
 
 def _clips_that_turn(
     clips: Sequence[ClipTracks | CameraFacts], hints: Sequence[float | None], settings: CameraSettings
-) -> list[int]:
-    """Return the clips that may find the focal length on their own, those that turn most first."""
-    rotation_deg = {
-        k: clip.rotation_deg
+) -> dict[int, ClipTracks]:
+    """Return the clips that may find the focal length on their own by number, those that turn most first."""
+    turning = {
+        k: clip
         for k, clip in enumerate(clips)
-        if isinstance(clip, ClipTracks) and hints[k] is None and clip.model in ("rotation", "general")
+        if isinstance(clip, ClipTracks)
+        and hints[k] is None
+        and clip.model in ("rotation", "general")
+        and clip.rotation_deg >= settings.checks.min_focal_turn_deg
     }
-    turning = (k for k in rotation_deg if rotation_deg[k] >= settings.checks.min_focal_turn_deg)
-    return sorted(turning, key=lambda k: -rotation_deg[k])
+    return dict(sorted(turning.items(), key=lambda item: -item[1].rotation_deg))
 
 
 def _hint(clip: "ClipView", settings: CameraSettings) -> float | None:
@@ -106,13 +143,84 @@ def _finish_clip(
     if isinstance(clip, CameraFacts):
         return clip, None
     width = clip.view.size[0]
-    if hint is not None:
-        solution = solve_clip(clip, hint, "hint", settings)
-    elif pool is not None and not (solution and _confirms_pool(solution, pool * width, settings.checks)):
-        solution = solve_clip(clip, pool, "pooled", settings)
-    elif solution is None:
-        solution = solve_clip(clip, None, "none", settings)
+    share, source = (hint, "hint") if hint is not None else (pool, "pooled")
+    if share is None:
+        return _finish(clip, _without_known_focal(clip, solution, settings))
+    confirms = solution is not None and _confirms_pool(solution, share * width, settings.checks)
+    if solution is not None and confirms and _is_one_span(solution, settings.checks):
+        return _finish(clip, solution)
+    in_spans = _in_spans(clip, share * width, source, settings)
+    if in_spans is None and not confirms:
+        solution = _broken(clip) if clip.breaks else solve_clip(clip, share, source, settings)
+    return _finish(clip, in_spans or solution or _broken(clip))
+
+
+def _is_one_span(solution: Solution, limits: CheckSettings) -> bool:
+    """Whether a clip passes as a whole, also the check on every frame of a span."""
+    if not solution.facts.ok or solution.facts.model != "general":
+        return solution.facts.ok
+    return bool(np.nanmax(solution.residual_px) <= limits.max_frame_residual_px)
+
+
+def _finish(clip: ClipTracks, solution: Solution) -> tuple[CameraFacts, Camera | None]:
+    if solution.facts.ok and not solution.spans:
+        count = len(solution.pose)
+        span = CameraSpan(0, count, solution.facts.model or "general")
+        facts = solution.facts._replace(valid_share=1.0)
+        solution = solution._replace(valid=np.ones(count, bool), spans=(span,), facts=facts)
     return solution.facts, None if solution.facts.status.startswith("failed") else _to_camera(clip, solution)
+
+
+def _without_known_focal(clip: ClipTracks, solution: Solution | None, settings: CameraSettings) -> Solution:
+    """Return the solution of a clip of a source of which no clip shows the focal length. It is never ok."""
+    if clip.breaks:
+        return _broken(clip)
+    solution = solution or solve_clip(clip, None, "none", settings)
+    if not solution.facts.ok:
+        return solution
+    facts = solution.facts._replace(status="suspect", why="focal length not observable", focal_source="none")
+    return solution._replace(facts=facts)
+
+
+def _broken(clip: ClipTracks) -> Solution:
+    return _no_solution(clip, clip.motion.focal_px, clip.facts.status.partition(":")[2])
+
+
+def _in_spans(clip: ClipTracks, focal_px: float, source: str, settings: CameraSettings) -> Solution | None:
+    """Return the spans of a clip, with the focal length that is taken as exact; None where there are none."""
+    if (clip.facts.tracks or 0.0) < settings.checks.min_tracks:
+        return None
+    missed: list[str] = []
+    pieces = merge(find_pieces(clip, focal_px, settings, missed))
+    if not pieces:
+        return None
+    count = len(clip.tracks.times_s)
+    pose, residual = assemble(pieces, count)
+    valid = np.zeros(count, bool)
+    for piece in pieces:
+        valid[piece.start : piece.end] = True
+    spans = tuple(CameraSpan(piece.start, piece.end, _model(piece), piece.group) for piece in pieces)
+    longest = max(pieces, key=lambda piece: piece.frames)
+    is_whole = longest.frames == count
+    facts = with_motion(longest.facts, pose, clip.tracks.times_s)._replace(
+        status=OK_BY_MODEL[_model(longest)] if is_whole else PART,
+        why=None
+        if is_whole
+        else ", ".join({check.partition(" ")[0]: check for check in reversed(missed)}.values()) or _NO_SPAN,
+        model=_model(longest) if is_whole else clip.model,
+        registered=float(valid.mean()),
+        focal_px=focal_px * clip.scale[0],
+        focal_share=focal_px / clip.view.rect.w,
+        focal_source=source,
+        focal_error=0.0,
+        valid_share=float(valid.mean()),
+    )
+    return Solution(pose, focal_px, residual, valid, np.concatenate([piece.keyframes for piece in pieces]), facts, spans)
+
+
+def _model(piece: Piece) -> str:
+    """Return the model of a piece; that of one that was joined from several is general, as is that of any path."""
+    return "general" if np.ptp(piece.pose[:, :3, 3], axis=0).any() else piece.model
 
 
 def _confirms_pool(solution: Solution, pool_px: float, limits: CheckSettings) -> bool:
@@ -142,22 +250,10 @@ def solve_clip(clip: ClipTracks, share: float | None, source: str, settings: Cam
         focal_share=solution.focal / clip.view.rect.w,
         focal_source=focal_source,
     )
-    facts = _with_motion(facts, clip, solution.pose)
+    facts = with_motion(facts, solution.pose, clip.tracks.times_s)
     if focal_source == "clip" and (facts.turn_deg or 0) < settings.checks.min_focal_turn_deg:
         facts = facts._replace(focal_source="none")
     return solution._replace(facts=apply_checks(facts, settings.checks))
-
-
-def _with_motion(facts: CameraFacts, clip: ClipTracks, pose: np.ndarray) -> CameraFacts:
-    """Add how far the view turns, in total and at most from frame to frame, and how smooth the path is."""
-    gap = motion_model.frame_gaps(clip.tracks.times_s, [TURN_S])[0]
-    coarse, fine = (rotation.angle_deg(pose[:-g:g, :3, :3].transpose(0, 2, 1) @ pose[g::g, :3, :3]) for g in (gap, 1))
-    return facts._replace(
-        turn_deg=float(coarse.sum()),
-        max_turn_deg=float(fine.max()),
-        step_ratio=step_ratio(pose),
-        velocity_spike=velocity_spike(pose, clip.tracks.times_s),
-    )
 
 
 def _solve_static(clip: ClipTracks, start: float, _: bool) -> Solution:
@@ -168,26 +264,12 @@ def _solve_static(clip: ClipTracks, start: float, _: bool) -> Solution:
 
 
 def _solve_rotation(clip: ClipTracks, start: float, focal_fixed: bool) -> Solution:
-    points, times_s = clip.points(), clip.tracks.times_s
-    gaps = motion_model.frame_gaps(times_s, _ROTATION_GAPS_S)
-    pairs = rotation.frame_pairs(points, gaps, 1)
-    pair_rotations, _ = rotation.pair_rotations(pairs, start)
-    chained = rotation.chain_rotations(pairs, pair_rotations, len(times_s))
-    joint = rotation.refine_rotations(pairs, chained, start, focal_fixed)
-    pose = np.tile(np.eye(4), (len(times_s), 1, 1))
-    pose[:, :3, :3] = joint.pose
-    pair_residual = np.nanmedian(joint.residual, 1) / clip.unit_px
-    residual = np.full(len(times_s), np.nan)
-    residual[pairs.second] = pair_residual  # the shortest gap is written first, so the value of the longest stays
-    registered = np.isin(np.arange(len(times_s)), pairs.second)
-    registered[0] = True
-    facts = clip.facts._replace(
-        focal_error=joint.focal_error,
-        registered=float(registered.mean()),
-        residual_px=float(np.median(pair_residual)),
-        residual_p95_px=float(np.percentile(pair_residual, 95)),
-    )
-    return Solution(pose, joint.focal_px, residual, registered, np.array([0]), facts)
+    fit = fit_rotations(clip, start, focal_fixed, 0.0)
+    if fit is None:
+        return _no_solution(clip, start, "no rotation fits")
+    facts = turn_facts(clip, fit)._replace(model="rotation")
+    valid = np.isfinite(fit.residual_px)
+    return Solution(fit.pose, fit.focal_px, fit.residual_px, valid, np.array([0]), facts)
 
 
 def _no_solution(clip: ClipTracks, start: float, why: str) -> Solution:
@@ -219,6 +301,7 @@ def _solve_general(clip: ClipTracks, start: float, focal_fixed: bool, limits: Ch
         outlier_coverage=epipolar.outlier_coverage(non_sky, poses.pose, best.focal_px, times_s, clip.view.rect.w),
         map_disagreement=disagreement.path,
         map_disagreement_deg=disagreement.rotation_deg,
+        parallax=parallax(visible, best.point, poses.pose),
     )
     return Solution(poses.pose, best.focal_px, residual, poses.inliers >= mapping.MIN_INLIERS, best.frames, facts)
 
@@ -236,4 +319,5 @@ def _to_camera(clip: ClipTracks, solution: Solution) -> Camera:
         valid=solution.valid,
         residual_px=solution.residual_px.astype(np.float32),
         keyframes=solution.keyframes,
+        spans=solution.spans,
     )

@@ -36,7 +36,7 @@ class Map(NamedTuple):
 
     frames int [K]: the keyframes. rotation [K, 3, 3], translation [K, 3]: their poses, world-to-camera. track int [T]: the
     tracks that are points. point f8 [T, 3]. focal_px, focal_error: the focal length and its standard error as a share of it.
-    registered: share of the clip's frames with a pose.
+    posed: bool [N], the frames of the clip with a pose of their own.
     """
 
     frames: np.ndarray
@@ -46,7 +46,12 @@ class Map(NamedTuple):
     point: np.ndarray
     focal_px: float
     focal_error: float
-    registered: float
+    posed: np.ndarray
+
+    @property
+    def registered(self) -> float:
+        """Share of the clip's frames with a pose."""
+        return float(self.posed.mean())
 
     @property
     def pose(self) -> np.ndarray:
@@ -268,7 +273,7 @@ class _MapBuilder:
         used = np.bincount(problem.point_of, minlength=len(tracks)) >= 3
         error = 0.0 if focal_fixed else focal_error(problem)
         points = tracks[used], problem.point[used]
-        return Map(frames, problem.rotation, problem.translation, *points, problem.focal, error, float(self.registered.mean()))
+        return Map(frames, problem.rotation, problem.translation, *points, problem.focal, error, self.registered)
 
 
 def _drop_outliers(problem: Problem) -> Problem:

@@ -82,6 +82,16 @@ class Tracks:
         """Return only the tracks flagged in bool [M]."""
         return Tracks(self.times_s, self.xy[np.repeat(which, self.length)], self.start[which], self.length[which])
 
+    def part(self, first: int, end: int) -> "Tracks":
+        """Return what the frames [first, end) show of the tracks. Times are counted from the first of them."""
+        begins, ends = np.clip(self.start, first, None), np.clip(self.start + self.length, None, end)
+        length = np.maximum(ends - begins, 0)
+        offset = np.arange(len(self.xy)) - np.repeat(np.cumsum(self.length) - self.length, self.length)
+        frame = np.repeat(self.start, self.length) + offset
+        kept = length >= _MIN_LENGTH
+        xy = self.xy[(frame >= first) & (frame < end) & np.repeat(kept, self.length)]
+        return Tracks(self.times_s[first:end] - self.times_s[first], xy, begins[kept] - first, length[kept])
+
 
 def tracking_view(uri: str, viewport: Rect, static: np.ndarray | None, max_width: int) -> TrackingView:
     """Return the view of a source in which corners are tracked: at most `max_width` px wide, pixels made square."""

@@ -1,7 +1,7 @@
-"""How long a camera moves straight up or down, as it seems to in front of a rising door that is mistaken for the world.
+"""How long a camera moves straight up, or straight down, as it seems to in front of a rising door mistaken for the world.
 
 A rising door that fills the view looks like a sinking camera to every other check, and the scene behind it gets a different
-scale. A lift counts too, and so does a view that bobs up and down while the player walks against a wall.
+scale. A lift counts too. Each direction counts alone: a player who jumps on the spot, or whose view bobs, goes up and down.
 """
 
 from itertools import groupby
@@ -17,20 +17,43 @@ _MIN_STEP = 0.01  # of the distance to the world: half a degree, 3 px of a pictu
 
 
 def vertical_run_s(visible_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray, times_s: np.ndarray) -> float:
-    """Return the longest time in seconds in which every step of 0.15 s moves the camera straight up or down.
+    """Return the longest time in seconds in which every step of 0.15 s moves the camera straight up, or every one down.
 
     Straight means more than twice as far up or down as level. visible bool [N, T]: which points of the map each frame sees.
     Poses are camera-to-world.
     """
+    first, end = _longest(_directions(visible_NT, point_T3, pose_N44, times_s))
+    return (end - first) * float(np.median(np.diff(times_s)))
+
+
+def longest_vertical_run(
+    visible_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray, times_s: np.ndarray
+) -> tuple[int, int]:
+    """Return the frames [a, b) of that time, with the whole of its last step."""
+    first, end = _longest(_directions(visible_NT, point_T3, pose_N44, times_s))
+    return first, end + frame_gaps(times_s, [_STEP_S])[0]
+
+
+def _directions(visible_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray, times_s: np.ndarray) -> np.ndarray:
+    """Return whether the step of 0.15 s from each frame goes straight down (1), straight up (-1), or neither (0)."""
     step = frame_gaps(times_s, [_STEP_S])[0]
     moved = pose_N44[step:, :3, 3] - pose_N44[:-step, :3, 3]
     axis = down_axis(pose_N44)
     vertical = moved @ axis
     level = np.linalg.norm(moved - np.outer(vertical, axis), axis=1)
     noticeable = np.linalg.norm(moved, axis=1) > _MIN_STEP * _scene_distance(visible_NT, point_T3, pose_N44)[:-step]
-    straight = noticeable & (np.abs(vertical) > _MIN_STEEPNESS * level)
-    longest = max((len(list(run)) for is_straight, run in groupby(straight) if is_straight), default=0)
-    return longest * float(np.median(np.diff(times_s)))
+    return np.where(noticeable & (np.abs(vertical) > _MIN_STEEPNESS * level), np.sign(vertical), 0).astype(int)
+
+
+def _longest(directions: np.ndarray) -> tuple[int, int]:
+    """Return the longest run [a, b) of one direction; an empty one where there is none."""
+    best, at = (0, 0), 0
+    for direction, run in groupby(directions.tolist()):
+        length = len(list(run))
+        if direction and length > best[1] - best[0]:
+            best = at, at + length
+        at += length
+    return best
 
 
 def _scene_distance(visible_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray) -> np.ndarray:

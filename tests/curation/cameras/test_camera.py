@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from curation.cameras.camera import Camera, from_npz, to_npz
+from curation.cameras.camera import Camera, CameraSpan, from_npz, to_npz
 
 
 def _camera(frames=7):
@@ -57,11 +57,48 @@ def test_equal_cameras_are_equal_bytes():
     assert to_npz(_camera()) == to_npz(_camera())
 
 
+SPANS = (CameraSpan(0, 3, "general", 0, 0.25, "speed"), CameraSpan(4, 7, "rotation", 1))
+
+
+def test_spans_survive_the_file():
+    camera = replace(_camera(), spans=SPANS)
+    assert from_npz(to_npz(camera)).spans == SPANS
+    with np.load(io.BytesIO(to_npz(camera))) as file:
+        assert file["span_end"].tolist() == [3, 7]
+        assert file["span_scale_source"].tolist() == ["speed", "none"]
+
+
+def test_a_file_of_version_1_has_no_spans():
+    with np.load(io.BytesIO(to_npz(replace(_camera(), spans=SPANS)))) as file:
+        older = {name: file[name] for name in file.files if not name.startswith("span_")} | {"version": np.int32(1)}
+    buffer = io.BytesIO()
+    np.savez(buffer, **older)
+    back = from_npz(buffer.getvalue())
+    assert back.spans == ()
+    np.testing.assert_allclose(back.pose, _camera().pose, atol=1e-6)
+
+
+def test_spans_follow_the_frames_that_are_left():
+    camera = replace(_camera(), spans=SPANS)
+    left = camera.at_times(camera.times_s[[1, 2, 3, 5, 6]]).spans
+    assert [(span.start, span.end) for span in left] == [(0, 2), (3, 5)]
+    assert [(span.start, span.end) for span in camera.at_times(camera.times_s[3:4]).spans] == []
+    assert [(s.start, s.end) for s in camera.at_times(camera.times_s[[0, 0, 1, 6, 6]]).spans] == [(0, 3), (3, 5)]
+
+
+def test_a_span_cut_out_keeps_its_motion_and_has_its_own_scale():
+    camera = replace(_camera(), spans=SPANS)
+    part = camera.cut(SPANS[1])
+    np.testing.assert_array_equal(part.pose, camera.pose[4:7])
+    assert (part.scale_source, part.times_s[0], part.keyframes.tolist()) == ("none", camera.times_s[4], [1])
+    assert [(span.start, span.end, span.has_scale) for span in part.spans] == [(0, 3, True)]
+
+
 def test_another_version_is_refused_with_advice(monkeypatch):
-    monkeypatch.setattr("curation.cameras.camera.VERSION", 2)
+    monkeypatch.setattr("curation.cameras.camera.VERSION", 3)
     newer = to_npz(_camera())
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"version 2; this release reads 1"):
+    with pytest.raises(ValueError, match=r"version 3; this release reads 2 and older"):
         from_npz(newer)
 
 

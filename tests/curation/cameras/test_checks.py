@@ -11,7 +11,7 @@ GOOD = CameraFacts(
     registered=1.0, points=900,
     inliers_min=90, inlier_share=0.9, residual_px=0.4, residual_p95_px=0.7, map_disagreement=0.001,
     map_disagreement_deg=0.02, scale_links=60,
-    outlier_coverage=0.05, vertical_run_s=0.1,
+    outlier_coverage=0.05, vertical_run_s=0.1, parallax=0.8,
 )  # fmt: skip
 LIMITS = CheckSettings()
 
@@ -26,6 +26,7 @@ def test_a_good_clip_is_ok_by_its_model(model: str, status: str) -> None:
     [
         ({"registered": 0.9}, "registered 0.9"),
         ({"points": 50}, "points 50"),
+        ({"parallax": 0.02}, "parallax 0.02"),
         ({"inliers_min": 5}, "inliers_min 5"),
         ({"inlier_share": 0.5}, "inlier_share 0.5"),
         ({"residual_px": 2.0}, "residual_px 2"),
@@ -48,6 +49,12 @@ def test_a_good_clip_is_ok_by_its_model(model: str, status: str) -> None:
 )
 def test_each_check_makes_a_clip_suspect_and_says_which(wrong: dict[str, object], why: str) -> None:
     assert apply_checks(GOOD._replace(**wrong), LIMITS)[:2] == ("suspect", why)
+
+
+def test_a_rotation_must_explain_most_points_of_every_pair() -> None:
+    turn = GOOD._replace(model="rotation", rotation_residual_px=4.0)
+    assert apply_checks(turn, LIMITS)[:2] == ("suspect", "rotation_residual_px 4")
+    assert apply_checks(turn._replace(model="general"), LIMITS).status == "ok"
 
 
 def test_all_missed_checks_are_listed() -> None:

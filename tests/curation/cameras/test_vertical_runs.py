@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation.cameras.klt.vertical_runs import vertical_run_s
+from curation.cameras.klt.vertical_runs import longest_vertical_run, vertical_run_s
 from curation.cameras.rotation import exponential
 
 TIMES = np.arange(40) / 16
@@ -27,6 +27,17 @@ def of(pose: np.ndarray, distance: float = 60, seen: bool = True) -> float:
 @pytest.mark.parametrize("way", [-1, 1])
 def test_a_rise_and_a_fall_last_as_long_as_they_do(way: int) -> None:
     assert of(path((10, (0, 0, 1)), (12, (0, way, 0)), (10, (0, 0, 1)))) == pytest.approx(12 / 16, abs=0.13)
+
+
+def test_up_and_down_count_alone_as_in_a_jump_on_the_spot() -> None:
+    jump = of(path((10, (0, 0, 1)), (6, (0, -1, 0)), (6, (0, 1, 0)), (10, (0, 0, 1))))
+    assert 0.25 < jump < 8 / 16
+
+
+def test_the_frames_of_a_run_are_those_of_the_rise_and_its_last_step() -> None:
+    rise = path((10, (0, 0, 1)), (12, (0, 1, 0)), (10, (0, 0, 1)))
+    first, end = longest_vertical_run(np.ones((40, 50), bool), wall(60), rise, TIMES)
+    assert (abs(first - 10) <= 1, abs(end - 22) <= 2) == (True, True)
 
 
 def test_stairs_and_falls_on_the_way_are_none() -> None:
