@@ -27,17 +27,26 @@ _EVERYWHERE = ("snow", "night")  # the others are things in places, of which mor
 # What the page shows while nobody plays: the start picture, then keys, for how many frames, and a prompt before them.
 _FILM_START = 0
 _FILM = (
-    ("W", 40, ""),
-    ("LEFT", 30, ""),
-    ("W+RIGHT", 30, ""),
-    ("", 30, "place a block"),
-    ("RIGHT", 24, ""),
-    ("W", 30, ""),
-    ("", 24, "an explosion"),
-    ("LEFT", 30, ""),
-    ("W", 30, "it starts to snow"),
-    ("RIGHT", 48, ""),
-    ("W+LEFT", 34, ""),
+    ("", 6, ""),
+    ("W", 16, ""),
+    ("RIGHT", 12, ""),
+    ("LEFT", 24, ""),
+    ("RIGHT", 12, ""),
+    ("", 36, "an explosion"),
+    ("LEFT", 10, ""),
+    ("RIGHT", 10, ""),
+    ("", 24, "place a block"),
+    ("LEFT", 10, ""),
+    ("RIGHT", 20, ""),
+    ("LEFT", 10, ""),
+    ("", 20, "night falls"),
+    ("RIGHT", 14, ""),
+    ("LEFT", 28, ""),
+    ("RIGHT", 14, ""),
+    ("W", 20, ""),
+    ("", 24, "it starts to snow"),
+    ("LEFT", 20, ""),
+    ("W", 20, ""),
 )
 # What differs from the recipe's codec for the shipped world: a perceptual loss and a patch discriminator.
 _LPIPS_STEPS, _GAN_WEIGHT, _DETAIL_WEIGHT = 5_000, 0.02, 0.5
