@@ -27,7 +27,7 @@ from model.training.parts import ModelParts  # noqa: E402
 from model.training.settings import TrainPhase  # noqa: E402
 from model.world import ControlledExpert, World  # noqa: E402
 
-SIZE = 96
+SIZE = 128
 
 
 def recipe(recompute, two=True):
