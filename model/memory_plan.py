@@ -7,7 +7,7 @@ not guessed. Context parallel divides them. What the frozen codec and the text e
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -145,9 +145,31 @@ def _expert(recipe: TrainRecipe) -> ControlledExpert:
     spec = recipe.model
     per = _frames_per_latent(recipe)
     with torch.device("meta"):
-        base = Expert(spec.backbone)
+        base = Expert(spec.backbone, _attend)
         camera = CameraEncoder(base.config.width, spec.control_width, base.config.patch_size[1], per, recipe.data.fps / per)
         return ControlledExpert(base, camera, recipe.warp_sources)
+
+
+def _attend(q_BLNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, _mask: Any = None, scale: float | None = None) -> Tensor:  # noqa: ARG001
+    """Stand for a fused kernel of attention, which keeps its inputs and its output, and no matrix of scores."""
+    values: Tensor = _FusedAttention.apply(q_BLNH, k_BSNH, v_BSNH)
+    return values
+
+
+class _FusedAttention(torch.autograd.Function):
+    """The memory of a fused kernel; on the meta device there is nothing to compute."""
+
+    @staticmethod
+    def forward(ctx: Any, q_BLNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor) -> Tensor:
+        values = torch.empty(*q_BLNH.shape[:3], v_BSNH.shape[3], dtype=q_BLNH.dtype, device=q_BLNH.device)
+        sums = torch.empty(q_BLNH.shape[:3], dtype=torch.float32, device=q_BLNH.device)
+        ctx.save_for_backward(q_BLNH, k_BSNH, v_BSNH, values, sums)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, _, _ = ctx.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 def _frames_per_latent(recipe: TrainRecipe) -> int:

@@ -210,9 +210,9 @@ def train(
     ] = "local",
     workers: Annotated[int, typer.Option(help="How many ranks on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Do not train: print the memory that each rank needs; fail where it does not fit.")
-    ] = False,
-    ranks: Annotated[list[int] | None, typer.Option(help="Numbers of ranks to plan for; the first must fit.", min=1)] = None,
+        list[int] | None,
+        typer.Option(help="Do not train: print the memory that each of so many ranks needs; the first number must fit.", min=1),
+    ] = None,
     device_gib: Annotated[float, typer.Option(help="Memory of a device, GiB, for --plan.", min=1.0)] = 80.0,
 ) -> None:
     """Train a world on shards. Run it again to resume; start it by torchrun, or on Ray, for several devices."""
@@ -225,7 +225,7 @@ def train(
     if plan:
         from model import memory_plan
 
-        memory_plan.report(settings, ranks or [1], device_gib, say)
+        memory_plan.report(settings, plan, device_gib, say)
         return
     if not out:
         raise InputError("--out is missing: the run's folder")

@@ -41,6 +41,8 @@ SLOW = frozenset(
         *("pipelines/report/test_thresholds", "synth/models/test_load", "synth/test_doom_record", "test_docs", "test_notebook"),
         *(
             "curation/test_torchvision_guard",
+            "model/causal/test_distillation",
+            "model/test_memory_plan",
             "model/test_device",
             "model/test_exit",
             "model/test_frame_codec",

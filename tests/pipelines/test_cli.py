@@ -36,8 +36,8 @@ def out(raw, tmp_path_factory):
 
 
 TRAINING = [
-    *("demo", "demo-causal", "demo-consistency", "gamecraft2", "gamecraft2-causal", "gamecraft2-consistency"),
-    *("gamecraft2-instruct", "tiny"),
+    *("demo", "demo-causal", "demo-consistency", "demo-distil", "demo-extend", "demo-teacher", "gamecraft2"),
+    *("gamecraft2-causal", "gamecraft2-consistency", "gamecraft2-distil", "gamecraft2-extend", "gamecraft2-instruct", "tiny"),
 ]
 
 
@@ -51,7 +51,12 @@ def test_the_command_line_stays_small():
         "curate": ["--out", "--partial", "--phase", "--recipe", "--runner", "--wait"],
         "synth": ["--frames", "--interactions", "--out", "--partial", "--phase", "--recipe", "--runner", "--wait"],
         "retry": ["--reason", "--source"],
-        "train": ["--data", "--out", "--recipe", "--runner", "--sample-from", "--share", "--workers"],
+        "train": [
+            *("--data", "--device-gib", "--out", "--plan", "--recipe", "--runner"),
+            "--sample-from",
+            "--share",
+            "--workers",
+        ],
         "encode": ["--data", "--out", "--recipe", "--runner", "--workers"],
         "export": ["--data", "--int8", "--out", "--prompts", "--recipe", "--starts"],
         "play": ["--attract", "--backend", "--host", "--no-browser", "--port", "--sessions"],

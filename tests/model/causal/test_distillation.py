@@ -28,6 +28,7 @@ from model.recipes import (  # noqa: E402
 )
 from model.train import train  # noqa: E402
 from model.training import checkpoint  # noqa: E402
+from model.training.settings import TrainPhase  # noqa: E402
 from model.world_files import load_world  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:torch", "ignore:.*:DeprecationWarning:torch")
@@ -220,6 +221,7 @@ def test_only_the_expert_whose_step_has_the_gradient_is_stepped(tmp_path, out):
         parts = tiny_ladder.parts(spec)
         recipe = tiny(demo_distil())
         recipe = replace(recipe, distillation=replace(recipe.distillation, update_ratio=1, lr_high=1e-2, lr_low=1e-2))
+        recipe = replace(recipe, train=replace(recipe.train, curriculum=(TrainPhase(9, 100),)))
         object.__setattr__(recipe, "causal", spec)
         trainer = Distiller(parts, place_rank(ParallelLayout(), torch.device("cpu")), recipe, str(tmp_path / "run"), [out])
         seen = set()
