@@ -7,6 +7,9 @@ window is full.
 
 Every world is played in three orders: emit, then commit; commit, then emit; and, by the plain code, in the order of
 Self-Forcing's published code, which writes the keys of the block into the cache in every pass, and emits after the last one.
+
+--age BLOCKS plays a session for that long first, and then takes turns with fresh ones, whose blocks cost what young blocks cost
+under the same load of the machine.
 """
 
 import argparse
@@ -25,12 +28,13 @@ from bench.machine import describe
 from model.backbone.attention import KV
 from model.control.spec import ControlState
 from model.play.accelerate import BACKENDS
-from model.play.engine import Start
+from model.play.engine import Session, Start
 from model.play.world import WorldEngine, load_engine
 from model.training import throughput
 
 IN_PLACE = "keys in place, then emit"
 _KEYS = ("W", "W+LEFT", "LEFT", "S", "RIGHT", "W+RIGHT", "")
+_ROUNDS, _TURNS = 4, 40  # fresh sessions beside an old one, and blocks of each
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92]
 
 
@@ -41,14 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of play for each row")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
     parser.add_argument("--backends", nargs="+", default=["auto"], choices=("auto", *BACKENDS))
+    parser.add_argument("--age", type=int, default=0, metavar="BLOCKS", help="compare an old session with fresh ones instead")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     print(describe() + f", torch {torch.__version__}, {torch.get_num_threads()} threads")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for world in options.worlds:
         for backend in options.backends:
             engine = load_engine(world, lambda _: None, backend)
+            if options.age:
+                rows += aged(engine, options.age)
+                continue
             for order in ("emit, then commit", "commit, then emit", IN_PLACE)[: 3 if engine.backend == "eager" else 2]:
                 row = {"world": engine.info.name, "backend": engine.backend, "order": order}
                 with keys_in_place(engine) if order == IN_PLACE else contextlib.nullcontext():
@@ -58,6 +66,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("|---" * len(columns) + "|")
     for row in rows:
         print("| " + " | ".join(str(row[column]) for column in columns) + " |")
+
+
+def aged(engine: WorldEngine, blocks: int) -> list[dict[str, Any]]:
+    """Return CPU time of blocks of a session after `blocks` blocks, and of fresh sessions, which take turns with it."""
+    frames = engine.info.block_frames
+    keys = script(frames)
+
+    def play(session: Session) -> float:
+        began = time.process_time()
+        session.generate(next(keys))
+        session.commit()
+        return 1e3 * (time.process_time() - began)
+
+    def start() -> Session:
+        return engine.start(Start(engine.info.start_images[0].picture))[0]
+
+    old = start()
+    for _ in range(blocks):
+        play(old)
+    times: dict[str, list[float]] = {f"after {blocks} blocks": [], "fresh": []}
+    for _ in range(_ROUNDS):
+        young = start()
+        for _ in range(_TURNS):
+            for name, session in zip(times, (old, young), strict=True):
+                times[name].append(play(session))
+    return [
+        {"world": engine.info.name, "backend": engine.backend, "session": name, "CPU ms of a block": f"{np.median(value):.1f}"}
+        for name, value in times.items()
+    ]
+
+
+def script(frames: int) -> Iterator[list[ControlState]]:
+    """Yield controls of blocks: keys that change."""
+    rng = np.random.default_rng(0)
+    while True:
+        held = str(rng.choice(_KEYS))
+        for _ in range(int(rng.integers(4, 20))):
+            yield [ControlState(frozenset(held.split("+")) if held else frozenset())] * frames
 
 
 @contextlib.contextmanager
@@ -92,19 +138,15 @@ def measure(engine: WorldEngine, seconds: float, commit_first: bool) -> dict[str
     session, _ = engine.start(Start(engine.info.start_images[0].picture))
     start_s = time.perf_counter() - began
     spec, frames = engine.loaded.file.causal, engine.info.block_frames
-    rng = np.random.default_rng(0)
+    keys = script(frames)
     warm = spec.window // spec.block + 2
     stages: dict[str, list[float]] = {}
     client, whole, memory = [], [], []
     first_tick = 0.0
-    keys: list[str] = []
     end = time.perf_counter() + seconds
     number = 0
     while time.perf_counter() < end or number < warm + 8:
-        if not keys:
-            keys = [str(rng.choice(_KEYS))] * int(rng.integers(4, 20))
-        held = keys.pop()
-        states = [ControlState(frozenset(held.split("+")) if held else frozenset())] * frames
+        states = next(keys)
         start = time.perf_counter()
         made = session.generate(states)
         commit_s = session.commit() if commit_first else 0.0
