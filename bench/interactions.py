@@ -147,8 +147,10 @@ def engine_lines(title: str, recordings: Sequence[Recording], detector: Detector
 
 def _verdict_words(verdicts: Sequence[ClipVerdict]) -> str:
     true = np.array([v.true for v in verdicts])
-    said = np.array([v.score >= InteractiveSettings().min_score for v in verdicts])
-    answered = np.array([v.confidence >= InteractionSettings().min_confidence for v in verdicts])
+    limits, score = InteractiveSettings(), np.array([v.score for v in verdicts])
+    said = score >= limits.min_score
+    sure = np.array([v.confidence >= InteractionSettings().min_confidence for v in verdicts])
+    answered = sure & (said | (score < limits.min_unknown_score))
     hits = int((true & said & answered).sum())
     yes, asked = int((said & answered).sum()), int((true & answered).sum())
     false_no = int((true & ~said & answered).sum())

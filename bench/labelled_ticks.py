@@ -1,5 +1,6 @@
 """Recordings as the detector of interactions reads them, with their labels: ten ticks a second."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,12 @@ class LabelledTicks:
     told: np.ndarray  # [10], False where the ground truth does not tell of a kind
     regime: np.ndarray  # [T], index in `learned.REGIMES`
     known: np.ndarray  # [T], False where the ground truth does not tell whether an interaction is visible
+
+
+def split_of(path: Path) -> str:
+    """Return train, valid or test, as the name of a recording says: the word begins it or follows a hyphen."""
+    named = re.search(r"(?:^|-)(train|valid|test)", path.name)
+    return named[1] if named else "train"
 
 
 def labelled_ticks(path: Path) -> LabelledTicks:

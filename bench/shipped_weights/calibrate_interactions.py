@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.interactions import ClipVerdict, clip_verdicts, load, load_detector, predict
+from bench.labelled_ticks import split_of
 from bench.machine import describe
 from bench.measures import auc
 from curation.actions.confidence import FEATURES
@@ -58,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     print(describe())
     judges = {name: load_detector(Path(file)) for name, _, file in (word.partition("=") for word in options.left_out)}
-    paths = [path for folder in options.folders for path in sorted(folder.glob("*.mp4")) if "test" not in path.name]
+    paths = [path for folder in options.folders for path in sorted(folder.glob("*.mp4")) if split_of(path) != "test"]
     recordings = [load(path) for path in paths if path.with_suffix(".jsonl").exists()]
     verdicts = [
         verdict

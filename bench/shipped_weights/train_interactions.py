@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.labelled_ticks import LabelledTicks, labelled_ticks
+from bench.labelled_ticks import LabelledTicks, labelled_ticks, split_of
 from bench.machine import describe
 from bench.measures import auc
 from curation.actions import learned
@@ -28,7 +28,7 @@ from curation.actions.learned import KINDS, REGIMES
 WIDTH, STEPS, BATCH, TICKS = 64, 1500, 12, 64
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
 _KIND_LOSS, _REGIME_LOSS = 0.5, 0.5
-_VERSIONS = 4  # of a recording, where the convolutions are kept
+_VERSIONS = 2  # of a recording, where the convolutions are kept
 # For mirroring left to right: the planes' signs, and the index of each mirrored regime.
 _MIRROR = torch.tensor([-1.0, 1, 1, 1, 1, 1])[:, None, None]
 _SWAP = torch.tensor([0, 1, 2, 4, 3, 6, 5, 7, 8])
@@ -269,10 +269,10 @@ def main() -> None:
     options = parser.parse_args()
     print(describe())
     paths = sorted(path for folder in options.folders for path in folder.glob("*.mp4") if path.with_suffix(".jsonl").exists())
-    recordings = [(path, labelled_ticks(path)) for path in paths if "test" not in path.name]
+    recordings = [(path, labelled_ticks(path)) for path in paths if split_of(path) != "test"]
     kept = [(path, one) for path, one in recordings if one.engine != options.without]
-    valid = [one for path, one in kept if "valid" in path.name]
-    training = [one for path, one in kept if "valid" not in path.name]
+    valid = [one for path, one in kept if split_of(path) == "valid"]
+    training = [one for path, one in kept if split_of(path) == "train"]
     for name, of_split in (("train", training), ("valid", valid)):
         ticks = Counter[str]()
         for one in of_split:

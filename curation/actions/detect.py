@@ -41,11 +41,11 @@ class Actions:
     spans: list[ActionSpan]  # regimes and interactions, by their start
     detector: str  # learned | flow: the one that was used
     distance: float  # from the training set; 1 is as far as its farthest 1 %
-    prediction: learned.Prediction
+    prediction: learned.Prediction | None = None  # of the network
 
     def confidence(self, start_s: float, end_s: float) -> float | None:
         """Return how probable it is that the interactions of a clip are right, 0-1. None if they are judged by flow alone."""
-        if self.detector != "learned":
+        if self.detector != "learned" or self.prediction is None:
             return None
         return clip_confidence(self.prediction, start_s, end_s, *learned.shipped_detector().confidence_rule)
 

@@ -31,10 +31,14 @@ class InteractiveSettings:
     # Score (0-1) from which a clip counts as interactive; larger values accept fewer clips. `gamecraft bench captions --tune`
     # shows what other values give.
     min_score: float = 0.55
+    # Score (0-1) from which a clip is left unknown instead of not interactive. On games that the detector was not trained on,
+    # half of the missed events have a score between the two.
+    min_unknown_score: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_score <= 1:
-            raise ValueError(f"min_score must be 0 to 1, not {self.min_score:g}")
+        for name in ("min_score", "min_unknown_score"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name):g}")
 
 
 def definition() -> dict[str, Any]:
@@ -72,6 +76,8 @@ def judge_by_measurements(clip: ClipMeasurements, settings: InteractiveSettings)
         event = _surest(clip.events)
         reason = f"{event.words} at {event.peak_s:.1f} s: {score:.2f} >= {settings.min_score:g}"
         return InteractiveVerdict(True, reason, score, category=_CATEGORIES.get(event.kind))
+    if score >= settings.min_unknown_score:
+        return InteractiveVerdict(None, f"perhaps something happens: {score:.2f} < {settings.min_score:g}", score)
     camera_only = not clip.events and (clip.motion_camera or 0) > (clip.motion_object or 0)
     negative = "motion_without_subject" if camera_only else None
     what = "only the camera moves" if camera_only else "too little happens" if clip.events else "no event stands out"

@@ -325,7 +325,7 @@ def _running(take: Take, look: Look, optics: Optics) -> Iterator[_Session]:
                 fov=vertical_deg / widened,
                 sensitivity=sensitivity,
                 bobbing=look.bobbing,
-                gui_scaling=max(0.5, optics.width / 1024),
+                gui_scaling=1.0 if take.draw_number else max(0.5, optics.width / 1024),
                 highlighting=look.highlighting,
                 scene=SCENES.get(take.scenario, "wild"),
                 at=f"{look.at[0]},{look.at[1]}",

@@ -1,6 +1,7 @@
 """The bench of interactions and the training's own arithmetic, on made-up recordings."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from bench import interactions
 from bench.interactions import Recording, clip_verdicts, confidence_lines, recall_within_time, regime_figures
-from bench.labelled_ticks import LabelledTicks, since_last
+from bench.labelled_ticks import LabelledTicks, since_last, split_of
 from curation.actions.learned import KINDS, REGIMES, Prediction
 from synth.engines.labels import LabelSpan
 
@@ -62,6 +63,11 @@ def test_an_event_between_two_ticks_is_not_lost():
     frames = np.arange(0, 60, 6)
     assert since_last(flags, frames).tolist() == [False, False, True] + [False] * 7
     assert since_last(np.stack([flags, ~flags], 1), frames).shape == (10, 2)
+
+
+def test_the_name_of_a_game_says_nothing_about_the_split():
+    names = ("minetest-train00-build", "minetest-test02-build", "openarena-valid05-fight", "train07", "valid00", "my_clip")
+    assert [split_of(Path(f"{name}.mp4")) for name in names] == ["train", "test", "valid", "train", "valid", "train"]
 
 
 def test_recall_counts_only_spans_of_at_most_two_and_a_half_times_the_events_time():

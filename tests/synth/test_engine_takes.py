@@ -210,7 +210,7 @@ def drawn_number(picture):
 @installed("minetest", "Xvfb", "cc")
 def test_minetest_pictures_have_the_number_of_their_own_line_and_show_what_is_placed(tmp_path):
     path = tmp_path / "build.mp4"
-    words = ["--scenario", "build", "--seconds", "9", "--seed", "3", "--draw-number", "--crf", "14"]
+    words = ["--scenario", "build", "--seconds", "9", "--seed", "3", "--draw-number", "--no-hud", "--crf", "14"]
     assert main(["take", str(path), *words]) == 0
     rgb = read_frames(str(path), Span(0, 9)).rgb
     lines = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]

@@ -17,6 +17,7 @@ SNOW = ClipMeasurements(6.0, (), (MeasuredEvent(2.0, 2.5, 3.0, 0.9, "weather"),)
 UNSURE = ClipMeasurements(
     6.0, events_unknown="the detector is not sure: confidence 0.31 < 0.6", motion_camera=2.0, motion_object=0.5
 )
+PERHAPS = ClipMeasurements(6.0, (), (MeasuredEvent(2.0, 2.5, 3.0, 0.4),), True, motion_camera=2.0, motion_object=0.5)
 FOREIGN = ClipMeasurements(6.0, (), (MeasuredEvent(2.0, 2.5, 3.0, 0.9),), False, motion_camera=2.0, motion_object=0.5)
 
 
@@ -39,6 +40,7 @@ def answer(**changed):
         (WALK, False, "only the camera moves: 0.00 < 0.5", "motion_without_subject"),
         (RAIN, False, "no event stands out: 0.00 < 0.5", None),
         (GLIMPSE, False, "too little happens: 0.18 < 0.5", None),
+        (PERHAPS, None, "perhaps something happens: 0.40 < 0.5", None),
         (STILL, False, "nothing moves", None),
         (FOREIGN, None, "the detector does not know such footage, and no model was asked", None),
     ],
