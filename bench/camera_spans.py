@@ -137,17 +137,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print one line per clip and a table of the recordings."""
     parser = argparse.ArgumentParser(prog="python -m bench.camera_spans", description=__doc__.splitlines()[0])
     parser.add_argument("recordings", type=Path, nargs="+", help="videos with a truth file of the same name next to them")
+    parser.add_argument("--until", type=float, default=np.inf, help="leave out clips that end after so many seconds")
     options = parser.parse_args(arguments)
     print(describe())
     limit_threads(1)  # as for a step of the pipeline
-    rows = [_row(read_recording(file)) for file in options.recordings]
+    rows = [_row(read_recording(file), options.until) for file in options.recordings]
     print(f"\n{'recording':24} clips  valid %  whole %  spans  ATE %        RPE deg      focal %  silent  windows h  CPU-s")
     print("\n".join(rows))
 
 
-def _row(recording: Recording) -> str:
+def _row(recording: Recording, until_s: float) -> str:
     """Annotate a recording, print its clips, and return its line of the table."""
-    clips = clips_of(recording)
+    clips = [clip for clip in clips_of(recording) if clip.span.end_s <= until_s + 0.1]
     before_s = time.process_time()
     cameras = annotate(clips, CameraSettings(backend="klt"))
     cpu_s = time.process_time() - before_s

@@ -81,5 +81,5 @@ def _to_map(model: Any, tracks: dict[int, np.ndarray]) -> Map:
     which = np.array(sorted(xyz), int)
     frames = np.array([int(posed[number].name) for number in order])
     rotation, translation = (np.array([matrix[:, part] for matrix in world_to_camera]) for part in (slice(0, 3), 3))
-    focal = float(next(iter(model.cameras.values())).params[0])
-    return Map(frames, rotation, translation, which, np.array([xyz[t] for t in which.tolist()]), focal, 0.0, 1.0)
+    focal, every = float(next(iter(model.cameras.values())).params[0]), np.ones(int(frames[-1]) + 1, bool)
+    return Map(frames, rotation, translation, which, np.array([xyz[t] for t in which.tolist()]), focal, 0.0, every)

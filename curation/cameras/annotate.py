@@ -18,7 +18,7 @@ def annotate(clips: Sequence[ClipView], settings: CameraSettings) -> list[tuple[
     The focal length is pooled over them. A clip that cannot be annotated has a status that says why, and no camera. Raises
     OSError where a store fails or the backend is not installed: check `missing_requirement` first.
     """
-    results = _run_backend(clips, settings)
+    results = [_in_one_span(*result) for result in _run_backend(clips, settings)]
     return list(zip([facts for facts, _ in results], _with_scales([camera for _, camera in results], clips), strict=True))
 
 
@@ -84,16 +84,17 @@ def _run_backend(clips: Sequence[ClipView], settings: CameraSettings) -> list[tu
     if backend == "vipe":
         from curation.cameras import vipe
 
-        results = [vipe.annotate(clip, settings) for clip in clips]
-        return [(facts, _one_span(facts, camera)) for facts, camera in results]
+        return [vipe.annotate(clip, settings) for clip in clips]
     from curation.cameras.klt import estimate
 
     return estimate.annotate(clips, settings)
 
 
-def _one_span(facts: CameraFacts, camera: Camera | None) -> Camera | None:
-    """Return the camera of a clip that is right as a whole with all of its frames in one span."""
-    return camera.whole_span(facts.model or "general") if camera and facts.ok else camera
+def _in_one_span(facts: CameraFacts, camera: Camera | None) -> tuple[CameraFacts, Camera | None]:
+    """Return the camera of a clip that passed with all of its frames in one span, if its backend knows no spans."""
+    if camera is None or camera.spans or not facts.ok:
+        return facts, camera
+    return facts._replace(valid_share=1.0), camera.whole_span(facts.model or "general")
 
 
 def missing_requirement(settings: CameraSettings) -> str | None:

@@ -7,6 +7,7 @@ so they are solved with that median. A clip that fails as a whole is taken apart
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -82,8 +83,12 @@ def _pool(shares: dict[int, float], settings: CameraSettings) -> float | None:
 
 
 def _shows_focal(facts: CameraFacts, limits: CheckSettings) -> bool:
-    """Whether a clip shows the focal length by its path: it passes every check, and does not hardly move."""
-    return facts.ok and (facts.model == "rotation" or (facts.parallax or 0.0) >= limits.min_focal_parallax)
+    """Whether a clip shows the focal length by its path: it passes every check, and does not hardly move.
+
+    Too few scale links do not count: a scale that drifts does not change the focal length.
+    """
+    passes = apply_checks(facts, replace(limits, min_scale_links=0)).ok
+    return passes and (facts.model == "rotation" or (facts.parallax or 0.0) >= limits.min_focal_parallax)
 
 
 def _turn_share(clip: ClipTracks, limits: CheckSettings) -> float | None:

@@ -98,16 +98,16 @@ def weakest_frames(
     pose, times_s = one.poses.pose[frames], clip.tracks.times_s[frames]
     visible = np.isfinite(points[frames, :, 0][:, one.map.track])
     if check == "max_turn_deg":
-        worst = _steps_deg(pose).argmax() + 1
+        worst = int(_steps_deg(pose).argmax()) + 1
     elif check == "step_ratio":
-        worst = step_sizes(pose).argmax() + 1
+        worst = int(step_sizes(pose).argmax()) + 1
     elif check == "velocity_spike":
-        worst = velocity_changes(pose, times_s).argmax() + 2
+        worst = int(velocity_changes(pose, times_s).argmax()) + 2
     elif check == "scale_links":
-        worst = links_per_frame(visible, one.map.point, pose).argmin()
+        worst = int(links_per_frame(visible, one.map.point, pose).argmin())
     elif check == "map_disagreement_deg":
         ours, theirs = _steps(pose), _steps(witness.poses.pose[frames])
-        worst = rotation.angle_deg(theirs.transpose(0, 2, 1) @ ours).argmax() + 1
+        worst = int(rotation.angle_deg(theirs.transpose(0, 2, 1) @ ours).argmax()) + 1
     elif check == "map_disagreement":
         worst = _parting(pose[:, :3, 3], witness.poses.pose[frames][:, :3, 3])
     elif check == "vertical_run_s":
@@ -119,7 +119,7 @@ def weakest_frames(
         return first + a, first + b
     else:
         return None
-    return first + int(worst), first + int(worst) + 1
+    return first + worst, first + worst + 1
 
 
 def _steps(pose_N44: np.ndarray) -> np.ndarray:

@@ -291,20 +291,20 @@ def _extended(search: _Search, run: Piece, turn: Piece, low: int, high: int) -> 
     if end - first < search.frames_in(_MIN_OVERLAP_S) or (turn.start >= run.start and turn.end <= run.end):
         return run
     shared, seen = run.pose[first - run.start : end - run.start], turn.pose[first - turn.start : end - turn.start]
-    nearest = (run.facts.parallax or 0.0) and _radius(run.pose) / run.facts.parallax
+    nearest = _radius(run.pose) / run.facts.parallax if run.facts.parallax else 0.0
     apart = rotation.angle_deg(_steps(seen).transpose(0, 2, 1) @ _steps(shared))
     if _radius(shared) > _MAX_STILL * nearest or np.sqrt((apart**2).mean()) > _MAX_TURN_DIFFERENCE_DEG:
         return run
     start, stop = max(low, min(run.start, turn.start)), min(high, max(run.end, turn.end))
     before = _carried(run.pose[0], turn, run.start, start, run.start)
     after = _carried(run.pose[-1], turn, run.end - 1, run.end, stop)
-    residual = [turn.residual_px[start - turn.start : run.start - turn.start] if len(before) else [], run.residual_px]
-    residual.append(turn.residual_px[run.end - turn.start : stop - turn.start] if len(after) else [])
+    residual_before = turn.residual_px[start - turn.start : run.start - turn.start] if len(before) else np.empty(0)
+    residual_after = turn.residual_px[run.end - turn.start : stop - turn.start] if len(after) else np.empty(0)
     return run._replace(
         start=run.start - len(before),
         end=run.end + len(after),
         pose=np.concatenate([before, run.pose, after]),
-        residual_px=np.concatenate(residual),
+        residual_px=np.concatenate([residual_before, run.residual_px, residual_after]),
     )
 
 
