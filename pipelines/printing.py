@@ -76,11 +76,11 @@ def clip_row(out: str, clips: Any, clip: str) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """Return a value in a few words: spans by name and time, and of long lists only the length."""
+    """Return a value in a few words: spans by time and what they are, and of long lists only the length."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list) and value and isinstance(value[0], dict) and "start_s" in value[0]:
-        return "; ".join(f"{span['name']} {span['start_s']:.2f}-{span['end_s']:.2f}" for span in value)
+        return "; ".join(f"{span.get('name') or span['model']} {span['start_s']:.2f}-{span['end_s']:.2f}" for span in value)
     if isinstance(value, list) and len(value) > _MAX_LISTED:
         return f"{len(value)} values"
     return str(value)

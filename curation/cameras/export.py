@@ -1,4 +1,11 @@
-"""A camera in the formats that other tools read."""
+"""A camera in the formats that other tools read.
+
+These formats have one path in one scale. Of a camera with spans they hold the frames of those spans that share a scale, and of
+these the ones with most frames: poses outside spans are not known. The `.npz` has all of it.
+"""
+
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 
@@ -6,10 +13,35 @@ from curation.cameras.camera import Camera, to_npz
 from curation.errors import InputError
 
 
+def of_one_scale(camera: Camera) -> Camera:
+    """Return the frames of the spans that share a scale, those with most frames; a camera without spans as it is."""
+    if not camera.spans:
+        return camera
+    frames = Counter[int]()
+    for span in camera.spans:
+        frames[span.scale_group] += span.end - span.start
+    group = frames.most_common(1)[0][0]
+    spans = [span for span in camera.spans if span.scale_group == group]
+    which = np.concatenate([np.arange(span.start, span.end) for span in spans])
+    return replace(
+        camera,
+        pose=np.linalg.inv(camera.pose[which[0]]) @ camera.pose[which],
+        intrinsics=camera.intrinsics[which],
+        times_s=camera.times_s[which],
+        valid=camera.valid[which],
+        residual_px=camera.residual_px[which],
+        keyframes=np.flatnonzero(np.isin(which, camera.keyframes)),
+        scale_to_unit=spans[0].scale_to_unit,
+        scale_source=spans[0].scale_source,
+        spans=(),
+    )
+
+
 def to_tum(camera: Camera) -> str:
     """Return a TUM trajectory, as evo reads it: lines `timestamp tx ty tz qx qy qz qw`, camera-to-world, clip seconds."""
     from scipy.spatial.transform import Rotation
 
+    camera = of_one_scale(camera)
     quaternions = Rotation.from_matrix(camera.pose[:, :3, :3]).as_quat()
     rows = np.concatenate([camera.times_s[:, None], camera.pose[:, :3, 3], quaternions], axis=1)
     return "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in rows)
@@ -21,6 +53,7 @@ def to_realestate10k(camera: Camera, name: str) -> str:
     A line holds the time in whole microseconds, fx fy cx cy as shares of width and height, two zeros (no distortion), and the
     3x4 world-to-camera matrix by rows. Translations are in the data set's unit.
     """
+    camera = of_one_scale(camera)
     sizes = np.array([*camera.size, *camera.size], float)
     pose = camera.pose.copy()
     pose[:, :3, 3] *= camera.scale_to_unit
@@ -35,6 +68,7 @@ def to_rerun(camera: Camera, path: str) -> None:
     """Write a recording for the rerun viewer: the camera's frustum moving along its path over time."""
     import rerun as rr
 
+    camera = of_one_scale(camera)
     recording = rr.RecordingStream("gamecraft_camera")
     recording.save(path)
     recording.log("world", rr.ViewCoordinates.RDF, static=True)

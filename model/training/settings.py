@@ -133,11 +133,11 @@ class DistillationSettings:
     # share of steps in which what precedes the window is ground truth instead of the student's own rollout (stage 4)
     teacher_forcing_share: float = 0.0
     update_ratio: int = 5  # the critic is trained in every step, the student in one of so many
-    # learning rates of each expert, of the student and of the critic; train.warmup_steps and train.lr_decay_share apply to them
-    lr_high: float = 2e-6
-    lr_low: float = 2e-6
-    critic_lr_high: float = 4e-7
-    critic_lr_low: float = 4e-7
+    # learning rates; train.warmup_steps and train.lr_decay_share apply to all four
+    lr_high: float = 2e-6  # of the student's expert for high noise
+    lr_low: float = 2e-6  # of the student's expert for low noise
+    critic_lr_high: float = 4e-7  # of the critic's expert for high noise
+    critic_lr_low: float = 4e-7  # of the critic's expert for low noise
     betas: tuple[float, float] = (0.0, 0.999)  # decay of AdamW's averages, of student and critic
     # of the real score, away from no text and no camera, or with causal.warp from no text; 1: none, which saves a pass.
     # Self-Forcing and DMD2 write 3 for what is 4 here

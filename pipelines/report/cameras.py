@@ -132,13 +132,19 @@ def _view(
 
 
 def timeline(camera: Camera) -> list[str]:
-    """Return lines of text: the controls that the trajectory shows, one character per tick, and the range of each axis."""
+    """Return lines of text: the controls that the trajectory shows, one character per tick, and the range of each axis.
+
+    A tick of which no frame is in a span has no known controls, and is a question mark.
+    """
     ticks, signs, controls = _every(camera.times_s, _TICK_S), held_keys(camera, WordSettings()), camera.controls
     scaled = camera.scale_source != "none"
+    known = camera.valid if camera.spans else np.ones(len(camera.times_s), bool)
+    is_known = [bool(part.any()) for part in np.split(known, ticks[1:])]
     lines = [f"controls from the camera's motion, {_TICK_S:g} s per character"]
     for axis, (name, positive, negative) in enumerate(_CONTROLS):
         parts = np.split(signs[:, axis], ticks[1:])
-        drawn = "".join({1: positive, -1: negative}.get(round(float(np.mean(part))), ".") for part in parts)
+        keys = [{1: positive, -1: negative}.get(round(float(np.mean(part))), ".") for part in parts]
+        drawn = "".join(key if sure else "?" for key, sure in zip(keys, is_known, strict=True))
         unit = "deg/s" if axis >= 2 else "unit/s" if scaled else "per second, unit unknown"
-        lines.append(f"{name:8} {drawn}  {controls[:, axis].min():.2f} to {controls[:, axis].max():.2f} {unit}")
+        lines.append(f"{name:8} {drawn}  {controls[known, axis].min():.2f} to {controls[known, axis].max():.2f} {unit}")
     return lines

@@ -162,7 +162,7 @@ def test_an_output_of_another_schema_or_recipe_is_refused(gamecraft, raw, out, t
 def test_inspect_lists_sources_and_reasons(gamecraft, out):
     status, said, _ = gamecraft("inspect", out)
     assert status == 0
-    assert "recipe smoke, schema 2, 1 shard" in said
+    assert "recipe smoke, schema 3, 1 shard" in said
     assert "4 sources, 4 clips: 3 kept, 3 in shards" in said
     assert "broken.mp4" in said
     assert "cannot be opened" in said

@@ -1,10 +1,12 @@
 """Other tools read what we write: their readers, or the format by its own words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from curation.cameras.camera import Camera, from_npz
-from curation.cameras.export import save
+from curation.cameras.camera import Camera, CameraSpan, from_npz
+from curation.cameras.export import of_one_scale, save, to_tum
 
 Rotation = pytest.importorskip("scipy.spatial.transform", reason="the extra `camera` is not installed").Rotation
 
@@ -39,6 +41,16 @@ def test_realestate10k_text_is_world_to_camera_with_shares_of_the_size(camera, t
     expected = camera.pose.copy()
     expected[:, :3, 3] *= 0.5  # in the data set's unit
     np.testing.assert_allclose(np.linalg.inv(outer), expected, atol=1e-7)
+
+
+def test_poses_outside_spans_are_not_exported(camera):
+    spans = (CameraSpan(0, 2, "general", 0, 3.0), CameraSpan(3, 6, "general", 1, 2.0), CameraSpan(7, 9, "general", 1, 2.0))
+    part = of_one_scale(replace(camera, spans=spans))
+    which = [3, 4, 5, 7, 8]
+    np.testing.assert_allclose(part.times_s, camera.times_s[which])
+    np.testing.assert_allclose(part.pose, np.linalg.inv(camera.pose[3]) @ camera.pose[which])
+    assert part.scale_to_unit == 2.0
+    assert len(to_tum(replace(camera, spans=spans)).splitlines()) == len(which)
 
 
 def test_npz_is_the_shards_own_format(camera, tmp_path):

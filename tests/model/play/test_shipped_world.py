@@ -59,7 +59,7 @@ def test_turning_away_and_back_shows_what_was_there(engine):
     assert after < 0.35 * other
 
 
-PROMPTS = ("a creature appears", "an explosion", "night falls", "place a block", "take out a torch")
+PROMPTS = ("a creature appears", "an explosion", "it starts to snow", "night falls", "place a block", "take out a torch")
 
 
 def test_it_offers_what_happens_in_its_footage_and_refuses_other_prompts(engine):
