@@ -39,7 +39,7 @@ class CheckSettings:
     # only turns seems to move by a few hundredths of it where hands and clouds are mistaken for the world.
     min_parallax: float = 0.05
     # The same, in a clip that finds the focal length of its source by its own motion.
-    min_focal_parallax: float = 0.3
+    min_focal_parallax: float = 0.25
     # Reprojection error in every frame of a span: the median over its points. Where hands or bricks of another row pull at the
     # camera it is twice that of the frames around.
     max_frame_residual_px: float = 0.9
