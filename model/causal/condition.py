@@ -157,11 +157,11 @@ class KeyFrameMemory:
     younger than `delay` are not chosen, since they know no more than the frame before. At most `capacity` frames are kept; then
     the one that was not chosen for longest is dropped, never the first.
 
-    After `forget` the frame before is chosen for `settle` frames, 2.5 s of the demo's time: a remembered picture would undo
+    After `forget` the frame before is chosen for `settle` frames, 0.6 s of the demo's time: a remembered picture would undo
     what is beginning. Then frames are kept again.
     """
 
-    def __init__(self, capacity: int = 128, spacing: float = 0.5, delay: int = 17, settle: int = 44) -> None:
+    def __init__(self, capacity: int = 128, spacing: float = 0.5, delay: int = 17, settle: int = 10) -> None:
         if capacity < 2:
             raise ValueError(f"capacity must be at least 2, the first frame and a later one, not {capacity}")
         self._capacity, self._spacing, self._delay, self._settle = capacity, spacing, delay, settle
