@@ -29,11 +29,12 @@ from model.backbone.attention import KV
 from model.control.spec import ControlState
 from model.play.accelerate import BACKENDS
 from model.play.engine import Session, Start
+from model.play.keys import parse_keys
 from model.play.world import WorldEngine, load_engine
 from model.training import throughput
 
 IN_PLACE = "keys in place, then emit"
-_KEYS = ("W", "W+LEFT", "LEFT", "S", "RIGHT", "W+RIGHT", "")
+_KEYS = ("W", "W+LEFT", "LEFT", "S", "RIGHT", "W+RIGHT", ".")
 _ROUNDS, _TURNS = 4, 40  # fresh sessions beside an old one, and blocks of each
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 92]
 
@@ -102,8 +103,8 @@ def script(frames: int) -> Iterator[list[ControlState]]:
     rng = np.random.default_rng(0)
     while True:
         held = str(rng.choice(_KEYS))
-        for _ in range(int(rng.integers(4, 20))):
-            yield [ControlState(frozenset(held.split("+")) if held else frozenset())] * frames
+        for state in parse_keys(f"{held}*{int(rng.integers(4, 20))}"):
+            yield [state] * frames
 
 
 @contextlib.contextmanager

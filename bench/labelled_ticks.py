@@ -23,7 +23,7 @@ class LabelledTicks:
     planes: np.ndarray  # [T, 6, 12, 16]
     event: np.ndarray  # [T], whether an interaction happens
     kinds: np.ndarray  # [T, 10], of each of `learned.KINDS`
-    told: np.ndarray  # [10], False where the ground truth does not tell of a kind
+    knows_kind: np.ndarray  # [10], False where the ground truth does not tell of a kind
     regime: np.ndarray  # [T], index in `learned.REGIMES`
     known: np.ndarray  # [T], False where the ground truth does not tell whether an interaction is visible
 
@@ -49,7 +49,7 @@ def labelled_ticks(path: Path) -> LabelledTicks:
             planes=learned.inputs(signals.cells, signals.change_cells, signals.fps).astype(np.float16),
             event=since_last(labels.event, frames),
             kinds=since_last(labels.kinds, frames),
-            told=labels.told,
+            knows_kind=labels.knows_kind,
             regime=regime,
             known=labels.known[frames],
         )

@@ -110,8 +110,8 @@ def _source_of(name: str, setting: str) -> tuple[str, bool]:
     """Return the checkpoint of a run, or the folder of an exported world and True. setting: that names it, for messages."""
     if path := checkpoints.latest(name):
         return path, False
-    if world_files.is_world(name):
-        return world_files.find_world(name), True
+    if world := _exported_world(name):
+        return world, True
     raise InputError(f"{name}: no complete checkpoint there; {setting} must name the folder of a run or of an exported world")
 
 
@@ -153,7 +153,8 @@ def _codec_and_text_encoder(
     if torch.distributed.get_rank() == 0:
         os.makedirs(folder, exist_ok=True)
         if recipe.model.init_from:
-            frame_codec.copy_from_run(_folder_of_codec(recipe.model.init_from), path)
+            source = recipe.model.init_from
+            frame_codec.copy_from_run(_exported_world(source) or source, path)
         elif not os.path.exists(path) and checkpoints.latest(folder):
             raise InputError(f"{path}: no such file, but the checkpoints next to it were trained with it: copy it back")
         frame_codec.load_or_train(outputs, recipe.data, recipe.codec, path, device, log)
@@ -164,9 +165,9 @@ def _codec_and_text_encoder(
     return codec, text_encoder, frame_codec.fingerprint(path)
 
 
-def _folder_of_codec(init_from: str) -> str:
-    exported = checkpoints.latest(init_from) is None and world_files.is_world(init_from)
-    return world_files.find_world(init_from) if exported else init_from
+def _exported_world(name: str) -> str | None:
+    """Return the folder of the exported world that is meant, None for a run: its folder may be called `demo`, too."""
+    return world_files.find_world(name) if checkpoints.latest(name) is None and world_files.is_world(name) else None
 
 
 def _world(

@@ -180,15 +180,19 @@ def read_world_file(checkpoint: str) -> WorldFile:
         raise InputError(f"{folder}: no {_WORLD} there; a playable world is made by `gamecraft export`") from None
 
 
+def _read_state(folder: str) -> dict[str, Tensor]:
+    """Return the weights of a world by their names. Where one expert serves all noise levels it has the names of both."""
+    state = _unpacked(load_file(os.path.join(folder, _WEIGHTS)))
+    return {name.replace("high.", "low.", 1): value for name, value in state.items()} | state
+
+
 def copy_weights(checkpoint: str, world: World) -> None:
     """Give a model the weights of a world, to train on. InputError where it is another model."""
     folder = find_world(checkpoint)
     try:
-        state = _unpacked(load_file(os.path.join(folder, _WEIGHTS)))
+        state = _read_state(folder)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: its weights cannot be read: {error}") from error
-    low = {f"low.{name.removeprefix('high.')}": value for name, value in state.items()}
-    state = {**low, **state}
     own = world.state_dict()
     other = {name for name in own.keys() | state.keys() if name not in own or name not in state}
     other |= {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape}
@@ -204,13 +208,9 @@ def copy_weights(checkpoint: str, world: World) -> None:
 def load_world(folder: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedWorld:
     """Load a world. InputError where the folder has none, or its files do not fit together."""
     file = read_world_file(folder)
-    weights = os.path.join(folder, _WEIGHTS)
     try:
         world = _build(file)
-        state = _unpacked(load_file(weights))
-        if not file.two_experts:
-            state |= {f"low.{name.removeprefix('high.')}": value for name, value in state.items()}
-        world.load_state_dict(state)
+        world.load_state_dict(_read_state(folder))
         codec, encode_text = _codec_and_text(file, folder)
     except (OSError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: its files do not make the world of {_WORLD}: {error}") from error

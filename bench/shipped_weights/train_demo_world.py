@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from model.control.spec import ControlState
 from model.play.engine import Start
 from model.play.export import export
+from model.play.keys import parse_keys
 from model.play.video import Mp4Writer
 from model.play.world import load_engine
 from model.recipes import demo_causal, demo_consistency
@@ -24,29 +24,13 @@ from model.train import train, with_shares
 # Six events, in the order in which seeds count them.
 _EVENTS = ("snow", "night", "torch", "block", "creature", "explosion")
 _EVERYWHERE = ("snow", "night")  # the others are things in places, of which more takes are needed
-# What the page shows while nobody plays: the start picture, then keys, for how many frames, and a prompt before them.
-_FILM_START = 0
+# The film that the page shows while nobody plays: a prompt, or none, and the keys that follow it.
 _FILM = (
-    ("", 6, ""),
-    ("W", 16, ""),
-    ("RIGHT", 12, ""),
-    ("LEFT", 24, ""),
-    ("RIGHT", 12, ""),
-    ("", 36, "an explosion"),
-    ("LEFT", 10, ""),
-    ("RIGHT", 10, ""),
-    ("", 24, "place a block"),
-    ("LEFT", 10, ""),
-    ("RIGHT", 20, ""),
-    ("LEFT", 10, ""),
-    ("", 20, "night falls"),
-    ("RIGHT", 14, ""),
-    ("LEFT", 28, ""),
-    ("RIGHT", 14, ""),
-    ("W", 20, ""),
-    ("", 24, "it starts to snow"),
-    ("LEFT", 20, ""),
-    ("W", 20, ""),
+    ("", ".*6 W*16 RIGHT*12 LEFT*24 RIGHT*12"),
+    ("an explosion", ".*36 LEFT*10 RIGHT*10"),
+    ("place a block", ".*24 LEFT*10 RIGHT*20 LEFT*10"),
+    ("night falls", ".*20 RIGHT*14 LEFT*28 RIGHT*14 W*20"),
+    ("it starts to snow", ".*24 LEFT*20 W*20"),
 )
 # What differs from the recipe's codec for the shipped world: a perceptual loss and a patch discriminator.
 _LPIPS_STEPS, _GAN_WEIGHT, _DETAIL_WEIGHT = 5_000, 0.02, 0.5
@@ -110,14 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def film(world: str) -> bytes:
     """Return an MP4 of twenty seconds of play in a world whose blocks are single frames."""
     engine = load_engine(world, backend="eager")
-    session, first = engine.start(Start(engine.info.start_images[_FILM_START].picture))
+    session, first = engine.start(Start(engine.info.start_images[0].picture))
     writer = Mp4Writer(engine.info.fps)
     writer.add(first.frames)
-    for keys, frames, prompt in _FILM:
+    for prompt, keys in _FILM:
         if prompt:
             session.set_prompt(prompt)
-        for _ in range(frames):
-            writer.add(session.generate([ControlState(frozenset(keys.split("+")) if keys else frozenset())]).frames)
+        for state in parse_keys(keys):
+            writer.add(session.generate([state]).frames)
             session.commit()
     return writer.finish()
 

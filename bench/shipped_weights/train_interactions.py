@@ -116,13 +116,13 @@ class Windows:
         return number, int(np.clip(tick - rng.integers(TICKS), 0, last))
 
     def batch(self, size: int) -> dict[str, Tensor]:
-        """Return planes, event, kinds, told, regime and known of some windows."""
+        """Return planes, event, kinds, knows_kind, regime and known of some windows."""
         chosen = [self._pick() for _ in range(size)]
         parts = {
             name: np.stack([getattr(self._recordings[number], name)[at : at + TICKS] for number, at in chosen])
             for name in ("planes", "event", "kinds", "regime", "known")
         }
-        parts["told"] = np.stack([self._recordings[number].told for number, _ in chosen])[:, None]
+        parts["knows_kind"] = np.stack([self._recordings[number].knows_kind for number, _ in chosen])[:, None]
         return {name: torch.from_numpy(part) for name, part in parts.items()}
 
 
@@ -207,12 +207,12 @@ def start_weights(path: Path, net: Net) -> dict[str, Tensor]:
 
 
 def loss_of(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Return the loss of logits [B, T, 20]: event, kinds where they are told, and regime."""
+    """Return the loss of logits [B, T, 20]: event, kinds where they are known, and regime."""
     event = functional.binary_cross_entropy_with_logits(logits[..., 0], batch["event"].float(), reduction="none")
     kinds = functional.binary_cross_entropy_with_logits(
         logits[..., 1 + len(REGIMES) :], batch["kinds"].float(), reduction="none"
     )
-    kind_loss = (kinds * batch["told"] * batch["known"][..., None]).sum(-1).mean()
+    kind_loss = (kinds * batch["knows_kind"] * batch["known"][..., None]).sum(-1).mean()
     regime = functional.cross_entropy(
         logits[..., 1 : 1 + len(REGIMES)].flatten(0, 1), batch["regime"].flatten(), reduction="none"
     )

@@ -141,12 +141,15 @@ class Camera:
     def at_times(self, times_s: np.ndarray) -> "Camera":
         """Return the camera of the frames shown at these times: each the last at or before its time (to half a millisecond)."""
         which = np.clip(np.searchsorted(self.times_s, np.asarray(times_s) + 5e-4, side="right") - 1, 0, None)
-        first = np.linalg.inv(self.pose[which[0]])
+        return replace(self.at_frames(which), times_s=np.asarray(times_s, float))
+
+    def at_frames(self, which: np.ndarray) -> "Camera":
+        """Return the camera of these frames, int [M], which rise. The first of them is the new origin."""
         return replace(
             self,
-            pose=first @ self.pose[which],
+            pose=np.linalg.inv(self.pose[which[0]]) @ self.pose[which],
             intrinsics=self.intrinsics[which],
-            times_s=np.asarray(times_s, float),
+            times_s=self.times_s[which],
             valid=self.valid[which],
             residual_px=self.residual_px[which],
             keyframes=np.flatnonzero(np.isin(which, self.keyframes)),

@@ -23,18 +23,8 @@ def of_one_scale(camera: Camera) -> Camera:
     group = frames.most_common(1)[0][0]
     spans = [span for span in camera.spans if span.scale_group == group]
     which = np.concatenate([np.arange(span.start, span.end) for span in spans])
-    return replace(
-        camera,
-        pose=np.linalg.inv(camera.pose[which[0]]) @ camera.pose[which],
-        intrinsics=camera.intrinsics[which],
-        times_s=camera.times_s[which],
-        valid=camera.valid[which],
-        residual_px=camera.residual_px[which],
-        keyframes=np.flatnonzero(np.isin(which, camera.keyframes)),
-        scale_to_unit=spans[0].scale_to_unit,
-        scale_source=spans[0].scale_source,
-        spans=(),
-    )
+    part = camera.at_frames(which)
+    return replace(part, scale_to_unit=spans[0].scale_to_unit, scale_source=spans[0].scale_source, spans=())
 
 
 def to_tum(camera: Camera) -> str:

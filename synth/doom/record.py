@@ -6,19 +6,16 @@ cut. Equal arguments give equal bytes. `synth.doom.truth` reads the truth file.
 """
 
 import contextlib
-import itertools
 import json
 import math
-import os
 import random
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,10 +26,10 @@ from synth.doom.player import STYLES, Action, ScriptedPlayer
 from synth.doom.sight import HALF_HEIGHT, HALF_HEIGHT_ABOVE_HUD
 from synth.doom.truth import Truth, read_truth
 from synth.doom.wad import map_names, read_level
+from synth.recording_files import encoder, staged
 
 FPS = 35  # the tic rate of the game
 GOP = 70  # frames; a key frame every two seconds
-PRESET = "veryfast"  # "medium" records a third slower, and the file is no smaller
 CUT_EVENTS = frozenset({"level_change", "respawn_cut"})
 UNITS = (
     "Doom map units (player height 56, eye 41, ~32 units = 1 m); angle deg counter-clockwise from +X; z up; "
@@ -76,9 +73,11 @@ def record(out_mp4: str | Path, recording: Recording) -> Truth:
         raise InputError(f"the recording must be named *.mp4, not {out.name!r}")
     check_recording(recording)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _staged_files(out, depth=recording.depth_every > 0) as files:
-        _write(recording, files)
-    return read_truth(out.with_suffix(".jsonl"))
+    depth = out.with_name(f"{out.stem}_depth.npz") if recording.depth_every > 0 else None
+    truth = out.with_suffix(".jsonl")
+    with staged([path for path in (out, depth, truth) if path is not None]) as parts:
+        _write(recording, RecordingFiles(parts[out], parts[depth] if depth else None, parts[truth]))
+    return read_truth(truth)
 
 
 def check_recording(recording: Recording) -> None:
@@ -114,7 +113,7 @@ def _write(recording: Recording, files: "RecordingFiles") -> None:
     cuts, counts = list[int](), Counter[str]()
     with (
         open(files.truth, "w", encoding="utf-8") as log,
-        _encoder(files.video, recording) as encode,
+        encoder(files.video, (recording.width, recording.height), Fraction(FPS), recording.crf, GOP) as encode,
         contextlib.closing(_play(recording)) as frames,  # stops the engine if the codec fails
     ):
         _log(log, _header(recording))
@@ -230,48 +229,9 @@ def _log(file: IO[str], line: dict[str, Any]) -> None:
     file.write(json.dumps(line) + "\n")
 
 
-@contextlib.contextmanager
-def _encoder(path: Path, recording: Recording) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
-    """Yield a function that appends an RGB picture to the video.
-
-    One thread and no CPU-specific code, so that equal pictures give equal bytes.
-    """
-    options = {"crf": str(recording.crf), "preset": PRESET, "x264-params": "cpu-independent=1"}
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=FPS, options=options)
-        stream.width, stream.height, stream.pix_fmt = recording.width, recording.height, "yuv420p"
-        stream.codec_context.gop_size = GOP
-        stream.codec_context.thread_count = 1
-        numbers = itertools.count()
-
-        def encode(picture: NDArray[np.uint8]) -> None:
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = next(numbers), Fraction(1, FPS)
-            container.mux(stream.encode(frame))
-
-        yield encode
-        container.mux(stream.encode(None))
-
-
 class RecordingFiles(NamedTuple):
     """The files of a recording."""
 
     video: Path
     depth: Path | None  # None unless depth was requested
     truth: Path
-
-
-@contextlib.contextmanager
-def _staged_files(out: Path, depth: bool) -> Iterator[RecordingFiles]:
-    """Yield temporary paths in the same folder. Rename them at the end, the truth file last; remove them after an error."""
-    final = RecordingFiles(out, out.with_name(f"{out.stem}_depth.npz") if depth else None, out.with_suffix(".jsonl"))
-    final_paths = [path for path in final if path is not None]
-    temporary = {path: path.with_name(f".part-{os.getpid()}-{path.name}") for path in final_paths}
-    try:
-        yield RecordingFiles(temporary[final.video], temporary[final.depth] if final.depth else None, temporary[final.truth])
-        final.truth.unlink(missing_ok=True)  # a newer video must not be paired with an older truth file
-        for path in final_paths:
-            temporary[path].replace(path)
-    finally:
-        for part in temporary.values():
-            part.unlink(missing_ok=True)

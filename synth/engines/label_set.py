@@ -27,39 +27,43 @@ TEST_MAPS = MAPS[::5]
 
 # Scenario, HUD, hand, third person. Every third has nothing happening, or hardly anything.
 _MINETEST = (
-    *(("build", True, True, False), ("events", False, False, False), ("walk", True, True, False), ("house", True, True, False)),
-    *(
-        ("build", False, False, False),
-        ("spin", False, True, False),
-        ("events", True, True, False),
-        ("house", False, False, False),
-    ),
-    *(("walk", False, False, False), ("mixed", True, True, False), ("build", True, True, True), ("jump", True, True, False)),
-    *(
-        ("inventory", True, True, False),
-        ("events", False, True, True),
-        ("walk", False, True, True),
-        ("mixed", False, True, False),
-    ),
+    ("build", True, True, False),
+    ("events", False, False, False),
+    ("walk", True, True, False),
+    ("house", True, True, False),
+    ("build", False, False, False),
+    ("spin", False, True, False),
+    ("events", True, True, False),
+    ("house", False, False, False),
+    ("walk", False, False, False),
+    ("mixed", True, True, False),
+    ("build", True, True, True),
+    ("jump", True, True, False),
+    ("inventory", True, True, False),
+    ("events", False, True, True),
+    ("walk", False, True, True),
+    ("mixed", False, True, False),
 )
 _OPENARENA = (
-    *(("fight", True, True, False), ("walk", True, True, False), ("range", False, True, False), ("fight", False, True, True)),
-    *(("range", True, True, False), ("walk", False, False, False), ("fight", False, True, False), ("range", True, True, True)),
+    ("fight", True, True, False),
+    ("walk", True, True, False),
+    ("range", False, True, False),
+    ("fight", False, True, True),
+    ("range", True, True, False),
+    ("walk", False, False, False),
+    ("fight", False, True, False),
+    ("range", True, True, True),
 )
 # Style, HUD, weapon, monsters.
 _DOOM = (
-    *(
-        ("fight", True, True, True),
-        ("camera", True, True, False),
-        ("explore", True, True, True),
-        ("explore", False, True, False),
-    ),
-    *(
-        ("fight", False, True, True),
-        ("explore", True, True, True),
-        ("static", True, True, True),
-        ("explore", False, False, False),
-    ),
+    ("fight", True, True, True),
+    ("camera", True, True, False),
+    ("explore", True, True, True),
+    ("explore", False, True, False),
+    ("fight", False, True, True),
+    ("explore", True, True, True),
+    ("static", True, True, True),
+    ("explore", False, False, False),
 )
 _SPLITS = ("train", "train", "test", "train", "train", "valid")  # in turn: recordings that stop early are balanced
 _TAKES = 60

@@ -57,7 +57,7 @@ class Labels:
     spans: tuple[LabelSpan, ...]
     event: NDArray[np.bool_]  # [n], something happens in view
     kinds: NDArray[np.bool_]  # [n, 10], of each of `KINDS`
-    told: NDArray[np.bool_]  # [10], False where the truth does not tell of a kind
+    knows_kind: NDArray[np.bool_]  # [10], False where the truth does not tell of a kind
     known: NDArray[np.bool_]  # [n], False where the truth does not tell whether an event is visible
     regimes: list[str]  # [n], none shorter than 0.3 s
 

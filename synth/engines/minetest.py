@@ -4,20 +4,16 @@
 OUT.events.json (the poses and events that curation uses). Frame i of the video is the picture before the action on line i.
 """
 
-import contextlib
 import itertools
 import json
 import math
-import os
 import random
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +26,7 @@ from synth.doom.cameras import poses
 from synth.doom.truth import GameEvent, Truth, read_truth
 from synth.engines.minetest_game import FPS, MOUSE_STEP_DEG, GameSettings, Optics, Place, Session, start_game
 from synth.engines.player import PLAYS, Act, Acts, Roamer, View
+from synth.recording_files import encoder, staged
 
 UNITS_PER_M = 32.0  # of the truth file: those of `synth.doom.truth`, whose limits of speed then hold
 WALK_M_S = 4.0
@@ -94,19 +91,12 @@ def record(out_mp4: str | Path, recording: Recording) -> Truth:
     out.parent.mkdir(parents=True, exist_ok=True)
     jsonl, camera = out.with_suffix(".jsonl"), Path(engine_cameras.log_uri(str(out)))
     events = Path(engine_events.log_uri(str(out)))
-    parts = {path: path.with_name(f".part-{os.getpid()}-{path.name}") for path in (out, camera, events, jsonl)}
-    try:
+    with staged((out, camera, events, jsonl)) as parts:
         with start_game(_game_settings(recording)) as session, open(parts[jsonl], "w", encoding="utf-8") as log:
             _write(session, recording, parts[out], log)
         truth = read_truth(parts[jsonl])
         parts[camera].write_bytes(to_npz(engine_camera(truth)))
         parts[events].write_text(engine_events.to_json(logged_events(truth)), encoding="utf-8")
-        jsonl.unlink(missing_ok=True)  # a newer video must not be paired with an older truth file
-        for path, part in parts.items():
-            part.replace(path)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
     return truth
 
 
@@ -227,7 +217,8 @@ def _write(session: Session, recording: Recording, video: Path, log: IO[str]) ->
     _log(log, _header(recording, session))
     frame: _Frame | None = None
     session.act(Act())
-    with _encoder(video, recording) as encode:
+    size, gop = (recording.width, recording.height), round(recording.fps)
+    with encoder(video, size, recording.fps, recording.crf, gop) as encode:
         for number in range(total + 1):
             picture = session.picture()
             if session.client_lines != 1:
@@ -305,23 +296,3 @@ def _frame_line(number: int, recording: Recording, frame: _Frame, after: dict[st
         "events": frame.events,
         "moving": [],
     }
-
-
-@contextlib.contextmanager
-def _encoder(path: Path, recording: Recording) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
-    """Yield a function that appends an RGB picture to the video. One thread: it leaves the other cores to the game."""
-    options = {"crf": str(recording.crf), "preset": "veryfast", "x264-params": "cpu-independent=1"}
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=recording.fps, options=options)
-        stream.width, stream.height, stream.pix_fmt = recording.width, recording.height, "yuv420p"
-        stream.codec_context.gop_size = round(recording.fps)
-        stream.codec_context.thread_count = 1
-        numbers = itertools.count()
-
-        def encode(picture: NDArray[np.uint8]) -> None:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame.pts, frame.time_base = next(numbers), 1 / recording.fps
-            container.mux(stream.encode(frame))
-
-        yield encode
-        container.mux(stream.encode(None))

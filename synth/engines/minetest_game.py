@@ -13,11 +13,11 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from synth.engines.lockstep import Game, XInput, cache_folder, require, virtual_
 from synth.engines.player import KEY_TURN_DEG_S, Act
 
 _MODS = Path(__file__).with_name("minetest_mods")
+ReadySession = TypeVar("ReadySession")
 PACKAGES = "minetest xvfb libxtst6 libgl1-mesa-dri gcc libc6-dev"
 FPS = Fraction(35, 2)
 
@@ -42,7 +43,8 @@ _SAVE_S = 6.0  # of real time, in which the server writes the map to disk severa
 _STARTS, _PORT_IN_USE = 4, "Failed to bind socket"
 _ANSWER_TIMEOUT_S, _ARRIVAL_S = 5.0, 0.15
 
-_CONFIGURATION = """\
+# What every game is configured with.
+COMMON_CONFIGURATION = """\
 screen_w = {width}
 screen_h = {height}
 fov = {fov}
@@ -55,34 +57,39 @@ enable_client_modding = true
 enable_mod_channels = true
 csm_restriction_flags = 0
 dedicated_server_step = 0.03
-server_map_save_interval = 0.5
 sqlite_synchronous = 0
-view_bobbing_amount = 0
 fall_bobbing_amount = 0
 camera_smoothing = 0
-viewing_range = 100
-max_block_send_distance = 8
-max_block_generate_distance = 8
 max_simultaneous_block_sends_per_client = 200
 creative_mode = false
 enable_damage = false
 server_announce = false
 bind_address = 127.0.0.1
 enable_minimap = false
-enable_clouds = false
-enable_3d_clouds = false
 enable_shaders = false
 show_nametag_backgrounds = false
-node_highlighting = none
-autojump = false
 time_speed = 0
 name =
 gamecraft_at = {at}
-gamecraft_start = {start}
 gamecraft_seed = {seed}
 gamecraft_time_of_day = {time_of_day}
 gamecraft_draw_number = {draw_number}
 """
+_CONFIGURATION = (
+    COMMON_CONFIGURATION
+    + """\
+server_map_save_interval = 0.5
+view_bobbing_amount = 0
+viewing_range = 100
+max_block_send_distance = 8
+max_block_generate_distance = 8
+enable_clouds = false
+enable_3d_clouds = false
+node_highlighting = none
+autojump = false
+gamecraft_start = {start}
+"""
+)
 
 
 @dataclass(frozen=True)
@@ -134,14 +141,39 @@ class Optics:
 
     @property
     def fov_setting(self) -> float:
-        """The game's setting `fov`. The game widens it for windows that are less wide than 16:10."""
-        aspect = self.width / self.window_height
-        return self.vertical_fov_deg / min(max(math.sqrt(1.6 / aspect), 1.0), 1.4)
+        """The game's setting `fov`."""
+        return fov_setting(self.vertical_fov_deg, self.width / self.window_height)
 
     @property
     def mouse_sensitivity(self) -> float:
-        """The game's setting. The game multiplies it by a function of the field of view."""
-        return MOUSE_STEP_DEG / (math.tan(math.radians(self.vertical_fov_deg / 2)) * 1.3763818698)
+        """The game's setting."""
+        return mouse_sensitivity(MOUSE_STEP_DEG, self.vertical_fov_deg)
+
+
+def fov_setting(vertical_fov_deg: float, aspect: float) -> float:
+    """Return the game's setting `fov` for a field of view. The game widens it for windows that are less wide than 16:10."""
+    return vertical_fov_deg / min(max(math.sqrt(1.6 / aspect), 1.0), 1.4)
+
+
+def mouse_sensitivity(step_deg: float, vertical_fov_deg: float) -> float:
+    """Return the game's setting for a step of the mouse. The game multiplies it by a function of the field of view."""
+    return step_deg / (math.tan(math.radians(vertical_fov_deg / 2)) * 1.3763818698)
+
+
+def logged_lines(game: Game) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what the mods have logged since the last call: "client" and the line of a frame, or "server" and a line."""
+    for line in game.take_lines():
+        _, mark, text = line.partition(": GAMECRAFT_")
+        for begin, name in (("FRAME ", "client"), ("SERVER ", "server")):
+            if mark and text.startswith(begin):
+                yield name, json.loads(text[len(begin) :])
+
+
+def send_command(world: Path, command: str) -> None:
+    """Leave a command for the server's mod in the folder of the world."""
+    part = world / "commands.part"
+    part.write_text(command + "\n", encoding="utf-8")
+    part.replace(world / "commands.txt")
 
 
 class Session:
@@ -163,12 +195,11 @@ class Session:
         return picture[-self._optics.height :]
 
     def _read_lines(self) -> None:
-        for line in self._game.take_lines():
-            _, mark, text = line.partition(": GAMECRAFT_")
-            if mark and text.startswith("FRAME "):
-                self.client, self.client_lines = json.loads(text[len("FRAME ") :]), self.client_lines + 1
-            elif mark and text.startswith("SERVER "):
-                self.server.append(json.loads(text[len("SERVER ") :]))
+        for name, line in logged_lines(self._game):
+            if name == "client":
+                self.client, self.client_lines = line, self.client_lines + 1
+            else:
+                self.server.append(line)
 
     def act(self, act: Act) -> int:
         """Apply the player's action and let the game draw the next frame. Return by how many steps the mouse was moved."""
@@ -182,9 +213,7 @@ class Session:
     def ask(self, name: str) -> None:
         """Ask the server for an event. It acts while the next picture is drawn, and answers after that one."""
         time.sleep(_ARRIVAL_S)  # until the server has made up for the frames so far: its thread lags behind the pictures
-        part = self._world / "commands.part"
-        part.write_text(name + "\n", encoding="utf-8")
-        part.replace(self._world / "commands.txt")
+        send_command(self._world, name)
 
     def answer(self) -> bool:
         """Return whether the server acted the event. If not, it needs another view. If so, the next pictures show it."""
@@ -249,26 +278,58 @@ def prepared_world(place: Place) -> Path:
 def _running(settings: GameSettings, prepared: Path | None) -> Iterator[tuple[Session, Path]]:
     """Run the game in a copy of a prepared world, or in a new one. Yield it and the folder of its world."""
     optics = Optics.of(settings.width, settings.height)
-    command = [require("minetest", PACKAGES), "--go", "--worldname", "world"]
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minetest-", ignore_cleanup_errors=True)))
         world = _write_files(home / ".minetest", settings, optics, prepared)
-        display = stack.enter_context(virtual_display(max(640, optics.width), max(480, optics.window_height)))
+
+        def ready(game: Game, keys: XInput) -> Session:
+            session = Session(game, keys, world, optics)
+            session.wait_until_ready()
+            return session
+
+        window = optics.width, optics.window_height
+        yield stack.enter_context(running_game(home, window, float(1 / settings.fps), ready)), world
+
+
+@contextlib.contextmanager
+def running_game(
+    home: Path, window: tuple[int, int], frame_s: float, ready: Callable[[Game, XInput], ReadySession]
+) -> Iterator[ReadySession]:
+    """Run the game whose files lie in a home folder, on a display of its own, and yield the session that `ready` returns.
+
+    window: width and height, px. frame_s: of the game's time. The game is started again where its port is taken.
+    """
+    command = [require("minetest", PACKAGES), "--go", "--worldname", "world"]
+    with contextlib.ExitStack() as stack:
+        display = stack.enter_context(virtual_display(max(640, window[0]), max(480, window[1])))
         environment = {"HOME": str(home), "DISPLAY": display, "LP_NUM_THREADS": "1"}
         keys = stack.enter_context(contextlib.closing(XInput(display)))
         for attempt in range(_STARTS):
             try:
                 with contextlib.ExitStack() as started:
-                    game = started.enter_context(Game(command, environment, float(1 / settings.fps)))
-                    session = Session(game, keys, world, optics)
-                    session.wait_until_ready()
+                    game = started.enter_context(Game(command, environment, frame_s))
+                    session = ready(game, keys)
                     stack.push(started.pop_all())
                 break
             except AttemptFailed as error:
                 if _PORT_IN_USE not in str(error) or attempt + 1 == _STARTS:
                     raise
                 time.sleep(1.1)
-        yield session, world
+        yield session
+
+
+def write_mods(folder: Path, world: Path, server: str, client: str) -> None:
+    """Copy both mods to the game's folder, and switch the client's on."""
+    shutil.copytree(_MODS / server, world / "worldmods" / server)
+    shutil.copytree(_MODS / client, folder / "clientmods" / client)
+    (folder / "clientmods" / "mods.conf").write_text(f"load_mod_{client} = true\n")
+
+
+def write_new_world(world: Path, mapgen: str, seed: int) -> None:
+    """Say of what kind a world is that the game has still to generate."""
+    backends = "".join(f"{name}backend = sqlite3\n" for name in ("", "player_", "auth_", "mod_storage_"))
+    (world / "world.mt").write_text(f"gameid = minetest_game\n{backends}")
+    (world / "map_meta.txt").write_text(f"mg_name = {mapgen}\nseed = {seed}\n[end_of_params]\n")
 
 
 def _write_files(folder: Path, settings: GameSettings, optics: Optics, prepared: Path | None) -> Path:
@@ -276,9 +337,7 @@ def _write_files(folder: Path, settings: GameSettings, optics: Optics, prepared:
     world = folder / "worlds" / "world"
     if prepared is not None:
         shutil.copytree(prepared, world)
-    shutil.copytree(_MODS / "gamecraft_server", world / "worldmods" / "gamecraft_server")
-    shutil.copytree(_MODS / "gamecraft_client", folder / "clientmods" / "gamecraft_client")
-    (folder / "clientmods" / "mods.conf").write_text("load_mod_gamecraft_client = true\n")
+    write_mods(folder, world, "gamecraft_server", "gamecraft_client")
     (folder / "minetest.conf").write_text(
         _CONFIGURATION.format(
             width=optics.width,
@@ -293,10 +352,7 @@ def _write_files(folder: Path, settings: GameSettings, optics: Optics, prepared:
         )
     )
     if prepared is None:
-        backends = "".join(f"{name}backend = sqlite3\n" for name in ("", "player_", "auth_", "mod_storage_"))
-        (world / "world.mt").write_text(f"gameid = minetest_game\n{backends}")
-        seed = f"mg_name = {settings.place.mapgen}\nseed = {settings.place.world_seed}\n[end_of_params]\n"
-        (world / "map_meta.txt").write_text(seed)
+        write_new_world(world, settings.place.mapgen, settings.place.world_seed)
     return world
 
 

@@ -6,10 +6,8 @@ recorder.
 """
 
 import contextlib
-import json
 import math
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import AttemptFailed
-from synth.engines.lockstep import Game, XInput, require, virtual_display
-from synth.engines.minetest_game import PACKAGES
+from synth.engines.lockstep import Game, XInput
+from synth.engines.minetest_game import (
+    COMMON_CONFIGURATION,
+    fov_setting,
+    logged_lines,
+    mouse_sensitivity,
+    running_game,
+    send_command,
+    write_mods,
+    write_new_world,
+)
 from synth.engines.minetest_player import FPS, SCENARIOS, SCENES, Act, Player
 from synth.engines.takes import Engine, Played, Take
 from synth.engines.truth_file import EventSpan, FrameTruth, Optics
 
-_MODS = Path(__file__).with_name("minetest_mods")
 _X_KEYS = {
     "up": "w",
     "down": "s",
@@ -51,58 +57,32 @@ _TRUTH_KEYS = {
 _MAPGENS = ("v7", "v7", "valleys", "carpathian", "fractal")
 # How many frames an event shows after its first: the hand's swing, a block that comes up, smoke.
 _SHOWN = {"place": 8, "dig": 8, "wield": 10, "door": 8, "torch": 8, "explosion": 36, "weather": 30, "appear": 15, "menu": 4}
-_READY_FRAMES, _SETTLE_FRAMES, _SETTLE_S, _STARTS = 6000, 90, 0.03, 4
-_PORT_IN_USE = "Failed to bind socket"
+_READY_FRAMES, _SETTLE_FRAMES, _SETTLE_S = 6000, 90, 0.03
+_DEG_A_PX = 0.1  # by how much a px of the mouse turns
 _SNAP_M = 0.8  # a step of the camera in one frame, beyond that of the player, that is a jump of the picture
 
-_CONFIGURATION = """\
-screen_w = {width}
-screen_h = {height}
-fov = {fov}
-mouse_sensitivity = {sensitivity}
-fps_max = 1000
-fps_max_unfocused = 1000
-vsync = false
-enable_sound = false
-enable_client_modding = true
-enable_mod_channels = true
-csm_restriction_flags = 0
+_CONFIGURATION = (
+    COMMON_CONFIGURATION
+    + """\
 csm_restriction_noderange = 16
-dedicated_server_step = 0.03
-sqlite_synchronous = 0
 view_bobbing_amount = {bobbing}
-fall_bobbing_amount = 0
-camera_smoothing = 0
 viewing_range = 60
 max_block_send_distance = 5
 max_block_generate_distance = 5
-max_simultaneous_block_sends_per_client = 200
-creative_mode = false
-enable_damage = false
 enable_tnt = true
-server_announce = false
-bind_address = 127.0.0.1
-enable_minimap = false
-enable_shaders = false
 enable_clouds = true
 enable_3d_clouds = true
-show_nametag_backgrounds = false
 hud_scaling = {gui_scaling}
 gui_scaling = {gui_scaling}
 node_highlighting = {highlighting}
 autojump = true
 safe_dig_and_place = false
-time_speed = 0
 keymap_camera_mode = KEY_F7
-name =
 gamecraft_scene = {scene}
-gamecraft_at = {at}
-gamecraft_seed = {seed}
 gamecraft_hud = {hud}
 gamecraft_hand = {hand}
-gamecraft_time_of_day = {time_of_day}
-gamecraft_draw_number = {draw_number}
 """
+)
 
 
 @dataclass(frozen=True)
@@ -147,23 +127,22 @@ class _Frame:
 class _Session:
     """A running game whose scene is ready."""
 
-    def __init__(self, game: Game, keys: XInput, world: Path, deg_a_px: float) -> None:
+    def __init__(self, game: Game, keys: XInput, world: Path) -> None:
         self.client: dict[str, Any] = {}
         self.client_lines = 0
         self.ready: dict[str, Any] = {}
         self.node: str | None = None
-        self._game, self._keys, self._world, self._deg_a_px = game, keys, world, deg_a_px
+        self._game, self._keys, self._world = game, keys, world
         self._owed_deg = np.zeros(2)
 
     def picture(self) -> NDArray[np.uint8]:
         picture = self._game.next_frame()
         self.client_lines = 0
-        for line in self._game.take_lines():
-            _, mark, text = line.partition(": GAMECRAFT_")
-            if mark and text.startswith("FRAME "):
-                self.client, self.client_lines = json.loads(text[len("FRAME ") :]), self.client_lines + 1
-            elif mark and text.startswith("SERVER "):
-                self._note(json.loads(text[len("SERVER ") :]))
+        for name, line in logged_lines(self._game):
+            if name == "client":
+                self.client, self.client_lines = line, self.client_lines + 1
+            else:
+                self._note(line)
         return picture
 
     def _note(self, line: dict[str, Any]) -> None:
@@ -175,15 +154,13 @@ class _Session:
     def act(self, act: Act) -> tuple[float, float]:
         """Apply the player's action and let the game draw the next frame. Return by how much the mouse turned, degrees."""
         self._owed_deg += (act.turn_deg, act.look_deg)
-        steps = np.rint(self._owed_deg / self._deg_a_px).astype(int)  # whole px: what one frame lacks the next one gets
-        self._owed_deg -= steps * self._deg_a_px
+        steps = np.rint(self._owed_deg / _DEG_A_PX).astype(int)  # whole px: what one frame lacks the next one gets
+        self._owed_deg -= steps * _DEG_A_PX
         self._keys.set(frozenset(_X_KEYS.get(key, key) for key in act.keys), int(steps[0]), int(steps[1]))
         if act.command:
-            part = self._world / "commands.part"
-            part.write_text(act.command + "\n", encoding="utf-8")
-            part.replace(self._world / "commands.txt")
+            send_command(self._world, act.command)
         self._game.advance()
-        return float(steps[0] * self._deg_a_px), float(steps[1] * self._deg_a_px)
+        return float(steps[0] * _DEG_A_PX), float(steps[1] * _DEG_A_PX)
 
     def wait_until_ready(self, third_person: bool) -> None:
         for number in range(_READY_FRAMES):
@@ -302,28 +279,19 @@ def _snaps(frames: Sequence[_Frame]) -> list[int]:
 
 @contextlib.contextmanager
 def _running(take: Take, look: Look, optics: Optics) -> Iterator[_Session]:
-    command = [require("minetest", PACKAGES), "--go", "--worldname", "world"]
     vertical_deg = 2 * optics.half_fov_deg[1]
-    widened = min(max(math.sqrt(1.6 / (optics.width / optics.height)), 1.0), 1.4)  # as the game does below 16:10
-    deg_a_px = 0.1
-    sensitivity = deg_a_px / (math.tan(math.radians(vertical_deg / 2)) * 1.3763818698)
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minetest-", ignore_cleanup_errors=True)))
         folder = home / ".minetest"
         world = folder / "worlds" / "world"
-        shutil.copytree(_MODS / "gamecraft_scenes", world / "worldmods" / "gamecraft_scenes")
-        shutil.copytree(_MODS / "gamecraft_watch", folder / "clientmods" / "gamecraft_watch")
-        (folder / "clientmods" / "mods.conf").write_text("load_mod_gamecraft_watch = true\n")
-        backends = "".join(f"{name}backend = sqlite3\n" for name in ("", "player_", "auth_", "mod_storage_"))
-        (world / "world.mt").write_text(f"gameid = minetest_game\n{backends}")
-        seed = f"mg_name = {look.mapgen}\nseed = {look.world_seed}\n[end_of_params]\n"
-        (world / "map_meta.txt").write_text(seed)
+        write_mods(folder, world, "gamecraft_scenes", "gamecraft_watch")
+        write_new_world(world, look.mapgen, look.world_seed)
         (folder / "minetest.conf").write_text(
             _CONFIGURATION.format(
                 width=optics.width,
                 height=optics.height,
-                fov=vertical_deg / widened,
-                sensitivity=sensitivity,
+                fov=fov_setting(vertical_deg, optics.width / optics.height),
+                sensitivity=mouse_sensitivity(_DEG_A_PX, vertical_deg),
                 bobbing=look.bobbing,
                 gui_scaling=1.0 if take.draw_number else max(0.5, optics.width / 1024),
                 highlighting=look.highlighting,
@@ -336,22 +304,13 @@ def _running(take: Take, look: Look, optics: Optics) -> Iterator[_Session]:
                 draw_number=str(take.draw_number).lower(),
             )
         )
-        display = stack.enter_context(virtual_display(max(640, optics.width), max(480, optics.height)))
-        environment = {"HOME": str(home), "DISPLAY": display, "LP_NUM_THREADS": "1"}
-        keys = stack.enter_context(contextlib.closing(XInput(display)))
-        for attempt in range(_STARTS):
-            try:
-                with contextlib.ExitStack() as started:
-                    game = started.enter_context(Game(command, environment, 1 / FPS))
-                    session = _Session(game, keys, world, deg_a_px)
-                    session.wait_until_ready(take.third_person)
-                    stack.push(started.pop_all())
-                break
-            except AttemptFailed as error:
-                if _PORT_IN_USE not in str(error) or attempt + 1 == _STARTS:
-                    raise
-                time.sleep(1.1)
-        yield session
+
+        def ready(game: Game, keys: XInput) -> _Session:
+            session = _Session(game, keys, world)
+            session.wait_until_ready(take.third_person)
+            return session
+
+        yield stack.enter_context(running_game(home, (optics.width, optics.height), 1 / FPS, ready))
 
 
 ENGINE = Engine(tuple(SCENARIOS), FPS, play)

@@ -129,7 +129,7 @@ def test_windows_are_quiet_in_three_of_ten_and_else_show_each_engine_and_kind_al
     np.testing.assert_allclose(shares, [0.5, 0.25, 0.25], atol=0.07)
     batch = windows.batch(4)
     assert batch["planes"].shape == (4, train_interactions.TICKS, 6, 12, 16)
-    assert batch["told"].shape == (4, 1, len(KINDS))
+    assert batch["knows_kind"].shape == (4, 1, len(KINDS))
 
 
 def test_a_recording_shorter_than_a_window_is_lengthened_by_ticks_that_do_not_count():
@@ -141,7 +141,9 @@ def test_a_recording_shorter_than_a_window_is_lengthened_by_ticks_that_do_not_co
 
     def loss(one):
         batch = {name: torch.from_numpy(getattr(one, name))[None] for name in ("event", "kinds", "regime", "known")}
-        return train_interactions.loss_of(net(planes), {**batch, "told": torch.from_numpy(one.told)[None, None]}).item()
+        return train_interactions.loss_of(
+            net(planes), {**batch, "knows_kind": torch.from_numpy(one.knows_kind)[None, None]}
+        ).item()
 
     changed = replace(short, event=short.event | (np.arange(len(short.event)) > 45))
     assert loss(changed) == pytest.approx(loss(short))

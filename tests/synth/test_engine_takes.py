@@ -85,7 +85,7 @@ def test_a_view_that_tilts_looks_up(tmp_path):
 
 def test_openarena_does_not_tell_who_appears(tmp_path):
     labels = read_labels(written(tmp_path, [], engine="openarena"))
-    assert [kind for kind, told in zip(KINDS, labels.told, strict=True) if not told] == ["appear"]
+    assert [kind for kind, known in zip(KINDS, labels.knows_kind, strict=True) if not known] == ["appear"]
 
 
 @pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name != "house"])

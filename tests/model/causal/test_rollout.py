@@ -7,23 +7,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
-from torch._dynamo.testing import CompileCounter  # noqa: E402 (after the package is known to be here)
+import tiny_ladder  # noqa: E402 (after the package is known to be here)
+from torch._dynamo.testing import CompileCounter  # noqa: E402
 
 from model.backbone.attention import attend  # noqa: E402
-from model.backbone.dit import Expert  # noqa: E402
 from model.backbone.frame_codec import FrameCodec  # noqa: E402
 from model.backbone.rope import rotary, rotate  # noqa: E402
 from model.causal.cache import PageCache, RingCache, TokenGrid  # noqa: E402
 from model.causal.condition import KeyFrameMemory, pose_distance  # noqa: E402
 from model.causal.rollout import Rollout, StreamStart  # noqa: E402
 from model.causal.spec import CausalSpec  # noqa: E402
-from model.config import BackboneConfig  # noqa: E402
-from model.control.encoder import CameraEncoder  # noqa: E402
 from model.control.trajectory import PlayerState  # noqa: E402
-from model.noise import NoiseSpec  # noqa: E402
 from model.parallel.recompute import compile_blocks  # noqa: E402
-from model.warp import condition_channels  # noqa: E402
-from model.world import ControlledExpert, World  # noqa: E402
 
 CHANNELS = 4
 WARPED = CausalSpec(block=1, window=3, steps=(1.0, 0.5), pose_origin="block", warp=True, memory="keyframes")
@@ -32,27 +27,15 @@ PLAIN = CausalSpec(block=3, window=6, steps=(1.0, 0.95, 0.5))
 
 def stream(spec, ring=False, batch=1, seed=0, two=False, compiled=None, text=None):
     """A rollout of a tiny world with random weights, a linear codec, and a start image of noise."""
-    torch.manual_seed(3)
-    condition = condition_channels(spec.warp_sources, CHANNELS) if spec.warp else 4 + CHANNELS
-    config = BackboneConfig(2, 18, 2, 48, CHANNELS + condition, CHANNELS, text_dim=12, freq_dim=16, patch_size=(1, 1, 1))
-    experts = [
-        ControlledExpert(Expert(config), CameraEncoder(config.width, 8, 1, frames_per_latent=1), spec.warp_sources)
-        for _ in range(1 + two)
-    ]
-    with torch.no_grad():
-        for expert in experts:
-            for weight in expert.parameters():
-                weight.add_(0.05 * torch.randn_like(weight))
-            if expert.remainder is not None:
-                expert.remainder.fill_(0.3)
-            if compiled:
-                compile_blocks(expert.expert, compiled)
-    world = World(experts[0], experts[-1], NoiseSpec(boundary=0.9 if two else 0.0)).eval().requires_grad_(False)
+    world = tiny_ladder.world(spec, two).eval().requires_grad_(False)
+    if compiled:
+        for expert in {world.high, world.low}:
+            compile_blocks(expert.expert, compiled)
     codec = FrameCodec(CHANNELS, 4, 8).eval()
     pictures = torch.rand(batch, 3, 16, 24) * 2 - 1
     text = torch.zeros(batch, 3, 12) if text is None else text
     start = StreamStart(pictures, torch.tensor([[20.0, 20.0, 12.0, 8.0]] * batch), text)
-    grid = TokenGrid.of(experts[0].expert, 2, 3)
+    grid = TokenGrid.of(world.high.expert, 2, 3)
     cache = RingCache(spec, grid, world, batch) if ring else PageCache(spec, grid)
     return Rollout(world, codec, spec, start, seed, cache)
 
