@@ -37,12 +37,12 @@ class Distiller(Trainer):
         return checkpoint.Critic(self.parts.critic, self._optimizer_of(self.parts.critic, critic=True))
 
     def _optimizer_of(self, world: World, critic: bool) -> torch.optim.Optimizer:
-        """Return an optimizer with a group for each expert, which has its own learning rate."""
+        """Return an optimizer whose groups name their expert, which has its own learning rate."""
         settings = self.recipe.distillation
-        groups = [
-            {"params": [p for p in world.expert_named(name).parameters() if p.requires_grad], "lr": settings.lr(name, critic)}
-            for name in _names(world)
-        ]
+        groups = []
+        for name in _names(world):
+            trained = (p for p in world.expert_named(name).parameters() if p.requires_grad)
+            groups += fsdp.optimizer_groups(trained, lr=settings.lr(name, critic), expert=name)
         return torch.optim.AdamW(groups, betas=settings.betas, weight_decay=self.settings.weight_decay)
 
     def _prepare(self) -> None:
@@ -113,9 +113,9 @@ class Distiller(Trainer):
     def _set_rates(self) -> None:
         assert self.critic is not None
         scale = self.settings.lr_at(self.step) / self.settings.lr
-        for world, optimizer, critic in ((self.world, self.optimizer, False), (*self.critic, True)):
-            for name, group in zip(_names(world), optimizer.param_groups, strict=True):
-                group["lr"] = scale * self.recipe.distillation.lr(name, critic)
+        for optimizer, critic in ((self.optimizer, False), (self.critic.optimizer, True)):
+            for group in optimizer.param_groups:
+                group["lr"] = scale * self.recipe.distillation.lr(group["expert"], critic)
 
     def _update(self, world: World, optimizer: torch.optim.Optimizer, name: ExpertName) -> float:
         """Step one expert by its gradients, and drop those of the other. Return the norm of its gradient."""

@@ -78,8 +78,8 @@ class Trainer:
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         settings = self.settings
-        parameters = [p for p in self.world.parameters() if p.requires_grad]
-        return torch.optim.AdamW(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
+        groups = fsdp.optimizer_groups(p for p in self.world.parameters() if p.requires_grad)
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
 
     def _build_critic(self) -> checkpoint.Critic | None:
         """Return what is trained besides the world, with its optimizer."""

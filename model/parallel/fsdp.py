@@ -6,6 +6,7 @@ does.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,6 +37,17 @@ def shard(expert: ControlledExpert, mesh: DeviceMesh, dtype: torch.dtype = torch
         fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=set(unsharded))
     fully_shard(expert, mesh=mesh, mp_policy=policy, ignored_params=set(unsharded))
     return expert
+
+
+def optimizer_groups(parameters: Iterable[nn.Parameter], **settings: Any) -> list[dict[str, Any]]:
+    """Return groups of parameters for an optimizer: the sharded ones, and those kept whole, where there are any.
+
+    On CUDA torch's optimizers update a group at once, and refuse one that mixes both. settings: of each group.
+    """
+    parameters = list(parameters)
+    sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
+    unsharded = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+    return [{"params": group, **settings} for group in (sharded, unsharded) if group]
 
 
 def average_unsharded_gradients(parameters: Iterable[nn.Parameter]) -> None:

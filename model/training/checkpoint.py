@@ -172,12 +172,12 @@ def load(
     with _plain_errors(path):
         dcp.load(tensors, checkpoint_id=path)
     set_model_state_dict(module, tensors["model"])
-    set_optimizer_state_dict(module, optimizer, tensors["optimizer"])
+    _set_adam_state(module, optimizer, tensors["optimizer"])
     for name, weight in tensors["average"].items():
         ema.weights[name].copy_(weight)
     if critic is not None:
         set_model_state_dict(critic.module, tensors["critic"], options=StateDictOptions(strict=False))
-        set_optimizer_state_dict(critic.module, critic.optimizer, tensors["critic_optimizer"], options=_TRAINED)
+        _set_adam_state(critic.module, critic.optimizer, tensors["critic_optimizer"], _TRAINED)
     return read_state(path)
 
 
@@ -255,7 +255,7 @@ def _tensors(
     _create_adam_state(optimizer)
     tensors = {
         "model": get_model_state_dict(module),
-        "optimizer": get_optimizer_state_dict(module, optimizer),
+        "optimizer": _adam_state(module, optimizer),
         "average": ema.weights,
     }
     if critic is not None:
@@ -263,8 +263,23 @@ def _tensors(
         trained = {name for name, parameter in critic.module.named_parameters() if parameter.requires_grad}
         weights = get_model_state_dict(critic.module)
         tensors["critic"] = {name: weight for name, weight in weights.items() if name in trained}
-        tensors["critic_optimizer"] = get_optimizer_state_dict(critic.module, critic.optimizer, options=_TRAINED)
+        tensors["critic_optimizer"] = _adam_state(critic.module, critic.optimizer, _TRAINED)
     return tensors
+
+
+def _adam_state(module: nn.Module, optimizer: torch.optim.Optimizer, options: StateDictOptions | None = None) -> dict[str, Any]:
+    """Return Adam's averages by the names of parameters.
+
+    Its groups are not stored: their settings are the recipe's, and how parameters are grouped may differ when a run resumes.
+    """
+    return {"state": get_optimizer_state_dict(module, optimizer, options=options)["state"]}
+
+
+def _set_adam_state(
+    module: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any], options: StateDictOptions | None = None
+) -> None:
+    groups = get_optimizer_state_dict(module, optimizer, options=options)["param_groups"]
+    set_optimizer_state_dict(module, optimizer, {**stored, "param_groups": groups}, options=options)
 
 
 def _create_adam_state(optimizer: torch.optim.Optimizer) -> None:

@@ -60,9 +60,10 @@ def codec():
 def trainer(out, codec, tmp_path):
     """Return a function: settings -> a trainer of the same fresh world, in a folder by name."""
 
-    def make(settings=SETTINGS, folder="run", outputs=(out,)):
+    def make(settings=SETTINGS, folder="run", outputs=(out,), sharded=False):
         placement = place_rank(ParallelLayout(), torch.device("cpu"))
-        parts = replace(tiny_world.parts(World(*tiny_world.experts(), NoiseSpec())), codec=codec)
+        experts = [placement.parallelize(e, torch.float32) if sharded else e for e in tiny_world.experts()]
+        parts = replace(tiny_world.parts(World(*experts, NoiseSpec())), codec=codec)
         return Trainer(parts, placement, tiny_world.recipe(settings), str(tmp_path / folder), outputs)
 
     return make
@@ -241,6 +242,38 @@ def test_a_run_of_another_spec_is_refused(trainer):
     trainer().run(steps=1)
     with pytest.raises(ValueError, match=r"seed was 0, now 5; use another folder"):
         trainer(replace(SETTINGS, seed=5))
+
+
+def test_sharded_and_whole_parameters_are_updated_apart_as_optimizers_on_cuda_need_it(trainer):
+    """There torch updates all parameters of a group at once (`foreach`), and refuses a group that mixes both kinds."""
+    settings = replace(SETTINGS, curriculum=(TrainPhase(5, 3),))
+    usual = trainer(settings, folder="usual")
+    usual.run()
+    grouped = trainer(settings, folder="grouped", sharded=True)
+    kinds = [{type(p) for p in group["params"]} for group in grouped.optimizer.param_groups]
+    assert len(kinds) == 2
+    assert all(len(kind) == 1 for kind in kinds)
+    for group in grouped.optimizer.param_groups:
+        group["foreach"] = True
+    grouped.run()
+    ours, theirs = weights(grouped), weights(usual)
+    assert all(torch.allclose(whole_tensor(ours[name]), whole_tensor(theirs[name]), atol=1e-6) for name in theirs)
+
+
+def whole_tensor(weight):
+    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+
+
+def test_a_run_resumes_whose_checkpoint_has_its_parameters_in_one_group(trainer, monkeypatch):
+    """As they were stored before sharded and whole parameters had groups of their own."""
+    whole = trainer(folder="whole", sharded=True).run()
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_adam_state", lambda *a, **k: checkpoint.get_optimizer_state_dict(*a[:2]))
+        older = trainer(sharded=True)
+        parameters = [p for group in older.optimizer.param_groups for p in group["params"]]
+        older.optimizer = torch.optim.AdamW(parameters, lr=SETTINGS.lr, betas=SETTINGS.betas, weight_decay=SETTINGS.weight_decay)
+        older.run(4)
+    assert list(map(untimed, trainer(sharded=True).run())) == list(map(untimed, whole[4:]))
 
 
 def test_the_loss_is_zero_for_the_true_velocity():
