@@ -112,11 +112,14 @@ def camera_maps(
 
 
 def pose_distance(pose_44: Tensor, others_N44: Tensor) -> Tensor:
-    """Return how far apart cameras are, [N]: angle in 30 degrees and distance in quarters of a unit, added."""
-    relative = torch.linalg.inv(pose_44.double()) @ others_N44.double()
-    cosine = (relative[:, :3, :3].diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2
+    """Return how far apart cameras are, [..., N]: angle in 30 degrees and distance in quarters of a unit, added.
+
+    pose: [..., 4, 4]. others: [..., N, 4, 4].
+    """
+    relative = torch.linalg.inv(pose_44.double())[..., None, :, :] @ others_N44.double()
+    cosine = (relative[..., :3, :3].diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     angle = torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))
-    return angle / _ANGLE_DEG + relative[:, :3, 3].norm(dim=-1) / _DISTANCE
+    return angle / _ANGLE_DEG + relative[..., :3, 3].norm(dim=-1) / _DISTANCE
 
 
 class Memory(Protocol):

@@ -18,6 +18,10 @@ from model.noise import ExpertName
 from model.world import ControlledExpert, World
 
 
+# Below so many tokens a dense mask is as fast as flex attention.
+_MIN_FLEX_TOKENS = 4096
+
+
 class BlockCondition(NamedTuple):
     """What the latents of a block, or of a whole sequence, are generated from.
 
@@ -111,11 +115,12 @@ class SequenceLayout(NamedTuple):
     clean_latents: int  # how many latents the clean copy has
 
 
-def sequence_layout(spec: CausalSpec, grid: TokenGrid, latents: int, flex: bool = False) -> SequenceLayout:
+def sequence_layout(spec: CausalSpec, grid: TokenGrid, latents: int, flex: bool | None = None) -> SequenceLayout:
     """Return where tokens stand in the pass over [clean | noisy] copies of a sequence, and what they see.
 
     The noisy copy has no latent 0, which is given. The clean copy has no last block, since no later block sees it. flex: masks
-    for flex attention, which skips what is hidden; otherwise dense ones.
+    for flex attention, which skips what is hidden; otherwise dense ones. None: for flex attention on CUDA, for sequences that
+    are long enough to be worth the half minute in which it is compiled.
     """
     blocks = spec.blocks(latents)
     if len(blocks) < 2:
@@ -127,6 +132,9 @@ def sequence_layout(spec: CausalSpec, grid: TokenGrid, latents: int, flex: bool 
     latent = torch.tensor(clean + noisy, device=grid.device).repeat_interleave(per)
     is_sink = is_clean & (latent < spec.sink)
     rule, count, first_noisy = spec.mask_mod(latent, is_clean), len(latent), len(clean) * per
+
+    if flex is None:
+        flex = grid.device.type == "cuda" and count >= _MIN_FLEX_TOKENS
 
     def mask(queries: range, keys: range) -> Tensor | BlockMask:
         if flex:

@@ -213,8 +213,8 @@ class Rollout:
         self._commit(x0, prepared)
         self._made.append((x0, prepared.block))
         self.latents, self._pending = prepared.block.latents.stop, None
-        frame = self.latents - 1
-        for memory, picture, pose in zip(self._memories, self._picture, self._pose, strict=False):
+        frame, pose_B44 = self.latents - 1, self._pose.cpu()  # memories compare poses on the processor
+        for memory, picture, pose in zip(self._memories, self._picture, pose_B44, strict=False):
             memory.add(frame, picture, pose)
 
     def extend(self, pose_BF44: Tensor) -> Tensor:
@@ -280,7 +280,7 @@ class Rollout:
         )
         chosen = [
             [memory.choose(block.start + i, pose[i]) for i in range(frames)]
-            for memory, pose in zip(self._memories, pose_BF44, strict=True)
+            for memory, pose in zip(self._memories, pose_BF44.cpu(), strict=True)
         ]
         pictures = torch.stack([torch.stack([picture for picture, _ in row]) for row in chosen])
         poses = torch.stack([torch.stack([pose for _, pose in row]) for row in chosen]).to(pose_BF44)

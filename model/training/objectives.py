@@ -115,7 +115,7 @@ class TeacherForcing:
         sizes = x0.shape[2], x0.shape[3], x0.shape[4]
         if sizes not in self._layouts:
             grid = TokenGrid.of(self._parts.world.high.expert, *sizes[1:])
-            self._layouts[sizes] = sequence_layout(self._spec, grid, sizes[0], flex=x0.is_cuda)
+            self._layouts[sizes] = sequence_layout(self._spec, grid, sizes[0])
         return self._layouts[sizes]
 
     def _draw_sigmas(self, sequence: CausalBatch, expert: ExpertName, generators: Sequence[torch.Generator]) -> Tensor:

@@ -151,12 +151,7 @@ class TurnedScore:
         count = window.before.shape[2]
         earlier = batch["pose"][:, frames.start + 1 - count : frames.start + 1].to(device)
         earlier_pose = torch.linalg.inv(batch["pose"][:, frames.start].to(device).double())[:, None] @ earlier.double()
-        nearest = torch.stack(
-            [
-                torch.stack([pose_distance(each, past).argmin() for each in row])
-                for row, past in zip(pose[:, 1:], earlier_pose, strict=True)
-            ]
-        )
+        nearest = pose_distance(pose[:, 1:], earlier_pose[:, None]).argmin(-1)
         pairs = list(zip(window.before, earlier_pose.float(), nearest, strict=True))
         first = TurnedSource(
             window.before[:, :, -1][:, None].expand(-1, spec.block, -1, -1, -1), pose[:, :1].expand(-1, spec.block, -1, -1)
@@ -190,7 +185,7 @@ class TurnedScore:
         sizes = tuple(x0.shape[2:])
         if sizes not in self._layouts:
             grid = TokenGrid.of(self._parts.world.high.expert, *sizes[1:])
-            self._layouts[sizes] = sequence_layout(self._spec, grid, sizes[0], flex=x0.is_cuda)
+            self._layouts[sizes] = sequence_layout(self._spec, grid, sizes[0])
         return self._layouts[sizes]
 
     def unconditional(self, view: View) -> View:
