@@ -1,10 +1,11 @@
 """Measure a world that is played: pictures under true controls, obedience, memory and drift.
 
-gamecraft bench play WORLD --data HELD_OUT [--teacher WORLD] [--lpips FILE.npz] [--out FOLDER]. WORLD is a folder of
-`gamecraft export`, or demo. Truth is held-out footage with the cameras of its engine: a window of 18 frames is generated from
-its first frame under the cameras of the rest. The baseline is the first frame turned as the camera turned, which knows no more
-than the world does and adds no error. Long rollouts follow the cameras of whole recordings, and stand beside them. A teacher,
-the causal world from which the other was distilled, is measured in the same way.
+gamecraft bench play WORLD --data HELD_OUT [--teacher WORLD] [--other NAME=WORLD] [--lpips FILE.npz] [--out FOLDER]. WORLD is a
+folder of `gamecraft export`, or demo. Truth is held-out footage with the cameras of its engine: a window of 18 frames is
+generated from its first frame under the cameras of the rest. The baseline is the first frame turned as the camera turned, which
+knows no more than the world does and adds no error. Long rollouts follow the cameras of whole recordings, and are compared with
+them. A teacher, the causal world from which the other was distilled, and other worlds are measured in the same way, on the same
+windows and seeds.
 """
 
 import argparse
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("world")
     parser.add_argument("--data", nargs="+", required=True, help="held-out outputs of gamecraft curate, with engine cameras")
     parser.add_argument("--teacher", default="", help="another world that gets the same controls")
+    parser.add_argument("--other", action="append", default=[], metavar="NAME=WORLD", help="a further world; may be repeated")
     parser.add_argument("--lpips", default="", help="weights of LPIPS (AlexNet, .npz); without them LPIPS is left out")
     parser.add_argument("--out", type=Path, default=Path("play-bench"))
     parser.add_argument("--windows", type=int, default=24, help="held-out windows; default 24")
@@ -69,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     worlds = {"world": load_world(find_world(options.world))}
     if options.teacher:
         worlds["teacher"] = load_world(options.teacher)
+    for other in options.other:
+        name, separator, folder = other.partition("=")
+        if not separator or name in ("real", *worlds):
+            parser.error(f"--other must be NAME=WORLD with a name of its own, not {other!r}")
+        worlds[name] = load_world(find_world(folder))
     loaded = worlds["world"]
     distance: Distance | None = load_lpips(options.lpips) if options.lpips else None
     held_out = read_windows(loaded, options.data, options.windows)
@@ -89,7 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show("obedience", obedience(worlds, held_out, options.out))
     show("mirror", mirror(loaded, held_out, distance))
     if options.long_s:
-        show("long", long_rollouts(loaded, options.data, options.long_s, options.out))
+        table, drift = long_rollouts(
+            {n: w for n, w in worlds.items() if n != "teacher"}, options.data, options.long_s, options.out
+        )
+        show("long", table)
+        show("drift", drift)
 
 
 def table_lines(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -262,16 +273,22 @@ def mirror(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None) ->
     return table
 
 
-def long_rollouts(loaded: LoadedWorld, outputs: Sequence[str], seconds: float, out: Path) -> dict[str, dict[str, Any]]:
-    """Return luminance, sharpness and obedience in spans of ten seconds, of recordings and of rollouts under their cameras."""
+def long_rollouts(
+    worlds: Mapping[str, LoadedWorld], outputs: Sequence[str], seconds: float, out: Path
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Roll out whole recordings from their first frames under their cameras, and compare with the recordings.
+
+    Return two tables. The first has measures by spans of ten seconds. The second has, for each world, how far it is from the
+    recordings after the first ten seconds.
+    """
+    loaded = worlds["world"]
     takes = read_takes(loaded, outputs, seconds)
-    made = roll(loaded, takes.video[:, :, 0], takes.intrinsics, takes.pose)
-    videos = {"real": takes.video, "world": made}
-    fps, frames = loaded.file.causal.fps, made.shape[2]
+    made = {name: roll(each, takes.video[:, :, 0], takes.intrinsics, takes.pose) for name, each in worlds.items()}
+    videos = {"real": takes.video, **made}
+    fps, frames = loaded.file.causal.fps, takes.video.shape[2]
     table: dict[str, dict[str, Any]] = {}
     curves: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in videos}
-    similar = [float(_similarity(_luma(made[:, :, 0]), _luma(made[:, :, f]))) for f in range(frames)]
-    jumps = np.abs(np.diff(similar))
+    similar = {name: _similarity_to_first(video) for name, video in videos.items()}
     for start in range(0, frames - 1, round(10 * fps)):
         span = range(start, min(frames - 1, start + round(10 * fps)))
         row: dict[str, Any] = {}
@@ -280,17 +297,38 @@ def long_rollouts(loaded: LoadedWorld, outputs: Sequence[str], seconds: float, o
                 "luminance": float(np.mean([float(_luma(video[:, :, f]).mean()) for f in span[::4]])),
                 "sharpness": float(np.mean([float(sharpness(video[:, :, f])) for f in span[::4]])),
                 "obedience": _obedience_within(video, takes.pose, span),
+                "similarity to the first frame": float(np.mean(similar[name][span.start : span.stop])),
             }
             for measure, value in measured.items():
                 curves[name][measure].append(value)
-                row[f"{measure} {name}"] = round(value, 2 if measure == "obedience" else 1)
-        row["largest jump of similarity to the first frame"] = round(float(jumps[span.start : span.stop].max()), 3)
+                row[f"{measure} {name}"] = round(value, 1 if measure in ("luminance", "sharpness") else 2)
+            jumps = np.abs(np.diff(similar[name][span.start : span.stop + 1]))
+            row[f"largest jump of similarity {name}"] = round(float(jumps.max()), 3)
         table[f"{span.start / fps:.0f} s"] = row
     draw_curves(curves, out / "long-curves.png")
     wanted = np.linspace(0, frames - 1, 7).astype(int).tolist()
-    sheet = [strip(video[i], wanted) for i in range(len(made)) for video in videos.values()]
+    sheet = [strip(video[i], wanted) for i in range(len(takes.video)) for video in videos.values()]
     cv2.imwrite(str(out / "long.png"), np.concatenate(sheet)[..., ::-1])
-    return table
+    return table, {name: _drift(curves[name], curves["real"]) for name in worlds}
+
+
+def _drift(world: Mapping[str, Sequence[float]], real: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return how far the curves of a world are from real ones after their first span, on average over the spans."""
+    ours, theirs = ({name: np.array(values[1:]) for name, values in each.items()} for each in (world, real))
+    return {
+        "luminance, absolute difference": round(float(np.abs(ours["luminance"] - theirs["luminance"]).mean()), 1),
+        "sharpness, share of real": round(float((ours["sharpness"] / theirs["sharpness"]).mean()), 3),
+        "obedience": round(float(np.nanmean(ours["obedience"])), 3),
+        "similarity to the first frame, absolute difference": round(
+            float(np.abs(ours["similarity to the first frame"] - theirs["similarity to the first frame"]).mean()), 3
+        ),
+    }
+
+
+def _similarity_to_first(video_N3FHW: Tensor) -> np.ndarray:
+    """Return the similarity of each frame to the first, [F], mean over the videos."""
+    first = _luma(video_N3FHW[:, :, 0])
+    return np.array([float(_similarity(first, _luma(video_N3FHW[:, :, f]))) for f in range(video_N3FHW.shape[2])])
 
 
 def read_takes(loaded: LoadedWorld, outputs: Sequence[str], seconds: float, most: int = 4) -> HeldOut:

@@ -17,7 +17,6 @@ from model.causal.spec import CausalSpec, dense_mask
 from model.noise import ExpertName
 from model.world import ControlledExpert, World
 
-
 # Below so many tokens a dense mask is as fast as flex attention.
 _MIN_FLEX_TOKENS = 4096
 

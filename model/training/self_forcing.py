@@ -25,7 +25,6 @@ from model.training.scores import Score, Window, build_score, distribution_match
 from model.training.settings import DistillationSettings
 from model.training.stop_criteria import flow_length, variance
 
-
 # At most so many samples of a batch are measured for the stop criteria.
 _MEASURED_SAMPLES = 4
 

@@ -271,7 +271,9 @@ def test_a_run_resumes_whose_checkpoint_has_its_parameters_in_one_group(trainer,
         patched.setattr(checkpoint, "_adam_state", lambda *a, **k: checkpoint.get_optimizer_state_dict(*a[:2]))
         older = trainer(sharded=True)
         parameters = [p for group in older.optimizer.param_groups for p in group["params"]]
-        older.optimizer = torch.optim.AdamW(parameters, lr=SETTINGS.lr, betas=SETTINGS.betas, weight_decay=SETTINGS.weight_decay)
+        older.optimizer = torch.optim.AdamW(
+            parameters, lr=SETTINGS.lr, betas=SETTINGS.betas, weight_decay=SETTINGS.weight_decay
+        )
         older.run(4)
     assert list(map(untimed, trainer(sharded=True).run())) == list(map(untimed, whole[4:]))
 
