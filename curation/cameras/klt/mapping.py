@@ -290,16 +290,20 @@ def triangulate(
     ray = rays(np.nan_to_num(xy_LC2), focal) @ rotation_L33
     ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
     centre = -np.einsum("lji,lj->li", rotation_L33, translation_L3)
+    along = np.einsum("lci,li->lc", ray, centre)
+    ray_CL3 = np.ascontiguousarray(ray.transpose(1, 0, 2))
     weight = visible_LC.astype(float)
     for _ in range(3):
-        across = (np.eye(3) - ray[..., :, None] * ray[..., None, :]) * weight[..., None, None]
-        matrix = across.sum(0) + 1e-9 * np.eye(3)
-        point = np.linalg.solve(matrix, np.einsum("lcij,lj->ci", across, centre)[..., None])[..., 0]
+        weighted = weight.T[..., None] * ray_CL3
+        matrix = (weight.sum(0) + 1e-9)[:, None, None] * np.eye(3) - weighted.transpose(0, 2, 1) @ ray_CL3
+        right = weight.T @ centre - np.einsum("cli,lc->ci", weighted, along)
+        point = np.linalg.solve(matrix, right[..., None])[..., 0]
         offset = point[None] - centre[:, None]
-        weight = visible_LC / np.maximum((offset**2).sum(-1), 1e-12)  # errors are errors of angle, not of distance
+        square = np.einsum("lci,lci->lc", offset, offset)
+        weight = visible_LC / np.maximum(square, 1e-12)  # errors are errors of angle, not of distance
         weight /= np.maximum(weight.max(0), 1e-30)
-    depth = (offset * ray).sum(-1)
-    error_px = np.linalg.norm(offset - depth[..., None] * ray, axis=-1) / np.maximum(depth, 1e-12) * focal
+    depth = np.einsum("lci,lci->lc", offset, ray)
+    error_px = np.sqrt(np.maximum(square - depth**2, 0)) / np.maximum(depth, 1e-12) * focal
     first = ray[np.argmax(visible_LC, 0), np.arange(ray.shape[1])]
     cosine = np.where(visible_LC, (ray * first).sum(-1), 1).min(0)
     meets = np.where(visible_LC, (depth > 0) & (error_px < _FIT_PX), True).all(0)
