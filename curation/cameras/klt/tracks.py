@@ -14,15 +14,18 @@ from curation.media.viewport import Rect
 
 _CORNERS = 400
 _REFILL = 0.8  # new corners are searched when fewer than this share is left: each search costs as much as tracking
-_CANDIDATES, _QUALITY, _MIN_SPACING_PX, _BLOCK = 1600, 0.001, 10, 5
+_QUALITY, _MIN_SPACING_PX, _BLOCK = 0.001, 9, 5
 _COLUMNS, _ROWS, _CORNERS_PER_CELL = 8, 6, 7  # cells of the picture; beyond so many corners in one, other cells come first
 _WINDOW = (13, 13)
 _LEVELS = 2  # of the pyramid, with a prediction within some px: on a wall of bricks a coarser level leads to the wrong brick
 _FLOW_LEVELS = 3  # with a prediction from dense flow of small pictures
-_FAR_LEVELS = 4  # the coarsest level of a picture 640 wide sees turns of 100 px a frame
-_EVERY = 3  # one corner in so many is a pioneer: it is tracked first and predicts where the others are
+_BACK_LEVELS = 1  # on the way back, which begins where a corner should come from
+_FAR_LEVELS = 3  # the coarsest level of a picture 320 wide sees turns of 50 px a frame
+_FAR_WIDTH = 320  # px: of the smaller picture in which large motions are found
+_EVERY = 4  # one corner in so many is a pioneer: it is tracked first and predicts where the others are
 _MIN_PIONEERS, _HOMOGRAPHY_PX = 12, 8.0  # pioneers that a homography needs, and how far from it they may be: depths differ
 _MIN_PIONEER_SHARE = 0.5  # of the pioneers that must agree with the homography
+_STRAIGHT_PX = 0.15  # a window whose corners a homography moves by less than this apart need not be warped
 _MAX_DEVIATION_PX = 150  # a motion seen by a few corners is not believed at the other end of the picture
 _SMALL = 160  # px wide
 _BACK_PX = 0.7  # a corner that does not come back to within this was lost: Doom's nearest-neighbour textures jitter by 0.5
@@ -154,10 +157,38 @@ class _Prediction(NamedTuple):
 
 
 class _Picture(NamedTuple):
-    """A frame as it is, in which large motions are found, and with normalized contrast, in which corners are."""
+    """A frame as it is, one of at most 320 px width, in which large motions are found, and one with normalized contrast."""
 
     luma: np.ndarray
+    small: np.ndarray
     normalized: np.ndarray
+
+    @classmethod
+    def of(cls, luma: np.ndarray) -> "_Picture":
+        luma = np.ascontiguousarray(luma)
+        return cls(luma, _at_width(luma, _FAR_WIDTH), normalize_contrast(luma))
+
+
+def _at_width(luma: np.ndarray, width: int) -> np.ndarray:
+    """Return a picture scaled down to a width in px; one that is no wider as it is."""
+    if luma.shape[1] <= width:
+        return luma
+    size = width, max(1, round(luma.shape[0] * width / luma.shape[1]))
+    return np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_AREA))
+
+
+def _best_corners(luma: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Return the corners f4 [P, 1, 2] of a picture where `free` is not zero, best first, each the best in some px around it.
+
+    The measure is that of `cv2.goodFeaturesToTrack` (Shi & Tomasi 1994), which takes three times as long.
+    """
+    strength = cv2.cornerMinEigenVal(luma, _BLOCK)
+    lowest = _QUALITY * float(strength.max())
+    strength[free == 0] = 0
+    best = cv2.dilate(strength, np.ones((2 * _MIN_SPACING_PX - 1,) * 2, np.uint8))
+    where = np.flatnonzero((strength == best) & (strength > lowest))
+    where = where[np.argsort(-strength.ravel()[where], kind="stable")]
+    return np.stack([where % luma.shape[1], where // luma.shape[1]], 1)[:, None].astype(np.float32)
 
 
 @dataclass
@@ -176,7 +207,7 @@ class _CornerTracker:
         self._dense_flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def add(self, luma: np.ndarray) -> None:
-        picture = _Picture(np.ascontiguousarray(luma), normalize_contrast(luma))
+        picture = _Picture.of(luma)
         if self._before is not None and len(self._points):
             self._track(self._before, picture)
         if len(self._points) < _REFILL * _CORNERS:
@@ -196,10 +227,19 @@ class _CornerTracker:
         A turn of ten degrees stretches the sides of the picture by a third, so a window that is only shifted does not match
         there. The picture before is therefore warped by the homography, and windows are compared at their new place and shape.
         """
-        if prediction.matrix is None:
+        if prediction.matrix is None or self._moves_straight(prediction.matrix):
             return self._match(before, now, self._points, prediction.near, _LEVELS)
         warped = cv2.warpPerspective(before, prediction.matrix, before.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
         return self._match(warped, now, prediction.near, prediction.near, _LEVELS)
+
+    def _moves_straight(self, matrix: np.ndarray) -> bool:
+        """Whether a homography only shifts windows, all over the picture, and does not stretch or turn them."""
+        height, width = self.mask.shape
+        x, y = np.meshgrid(np.linspace(0, width, 4), np.linspace(0, height, 4))
+        middle = np.stack([x.ravel(), y.ravel()], 1)
+        edge = middle + np.array(_WINDOW) / 2
+        moved = cv2.perspectiveTransform(np.stack([middle, edge]), matrix)
+        return bool(np.abs(moved[1] - moved[0] - (edge - middle)).max() < _STRAIGHT_PX)
 
     def _predict(self, before: _Picture, now: _Picture) -> _Prediction:
         """Predict where to look for each corner.
@@ -207,7 +247,7 @@ class _CornerTracker:
         A fast turn moves corners at the sides twice as far as those in the middle, and none as far as in the frame before. So
         the pioneers are tracked first, from where the last step leads. If most of them are lost, they start from dense flow.
         """
-        prediction = self._predict_from(before.luma, now.luma, self._points + self._step, _FAR_LEVELS)
+        prediction = self._predict_from(before.small, now.small, self._points + self._step, _FAR_LEVELS)
         if prediction.matrix is None:
             flow = self._flow(before.luma, now.luma)
             other = self._predict_from(before.normalized, now.normalized, flow, _FLOW_LEVELS)
@@ -216,8 +256,10 @@ class _CornerTracker:
 
     def _predict_from(self, before: np.ndarray, now: np.ndarray, near: np.ndarray, levels: int) -> _Prediction:
         """Predict by the homography, exact for a turn, that most pioneers share; `near` itself where too few are left."""
+        scale = np.float32(now.shape[1] / self.mask.shape[1])  # of the pictures
         pioneers, start = (np.ascontiguousarray(p[::_EVERY]) for p in (self._points, near))
-        points, kept = self._match(before, now, pioneers, start, levels)
+        points, kept = self._match(before, now, pioneers * scale, start * scale, levels, scale)
+        points = points / scale
         if kept.sum() < _MIN_PIONEERS:
             return _Prediction(near, 0.0)
         matrix, agreeing = cv2.findHomography(pioneers[kept], points[kept], cv2.RANSAC, _HOMOGRAPHY_PX)
@@ -245,19 +287,20 @@ class _CornerTracker:
         return self._points + moved.reshape(-1, 1, 2) * np.float32(scale)
 
     def _match(
-        self, before: np.ndarray, now: np.ndarray, points: np.ndarray, near: np.ndarray, levels: int
+        self, before: np.ndarray, now: np.ndarray, points: np.ndarray, near: np.ndarray, levels: int, scale: float = 1.0
     ) -> tuple[np.ndarray, np.ndarray]:
         """Search points [P, 1, 2] of the picture before in the picture now, starting at `near`.
 
-        Returns where they are, and flags [P] of those that come back.
+        Returns where they are, and flags [P] of those that come back. scale: of these pictures, and all points in them.
         """
-        options: Any = {"winSize": _WINDOW, "maxLevel": levels, "criteria": _STOP, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+        options: Any = {"winSize": _WINDOW, "criteria": _STOP, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
         near = near.astype(np.float32)
-        matched, status, _ = cv2.calcOpticalFlowPyrLK(before, now, points, near.copy(), **options)
-        back, back_status, _ = cv2.calcOpticalFlowPyrLK(now, before, matched, matched - (near - points), **options)
+        matched, status, _ = cv2.calcOpticalFlowPyrLK(before, now, points, near.copy(), maxLevel=levels, **options)
+        start, back_levels = matched - (near - points), min(levels, _BACK_LEVELS)
+        back, back_status, _ = cv2.calcOpticalFlowPyrLK(now, before, matched, start, maxLevel=back_levels, **options)
         error_px = np.abs(back - points).reshape(-1, 2).max(1)
         tracked = (status.ravel() == 1) & (back_status.ravel() == 1) & (error_px < _BACK_PX)
-        return matched, tracked & self._inside(matched.reshape(-1, 2))
+        return matched, tracked & self._inside(matched.reshape(-1, 2) / np.float32(scale))
 
     def _inside(self, xy: np.ndarray) -> np.ndarray:
         height, width = self.mask.shape
@@ -271,11 +314,9 @@ class _CornerTracker:
         free[:_EDGE_PX], free[-_EDGE_PX:], free[:, :_EDGE_PX], free[:, -_EDGE_PX:] = 0, 0, 0, 0
         for x, y in self._points.reshape(-1, 2).astype(int).tolist():
             cv2.circle(free, (x, y), _MIN_SPACING_PX, 0, -1)
-        corners = cv2.goodFeaturesToTrack(luma, _CANDIDATES, _QUALITY, _MIN_SPACING_PX, mask=free, blockSize=_BLOCK)
-        if corners is None:
-            return
+        corners = _best_corners(luma, free)
         corners = corners[np.sort(self._spread_order(corners)[: _CORNERS - len(self._points)])]
-        self._points = np.concatenate([self._points, corners.astype(np.float32)])
+        self._points = np.concatenate([self._points, corners])
         self._live = np.concatenate([self._live, np.arange(self._count, self._count + len(corners))])
         self._count += len(corners)
 
