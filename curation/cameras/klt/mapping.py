@@ -76,12 +76,12 @@ class InitialPair(NamedTuple):
 
 
 class StartPairs(NamedTuple):
-    """Frame pairs that a map of a clip of `count` frames can start from: the frames int [P], and scores f8 [P] as above."""
+    """Frame pairs that a map of a clip of N `frames` can start from: the two frames int [P], and scores f8 [P] as above."""
 
     first: np.ndarray
     second: np.ndarray
     score: np.ndarray
-    count: int
+    frames: int
 
     @classmethod
     def of(cls, points_NM2: np.ndarray, focal: float) -> "StartPairs":
@@ -102,11 +102,11 @@ class StartPairs(NamedTuple):
     def best(self, earlier: Sequence[InitialPair], wanted: np.ndarray | None = None) -> InitialPair | None:
         """Return the best pair that is far from those that maps were started from; None where there is none.
 
-        wanted bool [count]: frames that the pair should be in.
+        wanted bool [N]: frames that the pair should be in.
         """
         score = self.score
         for pair in earlier:
-            score = score * np.minimum(np.abs(self.first - pair.first) / (self.count * _STARTS_SPACING), 1)
+            score = score * np.minimum(np.abs(self.first - pair.first) / (self.frames * _STARTS_SPACING), 1)
         if wanted is not None:
             inside = np.concatenate([[0], np.cumsum(wanted)])
             score = score * (inside[self.second + 1] - inside[self.first]) / (self.second + 1 - self.first)
@@ -219,10 +219,7 @@ class _MapBuilder:
         which = np.flatnonzero(self.visible[frame] & np.isfinite(self.point[:, 0]))
         if len(which) < MIN_INLIERS:
             return False
-        if len(which) > _POINTS:
-            some = which[np.linspace(0, len(which) - 1, _POINTS).astype(int)]
-        else:
-            some = which
+        some = which[np.linspace(0, len(which) - 1, min(len(which), _POINTS)).astype(int)]
         best, share = None, -1.0
         for rotation, translation in self._initial_poses(frame, before, earlier):
             pose, fits = self._resect(frame, some, rotation, translation)
@@ -247,7 +244,10 @@ class _MapBuilder:
         part = (frame - before) / (before - earlier)
         step = rotation @ self.rotation[earlier].T
         step = exponential(part * logarithm(step))
-        centre, moved = -rotation.T @ translation, self.rotation[earlier].T @ self.translation[earlier] - rotation.T @ translation
+        centre, moved = (
+            -rotation.T @ translation,
+            self.rotation[earlier].T @ self.translation[earlier] - rotation.T @ translation,
+        )
         turned = step @ rotation
         return [(turned, -turned @ (centre + part * moved)), (rotation, translation)]
 

@@ -1,5 +1,6 @@
 """Corners tracked through every frame of a clip (pyramidal Lucas-Kanade, checked forwards and backwards)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ _CONTRAST, _MIN_SPREAD = 40.0, 4.0  # grey levels: what the spread becomes, and 
 _EDGE_PX = 4
 _HUD_MARGIN = 5  # px around what never changes: a window there sees both
 _MIN_STEP_CORNERS = 20  # corners whose median step predicts the next step
+_MARK_EVERY_S, _MARK_SIZE_PX, _MARK_EDGE_PX = 0.4, 31.0, 16  # when corners are described, for recognising them later
 _MIN_LENGTH = 4  # frames; a shorter track ties nothing together
 
 
@@ -53,18 +55,37 @@ class TrackingView(NamedTuple):
         return float((self.mask == 0).mean())
 
 
+class Marks(NamedTuple):
+    """How corners looked in some of the frames, to recognise them: frame, number int [D]; descriptor uint8 [D, 32] (ORB)."""
+
+    frame: np.ndarray
+    number: np.ndarray
+    descriptor: np.ndarray
+
+
+NO_MARKS = Marks(np.empty(0, int), np.empty(0, int), np.empty((0, 32), np.uint8))
+
+
 @dataclass(frozen=True)
 class Tracks:
     """Corners by frame, track after track. A track has no gaps.
 
     xy f4 [S, 2]: px of the tracking view's rect, corner-origin. Track i begins in frame start[i] and is visible in length[i]
-    frames. times_s f8 [N]: presentation times of the frames, relative to the first.
+    frames. times_s f8 [N]: presentation times of the frames, relative to the first. number int [M]: the number of each track,
+    which it keeps in a selection or a part. marks: of the clip, by number.
     """
 
     times_s: np.ndarray
     xy: np.ndarray
     start: np.ndarray
     length: np.ndarray
+    number: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    marks: Marks = NO_MARKS
+
+    def __post_init__(self) -> None:
+        if len(self.number) != len(self.start):
+            assert not len(self.number), "a number for each track"
+            object.__setattr__(self, "number", np.arange(len(self.start)))
 
     def dense(self) -> np.ndarray:
         """Return the corners as f4 [N, M, 2], NaN where a track is not visible."""
@@ -83,7 +104,8 @@ class Tracks:
 
     def select(self, which: np.ndarray) -> "Tracks":
         """Return only the tracks flagged in bool [M]."""
-        return Tracks(self.times_s, self.xy[np.repeat(which, self.length)], self.start[which], self.length[which])
+        xy, number = self.xy[np.repeat(which, self.length)], self.number[which]
+        return Tracks(self.times_s, xy, self.start[which], self.length[which], number, self.marks)
 
     def part(self, first: int, end: int) -> "Tracks":
         """Return what the frames [first, end) show of the tracks. Times are counted from the first of them."""
@@ -93,7 +115,8 @@ class Tracks:
         frame = np.repeat(self.start, self.length) + offset
         kept = length >= _MIN_LENGTH
         xy = self.xy[(frame >= first) & (frame < end) & np.repeat(kept, self.length)]
-        return Tracks(self.times_s[first:end] - self.times_s[first], xy, begins[kept] - first, length[kept])
+        times_s = self.times_s[first:end] - self.times_s[first]
+        return Tracks(times_s, xy, begins[kept] - first, length[kept], self.number[kept], self.marks)
 
 
 def tracking_view(uri: str, viewport: Rect, static: np.ndarray | None, max_width: int) -> TrackingView:
@@ -119,7 +142,7 @@ def track_corners(uri: str, span: Span, view: TrackingView) -> Tracks:
     times, tracker = [], _CornerTracker(view.mask)
     for time_s, luma in _lumas(uri, span, view):
         times.append(time_s)
-        tracker.add(luma)
+        tracker.add(luma, time_s)
     times_s = np.asarray(times, float)
     return tracker.tracks(times_s - times_s[0] if times else times_s)
 
@@ -202,18 +225,33 @@ class _CornerTracker:
     _points: np.ndarray = field(default_factory=lambda: np.empty((0, 1, 2), np.float32))
     _live: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     _history: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    _marks: list[Marks] = field(default_factory=list)
+    _marked_s: float = -math.inf
 
     def __post_init__(self) -> None:
+        self._orb = cv2.ORB.create(nlevels=1, edgeThreshold=_MARK_EDGE_PX)
         self._dense_flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
-    def add(self, luma: np.ndarray) -> None:
+    def add(self, luma: np.ndarray, time_s: float) -> None:
         picture = _Picture.of(luma)
         if self._before is not None and len(self._points):
             self._track(self._before, picture)
         if len(self._points) < _REFILL * _CORNERS:
             self._search(picture.normalized)
+        if time_s - self._marked_s >= _MARK_EVERY_S and len(self._points):
+            self._mark(picture.normalized)
+            self._marked_s = time_s
         self._history.append((self._live, self._points.reshape(-1, 2)))
         self._before = picture
+
+    def _mark(self, normalized: np.ndarray) -> None:
+        """Describe the corners as they look now. All are described upright, as cameras in games do not roll."""
+        places = self._points.reshape(-1, 2).tolist()
+        points = [cv2.KeyPoint(x, y, _MARK_SIZE_PX, 0.0, 0.0, 0, k) for k, (x, y) in enumerate(places)]
+        described, descriptor = self._orb.compute(normalized, points)
+        if descriptor is not None:
+            number = self._live[[point.class_id for point in described]]
+            self._marks.append(Marks(np.full(len(number), len(self._history)), number, descriptor))
 
     def _track(self, before: _Picture, now: _Picture) -> None:
         points, kept = self._track_from(before.normalized, now.normalized, self._predict(before, now))
@@ -256,10 +294,10 @@ class _CornerTracker:
 
     def _predict_from(self, before: np.ndarray, now: np.ndarray, near: np.ndarray, levels: int) -> _Prediction:
         """Predict by the homography, exact for a turn, that most pioneers share; `near` itself where too few are left."""
-        scale = np.float32(now.shape[1] / self.mask.shape[1])  # of the pictures
+        scale = now.shape[1] / self.mask.shape[1]  # of the pictures
         pioneers, start = (np.ascontiguousarray(p[::_EVERY]) for p in (self._points, near))
-        points, kept = self._match(before, now, pioneers * scale, start * scale, levels, scale)
-        points = points / scale
+        points, kept = self._match(before, now, pioneers * np.float32(scale), start * np.float32(scale), levels, scale)
+        points = points / np.float32(scale)
         if kept.sum() < _MIN_PIONEERS:
             return _Prediction(near, 0.0)
         matrix, agreeing = cv2.findHomography(pioneers[kept], points[kept], cv2.RANSAC, _HOMOGRAPHY_PX)
@@ -345,4 +383,6 @@ class _CornerTracker:
         order = np.argsort(numbers, kind="stable")
         length = np.bincount(numbers, minlength=self._count)
         start = frame[order][np.cumsum(length) - length] if len(order) else np.empty(0, int)
-        return Tracks(times_s, points[order] + np.float32(0.5), start, length).select(length >= _MIN_LENGTH)
+        marks = Marks(*(np.concatenate(column) for column in zip(NO_MARKS, *self._marks, strict=True)))
+        every = Tracks(times_s, points[order] + np.float32(0.5), start, length, marks=marks)
+        return every.select(length >= _MIN_LENGTH)

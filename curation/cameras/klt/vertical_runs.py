@@ -1,7 +1,8 @@
 """How long a camera moves straight up, or straight down, as it seems to in front of a rising door mistaken for the world.
 
 A rising door that fills the view looks like a sinking camera to every other check, and the scene behind it gets a different
-scale. A lift counts too. Each direction counts alone: a player who jumps on the spot, or whose view bobs, goes up and down.
+scale. A lift counts too. Each direction counts alone: a player whose view bobs goes up and down. A door moves at one speed. Who
+jumps or falls does not: a rise that slows down, and a fall that gets faster, do not count.
 """
 
 from itertools import groupby
@@ -13,6 +14,8 @@ from curation.cameras.path_smoothness import down_axis
 
 _STEP_S = 0.15
 _MIN_STEEPNESS = 2.0  # vertical over level motion
+_MIN_SPEEDUP = 2.0  # downwards, between the first and the last third of a jump or fall; a door's is 1, at a window's edge 1.7
+_MIN_STEPS = 6  # whose speeds can be compared
 _MIN_STEP = 0.01  # of the distance to the world: half a degree, 3 px of a picture 640 wide
 
 
@@ -22,7 +25,7 @@ def vertical_run_s(visible_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.nd
     Straight means more than twice as far up or down as level. visible bool [N, T]: which points of the map each frame sees.
     Poses are camera-to-world.
     """
-    first, end = _longest(_directions(visible_NT, point_T3, pose_N44, times_s))
+    first, end = _longest(*_directions(visible_NT, point_T3, pose_N44, times_s))
     return (end - first) * float(np.median(np.diff(times_s)))
 
 
@@ -30,30 +33,41 @@ def longest_vertical_run(
     visible_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray, times_s: np.ndarray
 ) -> tuple[int, int]:
     """Return the frames [a, b) of that time, with the whole of its last step."""
-    first, end = _longest(_directions(visible_NT, point_T3, pose_N44, times_s))
+    first, end = _longest(*_directions(visible_NT, point_T3, pose_N44, times_s))
     return first, end + frame_gaps(times_s, [_STEP_S])[0]
 
 
-def _directions(visible_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray, times_s: np.ndarray) -> np.ndarray:
-    """Return whether the step of 0.15 s from each frame goes straight down (1), straight up (-1), or neither (0)."""
+def _directions(
+    visible_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray, times_s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether the step of 0.15 s from each frame goes straight down (1), straight up (-1), or neither (0); how far down."""
     step = frame_gaps(times_s, [_STEP_S])[0]
     moved = pose_N44[step:, :3, 3] - pose_N44[:-step, :3, 3]
     axis = down_axis(pose_N44)
     vertical = moved @ axis
     level = np.linalg.norm(moved - np.outer(vertical, axis), axis=1)
     noticeable = np.linalg.norm(moved, axis=1) > _MIN_STEP * _scene_distance(visible_NT, point_T3, pose_N44)[:-step]
-    return np.where(noticeable & (np.abs(vertical) > _MIN_STEEPNESS * level), np.sign(vertical), 0).astype(int)
+    return np.where(noticeable & (np.abs(vertical) > _MIN_STEEPNESS * level), np.sign(vertical), 0).astype(int), vertical
 
 
-def _longest(directions: np.ndarray) -> tuple[int, int]:
-    """Return the longest run [a, b) of one direction; an empty one where there is none."""
+def _longest(directions: np.ndarray, down: np.ndarray) -> tuple[int, int]:
+    """Return the longest run [a, b) of one direction that is no jump or fall; an empty one where there is none."""
     best, at = (0, 0), 0
     for direction, run in groupby(directions.tolist()):
         length = len(list(run))
-        if direction and length > best[1] - best[0]:
+        if direction and length > best[1] - best[0] and not _is_ballistic(down[at : at + length]):
             best = at, at + length
         at += length
     return best
+
+
+def _is_ballistic(down: np.ndarray) -> bool:
+    """Whether steps in one direction get clearly slower on the way up, or clearly faster on the way down."""
+    if len(down) < _MIN_STEPS:
+        return False
+    third = len(down) // 3
+    first, last = abs(float(down[:third].mean())), abs(float(down[-third:].mean()))
+    return last > _MIN_SPEEDUP * first if down[0] > 0 else first > _MIN_SPEEDUP * last
 
 
 def _scene_distance(visible_NT: np.ndarray, point_T3: np.ndarray, pose_N44: np.ndarray) -> np.ndarray:
