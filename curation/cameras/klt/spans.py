@@ -239,25 +239,27 @@ def _frames_to_map(runs: Sequence[Piece], count: int, min_frames: int) -> np.nda
 
 
 def runs_of_maps(search: _Search, points: np.ndarray, candidates: Sequence[Candidate]) -> list[Piece]:
-    """Return the runs in which two maps of a clip agree and pass all checks, in order; the maps with most frames come first."""
+    """Return the runs in which two maps of a clip agree and pass all checks, in order; the longest ones are taken first."""
     clip, limits = search.clip, search.limits
     pieces: list[Piece] = []
-    free = np.ones(len(points), bool)
     pairs = [_MapPair(search, a, b) for i, a in enumerate(candidates) for b in candidates[i + 1 :]]
-    pairs.sort(key=lambda pair: -int(pair.valid.sum()))
-    for group, pair in enumerate(pairs):
+    left = np.array([pair.passable for pair in pairs]).reshape(len(pairs), len(points))  # what was not looked at, or taken
+    while True:
+        runs = [(b - a, group, a, b) for group, frames in enumerate(left) for a, b in runs_of(frames)]
+        length, group, first, end = max(runs, key=lambda run: (run[0], -run[1]), default=(0, 0, 0, 0))
+        if length < search.min_frames:
+            break
+        left[group, first:end] = False
+        pair = pairs[group]
         one = pair.one
-        runs = [run for a, b in runs_of(pair.passable & free) for run in _passing(search, points, pair, a, b)]
-        for a, b, facts in runs:
+        for a, b, facts in _passing(search, points, pair, first, end):
             residual = one.poses.residual_px[a:b] / clip.unit_px
             keyframes = one.map.frames[(one.map.frames >= a) & (one.map.frames < b)]
             landmarks = Landmarks.of(clip.tracks, one.map, a, b)
             pieces.append(
                 Piece(a, b, "general", one.poses.pose[a:b], residual, keyframes, facts, group, pair.valid[a:b], landmarks)
             )
-            free[a:b] = False
-        if not any(b - a >= search.min_frames for a, b in runs_of(free)):
-            break
+            left[:, a:b] = False
     return _split_groups(clip, points, pairs, sorted(pieces, key=lambda piece: piece.start), limits)
 
 
