@@ -223,9 +223,7 @@ def _in_spans(clip: ClipTracks, focal_px: float, source: str, settings: CameraSe
     is_whole = longest.frames == count and bool(longest.valid.all())
     facts = with_motion(longest.facts, pose, clip.tracks.times_s)._replace(
         status=OK_BY_MODEL[_model(longest)] if is_whole else PART,
-        why=None
-        if is_whole
-        else ", ".join({check.partition(" ")[0]: check for check in reversed(missed)}.values()) or _NO_SPAN,
+        why=None if is_whole else _why(missed, longest, count),
         model=_model(longest) if is_whole else clip.model,
         registered=float(valid.mean()),
         focal_px=focal_px * clip.scale[0],
@@ -235,6 +233,13 @@ def _in_spans(clip: ClipTracks, focal_px: float, source: str, settings: CameraSe
         valid_share=float(valid.mean()),
     )
     return Solution(pose, focal_px, residual, valid, np.concatenate([piece.keyframes for piece in pieces]), facts, spans)
+
+
+def _why(missed: Sequence[str], longest: Piece, count: int) -> str:
+    """Return what kept a clip from passing as a whole."""
+    if longest.frames == count:
+        return f"{count - int(longest.valid.sum())} frames miss checks of single frames"
+    return ", ".join({check.partition(" ")[0]: check for check in reversed(missed)}.values()) or _NO_SPAN
 
 
 def _model(piece: Piece) -> str:

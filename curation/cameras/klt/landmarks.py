@@ -157,7 +157,7 @@ def _matches(first: Part, second: Part, tracks: Tracks, points: np.ndarray) -> _
     if one.source != two.source:
         same = np.intersect1d(one.number, two.number)
         pairs.append(np.stack([same, same], 1))
-    pairs.append(_alike(first, second, tracks.marks))
+    pairs.append(alike(first, second, tracks.marks))
     number = np.concatenate(pairs)
     column = np.full(int(max(tracks.number.max(initial=-1), number.max(initial=-1))) + 1, -1)
     column[tracks.number] = np.arange(len(tracks.number))
@@ -176,7 +176,7 @@ def _matches(first: Part, second: Part, tracks: Tracks, points: np.ndarray) -> _
     return _Matches(*views, np.stack([xy_one[:, 0], xy_two[:, 0]], 1))
 
 
-def _alike(first: Part, second: Part, marks: Marks) -> np.ndarray:
+def alike(first: Part, second: Part, marks: Marks) -> np.ndarray:
     """Return pairs of numbers [P, 2] of points whose corners look alike, each the other's best, and clearly its best."""
     sides = []
     for part, other in ((first, second), (second, first)):

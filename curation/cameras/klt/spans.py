@@ -44,7 +44,7 @@ _LOCAL_CHECKS = (
     "map_disagreement",
 )
 _MAX_TURN_DIFFERENCE_DEG = 0.3  # a frame, between a run's rotations and those of the turn that it is joined to
-_MAX_MAPS = 8  # of a part; those that break off early cost little
+_MAX_MAPS, _ENOUGH_MAPS = 8, 3  # of a part, at most, and where no other span can be won; those that break off early cost little
 _MAX_WORK = 3.5  # frames that all maps together reach, as a multiple of the part's, after which no other map is tried
 # A frame of a dip: of the points and the residual that a frame of a span must have, and how far two maps' steps may be apart.
 _DIP_SHARE, _DIP_INLIERS, _DIP_RESIDUAL, _DIP_DEG = 0.75, 0.5, 1.6, 0.15
@@ -195,8 +195,8 @@ def _moves(search: _Search, turning: np.ndarray) -> list[tuple[int, int]]:
 def _runs_of_part(search: _Search, first: int, end: int) -> list[Piece]:
     """Return the runs of frames [first, end), counted from `first`.
 
-    Maps are started one after the other, each where the ones before gave no run, until they leave no room for another span, or
-    three have reached what is left and one more gains nothing.
+    Maps are started one after the other, each where the ones before gave no run, until two agree in all frames, or three leave
+    no room for another span, or three have reached what is left and one more gains nothing.
     """
     part = _Search(search.clip.part(first, end), search.focal, search.settings, [])
     points, times_s = part.clip.points(), part.clip.tracks.times_s
@@ -220,10 +220,12 @@ def _runs_of_part(search: _Search, first: int, end: int) -> list[Piece]:
         runs = runs_of_maps(part, points, candidates)
         reached = np.sum([each.map.posed for each in candidates], 0)
         room = _frames_to_map(runs, len(points), part.min_frames)
-        wanted = room & (reached < 2) if (room & (reached < 2)).sum() >= part.min_frames else room
+        is_covered = sum(piece.frames for piece in runs) == len(points)
         gains = sum(piece.frames for piece in runs) >= before + part.min_frames
-        if not room.any() or reached.sum() > _MAX_WORK * len(points) or (reached[room].min() > 2 and not gains):
+        done = not room.any() or (reached[room].min() >= _ENOUGH_MAPS and not gains)
+        if is_covered or (len(candidates) >= _ENOUGH_MAPS and done) or reached.sum() > _MAX_WORK * len(points):
             break
+        wanted = room & (reached < 2) if (room & (reached < 2)).sum() >= part.min_frames else room if room.any() else None
     search.missed += part.missed
     return runs
 
