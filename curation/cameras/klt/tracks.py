@@ -20,9 +20,8 @@ _COLUMNS, _ROWS, _CORNERS_PER_CELL = 8, 6, 7  # cells of the picture; beyond so 
 _WINDOW = (13, 13)
 _LEVELS = 2  # of the pyramid, with a prediction within some px: on a wall of bricks a coarser level leads to the wrong brick
 _FLOW_LEVELS = 3  # with a prediction from dense flow of small pictures
-_BACK_LEVELS = 1  # on the way back, which begins where a corner should come from
-_FAR_LEVELS = 3  # the coarsest level of a picture 320 wide sees turns of 50 px a frame
-_FAR_WIDTH = 320  # px: of the smaller picture in which large motions are found
+_BACK_LEVELS = 2  # on the way back, which begins where a corner should come from; with 1 jerky turns over bricks are lost
+_FAR_LEVELS = 3  # of a picture of half the size; the coarsest level of one 640 wide sees turns of 100 px a frame
 _EVERY = 4  # one corner in so many is a pioneer: it is tracked first and predicts where the others are
 _MIN_PIONEERS, _HOMOGRAPHY_PX = 12, 8.0  # pioneers that a homography needs, and how far from it they may be: depths differ
 _MIN_PIONEER_SHARE = 0.5  # of the pioneers that must agree with the homography
@@ -180,7 +179,7 @@ class _Prediction(NamedTuple):
 
 
 class _Picture(NamedTuple):
-    """A frame as it is, one of at most 320 px width, in which large motions are found, and one with normalized contrast."""
+    """A frame as it is, at half the size, in which large motions are found, and with normalized contrast."""
 
     luma: np.ndarray
     small: np.ndarray
@@ -189,15 +188,8 @@ class _Picture(NamedTuple):
     @classmethod
     def of(cls, luma: np.ndarray) -> "_Picture":
         luma = np.ascontiguousarray(luma)
-        return cls(luma, _at_width(luma, _FAR_WIDTH), normalize_contrast(luma))
-
-
-def _at_width(luma: np.ndarray, width: int) -> np.ndarray:
-    """Return a picture scaled down to a width in px; one that is no wider as it is."""
-    if luma.shape[1] <= width:
-        return luma
-    size = width, max(1, round(luma.shape[0] * width / luma.shape[1]))
-    return np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_AREA))
+        half = luma.shape[1] // 2, luma.shape[0] // 2
+        return cls(luma, np.asarray(cv2.resize(luma, half, interpolation=cv2.INTER_AREA)), normalize_contrast(luma))
 
 
 def _best_corners(luma: np.ndarray, free: np.ndarray) -> np.ndarray:

@@ -91,7 +91,7 @@ def test_a_bright_sky_leaves_corners_to_a_dark_wall() -> None:
 def test_a_flash_over_the_whole_picture_loses_no_corner() -> None:
     tracker = _CornerTracker(np.full((HEIGHT, WIDTH), 255, np.uint8))
     for k, picture in enumerate(panned(np.full(12, 6))):
-        tracker.add((picture * 0.5 + 100).astype(np.uint8) if k in (4, 5, 9) else picture)
+        tracker.add((picture * 0.5 + 100).astype(np.uint8) if k in (4, 5, 9) else picture, 0.0)
     dense = tracker.tracks(np.arange(13) / 16).dense()
     seen = np.isfinite(dense[..., 0])
     stays = seen[:-1] & (dense[:-1, :, 0] > 20)
