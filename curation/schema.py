@@ -157,7 +157,7 @@ CLIP = pa.schema(
             "s",
             "runs of frames with a valid camera, from the clip's start, first and last frame; one scale for each scale_group",
         ),
-        _column("camera_valid_share", pa.float32(), "0-1", "share of the frames that are in one of camera_spans"),
+        _column("camera_valid_share", pa.float32(), "0-1", "share of the frames that are in camera_spans and valid"),
         _column("camera_source", pa.string(), "", "engine | vipe | klt | none: where the poses come from"),
         _column(
             "camera_model", pa.string(), "", "static | rotation | general: the kind of motion that the poses were fitted with"

@@ -26,7 +26,7 @@ class CameraFacts(NamedTuple):
     focal_px is in px of the source, other px are px of a picture 640 wide. A number that was not measured is None.
     status: ok | ok_rotation | ok_static | ok_part | suspect | low_texture | failed:<reason> | skipped:<reason>.
     why: the checks that the clip as a whole missed. model: static | rotation | general. valid_share: share of the frames that
-    are in a span; the other numbers are those of the whole clip, or of the longest span of a clip with ok_part.
+    are in a span and valid; the other numbers are those of the whole clip, or of the longest span of a clip with ok_part.
     focal_source: clip | pooled | hint | engine | model (ViPE's) | none (a guess: it cannot be observed).
     """
 
@@ -92,7 +92,8 @@ class Camera:
 
     pose f8 [N, 4, 4], intrinsics f8 [N, 4] (fx, fy, cx, cy), times_s f8 [N] from the start of the clip. size: (W, H) px of the
     picture that the intrinsics refer to. viewport: (x, y, w, h) px of the 3-D view in it. valid bool [N]: whether the frame is
-    in a span; without spans, whether its pose was measured and not filled in. residual_px f4 [N]: median reprojection error,
+    in a span and passed the checks of single frames; without spans, whether its pose was measured and not filled in. A frame of
+    a span that is not valid is measured too, by two maps that agree. residual_px f4 [N]: median reprojection error,
     NaN where it was not measured. keyframes i4 [K]. scale_to_unit: factor from the translation to the data set's unit.
     scale_source: engine | metric | speed | linked | none; with none the scale of the translation is unknown. spans: the runs of
     frames that passed every check, in order, each with a scale of its own; a clip that passes as a whole is one span. Only

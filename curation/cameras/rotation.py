@@ -55,13 +55,16 @@ def rays(points: np.ndarray, focal: float) -> np.ndarray:
     return np.concatenate([points / focal, np.ones_like(points[..., :1])], -1)
 
 
-def pair_rotations(pairs: FramePairs, focal: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rotation [P, 3, 3] that best explains each pair, and the residual px [P, K] at each point (NaN: unused)."""
+def pair_rotations(pairs: FramePairs, focal: float, steps: int = _STEPS) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rotation [P, 3, 3] that best explains each pair, and the residual px [P, K] at each point (NaN: unused).
+
+    steps: of reweighting.
+    """
     a, b = rays(pairs.a, focal), rays(pairs.b, focal)
     a, b = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (a, b))
     weight = pairs.used.astype(float)
-    for _ in range(_STEPS):
-        rotation = nearest_rotation(np.einsum("pk,pki,pkj->pij", weight, b, a))
+    for _ in range(steps):
+        rotation = nearest_rotation((weight[..., None] * b).transpose(0, 2, 1) @ a)
         residual = _residual_px(pairs, a @ rotation.transpose(0, 2, 1), focal)
         scale = np.maximum(1.5 * np.nanmedian(residual, 1, keepdims=True), _SCALE_PX)
         weight = np.where(pairs.used, (1 + (np.nan_to_num(residual) / scale) ** 2) ** -2.0, 0.0)

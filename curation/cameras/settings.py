@@ -43,6 +43,9 @@ class CheckSettings:
     # Reprojection error in every frame of a span: the median over its points. Where hands or bricks of another row pull at the
     # camera it is twice that of the frames around.
     max_frame_residual_px: float = 0.9
+    # Longest run of frames inside a span that miss only the checks of single frames, and not by much. They are flagged as not
+    # valid. 0: none.
+    max_dip_s: float = 0.4
     # Shortest span of a clip that does not pass as a whole.
     min_span_s: float = 1.0
     # Points of the map.

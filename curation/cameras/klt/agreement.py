@@ -88,22 +88,34 @@ class Candidate(NamedTuple):
         return path <= limits.max_map_disagreement and rotation_deg <= limits.max_map_disagreement_deg
 
 
-def agreeing_maps(
-    points: np.ndarray, times_s: np.ndarray, focal: float, focal_fixed: bool, limits: CheckSettings
-) -> list[Candidate]:
-    """Return two plausible maps that agree, started in different parts of the clip; if no two do, all maps. Best first.
+def grow_map(
+    points: np.ndarray, times_s: np.ndarray, pair: mapping.InitialPair, focal: float, focal_fixed: bool
+) -> Candidate | None:
+    """Return the map that grows from a pair of frames, with the poses of all frames; None where the pair gives no start.
 
     Points [N, M, 2] are in px from the principal point. focal: px, the start of the search unless it is fixed.
     """
+    reconstruction = mapping.reconstruct(points, times_s, pair, focal, focal_fixed)
+    if reconstruction is None:
+        return None
+    poses = register_frames(points, reconstruction)
+    return Candidate(reconstruction, poses, velocity_spike(poses.pose, times_s))
+
+
+def agreeing_maps(
+    points: np.ndarray, times_s: np.ndarray, focal: float, focal_fixed: bool, limits: CheckSettings, tries: int | None = None
+) -> list[Candidate]:
+    """Return two plausible maps that agree, started in different parts of the clip; if no two do, all maps. Best first.
+
+    Arguments are those of `grow_map`. tries: maps to start at most.
+    """
     candidates: list[Candidate] = []
-    for tries, pair in enumerate(mapping.initial_pairs(points, focal)):
-        if tries >= _MIN_TRIES and not any(each.is_plausible(limits) for each in candidates):
+    for number, pair in enumerate(mapping.initial_pairs(points, focal)[:tries]):
+        if number >= _MIN_TRIES and not any(each.is_plausible(limits) for each in candidates):
             break
-        reconstruction = mapping.reconstruct(points, times_s, pair, focal, focal_fixed)
-        if reconstruction is None:
+        one = grow_map(points, times_s, pair, focal, focal_fixed)
+        if one is None:
             continue
-        poses = register_frames(points, reconstruction)
-        one = Candidate(reconstruction, poses, velocity_spike(poses.pose, times_s))
         for other in candidates if one.is_plausible(limits) else []:
             if other.is_plausible(limits) and one.agrees(other, limits):
                 return sorted((one, other), key=lambda each: each.quality, reverse=True)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from curation.cameras.rotation import cross_matrix, exponential
+from curation.cameras.rotation import exponential
 
 _SCALE_PX = 1.0  # of the Cauchy weight; a corner in a compressed picture is accurate to half a pixel
 _DAMPING_UP, _DAMPING_DOWN, _MIN_DAMPING = 8.0, 0.2, 1e-7
@@ -209,16 +209,30 @@ def jacobians(problem: Problem, focal_fixed: bool) -> tuple[np.ndarray, ...]:
     By camera [O, 2, 6]: rotation vector (applied on the left), translation. If the focal length is free, its logarithm is a
     seventh column. By point [O, 2, 3].
     """
+    by_camera, residual, weight, near, sideways = camera_jacobians(problem, focal_fixed)
+    rotation = problem.rotation[problem.camera_of]
+    by_point = near[:, None, None] * (rotation[:, :2] - sideways[:, :, None] * rotation[:, 2:])
+    return by_camera, by_point, residual, weight
+
+
+def camera_jacobians(problem: Problem, focal_fixed: bool) -> tuple[np.ndarray, ...]:
+    """Return the Jacobians by camera as `jacobians` does, the residuals and their weights.
+
+    Then px of the picture per unit at each point [O], and x / z and y / z of each point [O, 2].
+    """
     local = problem.local_points()
     residual = problem.residuals_of(local)
     behind = local[:, 2] <= _MIN_DEPTH
-    depth = np.where(behind, 1.0, local[:, 2])
-    by_camera = np.zeros((len(local), 2, 6 if focal_fixed else 7))
-    project = by_camera[:, :, 3:6]
-    project[:, 0, 0] = project[:, 1, 1] = problem.focal / depth
-    project[:, :, 2] = -problem.focal * local[:, :2] / depth[:, None] ** 2
-    by_camera[:, :, :3] = -project @ cross_matrix(local - problem.translation[problem.camera_of])
+    near = problem.focal / np.where(behind, 1.0, local[:, 2])
+    sideways = local[:, :2] * (near / problem.focal)[:, None]
+    a, b = sideways.T
+    x, y, z = (local - problem.translation[problem.camera_of]).T
+    by_camera = np.empty((len(local), 2, 6 if focal_fixed else 7))
+    for k, column in enumerate((-a * y, z + a * x, -y, 1.0, 0.0, -a)):
+        by_camera[:, 0, k] = near * column
+    for k, column in enumerate((-z - b * y, b * x, x, 0.0, 1.0, -b)):
+        by_camera[:, 1, k] = near * column
     if not focal_fixed:
-        by_camera[:, :, 6] = problem.focal * local[:, :2] / depth[:, None]
+        by_camera[:, :, 6] = problem.focal * sideways
     weight = np.where(behind, 0.0, 1 / (1 + np.einsum("oi,oi->o", residual, residual) / _SCALE_PX**2))
-    return by_camera, project @ problem.rotation[problem.camera_of], residual, weight
+    return by_camera, residual, weight, near, sideways

@@ -31,8 +31,9 @@ from curation.media.source import probe
 if TYPE_CHECKING:
     from curation.cameras.clip import ClipView
 
-_SURE_TURNS = 3  # clips whose turns agree on the focal length: no path is then needed to find it
+_SURE_CLIPS = 3  # that show the same focal length: no other clip is then needed to find it
 _NO_SPAN = "frames that no map and no rotation explains"
+_SUSPECT_MAPS = 2  # of a clip in which no span passes
 _SAME_FOCAL = 0.01  # a clip whose focal length is this close to the pooled one keeps its own
 
 
@@ -67,15 +68,22 @@ def solve_clips(
     turning = _clips_that_turn(clips, hints, settings)
     shares = {k: share for k, clip in turning.items() if (share := _turn_share(clip, settings.checks)) is not None}
     solutions: dict[int, Solution] = {}
-    sure = len(shares) >= _SURE_TURNS and _pool(shares, settings) is not None
     for k, clip in turning.items():
-        if k in shares or sure or clip.breaks:
+        if k in shares or clip.breaks:
             continue
+        if _are_sure(shares):
+            break
         solutions[k] = solve_clip(clip, _pool(shares, settings), "clip", settings)
         if _shows_focal(solutions[k].facts, settings.checks):
             shares[k] = solutions[k].focal / clip.view.size[0]
     pool = _pool(shares, settings)
     return [_finish_clip(clip, hints[k], pool, solutions.get(k), settings) for k, clip in enumerate(clips)]
+
+
+def _are_sure(shares: dict[int, float]) -> bool:
+    """Whether enough clips show the same focal length."""
+    values = np.array(list(shares.values()))
+    return len(values) >= _SURE_CLIPS and bool((np.abs(values / np.median(values) - 1) <= _SAME_FOCAL).sum() >= _SURE_CLIPS)
 
 
 def _pool(shares: dict[int, float], settings: CameraSettings) -> float | None:
@@ -151,12 +159,18 @@ def _finish_clip(
     share, source = (hint, "hint") if hint is not None else (pool, "pooled")
     if share is None:
         return _finish(clip, _without_known_focal(clip, solution, settings))
+    if clip.model in ("static", "rotation") and not clip.breaks:
+        whole = solve_clip(clip, share, source, settings)
+        if whole.facts.ok:
+            return _finish(clip, whole)
     confirms = solution is not None and _confirms_pool(solution, share * width, settings.checks)
     if solution is not None and confirms and _is_one_span(solution, settings.checks):
         return _finish(clip, solution)
-    in_spans = _in_spans(clip, share * width, source, settings)
+    has_spans = settings.checks.min_span_s <= float(np.ptp(clip.tracks.times_s))
+    in_spans = _in_spans(clip, share * width, source, settings) if has_spans else None
     if in_spans is None and not confirms:
-        solution = _broken(clip) if clip.breaks else solve_clip(clip, share, source, settings)
+        max_maps = _SUSPECT_MAPS if has_spans else None
+        solution = _broken(clip) if clip.breaks else solve_clip(clip, share, source, settings, max_maps)
     return _finish(clip, in_spans or solution or _broken(clip))
 
 
@@ -203,15 +217,13 @@ def _in_spans(clip: ClipTracks, focal_px: float, source: str, settings: CameraSe
     pose, residual = assemble(pieces, count)
     valid = np.zeros(count, bool)
     for piece in pieces:
-        valid[piece.start : piece.end] = True
+        valid[piece.start : piece.end] = piece.valid
     spans = tuple(CameraSpan(piece.start, piece.end, _model(piece), piece.group) for piece in pieces)
     longest = max(pieces, key=lambda piece: piece.frames)
-    is_whole = longest.frames == count
+    is_whole = longest.frames == count and bool(longest.valid.all())
     facts = with_motion(longest.facts, pose, clip.tracks.times_s)._replace(
         status=OK_BY_MODEL[_model(longest)] if is_whole else PART,
-        why=None
-        if is_whole
-        else ", ".join({check.partition(" ")[0]: check for check in reversed(missed)}.values()) or _NO_SPAN,
+        why=None if is_whole else _why(missed, longest, count),
         model=_model(longest) if is_whole else clip.model,
         registered=float(valid.mean()),
         focal_px=focal_px * clip.scale[0],
@@ -221,6 +233,13 @@ def _in_spans(clip: ClipTracks, focal_px: float, source: str, settings: CameraSe
         valid_share=float(valid.mean()),
     )
     return Solution(pose, focal_px, residual, valid, np.concatenate([piece.keyframes for piece in pieces]), facts, spans)
+
+
+def _why(missed: Sequence[str], longest: Piece, count: int) -> str:
+    """Return what kept a clip from passing as a whole."""
+    if longest.frames == count:
+        return f"{count - int(longest.valid.sum())} frames miss checks of single frames"
+    return ", ".join({check.partition(" ")[0]: check for check in reversed(missed)}.values()) or _NO_SPAN
 
 
 def _model(piece: Piece) -> str:
@@ -233,17 +252,19 @@ def _confirms_pool(solution: Solution, pool_px: float, limits: CheckSettings) ->
     return not missed_focal_checks(solution.facts, limits) and abs(solution.focal / pool_px - 1) <= _SAME_FOCAL
 
 
-def solve_clip(clip: ClipTracks, share: float | None, source: str, settings: CameraSettings) -> Solution:
+def solve_clip(
+    clip: ClipTracks, share: float | None, source: str, settings: CameraSettings, max_maps: int | None = None
+) -> Solution:
     """Estimate the trajectory of a clip.
 
     share: the focal length as a share of the width, None where nothing is known. With the source "clip" the search starts from
-    it; with "hint" and "pooled" it is fixed.
+    it; with "hint" and "pooled" it is fixed. max_maps: to try, fewer where only the numbers of a wrong trajectory are wanted.
     """
     width = clip.view.size[0]
     start = share * width if share is not None else clip.motion.focal_px
     fixed = source in ("hint", "pooled")
     focal_source = source if fixed or source == "clip" else "none"
-    general: _Solver = partial(_solve_general, limits=settings.checks)
+    general: _Solver = partial(_solve_general, limits=settings.checks, max_maps=max_maps)
     solve = {"static": _solve_static, "rotation": _solve_rotation, "general": general}[clip.model or "general"]
     start = start if math.isfinite(start) else DEFAULT_FOCAL * width
     try:
@@ -284,9 +305,9 @@ def _no_solution(clip: ClipTracks, start: float, why: str) -> Solution:
     return Solution(np.tile(np.eye(4), (count, 1, 1)), start, unknown, invalid, np.array([0]), facts)
 
 
-def _solve_general(clip: ClipTracks, start: float, focal_fixed: bool, limits: CheckSettings) -> Solution:
+def _solve_general(clip: ClipTracks, start: float, focal_fixed: bool, limits: CheckSettings, max_maps: int | None) -> Solution:
     points, times_s = clip.points(), clip.tracks.times_s
-    candidates = agreeing_maps(points, times_s, start, focal_fixed, limits)
+    candidates = agreeing_maps(points, times_s, start, focal_fixed, limits, max_maps)
     if not candidates:
         return _no_solution(clip, start, "no parallax to start a map from, and no pure rotation")
     disagreement = min((candidates[0].disagreement(other) for other in candidates[1:]), default=UNKNOWN)

@@ -4,6 +4,7 @@ A clip is a chain: each frame's pose is a few steps from the one before, so it i
 At keyframes new points are triangulated and the last keyframes adjusted. At the end everything is adjusted together.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -12,16 +13,20 @@ import numpy as np
 
 from curation.cameras.klt.bundle_adjust import Problem, adjust, focal_error
 from curation.cameras.klt.resection import Observations, resect
-from curation.cameras.rotation import exponential, frame_pairs, nearest_rotation, pair_rotations, rays
+from curation.cameras.rotation import exponential, frame_pairs, logarithm, nearest_rotation, pair_rotations, rays
 
 _PARALLAX_PX = 12.0  # of the first pair, after the best rotation: more costs shared tracks and gains no depth
 _MIN_PARALLAX_PX = 2.0
 _NEAR_SHARE = 0.75
 _STARTS, _STARTS_SPACING = 5, 1 / 3  # pairs to start from, and how much of the clip lies between them if possible
 _MIN_STARTS = 3  # that have any parallax at all
+_START_STEPS = 4  # of reweighting: pairs are only compared
 _SHARED = 120  # tracks of the first pair; more is no better
 _PAIR_GAPS = (3, 5, 8, 12, 17, 24, 34, 48)  # frames between the two of the first pair
 _KEYFRAME_PX, _KEYFRAME_S, _KEYFRAME_SHARE = 33.0, 0.35, 0.6  # from keyframe to keyframe: motion, time, share of tracks
+_REGISTER_S = 0.06  # between the frames that a growing map registers where that is easy
+_POINTS = 160  # that register a frame; more add cost, not accuracy
+_TRIALS = 100  # samples that find a pose where the motion before does not lead to one
 MIN_INLIERS = 12  # a pose from fewer points is a guess
 _SURE_SHARE = 0.75  # of the visible mapped points; with fewer, the start may have been too far off
 _WINDOW, _FIXED = 8, 3  # keyframes adjusted together while growing, of which the oldest stay
@@ -36,7 +41,7 @@ class Map(NamedTuple):
 
     frames int [K]: the keyframes. rotation [K, 3, 3], translation [K, 3]: their poses, world-to-camera. track int [T]: the
     tracks that are points. point f8 [T, 3]. focal_px, focal_error: the focal length and its standard error as a share of it.
-    posed: bool [N], the frames of the clip with a pose of their own.
+    posed: bool [N], the frames of the clip that the map reaches.
     """
 
     frames: np.ndarray
@@ -50,7 +55,7 @@ class Map(NamedTuple):
 
     @property
     def registered(self) -> float:
-        """Share of the clip's frames with a pose."""
+        """Share of the clip's frames that the map reaches."""
         return float(self.posed.mean())
 
     @property
@@ -70,26 +75,53 @@ class InitialPair(NamedTuple):
     score: float
 
 
+class StartPairs(NamedTuple):
+    """Frame pairs that a map of a clip of N `frames` can start from: the two frames int [P], and scores f8 [P] as above."""
+
+    first: np.ndarray
+    second: np.ndarray
+    score: np.ndarray
+    frames: int
+
+    @classmethod
+    def of(cls, points_NM2: np.ndarray, focal: float) -> "StartPairs":
+        """Score pairs of frames by parallax and shared tracks. Points are in px from the principal point."""
+        every = max(1, len(points_NM2) // 24)
+        pairs = frame_pairs(points_NM2, _PAIR_GAPS, every)
+        if not len(pairs.first):
+            return cls(pairs.first, pairs.second, np.empty(0), len(points_NM2))
+        residual = pair_rotations(pairs, focal, _START_STEPS)[1]
+        parallax = np.nanmedian(residual, 1)
+        if (parallax >= _MIN_PARALLAX_PX).sum() < _MIN_STARTS:  # most of it is far away: a walk over open ground
+            parallax = np.nanquantile(residual, _NEAR_SHARE, 1)
+        visible = np.isfinite(points_NM2[:, :, 0])
+        shared = np.array([(visible[i] & visible[j]).sum() for i, j in zip(pairs.first, pairs.second, strict=True)])
+        score = np.minimum(parallax / _PARALLAX_PX, 1) * np.minimum(shared / _SHARED, 1)
+        return cls(pairs.first, pairs.second, np.where(parallax >= _MIN_PARALLAX_PX, score, 0.0), len(points_NM2))
+
+    def best(self, earlier: Sequence[InitialPair], wanted: np.ndarray | None = None) -> InitialPair | None:
+        """Return the best pair that is far from those that maps were started from; None where there is none.
+
+        wanted bool [N]: frames that the pair should be in.
+        """
+        score = self.score
+        for pair in earlier:
+            score = score * np.minimum(np.abs(self.first - pair.first) / (self.frames * _STARTS_SPACING), 1)
+        if wanted is not None:
+            inside = np.concatenate([[0], np.cumsum(wanted)])
+            score = score * (inside[self.second + 1] - inside[self.first]) / (self.second + 1 - self.first)
+        if not score.any():
+            return None
+        k = int(np.argmax(score))
+        return InitialPair(int(self.first[k]), int(self.second[k]), float(score[k]))
+
+
 def initial_pairs(points_NM2: np.ndarray, focal: float) -> list[InitialPair]:
     """Return pairs of frames with most parallax and most shared tracks, far from each other, best first."""
-    every = max(1, len(points_NM2) // 24)
-    pairs = frame_pairs(points_NM2, _PAIR_GAPS, every)
-    if not len(pairs.first):
-        return []
-    residual = pair_rotations(pairs, focal)[1]
-    parallax = np.nanmedian(residual, 1)
-    if (parallax >= _MIN_PARALLAX_PX).sum() < _MIN_STARTS:  # most of it is far away: a walk over open ground
-        parallax = np.nanquantile(residual, _NEAR_SHARE, 1)
-    visible = np.isfinite(points_NM2[:, :, 0])
-    shared = np.array([(visible[i] & visible[j]).sum() for i, j in zip(pairs.first, pairs.second, strict=True)])
-    score = np.minimum(parallax / _PARALLAX_PX, 1) * np.minimum(shared / _SHARED, 1)
-    score = np.where(parallax >= _MIN_PARALLAX_PX, score, 0.0)
-    best: list[InitialPair] = []
-    while len(best) < _STARTS and score.any():
-        k = int(np.argmax(score))
-        best.append(InitialPair(int(pairs.first[k]), int(pairs.second[k]), float(score[k])))
-        score = score * np.minimum(np.abs(pairs.first - pairs.first[k]) / (len(points_NM2) * _STARTS_SPACING), 1)
-    return best
+    starts, pairs = StartPairs.of(points_NM2, focal), list[InitialPair]()
+    while len(pairs) < _STARTS and (pair := starts.best(pairs)):
+        pairs.append(pair)
+    return pairs
 
 
 def reconstruct(points_NM2: np.ndarray, times_s: np.ndarray, pair: InitialPair, focal: float, focal_fixed: bool) -> Map | None:
@@ -119,6 +151,8 @@ class _MapBuilder:
         frames, tracks = self.xy.shape[:2]
         self.visible = np.isfinite(self.xy[:, :, 0])
         self.registered = np.zeros(frames, bool)
+        frame_s = float(np.median(np.diff(self.times_s))) if frames > 1 else _REGISTER_S
+        self.stride = max(1, round(_REGISTER_S / max(frame_s, 1e-3)))
         self.rotation, self.translation = np.tile(np.eye(3), (frames, 1, 1)), np.zeros((frames, 3))
         self.point = np.full((tracks, 3), np.nan)
 
@@ -137,9 +171,9 @@ class _MapBuilder:
         if self._mapped_count(pair.second) < MIN_INLIERS:
             return False
         self._adjust(np.array([pair.first, pair.second]), fixed=1)
-        between = list(range(pair.first + 1, pair.second))
+        between = list(range(pair.first + self.stride, pair.second, self.stride))
         for frame in between:
-            if not self._register(frame, frame - 1):
+            if not self._register(frame, frame - self.stride, self._earlier(frame - self.stride, 1)):
                 return False
         self.keyframes = sorted({pair.first, *between[len(between) // 3 :: max(1, len(between) // 3)], pair.second})
         self._triangulate(both)
@@ -151,53 +185,80 @@ class _MapBuilder:
         self.registered[frame] = True
 
     def extend(self, frames: range) -> None:
-        """Register consecutive frames until they end or the map is out of sight."""
-        if not len(frames):
-            return
-        back = -frames.step
+        """Register consecutive frames until they end or the map is out of sight.
+
+        Of frames that follow fast on each other only some are registered, and the others where that is hard. All get their
+        poses from the finished map.
+        """
         self.keyframes = sorted(self.keyframes, reverse=frames.step < 0)
-        for frame in frames:
-            if not self._register(frame, frame + back, frame + 2 * back):
+        done = 0  # how many of the frames are passed
+        while done < len(frames):
+            before = frames.start + (done - 1) * frames.step
+            skipped = min(self.stride, len(frames) - done) - 1
+            if skipped and self._register(frames[done + skipped], before, self._earlier(before, frames.step), _SURE_SHARE):
+                done += skipped
+            elif not self._register(frames[done], before, self._earlier(before, frames.step)):
                 return
-            if frame == frames[-1] or self._needs_keyframe(frame):
+            frame, done = frames[done], done + 1
+            if done == len(frames) or self._needs_keyframe(frame):
                 self.keyframes.append(frame)
                 self._triangulate(np.flatnonzero(self.visible[frame]))
                 window = np.array(self.keyframes[-_WINDOW:])
                 self._adjust(window, fixed=min(_FIXED, max(1, len(window) - 2)))
 
-    def _register(self, frame: int, before: int, further: int | None = None) -> bool:
-        """Find the pose of a frame from its mapped points, starting from the predicted motion. Return whether that worked."""
+    def _earlier(self, frame: int, step: int) -> int | None:
+        """Return the frame that was registered before this one, a few frames away at most; None where there is none."""
+        near = (frame - k * step for k in range(1, self.stride + 1))
+        return next((each for each in near if 0 <= each < len(self.registered) and self.registered[each]), None)
+
+    def _register(self, frame: int, before: int, earlier: int | None = None, min_share: float = 0.0) -> bool:
+        """Find the pose of a frame from its mapped points, starting from the predicted motion.
+
+        Return whether that worked. Fewer than `min_share` of the points that fit are a failure.
+        """
         which = np.flatnonzero(self.visible[frame] & np.isfinite(self.point[:, 0]))
         if len(which) < MIN_INLIERS:
             return False
-        best, share = self._resect(frame, which, *self._initial_poses(before, further))
-        if share < _SURE_SHARE:
-            start = self._pose_by_ransac(frame, which)
-            other, other_share = self._resect(frame, which, *start) if start else (best, share)
-            best, share = (other, other_share) if other_share > share else (best, share)
+        some = which[np.linspace(0, len(which) - 1, min(len(which), _POINTS)).astype(int)]
+        best, share = None, -1.0
+        for rotation, translation in self._initial_poses(frame, before, earlier):
+            pose, fits = self._resect(frame, some, rotation, translation)
+            if fits > share:
+                best, share = pose, fits
+            if share >= _SURE_SHARE:
+                break
+        assert best is not None, "there is always the pose of the frame before"
+        if share < min_share:
+            return False
+        if share < _SURE_SHARE and (start := self._pose_by_ransac(frame, some)):
+            pose, fits = self._resect(frame, some, *start)
+            best, share = (pose, fits) if fits > share else (best, share)
         self._set_pose(frame, *best)
         return share * len(which) >= MIN_INLIERS
 
-    def _initial_poses(self, before: int, further: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return poses to start from: that of the frame before and, if known, one that repeats the last step."""
+    def _initial_poses(self, frame: int, before: int, earlier: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return poses to start from: if known, one that continues the motion before, and that of the frame before."""
         rotation, translation = self.rotation[before], self.translation[before]
-        if further is None or not 0 <= further < len(self.registered) or not self.registered[further]:
-            return rotation[None], translation[None]
-        step = rotation @ self.rotation[further].T
-        predicted = step @ translation + translation - step @ self.translation[further]
-        return np.stack([step @ rotation, rotation]), np.stack([predicted, translation])
+        if earlier is None:
+            return [(rotation, translation)]
+        part = (frame - before) / (before - earlier)
+        step = rotation @ self.rotation[earlier].T
+        step = exponential(part * logarithm(step))
+        centre, moved = (
+            -rotation.T @ translation,
+            self.rotation[earlier].T @ self.translation[earlier] - rotation.T @ translation,
+        )
+        turned = step @ rotation
+        return [(turned, -turned @ (centre + part * moved)), (rotation, translation)]
 
     def _resect(
         self, frame: int, which: np.ndarray, rotation: np.ndarray, translation: np.ndarray
     ) -> tuple[tuple[np.ndarray, np.ndarray], float]:
-        """Return the best pose from several starts, and the share of the points that fit it."""
-        starts = len(rotation)
-        world, observed = (np.broadcast_to(v, (starts, *v.shape)) for v in (self.point[which], self.xy[frame, which]))
-        points = Observations(world, observed, np.ones((starts, len(which)), bool))
-        result = resect(points, rotation, translation, self.focal)
-        share = (result.error_px < _FIT_PX).mean(1)
-        best = int(np.argmax(share))
-        return (result.rotation[best], result.translation[best]), float(share[best])
+        """Return the pose from a start, and the share of the points that fit it."""
+        every = np.ones((1, len(which)), bool)
+        points = Observations(self.point[which][None], self.xy[frame, which][None], every)
+        result = resect(points, rotation[None], translation[None], self.focal)
+        return (result.rotation[0], result.translation[0]), float((result.error_px < _FIT_PX).mean())
 
     def _pose_by_ransac(self, frame: int, which: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Return a pose that does not depend on the frames before, for motion that breaks off, as when a player hits a wall."""
@@ -211,13 +272,13 @@ class _MapBuilder:
             None,
             None,
             False,
-            200,
+            _TRIALS,
             _FIT_PX,
             0.999,
             None,
             cv2.SOLVEPNP_SQPNP,
         )
-        return (exponential(vector[None, :, 0]), translation[None, :, 0]) if solved else None
+        return (exponential(vector[:, 0]), translation[:, 0]) if solved else None
 
     def _needs_keyframe(self, frame: int) -> bool:
         last = self.keyframes[-1]
@@ -273,7 +334,10 @@ class _MapBuilder:
         used = np.bincount(problem.point_of, minlength=len(tracks)) >= 3
         error = 0.0 if focal_fixed else focal_error(problem)
         points = tracks[used], problem.point[used]
-        return Map(frames, problem.rotation, problem.translation, *points, problem.focal, error, self.registered)
+        registered = np.flatnonzero(self.registered)
+        posed = np.zeros(len(self.registered), bool)
+        posed[registered[0] : registered[-1] + 1] = True  # frames between registered ones get their poses from the map
+        return Map(frames, problem.rotation, problem.translation, *points, problem.focal, error, posed)
 
 
 def _drop_outliers(problem: Problem) -> Problem:
@@ -290,16 +354,20 @@ def triangulate(
     ray = rays(np.nan_to_num(xy_LC2), focal) @ rotation_L33
     ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
     centre = -np.einsum("lji,lj->li", rotation_L33, translation_L3)
+    along = np.einsum("lci,li->lc", ray, centre)
+    ray_CL3 = np.ascontiguousarray(ray.transpose(1, 0, 2))
     weight = visible_LC.astype(float)
     for _ in range(3):
-        across = (np.eye(3) - ray[..., :, None] * ray[..., None, :]) * weight[..., None, None]
-        matrix = across.sum(0) + 1e-9 * np.eye(3)
-        point = np.linalg.solve(matrix, np.einsum("lcij,lj->ci", across, centre)[..., None])[..., 0]
+        weighted = weight.T[..., None] * ray_CL3
+        matrix = (weight.sum(0) + 1e-9)[:, None, None] * np.eye(3) - weighted.transpose(0, 2, 1) @ ray_CL3
+        right = weight.T @ centre - np.einsum("cli,lc->ci", weighted, along)
+        point = np.linalg.solve(matrix, right[..., None])[..., 0]
         offset = point[None] - centre[:, None]
-        weight = visible_LC / np.maximum((offset**2).sum(-1), 1e-12)  # errors are errors of angle, not of distance
+        square = np.einsum("lci,lci->lc", offset, offset)
+        weight = visible_LC / np.maximum(square, 1e-12)  # errors are errors of angle, not of distance
         weight /= np.maximum(weight.max(0), 1e-30)
-    depth = (offset * ray).sum(-1)
-    error_px = np.linalg.norm(offset - depth[..., None] * ray, axis=-1) / np.maximum(depth, 1e-12) * focal
+    depth = np.einsum("lci,lci->lc", offset, ray)
+    error_px = np.sqrt(np.maximum(square - depth**2, 0)) / np.maximum(depth, 1e-12) * focal
     first = ray[np.argmax(visible_LC, 0), np.arange(ray.shape[1])]
     cosine = np.where(visible_LC, (ray * first).sum(-1), 1).min(0)
     meets = np.where(visible_LC, (depth > 0) & (error_px < _FIT_PX), True).all(0)

@@ -17,12 +17,14 @@ _EVERY = 4  # frames of a run between those whose distances are measured
 _MIN_PART = 4  # frames on each side of a place where two maps may part
 
 
-def measure_run(clip: ClipTracks, points: np.ndarray, one: Candidate, witness: Candidate, first: int, end: int) -> CameraFacts:
+def measure_run(
+    clip: ClipTracks, points: np.ndarray, one: Candidate, witness: Candidate, first: int, end: int, valid: np.ndarray
+) -> CameraFacts:
     """Return the facts of the frames [first, end) of a map, with another map of the same clip as its witness.
 
-    points f4 [N, M, 2]: the clip's tracks in px from the principal point.
+    points f4 [N, M, 2]: the clip's tracks in px from the principal point. valid bool [N]: frames that inliers are counted in.
     """
-    frames = slice(first, end)
+    frames, counted = slice(first, end), first + np.flatnonzero(valid[first:end])
     pose, times_s = one.poses.pose[frames], clip.tracks.times_s[frames]
     visible = np.isfinite(points[frames, :, 0][:, one.map.track])
     residual = one.poses.residual_px[frames] / clip.unit_px
@@ -34,8 +36,8 @@ def measure_run(clip: ClipTracks, points: np.ndarray, one: Candidate, witness: C
         focal_error=one.map.focal_error,
         registered=float(one.map.posed[frames].mean()),
         points=int((visible.sum(0) >= 2).sum()),
-        inliers_min=int(one.poses.inliers[frames].min()),
-        inlier_share=float(one.poses.share[frames].min()),
+        inliers_min=int(one.poses.inliers[counted].min(initial=10**6)),
+        inlier_share=float(one.poses.share[counted].min(initial=1.0)),
         residual_px=float(np.nanmedian(residual)) if np.isfinite(residual).any() else np.nan,
         residual_p95_px=float(np.nanpercentile(residual, 95)) if np.isfinite(residual).any() else np.nan,
         scale_links=scale_links(visible, one.map.point, pose),

@@ -6,10 +6,11 @@ motion of the camera than its position does.
 """
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
-from curation.cameras.klt.bundle_adjust import Problem, jacobians, normal_blocks, sum_by_index
+from curation.cameras.klt.bundle_adjust import Problem, camera_jacobians, normal_blocks
 from curation.cameras.rotation import exponential
 
 _PASSES = 2
@@ -35,20 +36,26 @@ def _normal_equations(problem: Problem, first: np.ndarray) -> tuple[np.ndarray, 
 
     first: the observations after which the same point is observed in the next frame.
     """
-    by_pose, _, residual, weight = jacobians(problem, True)
+    by_pose, residual, weight, *_ = camera_jacobians(problem, True)
     count, frame = len(problem.rotation), problem.camera_of
     motion = residual[first + 1] - residual[first]
     motion_weight = _WEIGHT * (weight[first] > 0) * (weight[first + 1] > 0) / (1 + (motion**2).sum(1) / _SCALE_PX**2)
     place, step = np.sqrt(weight)[:, None], np.sqrt(motion_weight)[:, None]
+    order = np.argsort(frame[first], kind="stable")
+    first, step = first[order], step[order]
     before, after = (by_pose[each] * step[..., None] for each in (first, first + 1))
-    at, motion = frame[first], motion * step
-    parts = (
-        normal_blocks(by_pose * place[..., None], residual * place, frame, count),
-        normal_blocks(before, -motion, at, count),
-        normal_blocks(after, motion, at + 1, count),
-    )
-    blocks, gradients = (np.sum(each, 0) for each in zip(*parts, strict=True))
-    return blocks, -sum_by_index(before.transpose(0, 2, 1) @ after, at, count)[:-1], gradients
+    motion = motion[order] * step
+    blocks, gradients = normal_blocks(by_pose * place[..., None], residual * place, frame, count)
+    across = np.zeros((max(count - 1, 0), 6, 6))
+    ends = np.searchsorted(frame[first], np.arange(count))
+    for i, (low, high) in enumerate(pairwise(ends)):
+        one, other, moved = before[low:high].reshape(-1, 6), after[low:high].reshape(-1, 6), motion[low:high].ravel()
+        blocks[i] += one.T @ one
+        blocks[i + 1] += other.T @ other
+        across[i] = -one.T @ other
+        gradients[i] -= moved @ one
+        gradients[i + 1] += moved @ other
+    return blocks, across, gradients
 
 
 def _solve_block_tridiagonal(blocks: np.ndarray, off_diagonal: np.ndarray, gradients: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Corners tracked through every frame of a clip (pyramidal Lucas-Kanade, checked forwards and backwards)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,15 +15,17 @@ from curation.media.viewport import Rect
 
 _CORNERS = 400
 _REFILL = 0.8  # new corners are searched when fewer than this share is left: each search costs as much as tracking
-_CANDIDATES, _QUALITY, _MIN_SPACING_PX, _BLOCK = 1600, 0.001, 10, 5
+_QUALITY, _MIN_SPACING_PX, _BLOCK = 0.001, 9, 5
 _COLUMNS, _ROWS, _CORNERS_PER_CELL = 8, 6, 7  # cells of the picture; beyond so many corners in one, other cells come first
 _WINDOW = (13, 13)
 _LEVELS = 2  # of the pyramid, with a prediction within some px: on a wall of bricks a coarser level leads to the wrong brick
 _FLOW_LEVELS = 3  # with a prediction from dense flow of small pictures
-_FAR_LEVELS = 4  # the coarsest level of a picture 640 wide sees turns of 100 px a frame
-_EVERY = 3  # one corner in so many is a pioneer: it is tracked first and predicts where the others are
+_BACK_LEVELS = 2  # on the way back, which begins where a corner should come from; with 1 jerky turns over bricks are lost
+_FAR_LEVELS = 3  # of a picture of half the size; the coarsest level of one 640 wide sees turns of 100 px a frame
+_EVERY = 4  # one corner in so many is a pioneer: it is tracked first and predicts where the others are
 _MIN_PIONEERS, _HOMOGRAPHY_PX = 12, 8.0  # pioneers that a homography needs, and how far from it they may be: depths differ
 _MIN_PIONEER_SHARE = 0.5  # of the pioneers that must agree with the homography
+_STRAIGHT_PX = 0.15  # a window whose corners a homography moves by less than this apart need not be warped
 _MAX_DEVIATION_PX = 150  # a motion seen by a few corners is not believed at the other end of the picture
 _SMALL = 160  # px wide
 _BACK_PX = 0.7  # a corner that does not come back to within this was lost: Doom's nearest-neighbour textures jitter by 0.5
@@ -32,6 +35,7 @@ _CONTRAST, _MIN_SPREAD = 40.0, 4.0  # grey levels: what the spread becomes, and 
 _EDGE_PX = 4
 _HUD_MARGIN = 5  # px around what never changes: a window there sees both
 _MIN_STEP_CORNERS = 20  # corners whose median step predicts the next step
+_MARK_EVERY_S, _MARK_SIZE_PX, _MARK_EDGE_PX = 0.4, 31.0, 16  # when corners are described, for recognising them later
 _MIN_LENGTH = 4  # frames; a shorter track ties nothing together
 
 
@@ -50,18 +54,37 @@ class TrackingView(NamedTuple):
         return float((self.mask == 0).mean())
 
 
+class Marks(NamedTuple):
+    """How corners looked in some of the frames, to recognise them: frame, number int [D]; descriptor uint8 [D, 32] (ORB)."""
+
+    frame: np.ndarray
+    number: np.ndarray
+    descriptor: np.ndarray
+
+
+NO_MARKS = Marks(np.empty(0, int), np.empty(0, int), np.empty((0, 32), np.uint8))
+
+
 @dataclass(frozen=True)
 class Tracks:
     """Corners by frame, track after track. A track has no gaps.
 
     xy f4 [S, 2]: px of the tracking view's rect, corner-origin. Track i begins in frame start[i] and is visible in length[i]
-    frames. times_s f8 [N]: presentation times of the frames, relative to the first.
+    frames. times_s f8 [N]: presentation times of the frames, relative to the first. number int [M]: the number of each track,
+    which it keeps in a selection or a part. marks: of the clip, by number.
     """
 
     times_s: np.ndarray
     xy: np.ndarray
     start: np.ndarray
     length: np.ndarray
+    number: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    marks: Marks = NO_MARKS
+
+    def __post_init__(self) -> None:
+        if len(self.number) != len(self.start):
+            assert not len(self.number), "a number for each track"
+            object.__setattr__(self, "number", np.arange(len(self.start)))
 
     def dense(self) -> np.ndarray:
         """Return the corners as f4 [N, M, 2], NaN where a track is not visible."""
@@ -80,7 +103,8 @@ class Tracks:
 
     def select(self, which: np.ndarray) -> "Tracks":
         """Return only the tracks flagged in bool [M]."""
-        return Tracks(self.times_s, self.xy[np.repeat(which, self.length)], self.start[which], self.length[which])
+        xy, number = self.xy[np.repeat(which, self.length)], self.number[which]
+        return Tracks(self.times_s, xy, self.start[which], self.length[which], number, self.marks)
 
     def part(self, first: int, end: int) -> "Tracks":
         """Return what the frames [first, end) show of the tracks. Times are counted from the first of them."""
@@ -90,7 +114,8 @@ class Tracks:
         frame = np.repeat(self.start, self.length) + offset
         kept = length >= _MIN_LENGTH
         xy = self.xy[(frame >= first) & (frame < end) & np.repeat(kept, self.length)]
-        return Tracks(self.times_s[first:end] - self.times_s[first], xy, begins[kept] - first, length[kept])
+        times_s = self.times_s[first:end] - self.times_s[first]
+        return Tracks(times_s, xy, begins[kept] - first, length[kept], self.number[kept], self.marks)
 
 
 def tracking_view(uri: str, viewport: Rect, static: np.ndarray | None, max_width: int) -> TrackingView:
@@ -116,7 +141,7 @@ def track_corners(uri: str, span: Span, view: TrackingView) -> Tracks:
     times, tracker = [], _CornerTracker(view.mask)
     for time_s, luma in _lumas(uri, span, view):
         times.append(time_s)
-        tracker.add(luma)
+        tracker.add(luma, time_s)
     times_s = np.asarray(times, float)
     return tracker.tracks(times_s - times_s[0] if times else times_s)
 
@@ -154,10 +179,31 @@ class _Prediction(NamedTuple):
 
 
 class _Picture(NamedTuple):
-    """A frame as it is, in which large motions are found, and with normalized contrast, in which corners are."""
+    """A frame as it is, at half the size, in which large motions are found, and with normalized contrast."""
 
     luma: np.ndarray
+    small: np.ndarray
     normalized: np.ndarray
+
+    @classmethod
+    def of(cls, luma: np.ndarray) -> "_Picture":
+        luma = np.ascontiguousarray(luma)
+        half = luma.shape[1] // 2, luma.shape[0] // 2
+        return cls(luma, np.asarray(cv2.resize(luma, half, interpolation=cv2.INTER_AREA)), normalize_contrast(luma))
+
+
+def _best_corners(luma: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Return the corners f4 [P, 1, 2] of a picture where `free` is not zero, best first, each the best in some px around it.
+
+    The measure is that of `cv2.goodFeaturesToTrack` (Shi & Tomasi 1994), which takes three times as long.
+    """
+    strength = cv2.cornerMinEigenVal(luma, _BLOCK)
+    lowest = _QUALITY * float(strength.max())
+    strength[free == 0] = 0
+    best = cv2.dilate(strength, np.ones((2 * _MIN_SPACING_PX - 1,) * 2, np.uint8))
+    where = np.flatnonzero((strength == best) & (strength > lowest))
+    where = where[np.argsort(-strength.ravel()[where], kind="stable")]
+    return np.stack([where % luma.shape[1], where // luma.shape[1]], 1)[:, None].astype(np.float32)
 
 
 @dataclass
@@ -171,18 +217,33 @@ class _CornerTracker:
     _points: np.ndarray = field(default_factory=lambda: np.empty((0, 1, 2), np.float32))
     _live: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     _history: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    _marks: list[Marks] = field(default_factory=list)
+    _marked_s: float = -math.inf
 
     def __post_init__(self) -> None:
+        self._orb = cv2.ORB.create(nlevels=1, edgeThreshold=_MARK_EDGE_PX)
         self._dense_flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
-    def add(self, luma: np.ndarray) -> None:
-        picture = _Picture(np.ascontiguousarray(luma), normalize_contrast(luma))
+    def add(self, luma: np.ndarray, time_s: float) -> None:
+        picture = _Picture.of(luma)
         if self._before is not None and len(self._points):
             self._track(self._before, picture)
         if len(self._points) < _REFILL * _CORNERS:
             self._search(picture.normalized)
+        if time_s - self._marked_s >= _MARK_EVERY_S and len(self._points):
+            self._mark(picture.normalized)
+            self._marked_s = time_s
         self._history.append((self._live, self._points.reshape(-1, 2)))
         self._before = picture
+
+    def _mark(self, normalized: np.ndarray) -> None:
+        """Describe the corners as they look now. All are described upright, as cameras in games do not roll."""
+        places = self._points.reshape(-1, 2).tolist()
+        points = [cv2.KeyPoint(x, y, _MARK_SIZE_PX, 0.0, 0.0, 0, k) for k, (x, y) in enumerate(places)]
+        described, descriptor = self._orb.compute(normalized, points)
+        if descriptor is not None:
+            number = self._live[[point.class_id for point in described]]
+            self._marks.append(Marks(np.full(len(number), len(self._history)), number, descriptor))
 
     def _track(self, before: _Picture, now: _Picture) -> None:
         points, kept = self._track_from(before.normalized, now.normalized, self._predict(before, now))
@@ -196,10 +257,19 @@ class _CornerTracker:
         A turn of ten degrees stretches the sides of the picture by a third, so a window that is only shifted does not match
         there. The picture before is therefore warped by the homography, and windows are compared at their new place and shape.
         """
-        if prediction.matrix is None:
+        if prediction.matrix is None or self._moves_straight(prediction.matrix):
             return self._match(before, now, self._points, prediction.near, _LEVELS)
         warped = cv2.warpPerspective(before, prediction.matrix, before.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
         return self._match(warped, now, prediction.near, prediction.near, _LEVELS)
+
+    def _moves_straight(self, matrix: np.ndarray) -> bool:
+        """Whether a homography only shifts windows, all over the picture, and does not stretch or turn them."""
+        height, width = self.mask.shape
+        x, y = np.meshgrid(np.linspace(0, width, 4), np.linspace(0, height, 4))
+        middle = np.stack([x.ravel(), y.ravel()], 1)
+        edge = middle + np.array(_WINDOW) / 2
+        moved = cv2.perspectiveTransform(np.stack([middle, edge]), matrix)
+        return bool(np.abs(moved[1] - moved[0] - (edge - middle)).max() < _STRAIGHT_PX)
 
     def _predict(self, before: _Picture, now: _Picture) -> _Prediction:
         """Predict where to look for each corner.
@@ -207,7 +277,7 @@ class _CornerTracker:
         A fast turn moves corners at the sides twice as far as those in the middle, and none as far as in the frame before. So
         the pioneers are tracked first, from where the last step leads. If most of them are lost, they start from dense flow.
         """
-        prediction = self._predict_from(before.luma, now.luma, self._points + self._step, _FAR_LEVELS)
+        prediction = self._predict_from(before.small, now.small, self._points + self._step, _FAR_LEVELS)
         if prediction.matrix is None:
             flow = self._flow(before.luma, now.luma)
             other = self._predict_from(before.normalized, now.normalized, flow, _FLOW_LEVELS)
@@ -216,8 +286,10 @@ class _CornerTracker:
 
     def _predict_from(self, before: np.ndarray, now: np.ndarray, near: np.ndarray, levels: int) -> _Prediction:
         """Predict by the homography, exact for a turn, that most pioneers share; `near` itself where too few are left."""
+        scale = now.shape[1] / self.mask.shape[1]  # of the pictures
         pioneers, start = (np.ascontiguousarray(p[::_EVERY]) for p in (self._points, near))
-        points, kept = self._match(before, now, pioneers, start, levels)
+        points, kept = self._match(before, now, pioneers * np.float32(scale), start * np.float32(scale), levels, scale)
+        points = points / np.float32(scale)
         if kept.sum() < _MIN_PIONEERS:
             return _Prediction(near, 0.0)
         matrix, agreeing = cv2.findHomography(pioneers[kept], points[kept], cv2.RANSAC, _HOMOGRAPHY_PX)
@@ -245,19 +317,20 @@ class _CornerTracker:
         return self._points + moved.reshape(-1, 1, 2) * np.float32(scale)
 
     def _match(
-        self, before: np.ndarray, now: np.ndarray, points: np.ndarray, near: np.ndarray, levels: int
+        self, before: np.ndarray, now: np.ndarray, points: np.ndarray, near: np.ndarray, levels: int, scale: float = 1.0
     ) -> tuple[np.ndarray, np.ndarray]:
         """Search points [P, 1, 2] of the picture before in the picture now, starting at `near`.
 
-        Returns where they are, and flags [P] of those that come back.
+        Returns where they are, and flags [P] of those that come back. scale: of these pictures, and all points in them.
         """
-        options: Any = {"winSize": _WINDOW, "maxLevel": levels, "criteria": _STOP, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+        options: Any = {"winSize": _WINDOW, "criteria": _STOP, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
         near = near.astype(np.float32)
-        matched, status, _ = cv2.calcOpticalFlowPyrLK(before, now, points, near.copy(), **options)
-        back, back_status, _ = cv2.calcOpticalFlowPyrLK(now, before, matched, matched - (near - points), **options)
+        matched, status, _ = cv2.calcOpticalFlowPyrLK(before, now, points, near.copy(), maxLevel=levels, **options)
+        start, back_levels = matched - (near - points), min(levels, _BACK_LEVELS)
+        back, back_status, _ = cv2.calcOpticalFlowPyrLK(now, before, matched, start, maxLevel=back_levels, **options)
         error_px = np.abs(back - points).reshape(-1, 2).max(1)
         tracked = (status.ravel() == 1) & (back_status.ravel() == 1) & (error_px < _BACK_PX)
-        return matched, tracked & self._inside(matched.reshape(-1, 2))
+        return matched, tracked & self._inside(matched.reshape(-1, 2) / np.float32(scale))
 
     def _inside(self, xy: np.ndarray) -> np.ndarray:
         height, width = self.mask.shape
@@ -271,11 +344,9 @@ class _CornerTracker:
         free[:_EDGE_PX], free[-_EDGE_PX:], free[:, :_EDGE_PX], free[:, -_EDGE_PX:] = 0, 0, 0, 0
         for x, y in self._points.reshape(-1, 2).astype(int).tolist():
             cv2.circle(free, (x, y), _MIN_SPACING_PX, 0, -1)
-        corners = cv2.goodFeaturesToTrack(luma, _CANDIDATES, _QUALITY, _MIN_SPACING_PX, mask=free, blockSize=_BLOCK)
-        if corners is None:
-            return
+        corners = _best_corners(luma, free)
         corners = corners[np.sort(self._spread_order(corners)[: _CORNERS - len(self._points)])]
-        self._points = np.concatenate([self._points, corners.astype(np.float32)])
+        self._points = np.concatenate([self._points, corners])
         self._live = np.concatenate([self._live, np.arange(self._count, self._count + len(corners))])
         self._count += len(corners)
 
@@ -304,4 +375,6 @@ class _CornerTracker:
         order = np.argsort(numbers, kind="stable")
         length = np.bincount(numbers, minlength=self._count)
         start = frame[order][np.cumsum(length) - length] if len(order) else np.empty(0, int)
-        return Tracks(times_s, points[order] + np.float32(0.5), start, length).select(length >= _MIN_LENGTH)
+        marks = Marks(*(np.concatenate(column) for column in zip(NO_MARKS, *self._marks, strict=True)))
+        every = Tracks(times_s, points[order] + np.float32(0.5), start, length, marks=marks)
+        return every.select(length >= _MIN_LENGTH)

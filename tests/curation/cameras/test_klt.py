@@ -6,7 +6,7 @@ import pytest
 
 from bench.trajectory import errors
 from curation.cameras.checks import missed_checks
-from curation.cameras.klt import agreement, estimate, mapping
+from curation.cameras.klt import agreement, estimate, mapping, spans
 from curation.cameras.klt.frame_poses import FramePoses, register_frames
 from curation.cameras.klt.tracks import Tracks
 from curation.cameras.settings import CameraSettings
@@ -148,7 +148,7 @@ def test_a_clip_whose_maps_disagree_from_a_place_on_is_divided_there(
     assert_spans_are_right(camera, truth)
 
 
-@pytest.mark.parametrize(("astray", "tried", "spans"), [((0, 2), 4, [(0, 90)]), ((0, 1, 2), 3, [(0, 30), (31, 90)])])
+@pytest.mark.parametrize(("astray", "tried", "spans"), [((0,), 3, [(0, 90)]), ((0, 1, 2), 3, [(0, 30), (31, 90)])])
 def test_maps_in_which_part_of_a_frame_is_astray_bear_nothing_out(
     path: Make,
     tracked: Make,
@@ -174,11 +174,66 @@ def test_maps_in_which_part_of_a_frame_is_astray_bear_nothing_out(
     assert {span.scale_group for span in camera.spans} == {0}  # one map, and only a frame between them is astray
 
 
+def test_a_short_dip_does_not_end_a_span_and_its_frames_are_flagged(
+    path: Make, tracked: Make, classified: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in grass: for some frames fewer points fit. Both maps still agree, and their poses are kept."""
+
+    def weak(*known: Any) -> FramePoses:
+        found = register_frames(*known)
+        found.share[30:34] = 0.7
+        return found
+
+    monkeypatch.setattr(agreement, "register_frames", weak)
+    truth = path(turn_deg=120, forward=0.2, right=0.1)
+    [(facts, camera)] = solve(classified(tracked(truth)), hint=0.5)
+    assert (facts.status, facts.why) == ("ok_part", "4 frames miss checks of single frames")
+    assert [(span.start, span.end) for span in camera.spans] == [(0, 90)]
+    assert np.flatnonzero(~camera.valid).tolist() == [30, 31, 32, 33]
+    assert facts.valid_share == pytest.approx(86 / 90)
+    assert_spans_are_right(camera, truth)
+
+
+def test_dips_are_short_weak_and_between_as_many_valid_frames() -> None:
+    valid = np.ones(40, bool)
+    valid[[5, 6, 15, 16, 17, 18, 19, 20]] = False
+    weak = np.ones(40, bool)
+    assert np.flatnonzero(~spans.bridge_dips(valid, weak, 4)).tolist() == [15, 16, 17, 18, 19, 20]
+    assert spans.bridge_dips(valid, weak, 6).all()
+    assert (spans.bridge_dips(valid, ~weak, 6) == valid).all()
+    valid[4:8], valid[1] = False, False  # two valid frames before four that are not
+    assert not spans.bridge_dips(valid, weak, 6)[4:8].any()
+
+
+def test_what_is_seen_again_has_the_scale_of_the_first_map(
+    path: Make, tracked: Make, classified: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two maps that no frame ties together, as behind a door: points that both see give the second one's scale."""
+    truth = path(turn_deg=60, forward=0.2, right=0.1)
+    grow_map = spans.grow_map
+
+    def cut(points: Any, times_s: Any, pair: Any, *known: Any) -> Any:
+        one = grow_map(points, times_s, pair, *known)
+        inside = slice(0, 45) if pair.first < 45 else slice(50, 90)
+        posed = np.zeros(90, bool)
+        posed[inside] = True
+        return one._replace(map=one.map._replace(posed=posed & one.map.posed))
+
+    monkeypatch.setattr(spans, "grow_map", cut)
+    [(facts, camera)] = solve(classified(tracked(truth)), hint=0.5)
+    assert facts.status == "ok_part"
+    assert [span.scale_group for span in camera.spans] == [0, 0]
+    assert (camera.spans[0].end, camera.spans[1].start) == (45, 50)
+    which = np.concatenate([np.arange(span.start, span.end) for span in camera.spans])
+    truth[:, :3, 3] *= 40
+    assert errors(camera.pose[which], truth[which]).ate < 0.005
+
+
 def test_a_clip_that_only_one_map_can_be_begun_in_is_suspect(
     path: Make, tracked: Make, classified: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs = mapping.initial_pairs
-    monkeypatch.setattr(mapping, "initial_pairs", lambda *known: pairs(*known)[:1])
+    best = mapping.StartPairs.best
+    monkeypatch.setattr(mapping.StartPairs, "best", lambda self, earlier, *known: None if earlier else best(self, [], *known))
     [(facts, _)] = solve(classified(tracked(path(turn_deg=120, forward=0.2, right=0.1))), hint=0.5)
     assert (facts.status, facts.why) == ("suspect", "map_disagreement 1, map_disagreement_deg 180")
 

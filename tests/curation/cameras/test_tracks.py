@@ -1,6 +1,7 @@
 import cv2
 import numpy as np
 
+from curation.cameras.klt.landmarks import Landmarks, Part, alike
 from curation.cameras.klt.tracks import _CornerTracker, normalize_contrast
 
 WIDTH, HEIGHT = 320, 240
@@ -21,7 +22,7 @@ def test_a_turn_that_speeds_up_is_followed_over_a_wall_of_bricks() -> None:
     steps = np.minimum(np.arange(1, 21) * 4, 60)
     tracker = _CornerTracker(np.full((HEIGHT, WIDTH), 255, np.uint8))
     for picture in panned(steps):
-        tracker.add(picture)
+        tracker.add(picture, 0.0)
     found = tracker.tracks(np.arange(len(steps) + 1) / 16)
     moved = np.diff(found.dense(), axis=0)
     for step, each in zip(steps, moved, strict=True):
@@ -57,7 +58,7 @@ def gone_deg(wall: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     yaw = np.concatenate([[0.0], np.cumsum(JERKS)])
     tracker = _CornerTracker(np.full((HEIGHT, WIDTH), 255, np.uint8))
     for picture in turned(wall, yaw):
-        tracker.add(picture)
+        tracker.add(picture, 0.0)
     across = tracker.tracks(np.arange(len(yaw)) / 16).dense()[..., 0] / (WIDTH / 2) - 1
     return -np.diff(np.degrees(np.arctan(across)), axis=0), across[1:]
 
@@ -82,7 +83,7 @@ def test_a_bright_sky_leaves_corners_to_a_dark_wall() -> None:
     picture = cv2.resize(np.concatenate([sky, wall]), (2 * WIDTH, 2 * HEIGHT), interpolation=cv2.INTER_NEAREST)
     tracker = _CornerTracker(np.full(picture.shape, 255, np.uint8))
     for _ in range(4):
-        tracker.add(picture)
+        tracker.add(picture, 0.0)
     found = tracker.tracks(np.arange(4) / 16).dense()[0]
     assert 120 <= (found[:, 1] > HEIGHT).sum() <= 280
 
@@ -90,7 +91,7 @@ def test_a_bright_sky_leaves_corners_to_a_dark_wall() -> None:
 def test_a_flash_over_the_whole_picture_loses_no_corner() -> None:
     tracker = _CornerTracker(np.full((HEIGHT, WIDTH), 255, np.uint8))
     for k, picture in enumerate(panned(np.full(12, 6))):
-        tracker.add((picture * 0.5 + 100).astype(np.uint8) if k in (4, 5, 9) else picture)
+        tracker.add((picture * 0.5 + 100).astype(np.uint8) if k in (4, 5, 9) else picture, 0.0)
     dense = tracker.tracks(np.arange(13) / 16).dense()
     seen = np.isfinite(dense[..., 0])
     stays = seen[:-1] & (dense[:-1, :, 0] > 20)
@@ -111,3 +112,24 @@ def test_evened_pictures_are_the_same_in_any_light() -> None:
 def test_noise_of_a_blank_picture_stays_small() -> None:
     blank = np.random.default_rng(1).integers(19, 22, (HEIGHT, WIDTH)).astype(np.uint8)
     assert normalize_contrast(blank).std() < 10
+
+
+def test_corners_that_come_back_into_view_look_alike() -> None:
+    """Tracks end in a black frame. What is tracked after it has other numbers, and is known by its looks."""
+    spots = np.random.default_rng(4).integers(0, 255, (HEIGHT // 6, WIDTH // 6)).astype(np.uint8)
+    picture = cv2.resize(spots, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    tracker = _CornerTracker(np.full((HEIGHT, WIDTH), 255, np.uint8))
+    for number, shown in enumerate([picture] * 5 + [np.zeros_like(picture)] + [np.roll(picture, 3, 1)] * 5):
+        tracker.add(shown, number / 2)
+    tracks = tracker.tracks(np.arange(11) / 2)
+    first, second = (tracks.number[(tracks.start >= a) & (tracks.start < a + 5)] for a in (0, 6))
+    nothing = np.empty((0, 4, 4))
+    parts = [
+        Part(frames, nothing, Landmarks(number, np.zeros((len(number), 3)), source))
+        for source, (frames, number) in enumerate(((np.arange(5), first), (np.arange(6, 11), second)))
+    ]
+    pairs = alike(*parts, tracks.marks)
+    assert len(pairs) > 50
+    place = np.nanmedian(tracks.dense(), axis=0)
+    before, after = (place[np.searchsorted(tracks.number, pairs[:, k])] for k in (0, 1))
+    assert np.mean(np.abs(after - before - np.array([3, 0])).max(1) < 2) > 0.95

@@ -34,6 +34,14 @@ def test_up_and_down_count_alone_as_in_a_jump_on_the_spot() -> None:
     assert 0.25 < jump < 8 / 16
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "counts"), [(-2.0, -0.4, False), (0.4, 2.0, False), (-0.4, -2.0, True), (1.0, 1.0, True)]
+)
+def test_a_jump_slows_down_and_a_fall_gets_faster_and_a_door_does_neither(first: float, last: float, counts: bool) -> None:
+    rise = path((10, (0, 0, 1)), *((1, (0, step, 0)) for step in np.linspace(first, last, 12)), (10, (0, 0, 1)))
+    assert (of(rise) > 0.5) == counts
+
+
 def test_the_frames_of_a_run_are_those_of_the_rise_and_its_last_step() -> None:
     rise = path((10, (0, 0, 1)), (12, (0, 1, 0)), (10, (0, 0, 1)))
     first, end = longest_vertical_run(np.ones((40, 50), bool), wall(60), rise, TIMES)
