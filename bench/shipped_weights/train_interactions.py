@@ -4,8 +4,9 @@
     python -m bench.shipped_weights.train_interactions FOLDER       train on it, write the weights, print validation figures
     python -m bench.shipped_weights.train_interactions FOLDER --without minetest --out loo.npz
 
-Recordings named `test` are never read. `--start` continues from weights; `--without` leaves an engine out. Several networks are
-trained from different seeds, and exported together to `curation/actions/interactions.npz`.
+Recordings named `test` are never read. `--start` continues from weights; `--without` leaves an engine out. First one network is
+trained. Several then keep its convolutions, whose output is computed once, and learn the rest from different draws of the
+recordings. They are exported together to `curation/actions/interactions.npz`.
 """
 
 import argparse
@@ -26,9 +27,12 @@ from curation.actions import learned
 from curation.actions.confidence import FEATURES
 from curation.actions.learned import KINDS, REGIMES
 
-WIDTH, STEPS, BATCH, TICKS, NETWORKS = 64, 700, 8, 64, 3
+WIDTH, BATCH, TICKS, NETWORKS = 64, 8, 64, 4
+STEPS, OWN_STEPS = 400, 600  # of all weights, and of what each network has for itself
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
 _KIND_LOSS, _REGIME_LOSS = 0.5, 0.5
+_VERSIONS = 3  # of a recording that the convolutions have read
+_TAKEN = 0.75  # share of the recordings that each network learns from, so that they differ
 _INPUTS = learned.PLANES + learned.CONTEXT_PLANES
 _HIDDEN = 0.5  # share of windows in which a rectangle at the picture's edge stands still, as a game's panel does
 # For mirroring left to right: the planes' signs, and the index of each mirrored regime.
@@ -153,36 +157,68 @@ def padded(one: LabelledTicks) -> LabelledTicks:
 
 
 def train(
-    recordings: list[LabelledTicks],
-    valid: list[LabelledTicks],
-    start: Path | None,
-    seed: int,
-    steps: int,
+    net: Net, recordings: list[LabelledTicks], valid: list[LabelledTicks], seed: int, steps: int, rate: float, convolved: bool
 ) -> Net:
-    """Train a network. start: weights to continue from."""
+    """Train a network. convolved: the recordings' planes are what its convolutions return; only what follows is trained."""
     torch.manual_seed(seed)
-    draws, net = torch.Generator().manual_seed(seed), Net()
-    if start is not None:
-        net.load_state_dict(start_weights(start, net))
-    windows = Windows(recordings, seed)
-    rate = 2e-3 if start is None else 1e-3
+    draws, windows = torch.Generator().manual_seed(seed), Windows(recordings, seed)
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1)
     losses = []
-    for step in range(1, steps + 1):
+    for _ in range(steps):
         net.train()
         batch = windows.batch(BATCH)
-        planes, _, batch["regime"] = augment(batch["planes"].float(), batch["event"], batch["regime"], draws)
-        loss = loss_of(net(planes), batch)
+        if convolved:
+            logits = net.classify(batch["planes"].float())
+        else:
+            planes, _, batch["regime"] = augment(batch["planes"].float(), batch["event"], batch["regime"], draws)
+            logits = net(planes)
+        loss = loss_of(logits, batch)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-        if step % 200 == 0 or step == steps:
-            print(f"step {step}: loss {np.mean(losses[-200:]):.3f}; validation {validation_figures(net, valid)}", flush=True)
+    print(f"seed {seed}, {steps} steps: loss {np.mean(losses[-100:]):.3f}; {validation_figures(net, valid)}", flush=True)
     return net
+
+
+def train_networks(
+    recordings: list[LabelledTicks], valid: list[LabelledTicks], start: Path | None, seed: int, count: int, share: float = 1.0
+) -> list[Net]:
+    """Train networks that have their convolutions in common. start: weights to continue from. share: of the usual steps."""
+    torch.manual_seed(seed)
+    first = Net()
+    if start is not None:
+        first.load_state_dict(start_weights(start, first))
+    train(first, recordings, valid, seed, round(STEPS * share), 2e-3 if start is None else 1e-3, convolved=False)
+    draws = torch.Generator().manual_seed(seed)
+    versions = [convolved(first, one, draws) for one in recordings]
+    rng, nets = np.random.default_rng(seed), []
+    kept = {name: value for name, value in first.state_dict().items() if name.startswith("space")}
+    for number in range(count):
+        torch.manual_seed(seed + number)
+        net = Net()
+        net.load_state_dict(kept, strict=False)
+        taken = rng.random(len(versions)) < (_TAKEN if count > 1 else 1)
+        chosen = [version for of_one, take in zip(versions, taken, strict=True) if take for version in of_one]
+        nets.append(train(net, chosen, valid, seed + number, round(OWN_STEPS * share), 2e-3, convolved=True))
+    return nets
+
+
+def convolved(net: Net, one: LabelledTicks, draws: torch.Generator) -> list[LabelledTicks]:
+    """Return versions of a recording whose planes the convolutions have read already: as it is, and varied by `augment`."""
+    net.eval()
+    versions = []
+    with torch.inference_mode():
+        for number in range(_VERSIONS):
+            planes, event, regime = torch.from_numpy(one.planes).float()[None], torch.from_numpy(one.event)[None], one.regime
+            if number:
+                planes, _, swapped = augment(planes, event, torch.from_numpy(one.regime)[None], draws)
+                regime = swapped[0].numpy()
+            versions.append(replace(one, planes=net.convolve(planes[0]).numpy().astype(np.float16), regime=regime))
+    return versions
 
 
 def start_weights(path: Path, net: Net) -> dict[str, Tensor]:
@@ -242,15 +278,15 @@ def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -
     correlation = 0.8 * np.corrcoef(known.T) + 0.2 * np.eye(known.shape[1])
     whiten = np.linalg.inv(np.linalg.cholesky(correlation)).T / spread[:, None]
     distance = np.sqrt((((known - known.mean(0)) @ whiten) ** 2).mean(1))
-    weights = {
-        f"{k}/{name}": value.numpy().astype(np.float16)
-        for k, net in enumerate(nets)
-        for name, value in net.state_dict().items()
-    }
-    weights |= {"confidence.weight": np.zeros(len(FEATURES), np.float16), "confidence.bias": np.zeros((), np.float16)}
+    states = [net.state_dict() for net in nets]
+    weights = {name: value for name, value in states[0].items() if name.startswith("space")}
+    for k, state in enumerate(states):
+        weights |= {f"{k}/{name}": value for name, value in state.items() if not name.startswith("space")}
+    arrays = {name: value.numpy().astype(np.float16) for name, value in weights.items()}
+    arrays |= {"confidence.weight": np.zeros(len(FEATURES), np.float16), "confidence.bias": np.zeros((), np.float16)}
     distribution = {"known.mean": known.mean(0), "known.whiten": whiten, "known.limit": np.quantile(distance, 0.99)}
     np.savez_compressed(
-        target, allow_pickle=False, **weights, **{name: np.float32(value) for name, value in distribution.items()}
+        target, allow_pickle=False, **arrays, **{name: np.float32(value) for name, value in distribution.items()}
     )
 
 
@@ -260,9 +296,9 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--without", default="", help="an engine to leave out")
     parser.add_argument("--start", type=Path, help="weights to continue from; default: none")
-    parser.add_argument("--seed", type=int, default=0, help="of the first network; the others take the next")
+    parser.add_argument("--seed", type=int, default=0, help="of all random draws; default 0")
     parser.add_argument("--networks", type=int, default=NETWORKS, help=f"default {NETWORKS}")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--share", type=float, default=1.0, help="of the usual steps; default 1")
     parser.add_argument("--out", type=Path, default=Path(learned.__file__).with_name("interactions.npz"))
     options = parser.parse_args()
     print(describe())
@@ -276,8 +312,7 @@ def main() -> None:
         for one in of_split:
             ticks[one.engine] += len(one.event)
         print(f"{name}: {len(of_split)} recordings, " + ", ".join(f"{n / 600:.1f} min of {e}" for e, n in ticks.items()))
-    seeds = range(options.seed, options.seed + options.networks)
-    nets = [train(training, valid, options.start, seed, options.steps) for seed in seeds]
+    nets = train_networks(training, valid, options.start, options.seed, options.networks, options.share)
     export(nets, training, options.out)
 
 

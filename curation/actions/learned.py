@@ -1,8 +1,8 @@
 """Detect what the player does and what happens on screen, by a small network trained on a game engine's ground truth.
 
 Thresholds on residual flow are no better than chance on first-person games (docs/log.md): walking makes parallax everywhere,
-and most interactions happen while the player stands. So a few networks of 0.1 M weights each read flow and change in cells of
-20 px over about three seconds. Their mean is the answer, and how much they differ tells how sure it is.
+and most interactions happen while the player stands. So a few networks of 0.1 M weights each, with convolutions in common, read
+flow and change in cells of 20 px over about three seconds. Their mean is the answer; how much they differ tells how sure it is.
 `bench/shipped_weights/train_interactions.py` trained them; their card is `docs/models/interactions.md`.
 """
 
@@ -117,10 +117,10 @@ def _flow_residual(flow: np.ndarray) -> np.ndarray:
 
 
 class Detector:
-    """Networks in NumPy, each of three convolutions over the cells of a tick, three over time, and heads. Their mean counts."""
+    """Networks in NumPy: three convolutions in common over the cells of a tick, then for each three over time, and heads."""
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
-        """weights: those of network k begin with "k/"; where none does, there is one network."""
+        """weights: those that network k has for itself begin with "k/"; where none does, there is one network."""
         self._w = {name: value.astype(np.float32) for name, value in weights.items()}
         count = len({name.partition("/")[0] for name in weights if "/" in name})
         self._networks = [_Network(_named_after(self._w, f"{k}/")) for k in range(count)] or [_Network(self._w)]
@@ -134,8 +134,15 @@ class Detector:
         return self._w["confidence.weight"], float(self._w["confidence.bias"])
 
     def encode(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Encode each tick: float32 [T, 11, 12, 16], as `with_context` returns -> features [T, K, D], statistics [T, 48]."""
-        features = np.stack([network.encode(planes) for network in self._networks], axis=1)
+        """Encode each tick: [T, 11, 12, 16], as `with_context` returns -> features [T, K, D] and `motion_statistics` [T, 48].
+
+        Convolutions of the first releases read six planes.
+        """
+        x = planes[:, : self._w["space0.weight"].shape[1]]
+        for layer, stride in enumerate((1, 2, 2)):
+            x = _relu(_conv(x, self._w[f"space{layer}.weight"], self._w[f"space{layer}.bias"], stride))
+        cells = np.concatenate([x.reshape(len(x), -1), x.max((2, 3))], axis=1)  # each place, and the highest of all places
+        features = np.stack([network.look(cells) for network in self._networks], axis=1)
         return features, motion_statistics(planes[:, :PLANES])
 
     def classify(self, times_s: np.ndarray, features_TKD: np.ndarray, statistics_TH: np.ndarray) -> Prediction:
@@ -155,20 +162,15 @@ class Detector:
 
 
 class _Network:
-    """One of the networks."""
+    """What one of the networks has for itself."""
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self._w = weights
 
-    def encode(self, planes: np.ndarray) -> np.ndarray:
-        """Encode each tick by itself: [T, 11, 12, 16] -> [T, D]. Networks of the first releases read six planes."""
-        x = planes[:, : self._w["space0.weight"].shape[1]]
-        for layer, stride in enumerate((1, 2, 2)):
-            x = _relu(_conv(x, self._w[f"space{layer}.weight"], self._w[f"space{layer}.bias"], stride))
-        cells = x.reshape(len(x), -1)
-        if self._w["look.weight"].shape[1] > cells.shape[1]:  # what is seen anywhere in the picture
-            cells = np.concatenate([cells, x.max((2, 3))], axis=1)
-        return _relu(cells @ self._w["look.weight"].T + self._w["look.bias"])
+    def look(self, cells: np.ndarray) -> np.ndarray:
+        """Read the convolved cells of each tick, [T, 624] -> [T, D]. The first releases read the first 576."""
+        weight = self._w["look.weight"]
+        return _relu(cells[:, : weight.shape[1]] @ weight.T + self._w["look.bias"])
 
     def classify(self, x_TD: np.ndarray) -> np.ndarray:
         """Return the logits [T, 1 + 9 + 10] of an event, the regimes and the kinds."""

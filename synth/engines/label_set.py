@@ -3,8 +3,8 @@
     python -m synth.engines.label_set FOLDER [--part K/N] [--engine minetest]
 
 Takes are balanced by what happens, and a third has nothing happening. Each has a world or maps of its own, drawn from its seed:
-those named `test` and `valid` share no world and no map with the others. Nothing is trained on Neverball. Engines take turns, so that a set that is cut short is
-balanced as well. Takes that exist are skipped, so several processes can share the work.
+those named `test` and `valid` share no world and no map with the others. Nothing is trained on Neverball. Engines take turns,
+so that a set that is cut short is balanced as well. Takes that exist are skipped: several processes can share the work.
 """
 
 import argparse
@@ -77,7 +77,7 @@ _TRIES = 3
 
 def all_takes() -> Iterator[tuple[str, str, Take | doom.Recording]]:
     """Yield the engine, the name and the settings of every take of the set. Engines take turns by their share."""
-    counts = {engine: 0 for engine in TAKES}
+    counts = dict.fromkeys(TAKES, 0)
     by_engine = {engine: takes(engine) for engine in TAKES}
     for _ in range(sum(TAKES.values())):
         engine = min(TAKES, key=lambda name: (counts[name] + 1) / TAKES[name])

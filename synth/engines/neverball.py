@@ -1,9 +1,9 @@
-"""Neverball with labels: a ball rolls on a floor that keys tilt, seen from behind; a game without hands, in which nothing happens.
+"""Neverball with labels: a ball that is seen from behind rolls on a floor that keys tilt, and nothing happens.
 
-`synth.engines.recorder` records it, as footage to judge detectors by that learned from other games. The game runs in lockstep,
-and `neverball.c` prints the camera of each frame, relative to the tilted floor, and the ball. The player rolls about the
-start, where no coins lie, turns the camera and stands. What happens is not told by the engine: there are no events. A take
-whose ball falls off the floor fails.
+`synth.engines.recorder` records it, as footage without hands to judge detectors by that learned from other games. The game runs
+in lockstep, and `neverball.c` prints the camera of each frame, relative to the tilted floor, and the ball. The player rolls
+about the start, where no coins lie, turns the camera and stands. The engine does not tell what happens: there are no events. A
+take whose ball falls off the floor fails.
 """
 
 import contextlib
@@ -76,8 +76,8 @@ def read_view(lines: Iterable[str]) -> View | None:
     if len(numbers) < 2:
         return None
     view, floor = numbers["GAMECRAFT_VIEW"], numbers["GAMECRAFT_FLOOR"]
-    matrices = [np.array(part[-16:]).reshape(4, 4).T for part in (view, floor)]
-    return View((view[0], view[1]), *matrices, np.array(floor[:3]))
+    world, tilted = (np.array(part[-16:]).reshape(4, 4).T for part in (view, floor))
+    return View((view[0], view[1]), world, tilted, np.array(floor[:3]))
 
 
 def _north_up(vector: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -40,7 +40,8 @@ class Played:
         regime[50:100, [0, REGIMES.index("turn_right")]] = [0.02, 0.9]
         kinds = np.full((TICKS, len(KINDS)), 0.02)
         kinds[120:130, KINDS.index("door")] = sure
-        self.prediction = Prediction(self.pair_times_s, event, regime, kinds, np.full(TICKS, distance))
+        known = np.full(TICKS, distance), np.full(TICKS, 0.01)
+        self.prediction = Prediction(self.pair_times_s, event, regime, kinds, *known)
 
 
 def names(actions):
