@@ -27,8 +27,8 @@ from curation.actions import learned
 from curation.actions.confidence import FEATURES
 from curation.actions.learned import KINDS, REGIMES
 
-WIDTH, BATCH, TICKS, NETWORKS = 64, 8, 64, 4
-STEPS, OWN_STEPS = 400, 600  # of all weights, and of what each network has for itself
+WIDTH, BATCH, TICKS, NETWORKS = 64, 8, 64, 3
+STEPS, OWN_STEPS = 250, 400  # of all weights, and of what each network has for itself
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
 _KIND_LOSS, _REGIME_LOSS = 0.5, 0.5
 _VERSIONS = 3  # of a recording that the convolutions have read
@@ -57,9 +57,10 @@ class Net(nn.Module):
 
     def convolve(self, planes: Tensor) -> Tensor:
         """Convolve the cells of ticks [N, 11, 12, 16] -> [N, 624]: each place, and the highest of all places."""
+        planes = planes.contiguous(memory_format=torch.channels_last)  # a quarter faster
         for layer in range(3):
             planes = functional.relu(getattr(self, f"space{layer}")(planes))
-        return torch.cat([planes.flatten(1), planes.amax((2, 3))], 1)
+        return torch.cat([planes.contiguous().flatten(1), planes.amax((2, 3))], 1)
 
     def forward(self, planes: Tensor) -> Tensor:
         """Classify ticks [B, T, 11, 12, 16] -> logits [B, T, 20]: event, regimes, kinds."""

@@ -120,11 +120,11 @@ def boundary_costs(signals: Signals, actions: Actions) -> tuple[np.ndarray, np.n
     total = spans.smooth(motion.camera + motion.object, signals.pair_times_s)
     at = np.unique(np.searchsorted(signals.times_s, actions.times_s - 1e-6).clip(0, len(signals.times_s) - 1))
     times_s = signals.times_s[at]
-    event = _highest_nearby(np.interp(times_s, actions.times_s, actions.event_probability))
+    event = high_probability_nearby(np.interp(times_s, actions.times_s, actions.event_probability))
     return times_s, boundary_cost(np.interp(times_s, signals.pair_times_s, total), event)
 
 
-def _highest_nearby(event: np.ndarray) -> np.ndarray:
+def high_probability_nearby(event: np.ndarray) -> np.ndarray:
     """Return the highest probability within two ticks: the start of an interaction is known to a tenth of a second or two."""
     padded = np.pad(event, 2, mode="edge")
     return np.max([padded[shift : shift + len(event)] for shift in range(5)], axis=0)

@@ -15,7 +15,7 @@ from curation.vlm import Prompt, question_files
 # Below this motion (px/frame at 320 px wide, camera and objects together) and without flashes or events the picture is still.
 _STILL_PX = 0.05
 # The category of interaction.yaml of each kind of event that the detector names.
-_CATEGORIES = {
+CATEGORIES = {
     **dict.fromkeys(("door", "shot", "wield", "place", "dig", "torch"), "actor"),
     **dict.fromkeys(("explosion", "weather"), "environment"),
     "appear": "entity",
@@ -75,7 +75,7 @@ def judge_by_measurements(clip: ClipMeasurements, settings: InteractiveSettings)
     if score >= settings.min_score:
         event = _surest(clip.events)
         reason = f"{event.words} at {event.peak_s:.1f} s: {score:.2f} >= {settings.min_score:g}"
-        return InteractiveVerdict(True, reason, score, category=_CATEGORIES.get(event.kind))
+        return InteractiveVerdict(True, reason, score, category=CATEGORIES.get(event.kind))
     if score >= settings.min_unknown_score:
         return InteractiveVerdict(None, f"perhaps something happens: {score:.2f} < {settings.min_score:g}", score)
     camera_only = not clip.events and (clip.motion_camera or 0) > (clip.motion_object or 0)
@@ -218,7 +218,7 @@ def measured_change_inside(clip: ClipMeasurements) -> Change | None:
         return None
     before, after = (f"the camera {_camera_at(clip, t)}" for t in (event.start_s - 1e-3, event.end_s + 1e-3))
     transition = f"{event.words} from {event.start_s:.1f} to {event.end_s:.1f} s"
-    category = _CATEGORIES.get(event.kind)
+    category = CATEGORIES.get(event.kind)
     parts = _parts(initial_state=before, transition=transition, final_state=after, category=category)
     return Change(f"While {before}, {transition}; then {after}.", parts, MEASURED)
 
