@@ -5,8 +5,8 @@
     python -m bench.shipped_weights.train_interactions FOLDER --without minetest --out loo.npz
 
 Recordings named `test` are never read. `--start` continues from weights; `--without` leaves an engine out. First one network is
-trained. Several then keep its convolutions, whose output is computed once, and learn the rest from different draws of the
-recordings. They are exported together to `curation/actions/interactions.npz`.
+trained. Several continue from it, keep its convolutions, whose output is computed once, and learn the rest from different draws
+of the recordings. They are exported together to `curation/actions/interactions.npz`.
 """
 
 import argparse
@@ -197,11 +197,9 @@ def train_networks(
     draws = torch.Generator().manual_seed(seed)
     versions = [convolved(first, one, draws) for one in recordings]
     rng, nets = np.random.default_rng(seed), []
-    kept = {name: value for name, value in first.state_dict().items() if name.startswith("space")}
     for number in range(count):
-        torch.manual_seed(seed + number)
         net = Net()
-        net.load_state_dict(kept, strict=False)
+        net.load_state_dict(first.state_dict())
         taken = rng.random(len(versions)) < (_TAKEN if count > 1 else 1)
         chosen = [version for of_one, take in zip(versions, taken, strict=True) if take for version in of_one]
         nets.append(train(net, chosen, valid, seed + number, round(OWN_STEPS * share), 2e-3, convolved=True))

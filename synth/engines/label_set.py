@@ -66,7 +66,7 @@ _DOOM = (
 )
 _NEVERBALL = (("roll", True, False, True),)
 _SPLITS = ("train", "train", "test", "train", "train", "valid", "train", "train")  # in turn
-TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "neverball": 6}
+TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "neverball": 3}
 """How many takes of `SECONDS` the set has in each engine."""
 SECONDS = 45.0
 _KINDS = {"minetest": _MINETEST, "openarena": _OPENARENA, "doom": _DOOM, "neverball": _NEVERBALL}

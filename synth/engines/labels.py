@@ -17,6 +17,7 @@ from synth.doom.truth import Truth
 # Rates of pitch from which a player looks up or down, where the view does not turn faster.
 _LOOK_DEG_S = 20.0
 _SAME_REGIME_S = 0.3
+_CUT_S = 0.2  # how long a cut shows in measurements that compare pictures
 # Names of events in recordings of other recorders.
 _ALIASES = {
     "fire": "shot",
@@ -63,7 +64,7 @@ class Labels:
     event: NDArray[np.bool_]  # [n], something happens in view
     kinds: NDArray[np.bool_]  # [n, 10], of each of `KINDS`
     knows_kind: NDArray[np.bool_]  # [10], False where the truth does not tell of a kind
-    # [n], False where the truth does not tell whether an event is visible: others shoot, and a wall may be between
+    # [n], False where the truth does not tell whether an event is visible: others shoot, and a wall may be between; a cut
     known: NDArray[np.bool_]
     regimes: list[str]  # [n], none shorter than 0.3 s
 
@@ -81,6 +82,9 @@ def read_labels(jsonl: str | Path) -> Labels:
     visible = truth.interactions(recorded)
     event: NDArray[np.bool_] = visible if engine == "doom" else np.logical_or.reduce(kinds, axis=1)
     known = ~(recorded.weapon_busy & ~visible)  # a weapon that is not drawn still lights the room when it fires
+    for frame in truth.discontinuities(recorded):
+        near = slice(max(0, frame - 1), frame + round(_CUT_S * recorded.fps))
+        known[near] &= event[near]
     for span in lines[-1].get("spans", ()):
         if span.get("by_other") and span["in_view"]:
             known[span["start"] : span["end"]] &= event[span["start"] : span["end"]]

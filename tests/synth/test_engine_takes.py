@@ -182,6 +182,11 @@ def test_a_shot_of_somebody_else_is_no_event_and_its_frames_are_not_known(tmp_pa
     assert read_labels(written(tmp_path, behind, engine="openarena")).known.all()
 
 
+def test_what_a_cut_changes_in_the_picture_is_not_known_to_be_an_event(tmp_path):
+    labels = read_labels(written(tmp_path, [EventSpan("place", 20, 24)], cuts=[10, 21]))
+    assert np.flatnonzero(~labels.known).tolist() == [*range(9, 16), *range(24, 27)]
+
+
 def view(rotation, eye, ball=(1.0, 0.25, -1.0)):
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = rotation, -rotation @ np.array(eye)
