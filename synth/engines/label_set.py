@@ -1,13 +1,14 @@
 """Record the footage that the detector of interactions is trained and judged on: one set, in four engines.
 
-    python -m synth.engines.label_set FOLDER [--part K/N] [--engine minetest]
+    python -m synth.engines.label_set FOLDER [--first N] [--part K/N] [--split test] [--engine minetest]
 
 Takes are balanced by what happens, and a third has nothing happening. Each has a world or maps of its own, drawn from its seed:
 those named `test` and `valid` share no world and no map with the others. Nothing is trained on Neverball. Engines take turns,
-so that a set that is cut short is balanced as well. Takes that exist are skipped: several processes can share the work.
+so that the first takes are balanced as well. Takes that exist are skipped: several processes can share the work.
 """
 
 import argparse
+import itertools
 import random
 import time
 from collections.abc import Iterator
@@ -76,13 +77,15 @@ _TRIES = 3
 
 
 def all_takes() -> Iterator[tuple[str, str, Take | doom.Recording]]:
-    """Yield the engine, the name and the settings of every take of the set. Engines take turns by their share."""
-    counts = dict.fromkeys(TAKES, 0)
+    """Yield the engine, the name and the settings of every take. Engines take turns by their share; Neverball comes last."""
+    counts = {engine: 0 for engine in TAKES if engine != "neverball"}
     by_engine = {engine: takes(engine) for engine in TAKES}
-    for _ in range(sum(TAKES.values())):
-        engine = min(TAKES, key=lambda name: (counts[name] + 1) / TAKES[name])
+    while any(counts[engine] < TAKES[engine] for engine in counts):
+        engine = min(counts, key=lambda name: (counts[name] + 1) / TAKES[name])
         counts[engine] += 1
         yield (engine, *next(by_engine[engine]))
+    for take in by_engine["neverball"]:
+        yield ("neverball", *take)
 
 
 def takes(engine: str) -> Iterator[tuple[str, Take | doom.Recording]]:
@@ -132,11 +135,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--engine", choices=tuple(TAKES), help="record this one only")
-    parser.add_argument("--part", default="0/1", help="K/N: every Nth take from the Kth on")
+    parser.add_argument("--split", default="", help="record train, valid or test only")
+    parser.add_argument("--first", type=int, default=None, help="how many of the set's takes count; default all")
+    parser.add_argument("--part", default="0/1", help="K/N: every Nth of these takes from the Kth on")
     options = parser.parse_args()
     part, parts = (int(number) for number in options.part.split("/"))
-    wanted = [take for take in all_takes() if options.engine in (None, take[0])]
-    for engine, name, take in wanted[part::parts]:
+    for engine, name, take in [*itertools.islice(all_takes(), options.first)][part::parts]:
+        if options.engine not in (None, engine) or f"-{options.split}" not in name:
+            continue
         target = options.folder / f"{name}.mp4"
         if target.with_suffix(".jsonl").exists():
             continue
