@@ -190,7 +190,7 @@ def categories_right(one: Recording, prediction: Prediction, verdicts: Sequence[
 
 
 def row(engine: str, name: str, recordings: Sequence[Recording], scans: Sequence[Scanned], detector: Detector) -> str:
-    """Return a line of the table: the figures of a detector on the recordings of an engine."""
+    """Return a line of the table: the figures of a detector on the recordings of an engine. Without scans boundaries lack."""
     predictions = [predict(detector, one) for one in recordings]
     paired = list(zip(recordings, predictions, strict=True))
     score = np.concatenate([prediction.event_probability for prediction in predictions])
@@ -201,7 +201,7 @@ def row(engine: str, name: str, recordings: Sequence[Recording], scans: Sequence
         hits, right_s = hits.plus(own), right_s + share / len(paired)
     inside = [
         flag
-        for (one, prediction), measured in zip(paired, scans, strict=True)
+        for (one, prediction), measured in zip(paired, scans, strict=bool(scans))
         for flag in inside_events(one, boundaries(measured, prediction))
     ]
     verdicts = [[*clip_verdicts(detector, one, prediction)] for one, prediction in paired]
@@ -218,7 +218,7 @@ def row(engine: str, name: str, recordings: Sequence[Recording], scans: Sequence
         _count(brief),
         f"{hits.f1:.3f}",
         f"{right_s:.2f}",
-        f"{sum(inside)} of {len(inside)}",
+        _count(np.array([sum(inside), len(inside)])),
         verdict_words([verdict for own in verdicts for verdict in own]),
         _count(names),
         _count(categories),
@@ -273,10 +273,10 @@ def plot_reliability(curves: dict[str, list[tuple[float, float, int]]], target: 
     def at(x: float, y: float) -> tuple[int, int]:
         return edge + round(size * (x - 0.3) / 0.7), edge + round(size * (1 - y))
 
-    for tick in np.arange(0.3, 1.01, 0.1):
+    for tick in np.arange(0.3, 1.01, 0.1).tolist():
         cv2.line(picture, at(tick, 0), at(tick, 1), (230, 230, 230), 1)
         _write(picture, f"{tick:.1f}", (at(tick, 0)[0] - 10, at(tick, 0)[1] + 18))
-    for tick in np.arange(0, 1.01, 0.2):
+    for tick in np.arange(0, 1.01, 0.2).tolist():
         cv2.line(picture, at(0.3, tick), at(1, tick), (230, 230, 230), 1)
         _write(picture, f"{tick:.1f}", (at(0.3, tick)[0] - 30, at(0.3, tick)[1] + 5))
     cv2.line(picture, at(0.3, 0.3), at(1, 1), (160, 160, 160), 1, cv2.LINE_AA)
@@ -303,6 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--release", type=Path, required=True, help="weights of the release before")
     parser.add_argument("--left-out", action="append", default=[], metavar="ENGINE=FILE")
+    parser.add_argument("--no-scan", action="store_true", help="leave out cuts and boundaries, which take most of the time")
     parser.add_argument("--plot", type=Path, help="where the reliability of left-out weights is drawn")
     options = parser.parse_args(arguments)
     print(describe())
@@ -310,15 +311,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recordings = [load(path) for path in paths if path.with_suffix(".jsonl").exists()]
     left_out = {name: load_detector(Path(file)) for name, _, file in (word.partition("=") for word in options.left_out)}
     release, shipped = load_detector(options.release), learned.shipped_detector()
-    lines, cut_lines, curves = [], [], {}
+    lines: list[str] = []
+    cut_lines: list[str] = []
+    curves: dict[str, list[tuple[float, float, int]]] = {}
     for engine in sorted({one.labels.engine for one in recordings}):
         own = [one for one in recordings if one.labels.engine == engine]
-        scans = [scanned(one.path) for one in own]
+        scans = [] if options.no_scan else [scanned(one.path) for one in own]
         minutes, share = sum(one.end_s for one in own) / 60, float(np.concatenate([one.labels.event for one in own]).mean())
         name = f"{engine} ({len(own)} takes, {minutes:.1f} min, events {share:.0%} of the time)"
         judges = {"the release before": release, "left out": left_out.get(engine), "these": shipped}
         lines += [row(name, words, own, scans, judge) for words, judge in judges.items() if judge is not None]
-        cut_lines += cut_rows(name, own, scans)
+        cut_lines += cut_rows(name, own, scans) if scans else []
         judge = left_out.get(engine, shipped)
         verdicts = [verdict for one in own for verdict in clip_verdicts(judge, one, predict(judge, one))]
         curves[engine] = reliability(verdicts)
@@ -327,7 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bands = ", ".join(f"{said:.2f} -> {share:.2f} ({count})" for said, share, count in curves[engine])
         print(f"{engine}: confidence orders right over wrong with AUC {order}; said -> right (clips): {bands}")
     print("\n".join(["", _HEAD, f"|{'---|' * (_HEAD.count('|') - 1)}", *lines]))
-    print("\n".join(["", "| engine | cuts by | F1 | found | false |", "|---|---|---|---|---|", *cut_lines]))
+    if cut_lines:
+        print("\n".join(["", "| engine | cuts by | F1 | found | false |", "|---|---|---|---|---|", *cut_lines]))
     if options.plot:
         plot_reliability(curves, options.plot)
 
