@@ -153,13 +153,13 @@ def likely_kind(prediction: Prediction, start_s: float, end_s: float, settings: 
 
 
 def answer(verdict: ClipVerdict) -> bool | None:
-    """Return what is said of a clip: interactive or not, or None where that is unknown."""
-    limits = InteractiveSettings()
-    if verdict.confidence < InteractionSettings().min_confidence:
+    """Return what is said of a clip: interactive or not, or None where that is unknown. As `detect.unknown_reason` has it."""
+    limits, settings = InteractiveSettings(), InteractionSettings()
+    if verdict.confidence < settings.min_confidence or verdict.distance > settings.max_distance:
         return None
     if verdict.score >= limits.min_score:
         return True
-    return None if verdict.score >= limits.min_unknown_score else False
+    return None if verdict.score >= limits.min_unknown_score or verdict.distance > settings.max_quiet_distance else False
 
 
 def verdict_words(verdicts: Sequence[ClipVerdict]) -> str:

@@ -1,7 +1,7 @@
 """Detect what the player does and what happens on screen, by a small network trained on a game engine's ground truth.
 
 Thresholds on residual flow are no better than chance on first-person games (docs/log.md): walking makes parallax everywhere,
-and most interactions happen while the player stands. So a few networks of 0.1 M weights each, with convolutions in common, read
+and most interactions happen while the player stands. So a few networks of 0.1 M weights each read
 flow and change in cells of 20 px over about three seconds. Their mean is the answer; how much they differ tells how sure it is.
 `bench/shipped_weights/train_interactions.py` trained them; their card is `docs/models/interactions.md`.
 """
@@ -117,13 +117,19 @@ def _flow_residual(flow: np.ndarray) -> np.ndarray:
 
 
 class Detector:
-    """Networks in NumPy: three convolutions in common over the cells of a tick, then for each three over time, and heads."""
+    """Networks in NumPy: three convolutions over the cells of a tick, three over time, and heads. Their weighted mean counts."""
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
-        """weights: those that network k has for itself begin with "k/"; where none does, there is one network."""
+        """weights: those of network k alone begin with "k/"; where none does, there is one network.
+
+        Networks without convolutions of their own have those without a prefix in common. `votes` [K] are the networks' shares.
+        """
         self._w = {name: value.astype(np.float32) for name, value in weights.items()}
         count = len({name.partition("/")[0] for name in weights if "/" in name})
-        self._networks = [_Network(_named_after(self._w, f"{k}/")) for k in range(count)] or [_Network(self._w)]
+        own = [_named_after(self._w, f"{k}/") for k in range(count)] or [self._w]
+        self._networks = [_Network(one) for one in own]
+        self._convolutions = [one if "space0.weight" in one else self._w for one in own]
+        self._votes = self._w.get("votes", np.full(len(own), 1 / len(own), np.float32))
 
     def __len__(self) -> int:
         return len(self._networks)
@@ -134,31 +140,38 @@ class Detector:
         return self._w["confidence.weight"], float(self._w["confidence.bias"])
 
     def encode(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Encode each tick: [T, 11, 12, 16], as `with_context` returns -> features [T, K, D] and `motion_statistics` [T, 48].
-
-        Convolutions of the first releases read six planes.
-        """
-        x = planes[:, : self._w["space0.weight"].shape[1]]
-        for layer, stride in enumerate((1, 2, 2)):
-            x = _relu(_conv(x, self._w[f"space{layer}.weight"], self._w[f"space{layer}.bias"], stride))
-        cells = np.concatenate([x.reshape(len(x), -1), x.max((2, 3))], axis=1)  # each place, and the highest of all places
-        features = np.stack([network.look(cells) for network in self._networks], axis=1)
-        return features, motion_statistics(planes[:, :PLANES])
+        """Encode ticks [T, 11, 12, 16] that `with_context` returned: features [T, K, D] and `motion_statistics` [T, 48]."""
+        seen: dict[int, np.ndarray] = {}
+        features = []
+        for network, weights in zip(self._networks, self._convolutions, strict=True):
+            if id(weights) not in seen:
+                seen[id(weights)] = _convolve(planes, weights)
+            features.append(network.look(seen[id(weights)]))
+        return np.stack(features, axis=1), motion_statistics(planes[:, :PLANES])
 
     def classify(self, times_s: np.ndarray, features_TKD: np.ndarray, statistics_TH: np.ndarray) -> Prediction:
         """Classify consecutive ticks, a tenth of a second apart, from what `encode` returns for them."""
         heads = [network.classify(features_TKD[:, k]) for k, network in enumerate(self._networks)]
         split = 1 + len(REGIMES)
-        event = np.stack([_sigmoid(head[:, 0]) for head in heads])
-        regimes = np.mean([_softmax(head[:, 1:split]) for head in heads], axis=0)
-        kinds = np.mean([_sigmoid(head[:, split:]) for head in heads], axis=0)
+        events = np.stack([_sigmoid(head[:, 0]) for head in heads])
+        event = self._votes @ events
+        regimes = np.tensordot(self._votes, [_softmax(head[:, 1:split]) for head in heads], 1)
+        kinds = np.tensordot(self._votes, [_sigmoid(head[:, split:]) for head in heads], 1)
         distance = self._distance(mean_over_ten_seconds(statistics_TH))
-        return Prediction(times_s, event.mean(0), regimes, kinds, distance, event.std(0))
+        return Prediction(times_s, event, regimes, kinds, distance, np.sqrt(self._votes @ (events - event) ** 2))
 
     def _distance(self, statistics_TH: np.ndarray) -> np.ndarray:
         """Return the Mahalanobis distance from the training set, 1 at its farthest 1 %."""
         whitened = (statistics_TH - self._w["known.mean"]) @ self._w["known.whiten"]
         return np.sqrt((whitened * whitened).mean(1)) / self._w["known.limit"]
+
+
+def _convolve(planes: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
+    """Return [T, 624]: the last convolution's output at each place, and the highest of all places."""
+    x = planes[:, : weights["space0.weight"].shape[1]]  # those of the first releases read six planes
+    for layer, stride in enumerate((1, 2, 2)):
+        x = _relu(_conv(x, weights[f"space{layer}.weight"], weights[f"space{layer}.bias"], stride))
+    return np.concatenate([x.reshape(len(x), -1), x.max((2, 3))], axis=1)
 
 
 class _Network:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from curation.actions.spans import certainty
 from curation.captions.caption import MEASURED, MOTIONS, ClipMeasurements, MeasuredEvent, describe, describe_briefly
 from curation.vlm import Prompt, question_files
 
@@ -30,7 +31,7 @@ class InteractiveSettings:
 
     # Score (0-1) from which a clip counts as interactive; larger values accept fewer clips. `gamecraft bench captions --tune`
     # shows what other values give.
-    min_score: float = 0.55
+    min_score: float = 0.45
     # Score (0-1) from which a clip is left unknown instead of not interactive. On games that the detector was not trained on,
     # half of the missed events have a score between the two.
     min_unknown_score: float = 0.2
@@ -90,7 +91,7 @@ def event_score(clip: ClipMeasurements) -> float:
 
 
 def _event_confidence(event: MeasuredEvent) -> float:
-    return event.energy * min(1.0, (event.end_s - event.start_s) / 0.5)
+    return certainty(event.energy, event.end_s - event.start_s)
 
 
 def _surest(events: Sequence[MeasuredEvent]) -> MeasuredEvent:

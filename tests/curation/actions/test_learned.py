@@ -41,6 +41,29 @@ def test_numpy_and_torch_agree():
     np.testing.assert_allclose(prediction.kind_probability, kinds.mean(0), rtol=1e-4)
 
 
+def test_joined_weights_give_each_file_half_of_the_vote():
+    pytest.importorskip("torch", reason="the network is trained with torch")
+    from bench.shipped_weights.join_interactions import join
+    from bench.shipped_weights.train_interactions import Net
+
+    def weights(prefix):
+        state = {name: value.numpy() for name, value in Net().state_dict().items()}
+        own = {name if name.startswith("space") else prefix + name: value for name, value in state.items()}
+        return {**own, "known.mean": np.zeros(48), "known.whiten": np.eye(48), "known.limit": np.ones(1)}
+
+    old, new = weights(""), weights("0/")
+    new |= {f"1/{name[2:]}": value * 0.5 for name, value in new.items() if name.startswith("0/")}
+    planes = learned.with_context(inputs(*signals(20), fps=30.0))
+
+    def event(one):
+        detector = learned.Detector(one)
+        return detector.classify(np.arange(20) / 10, *detector.encode(planes)).event_probability
+
+    joined = join(old, new)
+    assert len(learned.Detector(joined)) == 3
+    np.testing.assert_allclose(event(joined), (event(old) + event(new)) / 2, rtol=1e-4)
+
+
 def test_weights_of_a_single_network_that_reads_six_planes_are_read_too():
     rng = np.random.default_rng(0)
     sizes = {"space0": (24, 6, 3, 3), "space1": (32, 24, 3, 3), "space2": (48, 32, 3, 3), "look": (64, 576)}
