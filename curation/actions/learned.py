@@ -117,7 +117,7 @@ def _flow_residual(flow: np.ndarray) -> np.ndarray:
 
 
 class Detector:
-    """Networks in NumPy: three convolutions over the cells of a tick, three over time, and heads. Their weighted mean counts."""
+    """Networks in NumPy: three convolutions over a tick's cells, three over time, and heads. Their weighted mean counts."""
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         """weights: those of network k alone begin with "k/"; where none does, there is one network.
