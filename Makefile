@@ -19,10 +19,10 @@ $(VENV)/done: pyproject.toml constraints-cpu.txt
 	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,synth,play,onnx,dev]'
 	touch $@
 
-# What `python -m synth.engines` needs: Minetest (23 MB), OpenArena (about 400 MB), a display without a screen, and a compiler
+# What `python -m synth.engines` needs: Minetest (23 MB), OpenArena (about 400 MB), Neverball (86 MB), a display without a screen, and a compiler
 # (docs/engines.md). Either game can be left out.
 engines:
-	apt-get install -y --no-install-recommends minetest openarena xvfb libxtst6 libgl1-mesa-dri gcc libc6-dev
+	apt-get install -y --no-install-recommends minetest openarena neverball xvfb libxtst6 libgl1-mesa-dri gcc libc6-dev
 
 # A minute of gameplay, recorded here from a real game engine, becomes shards and a report.
 demo: setup $(FOOTAGE)/explore.mp4 $(FOOTAGE)/camera.mp4 $(FOOTAGE)/fight.mp4 $(FOOTAGE)/stray.mp4

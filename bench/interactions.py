@@ -58,6 +58,7 @@ class ClipVerdict:
     score: float
     confidence: float
     features: np.ndarray
+    distance: float = 0.0  # from the training set
 
 
 def load(path: Path) -> Recording:
@@ -84,6 +85,7 @@ def clip_verdicts(detector: Detector, one: Recording, prediction: Prediction) ->
             event_score(ClipMeasurements(end_s - start_s, events=events)),
             clip_confidence(prediction, start_s, end_s, *detector.confidence_rule),
             clip_features(prediction, start_s, end_s),
+            float(np.median(prediction.distance[(prediction.times_s >= start_s - 1e-6) & (prediction.times_s < end_s)])),
         )
 
 

@@ -1,5 +1,6 @@
 """Recordings as the detector of interactions reads them, with their labels: ten ticks a second."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,9 @@ import numpy as np
 
 from curation.actions import learned
 from curation.actions.learned import REGIMES
-from curation.partition.chunks import ScanSettings
+from curation.media.time_gaps import frame_step
+from curation.partition.chunks import measure_flow
 from curation.partition.optical_flow import FlowSettings
-from curation.partition.scan import scan
 from synth.engines.labels import read_labels
 
 
@@ -20,7 +21,7 @@ class LabelledTicks:
 
     engine: str
     times_s: np.ndarray  # [T]
-    planes: np.ndarray  # [T, 6, 12, 16]
+    planes: np.ndarray  # [T, 11, 12, 16], as `learned.with_context` returns
     event: np.ndarray  # [T], whether an interaction happens
     kinds: np.ndarray  # [T, 10], of each of `learned.KINDS`
     knows_kind: np.ndarray  # [10], False where the ground truth does not tell of a kind
@@ -35,26 +36,33 @@ def split_of(path: Path) -> str:
 
 
 def labelled_ticks(path: Path) -> LabelledTicks:
-    """Measure a recording, or read its stored measurement."""
-    stored = path.with_suffix(".ticks.npz")
+    """Measure a recording, or read its stored measurement, and read its labels."""
+    measured = _measured(path)
+    labels = read_labels(path.with_suffix(".jsonl"))
+    frames = np.minimum(measured["pair_frame"], len(labels.event) - 1)
+    regime = np.array([REGIMES.index(name) for name in labels.regimes])[np.maximum(frames - 1, 0)]
+    fps = 1 / frame_step(measured["times_s"], None)
+    return LabelledTicks(
+        labels.engine,
+        measured["times_s"][measured["pair_frame"]],
+        learned.with_context(learned.inputs(measured["cells"], measured["change_cells"], fps)).astype(np.float16),
+        since_last(labels.event, frames),
+        since_last(labels.kinds, frames),
+        labels.knows_kind,
+        regime,
+        labels.known[frames],
+    )
+
+
+def _measured(path: Path) -> dict[str, np.ndarray]:
+    """Return the flow of a recording. It is measured once and stored beside it."""
+    stored = path.with_suffix(".flow.npz")
     if not stored.exists():
-        signals = scan(str(path), ScanSettings(FlowSettings(backend="dis")))
-        labels = read_labels(path.with_suffix(".jsonl"))
-        frames = np.minimum(signals.pair_frame, len(labels.event) - 1)
-        regime = np.array([REGIMES.index(name) for name in labels.regimes])[np.maximum(frames - 1, 0)]
-        np.savez_compressed(
-            stored,
-            engine=labels.engine,
-            times_s=signals.pair_times_s,
-            planes=learned.inputs(signals.cells, signals.change_cells, signals.fps).astype(np.float16),
-            event=since_last(labels.event, frames),
-            kinds=since_last(labels.kinds, frames),
-            knows_kind=labels.knows_kind,
-            regime=regime,
-            known=labels.known[frames],
-        )
+        part = stored.with_name(f".part-{os.getpid()}-{stored.name}")
+        np.savez_compressed(part, allow_pickle=False, **measure_flow(str(path), FlowSettings(backend="dis")))
+        part.replace(stored)
     with np.load(stored) as data:
-        return LabelledTicks(str(data["engine"]), *(data[name] for name in list(LabelledTicks.__annotations__)[1:]))
+        return dict(data)
 
 
 def since_last(flags: np.ndarray, frames: np.ndarray) -> np.ndarray:

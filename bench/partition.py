@@ -33,7 +33,7 @@ from synth.doom.record import Recording, record
 from synth.doom.truth import Truth
 
 SEED = 9700
-_CUT_WITHIN, _WITHIN_S = 2, 0.25  # frames, seconds: how far from the truth a result may be
+CUT_WITHIN, _WITHIN_S = 2, 0.25  # frames, seconds: how far from the truth a result may be
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,7 +89,7 @@ class Tables:
         self._minutes += signals.end_s / 60
         # A teleport is as much a cut of the picture as a change of map.
         for name, cuts in all_cuts(file, signals).items():
-            self._cuts[name] = self._cuts[name].plus(match_instants(cuts, truth.discontinuities(ground_truth), _CUT_WITHIN))
+            self._cuts[name] = self._cuts[name].plus(match_instants(cuts, truth.discontinuities(ground_truth), CUT_WITHIN))
         for name, actions in (("learned", learned), ("flow", plain)):
             self._bounds[name] = self._bounds[name].plus(
                 match_instants(changes(actions), true_changes(ground_truth), _WITHIN_S)
@@ -108,7 +108,7 @@ class Tables:
         inside = truth.interactions(ground_truth) & np.roll(truth.interactions(ground_truth), 1)
         starts = [start for _, start, _ in clip_spans(signals, SceneSettings(), ActionSettings())]
         cuts = {round(cut / ground_truth.fps, 3) for cut in [0, *truth.discontinuities(ground_truth)]}
-        boundaries = [t for t in starts if not any(abs(t - cut) < _CUT_WITHIN / ground_truth.fps + 1e-6 for cut in cuts)]
+        boundaries = [t for t in starts if not any(abs(t - cut) < CUT_WITHIN / ground_truth.fps + 1e-6 for cut in cuts)]
         for name, times in (("ours", boundaries), ("every 6 s", np.arange(6.0, signals.end_s - 1, 6.0))):
             self._inside[name] += [bool(inside[min(round(t * ground_truth.fps), len(ground_truth) - 1)]) for t in times]
 
@@ -180,9 +180,9 @@ def all_cuts(file: Path, signals: Signals) -> dict[str, list[int]]:
     return {
         "ours": cut_frames(signals.content, signals.flow_match, signals.layout_similarity, signals.fps, SceneSettings()),
         "ours in PySceneDetect": _scene_manager_cuts(file),
-        "PySceneDetect Adaptive": _pyscenedetect_cuts(AdaptiveDetector(), file),
-        "PySceneDetect Content": _pyscenedetect_cuts(ContentDetector(), file),
-        "PySceneDetect Hash": _pyscenedetect_cuts(HashDetector(), file),
+        "PySceneDetect Adaptive": pyscenedetect_cuts(AdaptiveDetector(), file),
+        "PySceneDetect Content": pyscenedetect_cuts(ContentDetector(), file),
+        "PySceneDetect Hash": pyscenedetect_cuts(HashDetector(), file),
     }
 
 
@@ -193,7 +193,7 @@ def _scene_manager_cuts(file: Path) -> list[int]:
     return [start.frame_num for start, _ in manager.get_scene_list()[1:]]
 
 
-def _pyscenedetect_cuts(detector: SceneDetector, file: Path) -> list[int]:
+def pyscenedetect_cuts(detector: SceneDetector, file: Path) -> list[int]:
     source = probe(str(file))
     converter, count, cuts = decode.FrameConverter(source, (320, round(source.height * 320 / source.width))), 0, []
     for count, (_, frame) in enumerate(decode.decode(str(file), purpose="bench")):

@@ -163,7 +163,7 @@ def _with_motion(row: Row, signals: Signals, actions: Actions, limits: Interacti
     inside = (times_s >= row["start_s"]) & (times_s < row["end_s"])
     spans = clip_to(actions.spans, row["start_s"], row["end_s"])
     confidence = actions.confidence(row["start_s"], row["end_s"])
-    unknown = unknown_reason(actions, confidence, limits)
+    unknown = unknown_reason(actions, row["start_s"], row["end_s"], limits)
     return {
         **row,
         "flow_backend": signals.flow,

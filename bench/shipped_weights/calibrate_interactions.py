@@ -3,9 +3,9 @@
     python -m bench.shipped_weights.calibrate_interactions FOLDER... --left-out doom=a.npz --left-out minetest=b.npz
         --left-out openarena=c.npz --into curation/actions/interactions.npz
 
-Each left-out network judges the clips of its engine, which it was not trained on. A logistic rule then learns from all these
-verdicts when they are right. Recordings named `test` are not read. For each engine it also prints how the rule that was fitted
-on the other engines orders this one's verdicts.
+Each left-out detector judges the clips of its engine, which it was not trained on. A logistic rule then learns from all these
+verdicts when they are right. Recordings named `test` are not read. A left-out detector itself gets the rule that was fitted on
+the other engines only, so that what is reported of its engine is tuned on nothing of it.
 """
 
 import argparse
@@ -68,20 +68,26 @@ def main() -> None:
         for judge in [judges[one.labels.engine]]
         for verdict in clip_verdicts(judge, one, predict(judge, one))
     ]
-    for engine in judges:
+    for engine, file in (word.partition("=")[::2] for word in options.left_out):
         others, own = ([v for v in verdicts if (v.engine == engine) == same] for same in (False, True))
-        weight, bias = fit_verdicts(others)
-        confidence = 1 / (1 + np.exp(-(np.array([v.features for v in own]) @ weight + bias)))
+        rule = fit_verdicts(others)
+        confidence = 1 / (1 + np.exp(-(np.array([v.features for v in own]) @ rule[0] + rule[1])))
         right = is_right(own)
         order, said, share = auc(confidence, right), confidence.mean(), right.mean()
         print(f"{engine}, rule of the others: AUC {order:.3f}, says {said:.2f}, right {share:.2f} of {len(right)} clips")
+        store(Path(file), *rule)
     weight, bias = fit_verdicts(verdicts)
     print(", ".join(f"{name} {value:.2f}" for name, value in zip(FEATURES, weight, strict=True)), f"bias {bias:.2f}")
     for path in options.into:
-        with np.load(path) as data:
-            weights = dict(data)
-        weights |= {"confidence.weight": weight.astype(np.float32), "confidence.bias": np.float32(bias)}
-        np.savez_compressed(path, allow_pickle=False, **weights)
+        store(path, weight, bias)
+
+
+def store(path: Path, weight: NDArray[np.float64], bias: float) -> None:
+    """Put a rule into a file of weights."""
+    with np.load(path) as data:
+        weights = dict(data)
+    weights |= {"confidence.weight": weight.astype(np.float32), "confidence.bias": np.float32(bias)}
+    np.savez_compressed(path, allow_pickle=False, **weights)
 
 
 if __name__ == "__main__":

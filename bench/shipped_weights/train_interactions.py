@@ -1,15 +1,17 @@
 """Train the detector of interactions and control regimes (`curation.actions.learned`) on play with the engines' ground truth.
 
-    python -m synth.engines.label_set FOLDER --engine doom          record play, and likewise minetest and openarena
+    python -m synth.engines.label_set FOLDER                        record play
     python -m bench.shipped_weights.train_interactions FOLDER       train on it, write the weights, print validation figures
     python -m bench.shipped_weights.train_interactions FOLDER --without minetest --out loo.npz
 
-Recordings named `test` are never read. `--start` continues from weights; `--without` leaves an engine out. The weights go to
-`curation/actions/interactions.npz`.
+Recordings named `test` are never read. `--start` continues from weights; `--without` leaves an engine out. First one network is
+trained. Several continue from it, keep its convolutions, whose output is computed once, and learn the rest from different draws
+of the recordings. They are exported together to `curation/actions/interactions.npz`.
 """
 
 import argparse
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,43 +27,47 @@ from curation.actions import learned
 from curation.actions.confidence import FEATURES
 from curation.actions.learned import KINDS, REGIMES
 
-WIDTH, STEPS, BATCH, TICKS = 64, 1500, 12, 64
+WIDTH, BATCH, TICKS, NETWORKS = 64, 8, 64, 3
+STEPS, OWN_STEPS = 250, 400  # of all weights, and of what each network has for itself
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
 _KIND_LOSS, _REGIME_LOSS = 0.5, 0.5
-_VERSIONS = 2  # of a recording, where the convolutions are kept
+_VERSIONS = 3  # of a recording that the convolutions have read
+_TAKEN = 0.75  # share of the recordings that each network learns from, so that they differ
+_INPUTS = learned.PLANES + learned.CONTEXT_PLANES
+_HIDDEN = 0.5  # share of windows in which a rectangle at the picture's edge stands still, as a game's panel does
 # For mirroring left to right: the planes' signs, and the index of each mirrored regime.
-_MIRROR = torch.tensor([-1.0, 1, 1, 1, 1, 1])[:, None, None]
+_MIRROR = torch.tensor([-1.0, 1, 1, 1, 1, 1, -1, 1, 1, 1, 1])[:, None, None]
 _SWAP = torch.tensor([0, 1, 2, 4, 3, 6, 5, 7, 8])
-_UNIT = torch.from_numpy(learned._UNIT)[:, None, None]
 
 
 class Net(nn.Module):
-    """`curation.actions.learned.Detector` in torch, for training."""
+    """A network of `curation.actions.learned.Detector` in torch, for training."""
 
     def __init__(self) -> None:
         super().__init__()
-        sizes = (6, 24, 32, 48)
+        sizes = (_INPUTS, 24, 32, 48)
         for layer, stride in enumerate((1, 2, 2)):
             self.add_module(f"space{layer}", nn.Conv2d(sizes[layer], sizes[layer + 1], 3, stride, 1))
         # The stored weights carry the names of these modules.
-        self.look = nn.Linear(sizes[-1] * 3 * 4, WIDTH)
+        self.look = nn.Linear(sizes[-1] * (3 * 4 + 1), WIDTH)
         for layer, dilation in enumerate(learned._DILATIONS):
             self.add_module(f"time{layer}", nn.Conv1d(WIDTH, WIDTH, 5, padding=2 * dilation, dilation=dilation))
         self.head = nn.Linear(WIDTH, 1 + len(REGIMES) + len(KINDS))
         self.drop = nn.Dropout(0.2)
 
     def convolve(self, planes: Tensor) -> Tensor:
-        """Convolve the cells of ticks [N, 6, 12, 16] -> [N, 576]."""
+        """Convolve the cells of ticks [N, 11, 12, 16] -> [N, 624]: each place, and the highest of all places."""
+        planes = planes.contiguous(memory_format=torch.channels_last)  # a quarter faster
         for layer in range(3):
             planes = functional.relu(getattr(self, f"space{layer}")(planes))
-        return planes.flatten(1)
+        return torch.cat([planes.contiguous().flatten(1), planes.amax((2, 3))], 1)
 
     def forward(self, planes: Tensor) -> Tensor:
-        """Classify ticks [B, T, 6, 12, 16] -> logits [B, T, 20]: event, regimes, kinds."""
+        """Classify ticks [B, T, 11, 12, 16] -> logits [B, T, 20]: event, regimes, kinds."""
         return self.classify(self.convolve(planes.flatten(0, 1)).unflatten(0, planes.shape[:2]))
 
     def classify(self, cells: Tensor) -> Tensor:
-        """Classify ticks [B, T, 576] that `convolve` has read."""
+        """Classify ticks [B, T, 624] that `convolve` has read."""
         x = self.drop(functional.relu(self.look(cells))).transpose(1, 2)
         for layer in range(len(learned._DILATIONS)):
             x = x + self.drop(functional.relu(getattr(self, f"time{layer}")(x)))
@@ -69,7 +75,7 @@ class Net(nn.Module):
 
 
 def augment(planes: Tensor, event: Tensor, regime: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Vary ticks [B, T, 6, 12, 16] as another game might show them: mirrored, brighter or duller, noisier, cropped."""
+    """Vary ticks [B, T, 11, 12, 16] as another game might show them: mirrored, brighter, noisier, cropped, covered."""
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=rng)
@@ -78,16 +84,28 @@ def augment(planes: Tensor, event: Tensor, regime: Tensor, rng: torch.Generator)
     mirrored = draw(batch) < 0.5
     planes = torch.where(mirrored[:, None, None, None, None], planes.flip(4) * _MIRROR, planes)
     regime = torch.where(mirrored[:, None], _SWAP[regime], regime)
-    raw = torch.sinh(planes)
+    raw = torch.sinh(planes[:, :, : learned.PLANES])
     raw[:, :, 2:5] *= 0.6 + 0.9 * draw(batch, 1, 1, 1, 1)
     raw[:, :, [0, 1, 5]] *= 0.85 + 0.3 * draw(batch, 1, 1, 1, 1)
     raw = raw + 0.15 * draw(batch, 1, 1, 1, 1) * torch.randn(raw.shape, generator=rng)
+    varied = torch.cat([torch.asinh(raw), planes[:, :, learned.PLANES :]], 2)
     top, bottom = int(draw(1) * 3), int(draw(1) * 3)
-    part = raw[:, :, :, top : learned.ROWS - bottom]
     if top or bottom:
         size = (learned.ROWS, learned.COLUMNS)
-        part = functional.interpolate(part.flatten(0, 1), size=size, mode="bilinear").unflatten(0, planes.shape[:2])
-    return torch.asinh(part), event, regime
+        part = varied[:, :, :, top : learned.ROWS - bottom]
+        varied = functional.interpolate(part.flatten(0, 1), size=size, mode="bilinear").unflatten(0, planes.shape[:2])
+    return varied * _uncovered(batch, draw), event, regime
+
+
+def _uncovered(batch: int, draw: Callable[..., Tensor]) -> Tensor:
+    """Return [B, 1, 1, 12, 16]: 0 inside a rectangle at the upper or lower edge, as a panel has it, else 1."""
+    seen = torch.ones(batch, 1, 1, learned.ROWS, learned.COLUMNS)
+    for one in seen:
+        if float(draw(1)) < _HIDDEN:
+            height, width = 1 + int(draw(1) * 2), 2 + int(draw(1) * (learned.COLUMNS - 2))
+            left, row = int(draw(1) * (learned.COLUMNS - width + 1)), int(draw(1) * 2) * (learned.ROWS - height)
+            one[..., row : row + height, left : left + width] = 0
+    return seen
 
 
 class Windows:
@@ -140,29 +158,18 @@ def padded(one: LabelledTicks) -> LabelledTicks:
 
 
 def train(
-    recordings: list[LabelledTicks],
-    valid: list[LabelledTicks],
-    start: Path | None,
-    seed: int,
-    steps: int,
-    keep_convolutions: bool = False,
+    net: Net, recordings: list[LabelledTicks], valid: list[LabelledTicks], seed: int, steps: int, rate: float, convolved: bool
 ) -> Net:
-    """Train a network. start: weights to continue from. keep_convolutions: train only what follows the convolutions."""
+    """Train a network. convolved: the recordings' planes are what its convolutions return; only what follows is trained."""
     torch.manual_seed(seed)
-    draws, net = torch.Generator().manual_seed(seed), Net()
-    if start is not None:
-        net.load_state_dict(start_weights(start, net))
-    if keep_convolutions:
-        recordings = [version for one in recordings for version in convolved(net, one, draws)]
-    windows = Windows(recordings, seed)
-    rate = 2e-3 if start is None else 1e-3
+    draws, windows = torch.Generator().manual_seed(seed), Windows(recordings, seed)
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1)
     losses = []
-    for step in range(1, steps + 1):
+    for _ in range(steps):
         net.train()
         batch = windows.batch(BATCH)
-        if keep_convolutions:
+        if convolved:
             logits = net.classify(batch["planes"].float())
         else:
             planes, _, batch["regime"] = augment(batch["planes"].float(), batch["event"], batch["regime"], draws)
@@ -174,9 +181,29 @@ def train(
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-        if step % 200 == 0 or step == steps:
-            print(f"step {step}: loss {np.mean(losses[-200:]):.3f}; validation {validation_figures(net, valid)}", flush=True)
+    print(f"seed {seed}, {steps} steps: loss {np.mean(losses[-100:]):.3f}; {validation_figures(net, valid)}", flush=True)
     return net
+
+
+def train_networks(
+    recordings: list[LabelledTicks], valid: list[LabelledTicks], start: Path | None, seed: int, count: int, share: float = 1.0
+) -> list[Net]:
+    """Train networks that have their convolutions in common. start: weights to continue from. share: of the usual steps."""
+    torch.manual_seed(seed)
+    first = Net()
+    if start is not None:
+        first.load_state_dict(start_weights(start, first))
+    train(first, recordings, valid, seed, round(STEPS * share), 2e-3 if start is None else 1e-3, convolved=False)
+    draws = torch.Generator().manual_seed(seed)
+    versions = [convolved(first, one, draws) for one in recordings]
+    rng, nets = np.random.default_rng(seed), []
+    for number in range(count):
+        net = Net()
+        net.load_state_dict(first.state_dict())
+        taken = rng.random(len(versions)) < (_TAKEN if count > 1 else 1)
+        chosen = [version for of_one, take in zip(versions, taken, strict=True) if take for version in of_one]
+        nets.append(train(net, chosen, valid, seed + number, round(OWN_STEPS * share), 2e-3, convolved=True))
+    return nets
 
 
 def convolved(net: Net, one: LabelledTicks, draws: torch.Generator) -> list[LabelledTicks]:
@@ -194,14 +221,19 @@ def convolved(net: Net, one: LabelledTicks, draws: torch.Generator) -> list[Labe
 
 
 def start_weights(path: Path, net: Net) -> dict[str, Tensor]:
-    """Return weights to continue from. Outputs that they lack begin as unlikely."""
+    """Return weights to continue from, of a single network. Inputs that they lack count nothing, outputs begin as unlikely."""
     state = net.state_dict()
     with np.load(path) as data:
         weights = {name: torch.from_numpy(data[name].astype(np.float32)) for name in state}
     for name, value in weights.items():
-        if name.startswith("head") and len(value) < len(state[name]):
+        wanted = state[name].shape
+        if name.startswith("head") and len(value) < wanted[0]:
             fresh = state[name] * 0.1 if name == "head.weight" else torch.full_like(state[name], -2.0)
             fresh[: len(value)] = value
+            weights[name] = fresh
+        elif value.ndim > 1 and value.shape[1] < wanted[1]:
+            fresh = state[name] * 0.1
+            fresh[:, : value.shape[1]] = value
             weights[name] = fresh
     return weights
 
@@ -236,21 +268,24 @@ def validation_figures(net: Net, recordings: list[LabelledTicks]) -> str:
     return "; ".join(figures)
 
 
-def export(net: Net, recordings: list[LabelledTicks], target: Path) -> None:
+def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -> None:
     """Write the weights as half floats, and the distribution of the training set's `learned.motion_statistics`."""
-    known = np.concatenate(
-        [learned.mean_over_ten_seconds(learned.motion_statistics(x.planes.astype(np.float32)))[::20] for x in recordings]
-    )
-    # Shrunk towards uncorrelated statistics: the windows of eighty minutes overlap, so they are fewer than they seem.
+    measured = [x.planes[:, : learned.PLANES].astype(np.float32) for x in recordings]
+    known = np.concatenate([learned.mean_over_ten_seconds(learned.motion_statistics(planes))[::20] for planes in measured])
+    # Shrunk towards uncorrelated statistics: windows overlap, so they are fewer than they seem.
     spread = known.std(0) + 1e-3
     correlation = 0.8 * np.corrcoef(known.T) + 0.2 * np.eye(known.shape[1])
     whiten = np.linalg.inv(np.linalg.cholesky(correlation)).T / spread[:, None]
     distance = np.sqrt((((known - known.mean(0)) @ whiten) ** 2).mean(1))
-    weights = {name: value.numpy().astype(np.float16) for name, value in net.state_dict().items()}
-    weights |= {"confidence.weight": np.zeros(len(FEATURES), np.float16), "confidence.bias": np.zeros((), np.float16)}
+    states = [net.state_dict() for net in nets]
+    weights = {name: value for name, value in states[0].items() if name.startswith("space")}
+    for k, state in enumerate(states):
+        weights |= {f"{k}/{name}": value for name, value in state.items() if not name.startswith("space")}
+    arrays = {name: value.numpy().astype(np.float16) for name, value in weights.items()}
+    arrays |= {"confidence.weight": np.zeros(len(FEATURES), np.float16), "confidence.bias": np.zeros((), np.float16)}
     distribution = {"known.mean": known.mean(0), "known.whiten": whiten, "known.limit": np.quantile(distance, 0.99)}
     np.savez_compressed(
-        target, allow_pickle=False, **weights, **{name: np.float32(value) for name, value in distribution.items()}
+        target, allow_pickle=False, **arrays, **{name: np.float32(value) for name, value in distribution.items()}
     )
 
 
@@ -260,11 +295,9 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--without", default="", help="an engine to leave out")
     parser.add_argument("--start", type=Path, help="weights to continue from; default: none")
-    parser.add_argument(
-        "--keep-convolutions", action="store_true", help="train only what follows the convolutions; much faster"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=0, help="of all random draws; default 0")
+    parser.add_argument("--networks", type=int, default=NETWORKS, help=f"default {NETWORKS}")
+    parser.add_argument("--share", type=float, default=1.0, help="of the usual steps; default 1")
     parser.add_argument("--out", type=Path, default=Path(learned.__file__).with_name("interactions.npz"))
     options = parser.parse_args()
     print(describe())
@@ -278,8 +311,8 @@ def main() -> None:
         for one in of_split:
             ticks[one.engine] += len(one.event)
         print(f"{name}: {len(of_split)} recordings, " + ", ".join(f"{n / 600:.1f} min of {e}" for e, n in ticks.items()))
-    net = train(training, valid, options.start, options.seed, options.steps, options.keep_convolutions)
-    export(net, training, options.out)
+    nets = train_networks(training, valid, options.start, options.seed, options.networks, options.share)
+    export(nets, training, options.out)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 A source that is far from the detector's training set (its median distance exceeds the limit: a 2-D game, a menu, a film) is
 judged by optical flow alone: regimes by thresholds on the camera's motion, interactions by unusual motion of everything else.
-What the learned detector says of a clip has a confidence. Where that is too low, the clip's interactions are unknown.
+What the learned detector says of a clip has a confidence. Where that is too low, the clip's interactions are unknown. So they
+are where it sees none in a clip that is unlike the training set.
 """
 
 from dataclasses import dataclass, field
@@ -49,6 +50,13 @@ class Actions:
             return None
         return clip_confidence(self.prediction, start_s, end_s, *learned.shipped_detector().confidence_rule)
 
+    def distance_of(self, start_s: float, end_s: float) -> float:
+        """Return how far a clip is from the training set, or the source where the clip has no tick."""
+        if self.prediction is None:
+            return self.distance
+        inside = (self.prediction.times_s >= start_s - 1e-6) & (self.prediction.times_s < end_s)
+        return float(np.median(self.prediction.distance[inside])) if inside.any() else self.distance
+
 
 def detect_actions(signals: Signals, settings: ActionSettings) -> Actions:
     """Detect all actions of a source."""
@@ -84,12 +92,22 @@ def _named(span: ActionSpan, prediction: learned.Prediction, settings: Interacti
     return span._replace(name=learned.KINDS[kind]) if highest[kind] >= settings.min_kind else span
 
 
-def unknown_reason(actions: Actions, confidence: float | None, settings: InteractionSettings) -> str | None:
-    """Return why the interactions of a clip with this confidence are unknown, or None if they are known."""
+def unknown_reason(actions: Actions, start_s: float, end_s: float, settings: InteractionSettings) -> str | None:
+    """Return why the interactions of a clip are unknown, or None if they are known.
+
+    That nothing happens is known only of footage like the training set. What is seen on other games counts if it is sure.
+    """
+    confidence = actions.confidence(start_s, end_s)
     if confidence is None:
         return f"the detector does not know such footage: distance {actions.distance:.2f} > {settings.max_distance:g}"
     if confidence < settings.min_confidence:
         return f"the detector is not sure: confidence {confidence:.2f} < {settings.min_confidence:g}"
+    inside = [span for span in spans.clip_to(actions.spans, start_s, end_s) if span.kind == "interaction"]
+    seen = any(spans.certainty(span.energy, span.end_s - span.start_s) >= settings.min_seen for span in inside)
+    distance = actions.distance_of(start_s, end_s)
+    if not seen and distance > settings.max_quiet_distance:
+        limit = settings.max_quiet_distance
+        return f"nothing is seen to happen, but the detector hardly knows such footage: distance {distance:.2f} > {limit:g}"
     return None
 
 
@@ -120,11 +138,11 @@ def boundary_costs(signals: Signals, actions: Actions) -> tuple[np.ndarray, np.n
     total = spans.smooth(motion.camera + motion.object, signals.pair_times_s)
     at = np.unique(np.searchsorted(signals.times_s, actions.times_s - 1e-6).clip(0, len(signals.times_s) - 1))
     times_s = signals.times_s[at]
-    event = _highest_nearby(np.interp(times_s, actions.times_s, actions.event_probability))
+    event = high_probability_nearby(np.interp(times_s, actions.times_s, actions.event_probability))
     return times_s, boundary_cost(np.interp(times_s, signals.pair_times_s, total), event)
 
 
-def _highest_nearby(event: np.ndarray) -> np.ndarray:
+def high_probability_nearby(event: np.ndarray) -> np.ndarray:
     """Return the highest probability within two ticks: the start of an interaction is known to a tenth of a second or two."""
     padded = np.pad(event, 2, mode="edge")
     return np.max([padded[shift : shift + len(event)] for shift in range(5)], axis=0)

@@ -1,8 +1,9 @@
 """Detect what the player does and what happens on screen, by a small network trained on a game engine's ground truth.
 
 Thresholds on residual flow are no better than chance on first-person games (docs/log.md): walking makes parallax everywhere,
-and most interactions happen while the player stands. So a network of 0.1 M weights reads flow and change in cells of 20 px over
-about three seconds. `bench/shipped_weights/train_interactions.py` trained it; its card is `docs/models/interactions.md`.
+and most interactions happen while the player stands. So a few networks of 0.1 M weights each read
+flow and change in cells of 20 px over about three seconds. Their mean is the answer; how much they differ tells how sure it is.
+`bench/shipped_weights/train_interactions.py` trained them; their card is `docs/models/interactions.md`.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,10 @@ ROWS, COLUMNS = 12, 16
 REGIMES = ("still", "forward", "back", "turn_left", "turn_right", "strafe_left", "strafe_right", "look_up", "look_down")
 KINDS = ("door", "shot", "wield", "place", "dig", "torch", "explosion", "weather", "appear", "menu")
 """The kinds of interactions that engines' truth tells. wield: what is in the hand changes. appear: someone does."""
+PLANES, CONTEXT_PLANES = 6, 5
+_CHANGES = slice(3, 6)  # the planes of sizes: what flow does not explain, the change, how unevenly a cell moves
+_CONTEXT_TICKS = 30  # to each side
+_FIT_STEPS, _FIT_FLOOR = 3, 0.1  # of the camera's motion by reweighted least squares; px/s are in units of `_UNIT`
 _DILATIONS = (1, 2, 4)
 _TICKS_AT_ONCE = 512  # a convolution's patches are nine times its input: an hour at once would not fit into memory
 # The size of one unit of input: px/s for flow and its unevenness, grey levels for the three changes.
@@ -37,6 +42,7 @@ class Prediction:
     kind_probability: np.ndarray  # [T, 10], of each of `KINDS`
     # [T]: how far the ten seconds around are from the training set; 1 is as far as its farthest 1 %
     distance: np.ndarray
+    spread: np.ndarray  # [T], standard deviation of the event's probability over the networks
 
 
 def predict(
@@ -45,11 +51,16 @@ def predict(
     """Run the shipped network, or another one, on a source, given its P pairs of frames at times [P]; see `inputs`."""
     detector = detector or shipped_detector()
     if not len(times_s):
-        return Prediction(times_s, np.zeros(0), np.zeros((0, len(REGIMES))), np.zeros((0, len(KINDS))), np.zeros(0))
+        none = np.zeros(0)
+        return Prediction(times_s, none, np.zeros((0, len(REGIMES))), np.zeros((0, len(KINDS))), none, none)
     ticks = np.arange(times_s[0], times_s[-1] + 1e-6, 1 / RATE_HZ)
     nearest = np.searchsorted((times_s[1:] + times_s[:-1]) / 2, ticks)
-    parts = [nearest[first : first + _TICKS_AT_ONCE] for first in range(0, len(nearest), _TICKS_AT_ONCE)]
-    encoded = [detector.encode(inputs(cells[part], change_cells[part], fps)) for part in parts]
+    encoded = []
+    for first in range(0, len(nearest), _TICKS_AT_ONCE):
+        lead = min(first, _CONTEXT_TICKS)
+        part = nearest[first - lead : first + _TICKS_AT_ONCE + _CONTEXT_TICKS]
+        planes = with_context(inputs(cells[part], change_cells[part], fps))
+        encoded.append(detector.encode(planes[lead : lead + _TICKS_AT_ONCE]))
     return detector.classify(ticks, *(np.concatenate(of_all) for of_all in zip(*encoded, strict=True)))
 
 
@@ -61,7 +72,7 @@ def concatenate(predictions: Sequence[Prediction]) -> Prediction:
 
 
 def inputs(cells: np.ndarray, change_cells: np.ndarray, fps: float) -> np.ndarray:
-    """Return the network's input, float32 [P, 6, 12, 16].
+    """Return what is measured of each pair, float32 [P, 6, 12, 16].
 
     cells: flow [P, R, C, 2] in px/frame. change_cells: uint8 [P, R, C, 4], packed.
     """
@@ -72,11 +83,56 @@ def inputs(cells: np.ndarray, change_cells: np.ndarray, fps: float) -> np.ndarra
     return np.arcsinh(planes / _UNIT).transpose(0, 3, 1, 2).astype(np.float32)
 
 
+def with_context(planes: np.ndarray) -> np.ndarray:
+    """Return the network's input [T, 11, 12, 16] from the planes [T, 6, 12, 16] of consecutive ticks.
+
+    Added are the flow that is left when the camera's motion, a polynomial of second order fitted to all cells, is taken away
+    (2 planes), and how far the sizes of changes are from their mean over three seconds to each side (3 planes): what is usual
+    in a game differs, and its panels stand still.
+    """
+    ticks = len(planes)
+    left = _flow_residual(np.sinh(planes[:, :2].astype(np.float32)))
+    sizes = planes[:, _CHANGES].astype(np.float32)
+    total = np.concatenate([np.zeros_like(sizes[:1], np.float64), np.cumsum(sizes, axis=0, dtype=np.float64)])
+    at = np.arange(ticks)
+    low, high = np.maximum(at - _CONTEXT_TICKS, 0), np.minimum(at + _CONTEXT_TICKS + 1, ticks)
+    usual = (total[high] - total[low]) / (high - low)[:, None, None, None]
+    return np.concatenate([planes, np.arcsinh(left), sizes - usual.astype(np.float32)], axis=1).astype(np.float32)
+
+
+def _flow_residual(flow: np.ndarray) -> np.ndarray:
+    """Take from flow [T, 2, 12, 16] the polynomial of second order that most cells follow, by reweighted least squares."""
+    y, x = np.meshgrid(np.linspace(-1, 1, ROWS), np.linspace(-1, 1, COLUMNS), indexing="ij")
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6).astype(np.float32)
+    wanted = flow.reshape(len(flow), 2, -1).transpose(0, 2, 1)
+    weight = np.ones(wanted.shape[:2], np.float32)
+    residual = wanted
+    for _ in range(_FIT_STEPS):
+        weighted = terms * weight[..., None]  # [T, N, 6]
+        normal = weighted.transpose(0, 2, 1) @ terms + 1e-4 * np.eye(6, dtype=np.float32)
+        fit = np.linalg.solve(normal, weighted.transpose(0, 2, 1) @ wanted)
+        residual = wanted - terms @ fit
+        weight = 1 / (np.linalg.norm(residual, axis=2) + _FIT_FLOOR)
+    return residual.transpose(0, 2, 1).reshape(flow.shape)
+
+
 class Detector:
-    """The network in NumPy: three convolutions over the cells of a tick, three over time, three heads."""
+    """Networks in NumPy: three convolutions over a tick's cells, three over time, and heads. Their weighted mean counts."""
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
+        """weights: those of network k alone begin with "k/"; where none does, there is one network.
+
+        Networks without convolutions of their own have those without a prefix in common. `votes` [K] are the networks' shares.
+        """
         self._w = {name: value.astype(np.float32) for name, value in weights.items()}
+        count = len({name.partition("/")[0] for name in weights if "/" in name})
+        own = [_named_after(self._w, f"{k}/") for k in range(count)] or [self._w]
+        self._networks = [_Network(one) for one in own]
+        self._convolutions = [one if "space0.weight" in one else self._w for one in own]
+        self._votes = self._w.get("votes", np.full(len(own), 1 / len(own), np.float32))
+
+    def __len__(self) -> int:
+        return len(self._networks)
 
     @property
     def confidence_rule(self) -> tuple[np.ndarray, float]:
@@ -84,21 +140,57 @@ class Detector:
         return self._w["confidence.weight"], float(self._w["confidence.bias"])
 
     def encode(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Encode each tick by itself: float32 [T, 6, 12, 16] -> features [T, D] and `motion_statistics` [T, 48]."""
-        x = planes
-        for layer, stride in enumerate((1, 2, 2)):
-            x = _relu(_conv(x, self._w[f"space{layer}.weight"], self._w[f"space{layer}.bias"], stride))
-        return _relu(x.reshape(len(x), -1) @ self._w["look.weight"].T + self._w["look.bias"]), motion_statistics(planes)
+        """Encode ticks [T, 11, 12, 16] that `with_context` returned: features [T, K, D] and `motion_statistics` [T, 48]."""
+        seen: dict[int, np.ndarray] = {}
+        features = []
+        for network, weights in zip(self._networks, self._convolutions, strict=True):
+            if id(weights) not in seen:
+                seen[id(weights)] = _convolve(planes, weights)
+            features.append(network.look(seen[id(weights)]))
+        return np.stack(features, axis=1), motion_statistics(planes[:, :PLANES])
 
-    def classify(self, times_s: np.ndarray, features_TD: np.ndarray, statistics_TH: np.ndarray) -> Prediction:
+    def classify(self, times_s: np.ndarray, features_TKD: np.ndarray, statistics_TH: np.ndarray) -> Prediction:
         """Classify consecutive ticks, a tenth of a second apart, from what `encode` returns for them."""
-        x = features_TD
+        heads = [network.classify(features_TKD[:, k]) for k, network in enumerate(self._networks)]
+        split = 1 + len(REGIMES)
+        events = np.stack([_sigmoid(head[:, 0]) for head in heads])
+        event = self._votes @ events
+        regimes = np.tensordot(self._votes, [_softmax(head[:, 1:split]) for head in heads], 1)
+        kinds = np.tensordot(self._votes, [_sigmoid(head[:, split:]) for head in heads], 1)
+        distance = self._distance(mean_over_ten_seconds(statistics_TH))
+        return Prediction(times_s, event, regimes, kinds, distance, np.sqrt(self._votes @ (events - event) ** 2))
+
+    def _distance(self, statistics_TH: np.ndarray) -> np.ndarray:
+        """Return the Mahalanobis distance from the training set, 1 at its farthest 1 %."""
+        whitened = (statistics_TH - self._w["known.mean"]) @ self._w["known.whiten"]
+        return np.sqrt((whitened * whitened).mean(1)) / self._w["known.limit"]
+
+
+def _convolve(planes: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
+    """Return [T, 624]: the last convolution's output at each place, and the highest of all places."""
+    x = planes[:, : weights["space0.weight"].shape[1]]  # those of the first releases read six planes
+    for layer, stride in enumerate((1, 2, 2)):
+        x = _relu(_conv(x, weights[f"space{layer}.weight"], weights[f"space{layer}.bias"], stride))
+    return np.concatenate([x.reshape(len(x), -1), x.max((2, 3))], axis=1)
+
+
+class _Network:
+    """What one of the networks has for itself."""
+
+    def __init__(self, weights: dict[str, np.ndarray]) -> None:
+        self._w = weights
+
+    def look(self, cells: np.ndarray) -> np.ndarray:
+        """Read the convolved cells of each tick, [T, 624] -> [T, D]. The first releases read the first 576."""
+        weight = self._w["look.weight"]
+        return _relu(cells[:, : weight.shape[1]] @ weight.T + self._w["look.bias"])
+
+    def classify(self, x_TD: np.ndarray) -> np.ndarray:
+        """Return the logits [T, 1 + 9 + 10] of an event, the regimes and the kinds."""
+        x = x_TD
         for layer, dilation in enumerate(_DILATIONS):
             x = x + _relu(self._convolve_time(x, f"time{layer}", dilation))
-        heads = x @ self._w["head.weight"].T + self._w["head.bias"]
-        distance = self._distance(mean_over_ten_seconds(statistics_TH))
-        regimes, kinds = heads[:, 1 : 1 + len(REGIMES)], heads[:, 1 + len(REGIMES) :]
-        return Prediction(times_s, _sigmoid(heads[:, 0]), _softmax(regimes), _sigmoid(kinds), distance)
+        return x @ self._w["head.weight"].T + self._w["head.bias"]
 
     def _convolve_time(self, x_TD: np.ndarray, name: str, dilation: int) -> np.ndarray:
         """Convolve over time with five taps, with zeros beyond the ends."""
@@ -108,10 +200,9 @@ class Detector:
         taps = (padded[tap * dilation : tap * dilation + len(x_TD)] @ weight[:, :, tap].T for tap in range(weight.shape[2]))
         return np.add.reduce([*taps], axis=0) + self._w[f"{name}.bias"]
 
-    def _distance(self, statistics_TH: np.ndarray) -> np.ndarray:
-        """Return the Mahalanobis distance from the training set, 1 at its farthest 1 %."""
-        whitened = (statistics_TH - self._w["known.mean"]) @ self._w["known.whiten"]
-        return np.sqrt((whitened * whitened).mean(1)) / self._w["known.limit"]
+
+def _named_after(weights: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def motion_statistics(planes: np.ndarray) -> np.ndarray:

@@ -124,10 +124,14 @@ class InteractionSettings:
     min_s: float = 0.15  # seconds; shorter spans are dropped
     pad_s: float = 0.1  # seconds added at both ends, because a tick locates them no better
     # How far a source may be from the detector's training set; further ones are judged by flow alone. 1 is as far as the set's
-    # farthest 1 %. Other maps of the same game have 0.4 to 0.7, films about 1, another game 0.8 to 1.4.
-    max_distance: float = 1.0
+    # farthest 1 %. Other maps of the same games have 0.4 to 0.9, films about 1, other games 1.0 to 1.4.
+    max_distance: float = 1.5
+    # How far a clip may be for it to be known that nothing happens in it: on games that the detector was not trained on, it
+    # misses half of what happens.
+    max_quiet_distance: float = 0.9
+    min_seen: float = 0.2  # certainty (0-1) under which an interaction counts as nothing that happens
     min_kind: float = 0.5  # probability from which an interaction is named: a door, a shot; otherwise it is an event
-    min_confidence: float = 0.6  # 0-1; a clip's interactions are unknown where the detector is less sure of them
+    min_confidence: float = 0.5  # 0-1; a clip's interactions are unknown where the detector is less sure of them
 
 
 def interaction_spans(times_s: np.ndarray, event: np.ndarray, settings: InteractionSettings, end_s: float) -> list[ActionSpan]:
@@ -158,6 +162,11 @@ def _join(one: ActionSpan, other: ActionSpan) -> ActionSpan:
     energy = float(np.average([one.energy, other.energy], weights=lengths))
     peak = max(one, other, key=lambda span: span.energy).peak_s
     return one._replace(end_s=other.end_s, energy=energy, peak_s=peak)
+
+
+def certainty(energy: float, length_s: float) -> float:
+    """Return how certain an interaction is, 0-1: its mean probability over at least 0.5 s."""
+    return energy * min(1.0, length_s / 0.5)
 
 
 def unusual_motion(motion: FlowMotion, times_s: np.ndarray) -> np.ndarray:

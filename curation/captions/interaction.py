@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from curation.actions.spans import certainty
 from curation.captions.caption import MEASURED, MOTIONS, ClipMeasurements, MeasuredEvent, describe, describe_briefly
 from curation.vlm import Prompt, question_files
 
 # Below this motion (px/frame at 320 px wide, camera and objects together) and without flashes or events the picture is still.
 _STILL_PX = 0.05
 # The category of interaction.yaml of each kind of event that the detector names.
-_CATEGORIES = {
+CATEGORIES = {
     **dict.fromkeys(("door", "shot", "wield", "place", "dig", "torch"), "actor"),
     **dict.fromkeys(("explosion", "weather"), "environment"),
     "appear": "entity",
@@ -30,7 +31,7 @@ class InteractiveSettings:
 
     # Score (0-1) from which a clip counts as interactive; larger values accept fewer clips. `gamecraft bench captions --tune`
     # shows what other values give.
-    min_score: float = 0.55
+    min_score: float = 0.45
     # Score (0-1) from which a clip is left unknown instead of not interactive. On games that the detector was not trained on,
     # half of the missed events have a score between the two.
     min_unknown_score: float = 0.2
@@ -75,7 +76,7 @@ def judge_by_measurements(clip: ClipMeasurements, settings: InteractiveSettings)
     if score >= settings.min_score:
         event = _surest(clip.events)
         reason = f"{event.words} at {event.peak_s:.1f} s: {score:.2f} >= {settings.min_score:g}"
-        return InteractiveVerdict(True, reason, score, category=_CATEGORIES.get(event.kind))
+        return InteractiveVerdict(True, reason, score, category=CATEGORIES.get(event.kind))
     if score >= settings.min_unknown_score:
         return InteractiveVerdict(None, f"perhaps something happens: {score:.2f} < {settings.min_score:g}", score)
     camera_only = not clip.events and (clip.motion_camera or 0) > (clip.motion_object or 0)
@@ -90,7 +91,7 @@ def event_score(clip: ClipMeasurements) -> float:
 
 
 def _event_confidence(event: MeasuredEvent) -> float:
-    return event.energy * min(1.0, (event.end_s - event.start_s) / 0.5)
+    return certainty(event.energy, event.end_s - event.start_s)
 
 
 def _surest(events: Sequence[MeasuredEvent]) -> MeasuredEvent:
@@ -218,7 +219,7 @@ def measured_change_inside(clip: ClipMeasurements) -> Change | None:
         return None
     before, after = (f"the camera {_camera_at(clip, t)}" for t in (event.start_s - 1e-3, event.end_s + 1e-3))
     transition = f"{event.words} from {event.start_s:.1f} to {event.end_s:.1f} s"
-    category = _CATEGORIES.get(event.kind)
+    category = CATEGORIES.get(event.kind)
     parts = _parts(initial_state=before, transition=transition, final_state=after, category=category)
     return Change(f"While {before}, {transition}; then {after}.", parts, MEASURED)
 

@@ -25,7 +25,15 @@ from curation.media.seek import can_seek_near
 from curation.media.source import Source, probe
 from curation.media.viewport import ViewportAccumulator, ViewportSums
 from curation.partition.optical_flow import MAX_HEIGHT, WIDTH, Flow, FlowSettings, load_flow
-from curation.partition.recorders import FRAMES_AFTER, FRAMES_BEFORE, SECONDS_BEFORE, Recorder, ScanFrame, new_recorders
+from curation.partition.recorders import (
+    FRAMES_AFTER,
+    FRAMES_BEFORE,
+    SECONDS_BEFORE,
+    FlowRecorder,
+    Recorder,
+    ScanFrame,
+    new_recorders,
+)
 from curation.quality.backends import load_iqa
 from curation.quality.iqa import Iqa, IqaSettings
 from curation.quality.luminance import luma
@@ -162,6 +170,15 @@ def measure(uri: str, settings: ScanSettings, start_s: float = 0.0, end_s: float
     )
     _check(chunk, seams)
     return chunk
+
+
+def measure_flow(uri: str, settings: FlowSettings) -> dict[str, np.ndarray]:
+    """Measure only a source's flow. Return the times of all its frames, and the arrays of `recorders.FlowRecorder`."""
+    recorder, times_s = FlowRecorder(cached_flow(settings), settings.pairs_per_s), []
+    for frame in _frames_around(uri, 0.0, math.inf):
+        recorder.add(frame)
+        times_s.append(frame.time_s)
+    return {"times_s": np.array(times_s), **recorder.arrays()}
 
 
 def _frames_around(uri: str, start_s: float, end_s: float) -> Iterator[ScanFrame]:

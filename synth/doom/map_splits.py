@@ -23,7 +23,7 @@ HELD_OUT = frozenset(
 )
 RECORDINGS = 64
 _VALIDATION_EVERY = 8  # every eighth recording is for early stopping and thresholds, on separate maps
-_MAPS_EACH, _SECONDS = 4, 20.0
+_MAPS_EACH, _SECONDS, _SPLIT_SEED = 4, 20.0, 20
 _STYLES = {"explore": 9, "fight": 4, "camera": 2, "static": 1}
 _SIZES = {(640, 480): 5, (640, 360): 4, (320, 240): 2, (800, 600): 1, (1280, 720): 1, (512, 384): 2}
 
@@ -33,12 +33,17 @@ def maps_of(held_out: bool) -> list[tuple[str, str]]:
     return [(wad, name) for wad, path in wads().items() for name in map_names(path) if (name in HELD_OUT) == held_out]
 
 
+def split_maps(rng: random.Random | None = None) -> dict[str, list[tuple[str, str]]]:
+    """Return the maps for `train`, `valid` and `test`, which share none."""
+    maps = maps_of(held_out=False)
+    (rng or random.Random(_SPLIT_SEED)).shuffle(maps)
+    return {"valid": maps[: len(maps) // 6], "train": maps[len(maps) // 6 :], "test": maps_of(held_out=True)}
+
+
 def recordings() -> dict[str, Recording]:
     """Return the settings of every recording by name. Names begin with `train` or `valid`, which share no map."""
-    maps = maps_of(held_out=False)
-    rng = random.Random(20)
-    rng.shuffle(maps)
-    shares = {"valid": maps[: len(maps) // 6], "train": maps[len(maps) // 6 :]}
+    rng = random.Random(_SPLIT_SEED)
+    shares = split_maps(rng)
     kinds = ["train" if number % _VALIDATION_EVERY else "valid" for number in range(RECORDINGS)]
     return {f"{kind}{number:02}": _draw_recording(rng, shares[kind], 7000 + number) for number, kind in enumerate(kinds)}
 

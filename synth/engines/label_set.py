@@ -1,10 +1,10 @@
-"""Record the footage that the detector of interactions is trained and judged on, in each engine.
+"""Record the footage that the detector of interactions is trained and judged on: one set, in four engines.
 
-    python -m synth.engines.label_set FOLDER --engine minetest [--part K/N]
+    python -m synth.engines.label_set FOLDER [--first N] [--part K/N] [--split test] [--engine minetest]
 
-Takes are balanced by what happens, and a third has nothing happening. Each has a world or map of its own, drawn from its seed:
-those named `test` share no world and no map with the others. Takes that exist are skipped, so several processes can share the
-work.
+Takes are balanced by what happens, and a third has nothing happening. Each has a world or maps of its own, drawn from its seed:
+those named `test` and `valid` share no world and no map with the others. Nothing is trained on Neverball. Engines take turns,
+so that the first takes are balanced as well. Takes that exist are skipped: several processes can share the work.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from synth.engines.openarena import MAPS
 from synth.engines.recorder import record
 from synth.engines.takes import Take
 
-TEST_MAPS = MAPS[::5]
-"""Maps of OpenArena on which nothing is trained or tuned."""
+TEST_MAPS, VALID_MAPS = MAPS[::5], MAPS[2::10]
+"""Maps of OpenArena on which nothing is trained; on the first, nothing is tuned either."""
 
 # Scenario, HUD, hand, third person. Every third has nothing happening, or hardly anything.
 _MINETEST = (
@@ -65,40 +65,60 @@ _DOOM = (
     ("static", True, True, True),
     ("explore", False, False, False),
 )
-_SPLITS = ("train", "train", "test", "train", "train", "valid")  # in turn: recordings that stop early are balanced
-_TAKES = 60
+_NEVERBALL = (("roll", True, False, True),)
+_SPLITS = ("train", "train", "test", "train", "train", "valid", "train", "train")  # in turn
+TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "neverball": 3}
+"""How many takes of `SECONDS` the set has in each engine."""
+SECONDS = 45.0
+_KINDS = {"minetest": _MINETEST, "openarena": _OPENARENA, "doom": _DOOM, "neverball": _NEVERBALL}
 _SIZES = ((320, 240), (320, 240), (384, 216), (320, 180))
-_SEEDS = {"doom": 40000, "minetest": 41000, "openarena": 42000}
+_SEEDS = {"doom": 40000, "minetest": 41000, "openarena": 42000, "neverball": 43000}
 _TRIES = 3
 
 
-def takes(engine: str, seconds: float) -> Iterator[tuple[str, Take | doom.Recording]]:
-    """Yield the name and the settings of every take."""
-    kinds = {"minetest": _MINETEST, "openarena": _OPENARENA, "doom": _DOOM}[engine]
+def all_takes() -> Iterator[tuple[str, str, Take | doom.Recording]]:
+    """Yield the engine, the name and the settings of every take. Engines take turns by their share; Neverball comes last."""
+    counts = {engine: 0 for engine in TAKES if engine != "neverball"}
+    by_engine = {engine: takes(engine) for engine in TAKES}
+    while any(counts[engine] < TAKES[engine] for engine in counts):
+        engine = min(counts, key=lambda name: (counts[name] + 1) / TAKES[name])
+        counts[engine] += 1
+        yield (engine, *next(by_engine[engine]))
+    for take in by_engine["neverball"]:
+        yield ("neverball", *take)
+
+
+def takes(engine: str) -> Iterator[tuple[str, Take | doom.Recording]]:
+    """Yield the name and the settings of every take of an engine."""
+    kinds = _KINDS[engine]
     counts = dict.fromkeys(("train", "valid", "test"), 0)
-    for number in range(_TAKES):
-        split = _SPLITS[number % len(_SPLITS)]
+    for number in range(TAKES[engine]):
+        split = "test" if engine == "neverball" else _SPLITS[number % len(_SPLITS)]
         counts[split] += 1
         kind = kinds[(counts[split] - 1) % len(kinds)]
         rng = random.Random(_SEEDS[engine] + number)
         name, seed = f"{engine}-{split}{number:02}-{kind[0]}", _SEEDS[engine] + number
         if engine == "doom":
-            yield name, _doom_take(kind, split, seed, seconds, rng)
+            yield name, _doom_take(kind, split, seed, rng)
         else:
-            maps = TEST_MAPS if split == "test" else [other for other in MAPS if other not in TEST_MAPS]
-            yield name, _take(kind, rng.choice(maps) if engine == "openarena" else None, seed, seconds, rng)
+            yield name, _take(kind, rng.choice(_openarena_maps(split)) if engine == "openarena" else None, seed, rng)
 
 
-def _take(kind: tuple[str, bool, bool, bool], place: str | None, seed: int, seconds: float, rng: random.Random) -> Take:
+def _openarena_maps(split: str) -> list[str]:
+    shares = {"test": [*TEST_MAPS], "valid": [*VALID_MAPS]}
+    return shares.get(split) or [name for name in MAPS if name not in TEST_MAPS and name not in VALID_MAPS]
+
+
+def _take(kind: tuple[str, bool, bool, bool], place: str | None, seed: int, rng: random.Random) -> Take:
     scenario, hud, hand, third_person = kind
-    return Take(scenario, seed, seconds, rng.choice(_SIZES), hud, hand, place, third_person, crf=rng.choice((20, 23, 26, 30)))
+    return Take(scenario, seed, SECONDS, rng.choice(_SIZES), hud, hand, place, third_person, crf=rng.choice((20, 23, 26, 30)))
 
 
-def _doom_take(kind: tuple[str, bool, bool, bool], split: str, seed: int, seconds: float, rng: random.Random) -> doom.Recording:
+def _doom_take(kind: tuple[str, bool, bool, bool], split: str, seed: int, rng: random.Random) -> doom.Recording:
     style, hud, weapon, monsters = kind
-    maps = rng.sample(map_splits.maps_of(held_out=split == "test"), 2)
+    maps = rng.sample(map_splits.split_maps()[split], 2)
     return doom.Recording(
-        [(*place, seconds / 2) for place in maps],
+        [(*place, SECONDS / 2) for place in maps],
         seed,
         320,
         240,
@@ -114,20 +134,22 @@ def main() -> None:
     """Record the takes that the folder lacks. One that fails is tried again with another seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--engine", choices=tuple(_SEEDS), required=True)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each take; default 60")
-    parser.add_argument("--takes", type=int, default=_TAKES, help=f"how many; default {_TAKES}")
-    parser.add_argument("--part", default="0/1", help="K/N: every Nth take from the Kth on")
+    parser.add_argument("--engine", choices=tuple(TAKES), help="record this one only")
+    parser.add_argument("--split", default="", help="record train, valid or test only")
+    parser.add_argument("--first", type=int, default=None, help="how many of the set's takes count; default all")
+    parser.add_argument("--part", default="0/1", help="K/N: every Nth of these takes from the Kth on")
     options = parser.parse_args()
     part, parts = (int(number) for number in options.part.split("/"))
-    for name, take in itertools.islice(takes(options.engine, options.seconds), part, options.takes, parts):
+    for engine, name, take in [*itertools.islice(all_takes(), options.first)][part::parts]:
+        if options.engine not in (None, engine) or f"-{options.split}" not in name:
+            continue
         target = options.folder / f"{name}.mp4"
         if target.with_suffix(".jsonl").exists():
             continue
         began_s = time.monotonic()
         if isinstance(take, doom.Recording):
             doom.record(target, take)
-        elif not _recorded(options.engine, target, take):
+        elif not _recorded(engine, target, take):
             continue
         print(f"{name}: {time.monotonic() - began_s:.0f} s", flush=True)
 

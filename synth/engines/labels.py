@@ -17,6 +17,7 @@ from synth.doom.truth import Truth
 # Rates of pitch from which a player looks up or down, where the view does not turn faster.
 _LOOK_DEG_S = 20.0
 _SAME_REGIME_S = 0.3
+_CUT_S = 0.2  # how long a cut shows in measurements that compare pictures
 # Names of events in recordings of other recorders.
 _ALIASES = {
     "fire": "shot",
@@ -36,7 +37,12 @@ _ALIASES = {
 _PLACE_SHOWN_S = {"snow": 1.2, "night": 1.2, "torch": 0.4, "block": 0.3, "creature": 0.5, "explosion": 1.6}
 _PLACE_KINDS = {**_ALIASES, "torch": "wield", "explosion": "explosion"}
 # Kinds that an engine's truth does not tell although they may happen.
-_UNTOLD = {"doom": frozenset({"appear", "explosion"}), "openarena": frozenset({"appear"}), "minetest": frozenset[str]()}
+_UNTOLD = {
+    "doom": frozenset({"appear", "explosion"}),
+    "openarena": frozenset({"appear"}),
+    "minetest": frozenset[str](),
+    "neverball": frozenset(KINDS),
+}
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,13 @@ class Labels:
     """The labels of n frames."""
 
     truth: Truth
-    engine: str  # doom | minetest | openarena
+    engine: str  # doom | minetest | openarena | neverball
     spans: tuple[LabelSpan, ...]
     event: NDArray[np.bool_]  # [n], something happens in view
     kinds: NDArray[np.bool_]  # [n, 10], of each of `KINDS`
     knows_kind: NDArray[np.bool_]  # [10], False where the truth does not tell of a kind
-    known: NDArray[np.bool_]  # [n], False where the truth does not tell whether an event is visible
+    # [n], False where the truth does not tell whether an event is visible: others shoot, and a wall may be between; a cut
+    known: NDArray[np.bool_]
     regimes: list[str]  # [n], none shorter than 0.3 s
 
 
@@ -74,6 +81,13 @@ def read_labels(jsonl: str | Path) -> Labels:
         kinds[span.start : span.end, KINDS.index(span.kind)] = True
     visible = truth.interactions(recorded)
     event: NDArray[np.bool_] = visible if engine == "doom" else np.logical_or.reduce(kinds, axis=1)
+    known = ~(recorded.weapon_busy & ~visible)  # a weapon that is not drawn still lights the room when it fires
+    for frame in truth.discontinuities(recorded):
+        near = slice(max(0, frame - 1), frame + round(_CUT_S * recorded.fps))
+        known[near] &= event[near]
+    for span in lines[-1].get("spans", ()):
+        if span.get("by_other") and span["in_view"]:
+            known[span["start"] : span["end"]] &= event[span["start"] : span["end"]]
     return Labels(
         recorded,
         engine,
@@ -81,14 +95,14 @@ def read_labels(jsonl: str | Path) -> Labels:
         event,
         kinds,
         np.array([kind not in _UNTOLD[engine] for kind in KINDS]),
-        ~(recorded.weapon_busy & ~visible),  # a weapon that is not drawn still lights the room when it fires
+        known,
         merge_short_runs(_regimes(recorded, lines), recorded.time_s, _SAME_REGIME_S),
     )
 
 
 def _engine(header: dict[str, Any]) -> str:
     name = str(header.get("engine", header.get("game", ""))).lower()
-    return next((engine for engine in ("minetest", "openarena") if name.startswith(engine)), "doom")
+    return next((engine for engine in ("minetest", "openarena", "neverball") if name.startswith(engine)), "doom")
 
 
 def _spans(recorded: Truth, footer: dict[str, Any], engine: str) -> Iterator[LabelSpan]:
@@ -101,7 +115,7 @@ def _spans(recorded: Truth, footer: dict[str, Any], engine: str) -> Iterator[Lab
             in_view = span.get(
                 "in_view", span.get("dist", 0) < 24 and span.get("off", 0) < 45 and not (hidden and kind == "wield")
             )
-            if in_view and span["end"] > span["start"]:
+            if in_view and span["end"] > span["start"] and not span.get("by_other"):
                 yield LabelSpan(kind, span["start"], span["end"])
     else:
         for event in recorded.events:

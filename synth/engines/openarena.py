@@ -386,10 +386,30 @@ def _events(
         for number in range(1, len(frames)):
             if held[number] and held[number - 1] and held[number] != held[number - 1] and number not in jumps:
                 yield EventSpan("wield", number - _WEAPON_BEFORE, number + _WEAPON_SHOWN, details={"item": held[number]})
+    yield from _shots_of_others(frames, take)
     yield from _movers(frames, bounds)
     blasts = [[at for _, model, at in frame.scene.entities if "boom" in model] for frame in frames]
     for start, end in _joined_runs([bool(places) for places in blasts], 4):
         yield EventSpan("explosion", start, min(end + 2, start + _BLAST_SHOWN), _metres(blasts[start][0]), 1.2)
+
+
+def _shots_of_others(frames: Sequence[_Frame], take: Take) -> Iterator[EventSpan]:
+    """Find the shots of players other than the one who is shown: a muzzle flash elsewhere. Walls between are not known."""
+    seen = [_other_flashes(frame.scene, take.third_person) for frame in frames]
+    for start, end in _joined_runs([bool(places) for places in seen], _FLASH_GAP):
+        at = next(places[0] for places in seen[start:end] if places)
+        yield EventSpan("shot", start, end + _FLASH_SHOWN, _metres(at), 0.6, {"by_other": True})
+
+
+def _other_flashes(scene: Scene, third_person: bool) -> list[NDArray[np.float64]]:
+    return [
+        at
+        for flags, model, at in scene.entities
+        if "weapons" in model
+        and "flash" in model
+        and not flags & _FIRST_PERSON
+        and not (third_person and np.linalg.norm(at - scene.eye) < _NEAR_UNITS)
+    ]
 
 
 def _movers(frames: Sequence[_Frame], bounds: Sequence[tuple[NDArray[np.float64], float]]) -> Iterator[EventSpan]:

@@ -93,7 +93,7 @@ def write_truth(
         "hfov_deg": round(2 * optics.half_fov_deg[0], 4),
         "argv": [] if hand_is_drawn else ["--no-weapon"],
     }
-    busy = _flags(len(frames), (span for span in spans if span["kind"] in HAND_KINDS and span["in_view"]))
+    busy = _flags(len(frames), (span for span in spans if _is_own(span) and span["in_view"]))
     started: dict[int, list[dict[str, Any]]] = {}
     for span in spans:
         started.setdefault(span["start"], []).append({"e": span["kind"], **{k: v for k, v in span.items() if k != "kind"}})
@@ -111,6 +111,10 @@ def write_truth(
         counts = Counter(span["kind"] for span in spans if span["in_view"])
         footer = {"footer": True, "frames": len(frames), "true_cuts": [], "jumps": list(cuts), "event_counts": dict(counts)}
         file.write(json.dumps({**footer, "spans": spans}) + "\n")
+
+
+def _is_own(span: dict[str, Any]) -> bool:
+    return span["kind"] in HAND_KINDS and not span.get("by_other")
 
 
 def _line(

@@ -21,7 +21,7 @@ def ticks(engine="minetest", seconds=20, kind="place", at_s=(5.0, 6.0)):
     count = round(seconds * 10)
     kinds = np.zeros((count, len(KINDS)), bool)
     kinds[round(at_s[0] * 10) : round(at_s[1] * 10), KINDS.index(kind)] = True
-    planes = np.zeros((count, 6, 12, 16), np.float16)
+    planes = np.zeros((count, 11, 12, 16), np.float16)
     return LabelledTicks(
         engine,
         np.arange(count) / 10,
@@ -49,7 +49,7 @@ def predicted(event, seconds=20, regime="still"):
     count = seconds * 10
     regimes = np.full((count, len(REGIMES)), 0.01)
     regimes[:, REGIMES.index(regime)] = 0.9
-    return Prediction(np.arange(count) / 10, event, regimes, np.full((count, len(KINDS)), 0.1), np.ones(count))
+    return Prediction(np.arange(count) / 10, event, regimes, np.full((count, len(KINDS)), 0.1), np.ones(count), np.zeros(count))
 
 
 def event_at(at_s, high=0.9, seconds=20):
@@ -80,7 +80,7 @@ def test_recall_counts_only_spans_of_at_most_two_and_a_half_times_the_events_tim
 
 
 def test_clips_are_true_where_something_is_visible_in_them():
-    detector = SimpleNamespace(confidence_rule=(np.zeros(5), 2.0))
+    detector = SimpleNamespace(confidence_rule=(np.zeros(6), 2.0))
     verdicts = [*clip_verdicts(detector, recording(), predicted(event_at((5.0, 6.0))))]
     assert [verdict.true for verdict in verdicts] == [True, False, False]
     assert [verdict.score > 0.8 for verdict in verdicts] == [True, False, False]
@@ -102,7 +102,7 @@ def test_a_change_of_regime_is_matched_in_time():
 
 
 def verdict(engine, true, score, doubt):
-    return interactions.ClipVerdict(engine, true, score, 1 - doubt, np.array([doubt, 0, 0, 0, 0]))
+    return interactions.ClipVerdict(engine, true, score, 1 - doubt, np.array([doubt, 0, 0, 0, 0, 0]))
 
 
 def test_the_confidence_is_fitted_to_tell_wrong_verdicts_from_right_ones():
@@ -128,7 +128,7 @@ def test_windows_are_quiet_in_three_of_ten_and_else_show_each_engine_and_kind_al
     shares = np.bincount([number for number, _ in picks], minlength=3) / len(picks)
     np.testing.assert_allclose(shares, [0.5, 0.25, 0.25], atol=0.07)
     batch = windows.batch(4)
-    assert batch["planes"].shape == (4, train_interactions.TICKS, 6, 12, 16)
+    assert batch["planes"].shape == (4, train_interactions.TICKS, 11, 12, 16)
     assert batch["knows_kind"].shape == (4, 1, len(KINDS))
 
 
@@ -156,6 +156,6 @@ def test_weights_with_fewer_outputs_start_a_network_that_says_what_they_say(tmp_
     np.savez(tmp_path / "old.npz", **state)
     other = train_interactions.Net().eval()
     other.load_state_dict(train_interactions.start_weights(tmp_path / "old.npz", other))
-    planes = torch.randn(1, 20, 6, 12, 16)
+    planes = torch.randn(1, 20, 11, 12, 16)
     with torch.inference_mode():
         torch.testing.assert_close(other(planes)[..., :8], net(planes)[..., :8])

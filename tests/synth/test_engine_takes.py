@@ -12,7 +12,7 @@ from curation.actions.learned import KINDS
 from curation.errors import InputError
 from curation.media.decode import Span, read_frames
 from synth.doom.truth import interactions, read_truth
-from synth.engines import label_set, minetest_scenes, openarena, recorder
+from synth.engines import label_set, minetest_scenes, neverball, openarena, recorder
 from synth.engines.__main__ import main
 from synth.engines.labels import LabelSpan, read_labels
 from synth.engines.minetest_player import SCENARIOS, Player
@@ -162,23 +162,93 @@ def test_shots_weapons_lifts_and_new_lives_are_found_in_what_was_drawn():
     assert hidden == ["door"]
 
 
+def test_a_shot_of_somebody_else_is_no_event_and_its_frames_are_not_known(tmp_path):
+    flash, gun = "models/weapons2/shotgun/shotgun_flash.md3", "models/weapons2/shotgun/shotgun.md3"
+    frames = [
+        openarena._Frame(
+            scene(entities=[(4, gun, (0, 0, 0)), *([(0, flash, (0, 200, 50))] if 10 <= number < 13 else [])]),
+            openarena._Act(),
+            "",
+        )
+        for number in range(30)
+    ]
+    spans = [*openarena._events(frames, [], Take("fight"), [])]
+    assert [(span.kind, span.start, span.details) for span in spans] == [("shot", 10, {"by_other": True})]
+    ahead = [EventSpan("shot", 10, 18, (4.0, 0.0, 1.5), 0.6, {"by_other": True})]
+    labels = read_labels(written(tmp_path, ahead, engine="openarena"))
+    assert not labels.event.any()
+    assert np.flatnonzero(~labels.known).tolist() == [*range(10, 18)]
+    behind = [EventSpan("shot", 10, 18, (-4.0, 0.0, 1.5), 0.6, {"by_other": True})]
+    assert read_labels(written(tmp_path, behind, engine="openarena")).known.all()
+
+
+def test_what_a_cut_changes_in_the_picture_is_not_known_to_be_an_event(tmp_path):
+    labels = read_labels(written(tmp_path, [EventSpan("place", 20, 24)], cuts=[10, 21]))
+    assert np.flatnonzero(~labels.known).tolist() == [*range(9, 16), *range(24, 27)]
+
+
+def view(rotation, eye, ball=(1.0, 0.25, -1.0)):
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rotation, -rotation @ np.array(eye)
+    numbers = " ".join(map(str, matrix.T.ravel()))
+    lines = [f"GAMECRAFT_VIEW 1.6 2.1 {numbers}", f"GAMECRAFT_FLOOR {' '.join(map(str, ball))} {numbers}", "noise"]
+    return neverball.read_view(lines)
+
+
+def test_neverballs_matrices_are_the_camera_relative_to_the_floor():
+    level = view(np.eye(3), (1.0, 2.0, 3.0))
+    np.testing.assert_allclose(level.eye, [1, -3, 2])
+    np.testing.assert_allclose(level.angles_deg, [90, 0, 0], atol=1e-9)
+    assert level.ball.tolist() == [1, 0.25, -1]
+    down = np.radians(-20)
+    tilted = np.array([[1, 0, 0], [0, np.cos(down), -np.sin(down)], [0, np.sin(down), np.cos(down)]]).T
+    np.testing.assert_allclose(view(tilted, (0, 0, 0)).angles_deg, [90, -20, 0], atol=1e-9)
+    left = np.radians(30)
+    turned = np.array([[np.cos(left), 0, np.sin(left)], [0, 1, 0], [-np.sin(left), 0, np.cos(left)]]).T
+    np.testing.assert_allclose(view(turned, (0, 0, 0)).angles_deg, [120, 0, 0], atol=1e-9)
+    rolled = np.array([[np.cos(left), -np.sin(left), 0], [np.sin(left), np.cos(left), 0], [0, 0, 1]]).T
+    np.testing.assert_allclose(np.abs(view(rolled, (0, 0, 0)).angles_deg), [90, 0, 30], atol=1e-9)
+    assert neverball.read_view(["GAMECRAFT_VIEW 1 2", "noise"]) is None
+
+
+@pytest.mark.parametrize("settings", [{}, {"third_person": True}, {"third_person": True, "hand": False, "hud": False}])
+def test_neverball_refuses_what_it_cannot_show(settings):
+    with pytest.raises(InputError, match="no hand"):
+        neverball.play(Take("roll", **settings), lambda picture: None)
+
+
 def test_test_maps_and_worlds_are_in_no_other_split():
-    takes = dict(label_set.takes("openarena", 30))
-    places = {split: {take.place for name, take in takes.items() if split in name} for split in ("train", "valid", "test")}
-    assert places["test"] <= set(label_set.TEST_MAPS)
-    assert not (places["train"] | places["valid"]) & places["test"]
-    doom = dict(label_set.takes("doom", 30))
-    maps = {
-        split: {place[:2] for name, take in doom.items() if split in name for place in take.maps} for split in ("train", "test")
-    }
-    assert not maps["train"] & maps["test"]
-    assert len({take.seed for take in dict(label_set.takes("minetest", 30)).values()}) == len(takes)
+    def places(engine, places_of):
+        takes = dict(label_set.takes(engine))
+        splits = ("train", "valid", "test")
+        return {
+            split: {place for name, take in takes.items() if split in name for place in places_of(take)} for split in splits
+        }
+
+    openarena_maps = places("openarena", lambda take: [take.place])
+    assert openarena_maps["test"] <= set(label_set.TEST_MAPS)
+    doom_maps = places("doom", lambda take: [place[:2] for place in take.maps])
+    for maps in (openarena_maps, doom_maps):
+        assert all(maps.values())
+        assert len(maps["train"] | maps["valid"] | maps["test"]) == sum(map(len, maps.values()))
+    assert len({take.seed for take in dict(label_set.takes("minetest")).values()}) == label_set.TAKES["minetest"]
+    assert all("-test" in name for name in dict(label_set.takes("neverball")))
+
+
+def test_a_set_that_is_cut_short_is_balanced():
+    takes = [engine for engine, _, _ in label_set.all_takes()]
+    assert {engine: takes.count(engine) for engine in label_set.TAKES} == label_set.TAKES
+    trained = takes[: -label_set.TAKES["neverball"]]
+    assert "neverball" not in trained
+    half = trained[: len(trained) // 2]
+    for engine in set(trained):
+        assert abs(half.count(engine) - label_set.TAKES[engine] / 2) <= 1
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--engine", "quake", "--scenario", "fight"], "unknown engine 'quake'; known: minetest, openarena"),
+        (["--engine", "quake", "--scenario", "fight"], "unknown engine 'quake'; known: minetest, openarena, neverball"),
         (["--scenario", "fly"], "unknown scenario 'fly'; known: walk, jump, spin, build, house, events, inventory, mixed"),
         (["--scenario", "walk", "--size", "63x64"], "the size must be even and at least 64x64, not 63x64"),
         (["--scenario", "walk", "--seconds", "0"], "record at least two frames, not 0.0 s"),
@@ -232,3 +302,18 @@ def test_openarena_follows_a_bot_with_the_renderers_own_camera(tmp_path):
     assert len(truth) == 180
     assert np.ptp(truth.position[:, :2], axis=0).max() > 32, "the bot moves"
     assert len(read_frames(str(path), Span(0, 6)).rgb) == 180
+
+
+@pytest.mark.slow
+@installed("neverball", "Xvfb", "cc")
+def test_neverballs_ball_rolls_where_the_keys_tilt_the_floor(tmp_path):
+    path = tmp_path / "roll.mp4"
+    words = ["--scenario", "roll", "--seconds", "6", "--place", "easy/easy", "--third-person", "--no-hand"]
+    assert main(["take", str(path), "--engine", "neverball", *words]) == 0
+    lines = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
+    frames = [line for line in lines if "frame" in line]
+    assert len(frames) == len(read_frames(str(path), Span(0, 6)).rgb) == 180
+    balls = np.array([line["ball"] for line in frames])
+    assert np.ptp(balls[:, :2], axis=0).max() > 0.2
+    assert max(line["state"]["CAMERA_PITCH"] for line in frames) < 10, "the camera looks down on the floor"
+    assert not read_labels(path.with_suffix(".jsonl")).event.any()

@@ -40,7 +40,8 @@ class Played:
         regime[50:100, [0, REGIMES.index("turn_right")]] = [0.02, 0.9]
         kinds = np.full((TICKS, len(KINDS)), 0.02)
         kinds[120:130, KINDS.index("door")] = sure
-        self.prediction = Prediction(self.pair_times_s, event, regime, kinds, np.full(TICKS, distance))
+        known = np.full(TICKS, distance), np.full(TICKS, 0.01)
+        self.prediction = Prediction(self.pair_times_s, event, regime, kinds, *known)
 
 
 def names(actions):
@@ -58,19 +59,31 @@ def test_what_is_of_no_certain_kind_is_an_event():
     assert [span.name for span in actions.spans if span.kind == "interaction"] == ["event"]
 
 
-def test_a_clip_that_the_network_is_not_sure_of_is_unknown_with_the_reason():
+def test_a_clip_that_the_network_is_not_sure_of_is_unknown_with_the_reason(monkeypatch):
     settings = InteractionSettings()
     actions = detect.detect_actions(Played(), ActionSettings())
-    assert unknown_reason(actions, 0.3, settings) == "the detector is not sure: confidence 0.30 < 0.6"
-    assert unknown_reason(actions, 0.9, settings) is None
+    monkeypatch.setattr(detect, "clip_confidence", lambda *given: 0.3)
+    assert unknown_reason(actions, 10, 16, settings) == "the detector is not sure: confidence 0.30 < 0.5"
+    monkeypatch.setattr(detect, "clip_confidence", lambda *given: 0.9)
+    assert unknown_reason(actions, 10, 16, settings) is None
     far = detect.detect_actions(Played(distance=1.7), ActionSettings())
     assert far.confidence(0, 6) is None
-    assert unknown_reason(far, None, settings) == "the detector does not know such footage: distance 1.70 > 1"
+    assert unknown_reason(far, 0, 6, settings) == "the detector does not know such footage: distance 1.70 > 1.5"
+
+
+def test_that_nothing_happens_is_known_only_of_footage_like_the_training_set(monkeypatch):
+    settings = InteractionSettings()
+    monkeypatch.setattr(detect, "clip_confidence", lambda *given: 0.9)
+    near, other = (detect.detect_actions(Played(distance=distance), ActionSettings()) for distance in (0.5, 1.2))
+    assert unknown_reason(near, 0, 6, settings) is None
+    reason = unknown_reason(other, 0, 6, settings)
+    assert reason == "nothing is seen to happen, but the detector hardly knows such footage: distance 1.20 > 0.9"
+    assert unknown_reason(other, 10, 16, settings) is None, "a door is seen at 12 s"
 
 
 def test_one_unlike_it_is_judged_by_its_flow_and_says_so():
-    actions = detect.detect_actions(Played(distance=1.2), ActionSettings())
-    assert (actions.detector, actions.distance) == ("flow", 1.2)
+    actions = detect.detect_actions(Played(distance=1.7), ActionSettings())
+    assert (actions.detector, actions.distance) == ("flow", 1.7)
     assert [name for name, *_ in names(actions)] == ["turn_right"]
 
 
@@ -82,7 +95,7 @@ def test_a_detector_asked_for_by_name_is_taken(which, distance):
 def test_nothing_goes_on_over_a_hole_in_time():
     played = Played()
     played.segments = (Segment(0, 160, 0.0, 8.0), Segment(160, 250, 8.0, 12.5), Segment(250, 400, 12.5, 20.0))
-    for distance in (0.5, 1.2):
+    for distance in (0.5, 1.7):
         played.prediction = replace(played.prediction, distance=np.full(TICKS, distance))
         spans = detect.detect_actions(played, ActionSettings()).spans
         assert [(s.start_s, s.end_s) for s in spans if s.name == "turn_right"] == [(5.0, 8.0), (8.0, 10.0)]

@@ -20,21 +20,86 @@ def test_numpy_and_torch_agree():
     from bench.shipped_weights.train_interactions import Net
 
     torch.manual_seed(0)
-    net = Net().eval()
-    weights = {name: value.numpy() for name, value in net.state_dict().items()}
+    first, second = Net().eval(), Net().eval()
+    common = {name: value for name, value in first.state_dict().items() if name.startswith("space")}
+    second.load_state_dict(common, strict=False)
+    weights = {name: value.numpy() for name, value in common.items()}
+    for k, net in enumerate((first, second)):
+        weights |= {f"{k}/{name}": value.numpy() for name, value in net.state_dict().items() if name not in common}
     known = {"known.mean": np.zeros(48), "known.whiten": np.eye(48), "known.limit": np.ones(1)}
     ours = learned.Detector({**weights, **known})
-    planes = inputs(*signals(50), fps=35.0)
+    planes = learned.with_context(inputs(*signals(50), fps=35.0))
     with torch.inference_mode():
-        logits = net(torch.from_numpy(planes)[None])[0].numpy()
+        logits = np.stack([net(torch.from_numpy(planes)[None])[0].numpy() for net in (first, second)])
     prediction = ours.classify(np.arange(50) / 10, *ours.encode(planes))
-    np.testing.assert_allclose(prediction.event_probability, 1 / (1 + np.exp(-logits[:, 0])), rtol=1e-4)
-    np.testing.assert_allclose(
-        np.log(prediction.regime_probability[:, 1:] / prediction.regime_probability[:, :1]),
-        logits[:, 2 : 1 + len(REGIMES)] - logits[:, 1:2],
-        atol=1e-3,
-    )
-    np.testing.assert_allclose(prediction.kind_probability, 1 / (1 + np.exp(-logits[:, 1 + len(REGIMES) :])), rtol=1e-4)
+    event = 1 / (1 + np.exp(-logits[..., 0]))
+    np.testing.assert_allclose(prediction.event_probability, event.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(prediction.spread, event.std(0), atol=1e-5)
+    regimes = np.exp(logits[..., 1 : 1 + len(REGIMES)])
+    np.testing.assert_allclose(prediction.regime_probability, (regimes / regimes.sum(-1, keepdims=True)).mean(0), rtol=1e-3)
+    kinds = 1 / (1 + np.exp(-logits[..., 1 + len(REGIMES) :]))
+    np.testing.assert_allclose(prediction.kind_probability, kinds.mean(0), rtol=1e-4)
+
+
+def test_joined_weights_give_each_file_half_of_the_vote():
+    pytest.importorskip("torch", reason="the network is trained with torch")
+    from bench.shipped_weights.join_interactions import join
+    from bench.shipped_weights.train_interactions import Net
+
+    def weights(prefix):
+        state = {name: value.numpy() for name, value in Net().state_dict().items()}
+        own = {name if name.startswith("space") else prefix + name: value for name, value in state.items()}
+        return {**own, "known.mean": np.zeros(48), "known.whiten": np.eye(48), "known.limit": np.ones(1)}
+
+    old, new = weights(""), weights("0/")
+    new |= {f"1/{name[2:]}": value * 0.5 for name, value in new.items() if name.startswith("0/")}
+    planes = learned.with_context(inputs(*signals(20), fps=30.0))
+
+    def event(one):
+        detector = learned.Detector(one)
+        return detector.classify(np.arange(20) / 10, *detector.encode(planes)).event_probability
+
+    joined = join(old, new)
+    assert len(learned.Detector(joined)) == 3
+    np.testing.assert_allclose(event(joined), (event(old) + event(new)) / 2, rtol=1e-4)
+
+
+def test_weights_of_a_single_network_that_reads_six_planes_are_read_too():
+    rng = np.random.default_rng(0)
+    sizes = {"space0": (24, 6, 3, 3), "space1": (32, 24, 3, 3), "space2": (48, 32, 3, 3), "look": (64, 576)}
+    sizes |= {f"time{layer}": (64, 64, 5) for layer in range(3)} | {"head": (20, 64)}
+    weights = {f"{name}.weight": rng.normal(0, 0.05, size) for name, size in sizes.items()}
+    weights |= {f"{name}.bias": np.zeros(size[0]) for name, size in sizes.items()}
+    known = {"known.mean": np.zeros(48), "known.whiten": np.eye(48), "known.limit": np.ones(1)}
+    detector = learned.Detector({**weights, **known})
+    assert len(detector) == 1
+    planes = learned.with_context(inputs(*signals(20), fps=30.0))
+    prediction = detector.classify(np.arange(20) / 10, *detector.encode(planes))
+    assert prediction.kind_probability.shape == (20, len(KINDS))
+    assert (prediction.spread == 0).all()
+
+
+def test_a_view_that_turns_rolls_and_zooms_leaves_no_flow_and_what_moves_by_itself_does():
+    y, x = np.meshgrid(np.linspace(-1, 1, ROWS), np.linspace(-1, 1, COLUMNS), indexing="ij")
+    flow = np.stack([3 + 2 * x - y + 0.5 * x * y, 1 + x + 2 * y + 0.5 * x * x])[None].repeat(5, 0)
+    planes = np.zeros((5, 6, ROWS, COLUMNS), np.float32)
+    planes[:, :2] = np.arcsinh(flow)
+    assert np.abs(learned.with_context(planes)[:, 6:8]).max() < 0.01
+    flow[:, 0, 4:6, 7:9] += 4
+    planes[:, :2] = np.arcsinh(flow)
+    left = np.sinh(learned.with_context(planes)[:, 6])
+    assert left[:, 4:6, 7:9].min() > 3
+    left[:, 4:6, 7:9] = 0
+    assert np.abs(left).max() < 0.3
+
+
+def test_changes_count_against_what_is_usual_in_the_seconds_around():
+    planes = np.zeros((200, 6, ROWS, COLUMNS), np.float32)
+    planes[:, 4] = 2
+    planes[100, 4, 3, 3] = 5
+    context = learned.with_context(planes)[:, 9]
+    assert context[100, 3, 3] == pytest.approx(3, abs=0.1)
+    assert np.abs(context[100, 5:]).max() < 1e-5
 
 
 @pytest.mark.parametrize("rows", [1, 6, 9, 12, 28, 36])
@@ -83,4 +148,4 @@ def test_noise_is_far_from_what_the_network_knows():
 
 def test_the_weights_are_small_and_the_card_is_there():
     assert len((files("curation.actions") / "interactions.npz").read_bytes()) < 2_000_000
-    assert shipped_detector()._w["head.weight"].shape == (1 + len(REGIMES) + len(KINDS), 64)
+    assert shipped_detector()._networks[0]._w["head.weight"].shape == (1 + len(REGIMES) + len(KINDS), 64)
