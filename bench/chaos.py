@@ -20,20 +20,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import cv2
-import numpy as np
-
 from bench.machine import describe
+from bench.tiny_videos import write_tiny_video
 from curation import shards, storage
 from curation.schema import Row
 from pipelines import ledger
 
 MODES = ("worker", "driver", "group", "terminate", "poison", "outage", "ray-worker", "ray-driver")
-_SOURCES, _SECONDS, _FPS, _SIZE = 6, 5, 15, (160, 120)
+_SOURCES = 6
 _KILLS_PER_HISTORY = 8
 _MAX_RUNS = 25
 _ORPHANS_S = 20.0
@@ -120,26 +116,7 @@ def _run_histories(folder: Path, modes: Sequence[str], kills: int, seed: int) ->
 def _make_sources(folder: Path) -> None:
     folder.mkdir()
     for seed in range(_SOURCES):
-        _film(folder / f"{seed}.mp4", seed)
-
-
-def _film(path: Path, seed: int) -> None:
-    """Write a video of a scrolling texture of boxes: small, sharp, and different for every seed."""
-    rng = np.random.default_rng(seed)
-    width, height = _SIZE
-    world = cv2.resize(rng.integers(0, 256, (15, 40, 3), np.uint8), (2 * width, height), interpolation=cv2.INTER_CUBIC)
-    for _ in range(300):
-        x, y, w, h = rng.integers((2 * width, height, 40, 30))
-        cv2.rectangle(world, (x, y), (x + w, y + h), rng.integers(0, 256, 3).tolist(), -1)
-    with av.open(str(path), "w") as output:
-        stream = output.add_stream("libx264", rate=_FPS, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for index in range(_SECONDS * _FPS):
-            view = np.ascontiguousarray(np.roll(world, -3 * index, axis=1)[:, :width])
-            frame = av.VideoFrame.from_ndarray(view, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, _FPS)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode())
+        write_tiny_video(folder / f"{seed}.mp4", seed)
 
 
 def _command(source: str, out: str, mode: str) -> list[str]:
