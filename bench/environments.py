@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -249,4 +248,4 @@ def table(results: Sequence[Environment]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -198,7 +198,7 @@ def _measure_here(words: list[str]) -> None:
 
     counts: Counter[str] = Counter()
     _count_requests(importlib.import_module("curation.storage"), counts)
-    source_files = importlib.import_module("curation.source_files")
+    source_files: Any = importlib.import_module("curation.source_files")
     source_files.list_files = importlib.import_module("curation.storage").list_files
     cli = importlib.import_module("pipelines.cli")
     began, status = time.monotonic(), 0
@@ -239,7 +239,8 @@ def _count_requests(storage: Any, counts: Counter[str]) -> None:
         counted(name, "PUT")
     counted("delete", "DELETE")
     counted("version", "HEAD")
-    real_list, real_delete_all = storage.list_files, getattr(storage, "delete_all", None)
+    real_list = storage.list_files
+    real_delete_all: Any = getattr(storage, "delete_all", None)
 
     def list_files(prefix: str) -> Any:
         entries = real_list(prefix)

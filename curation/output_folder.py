@@ -17,6 +17,8 @@
     sidecar/made/<video_id>.mp4       a synthetic video, accepted or not
     sidecar/answers/                  a VLM's replies, by prompt
     sidecar/embeddings/<model>/<video_id>.npz    vectors of captions, by the hash of the text
+    segments/<folder>/                files of many units in one, once a folder of them is packed (`pipelines.unit_files`)
+    manifests/000001.json             which segments count
     logs/<unit>.txt                   the traceback of a unit that failed unexpectedly
     lock.json                         the run that writes here now
 
@@ -69,6 +71,14 @@ class OutputFolder:
         return join(self.uri, "logs")
 
     @property
+    def segments(self) -> str:
+        return join(self.uri, "segments")
+
+    @property
+    def manifests(self) -> str:
+        return join(self.uri, "manifests")
+
+    @property
     def answers(self) -> str:
         return self.sidecars("answers")
 
@@ -100,6 +110,15 @@ class OutputFolder:
 
     def made_video(self, video_id: str) -> str:
         return join(self.made_videos, f"{video_id}.mp4")
+
+    def segment(self, folder: str, name: str) -> str:
+        return join(self.segments, folder, f"{name}.parquet")
+
+    def segment_units(self, folder: str, name: str) -> str:
+        return join(self.segments, folder, f"{name}.units.parquet")
+
+    def manifest(self, number: int) -> str:
+        return join(self.manifests, f"{number:06d}.json")
 
     def tar(self, shard: str) -> str:
         return join(self.shards, f"{shard}.tar")

@@ -6,7 +6,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO
@@ -26,6 +26,8 @@ _REQUEST_TRIES, _LONGEST_PAUSE_S = 12, 20.0
 # Answers to a conditional write that was not done. 409: there were two at once, and the other one is being written.
 _NOT_WRITTEN = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 _UNKNOWN_TO_STORE = ("NotImplemented", "501")
+# The most objects that one request may delete.
+_DELETED_AT_ONCE = 1000
 # Answers to more requests than the store takes.
 _THROTTLED = (503, 429)
 # Throttling is reported from this many answers on, and no more often than this.
@@ -251,6 +253,21 @@ def delete(uri: str) -> None:
     bucket, key = _bucket_key(uri)
     with _as_os_errors(uri):
         client().delete_object(Bucket=bucket, Key=key)
+
+
+def delete_all(uris: Sequence[str]) -> None:
+    """Delete objects by requests of up to 1,000 each. OSError names the first that the store could not delete."""
+    by_bucket: dict[str, list[str]] = {}
+    for uri in uris:
+        bucket, key = _bucket_key(uri)
+        by_bucket.setdefault(bucket, []).append(key)
+    for bucket, keys in by_bucket.items():
+        for first in range(0, len(keys), _DELETED_AT_ONCE):
+            wanted = {"Objects": [{"Key": key} for key in keys[first : first + _DELETED_AT_ONCE]], "Quiet": True}
+            with _as_os_errors(f"s3://{bucket}/{keys[first]}"):
+                answer = client().delete_objects(Bucket=bucket, Delete=wanted)
+            for error in answer.get("Errors", [])[:1]:
+                raise OSError(f"s3://{bucket}/{error.get('Key')}: cannot be deleted ({error.get('Code')})")
 
 
 def read_stamped(uri: str) -> Stamped:

@@ -28,6 +28,7 @@ __all__ = [
     "check_conditions",
     "check_version",
     "delete",
+    "delete_all",
     "exists",
     "is_s3",
     "is_text",
@@ -179,6 +180,16 @@ def delete(uri: str) -> None:
         Path(uri).unlink(missing_ok=True)
 
 
+def delete_all(uris: Iterable[str]) -> None:
+    """Remove objects of one store, several at a time. Those that are absent are no error."""
+    listed = list(uris)
+    if listed and is_s3(listed[0]):
+        s3.delete_all(listed)
+    else:
+        for uri in listed:
+            delete(uri)
+
+
 def remove_partial_files(folder: str) -> None:
     """Remove what is left in a local folder of writes that were killed half-way. S3 keeps no half objects."""
     if not is_s3(folder):
@@ -206,7 +217,9 @@ def list_files(prefix: str) -> list[Entry]:
 
 def names(prefix: str) -> list[str]:
     """The base names of the files under a folder or prefix, sorted."""
-    return sorted(PurePosixPath(entry.uri).name for entry in list_files(prefix.rstrip("/") + "/"))
+    if is_s3(prefix):
+        return sorted(PurePosixPath(entry.uri).name for entry in list_files(prefix.rstrip("/") + "/"))
+    return sorted(local_files.list_names(prefix))
 
 
 def at_once(fn: Callable[[T], U], items: Iterable[T]) -> list[U]:

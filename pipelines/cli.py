@@ -1,5 +1,5 @@
-"""The command line: `gamecraft curate | synth | retry | train | encode | play | rollout | replay | report | recipe | inspect
-| bench | doctor`.
+"""The command line: `gamecraft curate | synth | retry | compact | train | encode | play | rollout | replay | report | recipe
+| inspect | bench | doctor`.
 
 Commands import what they need when they run: `model` needs torch, and help and `inspect` need neither. Exit status: 0 done; 1
 something is left to do, or this machine lacks something; 2 wrong input; 70 a bug of ours; 130 interrupted.
@@ -184,7 +184,7 @@ def _finish(summary: Any) -> None:
     """Write the report and print the summary. Exit with 1 where something is left to do."""
     from pipelines.report.page import write_report
 
-    report = write_report(summary.out)
+    report = write_report(summary.out, summary.output)
     if logs.is_shown(logging.WARNING):
         print_summary(summary, report)
     if not summary.finished:
@@ -335,6 +335,16 @@ def replay(
     with _extra("a replay", "play,train"):
         from model.play import commands, world
     commands.replay(lambda backend: world.load_engine(checkpoint, _log, backend), record, out, _log)
+
+
+@app.command(cls=_Waits)
+def compact(out: Out, wait: Wait = 0.0) -> None:
+    """Pack the small files of an output's units into segments, which makes later runs cheaper. Results stay the same."""
+    from pipelines.compact import compact as compact_output
+
+    _require_dataset(out)
+    packed = compact_output(storage.normal(out), wait)
+    say(f"{plural(packed, 'file')} packed" if packed else "nothing to pack")
 
 
 @app.command()

@@ -27,7 +27,7 @@ from curation.worker_state import worker
 from operators import synth
 from operators.op import Op, Step
 from operators.shards import scratch_file
-from pipelines import chains, chunk_units, ledger
+from pipelines import chains, chunk_units, ledger, unit_files
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
 from pipelines.units import PART_CLIPS, Unit, UnitName
@@ -43,6 +43,7 @@ class Phase:
     name: str
     recipe: Recipe
     out: str
+    manifest: int = 0  # which packed units it reads (`pipelines.unit_files`); 0: nothing is packed
 
     @property
     def chain(self) -> list[Op]:
@@ -79,6 +80,7 @@ def work(
     answers.use_folder(OutputFolder(phase.out).answers)
     embedding_cache.use_folder(OutputFolder(phase.out).embeddings)
     try:
+        unit_files.use(phase.out, phase.manifest)
         step, rows = _step(phase), _load_pinned(phase, unit)
         worker.on_decode = on_progress if phase.name in ("partition", "generate") else None
         rows = step([_without(row, left_out or {}) for row in rows], on_row, on_progress)
@@ -139,6 +141,7 @@ def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
     """Return the prompts of a unit that the cache does not answer. None where the unit fails: its own turn reports why."""
     answers.use_folder(OutputFolder(phase.out).answers)
     embedding_cache.use_folder(OutputFolder(phase.out).embeddings)
+    unit_files.use(phase.out, phase.manifest)
     model = vlm.load(phase.recipe.caption.vlm)
     assert isinstance(model, vlm.CacheOnlyVlm), model
     model.missing.clear()

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -23,11 +23,11 @@ from rich.text import Text
 from curation import scratch, shards, source_files, storage
 from curation.errors import InputError
 from curation.output_folder import OutputFolder
-from curation.schema import SCHEMA_VERSION
+from curation.schema import PACKED_VERSION, SCHEMA_VERSION
 from curation.worker_state import worker
 from pipelines import (
-    caption_summary,
     chunk_units,
+    compact,
     dataset_card,
     ledger,
     licences,
@@ -38,12 +38,16 @@ from pipelines import (
     runners,
     sources,
     synth_units,
+    unit_files,
     units,
 )
+from pipelines import totals as totals_module
 from pipelines.ledger import Record
 from pipelines.lock import hold_lock
 from pipelines.phases import Phase
 from pipelines.recipes import CLIP_PHASES, PHASES, SYNTH_PHASES, Recipe
+from pipelines.report.output import Output, read_output
+from pipelines.totals import Totals
 from pipelines.units import SUPERSEDED, Unit
 
 _POSE_UNIT = "translation times a camera's scale_to_unit: what the player moves in a second at top speed is 1"
@@ -60,7 +64,7 @@ class Summary:
     records: of the units that this run did. Counts are of the whole output. changed: units of sources that changed since they
     were measured, as this run noticed. held: why no new shards were planned. notes: (title, words) for the summary and the
     report. before: committed units by phase that this run found. s3: requests by this process and its workers, as
-    `WorkerState.s3_requests` counts them.
+    `WorkerState.s3_requests` counts them. output: what the report shows.
     """
 
     out: str
@@ -83,6 +87,7 @@ class Summary:
     records: list[Record] = field(default_factory=list)
     s3: Counter[str] = field(default_factory=Counter)
     wall_s: float = 0.0
+    output: Output | None = field(default=None, repr=False)
 
     @property
     def finished(self) -> bool:
@@ -191,7 +196,7 @@ def _run(
         )
     inputs = list_inputs()  # before anything is written: an input that is not there is reported at once
     _check_writable(out)
-    with hold_lock(out, wait_s), runners.local_worker():
+    with hold_lock(out, wait_s), unit_files.pinned(out) as files, runners.local_worker():
         if wait_s:
             inputs = list_inputs()
         storage.remove_partial_files(out)
@@ -212,7 +217,10 @@ def _run(
             for left, done in _rounds(name, out, recipe, inputs.todo):
                 summary.before.setdefault(name, done)
                 _delete_logs(out, left, logged)
-                summary.records += list(_run_phase(Phase(name, recipe, out), left, runner))
+                summary.records += list(_run_phase(Phase(name, recipe, out, files.manifest.number), left, runner))
+                if left:
+                    files.refresh()
+            compact.pack(out, runner=runner)
         lock.renew_lock(out)
         summary.changed = [
             unit for unit in units.list_superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
@@ -258,7 +266,7 @@ def _check_recipe(out: str, recipe: Recipe) -> None:
     if dataset is None:
         _write_dataset(out, recipe, [], {})
         return
-    if (version := dataset["schema_version"]) != SCHEMA_VERSION:
+    if (version := dataset["schema_version"]) not in (SCHEMA_VERSION, PACKED_VERSION):
         raise InputError(
             f"{out} was made with schema version {version}, which this release reads but does not continue: it writes version "
             f"{SCHEMA_VERSION}. Curate into another --out, or use the gamecraft release that made it"
@@ -327,37 +335,27 @@ def _progress() -> Progress:
 
 def _conclude(summary: Summary, recipe: Recipe) -> None:
     """Count the whole output, and write dataset.json and the dataset card. The shards that dataset.json lists are committed."""
-    out = summary.out
-    clips, videos = ledger.clips(out), ledger.videos(out)
-    kept = ledger.kept_clips(clips)
-    status = Counter(videos["status"].to_pylist())
-    summary.sources, summary.duplicates = len(videos), status["duplicate"]
+    out, totals = summary.out, Totals()
+    summary.output = read_output(out, totals.add, totals_module.COLUMNS)
+    status = totals.statuses
+    summary.sources, summary.duplicates = totals.sources, status["duplicate"]
     summary.superseded = status["superseded"]
-    summary.unreadable = len(videos) - status["ok"] - status["duplicate"] - status["superseded"]
-    summary.clips, summary.kept = len(clips), len(kept)
-    summary.errors = len(clips) - clips["error"].null_count
-    summary.rejected = len(clips) - summary.kept - summary.errors
-    summary.stored = len(clips) - clips["shard"].null_count
-    summary.kept_s, summary.total_s = _seconds(kept), _seconds(clips)
-    summary.notes = caption_summary.lines(kept, summary.records)
+    summary.unreadable = totals.sources - status["ok"] - status["duplicate"] - status["superseded"]
+    summary.clips, summary.kept, summary.errors = totals.clips, totals.kept, totals.errors
+    summary.rejected = summary.clips - summary.kept - summary.errors
+    summary.stored = totals.stored.clips
+    summary.kept_s, summary.total_s = totals.kept_s, totals.total_s
+    summary.notes = totals.captions.lines(summary.records)
     names = shards.list_committed(out)
     summary.shards = len(names)
     indexes = storage.at_once(partial(shards.read_index, out), names)
     listed = [_shard_entry(name, index) for name, index in zip(names, indexes, strict=True)]
-    counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
-    dataset = _write_dataset(out, recipe, listed, counts | {"stored_by_category": _stored_by_category(clips)})
+    counts = {k: v for k, v in vars(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
+    by_category = dict(sorted(totals.stored.categories.items()))
+    dataset = _write_dataset(out, recipe, listed, counts | {"stored_by_category": by_category})
+    summary.output = replace(summary.output, dataset={"schema_version": SCHEMA_VERSION, **dataset})
     shards.write_wids_index(out, {entry["name"]: entry["clips"] for entry in listed})
-    dataset_card.write_card(out, dataset, clips, sum(pc.sum(index["size"]).as_py() or 0 for index in indexes))
-
-
-def _stored_by_category(clips: pa.Table) -> dict[str, int]:
-    """Stored clips by where they come from and what kind of interaction they show: "synthetic/actor": 12."""
-    rows = clips.filter(pc.is_valid(clips["shard"])).select(["source", "interaction_category"]).to_pylist()
-    return dict(sorted(Counter(f"{row['source']}/{row['interaction_category'] or 'unknown'}" for row in rows).items()))
-
-
-def _seconds(clips: pa.Table) -> float:
-    return float(sum(e - s for s, e in zip(clips["start_s"].to_pylist(), clips["end_s"].to_pylist(), strict=True)))
+    dataset_card.write_card(out, dataset, totals.stored, sum(pc.sum(index["size"]).as_py() or 0 for index in indexes))
 
 
 def _shard_entry(name: str, index: pa.Table) -> dict[str, Any]:
@@ -369,7 +367,9 @@ def _write_dataset(out: str, recipe: Recipe, listed: Sequence[dict[str, Any]], c
     codec = {name: ".".join(map(str, numbers)) for name, numbers in sorted(av.library_versions.items())}
     build = {"gamecraft": code_version(), "pyav": av.__version__, **codec}
     about = {"recipe_name": recipe.name, "recipe": recipes.settings_of(recipe), "build": build, "pose_unit": _POSE_UNIT}
-    dataset = {**about, "counts": counts, "shards": list(listed)}
+    dataset: dict[str, Any] = {**about, "counts": counts, "shards": list(listed)}
+    if unit_files.of(out).manifest.number:
+        dataset["schema_version"] = PACKED_VERSION
     lock.renew_lock(out)
     shards.write_dataset(out, dataset)
     return dataset

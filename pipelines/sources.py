@@ -18,10 +18,9 @@ import pyarrow.compute as pc
 
 from curation import shards, source_files, storage
 from curation.errors import SourceChanged
-from curation.output_folder import OutputFolder
 from curation.schema import CLIP, Row, columns, digest
 from curation.storage import Entry
-from pipelines import duplicates, ledger, units
+from pipelines import duplicates, ledger, unit_files, units
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
 from pipelines.units import SUPERSEDED, Unit, UnitName, source_digest
@@ -90,9 +89,9 @@ def pending_sources(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[
     ids = {UnitName.parse(unit.name).video_id for unit in pending}
     moved = {UnitName.parse(unit.name).video_id for unit in pending if not unit.duplicate_of}
     returned = [name for name in superseded if UnitName.parse(name).video_id in ids]  # the same bytes under a new date or name
-    for name in [*returned, *(str(name) for name in units.list_current(out) if name.video_id in moved)]:
-        ledger.take_back(out, name)
-        superseded.pop(name, None)
+    taken_back = [*returned, *(str(name) for name in units.list_current(out) if name.video_id in moved)]
+    ledger.take_back(out, taken_back)
+    superseded = {name: row for name, row in superseded.items() if name not in taken_back}
     return [_refuse_grown(out, unit, superseded) for unit in pending]
 
 
@@ -153,8 +152,11 @@ def _measured_source(out: str, name: UnitName) -> Entry:
 
 def _units_with_unstored_clips(out: str) -> set[str]:
     """Return the partition units with kept clips that are in no shard yet."""
-    kept = ledger.kept_clips(ledger.clips(out))
-    return set(kept.filter(pc.is_null(kept["shard"]))["unit_id"].to_pylist())
+    unstored: set[str] = set()
+    for part in ledger.scan(out, ("reject", "error", "shard")):
+        kept = ledger.kept_clips(part.clips)
+        unstored.update(kept.filter(pc.is_null(kept["shard"]))["unit_id"].to_pylist())
+    return unstored
 
 
 def _superseded_rows(out: str) -> dict[str, Row]:
@@ -195,8 +197,8 @@ def supersede_changed(entries: Sequence[Entry], growing: Sequence[str], out: str
     committed, superseded = units.list_committed(out, "partition"), set(units.list_superseded(out))
     current = {source_digest(entry, recipe): entry for entry in entries}
     returned = [name for name in committed if name.digest in current and str(name) in superseded]
-    for name in returned:  # a source has the size and date of an earlier version again
-        storage.delete(OutputFolder(out).clip_rows(SUPERSEDED, str(name)))
+    # sources with the size and date of an earlier version again
+    unit_files.of(out).delete({f"clips/{SUPERSEDED}": [str(name) for name in returned]})
     known = {name.digest for name in committed}
     new = {entry.uri for key, entry in current.items() if key not in known}
     new |= {current[name.digest].uri for name in returned}
@@ -230,10 +232,9 @@ def _replace_by_copy(out: str, name: UnitName, copies: Sequence[UnitName], store
     """
     equal = [copy for copy in copies if copy.video_id == name.video_id]
     clips = [row["clip_id"] for row in ledger.read_unit(out, "partition", str(name))]
-    for copy in equal or ([] if stored.intersection(clips) else copies):
-        ledger.take_back(out, str(copy))
+    ledger.take_back(out, [str(copy) for copy in equal or ([] if stored.intersection(clips) else copies)])
     if equal:
-        ledger.take_back(out, str(name))
+        ledger.take_back(out, [str(name)])
     else:
         rows = [{"clip_id": clip, "video_id": name.video_id, "reject": CHANGED} for clip in clips if clip not in stored]
         schema = columns(CLIP, ("clip_id", "video_id", "unit_id", "reject"))

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.output_folder import OutputFolder
 from curation.quality.luminance import RULES, Rule
 from curation.schema import CLIP
 from pipelines import ledger
@@ -49,7 +48,7 @@ def trials(out: str, dataset: dict[str, Any]) -> list[Trial]:
 
 def _scored_clips(out: str) -> pa.Table:
     """Return the clips that passed partition, with all their scores."""
-    table, _ = ledger.read_all(OutputFolder(out).clips(CLIP_PHASES[0]), CLIP)
+    table, _ = ledger.read_all(out, f"clips/{CLIP_PHASES[0]}", CLIP)
     passed = table.filter(pc.and_(pc.is_null(table["reject"]), pc.is_null(table["error"])))
     clips = ledger.clips(out)
     return clips.filter(pc.is_in(clips["clip_id"], passed["clip_id"].combine_chunks()))
