@@ -4,15 +4,16 @@
     python -m bench.environments --log environments.jsonl --table
 
 One environment holds the core, the core and one extra, or all extras that need no GPU. Each is made anew with the
-interpreter's own venv and pip, measured, and deleted. Only pip's cache of downloads is shared. Each result is a JSON line, and
-an environment that has one is not made again. `iqa` is installed by uv, as docs/quality.md says, since pip cannot leave out a
-second OpenCV. `vllm` is resolved but not installed: its wheels need CUDA.
+interpreter's own venv and pip (modules are not compiled ahead), measured, and deleted. Only pip's downloads are shared. Each
+result is a JSON line, and an environment that has one is not made again. `iqa` is installed by uv, as docs/quality.md says,
+since pip cannot leave out a second OpenCV. `vllm` is resolved but not installed: its wheels need CUDA.
 """
 
 import argparse
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -65,18 +66,21 @@ _TOGETHER = (  # of several extras at once
 class Environment:
     """What came of one environment.
 
-    installed_s: seconds of pip or uv. size_mib: of its site-packages. packages: distributions, without pip. failures: the last
-    line of each command that failed. note: what was done instead of an installation.
+    installed_s, installed_cpu_s: seconds of venv, pip or uv, by the clock and of CPU time. size_mib: of its site-packages.
+    packages: distributions, without pip. failures: the last line of each command that failed. note: what was done instead of an
+    installation.
     """
 
     python: str
     name: str
     installed_s: float = 0.0
+    installed_cpu_s: float = 0.0
     size_mib: int = 0
     packages: int = 0
     torch: str = ""
     commands: int = 0
     commands_s: float = 0.0
+    commands_cpu_s: float = 0.0
     failures: list[str] = field(default_factory=list)
     note: str = ""
 
@@ -129,7 +133,7 @@ def commands_of(name: str) -> list[str]:
 def try_environment(python: str, version: str, name: str, wheel: Path, folder: Path) -> Environment:
     """Make an environment, measure it, run its commands, and delete it."""
     folder.mkdir()
-    result, began = Environment(version, name), time.monotonic()
+    result, began, began_cpu = Environment(version, name), time.monotonic(), _cpu_s()
     try:
         _run([python, "-m", "venv", str(folder / "venv")], folder)
         inside = str(folder / "venv" / "bin" / "python")
@@ -137,7 +141,7 @@ def try_environment(python: str, version: str, name: str, wheel: Path, folder: P
             _resolve(result, inside, wheel, folder)
         else:
             _install(result, inside, name, wheel, folder)
-            result.installed_s = round(time.monotonic() - began, 1)
+            result.installed_s, result.installed_cpu_s = round(time.monotonic() - began, 1), round(_cpu_s() - began_cpu, 1)
             _measure(result, inside, folder)
             _run_commands(result, name, inside, folder)
     except subprocess.SubprocessError as error:
@@ -199,7 +203,7 @@ def _measure(result: Environment, python: str, folder: Path) -> None:
 def _run_commands(result: Environment, name: str, python: str, folder: Path) -> None:
     (folder / "in").mkdir()
     write_tiny_video(folder / "in" / "a.mp4", seed=0)
-    began = time.monotonic()
+    began, began_cpu = time.monotonic(), _cpu_s()
     for command in commands_of(name):
         text = command.format(python=python, bin=Path(python).parent, folder=folder)
         result.commands += 1
@@ -207,14 +211,25 @@ def _run_commands(result: Environment, name: str, python: str, folder: Path) -> 
             _run(["sh", "-c", text], folder)
         except subprocess.SubprocessError as error:
             result.failures.append(f"{command.partition(' ')[2]}: {_last_line(error)}")
-    result.commands_s = round(time.monotonic() - began, 1)
+    result.commands_s, result.commands_cpu_s = round(time.monotonic() - began, 1), round(_cpu_s() - began_cpu, 1)
+
+
+def _cpu_s() -> float:
+    """Return the CPU seconds of the commands that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _run(command: Sequence[str], folder: Path) -> str:
     """Run a command outside the project's folder, and return what it prints. It sees none of this process's packages."""
     hidden = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "VIRTUAL_ENV": str(folder / "venv")}
+    environment |= {
+        "OMP_NUM_THREADS": "1",
+        "PIP_NO_COMPILE": "1",
+        "RAY_AUTH_MODE": "disabled",
+        "VIRTUAL_ENV": str(folder / "venv"),
+    }
     done = subprocess.run(command, cwd=folder, env=environment, timeout=_TIMEOUT_S, text=True, check=True, capture_output=True)
     return done.stdout
 
@@ -234,16 +249,18 @@ def _version(python: str) -> str:
 def table(results: Sequence[Environment]) -> str:
     """Return the results as Markdown."""
     lines = [
-        "| Python | environment | packages | size | torch | installed in | commands | |",
-        "|---|---|---|---|---|---|---|---|",
+        "| Python | environment | packages | size | torch | installed in | CPU time of that | commands | CPU time of those | |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     order = [CORE, *EXTRAS, ALL]
     for e in sorted(results, key=lambda e: (e.python.split("."), order.index(e.name))):
         installed = f"{e.installed_s:.0f} s" if e.installed_s else ""
         size = f"{e.size_mib:,} MiB" if e.size_mib else ""
-        ran = f"{e.commands - len(e.failures)} of {e.commands}, {e.commands_s:.0f} s" if e.commands else ""
+        ran = f"{e.commands - len(e.failures)} of {e.commands}" if e.commands else ""
         words = "; ".join([*filter(None, [e.note]), *e.failures])
-        lines.append(f"| {e.python} | {e.name} | {e.packages or ''} | {size} | {e.torch} | {installed} | {ran} | {words} |")
+        cpu_s = [f"{seconds:.0f} s" if seconds else "" for seconds in (e.installed_cpu_s, e.commands_cpu_s)]
+        cells = (e.python, e.name, e.packages or "", size, e.torch, installed, cpu_s[0], ran, cpu_s[1], words)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

@@ -252,7 +252,15 @@ def _count_requests(storage: Any, counts: Counter[str]) -> None:
         counts["DELETE"] += -(-len(listed) // _NAMES_PER_LIST)
         return real_delete_all(listed)
 
-    storage.list_files = list_files
+    real_names = storage.names
+
+    def names(prefix: str) -> Any:
+        before = counts["LIST"]
+        listed = real_names(prefix)
+        counts["LIST"] = before + max(1, -(-len(listed) // _NAMES_PER_LIST))  # whether or not it calls list_files
+        return listed
+
+    storage.list_files, storage.names = list_files, names
     if real_delete_all:
         storage.delete_all = delete_all
 

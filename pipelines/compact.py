@@ -8,7 +8,10 @@ from curation import shards
 from curation.schema import PACKED_VERSION
 from pipelines import runners, unit_files
 from pipelines.lock import hold_lock, renew_lock
-from pipelines.unit_files import FOLDERS, MIN_UNITS
+from pipelines.unit_files import FOLDERS
+
+MIN_UNITS = 1024
+"""A folder with this many files of units is packed at the end of a phase."""
 
 
 def compact(out: str, wait_s: float = 0.0) -> int:
@@ -17,15 +20,21 @@ def compact(out: str, wait_s: float = 0.0) -> int:
         return pack(out, min_units=1)
 
 
-def pack(out: str, min_units: int = MIN_UNITS, runner: str = "local") -> int:
-    """Pack the folders that have at least `min_units` files of units. Return how many were packed. Needs the lock."""
+def pack(out: str, min_units: int | None = None, runner: str = "local") -> int:
+    """Pack the folders that have at least `min_units` files of units (None: `MIN_UNITS`). Return how many were packed.
+
+    Needs the lock.
+    """
     files, packed = unit_files.of(out), 0
+    min_units = MIN_UNITS if min_units is None else min_units
     for folder in FOLDERS:
-        if files.count_files(folder) < min_units:
-            continue
-        renew_lock(out)
-        _mark_packed(out)
-        packed += files.pack([folder], min_units, runners.run_tasks if runner == "ray" else None)
+        files.remove_replaced(folder)
+        if files.count_files(folder) >= max(1, min_units):
+            renew_lock(out)
+            _mark_packed(out)
+            packed += files.pack(folder, runners.run_tasks if runner == "ray" else None)
+    if packed:
+        files.remove_unused()
     return packed
 
 

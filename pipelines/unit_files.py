@@ -38,8 +38,6 @@ FOLDERS = (
     *(f"clips/{phase}" for phase in ("scan", "partition", "score", "annotate", "caption", "relate", "shard")),
     *("videos", "sidecar/thumbs", "sidecar/signals", "sidecar/camera"),
 )
-MIN_UNITS = 1024
-"""A folder with this many files of units is packed at the end of a phase."""
 
 # Units that are packed into one segment at once: what one task reads.
 _UNITS_PER_SEGMENT = 4096
@@ -543,23 +541,22 @@ class UnitFiles:
         names = {(folder, segment.name) for folder, segments in manifest.segments.items() for segment in segments}
         self._segments = {key: file for key, file in self._segments.items() if key in names}
 
-    def pack(self, folders: Sequence[str] = FOLDERS, min_units: int = MIN_UNITS, run: "Run | None" = None) -> int:
-        """Pack the files of units of these folders, where there are at least `min_units`. Return how many were packed.
+    def pack(self, folder: str, run: "Run | None" = None) -> int:
+        """Pack all files of units of a folder. Return how many there were.
 
         Only the run that holds the lock may call this. run: calls a function with each of these arguments, anywhere, and
         returns the results; None: in this process.
         """
-        packed = 0
-        for folder in folders:
-            units = list(self._files_of_units(folder))
-            if replaced := self._replaced.pop(folder, []):
-                storage.delete_all(storage.join(self.out, folder, f"{unit}.parquet") for unit in replaced)
-            if len(units) >= max(1, min_units):
-                self._pack_folder(folder, units, run)
-                packed += len(units)
-        if packed:
-            self._remove_unused()
-        return packed
+        units = list(self._files_of_units(folder))
+        if units:
+            self._pack_folder(folder, units, run)
+        return len(units)
+
+    def remove_replaced(self, folder: str) -> None:
+        """Delete the files of units that are packed too: a run was killed before it deleted them."""
+        self._files_of_units(folder)
+        if replaced := self._replaced.pop(folder, []):
+            storage.delete_all(storage.join(self.out, folder, f"{unit}.parquet") for unit in replaced)
 
     def _pack_folder(self, folder: str, units: list[str], run: "Run | None") -> None:
         number, dropped = self.manifest.number + 1, self.manifest.dropped.get(folder, frozenset())
@@ -601,7 +598,7 @@ class UnitFiles:
             dropped = frozenset(unit for unit in dropped if any(file.find(unit) is not None for file in files))
         self._commit({**self.manifest.segments, folder: tuple(segments)}, {**self.manifest.dropped, folder: dropped})
 
-    def _remove_unused(self) -> None:
+    def remove_unused(self) -> None:
         """Delete segments that no manifest lists (merged since, or of a run that was killed), and older manifests."""
         folder = OutputFolder(self.out)
         used = {
