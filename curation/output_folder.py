@@ -19,6 +19,7 @@
     sidecar/embeddings/<model>/<video_id>.npz    vectors of captions, by the hash of the text
     segments/<folder>/                files of many units in one, once a folder of them is packed (`pipelines.unit_files`)
     manifests/000001.json             which segments count
+    dead/<phase>/<unit>.json          what is known about sources and clips that failed for good
     logs/<unit>.txt                   the traceback of a unit that failed unexpectedly
     lock.json                         the run that writes here now
 
@@ -79,6 +80,10 @@ class OutputFolder:
         return join(self.uri, "manifests")
 
     @property
+    def dead(self) -> str:
+        return join(self.uri, "dead")
+
+    @property
     def answers(self) -> str:
         return self.sidecars("answers")
 
@@ -119,6 +124,9 @@ class OutputFolder:
 
     def manifest(self, number: int) -> str:
         return join(self.manifests, f"{number:06d}.json")
+
+    def dead_letter(self, phase: str, unit: str) -> str:
+        return join(self.dead, phase, f"{unit}.json")
 
     def tar(self, shard: str) -> str:
         return join(self.shards, f"{shard}.tar")

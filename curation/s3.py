@@ -249,6 +249,14 @@ def replace(uri: str, data: bytes, token: str) -> str:
     return f"{len(data)}-{_plain_etag(answer['ETag'])}"
 
 
+def copy(uri: str, target: str) -> None:
+    """Copy an object of any size inside the store."""
+    bucket, key = _bucket_key(uri)
+    target_bucket, target_key = _bucket_key(target)
+    with _as_os_errors(uri):
+        client().copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
+
+
 def delete(uri: str) -> None:
     bucket, key = _bucket_key(uri)
     with _as_os_errors(uri):

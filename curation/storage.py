@@ -35,6 +35,7 @@ __all__ = [
     "join",
     "list_files",
     "local_path",
+    "move",
     "names",
     "naming",
     "normal",
@@ -170,6 +171,16 @@ def _unknown_condition(folder: str, condition: str) -> str:
         f"{folder}: this store does not know conditional writes ({condition}); without them two runs could write at the same "
         "time. Use a store that does, as AWS S3 and MinIO do, or a local folder for --out"
     )
+
+
+def move(uri: str, target: str) -> None:
+    """Move a file to another name in the same store. FileNotFoundError where there is none."""
+    if is_s3(uri):
+        s3.copy(uri, target)
+        s3.delete(uri)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.replace(uri, target)
 
 
 def delete(uri: str) -> None:

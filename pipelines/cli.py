@@ -1,8 +1,9 @@
-"""The command line: `gamecraft curate | synth | retry | compact | train | encode | play | rollout | replay | report | recipe
-| inspect | bench | doctor`.
+"""The command line: `gamecraft curate | synth | retry | compact | verify | train | encode | play | rollout | replay | report
+| recipe | inspect | bench | doctor`.
 
 Commands import what they need when they run: `model` needs torch, and help and `inspect` need neither. Exit status: 0 done; 1
-something is left to do, or this machine lacks something; 2 wrong input; 70 a bug of ours; 130 interrupted.
+something is left to do, or this machine lacks something; 2 wrong input; 3 done, but sources were lost (they cannot be read, or
+failed for good); 70 a bug of ours; 130 interrupted.
 """
 
 import logging
@@ -181,7 +182,7 @@ def synth(
 
 
 def _finish(summary: Any) -> None:
-    """Write the report and print the summary. Exit with 1 where something is left to do."""
+    """Write the report and print the summary. Exit with 1 where something is left to do, and with 3 where sources were lost."""
     from pipelines.report.page import write_report
 
     report = write_report(summary.out, summary.output)
@@ -189,6 +190,8 @@ def _finish(summary: Any) -> None:
         print_summary(summary, report)
     if not summary.finished:
         raise typer.Exit(1)
+    if summary.lost:
+        raise typer.Exit(_LOST_SOURCES)
 
 
 @app.command()
@@ -345,6 +348,28 @@ def compact(out: Out, wait: Wait = 0.0) -> None:
     _require_dataset(out)
     packed = compact_output(storage.normal(out), wait)
     say(f"{plural(packed, 'file')} packed" if packed else "nothing to pack")
+
+
+@app.command()
+def verify(
+    out: Out,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read all shards and segments, and compare hashes.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move what does not count to OUT/trash, and have damaged shards made again.")
+    ] = False,
+) -> None:
+    """Check that an output is whole: nothing missing, damaged, twice or left over. Exit with 1 where something is wrong."""
+    from pipelines import verify as verification
+    from pipelines.printing import print_verification
+
+    _require_dataset(out)
+    if repair:
+        result, mended = verification.repair(out, deep)
+    else:
+        result, mended = verification.verify(out, deep), 0
+    print_verification(result, repair, mended)
+    if len(result.problems) > mended:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -542,6 +567,7 @@ def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
 
 
 _LOG_OPTIONS = frozenset({"--verbose", "-v", "--quiet", "-q", "--log-json"})
+_LOST_SOURCES = 3
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 _OUR_BUG = 70  # EX_SOFTWARE of sysexits.h
 

@@ -27,7 +27,7 @@ from curation.worker_state import worker
 from operators import synth
 from operators.op import Op, Step
 from operators.shards import scratch_file
-from pipelines import chains, chunk_units, ledger, unit_files
+from pipelines import chains, chunk_units, dead_letters, ledger, unit_files
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
 from pipelines.units import PART_CLIPS, Unit, UnitName
@@ -90,6 +90,7 @@ def work(
         record.wall_s = round(time.monotonic() - began, 3)
         versions.check_opened()
         if commits:
+            dead_letters.write(phase.out, record, rows, worker.tracebacks)
             phase.commit(unit, rows, record)
     except Exception as error:
         record.failure = describe(error)

@@ -14,6 +14,7 @@ from pipelines.wording import plural, short_name
 
 if TYPE_CHECKING:
     from curation.cameras.camera import Camera
+    from pipelines.verify import Verification
 
 _MAX_LISTED = 16
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
@@ -172,7 +173,33 @@ def print_summary(summary: Any, report: str) -> None:
         say(f"no new shards are planned: {summary.held}")
     if summary.failures:
         say(f"{plural(len(summary.failures), 'unit')} could not be finished; run the same command again to retry")
+    if summary.lost:
+        say(f"{plural(summary.lost, 'source')} lost: OUT/dead says why; `gamecraft retry OUT` lets the next run try again")
     say(f"report: {report}")
+
+
+def print_verification(result: "Verification", repaired: bool, mended: int) -> None:
+    """Print what was checked, and a table of what is wrong, by kind."""
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(result.sources.items()))
+    read = f"; {result.bytes_read / 2**20:.1f} MiB read" if result.bytes_read else ""
+    say(
+        f"{plural(result.sources.total(), 'source')}{f' ({statuses})' if statuses else ''}, {plural(result.units, 'unit')}, "
+        f"{plural(result.clips, 'clip')}: {result.kept} kept, {result.stored} in {plural(result.shards, 'shard')}, "
+        f"{result.waiting} waiting{read}"
+    )
+    if not result.problems:
+        say("nothing is wrong")
+        return
+    table = Table("what", "how many", "remedy", "example", box=None, header_style="bold")
+    kinds = Counter((problem.kind, problem.remedy) for problem in result.problems)
+    for (kind, remedy), count in kinds.most_common():
+        example = next(problem for problem in result.problems if (problem.kind, problem.remedy) == (kind, remedy))
+        table.add_row(kind, str(count), remedy, f"{example.uri}: {example.words}")
+    _console().print(table)
+    if repaired:
+        say(f"{mended} of {plural(len(result.problems), 'problem')} mended; what was moved is in OUT/trash")
+    elif any(problem.remedy in ("move to trash", "make again") for problem in result.problems):
+        say("`gamecraft verify OUT --repair` mends what can be moved away or made again")
 
 
 def _console() -> Console:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from curation import storage
 from curation.output_folder import OutputFolder
 from curation.schema import Row
-from pipelines import ledger, unit_files, units
+from pipelines import dead_letters, ledger, unit_files, units
 from pipelines.lock import hold_lock
 from pipelines.recipes import CLIP_PHASES
 from pipelines.unit_files import UnitFiles
@@ -63,7 +63,12 @@ def clear_reasons(out: str, reason: str = "", source: str = "") -> list[ClearedR
             and (not source or fnmatchcase(match.uri, source) or match.uri == storage.normal(source))
         ]
         _delete_units(out, matches)
+        dead_letters.delete(out, {(phase, unit) for unit, match in matches for phase in _wrote_letter(match.phase)})
     return [match for _, match in matches]
+
+
+def _wrote_letter(phase: str) -> tuple[str, ...]:
+    return (phase, "generate") if phase == "partition" else (phase,)
 
 
 def _clip_reasons(files: UnitFiles, pattern: str) -> list[tuple[str, ClearedReason]]:

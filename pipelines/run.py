@@ -29,6 +29,7 @@ from pipelines import (
     chunk_units,
     compact,
     dataset_card,
+    dead_letters,
     ledger,
     licences,
     lock,
@@ -93,6 +94,11 @@ class Summary:
     def finished(self) -> bool:
         """Whether all input is in shards or left out for a reason, and no source changed since it was measured."""
         return not (self.failures or self.held or self.changed)
+
+    @property
+    def lost(self) -> int:
+        """Sources of the output that failed for good: they cannot be read, an operator failed, or workers crashed on them."""
+        return self.unreadable
 
     @property
     def failures(self) -> list[Record]:
@@ -209,7 +215,7 @@ def _run(
         summary = Summary(out)
         before = set(units.list_superseded(out))
         inputs.prepare(out)
-        logged = set(storage.names(OutputFolder(out).logs))
+        logged, letters = set(storage.names(OutputFolder(out).logs)), set(dead_letters.list_letters(out))
         for name in phases:
             lock.renew_lock(out)  # listing units may delete those of other settings, and plans shards
             if name == "shard":
@@ -217,6 +223,7 @@ def _run(
             for left, done in _rounds(name, out, recipe, inputs.todo):
                 summary.before.setdefault(name, done)
                 _delete_logs(out, left, logged)
+                dead_letters.delete(out, letters & {(name, unit.name) for unit in left})
                 summary.records += list(_run_phase(Phase(name, recipe, out, files.manifest.number), left, runner))
                 if left:
                     files.refresh()
@@ -226,6 +233,7 @@ def _run(
             unit for unit in units.list_superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
         ]
         chunk_units.delete_leftover_chunks(out)
+        dead_letters.delete_outdated(out)
         scratch.remove_stale_folders()  # of workers that were killed
         _conclude(summary, recipe)
     summary.notes = [*inputs.notes, *summary.notes]

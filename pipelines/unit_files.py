@@ -552,11 +552,27 @@ class UnitFiles:
             self._pack_folder(folder, units, run)
         return len(units)
 
-    def remove_replaced(self, folder: str) -> None:
-        """Delete the files of units that are packed too: a run was killed before it deleted them."""
+    def replaced(self, folder: str) -> list[str]:
+        """Return the units of a folder that have a file and are packed too: a run was killed before it deleted the files."""
         self._files_of_units(folder)
-        if replaced := self._replaced.pop(folder, []):
-            storage.delete_all(storage.join(self.out, folder, f"{unit}.parquet") for unit in replaced)
+        return self._replaced.get(folder, [])
+
+    def remove_replaced(self, folder: str) -> None:
+        """Delete the files of units that are packed too."""
+        storage.delete_all(storage.join(self.out, folder, f"{unit}.parquet") for unit in self.replaced(folder))
+        self._replaced.pop(folder, None)
+
+    def check_segment(self, folder: str, segment: Segment) -> str:
+        """Read a segment in full. Return how it differs from what the manifest says, or an empty string."""
+        try:
+            piece = _SegmentFile(self.out, folder, segment).between("", None, None)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            return f"cannot be read: {error}"
+        units, ordered = list(piece.units), sorted(set(piece.units))
+        about = (len(units), len(piece.table), units[:1], units[-1:])
+        if about != (segment.units, segment.rows, [segment.first], [segment.last]) or units != ordered:
+            return f"holds {len(units)} units and {len(piece.table)} rows, the manifest says {segment.units} and {segment.rows}"
+        return ""
 
     def _pack_folder(self, folder: str, units: list[str], run: "Run | None") -> None:
         number, dropped = self.manifest.number + 1, self.manifest.dropped.get(folder, frozenset())

@@ -1,6 +1,7 @@
 """Files of units, packed into segments and read back: nothing may be lost, doubled or mixed up, whoever is killed when."""
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,9 @@ def write(out, numbers, reject=None, clips=2, phase="score", schema=SCORES):
 
 def content(out, folder=SCORE):
     files = unit_files.of(out)
-    return {unit: (files.read(folder, unit).to_pylist(), files.read(folder, unit).schema.metadata) for unit in files.names(folder)}
+    return {
+        unit: (files.read(folder, unit).to_pylist(), files.read(folder, unit).schema.metadata) for unit in files.names(folder)
+    }
 
 
 def scanned(out, folder=SCORE):
@@ -157,7 +160,7 @@ def test_merged_segments_are_cut_by_size(out, monkeypatch):
         pack(out)
     segments = unit_files.newest_manifest(out).segments[SCORE]
     assert len(segments) > 1
-    assert all(a.last < b.first for a, b in zip(segments, segments[1:], strict=False)), "each holds a range of names"
+    assert all(a.last < b.first for a, b in pairwise(segments)), "each holds a range of names"
     assert len(scanned(out)) == 60
 
 
