@@ -7,6 +7,7 @@
     shards/000123.tar                 <clip_id>.json, <clip_id>.mp4 and <clip_id>.camera.npz of each clip, in the plan's order
     shards/000123.parquet             the index of that tar, and its commit: a tar without an index does not count
     shards/plan-000.parquet           which clip goes into which shard; never changed
+    sources/<name>.parquet            ids of listed sources by their bytes (`pipelines.source_manifest`)
     videos/<unit>.parquet             one row a source
     clips/<phase>/<unit>.parquet      clip_id and the columns that the phase adds: the commit of the unit
     clips/superseded/<unit>.parquet   clips whose source changed before they were stored
@@ -62,6 +63,10 @@ class OutputFolder:
     @property
     def videos(self) -> str:
         return join(self.uri, "videos")
+
+    @property
+    def sources(self) -> str:
+        return join(self.uri, "sources")
 
     @property
     def shards(self) -> str:

@@ -1,4 +1,5 @@
-"""Pack the files of units after each phase, and by `gamecraft compact`, here or by tasks on Ray.
+"""Pack the files of units after each phase, and by `gamecraft compact`, here or by tasks on Ray
+(`UnitFiles.run_tasks`).
 
 The next manifest is the commit, and the files that it replaces are deleted after it (`pipelines.unit_files`). Before the first
 manifest dataset.json gets the version of packed outputs, so that an older release refuses it instead of doing all again.
@@ -6,7 +7,7 @@ manifest dataset.json gets the version of packed outputs, so that an older relea
 
 from curation import shards
 from curation.schema import PACKED_VERSION
-from pipelines import runners, unit_files
+from pipelines import unit_files
 from pipelines.lock import hold_lock, renew_lock
 from pipelines.unit_files import FOLDERS
 
@@ -20,7 +21,7 @@ def compact(out: str, wait_s: float = 0.0) -> int:
         return pack(out, min_units=1)
 
 
-def pack(out: str, min_units: int | None = None, runner: str = "local") -> int:
+def pack(out: str, min_units: int | None = None) -> int:
     """Pack the folders that have at least `min_units` files of units (None: `MIN_UNITS`). Return how many were packed.
 
     Needs the lock.
@@ -32,7 +33,7 @@ def pack(out: str, min_units: int | None = None, runner: str = "local") -> int:
         if files.count_files(folder) >= max(1, min_units):
             renew_lock(out)
             _mark_packed(out)
-            packed += files.pack(folder, runners.run_tasks if runner == "ray" else None)
+            packed += files.pack(folder)
     if packed:
         files.remove_unused()
     return packed

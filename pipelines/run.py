@@ -210,6 +210,7 @@ def _run(
         if runner == "ray":
             runners.start_ray()
             runners.warn_of_shortages(Phase(name, recipe, out) for name in phases)
+            files.run_tasks = runners.run_tasks
         for condition in licences.conditions_of(recipe, phases):
             log.warning("%s", condition)
         summary = Summary(out)
@@ -227,7 +228,7 @@ def _run(
                 summary.records += list(_run_phase(Phase(name, recipe, out, files.manifest.number), left, runner))
                 if left:
                     files.refresh()
-            compact.pack(out, runner=runner)
+            compact.pack(out)
         lock.renew_lock(out)
         summary.changed = [
             unit for unit in units.list_superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)

@@ -343,6 +343,14 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
+RunTasks = Callable[[Callable[..., Any], list[tuple[Any, ...]]], Iterable[Any]]
+"""Calls a function with each of these arguments, anywhere, and returns the results in order."""
+
+
+def _run_here(function: Callable[..., Any], tasks: list[tuple[Any, ...]]) -> Iterator[Any]:
+    return (function(*task) for task in tasks)
+
+
 class UnitFiles:
     """The units of an output, by one manifest.
 
@@ -354,6 +362,8 @@ class UnitFiles:
         self.manifest = newest_manifest(out) if manifest is None else manifest
         self.memo: dict[Any, Any] = {}
         """What callers derived from the committed units. It is cleared whenever units may have changed."""
+        self.run_tasks: RunTasks = _run_here
+        """How work that needs no unit is done: here, or on the cluster of the run."""
         self._listed: dict[str, dict[str, None]] = {}  # the files of units, in order of their names
         self._replaced: dict[str, list[str]] = {}  # files whose unit is packed: a run was killed before it deleted them
         self._tails: dict[str, list[Piece]] = {}  # the rows in files of units
@@ -541,15 +551,11 @@ class UnitFiles:
         names = {(folder, segment.name) for folder, segments in manifest.segments.items() for segment in segments}
         self._segments = {key: file for key, file in self._segments.items() if key in names}
 
-    def pack(self, folder: str, run: "Run | None" = None) -> int:
-        """Pack all files of units of a folder. Return how many there were.
-
-        Only the run that holds the lock may call this. run: calls a function with each of these arguments, anywhere, and
-        returns the results; None: in this process.
-        """
+    def pack(self, folder: str) -> int:
+        """Pack all files of units of a folder. Return how many there were. Only the run that holds the lock may call this."""
         units = list(self._files_of_units(folder))
         if units:
-            self._pack_folder(folder, units, run)
+            self._pack_folder(folder, units)
         return len(units)
 
     def replaced(self, folder: str) -> list[str]:
@@ -574,15 +580,15 @@ class UnitFiles:
             return f"holds {len(units)} units and {len(piece.table)} rows, the manifest says {segment.units} and {segment.rows}"
         return ""
 
-    def _pack_folder(self, folder: str, units: list[str], run: "Run | None") -> None:
+    def _pack_folder(self, folder: str, units: list[str]) -> None:
         number, dropped = self.manifest.number + 1, self.manifest.dropped.get(folder, frozenset())
-        if run is None and folder not in _LARGE_FOLDERS:
+        if self.run_tasks is _run_here and folder not in _LARGE_FOLDERS:
             parts = [part for piece in self._tail(folder) for part in piece.split(_UNITS_PER_SEGMENT)]
             written = [_write_segment(self.out, folder, part, number) for part in parts]
         else:
             groups = [units[first : first + _UNITS_PER_SEGMENT] for first in range(0, len(units), _UNITS_PER_SEGMENT)]
             tasks = [(self.out, folder, group, number) for group in groups]
-            written = [segment for segments in (run or _run_here)(pack_units, tasks) for segment in segments]
+            written = [segment for segments in self.run_tasks(pack_units, tasks) for segment in segments]
         again = dropped.intersection(units)  # deleted once and done again: their old rows must go
         outdated = [file for file in self._files(folder) if any(file.find(unit) is not None for unit in again)]
         others = [file for file in self._files(folder) if file not in outdated]
@@ -639,14 +645,8 @@ def _live(files: Iterable[_SegmentFile], dropped: frozenset[str]) -> list[Piece]
     return [piece for piece in pieces if piece.units]
 
 
-Run = Callable[[Callable[..., list[Segment]], list[tuple[Any, ...]]], Iterable[list[Segment]]]
-
 # Side files, which the driver need not read: they are packed without being kept in memory.
 _LARGE_FOLDERS = frozenset({"sidecar/thumbs", "sidecar/signals", "sidecar/camera"})
-
-
-def _run_here(function: Callable[..., list[Segment]], tasks: list[tuple[Any, ...]]) -> Iterator[list[Segment]]:
-    return (function(*task) for task in tasks)
 
 
 def pack_units(out: str, folder: str, units: Sequence[str], number: int) -> list[Segment]:
