@@ -22,6 +22,7 @@
     manifests/000001.json             which segments count
     dead/<phase>/<unit>.json          what is known about sources and clips that failed for good
     logs/<unit>.txt                   the traceback of a unit that failed unexpectedly
+    progress.json                     how far the current run is, or the last one came (`pipelines.progress`)
     lock.json                         the run that writes here now
 
 A unit is what commits at once: a chunk, a source, at most 64 clips of a source, or a shard.
@@ -55,6 +56,10 @@ class OutputFolder:
     @property
     def lock(self) -> str:
         return join(self.uri, "lock.json")
+
+    @property
+    def progress(self) -> str:
+        return join(self.uri, "progress.json")
 
     @property
     def previews(self) -> str:

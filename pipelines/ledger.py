@@ -34,6 +34,8 @@ SIGNALS = pa.schema(
     ]
 )
 CAMERAS = pa.schema([("clip_id", pa.string()), ("npz", pa.binary())])
+# Fields that earlier releases do not know; they are empty when a record is stored, and left out then.
+_NEWER_FIELDS = ("reasons", "deaths")
 _VIDEOS, _PARTITION = "videos", "clips/partition"
 # Sources that `scan` joins at once, each with at most 64 clips a unit of `score`: 64k clips take 130 MB.
 _UNITS_PER_PART = 1024
@@ -44,7 +46,9 @@ class Record:
     """What one unit did and cost.
 
     failure: why the unit could not be committed; None where it was. note: a remark for whoever watches the run. wall_s, cpu_s:
-    seconds, the latter by operator. decodes, vlm, s3: as `WorkerState` counts them; s3 is not stored.
+    seconds, the latter by operator. decodes, vlm, s3: as `WorkerState` counts them. reasons: dropped rows by verdict and kind
+    of reason, such as "rejected too dark". deaths: workers that died over the unit, by cause. s3, reasons and deaths are not
+    stored.
     """
 
     phase: str
@@ -57,11 +61,14 @@ class Record:
     decodes: dict[str, int] = field(default_factory=dict)
     vlm: dict[str, int] = field(default_factory=dict)
     s3: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    deaths: dict[str, int] = field(default_factory=dict)
     failure: str | None = None
     note: str | None = None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        fields = {name: value for name, value in asdict(self).items() if value or name not in _NEWER_FIELDS}
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Record":

@@ -95,10 +95,19 @@ def work(
     except Exception as error:
         record.failure = describe(error)
         worker.note_unexpected(error)
+    else:
+        record.reasons = _count_reasons(rows)
     if worker.tracebacks:
         _write_log(phase, record)
     record.s3 = dict(worker.s3_requests - requests)
     return record
+
+
+def _count_reasons(rows: Iterable[Row]) -> dict[str, int]:
+    """Count dropped rows by verdict and kind of reason: the words before the first colon, of an error the operator."""
+    dropped = ((name, row[name]) for row in rows for name in ("reject", "error") if row.get(name))
+    verdicts = {"reject": "rejected", "error": "error"}
+    return dict(Counter(f"{verdicts[name]} {reason.partition(':')[0]}" for name, reason in dropped))
 
 
 def _write_log(phase: Phase, record: Record) -> None:

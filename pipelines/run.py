@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,7 @@ import av
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from curation import scratch, shards, source_files, storage
@@ -46,6 +47,7 @@ from pipelines import totals as totals_module
 from pipelines.ledger import Record
 from pipelines.lock import hold_lock
 from pipelines.phases import Phase
+from pipelines.progress import RunProgress
 from pipelines.recipes import CLIP_PHASES, PHASES, SYNTH_PHASES, Recipe
 from pipelines.report.output import Output, read_output
 from pipelines.totals import Totals
@@ -202,7 +204,7 @@ def _run(
         )
     inputs = list_inputs()  # before anything is written: an input that is not there is reported at once
     _check_writable(out)
-    with hold_lock(out, wait_s), unit_files.pinned(out) as files, runners.local_worker():
+    with hold_lock(out, wait_s), unit_files.pinned(out) as files, runners.local_worker(), ExitStack() as stack:
         if wait_s:
             inputs = list_inputs()
         storage.remove_partial_files(out)
@@ -213,7 +215,7 @@ def _run(
             files.run_tasks = runners.run_tasks
         for condition in licences.conditions_of(recipe, phases):
             log.warning("%s", condition)
-        summary = Summary(out)
+        summary, progress = Summary(out), stack.enter_context(RunProgress(out, runner).written())
         before = set(units.list_superseded(out))
         inputs.prepare(out)
         logged, letters = set(storage.names(OutputFolder(out).logs)), set(dead_letters.list_letters(out))
@@ -225,7 +227,8 @@ def _run(
                 summary.before.setdefault(name, done)
                 _delete_logs(out, left, logged)
                 dead_letters.delete(out, letters & {(name, unit.name) for unit in left})
-                summary.records += list(_run_phase(Phase(name, recipe, out, files.manifest.number), left, runner))
+                progress.begin(name, len(left), done)
+                summary.records += _run_phase(Phase(name, recipe, out, files.manifest.number), left, runner, progress)
                 if left:
                     files.refresh()
             compact.pack(out)
@@ -293,17 +296,22 @@ def _check_recipe(out: str, recipe: Recipe) -> None:
     )
 
 
-def _run_phase(phase: Phase, todo: Sequence[Unit], runner: str) -> Iterator[Record]:
+def _run_phase(phase: Phase, todo: Sequence[Unit], runner: str, run_progress: RunProgress) -> Iterator[Record]:
     """Run a phase's units and show progress with a rate and the time left. Each kind of failure is logged once, as it comes."""
     if not todo:
         return
     logged: set[str] = set()
     with _progress() as progress:
         task = progress.add_task(f"{phase.name:9}", total=len(todo))
-        show = partial(_advance, progress, task)
+
+        def show(finished: float) -> None:
+            progress.update(task, completed=finished)
+            run_progress.set_part(finished)
+
         records = runners.run_ray(phase, todo) if runner == "ray" else runners.run_local(phase, todo, show)
         for finished, record in enumerate(records, start=1):
             show(finished)
+            run_progress.add(record)
             _log_record(record, logged)
             yield record
 
@@ -322,10 +330,6 @@ def _delete_logs(out: str, todo: Sequence[Unit], logged: set[str]) -> None:
     for uri in (OutputFolder(out).log(unit.name) for unit in todo):
         if uri.rpartition("/")[2] in logged:
             storage.delete(uri)
-
-
-def _advance(progress: Progress, task: TaskID, finished: float) -> None:
-    progress.update(task, completed=finished)
 
 
 class _Rate(ProgressColumn):
