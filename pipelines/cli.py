@@ -464,13 +464,12 @@ def inspect(
     if thresholds:
         print_thresholds(out, dataset)
         return
-    clips = ledger.clips(out)
     if clip:
-        print_clip(out, clip_row(out, clips, clip), camera)
+        print_clip(out, clip_row(out, clip), camera)
     elif camera:
         raise InputError("--camera saves the camera of one clip: name it, as in `gamecraft inspect OUT CLIP --camera FILE`")
     else:
-        print_overview(dataset, clips, ledger.videos(out))
+        print_overview(dataset, ledger.scan(out, ("reject", "error")))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

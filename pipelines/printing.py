@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,32 +15,49 @@ from pipelines.wording import plural, short_name
 
 if TYPE_CHECKING:
     from curation.cameras.camera import Camera
+    from pipelines.ledger import Part
     from pipelines.verify import Verification
 
 _MAX_LISTED = 16
+_MAX_SOURCES = 1000  # lines of an overview
 _EXPORT_NEEDS = {"scipy": "'gamecraft[camera]'", "rerun": "'gamecraft[rerun]'"}
 
 
-def print_overview(dataset: dict[str, Any], clips: Any, videos: Any) -> None:
+def print_overview(dataset: dict[str, Any], parts: "Iterable[Part]") -> None:
+    """Print the counts of an output, its sources (the first of many), and why clips were dropped. parts: of `ledger.scan`."""
     counts = dataset["counts"]
+    sources = Table("source", "status", "seconds", "clips", "kept", "why", box=None, header_style="bold")
+    listed: list[tuple[str, ...]] = []
+    videos, clips, kinds = 0, 0, Counter[str]()
+    for part in parts:
+        videos, clips = videos + len(part.videos), clips + len(part.clips)
+        rows_of = defaultdict(list)
+        for row in part.clips.select(["reject", "error", "unit_id"]).to_pylist():
+            rows_of[row["unit_id"]].append(row)
+            if is_dropped(row):
+                kinds[_kind(row)] += 1
+        if len(listed) < _MAX_SOURCES:
+            listed += [_overview_row(video, rows_of[video["unit_id"]]) for video in part.videos.to_pylist()]
+    for _, *cells in sorted(listed)[:_MAX_SOURCES]:
+        sources.add_row(*cells)
     say(f"recipe {dataset['recipe_name']}, schema {dataset['schema_version']}, {plural(len(dataset['shards']), 'shard')}")
     kept, stored = counts.get("kept", 0), counts.get("stored", 0)
-    say(f"{plural(len(videos), 'source')}, {plural(len(clips), 'clip')}: {kept} kept, {stored} in shards\n")
-    sources = Table("source", "status", "seconds", "clips", "kept", "why", box=None, header_style="bold")
-    rows = clips.select(["reject", "error", "unit_id"]).to_pylist()
-    rows_of = defaultdict(list)
-    for row in rows:
-        rows_of[row["unit_id"]].append(row)
-    for video in videos.to_pylist():
-        mine = rows_of[video["unit_id"]]
-        dropped = Counter(_kind(r) for r in mine if is_dropped(r))
-        seconds = f"{video['duration_s']:.1f}" if video["duration_s"] else ""
-        why = [video["reason"], video["note"], *(f"{count} {kind}" for kind, count in dropped.most_common())]
-        counts = str(len(mine)), str(len(mine) - dropped.total())
-        sources.add_row(short_name(video["uri"]), video["status"], seconds, *counts, ", ".join(filter(None, why)))
+    say(f"{plural(videos, 'source')}, {plural(clips, 'clip')}: {kept} kept, {stored} in shards\n")
     _console().print(sources)
-    for kind, count in Counter(_kind(r) for r in rows if is_dropped(r)).most_common():
+    if videos > _MAX_SOURCES:
+        say(f" and {plural(videos - _MAX_SOURCES, 'more source')}")
+    for kind, count in kinds.most_common():
         say(f"{plural(count, 'clip'):>9}: {kind}")
+
+
+def _overview_row(video: dict[str, Any], clips: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the uri of a source, to sort by, and the cells of its line."""
+    dropped = Counter(_kind(row) for row in clips if is_dropped(row))
+    seconds = f"{video['duration_s']:.1f}" if video["duration_s"] else ""
+    why = [video["reason"], video["note"], *(f"{count} {kind}" for kind, count in dropped.most_common())]
+    kept = str(len(clips) - dropped.total())
+    line = (short_name(video["uri"]), video["status"], seconds, str(len(clips)), kept, ", ".join(filter(None, why)))
+    return video["uri"], *line
 
 
 def _kind(row: dict[str, Any]) -> str:
@@ -65,9 +83,15 @@ def print_thresholds(out: str, dataset: dict[str, Any]) -> None:
         _console().print(table)
 
 
-def clip_row(out: str, clips: Any, clip: str) -> dict[str, Any]:
+def clip_row(out: str, clip: str) -> dict[str, Any]:
     """Return the row of the clip whose id begins with `clip`."""
-    rows: list[dict[str, Any]] = [row for row in clips.to_pylist() if row["clip_id"].startswith(clip)]
+    import pyarrow.compute as pc
+
+    from pipelines import ledger
+
+    rows: list[dict[str, Any]] = []
+    for part in ledger.scan(out):
+        rows += part.clips.filter(pc.starts_with(part.clips["clip_id"], clip)).to_pylist()
     if len(rows) != 1:
         matches = ", ".join(row["clip_id"] for row in rows[:5])
         raise InputError(

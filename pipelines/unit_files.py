@@ -46,6 +46,8 @@ _MAX_SMALL_SEGMENTS, _SMALL_BYTES, _SEGMENT_BYTES = 16, 16 << 20, 64 << 20
 _ROW_GROUP_BYTES, _MAX_ROW_GROUP = 4 << 20, 4096
 _TAIL_BYTES = 256 << 10  # the end of a segment, which holds Parquet's footer
 _FILES_AT_ONCE = 512
+# A folder with more files of units than this is packed without holding all of its rows in memory.
+_MAX_TAIL = 2 * _UNITS_PER_SEGMENT
 # So many packed units are looked up one by one, and more of them by reading the whole folder.
 _FEW_UNITS = 256
 # Row groups that a process keeps: units that follow each other are in the same.
@@ -582,7 +584,7 @@ class UnitFiles:
 
     def _pack_folder(self, folder: str, units: list[str]) -> None:
         number, dropped = self.manifest.number + 1, self.manifest.dropped.get(folder, frozenset())
-        if self.run_tasks is _run_here and folder not in _LARGE_FOLDERS:
+        if self.run_tasks is _run_here and folder not in _LARGE_FOLDERS and len(units) <= _MAX_TAIL:
             parts = [part for piece in self._tail(folder) for part in piece.split(_UNITS_PER_SEGMENT)]
             written = [_write_segment(self.out, folder, part, number) for part in parts]
         else:
