@@ -137,12 +137,17 @@ def curate(
         list[str],
         typer.Argument(metavar="INPUT...", help="Videos, folders, globs, list files (.txt) or s3:// prefixes."),
     ],
-    out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix.")],
+    out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix.")] = "",
     recipe: OfCuration = "laptop",
     runner: OnCluster = "local",
     phase: Annotated[str, typer.Option(autocompletion=_values(*PHASES), help=f"Run one phase only: {', '.join(PHASES)}.")] = "",
     partial: Partial = False,
     wait: Wait = 0.0,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Write nothing: curate a sample, and print what all of the input would cost and give."),
+    ] = False,
+    sample: Annotated[int, typer.Option(help="How many sources --dry-run curates.", min=1)] = 20,
 ) -> None:
     """Turn videos into WebDataset shards, a ledger of every clip, and a report. Run it again to resume or to add input."""
     from pipelines import run, runners
@@ -150,6 +155,14 @@ def curate(
     _check_choice("--runner", runner, runners.RUNNERS)
     if phase:
         _check_choice("--phase", phase, PHASES)
+    if dry_run:
+        from pipelines import dry_run as estimation
+        from pipelines.printing import print_estimate
+
+        print_estimate(estimation.estimate(inputs, recipes.load(recipe), sample))
+        return
+    if not out:
+        raise InputError("--out is missing: where everything is written, a folder or an s3:// prefix")
     summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait)
     _finish(summary)
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from pipelines.wording import plural, short_name
 
 if TYPE_CHECKING:
     from curation.cameras.camera import Camera
+    from pipelines.dry_run import Estimate, Interval
     from pipelines.ledger import Part
     from pipelines.verify import Verification
 
@@ -224,6 +225,57 @@ def print_verification(result: "Verification", repaired: bool, mended: int) -> N
         say(f"{mended} of {plural(len(result.problems), 'problem')} mended; what was moved is in OUT/trash")
     elif any(problem.remedy in ("move to trash", "make again") for problem in result.problems):
         say("`gamecraft verify OUT --repair` mends what can be moved away or made again")
+
+
+def print_estimate(estimate: "Estimate") -> None:
+    """Print what a run would cost and give, with intervals; of one source also its clips."""
+    say(f"input: {plural(estimate.sources, 'source')}, {_bytes(estimate.bytes)}; sample: {plural(estimate.sampled, 'source')}")
+    if estimate.sampled == 1:
+        _print_sampled_clips(estimate.rows)
+    table = Table("estimate for the whole input", "value", "9 of 10 samples", box=None, header_style="bold")
+    hours = {"footage": "source_s", "kept": "kept_s", "CPU time": "cpu_s"}
+    for title, name in hours.items():
+        table.add_row(title, *_interval(estimate.totals[name], lambda seconds: f"{seconds / 3600:,.2f} h"))
+    for cores in (1, 16, 256):
+        table.add_row(f"wall time on {plural(cores, 'core')}", *_interval(estimate.wall_s(cores), _duration))
+    table.add_row("clips", *_interval(estimate.totals["clips"], "{:,.0f}".format))
+    table.add_row("clips kept", *_interval(estimate.totals["kept"], "{:,.0f}".format))
+    table.add_row("shards", *_interval(estimate.totals["stored_bytes"], _bytes))
+    table.add_row("files of units", *_interval(estimate.totals["objects"], "{:,.0f}".format))
+    _console().print(table)
+    total = sum(estimate.cpu_s.values()) or 1.0
+    say(
+        "CPU time by phase: " + ", ".join(f"{phase} {100 * seconds / total:.0f} %" for phase, seconds in estimate.cpu_s.items())
+    )
+    if estimate.reasons:
+        say("dropped: " + ", ".join(f"{count} {reason}" for reason, count in estimate.reasons.most_common(6)))
+    if estimate.lost:
+        say(f"{estimate.lost} of the sample cannot be read or failed")
+    for note in estimate.notes:
+        say(f"note: {note}")
+    say("nothing was written")
+
+
+def _print_sampled_clips(rows: list[dict[str, Any]]) -> None:
+    clips = Table("clip", "from s", "to s", "verdict", "caption", box=None, header_style="bold")
+    for row in rows:
+        verdict = row["reject"] or row["error"] or "kept"
+        clips.add_row(row["clip_id"], f"{row['start_s']:.2f}", f"{row['end_s']:.2f}", verdict, row["caption_short"] or "")
+    _console().print(clips)
+
+
+def _interval(interval: "Interval", words: Callable[[float], str]) -> tuple[str, str]:
+    if interval.low is None or interval.high is None:
+        return words(interval.value), "one source: unknown"
+    return words(interval.value), f"{words(interval.low)} to {words(interval.high)}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:,.1f} h"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
 def _console() -> Console:
