@@ -246,7 +246,8 @@ def read_dataset(out: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     if dataset.get("schema_version") not in READABLE_VERSIONS:
-        readable = ", ".join(map(str, READABLE_VERSIONS))
+        *earlier, newest = map(str, READABLE_VERSIONS)
+        readable = f"{', '.join(earlier)} and {newest}"
         raise InputError(
             f"{out} was made with schema version {dataset.get('schema_version')}; this code reads {readable}. "
             "Use the gamecraft release that made it, or curate into a new folder"
