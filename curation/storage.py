@@ -89,7 +89,7 @@ def open_binary(uri: str, token: str = "") -> BinaryIO:
     and reading on S3, by opening and closing locally. A `with` block that is left by another error raises that one.
     """
     if is_s3(uri):
-        return io.BufferedReader(s3.RangeFile(uri, token), s3.RANGE_BYTES)
+        return io.BufferedReader(s3.RangeFile(uri, token), s3.BUFFER_BYTES)
     return cast(BinaryIO, LocalFile(uri, token))
 
 
