@@ -183,8 +183,8 @@ def commands_page() -> str:
         "",
         "Written by `python -m bench.architecture` from `pipelines/cli.py`.",
         "",
-        "Exit status: 0 done; 1 something is left to do, or this machine lacks something; 2 wrong input; 70 a bug of ours;",
-        "130 interrupted. Errors are one line on stderr.",
+        "Exit status: 0 done; 1 something is left to do, or this machine lacks something; 2 wrong input; 3 done, but",
+        "sources were lost; 70 a bug of ours; 130 interrupted. Errors are one line on stderr.",
         "",
     ]
     lines += _command_lines("gamecraft", typer.main.get_command(app))

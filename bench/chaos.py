@@ -20,46 +20,53 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import cv2
-import numpy as np
-
 from bench.machine import describe
+from bench.tiny_videos import write_tiny_video
 from curation import shards, storage
 from curation.schema import Row
 from pipelines import ledger
+from pipelines.unit_files import FOLDERS, newest_manifest
+from pipelines.verify import verify
 
 MODES = ("worker", "driver", "group", "terminate", "poison", "outage", "ray-worker", "ray-driver")
-_SOURCES, _SECONDS, _FPS, _SIZE = 6, 5, 15, (160, 120)
+_SOURCES = 6
 _KILLS_PER_HISTORY = 8
 _MAX_RUNS = 25
 _ORPHANS_S = 20.0
 _BUCKET = "s3://chaos"
-# Kills the worker that encodes the first clip of source 3, as a segmentation fault in a codec would.
-_POISON = """
+# Changes what the runs do. CHAOS_POISON: the worker that encodes the first clip of source 3 dies, as by a segmentation fault in
+# a codec. CHAOS_PACK: files of units are packed after every phase, from two files on, so that kills hit that too.
+_CHANGES = """
 import importlib.abc, importlib.machinery, os, signal, sys
+def poison(module):
+    real = module.encode
+    def encode(uri, *rest):
+        if uri.endswith("3.mp4"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return real(uri, *rest)
+    module.encode = encode
+def pack(module):
+    module.MIN_UNITS = 2
 class Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, name, change):
+        self.name, self.change = name, change
     def find_spec(self, name, path, target=None):
-        if name != "curation.media.encode":
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         load = spec.loader.exec_module
         def exec_module(module):
             load(module)
-            real = module.encode
-            def encode(uri, *rest):
-                if uri.endswith("3.mp4"):
-                    os.kill(os.getpid(), signal.SIGSEGV)
-                return real(uri, *rest)
-            module.encode = encode
+            self.change(module)
         spec.loader.exec_module = exec_module
         return spec
-if "pipelines.worker" in sys.orig_argv:
-    sys.meta_path.insert(0, Finder())
+if os.environ.get("CHAOS_POISON") and "pipelines.worker" in sys.orig_argv:
+    sys.meta_path.insert(0, Finder("curation.media.encode", poison))
+if os.environ.get("CHAOS_PACK"):
+    sys.meta_path.insert(0, Finder("pipelines.compact", pack))
 """
 
 
@@ -69,6 +76,7 @@ class History:
 
     mode: str  # what is killed: one of MODES
     seed: int
+    packs: bool  # whether files of units are packed after each phase
     kills: int = 0
     runs: int = 0
     exit_codes: list[int] = field(default_factory=list)
@@ -83,24 +91,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--modes", default=",".join(MODES), help=f"what to kill, separated by commas; default {','.join(MODES)}"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the first history; default 0")
+    parser.add_argument(
+        "--pack", choices=("some", "all", "none"), default="some", help="which histories pack files of units after each phase"
+    )
     options = parser.parse_args(arguments)
     modes = options.modes.split(",")
     if unknown := set(modes) - set(MODES):
         parser.error(f"--modes: unknown: {', '.join(sorted(unknown))}; known: {', '.join(MODES)}")
     print(describe(), flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        histories = list(_run_histories(Path(folder), modes, options.kills, options.seed))
+        histories = list(_run_histories(Path(folder), modes, options.kills, options.seed, options.pack))
     bad = [history for history in histories if history.problems]
     print(f"{sum(h.kills for h in histories)} kills, {len(histories)} histories, {len(bad)} of them with problems")
     if bad:
         raise SystemExit(1)
 
 
-def _run_histories(folder: Path, modes: Sequence[str], kills: int, seed: int) -> Iterator[History]:
-    """Run histories, one mode after the other, until the number of kills is reached."""
+def _run_histories(folder: Path, modes: Sequence[str], kills: int, seed: int, pack: str) -> Iterator[History]:
+    """Run histories, one mode after the other, until the number of kills is reached. Every second round packs."""
     _make_sources(folder / "in")
-    (folder / "poison").mkdir()
-    (folder / "poison" / "sitecustomize.py").write_text(_POISON)
+    (folder / "changes").mkdir()
+    (folder / "changes" / "sitecustomize.py").write_text(_CHANGES)
     references: dict[bool, tuple[str, float]] = {}
     done = 0
     with _run_store() as store:
@@ -110,7 +121,9 @@ def _run_histories(folder: Path, modes: Sequence[str], kills: int, seed: int) ->
             poisoned = mode == "poison"
             if poisoned not in references:
                 references[poisoned] = _run_undisturbed(folder, poisoned)
-            history = _run_history(folder, mode, seed, min(_KILLS_PER_HISTORY, kills - done), references[poisoned], store)
+            packs = pack == "all" or (pack == "some" and seed // len(modes) % 2 == 1)
+            history = History(mode, seed, packs)
+            _run_history(folder, history, min(_KILLS_PER_HISTORY, kills - done), references[poisoned], store)
             print(json.dumps(vars(history)), flush=True)
             done += history.kills
             seed += 1
@@ -120,26 +133,7 @@ def _run_histories(folder: Path, modes: Sequence[str], kills: int, seed: int) ->
 def _make_sources(folder: Path) -> None:
     folder.mkdir()
     for seed in range(_SOURCES):
-        _film(folder / f"{seed}.mp4", seed)
-
-
-def _film(path: Path, seed: int) -> None:
-    """Write a video of a scrolling texture of boxes: small, sharp, and different for every seed."""
-    rng = np.random.default_rng(seed)
-    width, height = _SIZE
-    world = cv2.resize(rng.integers(0, 256, (15, 40, 3), np.uint8), (2 * width, height), interpolation=cv2.INTER_CUBIC)
-    for _ in range(300):
-        x, y, w, h = rng.integers((2 * width, height, 40, 30))
-        cv2.rectangle(world, (x, y), (x + w, y + h), rng.integers(0, 256, 3).tolist(), -1)
-    with av.open(str(path), "w") as output:
-        stream = output.add_stream("libx264", rate=_FPS, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for index in range(_SECONDS * _FPS):
-            view = np.ascontiguousarray(np.roll(world, -3 * index, axis=1)[:, :width])
-            frame = av.VideoFrame.from_ndarray(view, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, _FPS)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode())
+        write_tiny_video(folder / f"{seed}.mp4", seed)
 
 
 def _command(source: str, out: str, mode: str) -> list[str]:
@@ -148,10 +142,11 @@ def _command(source: str, out: str, mode: str) -> list[str]:
     return [gamecraft, "curate", source, "--out", out, "--recipe", "smoke", "--runner", runner, "--wait", "150"]
 
 
-def _environment(folder: Path, temporary: Path, poisoned: bool) -> dict[str, str]:
-    paths = [str(folder / "poison") if poisoned else "", os.environ.get("PYTHONPATH", "")]
+def _environment(folder: Path, temporary: Path, poisoned: bool, packs: bool) -> dict[str, str]:
+    paths = [str(folder / "changes"), os.environ.get("PYTHONPATH", "")]
+    changes = {"CHAOS_POISON": "1" if poisoned else "", "CHAOS_PACK": "1" if packs else ""}
     path = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return {**os.environ, **path, "TMPDIR": str(temporary), "RAY_AUTH_MODE": "disabled"}
+    return {**os.environ, **path, **changes, "TMPDIR": str(temporary), "RAY_AUTH_MODE": "disabled"}
 
 
 def _run_undisturbed(folder: Path, poisoned: bool) -> tuple[str, float]:
@@ -159,16 +154,17 @@ def _run_undisturbed(folder: Path, poisoned: bool) -> tuple[str, float]:
     out, began = folder / f"reference-{poisoned}", time.monotonic()
     temporary = folder / f"tmp-reference-{poisoned}"
     temporary.mkdir()
-    environment = _environment(folder, temporary, poisoned)
+    environment = _environment(folder, temporary, poisoned, packs=False)
     subprocess.run(_command(str(folder / "in"), str(out), ""), env=environment, check=True, stdout=subprocess.DEVNULL)
     return str(out), time.monotonic() - began
 
 
-def _run_history(folder: Path, mode: str, seed: int, kills: int, reference: tuple[str, float], store: "_FlakyStore") -> History:
-    history, rng = History(mode, seed), random.Random(seed)
+def _run_history(folder: Path, history: History, kills: int, reference: tuple[str, float], store: "_FlakyStore") -> None:
+    """Run one history and fill in what happened."""
+    mode, seed, rng = history.mode, history.seed, random.Random(history.seed)
     temporary = folder / f"t{seed}"
     temporary.mkdir()
-    environment = _environment(folder, temporary, mode == "poison")
+    environment = _environment(folder, temporary, mode == "poison", history.packs)
     source, out = str(folder / "in"), str(folder / f"out-{seed}")
     if mode == "outage":
         source, out = f"{_BUCKET}/in", f"{_BUCKET}/out-{seed}"
@@ -184,10 +180,9 @@ def _run_history(folder: Path, mode: str, seed: int, kills: int, reference: tupl
                 history.kills += _kill_something(mode, driver, rng, store)
             history.exit_codes.append(driver.wait())
     _end_orphans(temporary)
-    history.problems = list(_find_problems(out, reference[0], mode == "poison")) + _leftover_scratch(temporary)
+    history.problems = list(_find_problems(out, reference[0], history)) + _leftover_scratch(temporary)
     if history.problems or history.exit_codes[-1]:
         history.problems += (folder / f"log-{seed}").read_text().splitlines()[-5:]
-    return history
 
 
 def _outlives(driver: "subprocess.Popen[bytes]", seconds: float) -> bool:
@@ -260,7 +255,7 @@ def _is_worker(pid: int) -> bool:
     return "pipelines.worker" in _name(pid)
 
 
-def _find_problems(out: str, reference: str, poisoned: bool) -> Iterator[str]:
+def _find_problems(out: str, reference: str, history: History) -> Iterator[str]:
     """Yield differences from the undisturbed run, and files that should not exist."""
     ours, theirs = (_shards(uri) for uri in (out, reference))
     if ours != theirs:
@@ -271,9 +266,12 @@ def _find_problems(out: str, reference: str, poisoned: bool) -> Iterator[str]:
     if status != expected:
         yield f"sources differ: {status}"
     quarantined = [row["clip_id"] for row in ledger.clips(out).to_pylist() if (row["reject"] or "").startswith("quarantined")]
-    if len(quarantined) != int(poisoned):
-        yield f"{len(quarantined)} clips are quarantined instead of {int(poisoned)}"
-    files, expected_files = (_files_per_folder(uri) for uri in (out, reference))
+    if len(quarantined) != int(history.mode == "poison"):
+        yield f"{len(quarantined)} clips are quarantined instead of {int(history.mode == 'poison')}"
+    yield from (f"verify: {problem.kind}: {problem.uri} {problem.words}" for problem in verify(out, deep=True).problems)
+    files, expected_files = (_files_per_folder(uri, history.packs) for uri in (out, reference))
+    if history.packs and not newest_manifest(out).number:
+        yield "nothing was packed"
     if files != expected_files:
         yield f"files differ: {files} instead of {expected_files}"
     listed = {shard["name"] for shard in (shards.read_dataset(out) or {"shards": []})["shards"]}
@@ -295,14 +293,20 @@ def _rows(out: str) -> list[Row]:
     return [{k: v for k, v in row.items() if k not in excluded} for row in ledger.clips(out).to_pylist()]
 
 
-def _files_per_folder(out: str) -> dict[str, int]:
-    """Count the files in each folder of an output, hidden files of a local folder included."""
+def _files_per_folder(out: str, packs: bool) -> dict[str, int]:
+    """Count the files in each folder of an output, hidden files of a local folder included.
+
+    packs: without the files of units, segments and manifests, whose number depends on when a run was killed. `verify` has
+    checked those.
+    """
     uris = [entry.uri for entry in storage.list_files(out)]
     if not storage.is_s3(out):
         uris = [str(path) for path in Path(out).rglob("*") if path.is_file()]
     counts: dict[str, int] = {}
     for uri in uris:
-        folder = uri[len(out) :].rpartition("/")[0]
+        folder = uri[len(out) :].rpartition("/")[0].lstrip("/")
+        if packs and (folder in FOLDERS or folder.partition("/")[0] in ("segments", "manifests")):
+            continue
         counts[folder] = counts.get(folder, 0) + 1
     return counts
 

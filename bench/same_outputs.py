@@ -4,7 +4,8 @@
 
 For work that must change no result, such as renaming a column. Clip ids and unit names hash the recipe and the schema version,
 so clips are matched by what they show: their video and position, or the request and attempt of a synthetic one. Videos and
-cameras must be equal byte for byte, all other values exactly. Files are read as they are, so OLD may have an older schema.
+cameras must be equal byte for byte, all other values exactly. Rows are read as they are, from files of units or segments, so
+OLD may have an older schema.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+from pipelines.unit_files import UnitFiles
 
 Row = dict[str, Any]
 
@@ -31,19 +32,21 @@ class OutputFiles:
 
     def __init__(self, folder: Path, renamed: Mapping[str, str]) -> None:
         self.folder, self._renamed = folder, renamed
-        rows = [row for row in _rows(folder / "clips" / "partition") if row["clip_id"]]
+        self._units = UnitFiles(str(folder.absolute()))
+        rows = [row for row in self._rows("clips/partition") if row["clip_id"]]
         self.clips = {row["clip_id"]: _key(row) for row in rows}
         self.videos = {row["video_id"]: self.clips[row["clip_id"]][:-1] for row in rows}
 
     def tables(self) -> Iterator[tuple[str, dict[Any, Row]]]:
         """Yield every table as rows by what they are about, with columns by their new names."""
-        for phase in sorted(path.name for path in (self.folder / "clips").iterdir()):
-            yield f"clips/{phase}", self._by_clip(_rows(self.folder / "clips" / phase))
+        packed = {name.removeprefix("clips/") for name in self._units.manifest.segments if name.startswith("clips/")}
+        for phase in sorted(packed | {path.name for path in (self.folder / "clips").iterdir()}):
+            yield f"clips/{phase}", self._by_clip(self._rows(f"clips/{phase}"))
         for kind in ("thumbs", "camera"):
-            yield f"sidecar/{kind}", self._by_clip(_rows(self.folder / "sidecar" / kind))
-        signals = _rows(self.folder / "sidecar" / "signals")
+            yield f"sidecar/{kind}", self._by_clip(self._rows(f"sidecar/{kind}"))
+        signals = self._rows("sidecar/signals")
         yield "sidecar/signals", {self.videos.get(row["video_id"], row["video_id"]): self._row(row) for row in signals}
-        yield "videos", {self._video_key(row): self._row(row) for row in _rows(self.folder / "videos")}
+        yield "videos", {self._video_key(row): self._row(row) for row in self._rows("videos")}
 
     def members(self) -> Iterator[tuple[tuple[Any, ...], Any]]:
         """Yield what the shards hold: (clip, extension) and the bytes, or the row of a json."""
@@ -53,6 +56,9 @@ class OutputFiles:
                     clip_id, _, extension = member.name.partition(".")
                     data = file.extractfile(member).read()  # type: ignore[union-attr]
                     yield (self.clips[clip_id], extension), self._row(json.loads(data)) if extension == "json" else data
+
+    def _rows(self, folder: str) -> list[Row]:
+        return [row for piece in self._units.scan(folder) for row in piece.table.to_pylist()]
 
     def _video_key(self, row: Row) -> tuple[Any, ...]:
         """Return the request of a synthetic video, or else its file name, with its status."""
@@ -71,10 +77,6 @@ class OutputFiles:
         if isinstance(value, str):
             return self.clips.get(value) or re.sub(r"\([\w.]+:\d+\)", "", value)
         return "NaN" if isinstance(value, float) and value != value else value
-
-
-def _rows(folder: Path) -> list[Row]:
-    return [row for file in sorted(folder.glob("*.parquet")) for row in pq.ParquetFile(file).read().to_pylist()]
 
 
 def _key(row: Row) -> tuple[Any, ...]:

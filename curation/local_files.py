@@ -44,6 +44,29 @@ def list_files(prefix: str) -> list[Entry]:
     return [_entry(path) for path in paths if os.path.isfile(path)]
 
 
+def list_names(folder: str) -> list[str]:
+    """The base names of the files under a folder, except hidden ones and those in hidden folders, in no order.
+
+    It asks for no size and no date, which is most of the time of `list_files`.
+    """
+    names: list[str] = []
+    folders = [folder]
+    while folders:
+        here = folders.pop()
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_file():
+                        names.append(entry.name)
+                    elif entry.is_dir() and not _leads_up(entry.path, os.path.realpath(here)):
+                        folders.append(entry.path)
+        except OSError as error:
+            _raise_unless_absent(error)
+    return names
+
+
 def _walk(top: str) -> Iterator[tuple[str, list[str]]]:
     """Folders below `top` and their file names. Links are followed, except to a folder that holds the link: that never ends."""
     for folder, folders, files in os.walk(top, followlinks=True, onerror=_raise_unless_absent):

@@ -7,6 +7,7 @@
     shards/000123.tar                 <clip_id>.json, <clip_id>.mp4 and <clip_id>.camera.npz of each clip, in the plan's order
     shards/000123.parquet             the index of that tar, and its commit: a tar without an index does not count
     shards/plan-000.parquet           which clip goes into which shard; never changed
+    sources/<name>.parquet            ids of listed sources by their bytes (`pipelines.source_manifest`)
     videos/<unit>.parquet             one row a source
     clips/<phase>/<unit>.parquet      clip_id and the columns that the phase adds: the commit of the unit
     clips/superseded/<unit>.parquet   clips whose source changed before they were stored
@@ -17,7 +18,11 @@
     sidecar/made/<video_id>.mp4       a synthetic video, accepted or not
     sidecar/answers/                  a VLM's replies, by prompt
     sidecar/embeddings/<model>/<video_id>.npz    vectors of captions, by the hash of the text
+    segments/<folder>/                files of many units in one, once a folder of them is packed (`pipelines.unit_files`)
+    manifests/000001.json             which segments count
+    dead/<phase>/<unit>.json          what is known about sources and clips that failed for good
     logs/<unit>.txt                   the traceback of a unit that failed unexpectedly
+    progress.json                     how far the current run is, or the last one came (`pipelines.progress`)
     lock.json                         the run that writes here now
 
 A unit is what commits at once: a chunk, a source, at most 64 clips of a source, or a shard.
@@ -53,6 +58,10 @@ class OutputFolder:
         return join(self.uri, "lock.json")
 
     @property
+    def progress(self) -> str:
+        return join(self.uri, "progress.json")
+
+    @property
     def previews(self) -> str:
         return join(self.uri, "preview")
 
@@ -61,12 +70,28 @@ class OutputFolder:
         return join(self.uri, "videos")
 
     @property
+    def sources(self) -> str:
+        return join(self.uri, "sources")
+
+    @property
     def shards(self) -> str:
         return join(self.uri, "shards")
 
     @property
     def logs(self) -> str:
         return join(self.uri, "logs")
+
+    @property
+    def segments(self) -> str:
+        return join(self.uri, "segments")
+
+    @property
+    def manifests(self) -> str:
+        return join(self.uri, "manifests")
+
+    @property
+    def dead(self) -> str:
+        return join(self.uri, "dead")
 
     @property
     def answers(self) -> str:
@@ -100,6 +125,18 @@ class OutputFolder:
 
     def made_video(self, video_id: str) -> str:
         return join(self.made_videos, f"{video_id}.mp4")
+
+    def segment(self, folder: str, name: str) -> str:
+        return join(self.segments, folder, f"{name}.parquet")
+
+    def segment_units(self, folder: str, name: str) -> str:
+        return join(self.segments, folder, f"{name}.units.parquet")
+
+    def manifest(self, number: int) -> str:
+        return join(self.manifests, f"{number:06d}.json")
+
+    def dead_letter(self, phase: str, unit: str) -> str:
+        return join(self.dead, phase, f"{unit}.json")
 
     def tar(self, shard: str) -> str:
         return join(self.shards, f"{shard}.tar")

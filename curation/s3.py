@@ -6,8 +6,9 @@ import math
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO
 
@@ -17,8 +18,12 @@ from curation.uris import Entry, Stamped, require_version
 from curation.worker_state import worker
 
 MAX_CONNECTIONS = 16
-# One range request each: smaller makes a sequential decode wait on round trips, larger wastes a seek.
+# A file is fetched in blocks, which a process keeps over seeks and openings: a demuxer jumps between a file's header, its index
+# and its frames. Where reads follow each other, a quarter of what was read so far is fetched ahead, up to RANGE_BYTES at once:
+# more wastes what lies behind a span, less makes a long decode wait on round trips.
 RANGE_BYTES = 4 << 20
+BUFFER_BYTES = 64 << 10
+_BLOCK_BYTES, _KEPT_BYTES = 128 << 10, 32 << 20
 # How often a read is tried whose answer is short or has other bytes, each time on fresh connections.
 _READ_TRIES = 3
 # How often a request is sent that the store puts off or does not answer, and the longest pause between two tries.
@@ -26,6 +31,8 @@ _REQUEST_TRIES, _LONGEST_PAUSE_S = 12, 20.0
 # Answers to a conditional write that was not done. 409: there were two at once, and the other one is being written.
 _NOT_WRITTEN = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 _UNKNOWN_TO_STORE = ("NotImplemented", "501")
+# The most objects that one request may delete.
+_DELETED_AT_ONCE = 1000
 # Answers to more requests than the store takes.
 _THROTTLED = (503, 429)
 # Throttling is reported from this many answers on, and no more often than this.
@@ -247,10 +254,33 @@ def replace(uri: str, data: bytes, token: str) -> str:
     return f"{len(data)}-{_plain_etag(answer['ETag'])}"
 
 
+def copy(uri: str, target: str) -> None:
+    """Copy an object of any size inside the store."""
+    bucket, key = _bucket_key(uri)
+    target_bucket, target_key = _bucket_key(target)
+    with _as_os_errors(uri):
+        client().copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
+
+
 def delete(uri: str) -> None:
     bucket, key = _bucket_key(uri)
     with _as_os_errors(uri):
         client().delete_object(Bucket=bucket, Key=key)
+
+
+def delete_all(uris: Sequence[str]) -> None:
+    """Delete objects by requests of up to 1,000 each. OSError names the first that the store could not delete."""
+    by_bucket: dict[str, list[str]] = {}
+    for uri in uris:
+        bucket, key = _bucket_key(uri)
+        by_bucket.setdefault(bucket, []).append(key)
+    for bucket, keys in by_bucket.items():
+        for first in range(0, len(keys), _DELETED_AT_ONCE):
+            wanted = {"Objects": [{"Key": key} for key in keys[first : first + _DELETED_AT_ONCE]], "Quiet": True}
+            with _as_os_errors(f"s3://{bucket}/{keys[first]}"):
+                answer = client().delete_objects(Bucket=bucket, Delete=wanted)
+            for error in answer.get("Errors", [])[:1]:
+                raise OSError(f"s3://{bucket}/{error.get('Key')}: cannot be deleted ({error.get('Code')})")
 
 
 def read_stamped(uri: str) -> Stamped:
@@ -278,13 +308,19 @@ def _as_os_error(uri: str, error: Any) -> OSError:
     return OSError(f"{uri}: {code}: {error}")
 
 
+# Blocks of objects by uri, version, block size and number, the one that was used last at the end.
+_kept: OrderedDict[tuple[str, str, int, int], bytes] = OrderedDict()
+
+
 class RangeFile(io.RawIOBase):
-    """One version of an S3 object as a raw read-only file: each `readinto` is one range request with If-Match."""
+    """One version of an S3 object as a raw read-only file, fetched by range requests with If-Match."""
 
     def __init__(self, uri: str, token: str = "") -> None:
         self._uri, self._token, self._at = uri, version(uri), 0
         require_version(uri, token, self._token)
         self._size = int(self._token.partition("-")[0])
+        self._block = min(_BLOCK_BYTES, RANGE_BYTES)
+        self._last, self._run = -1, 0  # the block that was read last, and the bytes that were read in order until there
 
     def readable(self) -> bool:
         return True
@@ -303,10 +339,33 @@ class RangeFile(io.RawIOBase):
         length = min(len(buffer), self._size - self._at)
         if length <= 0:
             return 0
-        data = read(self._uri, self._at, length, self._token)
+        number, begin = divmod(self._at, self._block)
+        if number not in (self._last, self._last + 1):
+            self._run = 0
+        data = self._read_block(number)[begin : begin + length]
         buffer[: len(data)] = data
-        self._at += len(data)
+        self._at, self._last, self._run = self._at + len(data), number, self._run + len(data)
         return len(data)
+
+    def _read_block(self, number: int) -> bytes:
+        """Return a block, which is fetched with those after it that are likely to be read, unless it is kept."""
+        if (data := _kept.get(self._key(number))) is not None:
+            with suppress(KeyError):  # another thread has dropped it just now
+                _kept.move_to_end(self._key(number))
+            return data
+        most = max(1, min(RANGE_BYTES, self._run // 4) // self._block)
+        ahead = next((count for count in range(1, most) if self._key(number + count) in _kept), most)
+        start = number * self._block
+        data = read(self._uri, start, min(ahead * self._block, self._size - start), self._token)
+        for at in range(0, len(data), self._block):
+            _kept[self._key(number + at // self._block)] = data[at : at + self._block]
+        while len(_kept) > _KEPT_BYTES // self._block:
+            with suppress(KeyError):
+                _kept.popitem(last=False)
+        return data[: self._block]
+
+    def _key(self, number: int) -> tuple[str, str, int, int]:
+        return self._uri, self._token, self._block, number
 
 
 def _require(uri: str, token: str) -> None:

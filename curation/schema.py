@@ -11,7 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 SCHEMA_VERSION = 3
-READABLE_VERSIONS = (2, 3)  # version 2 has no camera_spans, camera_valid_share and camera_parallax
+PACKED_VERSION = 4
+"""Version of an output some of whose units are packed (`pipelines.unit_files`). Its rows are those of version 3.
+
+It is not in the digests of settings, so packing renames no unit. Releases that know no segments refuse such an output.
+"""
+READABLE_VERSIONS = (2, 3, 4)  # version 2 has no camera_spans, camera_valid_share and camera_parallax
 # Clips of one source touch if one ends where the next begins. Times are exact, except for rounding when they are stored.
 TOUCHING_S = 1e-3
 

@@ -246,7 +246,8 @@ def read_dataset(out: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     if dataset.get("schema_version") not in READABLE_VERSIONS:
-        readable = " and ".join(map(str, READABLE_VERSIONS))
+        *earlier, newest = map(str, READABLE_VERSIONS)
+        readable = f"{', '.join(earlier)} and {newest}"
         raise InputError(
             f"{out} was made with schema version {dataset.get('schema_version')}; this code reads {readable}. "
             "Use the gamecraft release that made it, or curate into a new folder"
@@ -255,6 +256,7 @@ def read_dataset(out: str) -> dict[str, Any] | None:
 
 
 def write_dataset(out: str, dataset: Mapping[str, Any]) -> None:
+    """Write `dataset.json`. Its schema_version is that of this code, unless the dataset has one."""
     data = json.dumps({"schema_version": SCHEMA_VERSION, **dataset}, indent=2, sort_keys=True, ensure_ascii=False)
     storage.put(OutputFolder(out).dataset, data.encode() + b"\n")
 

@@ -28,12 +28,14 @@ __all__ = [
     "check_conditions",
     "check_version",
     "delete",
+    "delete_all",
     "exists",
     "is_s3",
     "is_text",
     "join",
     "list_files",
     "local_path",
+    "move",
     "names",
     "naming",
     "normal",
@@ -87,7 +89,7 @@ def open_binary(uri: str, token: str = "") -> BinaryIO:
     and reading on S3, by opening and closing locally. A `with` block that is left by another error raises that one.
     """
     if is_s3(uri):
-        return io.BufferedReader(s3.RangeFile(uri, token), s3.RANGE_BYTES)
+        return io.BufferedReader(s3.RangeFile(uri, token), s3.BUFFER_BYTES)
     return cast(BinaryIO, LocalFile(uri, token))
 
 
@@ -171,12 +173,32 @@ def _unknown_condition(folder: str, condition: str) -> str:
     )
 
 
+def move(uri: str, target: str) -> None:
+    """Move a file to another name in the same store. FileNotFoundError where there is none."""
+    if is_s3(uri):
+        s3.copy(uri, target)
+        s3.delete(uri)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.replace(uri, target)
+
+
 def delete(uri: str) -> None:
     """Remove an object. One that is absent is no error."""
     if is_s3(uri):
         s3.delete(uri)
     else:
         Path(uri).unlink(missing_ok=True)
+
+
+def delete_all(uris: Iterable[str]) -> None:
+    """Remove objects of one store, several at a time. Those that are absent are no error."""
+    listed = list(uris)
+    if listed and is_s3(listed[0]):
+        s3.delete_all(listed)
+    else:
+        for uri in listed:
+            delete(uri)
 
 
 def remove_partial_files(folder: str) -> None:
@@ -206,7 +228,9 @@ def list_files(prefix: str) -> list[Entry]:
 
 def names(prefix: str) -> list[str]:
     """The base names of the files under a folder or prefix, sorted."""
-    return sorted(PurePosixPath(entry.uri).name for entry in list_files(prefix.rstrip("/") + "/"))
+    if is_s3(prefix):
+        return sorted(PurePosixPath(entry.uri).name for entry in list_files(prefix.rstrip("/") + "/"))
+    return sorted(local_files.list_names(prefix))
 
 
 def at_once(fn: Callable[[T], U], items: Iterable[T]) -> list[U]:

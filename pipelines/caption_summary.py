@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,23 +10,87 @@ import pyarrow.compute as pc
 from pipelines.ledger import Record
 from pipelines.wording import plural
 
+COLUMNS = (
+    *("caption_source", "consistency_status", "caption_conflicts", "caption_error", "action_error", "interaction_error"),
+    *("interactive", "interaction_category", "action_unknown", "interaction_next", "interaction_source", "delta_encoder"),
+)
+"""The columns of clips that a summary needs."""
 _MAX_KINDS = 4
 _ERRORS = ("caption_error", "action_error", "interaction_error")
 
+Kinds = Counter[tuple[str, str]]
+"""Counts of pairs of a word and a detail."""
+
+
+@dataclass
+class CaptionSummary:
+    """Counts over kept clips that have a caption, which can be added table by table."""
+
+    clips: int = 0
+    checks: Kinds = field(default_factory=Counter)
+    captions: Kinds = field(default_factory=Counter)
+    conflicts: int = 0
+    verdicts: Counter[bool | None] = field(default_factory=Counter)
+    categories: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    related: int = 0
+    relations: Kinds = field(default_factory=Counter)
+    encoders: set[str] = field(default_factory=set)
+    errors: Kinds = field(default_factory=Counter)
+
+    def add(self, kept: pa.Table) -> None:
+        """Count kept clips."""
+        table = kept.filter(pc.is_valid(kept["caption_source"]))
+        self.clips += len(table)
+        for status in _values(table, "consistency_status"):
+            word, _, detail = status.partition(": ")
+            self.checks[word, detail] += 1
+        self.captions.update(_sources(table, "caption_source"))
+        self.conflicts += sum(bool(conflicts) for conflicts in table["caption_conflicts"].to_pylist())
+        self.verdicts.update(table["interactive"].to_pylist())
+        self.categories.update(_values(table, "interaction_category"))
+        self.unknown.update(reason.partition(":")[0] for reason in _values(table, "action_unknown"))
+        related = table.filter(pc.is_valid(table["interaction_next"]))
+        self.related += len(related)
+        self.relations.update(_sources(related, "interaction_source"))
+        self.encoders.update(_values(related, "delta_encoder"))
+        for name in _ERRORS:
+            self.errors.update((error.partition(":")[0], "") for error in _values(table, name))
+
+    def lines(self, records: Iterable[Record]) -> list[tuple[str, str]]:
+        """Return the title and text of each line: of the captions, and of the cost of a model if one was asked."""
+        return [*(self._caption_lines() if self.clips else ()), *_vlm_line(list(records))]
+
+    def _caption_lines(self) -> Iterator[tuple[str, str]]:
+        yield "semantic check", _describe(self.checks)
+        conflicts = f"; {self.conflicts:,} contradict the measurements" if self.conflicts else ""
+        yield "captions", _describe(self.captions) + conflicts
+        yield "interactive", self._interactive()
+        yield "interaction captions", self._relations()
+        if self.errors:
+            yield "no valid answer", _describe(self.errors)
+
+    def _interactive(self) -> str:
+        names = {True: "yes", False: "no", None: "unknown"}
+        verdicts = ", ".join(f"{self.verdicts[value]:,} {name}" for value, name in names.items() if self.verdicts[value])
+        categories = ", ".join(f"{count:,} {kind}" for kind, count in self.categories.most_common())
+        unknown = ", ".join(f"{count:,}: {reason}" for reason, count in self.unknown.most_common())
+        return "; ".join(filter(None, (verdicts, categories, unknown)))
+
+    def _relations(self) -> str:
+        if not self.related:
+            return "none: no kept clip is directly followed by another one"
+        return (
+            f"{self.related:,} of {plural(self.clips, 'clip')}: {_describe(self.relations)}; "
+            f"embeddings by {', '.join(sorted(self.encoders))}"
+        )
+
 
 def lines(kept: pa.Table, records: Iterable[Record]) -> list[tuple[str, str]]:
-    """Return the title and text of each line: the captions of the kept clips, and the cost of a model if one was asked."""
-    captioned, records = kept.filter(pc.is_valid(kept["caption_source"])), list(records)
-    return [*(_caption_lines(captioned) if len(captioned) else ()), *_vlm_line(records)]
-
-
-def _caption_lines(captioned: pa.Table) -> Iterator[tuple[str, str]]:
-    yield "semantic check", _count_kinds(status.partition(": ")[0::2] for status in _values(captioned, "consistency_status"))
-    yield "captions", _by_source(captioned, "caption_source") + _conflicts(captioned)
-    yield "interactive", _interactive(captioned)
-    yield "interaction captions", _relations(captioned)
-    if errors := [error for name in _ERRORS for error in _values(captioned, name)]:
-        yield "no valid answer", _count_kinds((error.partition(":")[0], "") for error in errors)
+    """Return the title and text of each line about these kept clips."""
+    summary = CaptionSummary()
+    summary.add(kept)
+    return summary.lines(records)
 
 
 def _vlm_line(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
@@ -51,40 +116,13 @@ def _values(table: pa.Table, name: str) -> list[str]:
     return [value for value in table[name].to_pylist() if value]
 
 
-def _count_kinds(kinds: Iterable[tuple[str, str]]) -> str:
-    """Count pairs of (word, detail), most common first. Details of failures differ from clip to clip, so they are left out."""
-    counts = Counter(f"{word}: {detail}" if detail and word != "failed" else word for word, detail in kinds)
+def _sources(table: pa.Table, name: str) -> Iterator[tuple[str, str]]:
+    return (("measured" if source == "measured" else f"by {source}", "") for source in _values(table, name))
+
+
+def _describe(kinds: Kinds) -> str:
+    """Return counts in words, most common first. Details of failures differ from clip to clip, so they are left out."""
+    counts: Counter[str] = Counter()
+    for (word, detail), count in kinds.items():
+        counts[f"{word}: {detail}" if detail and word != "failed" else word] += count
     return ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common(_MAX_KINDS))
-
-
-def _by_source(table: pa.Table, name: str) -> str:
-    return _count_kinds(("measured" if s == "measured" else f"by {s}", "") for s in _values(table, name))
-
-
-def _conflicts(table: pa.Table) -> str:
-    count = sum(bool(conflicts) for conflicts in table["caption_conflicts"].to_pylist())
-    return f"; {count:,} contradict the measurements" if count else ""
-
-
-def _interactive(table: pa.Table) -> str:
-    names = {True: "yes", False: "no", None: "unknown"}
-    verdicts = Counter(names[value] for value in table["interactive"].to_pylist())
-    counts = ", ".join(f"{verdicts[name]:,} {name}" for name in names.values() if verdicts[name])
-    kinds = Counter(_values(table, "interaction_category"))
-    unknown = Counter(reason.partition(":")[0] for reason in _values(table, "action_unknown"))
-    return (
-        counts
-        + ("; " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()) if kinds else "")
-        + ("; " + ", ".join(f"{count:,}: {reason}" for reason, count in unknown.most_common()) if unknown else "")
-    )
-
-
-def _relations(table: pa.Table) -> str:
-    related = table.filter(pc.is_valid(table["interaction_next"]))
-    if not len(related):
-        return "none: no kept clip is directly followed by another one"
-    encoders = ", ".join(sorted(set(_values(related, "delta_encoder"))))
-    return (
-        f"{len(related):,} of {plural(len(table), 'clip')}: {_by_source(related, 'interaction_source')}; "
-        f"embeddings by {encoders}"
-    )

@@ -8,19 +8,15 @@ results.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
 
 from curation import storage
-from curation.media.source import probe
 from curation.output_folder import OutputFolder
 from curation.partition import chunks
 from curation.partition.chunks import Chunk
 from curation.schema import digest
 from curation.storage import Entry
-from pipelines import sources, units
+from pipelines import source_manifest, sources, units
 from pipelines.recipes import Recipe
 from pipelines.units import Unit, UnitName
 
@@ -34,16 +30,24 @@ def pending_chunks(entries: Sequence[Entry], out: str, recipe: Recipe) -> list[U
     chunk_s = recipe.partition.chunk_s
     if chunk_s is None:
         return []
-    large = [entry for entry in entries if entry.size >= 2 * chunk_s * _MIN_BYTES_PER_S]
-    size = {entry.uri: entry.size for entry in large}
-    long = [unit for unit in sources.pending_sources(large, out, recipe) if not (unit.duplicate_of or unit.problem)]
+    min_bytes = 2 * chunk_s * _MIN_BYTES_PER_S
+    large = {entry.uri: entry for entry in entries if entry.size >= min_bytes}
+    pending = sources.pending_sources(list(large.values()), out, recipe, min_bytes)
+    long = [unit for unit in pending if not (unit.duplicate_of or unit.problem)]
+    known = source_manifest.identify(out, [large[unit.uri] for unit in long], min_bytes)
     committed = {str(name) for name in units.list_committed(out, "scan")}
     return [
         Unit("scan", str(name), unit.uri, unit.token)
-        for unit, duration_s in zip(long, _declared_durations_s([unit.uri for unit in long]), strict=True)
-        for name in _chunk_names(unit, recipe, int(min(duration_s, size[unit.uri] / _MIN_BYTES_PER_S) // chunk_s))
+        for unit in long
+        for name in _chunk_names(
+            unit, recipe, _count_chunks(large[unit.uri], known[large[unit.uri]].duration_s or 0.0, chunk_s)
+        )
         if str(name) not in committed
     ]
+
+
+def _count_chunks(entry: Entry, duration_s: float, chunk_s: float) -> int:
+    return int(min(duration_s, entry.size / _MIN_BYTES_PER_S) // chunk_s)
 
 
 def _chunk_names(source: Unit, recipe: Recipe, parts: int) -> list[UnitName]:
@@ -54,29 +58,6 @@ def _chunk_names(source: Unit, recipe: Recipe, parts: int) -> list[UnitName]:
 def _chunks_digest(source: Unit, recipe: Recipe) -> str:
     """Identify the chunks of a source: by its unit, which does not depend on the chunk length, that length and the format."""
     return digest(UnitName.parse(source.name).digest, str(recipe.partition.chunk_s), str(chunks.FORMAT))
-
-
-def _declared_durations_s(uris: list[str]) -> list[float]:
-    """Read the durations that containers declare, 0 where they declare none.
-
-    A separate process reads them: a file that crashes the demuxer would crash the driver, and the whole job in every run. If
-    that happens, no source counts as long.
-    """
-    if not uris:
-        return []
-    try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            return process.submit(storage.at_once, _duration_s, uris).result()
-    except BrokenProcessPool:
-        return [0.0] * len(uris)
-
-
-def _duration_s(uri: str) -> float:
-    try:
-        source = probe(uri)
-    except Exception:  # `partition` will meet the same error and report it
-        return 0.0
-    return source.duration_s or 0.0 if source.seekable else 0.0
 
 
 def chunk_span_s(unit: Unit, recipe: Recipe) -> tuple[float, float]:

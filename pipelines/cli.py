@@ -1,8 +1,9 @@
-"""The command line: `gamecraft curate | synth | retry | train | encode | play | rollout | replay | report | recipe | inspect
-| bench | doctor`.
+"""The command line: `gamecraft curate | synth | retry | compact | verify | train | encode | play | rollout | replay | report
+| recipe | inspect | bench | doctor`.
 
 Commands import what they need when they run: `model` needs torch, and help and `inspect` need neither. Exit status: 0 done; 1
-something is left to do, or this machine lacks something; 2 wrong input; 70 a bug of ours; 130 interrupted.
+something is left to do, or this machine lacks something; 2 wrong input; 3 done, but sources were lost (they cannot be read, or
+failed for good); 70 a bug of ours; 130 interrupted.
 """
 
 import logging
@@ -136,12 +137,17 @@ def curate(
         list[str],
         typer.Argument(metavar="INPUT...", help="Videos, folders, globs, list files (.txt) or s3:// prefixes."),
     ],
-    out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix.")],
+    out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix.")] = "",
     recipe: OfCuration = "laptop",
     runner: OnCluster = "local",
     phase: Annotated[str, typer.Option(autocompletion=_values(*PHASES), help=f"Run one phase only: {', '.join(PHASES)}.")] = "",
     partial: Partial = False,
     wait: Wait = 0.0,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Write nothing: curate a sample, and print what all of the input would cost and give."),
+    ] = False,
+    sample: Annotated[int, typer.Option(help="How many sources --dry-run curates.", min=1)] = 20,
 ) -> None:
     """Turn videos into WebDataset shards, a ledger of every clip, and a report. Run it again to resume or to add input."""
     from pipelines import run, runners
@@ -149,6 +155,14 @@ def curate(
     _check_choice("--runner", runner, runners.RUNNERS)
     if phase:
         _check_choice("--phase", phase, PHASES)
+    if dry_run:
+        from pipelines import dry_run as estimation
+        from pipelines.printing import print_estimate
+
+        print_estimate(estimation.estimate(inputs, recipes.load(recipe), sample))
+        return
+    if not out:
+        raise InputError("--out is missing: where everything is written, a folder or an s3:// prefix")
     summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait)
     _finish(summary)
 
@@ -181,14 +195,16 @@ def synth(
 
 
 def _finish(summary: Any) -> None:
-    """Write the report and print the summary. Exit with 1 where something is left to do."""
+    """Write the report and print the summary. Exit with 1 where something is left to do, and with 3 where sources were lost."""
     from pipelines.report.page import write_report
 
-    report = write_report(summary.out)
+    report = write_report(summary.out, summary.output)
     if logs.is_shown(logging.WARNING):
         print_summary(summary, report)
     if not summary.finished:
         raise typer.Exit(1)
+    if summary.lost:
+        raise typer.Exit(_LOST_SOURCES)
 
 
 @app.command()
@@ -337,6 +353,38 @@ def replay(
     commands.replay(lambda backend: world.load_engine(checkpoint, _log, backend), record, out, _log)
 
 
+@app.command(cls=_Waits)
+def compact(out: Out, wait: Wait = 0.0) -> None:
+    """Pack the small files of an output's units into segments, which makes later runs cheaper. Results stay the same."""
+    from pipelines.compact import compact as compact_output
+
+    _require_dataset(out)
+    packed = compact_output(storage.normal(out), wait)
+    say(f"{plural(packed, 'file')} packed" if packed else "nothing to pack")
+
+
+@app.command()
+def verify(
+    out: Out,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read all shards and segments, and compare hashes.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move what does not count to OUT/trash, and have damaged shards made again.")
+    ] = False,
+) -> None:
+    """Check that an output is whole: nothing missing, damaged, twice or left over. Exit with 1 where something is wrong."""
+    from pipelines import verify as verification
+    from pipelines.printing import print_verification
+
+    _require_dataset(out)
+    if repair:
+        result, mended = verification.repair(out, deep)
+    else:
+        result, mended = verification.verify(out, deep), 0
+    print_verification(result, repair, mended)
+    if len(result.problems) > mended:
+        raise typer.Exit(1)
+
+
 @app.command()
 def report(out: Out) -> None:
     """Write the report of an output again."""
@@ -429,13 +477,12 @@ def inspect(
     if thresholds:
         print_thresholds(out, dataset)
         return
-    clips = ledger.clips(out)
     if clip:
-        print_clip(out, clip_row(out, clips, clip), camera)
+        print_clip(out, clip_row(out, clip), camera)
     elif camera:
         raise InputError("--camera saves the camera of one clip: name it, as in `gamecraft inspect OUT CLIP --camera FILE`")
     else:
-        print_overview(dataset, clips, ledger.videos(out))
+        print_overview(dataset, ledger.scan(out, ("reject", "error")))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -532,6 +579,7 @@ def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
 
 
 _LOG_OPTIONS = frozenset({"--verbose", "-v", "--quiet", "-q", "--log-json"})
+_LOST_SOURCES = 3
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 _OUR_BUG = 70  # EX_SOFTWARE of sysexits.h
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import jinja2
 import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 
 from curation import shards, storage
 from curation.output_folder import OutputFolder
 from curation.schema import CLIP, SIDECAR_COLUMNS
 from curation.yaml_text import dump_yaml
+from pipelines.totals import StoredClips
 
 _LICENCE = "unknown"
 # The hub's words for how many samples there are.
@@ -24,10 +24,10 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 _MAX_FORMATS = 3
 
 
-def write_card(out: str, dataset: Mapping[str, Any], clips: pa.Table, size: int) -> None:
-    """Write the card of an output. dataset: as `dataset.json` has it. clips: the ledger's table. size: bytes in shards."""
+def write_card(out: str, dataset: Mapping[str, Any], stored: StoredClips, size: int) -> None:
+    """Write the card of an output. dataset: as `dataset.json` has it. size: bytes in shards."""
     uri = OutputFolder(out).card
-    stored, licence = clips.filter(pc.is_valid(clips["shard"])), _licence_in(uri)
+    licence = _licence_in(uri)
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
         undefined=jinja2.StrictUndefined,
@@ -38,11 +38,11 @@ def write_card(out: str, dataset: Mapping[str, Any], clips: pa.Table, size: int)
         {
             **dataset,
             "title": f"Gameplay clips: {name}",
-            "front_matter": dump_yaml(_front_matter(name, len(stored), licence)),
+            "front_matter": dump_yaml(_front_matter(name, stored.clips, licence)),
             "licence": licence,
-            "minutes": f"{_minutes(stored):.1f}",
+            "minutes": f"{stored.seconds / 60:.1f}",
             "size": _size(size),
-            "video": _formats(stored),
+            "video": _formats(stored.sizes),
             "columns": [_column(field) for field in CLIP if field.name not in shards.NOT_IN_SHARDS | SIDECAR_COLUMNS],
             "recipe": dump_yaml(dataset["recipe"]),
         }
@@ -71,17 +71,12 @@ def _licence_in(uri: str) -> str:
         return _LICENCE
 
 
-def _minutes(stored: pa.Table) -> float:
-    return float(pc.sum(pc.subtract(stored["end_s"], stored["start_s"])).as_py() or 0) / 60
-
-
 def _size(count: int) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
-def _formats(stored: pa.Table) -> str:
+def _formats(sizes: Counter[tuple[int, int]]) -> str:
     """Return the commonest sizes of stored videos, in words."""
-    sizes = Counter(zip(stored["stored_width"].to_pylist(), stored["stored_height"].to_pylist(), strict=True))
     named = [f"{width}x{height} ({count:,} clips)" for (width, height), count in sizes.most_common(_MAX_FORMATS)]
     rest = len(sizes) - len(named)
     return ", ".join(named) + (f", and {rest} other sizes" if rest else "") or "none"

@@ -1,22 +1,24 @@
 """The ledger: every clip and source ever seen, kept or rejected, joined over the phases that wrote about it.
 
-A phase writes one file of rows a unit, with the unit's record in the file's metadata (`curation.output_folder` has the paths).
+A phase writes the rows of a unit with the unit's record (`pipelines.unit_files` says where they are). `scan` joins the ledger
+part by part, so that its memory does not grow with the number of clips.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import storage
-from curation.output_folder import OutputFolder
 from curation.schema import CLIP, SIDECAR_COLUMNS, VIDEO, Row, columns, conform
-from curation.shards import from_parquet, to_parquet
+from curation.shards import to_parquet
 from operators.op import Op
+from pipelines import unit_files
 from pipelines.recipes import CLIP_PHASES, PHASES
+from pipelines.unit_files import RECORD_KEY, Piece
 from pipelines.units import SUPERSEDED
 
 THUMBS = pa.schema([("clip_id", pa.string()), ("times_s", pa.list_(pa.float64())), ("jpegs", pa.list_(pa.binary()))])
@@ -32,7 +34,11 @@ SIGNALS = pa.schema(
     ]
 )
 CAMERAS = pa.schema([("clip_id", pa.string()), ("npz", pa.binary())])
-_RECORD_KEY = b"gamecraft.record"
+# Fields that earlier releases do not know; they are empty when a record is stored, and left out then.
+_NEWER_FIELDS = ("reasons", "deaths")
+_VIDEOS, _PARTITION = "videos", "clips/partition"
+# Sources that `scan` joins at once, each with at most 64 clips a unit of `score`: 64k clips take 130 MB.
+_UNITS_PER_PART = 1024
 
 
 @dataclass
@@ -40,7 +46,9 @@ class Record:
     """What one unit did and cost.
 
     failure: why the unit could not be committed; None where it was. note: a remark for whoever watches the run. wall_s, cpu_s:
-    seconds, the latter by operator. decodes, vlm, s3: as `WorkerState` counts them; s3 is not stored.
+    seconds, the latter by operator. decodes, vlm, s3: as `WorkerState` counts them. reasons: dropped rows by verdict and kind
+    of reason, such as "rejected too dark". deaths: workers that died over the unit, by cause. s3, reasons and deaths are not
+    stored.
     """
 
     phase: str
@@ -53,14 +61,17 @@ class Record:
     decodes: dict[str, int] = field(default_factory=dict)
     vlm: dict[str, int] = field(default_factory=dict)
     s3: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    deaths: dict[str, int] = field(default_factory=dict)
     failure: str | None = None
     note: str | None = None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        fields = {name: value for name, value in asdict(self).items() if value or name not in _NEWER_FIELDS}
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> "Record":
+    def from_json(cls, text: str | bytes) -> "Record":
         return cls(**json.loads(text))
 
 
@@ -74,86 +85,165 @@ def write_clips(out: str, phase: str, unit: str, rows: Sequence[Row], schema: pa
     """Store a unit's rows and its record. This is the unit's commit in every phase except `shard`."""
     rows = [{name: row.get(name) for name in schema.names} | {"unit_id": unit} for row in rows]
     table = conform(rows, schema)
-    table = table.replace_schema_metadata({_RECORD_KEY: record.to_json().encode()})
-    storage.put(OutputFolder(out).clip_rows(phase, unit), to_parquet(table))
+    table = table.replace_schema_metadata({RECORD_KEY: record.to_json().encode()})
+    unit_files.of(out).put(f"clips/{phase}", unit, to_parquet(table))
 
 
 def write_video(out: str, unit: str, row: Row) -> None:
-    storage.put(OutputFolder(out).video(unit), to_parquet(conform([{**row, "unit_id": unit}], VIDEO)))
+    unit_files.of(out).put(_VIDEOS, unit, to_parquet(conform([{**row, "unit_id": unit}], VIDEO)))
 
 
 def read_video(out: str, unit: str) -> Row | None:
     """Return the row of a unit's source, or None where it has none."""
     try:
-        rows = _read_table(OutputFolder(out).video(unit)).to_pylist()
+        rows = unit_files.of(out).read(_VIDEOS, unit).to_pylist()
     except FileNotFoundError:
         return None
     return dict(rows[0]) if rows else None
 
 
-def take_back(out: str, unit: str) -> None:
-    """Remove a partition unit, its commit first, so that the next run measures its source anew.
+def take_back(out: str, units: Sequence[str]) -> None:
+    """Remove partition units, their commits first, so that the next run measures their sources anew.
 
-    The next listing removes what later phases derived from it.
+    The next listing removes what later phases derived from them.
     """
-    folder = OutputFolder(out)
-    rows = [folder.clip_rows("partition", unit), folder.clip_rows(SUPERSEDED, unit), folder.video(unit)]
-    for uri in [*rows, *(folder.sidecar(kind, unit) for kind in ("thumbs", "signals"))]:
-        storage.delete(uri)
+    if units:
+        folders = (_PARTITION, f"clips/{SUPERSEDED}", _VIDEOS, "sidecar/thumbs", "sidecar/signals")
+        unit_files.of(out).delete(dict.fromkeys(folders, units))
 
 
 def remove_clips(out: str, phase: str, unit: str, clip_ids: Sequence[str]) -> None:
     """Remove clips from a committed unit's rows. Its record stays."""
-    table = _read_table(OutputFolder(out).clip_rows(phase, unit))
+    files, folder = unit_files.of(out), f"clips/{phase}"
+    table = files.read(folder, unit)
     rest = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(clip_ids, pa.string()))))
-    storage.put(OutputFolder(out).clip_rows(phase, unit), to_parquet(rest))
+    files.delete({folder: [unit]})
+    files.put(folder, unit, to_parquet(rest))
 
 
 def read_unit(out: str, phase: str, unit: str) -> list[Row]:
-    """Return a committed unit's rows."""
-    return _read_table(OutputFolder(out).clip_rows(phase, unit)).to_pylist()
+    """Return a committed unit's rows. FileNotFoundError where there is no such unit."""
+    return unit_files.of(out).read(f"clips/{phase}", unit).to_pylist()
 
 
-def read_all(folder: str, schema: pa.Schema) -> tuple[pa.Table, list[Record]]:
-    """Read every file of a folder as one table of this schema (columns a file lacks are null), and the records in them."""
-    uris = [storage.join(folder, name) for name in storage.names(folder)]
-    tables = storage.at_once(_read_table, uris)
-    records = [Record.from_json(meta[_RECORD_KEY]) for t in tables if (meta := t.schema.metadata or {}).get(_RECORD_KEY)]
-    return pa.concat_tables([_fit(table, schema) for table in tables] or [schema.empty_table()]), records
+def read_all(out: str, folder: str, schema: pa.Schema) -> tuple[pa.Table, list[Record]]:
+    """Read every unit of a folder as one table of this schema (columns a unit lacks are null), and the units' records."""
+    pieces = list(unit_files.of(out).scan(folder, schema.names))
+    return _fit(_concat(pieces), schema), _records(pieces)
+
+
+def _records(pieces: Iterable[Piece]) -> list[Record]:
+    return [Record.from_json(record) for piece in pieces for record in piece.records if record]
+
+
+def _concat(pieces: Iterable[Piece]) -> pa.Table:
+    return join_rows(piece.table for piece in pieces)
+
+
+def join_rows(tables: Iterable[pa.Table]) -> pa.Table:
+    """Join the rows of tables. Columns that one of them lacks are null there. No rows: a table without columns."""
+    some = [table.replace_schema_metadata(None) for table in tables if len(table)]
+    return pa.concat_tables(some, promote_options="permissive") if some else pa.table({})
+
+
+def verdicts(tables: Iterable[pa.Table]) -> pa.Table:
+    """Return clip_id, reject and error of all rows."""
+    return _fit(join_rows(tables), columns(CLIP, ("clip_id", "reject", "error")))
 
 
 def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    arrays = [table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in schema]
+    rows, present = len(table), set(table.column_names)
+    arrays = [table[f.name].cast(f.type) if f.name in present else pa.nulls(rows, f.type) for f in schema]
     return pa.table(arrays, schema=schema.remove_metadata())
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some sources with all that the ledger has about them.
+
+    clips: one row a clip, all phases joined. phases: the rows of each phase alone, with its own columns. videos: one row a
+    source. records: of all units. In the first part: also those of units that are of no source, such as shards.
+    """
+
+    clips: pa.Table
+    phases: dict[str, pa.Table]
+    videos: pa.Table
+    records: list[bytes]
+
+
+def scan(out: str, columns: Sequence[str] | None = None, skip: int = 0) -> Iterator[Part]:
+    """Yield the ledger in parts, in order of video_id. Together they hold every clip and source once.
+
+    columns: those of the clips that are wanted (None: all of `CLIP`), which saves most of the time. skip: parts to leave out at
+    the beginning. Ids are hashes of contents, so the first parts are a sample of the sources.
+    """
+    files = unit_files.of(out)
+    wanted = None if columns is None else [*dict.fromkeys(("clip_id", "video_id", "unit_id", "index", *columns))]
+    superseded = _concat(files.scan(f"clips/{SUPERSEDED}", wanted))
+    stored = list(files.scan("clips/shard", wanted))  # named by shard, not by source
+    records = [record for piece in stored for record in piece.records if record]
+    for low, high in islice(_bounds(files), skip, None):
+        pieces = {phase: list(files.scan(f"clips/{phase}", wanted, low, high)) for phase in PHASES if phase != "shard"}
+        tables = {phase: _concat(pieces[phase]) for phase in CLIP_PHASES if phase != "shard"} | {"shard": _concat(stored)}
+        if not tables["partition"].column_names:
+            tables["partition"] = CLIP.empty_table().select([name for name in CLIP.names if not wanted or name in wanted])
+        clips = _add_phase(tables["partition"], superseded)
+        for phase in CLIP_PHASES[1:]:
+            clips = _add_phase(clips, tables[phase])
+        if len(tables["shard"]):
+            in_part = pc.is_in(tables["shard"]["clip_id"], clips["clip_id"].combine_chunks())
+            tables["shard"] = tables["shard"].filter(in_part)
+        videos = list(files.scan(_VIDEOS, None, low, high))
+        records += [record for some in pieces.values() for piece in some for record in piece.records if record]
+        schema = CLIP if wanted is None else pa.schema([field for field in CLIP if field.name in wanted])
+        clips = _fit(clips, schema).sort_by([("video_id", "ascending"), ("index", "ascending")])
+        yield Part(clips, tables, _with_superseded(files, _fit(_concat(videos), VIDEO)), records)
+        records = []
+
+
+def _bounds(files: unit_files.UnitFiles) -> Iterator[tuple[str, str | None]]:
+    """Yield where the names of parts begin and end, so that a part has about as many units of `score` as one process can hold.
+
+    Names of units begin with their video_id, so that all units of a source are in one part.
+    """
+    names = sorted({name.partition("-")[0] for name in files.names("clips/score")})
+    names = names or sorted({name.partition("-")[0] for name in files.names(_PARTITION)})
+    starts = ["", *names[_UNITS_PER_PART::_UNITS_PER_PART]]
+    yield from zip(starts, [*starts[1:], None], strict=True)
 
 
 def clips(out: str) -> pa.Table:
     """Return one row a clip, all phases joined: a later phase's value wins, except that the first reject or error stays."""
-    ledger, _ = read_all(OutputFolder(out).clips(CLIP_PHASES[0]), CLIP)
-    for phase in (SUPERSEDED, *CLIP_PHASES[1:]):
-        later, _ = read_all(OutputFolder(out).clips(phase), CLIP)
-        ledger = _add_phase(ledger, later)
-    return ledger.sort_by([("video_id", "ascending"), ("index", "ascending")])
+    return pa.concat_tables([part.clips for part in scan(out)])
 
 
 def _add_phase(ledger: pa.Table, later: pa.Table) -> pa.Table:
-    if not len(later):
+    """Join the rows of a later phase to the clips. Only columns that one of the two has are touched."""
+    if not len(later) or not len(ledger):
         return ledger
     where = pc.index_in(ledger["clip_id"], later["clip_id"].combine_chunks())
-    return pa.table([_column(ledger, later, f.name, where) for f in ledger.schema], schema=ledger.schema)
-
-
-def _column(ledger: pa.Table, later: pa.Table, name: str, where: pa.Array) -> pa.Array:
-    ours, theirs = ledger[name].combine_chunks(), later[name].combine_chunks()
-    if name in ("clip_id", "video_id", "unit_id") or theirs.null_count == len(theirs):
-        return ours
-    return pc.coalesce(ours, theirs.take(where)) if name in ("reject", "error") else pc.coalesce(theirs.take(where), ours)
+    for name in later.column_names:
+        if name in ("clip_id", "video_id", "unit_id"):
+            continue
+        theirs = later[name].combine_chunks().take(where)
+        if name not in ledger.column_names:
+            ledger = ledger.append_column(name, theirs)
+        elif theirs.null_count < len(theirs):
+            ours = ledger[name].combine_chunks().cast(theirs.type)
+            joined = pc.coalesce(ours, theirs) if name in ("reject", "error") else pc.coalesce(theirs, ours)
+            ledger = ledger.set_column(ledger.column_names.index(name), name, joined)
+    return ledger
 
 
 def videos(out: str) -> pa.Table:
     """Return one row a source. One that changed since it was measured is `superseded`, whatever it was before."""
-    table = read_all(OutputFolder(out).videos, VIDEO)[0].sort_by([("uri", "ascending")])
-    superseded = {name.removesuffix(".parquet") for name in storage.names(OutputFolder(out).clips(SUPERSEDED))}
+    files = unit_files.of(out)
+    table = _fit(_concat(files.scan(_VIDEOS)), VIDEO).sort_by([("uri", "ascending")])
+    return _with_superseded(files, table)
+
+
+def _with_superseded(files: unit_files.UnitFiles, table: pa.Table) -> pa.Table:
+    superseded = set(files.names(f"clips/{SUPERSEDED}"))
     if not superseded:
         return table
     changed = {"status": SUPERSEDED, "reason": "the source changed since it was measured"}
@@ -163,14 +253,12 @@ def videos(out: str) -> pa.Table:
 
 def records(out: str) -> list[Record]:
     """Return the records of all committed units."""
-    return [record for phase in PHASES for record in read_all(OutputFolder(out).clips(phase), CLIP)[1]]
+    return [record for phase in PHASES for record in _records(unit_files.of(out).scan(f"clips/{phase}", ["clip_id"]))]
 
 
 def sidecars(out: str, kind: str, units: Iterable[str]) -> list[pa.Table]:
     """Read the sidecar files ("thumbs", "signals", "camera") of these units; absent ones are left out."""
-    folder = OutputFolder(out).sidecars(kind)
-    present = sorted({f"{unit}.parquet" for unit in units} & set(storage.names(folder)))
-    return storage.at_once(_read_table, (storage.join(folder, name) for name in present))
+    return unit_files.of(out).read_present(f"sidecar/{kind}", units)
 
 
 def cameras(out: str, units: Iterable[str]) -> dict[str, bytes]:
@@ -179,15 +267,16 @@ def cameras(out: str, units: Iterable[str]) -> dict[str, bytes]:
     return {row["clip_id"]: row["npz"] for table in tables for row in table.to_pylist()}
 
 
-def _read_table(uri: str) -> pa.Table:
-    return from_parquet(storage.read(uri))
-
-
 def write_sidecar(out: str, kind: str, unit: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
     table = pa.Table.from_pylist(list(rows), schema=schema)
-    storage.put(OutputFolder(out).sidecar(kind, unit), to_parquet(table))
+    unit_files.of(out).put(f"sidecar/{kind}", unit, to_parquet(table))
 
 
 def kept_clips(ledger: pa.Table) -> pa.Table:
     """Return the clips that are not dropped."""
-    return ledger.filter(pc.and_(pc.is_null(ledger["reject"]), pc.is_null(ledger["error"])))
+    return ledger.filter(kept_mask(ledger))
+
+
+def kept_mask(rows: pa.Table) -> pa.ChunkedArray:
+    """Return which rows are not dropped, as booleans."""
+    return pc.and_(pc.is_null(rows["reject"]), pc.is_null(rows["error"]))

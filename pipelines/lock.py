@@ -64,6 +64,20 @@ def renew_lock(out: str) -> None:
         lease.confirm()
 
 
+def is_held_here(out: str) -> bool:
+    """Whether this process holds the lock of an output."""
+    return OutputFolder(out).lock in _held
+
+
+def is_held(out: str) -> bool:
+    """Whether a run that may be alive holds the lock of an output. Costs one small read."""
+    try:
+        current = storage.read_stamped(OutputFolder(out).lock)
+    except FileNotFoundError:
+        return False
+    return _free_in_s(_parse_note(current.data), current.age_s) > 0
+
+
 class _OtherLock(NamedTuple):
     """The lock of another run: its content, its version, and how long until it is free."""
 

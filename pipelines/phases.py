@@ -27,7 +27,7 @@ from curation.worker_state import worker
 from operators import synth
 from operators.op import Op, Step
 from operators.shards import scratch_file
-from pipelines import chains, chunk_units, ledger
+from pipelines import chains, chunk_units, dead_letters, ledger, unit_files
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
 from pipelines.units import PART_CLIPS, Unit, UnitName
@@ -43,6 +43,7 @@ class Phase:
     name: str
     recipe: Recipe
     out: str
+    manifest: int = 0  # which packed units it reads (`pipelines.unit_files`); 0: nothing is packed
 
     @property
     def chain(self) -> list[Op]:
@@ -79,6 +80,7 @@ def work(
     answers.use_folder(OutputFolder(phase.out).answers)
     embedding_cache.use_folder(OutputFolder(phase.out).embeddings)
     try:
+        unit_files.use(phase.out, phase.manifest)
         step, rows = _step(phase), _load_pinned(phase, unit)
         worker.on_decode = on_progress if phase.name in ("partition", "generate") else None
         rows = step([_without(row, left_out or {}) for row in rows], on_row, on_progress)
@@ -88,14 +90,24 @@ def work(
         record.wall_s = round(time.monotonic() - began, 3)
         versions.check_opened()
         if commits:
+            dead_letters.write(phase.out, record, rows, worker.tracebacks)
             phase.commit(unit, rows, record)
     except Exception as error:
         record.failure = describe(error)
         worker.note_unexpected(error)
+    else:
+        record.reasons = _count_reasons(rows)
     if worker.tracebacks:
         _write_log(phase, record)
     record.s3 = dict(worker.s3_requests - requests)
     return record
+
+
+def _count_reasons(rows: Iterable[Row]) -> dict[str, int]:
+    """Count dropped rows by verdict and kind of reason: the words before the first colon, of an error the operator."""
+    dropped = ((name, row[name]) for row in rows for name in ("reject", "error") if row.get(name))
+    verdicts = {"reject": "rejected", "error": "error"}
+    return dict(Counter(f"{verdicts[name]} {reason.partition(':')[0]}" for name, reason in dropped))
 
 
 def _write_log(phase: Phase, record: Record) -> None:
@@ -139,6 +151,7 @@ def questions(phase: Phase, unit: Unit) -> list[vlm.Prompt]:
     """Return the prompts of a unit that the cache does not answer. None where the unit fails: its own turn reports why."""
     answers.use_folder(OutputFolder(phase.out).answers)
     embedding_cache.use_folder(OutputFolder(phase.out).embeddings)
+    unit_files.use(phase.out, phase.manifest)
     model = vlm.load(phase.recipe.caption.vlm)
     assert isinstance(model, vlm.CacheOnlyVlm), model
     model.missing.clear()

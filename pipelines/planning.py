@@ -1,25 +1,28 @@
 """The pending units of each phase: list the wanted units, leave out the committed ones. This reads verdicts, but no pixels.
 
-Verdicts are read once per listing, by `_wanted_annotations`. Functions for later phases get the units that it returns.
+Listings, and what is derived from verdicts, are kept in `UnitFiles.memo` until units change.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import shards, storage
-from curation.output_folder import OutputFolder
-from curation.schema import Row, digest, is_dropped
-from pipelines import chunk_units, ledger, sources, units
+from curation.schema import digest
+from pipelines import chunk_units, ledger, sources, unit_files, units
 from pipelines.lock import renew_lock
 from pipelines.recipes import Recipe
+from pipelines.unit_files import UnitFiles
 from pipelines.units import Unit, UnitName
 
+Clip = tuple[str, str | None]
+"""A clip's id and the category of its interaction."""
+
 # The lock is renewed after this many deleted units.
-_DELETIONS_PER_RENEWAL = 64
+_DELETIONS_PER_RENEWAL = 5000
 
 
 class Pending(NamedTuple):
@@ -46,12 +49,13 @@ def _pending_sources(out: str, recipe: Recipe, entries: Sequence[storage.Entry])
 def _pending_scores(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> Pending:
     limits, committed = recipe.digest("score"), units.list_committed(out, "score")
     _delete_units(out, "score", units.find_stale(units.list_committed(out, "partition"), committed, limits))
-    incomplete = units.find_incomplete(units.list_current(out), committed, limits)
-    rows = storage.at_once(lambda item: ledger.read_unit(out, "partition", item[0]), incomplete)
+    incomplete = dict(units.find_incomplete(units.list_current(out), committed, limits))
+    rows = unit_files.of(out).rows_of("clips/partition", incomplete, ("reject", "error"))
+    clips = {unit: int(pc.sum(ledger.kept_mask(table)).as_py() or 0) for unit, table in rows}
     pending = [
         Unit("score", str(name), upstream=(f"partition/{unit}",))
-        for (unit, present), clips in zip(incomplete, rows, strict=True)
-        for name in units.part_names(unit, sum(not is_dropped(row) for row in clips), limits)
+        for unit, present in incomplete.items()
+        for name in units.part_names(unit, clips[unit], limits)
         if name.part not in present
     ]
     return Pending(pending, len(committed))
@@ -68,16 +72,28 @@ def _wanted_annotations(out: str, recipe: Recipe) -> dict[str, Unit]:
     annotated again.
     """
     limits, settings = recipe.digest("score"), recipe.digest("annotate")
-    source_of = {digest(str(name), limits): str(name) for name in units.list_current(out)}
-    scored = [name for name in units.list_committed(out, "score") if name.digest in source_of]
-    rows = storage.at_once(lambda name: ledger.read_unit(out, "score", str(name)), scored)
-    wanted = {}
-    for part, clips in zip(scored, rows, strict=True):
-        if kept := [row["clip_id"] for row in clips if not is_dropped(row)]:
-            unit = source_of[part.digest]
-            name = str(part._replace(digest=digest(unit, settings, *kept)))
-            wanted[name] = Unit("annotate", name, upstream=(f"partition/{unit}", f"score/{part}"))
-    return wanted
+    files, key = unit_files.of(out), ("annotations", limits, settings)
+    if key not in files.memo:
+        source_of = {digest(str(name), limits): str(name) for name in units.list_current(out)}
+        wanted = {}
+        for score, kept in _kept_clips(files):
+            part = UnitName.parse(score)
+            if kept and (unit := source_of.get(part.digest)):
+                name = str(part._replace(digest=digest(unit, settings, *kept)))
+                wanted[name] = Unit("annotate", name, upstream=(f"partition/{unit}", f"score/{score}"))
+        # In order of the scored parts: names of later units hash the names of a source's parts.
+        files.memo[key] = dict(sorted(wanted.items(), key=lambda item: item[1].upstream))
+    result: dict[str, Unit] = files.memo[key]
+    return result
+
+
+def _kept_clips(files: UnitFiles) -> Iterator[tuple[str, list[str]]]:
+    """Yield each scored part with the clips that it keeps."""
+    for piece in files.scan("clips/score", ("clip_id", "reject", "error")):
+        clips, is_kept = piece.table["clip_id"].to_pylist(), ledger.kept_mask(piece.table).to_pylist()
+        bounds = piece.starts.tolist()
+        for unit, begin, end in zip(piece.units, bounds, bounds[1:], strict=False):
+            yield unit, [clip for clip, kept in zip(clips[begin:end], is_kept[begin:end], strict=True) if kept]
 
 
 def _pending_captions(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> Pending:
@@ -141,8 +157,12 @@ def _pending_shards(out: str, _recipe: Recipe, _: Sequence[storage.Entry]) -> Pe
             planned.setdefault(row["shard"], []).append(row["clip_id"])
     if not planned:
         return Pending([], len(committed))
-    kept = ledger.kept_clips(ledger.clips(out)).select(["clip_id", "unit_id"])
-    unit_of = dict(zip(kept["clip_id"].to_pylist(), kept["unit_id"].to_pylist(), strict=True))
+    wanted = pa.array([clip for ids in planned.values() for clip in ids], pa.string())
+    unit_of: dict[str, str] = {}
+    for part in ledger.scan(out, ("reject", "error")):
+        kept = ledger.kept_clips(part.clips)
+        kept = kept.filter(pc.is_in(kept["clip_id"], wanted))
+        unit_of.update(zip(kept["clip_id"].to_pylist(), kept["unit_id"].to_pylist(), strict=True))
     later_paths = _paths_by_video(out, ("annotate", "caption", "relate"))
     pending = []
     for name, ids in sorted(planned.items()):
@@ -182,24 +202,42 @@ def plan_shards(
     sources that have not been through every phase and for whose partition unit `is_input` is true. Return why there is no plan.
     partial: plan the clips of the sources that are finished.
     """
-    clips = ledger.clips(out).select(["clip_id", "unit_id", "interaction_category", "reject", "error", "shard"])
-    planned, committed = shards.read_plan(out).to_pylist(), set(shards.list_committed(out))
-    stored = set(clips.filter(pc.is_valid(clips["shard"]))["clip_id"].to_pylist())
-    # A clip that was dropped before its shard was committed can be planned again, once it is kept again (`gamecraft retry`).
-    known = {row["clip_id"] for row in planned if row["shard"] not in committed or row["clip_id"] in stored}
     unfinished = _unfinished_sources(out, recipe)
-    kept = [row for row in ledger.kept_clips(clips).to_pylist() if row["unit_id"] not in unfinished]
-    new = [row for row in _balance_categories(kept, known, recipe.shard.max_category_ratio) if row["clip_id"] not in known]
     unfinished_inputs = [unit for unit in sorted(unfinished) if is_input(unit)]
     if (pending_inputs or unfinished_inputs) and not partial:
         return _describe_unfinished(out, pending_inputs, unfinished_inputs)
+    planned, committed = shards.read_plan(out).to_pylist(), set(shards.list_committed(out))
+    stored = _stored_clips(out)
+    # A clip that was dropped before its shard was committed can be planned again, once it is kept again (`gamecraft retry`).
+    known = {row["clip_id"] for row in planned if row["shard"] not in committed or row["clip_id"] in stored}
+    kept = list(_plannable(out, unfinished, known, recipe.shard.max_category_ratio is None))
+    balanced = _balance_categories(kept, known, recipe.shard.max_category_ratio)
+    new = [clip_id for clip_id, _ in balanced if clip_id not in known]
     if new:
         first = 1 + max((int(row["shard"]) for row in planned), default=-1)
         size = recipe.shard.clips_per_shard
-        rows = [{"shard": f"{first + i // size:06d}", "clip_id": row["clip_id"]} for i, row in enumerate(new)]
+        rows = [{"shard": f"{first + i // size:06d}", "clip_id": clip_id} for i, clip_id in enumerate(new)]
         renew_lock(out)
         shards.put_plan(out, len(shards.list_plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
     return None
+
+
+def _stored_clips(out: str) -> set[str]:
+    """Return the clips that a shard holds."""
+    stored: set[str] = set()
+    for piece in unit_files.of(out).scan("clips/shard", ("clip_id", "shard")):
+        stored.update(piece.table.filter(pc.is_valid(piece.table["shard"]))["clip_id"].to_pylist())
+    return stored
+
+
+def _plannable(out: str, unfinished: set[str], known: set[str], only_new: bool) -> Iterator[Clip]:
+    """Yield the kept clips of finished sources, in order of content. only_new: without those that are planned already."""
+    for part in ledger.scan(out, ("interaction_category", "reject", "error")):
+        kept = ledger.kept_clips(part.clips)
+        names = ("clip_id", "unit_id", "interaction_category")
+        for clip_id, unit, category in zip(*(kept[name].to_pylist() for name in names), strict=True):
+            if unit not in unfinished and not (only_new and clip_id in known):
+                yield clip_id, category
 
 
 def _describe_unfinished(out: str, pending_inputs: Sequence[str], partition_units: Sequence[str]) -> str:
@@ -210,20 +248,19 @@ def _describe_unfinished(out: str, pending_inputs: Sequence[str], partition_unit
     return f"{count} {sources} not finished ({names}{more}); run the same command again, or use --partial to plan without"
 
 
-def _balance_categories(kept: Sequence[Row], known: set[str], ratio: float | None) -> list[Row]:
+def _balance_categories(kept: Sequence[Clip], known: set[str], ratio: float | None) -> list[Clip]:
     """Limit the clips of each category to `ratio` times the count of the rarest category.
 
     Clips that are planned already come first. Clips of no known category are not limited.
     """
-    sizes = Counter(row["interaction_category"] for row in kept if row["interaction_category"])
+    sizes = Counter(category for _, category in kept if category)
     if ratio is None or not sizes:
         return list(kept)
     max_count, counts, balanced = int(ratio * min(sizes.values())), Counter[str](), []
-    for row in sorted(kept, key=lambda row: row["clip_id"] not in known):
-        category = row["interaction_category"]
-        counts[category] += 1
+    for clip_id, category in sorted(kept, key=lambda clip: clip[0] not in known):
+        counts[category or ""] += 1
         if not category or counts[category] <= max_count:
-            balanced.append(row)
+            balanced.append((clip_id, category))
     return balanced
 
 
@@ -250,14 +287,13 @@ def _unscored_sources(out: str, recipe: Recipe) -> set[str]:
     return {unit for unit, _ in units.find_incomplete(units.list_current(out), scored, limits)}
 
 
-def _delete_units(out: str, phase: str, names: Iterable[UnitName]) -> None:
+def _delete_units(out: str, phase: str, names: Sequence[UnitName]) -> None:
     """Delete units of other settings or clips: first their rows, which are the commit."""
-    for number, name in enumerate(names):
-        if number % _DELETIONS_PER_RENEWAL == 0:
-            renew_lock(out)
-        storage.delete(OutputFolder(out).clip_rows(phase, str(name)))
-        if phase == "annotate":
-            storage.delete(OutputFolder(out).sidecar("camera", str(name)))
+    folders = (f"clips/{phase}", *(("sidecar/camera",) if phase == "annotate" else ()))
+    for first in range(0, len(names), _DELETIONS_PER_RENEWAL):
+        renew_lock(out)
+        some = [str(name) for name in names[first : first + _DELETIONS_PER_RENEWAL]]
+        unit_files.of(out).delete(dict.fromkeys(folders, some))
 
 
 _PENDING: dict[str, Callable[[str, Recipe, Sequence[storage.Entry]], Pending]] = {

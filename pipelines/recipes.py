@@ -146,11 +146,15 @@ class Recipe:
 
     def digest(self, phase: str) -> str:
         """Return a hash of the settings that decide the results of a phase, and of the schema version."""
-        settings = settings_of(self)
-        deciding = {name: settings[name] for name in _DECIDE[phase]}
-        if phase == "generate":
-            deciding["synth"] = {name: value for name, value in settings["synth"].items() if name not in _IN_REQUESTS}
-        return digest(str(SCHEMA_VERSION), json.dumps(deciding, sort_keys=True))
+        # Computed once: it takes a millisecond, and every source asks for it. It is no field, so recipes stay equal and frozen.
+        digests: dict[str, str] = self.__dict__.setdefault("_digests", {})
+        if phase not in digests:
+            settings = settings_of(self)
+            deciding = {name: settings[name] for name in _DECIDE[phase]}
+            if phase == "generate":
+                deciding["synth"] = {name: value for name, value in settings["synth"].items() if name not in _IN_REQUESTS}
+            digests[phase] = digest(str(SCHEMA_VERSION), json.dumps(deciding, sort_keys=True))
+        return digests[phase]
 
 
 def gamecraft2() -> Recipe:

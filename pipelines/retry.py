@@ -9,13 +9,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import reduce
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation import storage
 from curation.output_folder import OutputFolder
-from curation.schema import CLIP, Row
-from pipelines import ledger, units
+from curation.schema import Row
+from pipelines import dead_letters, ledger, unit_files, units
 from pipelines.lock import hold_lock
 from pipelines.recipes import CLIP_PHASES
+from pipelines.unit_files import UnitFiles
 
 _REASON_COLUMNS = (
     "reject",
@@ -48,17 +53,9 @@ def clear_reasons(out: str, reason: str = "", source: str = "") -> list[ClearedR
     if another run holds the output.
     """
     out = storage.normal(out)
-    with hold_lock(out):
-        rows = {phase: ledger.read_all(OutputFolder(out).clips(phase), CLIP)[0].to_pylist() for phase in CLIP_PHASES}
-        uris = {row["clip_id"]: row["source_uri"] or "" for row in rows["partition"]}
+    with hold_lock(out), unit_files.pinned(out) as files:
         missing = _missing_videos(out)
-        matches = [
-            (row["unit_id"], ClearedReason(phase, row["video_id"], row["clip_id"], uris.get(row["clip_id"], ""), text))
-            for phase in CLIP_PHASES
-            for row in rows[phase]
-            for text in _matching_reasons(row, reason)[:1]
-        ]
-        matches += _source_reasons(out, reason)
+        matches = [*_clip_reasons(files, reason), *_source_reasons(out, reason)]
         matches = [
             (unit, match)
             for unit, match in matches
@@ -66,7 +63,39 @@ def clear_reasons(out: str, reason: str = "", source: str = "") -> list[ClearedR
             and (not source or fnmatchcase(match.uri, source) or match.uri == storage.normal(source))
         ]
         _delete_units(out, matches)
+        dead_letters.delete(out, {(phase, unit) for unit, match in matches for phase in _wrote_letter(match.phase)})
     return [match for _, match in matches]
+
+
+def _wrote_letter(phase: str) -> tuple[str, ...]:
+    return (phase, "generate") if phase == "partition" else (phase,)
+
+
+def _clip_reasons(files: UnitFiles, pattern: str) -> list[tuple[str, ClearedReason]]:
+    """Return the matching reasons of clips, each with the unit that stored it."""
+    rows = [
+        (phase, row, text)
+        for phase in CLIP_PHASES
+        for piece in files.scan(f"clips/{phase}", ("clip_id", "video_id", "unit_id", *_REASON_COLUMNS))
+        for row in _rows_with_reasons(piece.table)
+        for text in _matching_reasons(row, pattern)[:1]
+    ]
+    clips = pa.array({row["clip_id"] for _, row, _ in rows}, pa.string())
+    uris: dict[str, str] = {}
+    for piece in files.scan("clips/partition", ("clip_id", "source_uri")):
+        table = piece.table.filter(pc.is_in(piece.table["clip_id"], clips))
+        uris |= {row["clip_id"]: row.get("source_uri") or "" for row in table.to_pylist()}
+    return [
+        (row["unit_id"], ClearedReason(phase, row["video_id"], row["clip_id"], uris.get(row["clip_id"], ""), text))
+        for phase, row, text in rows
+    ]
+
+
+def _rows_with_reasons(table: pa.Table) -> list[Row]:
+    """Return the rows that have some reason. Absent columns have none."""
+    masks = [pc.is_valid(table[name]) for name in _REASON_COLUMNS if name in table.column_names]
+    rows: list[Row] = table.filter(reduce(pc.or_, masks)).to_pylist() if masks else []
+    return [dict.fromkeys(_REASON_COLUMNS) | row for row in rows]
 
 
 def _missing_videos(out: str) -> set[str]:
@@ -107,10 +136,12 @@ def _delete_units(out: str, matches: list[tuple[str, ClearedReason]]) -> None:
     clips: dict[tuple[str, str], list[str]] = defaultdict(list)
     for unit, match in matches:
         clips[match.phase, unit].append(match.clip_id)
-    for phase, unit in sorted(clips, key=lambda key: -CLIP_PHASES.index(key[0])):
+    for phase in reversed(CLIP_PHASES):
+        names = sorted(unit for of_phase, unit in clips if of_phase == phase)
         if phase == "shard":
-            ledger.remove_clips(out, phase, unit, clips[phase, unit])
+            for unit in names:
+                ledger.remove_clips(out, phase, unit, clips[phase, unit])
         elif phase == "partition":
-            ledger.take_back(out, unit)
+            ledger.take_back(out, names)
         else:
-            storage.delete(OutputFolder(out).clip_rows(phase, unit))
+            unit_files.of(out).delete({f"clips/{phase}": names})

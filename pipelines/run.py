@@ -8,7 +8,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -17,18 +18,19 @@ import av
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from curation import scratch, shards, source_files, storage
 from curation.errors import InputError
 from curation.output_folder import OutputFolder
-from curation.schema import SCHEMA_VERSION
+from curation.schema import PACKED_VERSION, SCHEMA_VERSION
 from curation.worker_state import worker
 from pipelines import (
-    caption_summary,
     chunk_units,
+    compact,
     dataset_card,
+    dead_letters,
     ledger,
     licences,
     lock,
@@ -38,12 +40,17 @@ from pipelines import (
     runners,
     sources,
     synth_units,
+    unit_files,
     units,
 )
+from pipelines import totals as totals_module
 from pipelines.ledger import Record
 from pipelines.lock import hold_lock
 from pipelines.phases import Phase
+from pipelines.progress import RunProgress
 from pipelines.recipes import CLIP_PHASES, PHASES, SYNTH_PHASES, Recipe
+from pipelines.report.output import Output, read_output
+from pipelines.totals import Totals
 from pipelines.units import SUPERSEDED, Unit
 
 _POSE_UNIT = "translation times a camera's scale_to_unit: what the player moves in a second at top speed is 1"
@@ -60,7 +67,7 @@ class Summary:
     records: of the units that this run did. Counts are of the whole output. changed: units of sources that changed since they
     were measured, as this run noticed. held: why no new shards were planned. notes: (title, words) for the summary and the
     report. before: committed units by phase that this run found. s3: requests by this process and its workers, as
-    `WorkerState.s3_requests` counts them.
+    `WorkerState.s3_requests` counts them. output: what the report shows.
     """
 
     out: str
@@ -83,11 +90,17 @@ class Summary:
     records: list[Record] = field(default_factory=list)
     s3: Counter[str] = field(default_factory=Counter)
     wall_s: float = 0.0
+    output: Output | None = field(default=None, repr=False)
 
     @property
     def finished(self) -> bool:
         """Whether all input is in shards or left out for a reason, and no source changed since it was measured."""
         return not (self.failures or self.held or self.changed)
+
+    @property
+    def lost(self) -> int:
+        """Sources of the output that failed for good: they cannot be read, an operator failed, or workers crashed on them."""
+        return self.unreadable
 
     @property
     def failures(self) -> list[Record]:
@@ -191,7 +204,7 @@ def _run(
         )
     inputs = list_inputs()  # before anything is written: an input that is not there is reported at once
     _check_writable(out)
-    with hold_lock(out, wait_s), runners.local_worker():
+    with hold_lock(out, wait_s), unit_files.pinned(out) as files, runners.local_worker(), ExitStack() as stack:
         if wait_s:
             inputs = list_inputs()
         storage.remove_partial_files(out)
@@ -199,12 +212,13 @@ def _run(
         if runner == "ray":
             runners.start_ray()
             runners.warn_of_shortages(Phase(name, recipe, out) for name in phases)
+            files.run_tasks = runners.run_tasks
         for condition in licences.conditions_of(recipe, phases):
             log.warning("%s", condition)
-        summary = Summary(out)
+        summary, progress = Summary(out), stack.enter_context(RunProgress(out, runner).written())
         before = set(units.list_superseded(out))
         inputs.prepare(out)
-        logged = set(storage.names(OutputFolder(out).logs))
+        logged, letters = set(storage.names(OutputFolder(out).logs)), set(dead_letters.list_letters(out))
         for name in phases:
             lock.renew_lock(out)  # listing units may delete those of other settings, and plans shards
             if name == "shard":
@@ -212,12 +226,18 @@ def _run(
             for left, done in _rounds(name, out, recipe, inputs.todo):
                 summary.before.setdefault(name, done)
                 _delete_logs(out, left, logged)
-                summary.records += list(_run_phase(Phase(name, recipe, out), left, runner))
+                dead_letters.delete(out, letters & {(name, unit.name) for unit in left})
+                progress.begin(name, len(left), done)
+                summary.records += _run_phase(Phase(name, recipe, out, files.manifest.number), left, runner, progress)
+                if left:
+                    files.refresh()
+            compact.pack(out)
         lock.renew_lock(out)
         summary.changed = [
             unit for unit in units.list_superseded(out) if unit not in before and ledger.read_unit(out, SUPERSEDED, unit)
         ]
         chunk_units.delete_leftover_chunks(out)
+        dead_letters.delete_outdated(out)
         scratch.remove_stale_folders()  # of workers that were killed
         _conclude(summary, recipe)
     summary.notes = [*inputs.notes, *summary.notes]
@@ -258,7 +278,7 @@ def _check_recipe(out: str, recipe: Recipe) -> None:
     if dataset is None:
         _write_dataset(out, recipe, [], {})
         return
-    if (version := dataset["schema_version"]) != SCHEMA_VERSION:
+    if (version := dataset["schema_version"]) not in (SCHEMA_VERSION, PACKED_VERSION):
         raise InputError(
             f"{out} was made with schema version {version}, which this release reads but does not continue: it writes version "
             f"{SCHEMA_VERSION}. Curate into another --out, or use the gamecraft release that made it"
@@ -276,17 +296,22 @@ def _check_recipe(out: str, recipe: Recipe) -> None:
     )
 
 
-def _run_phase(phase: Phase, todo: Sequence[Unit], runner: str) -> Iterator[Record]:
+def _run_phase(phase: Phase, todo: Sequence[Unit], runner: str, run_progress: RunProgress) -> Iterator[Record]:
     """Run a phase's units and show progress with a rate and the time left. Each kind of failure is logged once, as it comes."""
     if not todo:
         return
     logged: set[str] = set()
     with _progress() as progress:
         task = progress.add_task(f"{phase.name:9}", total=len(todo))
-        show = partial(_advance, progress, task)
+
+        def show(finished: float) -> None:
+            progress.update(task, completed=finished)
+            run_progress.set_part(finished)
+
         records = runners.run_ray(phase, todo) if runner == "ray" else runners.run_local(phase, todo, show)
         for finished, record in enumerate(records, start=1):
             show(finished)
+            run_progress.add(record)
             _log_record(record, logged)
             yield record
 
@@ -307,10 +332,6 @@ def _delete_logs(out: str, todo: Sequence[Unit], logged: set[str]) -> None:
             storage.delete(uri)
 
 
-def _advance(progress: Progress, task: TaskID, finished: float) -> None:
-    progress.update(task, completed=finished)
-
-
 class _Rate(ProgressColumn):
     """Units a minute, from the work of the last moments."""
 
@@ -327,37 +348,27 @@ def _progress() -> Progress:
 
 def _conclude(summary: Summary, recipe: Recipe) -> None:
     """Count the whole output, and write dataset.json and the dataset card. The shards that dataset.json lists are committed."""
-    out = summary.out
-    clips, videos = ledger.clips(out), ledger.videos(out)
-    kept = ledger.kept_clips(clips)
-    status = Counter(videos["status"].to_pylist())
-    summary.sources, summary.duplicates = len(videos), status["duplicate"]
+    out, totals = summary.out, Totals()
+    summary.output = read_output(out, totals.add, totals_module.COLUMNS)
+    status = totals.statuses
+    summary.sources, summary.duplicates = totals.sources, status["duplicate"]
     summary.superseded = status["superseded"]
-    summary.unreadable = len(videos) - status["ok"] - status["duplicate"] - status["superseded"]
-    summary.clips, summary.kept = len(clips), len(kept)
-    summary.errors = len(clips) - clips["error"].null_count
-    summary.rejected = len(clips) - summary.kept - summary.errors
-    summary.stored = len(clips) - clips["shard"].null_count
-    summary.kept_s, summary.total_s = _seconds(kept), _seconds(clips)
-    summary.notes = caption_summary.lines(kept, summary.records)
+    summary.unreadable = totals.sources - status["ok"] - status["duplicate"] - status["superseded"]
+    summary.clips, summary.kept, summary.errors = totals.clips, totals.kept, totals.errors
+    summary.rejected = summary.clips - summary.kept - summary.errors
+    summary.stored = totals.stored.clips
+    summary.kept_s, summary.total_s = totals.kept_s, totals.total_s
+    summary.notes = totals.captions.lines(summary.records)
     names = shards.list_committed(out)
     summary.shards = len(names)
     indexes = storage.at_once(partial(shards.read_index, out), names)
     listed = [_shard_entry(name, index) for name, index in zip(names, indexes, strict=True)]
-    counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
-    dataset = _write_dataset(out, recipe, listed, counts | {"stored_by_category": _stored_by_category(clips)})
+    counts = {k: v for k, v in vars(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
+    by_category = dict(sorted(totals.stored.categories.items()))
+    dataset = _write_dataset(out, recipe, listed, counts | {"stored_by_category": by_category})
+    summary.output = replace(summary.output, dataset={"schema_version": SCHEMA_VERSION, **dataset})
     shards.write_wids_index(out, {entry["name"]: entry["clips"] for entry in listed})
-    dataset_card.write_card(out, dataset, clips, sum(pc.sum(index["size"]).as_py() or 0 for index in indexes))
-
-
-def _stored_by_category(clips: pa.Table) -> dict[str, int]:
-    """Stored clips by where they come from and what kind of interaction they show: "synthetic/actor": 12."""
-    rows = clips.filter(pc.is_valid(clips["shard"])).select(["source", "interaction_category"]).to_pylist()
-    return dict(sorted(Counter(f"{row['source']}/{row['interaction_category'] or 'unknown'}" for row in rows).items()))
-
-
-def _seconds(clips: pa.Table) -> float:
-    return float(sum(e - s for s, e in zip(clips["start_s"].to_pylist(), clips["end_s"].to_pylist(), strict=True)))
+    dataset_card.write_card(out, dataset, totals.stored, sum(pc.sum(index["size"]).as_py() or 0 for index in indexes))
 
 
 def _shard_entry(name: str, index: pa.Table) -> dict[str, Any]:
@@ -369,7 +380,9 @@ def _write_dataset(out: str, recipe: Recipe, listed: Sequence[dict[str, Any]], c
     codec = {name: ".".join(map(str, numbers)) for name, numbers in sorted(av.library_versions.items())}
     build = {"gamecraft": code_version(), "pyav": av.__version__, **codec}
     about = {"recipe_name": recipe.name, "recipe": recipes.settings_of(recipe), "build": build, "pose_unit": _POSE_UNIT}
-    dataset = {**about, "counts": counts, "shards": list(listed)}
+    dataset: dict[str, Any] = {**about, "counts": counts, "shards": list(listed)}
+    if unit_files.of(out).manifest.number:
+        dataset["schema_version"] = PACKED_VERSION
     lock.renew_lock(out)
     shards.write_dataset(out, dataset)
     return dataset

@@ -7,11 +7,11 @@ import math
 import os
 import re
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 RUNNERS = ("local", "ray")
 # A unit that only reads rows takes about as long as scheduling a Ray task: a tenth of a second.
 _MAX_LIGHT_UNITS_PER_TASK = 16
+_TASKS_PER_CORE = 4
 # If Ray's head answers at all, it does so within this time.
 _PROBE_TIMEOUT_S = 5.0
 _CLIENT_PORT = 10001
@@ -86,6 +87,23 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         for text in block["record"].to_pylist():
             yield Record.from_json(text)
+
+
+def run_tasks(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    """Call a function with each of these arguments on the cluster, and yield the results in the order of the arguments.
+
+    A few tasks a core are submitted at a time, so that their number costs this process no memory.
+    """
+    import ray
+
+    remote, waiting = ray.remote(num_cpus=1)(function), deque[Any]()
+    window = _TASKS_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    for task in tasks:
+        if len(waiting) >= window:
+            yield ray.get(waiting.popleft())
+        waiting.append(remote.remote(*task))
+    while waiting:
+        yield ray.get(waiting.popleft())
 
 
 def _units_per_task(phase: Phase, units: int, cores: int) -> int:

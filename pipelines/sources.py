@@ -4,9 +4,10 @@ superseded, and never stored later.
 OUT/clips/superseded/<unit>.parquet   clips of a partition unit whose source changed before they were stored
 
 A listing compares the version of each source (`storage.Entry.token`) with the one that was measured. Only sources that are new
-to the output cost more than that.
+to the output cost more than that, and only once (`pipelines.source_manifest`).
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,12 +19,12 @@ import pyarrow.compute as pc
 
 from curation import shards, source_files, storage
 from curation.errors import SourceChanged
-from curation.output_folder import OutputFolder
-from curation.schema import CLIP, Row, columns, digest
+from curation.schema import CLIP, Row, columns
 from curation.storage import Entry
-from pipelines import duplicates, ledger, units
+from pipelines import duplicates, ledger, source_manifest, unit_files, units
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
+from pipelines.source_manifest import Identified
 from pipelines.units import SUPERSEDED, Unit, UnitName, source_digest
 
 CHANGED = "superseded: the source changed since it was measured"
@@ -74,7 +75,7 @@ def unmeasured_uris(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[
     return [entry.uri for entry in entries if source_digest(entry, recipe) not in measured]
 
 
-def pending_sources(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[Unit]:
+def pending_sources(entries: Iterable[Entry], out: str, recipe: Recipe, probed_bytes: float = math.inf) -> list[Unit]:
     """List units for the sources that have none yet. A second copy of a recording gets a unit that only records the duplicate.
 
     Only new sources are read, and of those only the few blocks that identify them. The original among equal sources is the one
@@ -85,18 +86,21 @@ def pending_sources(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[
     new = [entry for entry in entries if source_digest(entry, recipe) not in committed]
     if not new:
         return []
-    pending = [_source_unit(recipe, identity) for identity in _identify_new(new, entries, out)]
+    identified = source_manifest.identify(out, new, probed_bytes)
+    pending = [_source_unit(recipe, identity) for identity in _identify_new(new, entries, out, identified)]
     superseded = _superseded_rows(out)
     ids = {UnitName.parse(unit.name).video_id for unit in pending}
     moved = {UnitName.parse(unit.name).video_id for unit in pending if not unit.duplicate_of}
     returned = [name for name in superseded if UnitName.parse(name).video_id in ids]  # the same bytes under a new date or name
-    for name in [*returned, *(str(name) for name in units.list_current(out) if name.video_id in moved)]:
-        ledger.take_back(out, name)
-        superseded.pop(name, None)
+    taken_back = [*returned, *(str(name) for name in units.list_current(out) if name.video_id in moved)]
+    ledger.take_back(out, taken_back)
+    superseded = {name: row for name, row in superseded.items() if name not in taken_back}
     return [_refuse_grown(out, unit, superseded) for unit in pending]
 
 
-def _identify_new(new: Sequence[Entry], entries: Sequence[Entry], out: str) -> Iterator[_Identity]:
+def _identify_new(
+    new: Sequence[Entry], entries: Sequence[Entry], out: str, identified: Mapping[Entry, Identified]
+) -> Iterator[_Identity]:
     """Identify each new source, and find an earlier source with the same recording."""
     listed = {entry.uri: entry for entry in entries}
     measured = {name.video_id: name for name in units.list_current(out)}
@@ -114,7 +118,8 @@ def _identify_new(new: Sequence[Entry], entries: Sequence[Entry], out: str) -> I
                 return listed.get(source.uri, source)
         return first.get(video_id)
 
-    for entry, (video_id, problem) in zip(new, storage.at_once(_content_id_or_problem, new), strict=True):
+    for entry in new:
+        video_id, _, problem = identified[entry]
         original, same = None, None
         if problem is None:
             try:
@@ -122,7 +127,7 @@ def _identify_new(new: Sequence[Entry], entries: Sequence[Entry], out: str) -> I
                 original, same = (original, same) if original and original.uri != entry.uri else (None, None)
                 first.setdefault(video_id, entry)
             except OSError as error:
-                video_id, problem = _stand_in(entry, error)
+                video_id, _, problem = source_manifest.stand_in(entry, error)
         yield _Identity(entry, video_id, original, same, problem)
 
 
@@ -133,18 +138,6 @@ def _source_unit(recipe: Recipe, identity: _Identity) -> Unit:
     return Unit("partition", name, entry.uri, entry.token, duplicate_of, reason=identity.same, problem=identity.problem)
 
 
-def _content_id_or_problem(entry: Entry) -> tuple[str, str | None]:
-    """Return the source's id. If its bytes cannot be read now (no permission, no answer), return a stand-in and the reason."""
-    try:
-        return source_files.content_id(entry), None
-    except OSError as error:
-        return _stand_in(entry, error)
-
-
-def _stand_in(entry: Entry, error: OSError) -> tuple[str, str]:
-    return digest(entry.uri, entry.token), f"{entry.uri}: {error.strerror or error}"
-
-
 def _measured_source(out: str, name: UnitName) -> Entry:
     """Return the source whose bytes a committed unit measured. Its size is the first part of the unit's token."""
     row = ledger.read_video(out, str(name)) or {"uri": str(name), "token": "0-"}
@@ -153,8 +146,11 @@ def _measured_source(out: str, name: UnitName) -> Entry:
 
 def _units_with_unstored_clips(out: str) -> set[str]:
     """Return the partition units with kept clips that are in no shard yet."""
-    kept = ledger.kept_clips(ledger.clips(out))
-    return set(kept.filter(pc.is_null(kept["shard"]))["unit_id"].to_pylist())
+    unstored: set[str] = set()
+    for part in ledger.scan(out, ("reject", "error", "shard")):
+        kept = ledger.kept_clips(part.clips)
+        unstored.update(kept.filter(pc.is_null(kept["shard"]))["unit_id"].to_pylist())
+    return unstored
 
 
 def _superseded_rows(out: str) -> dict[str, Row]:
@@ -195,8 +191,8 @@ def supersede_changed(entries: Sequence[Entry], growing: Sequence[str], out: str
     committed, superseded = units.list_committed(out, "partition"), set(units.list_superseded(out))
     current = {source_digest(entry, recipe): entry for entry in entries}
     returned = [name for name in committed if name.digest in current and str(name) in superseded]
-    for name in returned:  # a source has the size and date of an earlier version again
-        storage.delete(OutputFolder(out).clip_rows(SUPERSEDED, str(name)))
+    # sources with the size and date of an earlier version again
+    unit_files.of(out).delete({f"clips/{SUPERSEDED}": [str(name) for name in returned]})
     known = {name.digest for name in committed}
     new = {entry.uri for key, entry in current.items() if key not in known}
     new |= {current[name.digest].uri for name in returned}
@@ -230,10 +226,9 @@ def _replace_by_copy(out: str, name: UnitName, copies: Sequence[UnitName], store
     """
     equal = [copy for copy in copies if copy.video_id == name.video_id]
     clips = [row["clip_id"] for row in ledger.read_unit(out, "partition", str(name))]
-    for copy in equal or ([] if stored.intersection(clips) else copies):
-        ledger.take_back(out, str(copy))
+    ledger.take_back(out, [str(copy) for copy in equal or ([] if stored.intersection(clips) else copies)])
     if equal:
-        ledger.take_back(out, str(name))
+        ledger.take_back(out, [str(name)])
     else:
         rows = [{"clip_id": clip, "video_id": name.video_id, "reject": CHANGED} for clip in clips if clip not in stored]
         schema = columns(CLIP, ("clip_id", "video_id", "unit_id", "reject"))

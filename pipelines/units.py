@@ -1,9 +1,9 @@
 """Units: what commits at once. A chunk of a long source in `scan`, a source in `partition`, at most 64 clips of one video in
 `score` and `annotate`, one shard in `shard`.
 
-A unit's name is a hash of its inputs and of the recipe, and its file `clips/<phase>/<name>.parquet` is its commit. So one
-listing of names tells which units are done, and no row is read for that. The names of units in `scan` and `score` also say how
-many parts their video has.
+A unit's name is a hash of its inputs and of the recipe, and its file `clips/<phase>/<name>.parquet` is its commit, until it is
+packed with others (`pipelines.unit_files`). So names alone tell which units are done, and no row is read for that. The names of
+units in `scan` and `score` also say how many parts their video has.
 """
 
 import json
@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from curation import storage
-from curation.output_folder import OutputFolder
 from curation.schema import digest
 from curation.storage import Entry
+from pipelines import unit_files
 from pipelines.recipes import Recipe
 
 PART_CLIPS = 64
@@ -40,7 +39,7 @@ class UnitName(NamedTuple):
         return cls(video_id, digest_, int(part), int(parts))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """One unit of a phase. It travels to workers as JSON."""
 
@@ -67,12 +66,15 @@ class Unit:
 
 
 def list_committed(out: str, phase: str) -> list[UnitName]:
-    """List the committed units of a phase. Costs one listing."""
-    return [UnitName.parse(name) for name in storage.names(OutputFolder(out).clips(phase))]
+    """List the committed units of a phase. Costs one listing, or none where this process has listed them before."""
+    files, key = unit_files.of(out), ("committed", phase)
+    if key not in files.memo:
+        files.memo[key] = [UnitName.parse(name) for name in files.names(f"clips/{phase}")]
+    return list(files.memo[key])
 
 
 def list_superseded(out: str) -> list[str]:
-    """List the partition units whose source has changed since (`pipelines.sources`). Costs one listing."""
+    """List the partition units whose source has changed since (`pipelines.sources`)."""
     return [str(name) for name in list_committed(out, SUPERSEDED)]
 
 

@@ -137,12 +137,13 @@ class Supervisor:
             simultaneous |= {death for death in deaths if death.crashed and _crashed_with_others(death)}
             crashes = Counter(death.row for death in deaths if death.crashed and death not in simultaneous)
             if crashes[None] >= MAX_CRASHES:
-                return _failed(phase, unit, f"crashed its worker outside of any clip: {_count_causes(deaths)}")
+                return _failed(phase, unit, f"crashed its worker outside of any clip: {_count_causes(deaths)}", deaths)
             if len(deaths) - crashes.total() >= _MAX_KILLS:
                 return _failed(
                     phase,
                     unit,
                     f"its worker ended for reasons outside the footage: {_count_causes(deaths)}; does the machine lack memory?",
+                    deaths,
                 )
             # Once a culprit is found, the other clips go in together again: some results are pooled over them.
             poisoned = {row: count for row, count in crashes.items() if row and count >= MAX_CRASHES}
@@ -158,6 +159,7 @@ class Supervisor:
             elif row_by_row and _pools_rows(phase) and not result.failure:
                 row_by_row, cleared = False, True
             else:
+                result.deaths = _causes(deaths)
                 return result
 
     def stop(self) -> None:
@@ -185,8 +187,8 @@ def _pools_rows(phase: Phase) -> bool:
     return any(op.batch > 1 for op in phase.chain)
 
 
-def _failed(phase: Phase, unit: Unit, reason: str) -> Record:
-    return Record(phase.name, unit.name, failure=f"{unit.uri or unit.name}: {reason}")
+def _failed(phase: Phase, unit: Unit, reason: str, deaths: list[WorkerDeath]) -> Record:
+    return Record(phase.name, unit.name, deaths=_causes(deaths), failure=f"{unit.uri or unit.name}: {reason}")
 
 
 def _environment() -> dict[str, str]:
@@ -205,8 +207,12 @@ def _cause(code: int) -> str:
     return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
 
 
+def _causes(deaths: list[WorkerDeath]) -> dict[str, int]:
+    return dict(Counter(death.cause for death in deaths))
+
+
 def _count_causes(deaths: list[WorkerDeath]) -> str:
-    return ", ".join(f"{count} x {cause}" for cause, count in Counter(death.cause for death in deaths).items())
+    return ", ".join(f"{count} x {cause}" for cause, count in _causes(deaths).items())
 
 
 def _crash_notes_folder() -> Path:

@@ -1,8 +1,11 @@
-"""An output folder as the report reads it: the ledger's tables, thumbnails of some clips, an even sample of many clips."""
+"""An output folder as the report reads it: the ledger's tables, thumbnails of some clips, an even sample of many clips.
+
+Of an output with more than `MAX_CLIPS` clips it reads a sample: all clips of some sources.
+"""
 
 import base64
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import shards
-from curation.output_folder import OutputFolder
-from curation.schema import CLIP, Row
-from pipelines import ledger
-from pipelines.ledger import Record
-from pipelines.recipes import CLIP_PHASES, PHASES
+from curation.schema import Row
+from pipelines import ledger, unit_files
+from pipelines.ledger import Part, Record
+from pipelines.recipes import CLIP_PHASES
 from pipelines.report import svg
+
+MAX_CLIPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Output:
     clips: pa.Table  # one row per clip, joined over all phases
     phases: dict[str, pa.Table]  # the rows of each phase
     records: list[Record]
+    is_sample: bool  # whether the output has more sources than these
 
     @cached_property
     def seconds(self) -> np.ndarray:
@@ -76,17 +81,38 @@ class Output:
         return None if value is None else float(value)
 
 
-def read_output(out: str) -> Output:
-    """Read the ledger of an output."""
-    phases = {phase: ledger.read_all(OutputFolder(out).clips(phase), CLIP) for phase in PHASES}
-    return Output(
-        out=out,
-        dataset=shards.read_dataset(out) or {},
-        videos=ledger.videos(out).to_pylist(),
-        clips=ledger.clips(out),
-        phases={phase: table for phase, (table, _) in phases.items() if phase in CLIP_PHASES},
-        records=[record for _, records in phases.values() for record in records],
-    )
+def read_output(out: str, on_part: Callable[[Part], None] | None = None, columns: Sequence[str] = ()) -> Output:
+    """Read the ledger of an output, or a sample of it.
+
+    on_part: gets every part of the output, also beyond the sample, with at least these columns of the clips.
+    """
+    with unit_files.shared(out):
+        parts: list[Part] = []
+        clips, ended = 0, True
+        for part in ledger.scan(out):
+            parts.append(part)
+            clips += len(part.clips)
+            if on_part:
+                on_part(part)
+            if clips > MAX_CLIPS:
+                ended = False
+                break
+        rest = () if ended else ledger.scan(out, columns, skip=len(parts))
+        is_sample = False
+        for part in rest:
+            is_sample = True
+            if on_part is None:
+                break
+            on_part(part)
+        return Output(
+            out=out,
+            dataset=shards.read_dataset(out) or {},
+            videos=pa.concat_tables([part.videos for part in parts]).sort_by("uri").to_pylist(),
+            clips=pa.concat_tables([part.clips for part in parts]),
+            phases={phase: ledger.verdicts(part.phases[phase] for part in parts) for phase in CLIP_PHASES},
+            records=[Record.from_json(record) for part in parts for record in part.records],
+            is_sample=is_sample,
+        )
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:

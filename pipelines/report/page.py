@@ -30,9 +30,12 @@ from pipelines.wording import plural, short_name
 _REGIMES = ("forward", "back", "turn_left", "turn_right", "look_up", "look_down", "strafe_left", "strafe_right")
 
 
-def write_report(out: str) -> str:
-    """Write OUT/report.html and the previews that it links to. Return its uri. An empty OUT gives an empty page."""
-    output = read_output(storage.normal(out))
+def write_report(out: str, output: Output | None = None) -> str:
+    """Write OUT/report.html and the previews that it links to. Return its uri. An empty OUT gives an empty page.
+
+    output: what a run has read of OUT; None: it is read. Of more than 10,000 clips the page shows a sample, and says so.
+    """
+    output = output or read_output(storage.normal(out))
     page = _template().render(_page(output))
     uri = OutputFolder(output.out).report
     storage.put(uri, page.encode())
@@ -62,6 +65,7 @@ def _page(output: Output) -> dict[str, Any]:
     linked = clips.write_previews(output, sheet)
     return {
         "recipe": output.dataset.get("recipe_name", "unknown recipe"),
+        "whole": output.dataset.get("counts", {}) if output.is_sample else None,
         "totals": _totals(output),
         "funnel": funnel.funnel(output),
         "rejects": funnel.reasons(output, output.rejected, "reject"),

@@ -7,9 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.output_folder import OutputFolder
 from curation.quality.luminance import RULES, Rule
-from curation.schema import CLIP
 from pipelines import ledger
 from pipelines.recipes import CLIP_PHASES
 
@@ -48,11 +46,13 @@ def trials(out: str, dataset: dict[str, Any]) -> list[Trial]:
 
 
 def _scored_clips(out: str) -> pa.Table:
-    """Return the clips that passed partition, with all their scores."""
-    table, _ = ledger.read_all(OutputFolder(out).clips(CLIP_PHASES[0]), CLIP)
-    passed = table.filter(pc.and_(pc.is_null(table["reject"]), pc.is_null(table["error"])))
-    clips = ledger.clips(out)
-    return clips.filter(pc.is_in(clips["clip_id"], passed["clip_id"].combine_chunks()))
+    """Return the clips that passed partition, with what the rules look at."""
+    columns = list(dict.fromkeys(("start_s", "end_s", *(rule.score for rule in RULES))))
+    tables = []
+    for part in ledger.scan(out, (*columns, "reject", "error")):
+        passed = ledger.kept_clips(ledger.verdicts([part.phases[CLIP_PHASES[0]]]))
+        tables.append(part.clips.filter(pc.is_in(part.clips["clip_id"], passed["clip_id"].combine_chunks())).select(columns))
+    return pa.concat_tables(tables)
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray:

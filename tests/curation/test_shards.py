@@ -90,6 +90,6 @@ def test_an_unknown_schema_version_is_refused_with_advice(tmp_path):
     (tmp_path / "dataset.json").write_text('{"schema_version": 2}')
     assert shards.read_dataset(str(tmp_path)) == {"schema_version": 2}
     (tmp_path / "dataset.json").write_text('{"schema_version": 99}')
-    with pytest.raises(ValueError, match=r"schema version 99; this code reads 2 and 3\. Use the gamecraft release"):
+    with pytest.raises(ValueError, match=r"schema version 99; this code reads 2, 3 and 4\. Use the gamecraft release"):
         shards.read_dataset(str(tmp_path))
     assert shards.read_dataset(str(tmp_path / "nothing")) is None

@@ -133,6 +133,44 @@ def test_a_span_fetches_a_part_of_the_object(s3, tmp_path, moving, write, monkey
     assert sum(s3.fetched) < Path(uri).stat().st_size / 3
 
 
+def test_blocks_are_kept_over_seeks_and_openings_and_little_is_fetched_ahead(s3):
+    data = random.Random(1).randbytes(12 << 20)
+    uri = f"{s3.uri}/a"
+    storage.put(uri, data)
+    s3.fetched.clear()
+    with storage.open_binary(uri) as file:
+        for start, length in ((0, 3000), (len(data) - 5000, 5000), (6 << 20, 2 << 20), (100, 50)):
+            file.seek(start)
+            assert file.read(length) == data[start : start + length]
+    wanted = 3000 + 5000 + (2 << 20)
+    assert sum(s3.fetched) <= 1.3 * wanted + 2 * s3_module._BLOCK_BYTES
+    before = len(s3.fetched)
+    with storage.open_binary(uri) as file:
+        assert file.read(3000) == data[:3000]
+        file.seek(6 << 20)
+        assert file.read(1 << 20) == data[6 << 20 : 7 << 20]
+    assert len(s3.fetched) == before
+    storage.put(uri, data[::-1])
+    with storage.open_binary(uri) as file:
+        assert file.read(3000) == data[::-1][:3000], "another version has blocks of its own"
+
+
+def test_a_long_read_takes_few_requests_and_bounded_memory(s3, monkeypatch):
+    monkeypatch.setattr(s3_module, "_KEPT_BYTES", 6 << 20)
+    data = random.Random(2).randbytes(30 << 20)
+    storage.put(f"{s3.uri}/a", data)
+    s3.fetched.clear()
+    with storage.open_binary(f"{s3.uri}/a") as file:
+        read = bytearray()
+        while piece := file.read(50_000):
+            read += piece
+            assert sum(map(len, s3_module._kept.values())) <= (6 << 20) + s3_module.RANGE_BYTES
+    assert bytes(read) == data
+    assert sum(s3.fetched) == len(data), "nothing is fetched twice"
+    assert len(s3.fetched) < 45
+    assert max(s3.fetched) == s3_module.RANGE_BYTES
+
+
 def test_what_is_absent_is_named(s3):
     for call in (storage.read, storage.open_binary):
         for uri in (f"{s3.uri}/none", "s3://no-such-bucket-here/a.mp4"):

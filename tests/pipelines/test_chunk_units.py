@@ -12,7 +12,7 @@ from curation import source_files, storage
 from curation.captions.embeddings import EncoderSettings
 from curation.output_folder import OutputFolder
 from curation.partition import chunks, scan
-from pipelines import chunk_units, ledger, phases, recipes, run, units
+from pipelines import chunk_units, ledger, phases, recipes, run, source_manifest, units
 
 SMOKE = replace(recipes.smoke(), relate=recipes.Relate(EncoderSettings("none")))
 
@@ -35,7 +35,7 @@ def lean(monkeypatch):
 def here(monkeypatch):
     """Run units and read durations in this process: it is faster, and calls can be counted."""
     monkeypatch.setattr(run.runners, "run_local", lambda phase, todo, show: (phases.work(phase, unit) for unit in todo))
-    monkeypatch.setattr(chunk_units, "_declared_durations_s", lambda uris: [chunk_units._duration_s(uri) for uri in uris])
+    monkeypatch.setattr(source_manifest, "declared_durations_s", lambda uris: [source_manifest._duration_s(u) for u in uris])
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_a_source_that_cannot_be_chunked_is_said_so_once(here, raw, tmp_path, mo
 
 def test_only_large_files_are_asked_how_long_they_are(raw, tmp_path, monkeypatch):
     entries, asked = source_files.find_sources([str(raw)]), []
-    monkeypatch.setattr(chunk_units, "_declared_durations_s", lambda uris: asked.extend(uris) or [600.0 for _ in uris])
+    monkeypatch.setattr(source_manifest, "declared_durations_s", lambda uris: asked.extend(uris) or [600.0 for _ in uris])
     size = {Path(entry.uri).name: entry.size for entry in entries}
     assert size["b.mp4"] < 0.8 * size["a.mp4"]
     monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", size["a.mp4"] / 50)
@@ -176,7 +176,7 @@ def test_only_large_files_are_asked_how_long_they_are(raw, tmp_path, monkeypatch
 
 def test_a_file_that_kills_whoever_opens_it_leaves_the_driver_alone(raw, monkeypatch):
     uris = [str(raw / name) for name in ("a.mp4", "broken.mp4")]
-    assert chunk_units._declared_durations_s(uris) == [pytest.approx(16.0), 0.0]
-    assert chunk_units._declared_durations_s([]) == []
-    monkeypatch.setattr(chunk_units, "_duration_s", ctypes.string_at)
-    assert chunk_units._declared_durations_s([0, 0]) == [0.0, 0.0], "a segmentation fault"
+    assert source_manifest.declared_durations_s(uris) == [pytest.approx(16.0), 0.0]
+    assert source_manifest.declared_durations_s([]) == []
+    monkeypatch.setattr(source_manifest, "_duration_s", ctypes.string_at)
+    assert source_manifest.declared_durations_s([0, 0]) == [0.0, 0.0], "a segmentation fault"

@@ -9,6 +9,7 @@ import yaml
 from curation import shards
 from curation.schema import CLIP
 from pipelines import dataset_card, ledger, recipes, run
+from pipelines.totals import StoredClips
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +54,10 @@ def test_its_code_runs(out):
 def test_a_licence_that_a_user_set_stays(out):
     card = out / "README.md"
     card.write_text(card.read_text().replace("license: unknown", "license: cc-by-4.0"))
-    dataset = shards.read_dataset(str(out))
-    dataset_card.write_card(str(out), dataset, ledger.clips(str(out)), 5 << 20)
+    dataset, stored = shards.read_dataset(str(out)), StoredClips()
+    stored.add(ledger.clips(str(out)))
+    dataset_card.write_card(str(out), dataset, stored, 5 << 20)
     assert front_matter(out)["license"] == "cc-by-4.0"
     card.write_bytes(b"\xff nothing of ours")
-    dataset_card.write_card(str(out), dataset, ledger.clips(str(out)), 5 << 20)
+    dataset_card.write_card(str(out), dataset, stored, 5 << 20)
     assert front_matter(out)["license"] == "unknown"

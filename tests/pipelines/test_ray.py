@@ -12,12 +12,14 @@ import pytest
 ray = pytest.importorskip("ray")
 
 from bench import relate  # noqa: E402
+from curation import source_files  # noqa: E402
 from curation.captions.embeddings import EncoderSettings  # noqa: E402
 from curation.quality.luminance import LuminanceLimits, QualityLimits  # noqa: E402
 from curation.schema import CLIP, columns, conform  # noqa: E402
 from curation.vlm import VlmSettings  # noqa: E402
 from operators.op import Op, run_chain, run_chain_on_ray  # noqa: E402
-from pipelines import chunk_units, ledger, phases, recipes, run, runners  # noqa: E402
+from pipelines import chunk_units, ledger, phases, recipes, run, runners, source_manifest, unit_files  # noqa: E402
+from pipelines.ledger import Record  # noqa: E402
 from pipelines.phases import Phase  # noqa: E402
 from synth.models.base import ModelSettings  # noqa: E402
 from synth.strategies import SynthSettings  # noqa: E402
@@ -210,3 +212,22 @@ def test_both_strategies_run_through_ray_and_give_what_one_process_gives(cluster
     assert made == {"snow": ("start_end", "accepted", "000000"), "open_door": ("first_frame", "accepted", "000000")}
     assert rows_of(outs[1]) == rows_of(outs[0])
     assert shards_of(outs[0]) == shards_of(outs[1])
+
+
+def test_units_are_packed_and_sources_named_by_tasks(cluster, raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(unit_files, "_UNITS_PER_SEGMENT", 10)
+    monkeypatch.setattr(source_manifest, "_GROUP", 2)
+    out, schema = str(tmp_path / "o"), columns(CLIP, ("clip_id", "video_id", "unit_id", "reject", "error"))
+    names = [f"{number:016x}-{number:016x}-0of1" for number in range(25)]
+    for name in names:
+        row = {"clip_id": f"c{name[:16]}", "video_id": name[:16]}
+        ledger.write_clips(out, "score", name, [row], schema, Record("score", name, rows=1))
+    with unit_files.pinned(out) as files:
+        files.run_tasks = runners.run_tasks
+        assert files.pack("clips/score") == 25
+        entries = source_files.find_sources([str(raw)])
+        found = source_manifest.identify(out, entries)
+    assert len(unit_files.newest_manifest(out).segments["clips/score"]) == 3
+    assert [row["clip_id"] for name in names for row in ledger.read_unit(out, "score", name)] == [f"c{n[:16]}" for n in names]
+    assert [found[entry].video_id for entry in entries] == [source_files.content_id(entry) for entry in entries]
+    assert len(list((tmp_path / "o" / "sources").iterdir())) == 2

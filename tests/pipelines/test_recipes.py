@@ -101,3 +101,18 @@ def test_on_a_cluster_the_partition_of_gamecraft2_shares_gpus_and_stays_one_step
     assert {op.num_gpus for op in chains.partition(recipes.laptop())} == {0.0}
     with pytest.raises(ValueError, match=r"gpus must be 0 to 1, or a whole number, not 1\.5"):
         recipes.Partition(gpus=1.5)
+
+
+def test_a_digest_is_computed_once_and_changes_no_recipe(monkeypatch):
+    calls, real = [], recipes.settings_of
+    monkeypatch.setattr(recipes, "settings_of", lambda recipe: calls.append(recipe) or real(recipe))
+    recipe, same = recipes.smoke(), recipes.smoke()
+    assert recipe.digest("partition") == recipe.digest("partition") == same.digest("partition")
+    assert len(calls) == 2
+    assert recipe == same
+    assert hash(recipe) == hash(same)
+    assert real(recipe) == real(recipes.smoke())
+    other = replace(recipe, partition=replace(recipe.partition, actions=replace(recipe.partition.actions)))
+    assert other.digest("partition") == recipe.digest("partition")
+    longer = replace(recipe, partition=replace(recipe.partition, scenes=replace(recipe.partition.scenes, min_clip_s=1.5)))
+    assert longer.digest("partition") != recipe.digest("partition")

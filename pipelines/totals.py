@@ -1,0 +1,74 @@
+"""Count a whole output, part by part (`ledger.scan`), for the summary of a run, dataset.json and the dataset card."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import ledger
+from pipelines.caption_summary import COLUMNS as CAPTION_COLUMNS
+from pipelines.caption_summary import CaptionSummary
+from pipelines.ledger import Part
+
+COLUMNS = tuple(
+    dict.fromkeys(
+        (
+            *("reject", "error", "shard", "start_s", "end_s", "source", "interaction_category"),
+            *("stored_width", "stored_height"),
+            *CAPTION_COLUMNS,
+        )
+    )
+)
+"""The columns of clips that are counted."""
+
+
+@dataclass
+class StoredClips:
+    """Counts of the clips that shards hold. sizes: by width and height in px. categories: by source and interaction."""
+
+    clips: int = 0
+    seconds: float = 0.0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    categories: Counter[str] = field(default_factory=Counter)
+
+    def add(self, clips: pa.Table) -> None:
+        """Count those of these clips that are in a shard."""
+        table = clips.filter(pc.is_valid(clips["shard"]))
+        self.clips += len(table)
+        self.seconds += seconds(table)
+        self.sizes.update(zip(table["stored_width"].to_pylist(), table["stored_height"].to_pylist(), strict=True))
+        for source, category in zip(table["source"].to_pylist(), table["interaction_category"].to_pylist(), strict=True):
+            self.categories[f"{source}/{category or 'unknown'}"] += 1
+
+
+@dataclass
+class Totals:
+    """Counts of sources by status, and of clips."""
+
+    sources: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    clips: int = 0
+    kept: int = 0
+    errors: int = 0
+    kept_s: float = 0.0
+    total_s: float = 0.0
+    stored: StoredClips = field(default_factory=StoredClips)
+    captions: CaptionSummary = field(default_factory=CaptionSummary)
+
+    def add(self, part: Part) -> None:
+        kept = ledger.kept_clips(part.clips)
+        self.sources += len(part.videos)
+        self.statuses.update(part.videos["status"].to_pylist())
+        self.clips += len(part.clips)
+        self.kept += len(kept)
+        self.errors += len(part.clips) - part.clips["error"].null_count
+        self.kept_s += seconds(kept)
+        self.total_s += seconds(part.clips)
+        self.stored.add(part.clips)
+        self.captions.add(kept)
+
+
+def seconds(clips: pa.Table) -> float:
+    """Return the length of clips together."""
+    return float(sum(e - s for s, e in zip(clips["start_s"].to_pylist(), clips["end_s"].to_pylist(), strict=True)))

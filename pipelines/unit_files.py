@@ -1,0 +1,711 @@
+"""The files of units: one small file a unit when it is committed, and many units in one segment once they are packed.
+
+    clips/score/<unit>.parquet                  the commit of a unit, by the worker that did it
+    segments/clips/score/<name>.parquet         the rows of many units, in order of the units' names
+    segments/clips/score/<name>.units.parquet   those units: how many rows each has, and its record
+    manifests/000001.json                       the segments that count, and the units in them that were deleted since
+
+A folder (`FOLDERS`: clips/score, videos, sidecar/thumbs, ...) holds the units of both. Workers only write files of units. Only
+the run that holds the lock packs or deletes: it writes segments, then the next manifest, which is the commit, and then deletes
+what the segments replace. So a reader without the lock may list a file that is gone when it is read: the newest manifest says
+where its rows are now.
+"""
+
+import io
+import json
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation import storage
+from curation.output_folder import OutputFolder
+from curation.schema import digest
+from curation.shards import from_parquet, to_parquet
+
+RECORD_KEY = b"gamecraft.record"
+"""The key of a unit's record in the metadata of its file."""
+
+# The folders that are packed: rows of clips, rows of sources, and side files that are small for each unit.
+FOLDERS = (
+    *(f"clips/{phase}" for phase in ("scan", "partition", "score", "annotate", "caption", "relate", "shard")),
+    *("videos", "sidecar/thumbs", "sidecar/signals", "sidecar/camera"),
+)
+
+# Units that are packed into one segment at once: what one task reads.
+_UNITS_PER_SEGMENT = 4096
+# Once a folder has more small segments than this, they are merged into segments of about this size.
+_MAX_SMALL_SEGMENTS, _SMALL_BYTES, _SEGMENT_BYTES = 16, 16 << 20, 64 << 20
+_ROW_GROUP_BYTES, _MAX_ROW_GROUP = 4 << 20, 4096
+_TAIL_BYTES = 256 << 10  # the end of a segment, which holds Parquet's footer
+_FILES_AT_ONCE = 512
+# A folder with more files of units than this is packed without holding all of its rows in memory.
+_MAX_TAIL = 2 * _UNITS_PER_SEGMENT
+# So many packed units are looked up one by one, and more of them by reading the whole folder.
+_FEW_UNITS = 256
+# Row groups that a process keeps: units that follow each other are in the same.
+_KEPT_ROW_GROUPS = 12
+# How often a reader looks again for a unit whose file was packed just now.
+_TRIES = 3
+_UNITS = pa.schema([("unit", pa.string()), ("rows", pa.int32()), ("record", pa.binary())])
+
+
+class Segment(NamedTuple):
+    """A packed segment, as the manifest has it."""
+
+    name: str
+    first: str  # the first and the last of its units
+    last: str
+    units: int
+    rows: int
+    size: int  # bytes of its rows
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which segments of each folder count, and which of their units were deleted since. Number 0: nothing is packed."""
+
+    number: int = 0
+    segments: Mapping[str, tuple[Segment, ...]] = field(default_factory=dict)
+    dropped: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        segments = {folder: [list(segment) for segment in segments] for folder, segments in self.segments.items() if segments}
+        dropped = {folder: sorted(units) for folder, units in self.dropped.items() if units}
+        return json.dumps({"segments": segments, "dropped": dropped}, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, number: int, data: bytes) -> "Manifest":
+        about = json.loads(data)
+        segments = {folder: tuple(Segment(*item) for item in items) for folder, items in about["segments"].items()}
+        return cls(number, segments, {folder: frozenset(units) for folder, units in about["dropped"].items()})
+
+
+def newest_manifest(out: str) -> Manifest:
+    """Read the newest manifest of an output. Costs one listing, and one read where something is packed."""
+    for _ in range(_TRIES):
+        numbers = _manifest_numbers(out)
+        if not numbers:
+            return Manifest()
+        try:
+            return _read_manifest(out, numbers[-1])
+        except FileNotFoundError:  # a newer one has replaced it
+            continue
+    raise FileNotFoundError(f"{OutputFolder(out).manifests}: manifests are being replaced too fast to be read")
+
+
+def _manifest_numbers(out: str) -> list[int]:
+    return sorted(int(name.partition(".")[0]) for name in storage.names(OutputFolder(out).manifests))
+
+
+def _read_manifest(out: str, number: int) -> Manifest:
+    return Manifest.from_json(number, storage.read(OutputFolder(out).manifest(number)))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of some units, in order of the units' names. Rows `starts[i]` to `starts[i + 1]` of the table belong to unit i."""
+
+    units: Sequence[str]
+    starts: np.ndarray  # int64 [U + 1]
+    records: list[bytes | None]
+    table: pa.Table
+
+    def between(self, low: str, high: str | None) -> "Piece":
+        """Return the units from `low` to before `high` (None: to the end)."""
+        first = bisect_left(self.units, low)
+        last = len(self.units) if high is None else bisect_left(self.units, high)
+        return self._slice(first, max(first, last))
+
+    def _slice(self, first: int, last: int) -> "Piece":
+        begin, end = int(self.starts[first]), int(self.starts[last])
+        starts = self.starts[first : last + 1] - begin
+        return Piece(self.units[first:last], starts, self.records[first:last], self.table.slice(begin, end - begin))
+
+    def split(self, size: int) -> Iterator["Piece"]:
+        for first in range(0, len(self.units), size):
+            yield self._slice(first, min(first + size, len(self.units)))
+
+    def without(self, units: Iterable[str]) -> "Piece":
+        """Return the piece without these units."""
+        left_out = set(units)
+        keep = np.array([unit not in left_out for unit in self.units], bool)
+        if keep.all():
+            return self
+        counts = np.diff(self.starts)
+        table = self.table.filter(pa.array(np.repeat(keep, counts)))
+        starts = np.concatenate([[0], np.cumsum(counts[keep])]).astype(np.int64)
+        chosen = np.flatnonzero(keep)
+        return Piece([self.units[i] for i in chosen], starts, [self.records[i] for i in chosen], table)
+
+    def unit(self, name: str) -> pa.Table | None:
+        """Return a unit's rows with its record in the metadata, as its file had them. None where the unit is not in here."""
+        at = bisect_left(self.units, name)
+        if at == len(self.units) or self.units[at] != name:
+            return None
+        begin, end = int(self.starts[at]), int(self.starts[at + 1])
+        return _with_record(self.table.slice(begin, end - begin), self.records[at])
+
+
+def _with_record(table: pa.Table, record: bytes | None) -> pa.Table:
+    return table if record is None else table.replace_schema_metadata({RECORD_KEY: record})
+
+
+def _pieces_of(tables: Mapping[str, pa.Table]) -> list[Piece]:
+    """Join the tables of units into one piece for each schema that occurs."""
+    groups: dict[pa.Schema, list[str]] = {}
+    for unit in sorted(tables):
+        groups.setdefault(tables[unit].schema.remove_metadata(), []).append(unit)
+    pieces = []
+    for schema, units in groups.items():
+        counts = [len(tables[unit]) for unit in units]
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        records = [(tables[unit].schema.metadata or {}).get(RECORD_KEY) for unit in units]
+        joined = pa.concat_tables([tables[unit].replace_schema_metadata(None) for unit in units] or [schema.empty_table()])
+        pieces.append(Piece(units, starts, records, joined.combine_chunks()))
+    return pieces
+
+
+def _join(pieces: Sequence[Piece]) -> list[Piece]:
+    """Join pieces of equal schema into one, in order of the units' names. A unit is in one of them only."""
+    groups: dict[pa.Schema, list[Piece]] = {}
+    for piece in pieces:
+        if piece.units:
+            groups.setdefault(piece.table.schema.remove_metadata(), []).append(piece)
+    return [group[0] if len(group) == 1 else _join_equal(group) for group in groups.values()]
+
+
+def _join_equal(pieces: Sequence[Piece]) -> Piece:
+    units = [unit for piece in pieces for unit in piece.units]
+    order = np.argsort(np.array(units))
+    counts = np.concatenate([np.diff(piece.starts) for piece in pieces])
+    begins = np.cumsum(counts) - counts
+    rows = [np.arange(begins[i], begins[i] + counts[i]) for i in order]
+    table = pa.concat_tables([piece.table.replace_schema_metadata(None) for piece in pieces])
+    table = table.take(pa.array(np.concatenate(rows) if rows else np.empty(0, np.int64))).combine_chunks()
+    records = [record for piece in pieces for record in piece.records]
+    starts = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int64)
+    return Piece([units[i] for i in order], starts, [records[i] for i in order], table)
+
+
+class _Names(Sequence[str]):
+    """Names in an Arrow array, which takes a third of the memory of a list."""
+
+    def __init__(self, names: pa.Array) -> None:
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        names: str | list[str] = self._names[at].to_pylist() if isinstance(at, slice) else self._names[at].as_py()
+        return names
+
+
+class _SegmentFile:
+    """A packed segment, read in parts: its units and its footer once, its rows by row groups."""
+
+    def __init__(self, out: str, folder: str, segment: Segment) -> None:
+        self._out, self._folder, self.segment = out, folder, segment
+        self._kept: OrderedDict[int, pa.Table] = OrderedDict()
+
+    @property
+    def _uri(self) -> str:
+        return OutputFolder(self._out).segment(self._folder, self.segment.name)
+
+    @cached_property
+    def _units_table(self) -> pa.Table:
+        return from_parquet(storage.read(OutputFolder(self._out).segment_units(self._folder, self.segment.name)))
+
+    @cached_property
+    def units(self) -> Sequence[str]:
+        return _Names(self._units_table["unit"].combine_chunks())
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        counts = self._units_table["rows"].to_numpy()
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    @cached_property
+    def _footer(self) -> pq.FileMetaData:
+        start = max(0, self.segment.size - _TAIL_BYTES)
+        tail = storage.read(self._uri, start)
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if length > len(tail):
+            start, tail = self.segment.size - length, storage.read(self._uri, self.segment.size - length)
+        return pq.read_metadata(_Window(start, tail, self.segment.size))
+
+    @cached_property
+    def _group_starts(self) -> np.ndarray:
+        counts = [self._footer.row_group(i).num_rows for i in range(self._footer.num_row_groups)]
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def find(self, unit: str) -> int | None:
+        """Return the number of a unit in the segment, or None."""
+        if not self.segment.first <= unit <= self.segment.last:
+            return None
+        at = bisect_left(self.units, unit)
+        return at if at < len(self.units) and self.units[at] == unit else None
+
+    def unit(self, at: int) -> pa.Table:
+        """Return the rows of a unit, with its record in the metadata."""
+        rows = self._rows(int(self.starts[at]), int(self.starts[at + 1]))
+        return _with_record(rows, self._units_table["record"][at].as_py())
+
+    def _rows(self, begin: int, end: int) -> pa.Table:
+        """Return rows, from row groups that are kept for the next unit."""
+        first, last = self._groups(begin, end)
+        parts = []
+        for number in range(first, last):
+            if number not in self._kept:
+                self._kept[number] = self._read_groups(number, number + 1, None)
+            self._kept.move_to_end(number)
+            parts.append(self._kept[number])
+        while len(self._kept) > _KEPT_ROW_GROUPS:
+            self._kept.popitem(last=False)
+        if not parts:
+            return self._footer.schema.to_arrow_schema().remove_metadata().empty_table()
+        return pa.concat_tables(parts).slice(begin - int(self._group_starts[first]), end - begin)
+
+    def _groups(self, begin: int, end: int) -> tuple[int, int]:
+        """Return the first row group with rows of [begin, end), and the one after the last."""
+        if begin == end:
+            return 0, 0
+        first = int(np.searchsorted(self._group_starts, begin, "right")) - 1
+        return first, int(np.searchsorted(self._group_starts, end, "left"))
+
+    def _read_groups(self, first: int, last: int, columns: Sequence[str] | None) -> pa.Table:
+        """Read row groups, which lie one after the other in the file, by one request."""
+        spans = [_byte_span(self._footer.row_group(number)) for number in range(first, last)]
+        begin, end = spans[0][0], spans[-1][1]
+        window = _Window(begin, storage.read(self._uri, begin, end - begin), self.segment.size)
+        file = pq.ParquetFile(window, metadata=self._footer)
+        wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        return file.read_row_groups(list(range(first, last)), columns=wanted, use_threads=False).replace_schema_metadata(None)
+
+    def between(self, low: str, high: str | None, columns: Sequence[str] | None) -> Piece:
+        """Return the units from `low` to before `high`, with these columns of their rows."""
+        first = bisect_left(self.units, low)
+        last = max(first, len(self.units) if high is None else bisect_left(self.units, high))
+        begin, end = int(self.starts[first]), int(self.starts[last])
+        groups = self._groups(begin, end)
+        if groups[0] == groups[1]:
+            schema = self._footer.schema.to_arrow_schema().remove_metadata()
+            kept = [item for item in schema if columns is None or item.name in columns]
+            rows = pa.schema(kept).empty_table()
+        else:
+            rows = self._read_groups(*groups, columns).slice(begin - int(self._group_starts[groups[0]]), end - begin)
+        records = self._units_table["record"][first:last].to_pylist()
+        return Piece(self.units[first:last], self.starts[first : last + 1] - begin, records, rows)
+
+
+def _byte_span(group: pq.RowGroupMetaData) -> tuple[int, int]:
+    """Return the first byte of a row group, and the one after its last."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    starts = [column.dictionary_page_offset or column.data_page_offset for column in columns]
+    return min(starts), max(start + column.total_compressed_size for start, column in zip(starts, columns, strict=True))
+
+
+class _Window(io.RawIOBase):
+    """A part of a file, at its place in the file: a read outside of it is a mistake of ours."""
+
+    def __init__(self, start: int, data: bytes, size: int) -> None:
+        self._start, self._data, self._size, self._at = start, data, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        begin = self._at - self._start
+        assert 0 <= begin <= len(self._data), f"{self._at} is outside of {self._start} + {len(self._data)}"
+        data = self._data[begin : begin + len(buffer)]
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+RunTasks = Callable[[Callable[..., Any], list[tuple[Any, ...]]], Iterable[Any]]
+"""Calls a function with each of these arguments, anywhere, and returns the results in order."""
+
+
+def _run_here(function: Callable[..., Any], tasks: list[tuple[Any, ...]]) -> Iterator[Any]:
+    return (function(*task) for task in tasks)
+
+
+class UnitFiles:
+    """The units of an output, by one manifest.
+
+    With `keeps` it lists a folder once, until `refresh`, and reads a unit's file once for `scan`. `read` always reads anew.
+    """
+
+    def __init__(self, out: str, manifest: Manifest | None = None, keeps: bool = True) -> None:
+        self.out, self._keeps = out, keeps
+        self.manifest = newest_manifest(out) if manifest is None else manifest
+        self.memo: dict[Any, Any] = {}
+        """What callers derived from the committed units. It is cleared whenever units may have changed."""
+        self.run_tasks: RunTasks = _run_here
+        """How work that needs no unit is done: here, or on the cluster of the run."""
+        self._listed: dict[str, dict[str, None]] = {}  # the files of units, in order of their names
+        self._replaced: dict[str, list[str]] = {}  # files whose unit is packed: a run was killed before it deleted them
+        self._tails: dict[str, list[Piece]] = {}  # the rows in files of units
+        self._segments: dict[tuple[str, str], _SegmentFile] = {}
+
+    def refresh(self) -> None:
+        """List folders anew when they are asked for: workers may have committed units."""
+        self._listed.clear()
+        self.memo.clear()
+
+    def names(self, folder: str) -> list[str]:
+        """List the committed units of a folder, sorted."""
+        files = self._files_of_units(folder)
+        packed = [unit for file in self._files(folder) for unit in file.units[:]]
+        dropped = self.manifest.dropped.get(folder, frozenset())
+        return sorted(files.keys() | (set(packed) - dropped)) if packed else list(files)
+
+    def count_files(self, folder: str) -> int:
+        """Return how many units of a folder are not packed."""
+        return len(self._files_of_units(folder))
+
+    def _files_of_units(self, folder: str) -> dict[str, None]:
+        """Return the names of a folder's files of units, without those whose unit is packed too."""
+        if folder not in self._listed or not self._keeps:
+            names = [name.removesuffix(".parquet") for name in storage.names(storage.join(self.out, folder))]
+            self._replaced[folder] = [name for name in names if self._is_packed(folder, name)]
+            replaced = set(self._replaced[folder])
+            self._listed[folder] = {name: None for name in names if name not in replaced}
+        return self._listed[folder]
+
+    def _files(self, folder: str) -> list[_SegmentFile]:
+        files = []
+        for segment in self.manifest.segments.get(folder, ()):
+            key = folder, segment.name
+            if key not in self._segments:
+                self._segments[key] = _SegmentFile(self.out, folder, segment)
+            files.append(self._segments[key])
+        return files
+
+    def _is_packed(self, folder: str, unit: str) -> bool:
+        if unit in self.manifest.dropped.get(folder, ()):
+            return False
+        return any(file.find(unit) is not None for file in self._files(folder))
+
+    def read(self, folder: str, unit: str) -> pa.Table:
+        """Read a unit's rows, with its record in the metadata. FileNotFoundError where the unit is not committed."""
+        if (table := self._read_packed(folder, unit)) is not None:
+            return table
+        try:
+            return _read_file(self.out, folder, unit)
+        except FileNotFoundError:
+            if self._has_newer() and (table := self._read_packed(folder, unit)) is not None:
+                return table
+            raise
+
+    def _has_newer(self) -> bool:
+        """Whether there is a newer manifest. It is used from now on."""
+        newest = newest_manifest(self.out)
+        if newest.number == self.manifest.number:
+            return False
+        self._use(newest)
+        return True
+
+    def _read_packed(self, folder: str, unit: str) -> pa.Table | None:
+        if unit in self.manifest.dropped.get(folder, ()):
+            return None
+        for file in self._files(folder):
+            if (at := file.find(unit)) is not None:
+                return file.unit(at)
+        return None
+
+    def _read_files(self, folder: str, units: Sequence[str]) -> dict[str, pa.Table]:
+        """Read the units of a folder that are there: from files, and those whose file is gone from segments."""
+
+        def read(unit: str) -> pa.Table | None:
+            try:
+                return _read_file(self.out, folder, unit)
+            except FileNotFoundError:
+                return None
+
+        tables = dict(zip(units, storage.at_once(read, units), strict=True)) if units else {}
+        gone = [unit for unit, table in tables.items() if table is None]
+        if gone and self._has_newer():
+            tables |= {unit: self._read_packed(folder, unit) for unit in gone}
+        return {unit: table for unit, table in tables.items() if table is not None}
+
+    def read_present(self, folder: str, units: Iterable[str]) -> list[pa.Table]:
+        """Read the rows of those of these units that are committed, in order of their names."""
+        wanted = sorted(set(units))
+        tables = {unit: table for unit in wanted if (table := self._read_packed(folder, unit)) is not None}
+        tables |= self._read_files(folder, [unit for unit in wanted if unit not in tables])
+        return [tables[unit] for unit in wanted if unit in tables]
+
+    def rows_of(self, folder: str, units: Iterable[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+        """Yield each of these committed units with these columns of its rows. It reads nothing that `scan` read."""
+        wanted = set(units)
+        if not wanted:
+            return
+        if len(wanted) <= _FEW_UNITS:
+            for unit in sorted(wanted):
+                if (table := self._read_packed(folder, unit)) is not None:
+                    yield unit, table.select(columns)
+                    wanted.discard(unit)
+            pieces: Iterable[Piece] = self._tail(folder) if wanted else ()
+        else:
+            pieces = self.scan(folder, columns)
+        for piece in pieces:
+            for at in (at for at, unit in enumerate(piece.units) if unit in wanted):
+                begin, end = int(piece.starts[at]), int(piece.starts[at + 1])
+                yield piece.units[at], piece.table.slice(begin, end - begin).select(columns)
+
+    def scan(
+        self, folder: str, columns: Sequence[str] | None = None, low: str = "", high: str | None = None
+    ) -> Iterator[Piece]:
+        """Yield the units from `low` to before `high` (None: to the end) in pieces, each of one schema.
+
+        columns: those of the rows that are wanted; None: all. A piece lacks those that its units do not have.
+        """
+        dropped = self.manifest.dropped.get(folder, frozenset())
+        for file in self._files(folder):
+            if file.segment.last >= low and (high is None or file.segment.first < high):
+                yield file.between(low, high, columns).without(dropped)
+        for tail in self._tail(folder):
+            if (piece := tail.between(low, high)).units:
+                names = piece.table.column_names
+                wanted = names if columns is None else [name for name in columns if name in names]
+                yield Piece(piece.units, piece.starts, piece.records, piece.table.select(wanted))
+
+    def _tail(self, folder: str) -> list[Piece]:
+        """Return the rows of the units that are not packed. Only files that were not read before are read."""
+        listed, pieces = self._files_of_units(folder), self._tails.get(folder, []) if self._keeps else []
+        known = {unit for piece in pieces for unit in piece.units}
+        new = [unit for unit in listed if unit not in known]
+        if not new and len(known) == len(listed):
+            return pieces
+        pieces = [piece.without(known - listed.keys()) for piece in pieces]
+        for first in range(0, len(new), _FILES_AT_ONCE):
+            pieces += _pieces_of(self._read_files(folder, new[first : first + _FILES_AT_ONCE]))
+        self._tails[folder] = _join(pieces)
+        return self._tails[folder]
+
+    def put(self, folder: str, unit: str, data: bytes) -> None:
+        """Write the file of a unit whole. A unit that is packed must have been deleted before."""
+        storage.put(storage.join(self.out, folder, f"{unit}.parquet"), data)
+        self._forget(folder, [unit])
+        if folder in self._listed:
+            self._listed[folder][unit] = None
+
+    def _forget(self, folder: str, units: Iterable[str]) -> None:
+        """Forget what was read of these units."""
+        gone, pieces = set(units), self._tails.get(folder, [])
+        if any(unit in gone for piece in pieces for unit in piece.units):
+            self._tails[folder] = [piece.without(gone) for piece in pieces]
+        self.memo.clear()
+
+    def delete(self, units: Mapping[str, Iterable[str]]) -> None:
+        """Delete units of folders, in the order of the folders. Only the run that holds the lock may call this.
+
+        What is packed is deleted first, all at once, by a manifest.
+        """
+        wanted = {folder: list(names) for folder, names in units.items()}
+        packed = {folder: {name for name in names if self._is_packed(folder, name)} for folder, names in wanted.items()}
+        if any(packed.values()):
+            dropped = dict(self.manifest.dropped)
+            for folder, gone in packed.items():
+                dropped[folder] = dropped.get(folder, frozenset()) | gone
+            self._commit(self.manifest.segments, dropped)
+        for folder, names in wanted.items():
+            storage.delete_all(storage.join(self.out, folder, f"{name}.parquet") for name in names)
+            self._forget(folder, names)
+            for name in names:
+                self._listed.get(folder, {}).pop(name, None)
+
+    def _commit(self, segments: Mapping[str, tuple[Segment, ...]], dropped: Mapping[str, frozenset[str]]) -> None:
+        """Write the next manifest and use it. FileExistsError where another run wrote one with its number."""
+        following = Manifest(self.manifest.number + 1, segments, dropped)
+        uri = OutputFolder(self.out).manifest(following.number)
+        if not storage.put(uri, following.to_json(), if_absent=True) and storage.read(uri) != following.to_json():
+            raise FileExistsError(f"{uri}: another run has written it")
+        self._use(following)
+
+    def _use(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.refresh()
+        names = {(folder, segment.name) for folder, segments in manifest.segments.items() for segment in segments}
+        self._segments = {key: file for key, file in self._segments.items() if key in names}
+
+    def pack(self, folder: str) -> int:
+        """Pack all files of units of a folder. Return how many there were. Only the run that holds the lock may call this."""
+        units = list(self._files_of_units(folder))
+        if units:
+            self._pack_folder(folder, units)
+        return len(units)
+
+    def replaced(self, folder: str) -> list[str]:
+        """Return the units of a folder that have a file and are packed too: a run was killed before it deleted the files."""
+        self._files_of_units(folder)
+        return self._replaced.get(folder, [])
+
+    def remove_replaced(self, folder: str) -> None:
+        """Delete the files of units that are packed too."""
+        storage.delete_all(storage.join(self.out, folder, f"{unit}.parquet") for unit in self.replaced(folder))
+        self._replaced.pop(folder, None)
+
+    def check_segment(self, folder: str, segment: Segment) -> str:
+        """Read a segment in full. Return how it differs from what the manifest says, or an empty string."""
+        try:
+            piece = _SegmentFile(self.out, folder, segment).between("", None, None)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            return f"cannot be read: {error}"
+        units, ordered = list(piece.units), sorted(set(piece.units))
+        about = (len(units), len(piece.table), units[:1], units[-1:])
+        if about != (segment.units, segment.rows, [segment.first], [segment.last]) or units != ordered:
+            return f"holds {len(units)} units and {len(piece.table)} rows, the manifest says {segment.units} and {segment.rows}"
+        return ""
+
+    def _pack_folder(self, folder: str, units: list[str]) -> None:
+        number, dropped = self.manifest.number + 1, self.manifest.dropped.get(folder, frozenset())
+        if self.run_tasks is _run_here and folder not in _LARGE_FOLDERS and len(units) <= _MAX_TAIL:
+            parts = [part for piece in self._tail(folder) for part in piece.split(_UNITS_PER_SEGMENT)]
+            written = [_write_segment(self.out, folder, part, number) for part in parts]
+        else:
+            groups = [units[first : first + _UNITS_PER_SEGMENT] for first in range(0, len(units), _UNITS_PER_SEGMENT)]
+            tasks = [(self.out, folder, group, number) for group in groups]
+            written = [segment for segments in self.run_tasks(pack_units, tasks) for segment in segments]
+        again = dropped.intersection(units)  # deleted once and done again: their old rows must go
+        outdated = [file for file in self._files(folder) if any(file.find(unit) is not None for unit in again)]
+        others = [file for file in self._files(folder) if file not in outdated]
+        rewritten = [_write_segment(self.out, folder, piece, number) for piece in _live(outdated, dropped)]
+        self._replace(folder, [file.segment for file in others] + rewritten + written, again)
+        self._tails.pop(folder, None)
+        storage.delete_all(storage.join(self.out, folder, f"{unit}.parquet") for unit in units)
+        self._listed.pop(folder, None)
+        small = [file for file in self._files(folder) if file.segment.size < _SMALL_BYTES]
+        if len(small) > _MAX_SMALL_SEGMENTS:
+            self._merge(folder, small)
+
+    def _merge(self, folder: str, small: Sequence[_SegmentFile]) -> None:
+        """Replace small segments by larger ones, without their deleted units."""
+        others = [file.segment for file in self._files(folder) if file not in small]
+        parts = max(1, sum(file.segment.size for file in small) // _SEGMENT_BYTES)
+        merged = [
+            _write_segment(self.out, folder, part, self.manifest.number + 1)
+            for piece in _join(_live(small, self.manifest.dropped.get(folder, frozenset())))
+            for part in piece.split(-(-len(piece.units) // parts))
+        ]
+        self._replace(folder, others + merged)
+
+    def _replace(self, folder: str, segments: Sequence[Segment], again: frozenset[str] = frozenset()) -> None:
+        """Commit other segments for a folder. Deleted units that are in none of them, or were done `again`, are forgotten."""
+        dropped = self.manifest.dropped.get(folder, frozenset()) - again
+        if dropped:
+            files = [_SegmentFile(self.out, folder, segment) for segment in segments]
+            dropped = frozenset(unit for unit in dropped if any(file.find(unit) is not None for file in files))
+        self._commit({**self.manifest.segments, folder: tuple(segments)}, {**self.manifest.dropped, folder: dropped})
+
+    def remove_unused(self) -> None:
+        """Delete segments that no manifest lists (merged since, or of a run that was killed), and older manifests."""
+        folder = OutputFolder(self.out)
+        used = {
+            uri(name, segment.name)
+            for name, segments in self.manifest.segments.items()
+            for segment in segments
+            for uri in (folder.segment, folder.segment_units)
+        }
+        stored = [entry.uri for entry in storage.list_files(folder.segments)]
+        storage.delete_all(uri for uri in stored if uri not in used)
+        older = [number for number in _manifest_numbers(self.out) if number < self.manifest.number]
+        storage.delete_all(folder.manifest(number) for number in older)
+
+
+def _read_file(out: str, folder: str, unit: str) -> pa.Table:
+    return from_parquet(storage.read(storage.join(out, folder, f"{unit}.parquet")))
+
+
+def _live(files: Iterable[_SegmentFile], dropped: frozenset[str]) -> list[Piece]:
+    """Return the units of segments that were not deleted, one piece for each segment that has any."""
+    pieces = [file.between("", None, None).without(dropped) for file in files]
+    return [piece for piece in pieces if piece.units]
+
+
+# Side files, which the driver need not read: they are packed without being kept in memory.
+_LARGE_FOLDERS = frozenset({"sidecar/thumbs", "sidecar/signals", "sidecar/camera"})
+
+
+def pack_units(out: str, folder: str, units: Sequence[str], number: int) -> list[Segment]:
+    """Read the files of units and write them as segments, one for each schema that occurs, for manifest `number`."""
+    pieces: list[Piece] = []
+    for first in range(0, len(units), _FILES_AT_ONCE):
+        some = units[first : first + _FILES_AT_ONCE]
+        tables = storage.at_once(lambda unit: _read_file(out, folder, unit), some)
+        pieces += _pieces_of(dict(zip(some, tables, strict=True)))
+    return [_write_segment(out, folder, piece, number) for piece in _join(pieces)]
+
+
+def _write_segment(out: str, folder: str, piece: Piece, number: int) -> Segment:
+    """Write a piece: its rows, then its units. The name is of this manifest, so that no older one means another content."""
+    name = f"{number:06d}-{digest(str(piece.table.schema.remove_metadata()), *piece.units)}"
+    row_bytes = max(1, piece.table.nbytes // max(1, len(piece.table)))
+    group = max(16, min(_MAX_ROW_GROUP, _ROW_GROUP_BYTES // row_bytes))
+    sink = io.BytesIO()
+    pq.write_table(piece.table.replace_schema_metadata(None), sink, compression="zstd", row_group_size=group)
+    data = sink.getvalue()
+    counts = np.diff(piece.starts).astype(np.int32)
+    units = pa.Table.from_arrays([pa.array(piece.units), pa.array(counts), pa.array(piece.records, pa.binary())], schema=_UNITS)
+    storage.put(OutputFolder(out).segment(folder, name), data)
+    storage.put(OutputFolder(out).segment_units(folder, name), to_parquet(units))
+    return Segment(name, piece.units[0], piece.units[-1], len(piece.units), len(piece.table), len(data))
+
+
+_pinned: dict[str, UnitFiles] = {}
+
+
+def of(out: str) -> UnitFiles:
+    """Return the units of an output: those that this process uses (`pinned`, `use`), or else as they are now."""
+    return _pinned.get(out) or UnitFiles(out)
+
+
+@contextmanager
+def pinned(out: str) -> Iterator[UnitFiles]:
+    """Use one `UnitFiles` for an output in this context: what it listed and read is kept."""
+    _pinned[out] = UnitFiles(out)
+    try:
+        yield _pinned[out]
+    finally:
+        del _pinned[out]
+
+
+@contextmanager
+def shared(out: str) -> Iterator[UnitFiles]:
+    """Use the `UnitFiles` of this process, or one for the time of this context."""
+    if out in _pinned:
+        yield _pinned[out]
+    else:
+        with pinned(out) as files:
+            yield files
+
+
+def use(out: str, number: int) -> None:
+    """Use the manifest with this number for an output from now on, in a worker. 0: nothing is packed."""
+    held = _pinned.get(out)
+    if held is None or held.manifest.number != number:
+        _pinned[out] = UnitFiles(out, _read_manifest(out, number) if number else Manifest(), keeps=False)
