@@ -1,5 +1,5 @@
-"""The command line: `gamecraft curate | synth | retry | train | encode | play | rollout | replay | report | recipe | inspect
-| bench | doctor`.
+"""The command line: `gamecraft curate | synth | retry | train | encode | play | rollout | replay | eval | report | recipe |
+inspect | bench | doctor`.
 
 Commands import what they need when they run: `model` needs torch, and help and `inspect` need neither. Exit status: 0 done; 1
 something is left to do, or this machine lacks something; 2 wrong input; 70 a bug of ours; 130 interrupted.
@@ -335,6 +335,45 @@ def replay(
     with _extra("a replay", "play,train"):
         from model.play import commands, world
     commands.replay(lambda backend: world.load_engine(checkpoint, _log, backend), record, out, _log)
+
+
+@app.command(name="eval")
+def evaluate(
+    videos: Annotated[str, typer.Option(help="A folder of any model's videos: SUBSET/IMAGE.mp4, or with a cases.jsonl.")],
+    out: Annotated[str, typer.Option(help="Where results, tables and the report page go: a folder or an s3:// prefix.")],
+    suite: Annotated[
+        str, typer.Option(autocompletion=_values("interbench", "general", "control"), help="interbench, general or control.")
+    ] = "interbench",
+    name: Annotated[str, typer.Option(help="The model's name in tables.")] = "model",
+    vlm: Annotated[
+        str,
+        typer.Option(
+            metavar="BACKEND:MODEL",
+            help="The judge: http:MODEL@URL, transformers:FOLDER, or a YAML file of VLM settings. Without it: signals only.",
+        ),
+    ] = "",
+    repeats: Annotated[int, typer.Option(help="How often each video is judged.", min=1, max=32)] = 1,
+    frames: Annotated[int, typer.Option(help="Frames of a video that the judge sees.", min=2, max=64)] = 16,
+    only: Annotated[str, typer.Option(help="Subsets, with commas; default all.")] = "",
+    runner: OnCluster = "local",
+    workers: Annotated[int, typer.Option(help="How many actors on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
+) -> None:
+    """Evaluate a folder of videos, of any model. Run it again to resume; no question is asked twice."""
+    from pipelines import runners
+
+    _check_choice("--runner", runner, runners.RUNNERS)
+    with _extra("an evaluation", "train"):
+        from model.evaluation import run as evaluation
+        from model.evaluation.interbench.judge import JudgeSettings
+        from model.evaluation.interbench.results import BenchSettings
+    _check_choice("--suite", suite, evaluation.SUITES)
+    if runner == "ray":
+        runners.start_ray()
+    each = evaluation.runner(runner == "ray", workers)
+    subsets = [word.strip() for word in only.split(",") if word.strip()]
+    judge = JudgeSettings(evaluation.judge_model(vlm), frames=frames, repeats=repeats)
+    evaluation.interbench(videos, out, BenchSettings(name, judge), subsets, each, _log)
+    say(f"{storage.normal(out)}/report.html")
 
 
 @app.command()
