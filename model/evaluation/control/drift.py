@@ -128,16 +128,27 @@ def moving(pose_F44: np.ndarray) -> np.ndarray:
 
 
 def revisits(pose_F44: np.ndarray, lag: int, max_deg: float = 20.0, max_share: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each frame whether its camera is near the first one, and whether near any that is `lag` frames or more older.
+    """Return for each frame whether its camera has come back to the first one, and whether to any that is `lag` frames older.
 
-    Near: within an angle, and within a share of the whole path's extent.
+    Back: within an angle and a share of the whole path's extent, and nearer than half of the way and of the turn between them.
     """
     positions, axes = pose_F44[:, :3, 3], pose_F44[:, :3, 2]
     extent = max(float(np.ptp(positions, axis=0).max()), 1e-9)
-    apart = np.linalg.norm(positions[:, None] - positions[None], axis=2) / extent
-    near = (apart <= max_share) & (axes @ axes.T >= np.cos(np.radians(max_deg)))
+    apart = np.linalg.norm(positions[:, None] - positions[None], axis=2)
+    turned = np.degrees(np.arccos(np.clip(axes @ axes.T, -1, 1)))
+    way, turn = (np.abs(total[:, None] - total[None]) for total in _lengths(positions, axes))
+    back = (apart <= max_share * extent) & (apart <= way / 2 + 1e-9) & (turned <= max_deg) & (turned <= turn / 2 + 1e-3)
     older = np.tri(len(pose_F44), k=-lag, dtype=bool)
-    return near[:, 0], (near & older).any(1)
+    at_start = back[:, 0].copy()
+    at_start[:lag] = True  # near the first frame in time
+    return at_start, (back & older).any(1)
+
+
+def _lengths(positions_F3: np.ndarray, axes_F3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the way walked and the degrees turned until each frame."""
+    steps = np.linalg.norm(np.diff(positions_F3, axis=0), axis=1)
+    turns = np.degrees(np.arccos(np.clip((axes_F3[1:] * axes_F3[:-1]).sum(1), -1, 1)))
+    return np.concatenate([[0.0], np.cumsum(steps)]), np.concatenate([[0.0], np.cumsum(turns)])
 
 
 def drift_table(curve: DriftCurve, real: DriftCurve, skip: int) -> dict[str, float]:
