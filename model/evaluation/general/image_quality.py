@@ -2,14 +2,12 @@
 
 from functools import cache
 
+import av
 import numpy as np
 
-from curation.media import decode
-from curation.media.decode import Span
 from curation.quality.backends import load_iqa
 from curation.quality.iqa import Iqa, IqaSettings
 from model.evaluation.general.metric import Metric
-from model.evaluation.videos import duration_s
 
 METRIC = Metric(
     "Image quality",
@@ -25,10 +23,13 @@ def _backend(settings: IqaSettings) -> Iqa:
     return load_iqa(settings)
 
 
-def image_quality(uri: str, settings: IqaSettings) -> float:
-    """Return the quality of a video, 0 to 1; NaN where its pictures are too small. Unavailable where weights are missing."""
+def image_quality(frames_NHW3: np.ndarray, settings: IqaSettings) -> float:
+    """Return the quality of frames uint8 [N, H, W, 3], `settings.every_s` apart, 0 to 1; NaN where they are too small.
+
+    Unavailable where weights are missing.
+    """
     backend = _backend(settings)
-    frames = [frame for _, frame in decode.frames_at_rate(uri, Span(0.0, duration_s(uri)), 1 / settings.every_s, "evaluate")]
+    frames = [av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames_NHW3]
     rows = [backend(frames[k : k + backend.batch]) for k in range(0, len(frames), backend.batch)]
     scores = np.concatenate(rows)[:, 0] if rows else np.empty(0)
     known = scores[np.isfinite(scores)]

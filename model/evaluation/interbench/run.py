@@ -29,6 +29,7 @@ from model.evaluation.interbench.scores import (
     reference_rows,
 )
 from model.evaluation.interbench.signals import VideoSignals
+from model.evaluation.items import Items, write_items
 from model.evaluation.statistics import krippendorff_alpha, pair_agreement
 from model.evaluation.tables import Column, Row, Table, write
 
@@ -63,6 +64,9 @@ def run(
     made = tables(results, settings)
     for name, table in made.items():
         write(table, out, name)
+    if any(result.judgements for result in results):
+        values = {r.case.name: _named(r.scores) for r in results if r.scores is not None}
+        write_items(out, Items(settings.name, "interbench", dict.fromkeys([*TITLES.values(), "Overall"], "up"), values))
     page.write_page(out, results, summary, settings.name, made.get("interbench"))
     return summary
 
@@ -128,6 +132,10 @@ def _flags(case: Case, measured: VideoSignals | None, judgements: Sequence[Judge
         return ()
     named = dict(zip(DIMENSIONS, scores, strict=True))
     return tuple(signals.contradictions(named, measured, suite.find_subset(case.subset)))
+
+
+def _named(scores: tuple[float, ...]) -> dict[str, float]:
+    return dict(zip(TITLES.values(), scores, strict=True)) | {"Overall": overall(scores)}
 
 
 def groups(results: Sequence[VideoResult], settings: BenchSettings) -> list[GroupScore]:

@@ -25,6 +25,7 @@ def one_thread():
     judge.rubric_hash.cache_clear()
 
 
+@pytest.mark.timeout(900)  # a minute of CPU
 def test_three_videos_and_the_tiny_judge(film, tiny_vlm, tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "_EVIDENCE_CHARS", 6)  # random weights write until a text is full
     judge.rubric_hash.cache_clear()
