@@ -1,8 +1,8 @@
 """Put a judge of InterBench on trial, on a game engine's takes of which everything is known.
 
-gamecraft bench judge --vlm BACKEND:MODEL [--out FOLDER]. Each take is acted out twice from the same place, with the interaction and
-without. Faults are put into the pictures (`faults`), and controls in which nothing may be triggered are judged too. The tables
-say for each dimension how far the judge can be believed, and how often it sees what is not there.
+gamecraft bench judge --vlm BACKEND:MODEL [--out FOLDER]. Each take is acted out twice from the same place, with the interaction
+and without. Faults are put into the pictures (`faults`), and controls in which nothing may be triggered are judged too. The
+tables say for each dimension how far the judge can be believed, and how often it sees what is not there.
 """
 
 import argparse
@@ -45,12 +45,16 @@ class Question(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables, and write them, the videos and the replies into a folder."""
     parser = argparse.ArgumentParser(prog="gamecraft bench judge", description=__doc__.splitlines()[0])
-    parser.add_argument("--vlm", required=True, help="the judge: http:MODEL@URL, transformers:FOLDER, or a YAML file of VLM settings")
+    parser.add_argument(
+        "--vlm", required=True, help="the judge: http:MODEL@URL, transformers:FOLDER, or a YAML file of VLM settings"
+    )
     parser.add_argument("--out", type=Path, default=Path("judge-bench"))
     parser.add_argument("--rounds", type=int, default=1, help="takes per interaction; default 1")
     parser.add_argument("--only", default="", help="subsets, separated by commas; default: all that the engine can act out")
     parser.add_argument("--frames", type=int, default=16, help="frames that the judge sees; default 16")
-    parser.add_argument("--pairs", action="store_true", help="also compare each faultless video with its faulty ones, in both orders")
+    parser.add_argument(
+        "--pairs", action="store_true", help="also compare each faultless video with its faulty ones, in both orders"
+    )
     parser.add_argument("--seed", type=int, default=SEED, help=f"seed of maps and places; default {SEED}")
     options = parser.parse_args(arguments)
     print(describe())
@@ -64,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def film(names: Sequence[str], rounds: int, seed: int) -> Iterator[Take]:
     """Act out takes on maps on which nothing was tuned, ten pictures a second."""
-    rng = random.Random(seed)  # noqa: S311  places, not secrets
+    rng = random.Random(seed)
     maps = maps_of(held_out=True)
     for number in range(rounds):
         for name in names:
@@ -89,7 +93,9 @@ def _filmed(take: InteractionTake, name: str) -> Take:
 def questions(takes: Sequence[Take]) -> Iterator[Question]:
     """Yield every video that is judged: without a fault, with each, and the controls of the trigger."""
     for number, take in enumerate(takes):
-        others = [other.subset for other in takes if other.subset != take.subset] or [n for n in suite.subsets() if n != take.subset]
+        others = [other.subset for other in takes if other.subset != take.subset] or [
+            n for n in suite.subsets() if n != take.subset
+        ]
         another = others[number % len(others)]
         for kind in ("true", *FAULTS):
             subset = another if kind == "wrong_object" else take.subset

@@ -39,6 +39,7 @@ BENCHMARKS = {
     "chaos": "resume: runs that are killed at random must end like an undisturbed one",
     "curate": "cost: one curation run compared with one decode and one encode",
     "camera": "camera poses, compared with a game engine's truth",
+    "fvd": "FVD of real videos and of damage of known strength",
     "judge": "a judge of InterBench on trial: how far it can be believed, on a game engine's takes",
     "infer": "speed of play: frames a second, latency and memory, by stage",
     "play": "a playable world: pictures, obedience, memory and drift, compared with an engine's footage",
@@ -408,7 +409,9 @@ def generate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A world's folder, demo, or hunyuanvideo, wan2.2, longcat or helios.")
     ],
-    images: Annotated[str, typer.Option(help="First frames, with NAME.txt as base prompts; pictures of doors in its folder doors.")],
+    images: Annotated[
+        str, typer.Option(help="First frames, with NAME.txt as base prompts; pictures of doors in its folder doors.")
+    ],
     out: Annotated[str, typer.Option(help="Where the videos go: a folder for `gamecraft eval --videos`.")],
     keys: Annotated[
         list[str] | None, typer.Option(help="For a world: a script of keys instead of InterBench's prompts; may be repeated.")
@@ -641,6 +644,8 @@ def _benchmark(name: str) -> Callable[[list[str]], Any]:
         from bench.quality import main
     elif name == "infer":
         from bench.infer import main
+    elif name == "fvd":
+        from bench.fvd import main
     elif name == "judge":
         from bench.judge import main
     elif name == "play":

@@ -22,9 +22,9 @@ _SEED = re.compile(r"^(?P<image>.+)-(?P<seed>\d+)$")
 class Case:
     """A video to evaluate, and what it was to show. Empty fields are unknown.
 
-    name: the video's path without extension; runs are paired by it. video: its uri. subset: of InterBench's test set. keys: the
-    controls, as the command `rollout` takes them. camera: uri of a `camera.npz` with the poses that were asked for. real: uri of
-    the real video of the same controls. seconds: wall-clock time of its generation.
+    name: the video's path without extension; runs are paired by it. video: its uri. subset: of InterBench's test set. keys:
+    the controls, as the command `rollout` takes them. camera: uri of a `camera.npz` with the poses that were asked for. real:
+    uri of the real video of the same controls. seconds: wall-clock time of its generation.
     """
 
     name: str

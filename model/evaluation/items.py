@@ -14,7 +14,7 @@ _FILE = "items.json"
 
 
 class Items(NamedTuple):
-    """The values of a run: of which model and suite, which way is better for each measure, and the values by item and measure."""
+    """The values of a run: model, suite, which way is better for each measure, and the values by item and measure."""
 
     name: str
     suite: str
@@ -54,7 +54,12 @@ def compare(first: Items, second: Items) -> tuple[Table, Table]:
         pairs = [(first.values[i].get(measure, nan), second.values[i].get(measure, nan)) for i in both]
         rows.append(_row(measure, first.better[measure], paired_difference(*zip(*pairs, strict=True))))
     title = f"{first.name} - {second.name}, {first.suite}"
-    columns = [Column("Difference"), Column("Share of items in which the first is higher", digits=2), Column("Items"), Column("Verdict")]
+    columns = [
+        Column("Difference"),
+        Column("Share of items in which the first is higher", digits=2),
+        Column("Items"),
+        Column("Verdict"),
+    ]
     items = [Row(i, [first.values[i].get(m, nan) - second.values[i].get(m, nan) for m in measures]) for i in both]
     note = "Paired by item; 95 % intervals by bootstrap over items."
     return Table(title, columns, rows, note), Table(f"{title}, by item", [Column(m, first.better[m]) for m in measures], items)

@@ -31,7 +31,7 @@ _MAX_NAME = 180  # characters of a prompt in a file's name, as VBench cuts it
 def export_vbench(cases: Sequence[Case], out: str) -> None:
     """Write `PROMPT-INDEX.mp4`, and prompts.json for VBench's mode `custom_input` (file name to prompt).
 
-    What a file's name cannot hold (a slash, more than 180 characters) is cut; prompts.json has it whole. index: counts equal names.
+    What a file's name cannot hold (slashes, over 180 characters) is cut; prompts.json has it whole. INDEX counts equal names.
     """
     prompts: dict[str, str] = {}
     for case in cases:
@@ -94,7 +94,9 @@ def import_gameworld(folder: str) -> list[Case]:
         match = re.fullmatch(r"(?P<prefix>[^_]+)_(?P<action>.+)\.\w+", name.rpartition("/")[2])
         if not match:
             raise InputError(f"{uri}: GameWorld Score's names are PREFIX_ACTION.mp4")
-        cases.append(Case(name.rpartition(".")[0], uri, interaction_prompt=match["action"], keys=_gameworld_keys(match["action"])))
+        cases.append(
+            Case(name.rpartition(".")[0], uri, interaction_prompt=match["action"], keys=_gameworld_keys(match["action"]))
+        )
     return cases
 
 
@@ -112,7 +114,7 @@ def _gameworld_keys(action: str) -> str:
 
 
 def export_worldmodelbench(cases: Sequence[Case], out: str) -> None:
-    """Write videos named like their first frame, and worldmodelbench.json with an instance for each. InputError for equal names."""
+    """Write videos named like their first frame, and worldmodelbench.json with an instance each. InputError for equal names."""
     instances, seen = [], set[str]()
     for case in cases:
         stem = case.name.replace("/", "-")
@@ -178,7 +180,7 @@ def import_mind(truth: str, folder: str = "") -> list[Case]:
 
 
 def mind_keys(frames: Sequence[dict[str, Any]]) -> str:
-    """Return the keys of MIND's action.json as a script. Its fields hold 0 or 1 for the two directions, else nothing is pressed."""
+    """Return the keys of MIND's action.json as a script. Fields are 0 or 1 for two directions, else nothing is pressed."""
     pressed = {"ws": ("W", "S"), "ad": ("A", "D"), "ud": ("UP", "DOWN"), "lr": ("LEFT", "RIGHT")}
     words: list[tuple[str, int]] = []
     for frame in frames:

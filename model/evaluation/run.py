@@ -50,7 +50,12 @@ def _on_ray(workers: int, work: Callable[[Any], Any], jobs: Sequence[Any]) -> It
 
 
 def interbench(
-    videos: str, out: str, settings: Any, only: Sequence[str] = (), each: Each = map, log: Callable[[str], None] = print  # type: ignore[assignment]
+    videos: str,
+    out: str,
+    settings: Any,
+    only: Sequence[str] = (),
+    each: Each = map,
+    log: Callable[[str], None] = print,  # type: ignore[assignment]
 ) -> dict[str, Any]:
     """Run InterBench over a folder of videos. Return what OUT/interbench.json holds."""
     from model.evaluation.interbench import run
@@ -58,12 +63,20 @@ def interbench(
     cases = read_cases(videos, only)
     unnamed = [case.name for case in cases if not case.subset]
     if unnamed:
-        raise InputError(f"{videos}: no subset for {unnamed[0]!r}; put videos into SUBSET/IMAGE.mp4, or list them in cases.jsonl")
+        raise InputError(
+            f"{videos}: no subset for {unnamed[0]!r}; put videos into SUBSET/IMAGE.mp4, or list them in cases.jsonl"
+        )
     return run.run(cases, out, settings, each, log)
 
 
 def general(
-    videos: str, real: str, out: str, settings: Any, only: Sequence[str] = (), each: Each = map, log: Callable[[str], None] = print  # type: ignore[assignment]
+    videos: str,
+    real: str,
+    out: str,
+    settings: Any,
+    only: Sequence[str] = (),
+    each: Each = map,
+    log: Callable[[str], None] = print,  # type: ignore[assignment]
 ) -> None:
     """Run the general measures over a folder of videos. real: a folder of real ones with the same names; empty: no ceilings."""
     from model.evaluation.general import run
@@ -72,7 +85,12 @@ def general(
 
 
 def control(
-    videos: str, out: str, settings: Any, only: Sequence[str] = (), each: Each = map, log: Callable[[str], None] = print  # type: ignore[assignment]
+    videos: str,
+    out: str,
+    settings: Any,
+    only: Sequence[str] = (),
+    each: Each = map,
+    log: Callable[[str], None] = print,  # type: ignore[assignment]
 ) -> None:
     """Run the measures of control and memory over a folder of videos whose cameras are known."""
     from model.evaluation.control import run
@@ -85,8 +103,8 @@ def pairs(
 ) -> dict[str, Any]:
     """Compare folders of videos of the same cases pair by pair. models: folders by the models' names.
 
-    Writes vote.html and vote-key.json, a blind page for people; with a judge its verdicts, with `votes` (CSV files that the page
-    exported) those of people, as tables of Bradley-Terry strengths. InputError where the folders share no case.
+    Writes vote.html and vote-key.json, a blind page for people; with a judge its verdicts, with `votes` (CSV files that the
+    page exported) those of people, as tables of Bradley-Terry strengths. InputError where the folders share no case.
     """
     from curation.vlm import load
     from model.evaluation.interbench import pairwise, voting

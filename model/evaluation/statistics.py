@@ -104,8 +104,8 @@ class Strength(NamedTuple):
 def bradley_terry(comparisons: Sequence[tuple[str, str, float]], draws: int = 200, seed: int = _SEED) -> list[Strength]:
     """Fit Bradley-Terry strengths to comparisons (first, second, score of the first: 1, 0, or 0.5 for a tie), strongest first.
 
-    Intervals come from new draws of the comparisons. Each pair of players gets half a tie as prior, so that strengths are finite
-    where one always wins.
+    Intervals come from new draws of the comparisons. Each pair of players gets half a tie as prior, so that strengths are
+    finite where one always wins.
     """
     names = sorted({name for row in comparisons for name in row[:2]})
     index = {name: i for i, name in enumerate(names)}

@@ -63,7 +63,11 @@ def to_csv(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """Return a table in Markdown, with intervals in brackets."""
-    lines = [f"**{table.title}**", "", "| | " + " | ".join(f"{c.name}{c.arrow and ' ' + c.arrow}" for c in table.columns) + " |"]
+    lines = [
+        f"**{table.title}**",
+        "",
+        "| | " + " | ".join(f"{c.name}{c.arrow and ' ' + c.arrow}" for c in table.columns) + " |",
+    ]
     lines.append("|---" * (len(table.columns) + 1) + "|")
     for row in table.rows:
         cells = (_plain(cell, column, _interval(row, k)) for k, (cell, column) in enumerate(_pairs(table, row)))
@@ -135,7 +139,9 @@ def _tex(text: str) -> str:
 
 def _best(table: Table, index: int) -> Row | None:
     column = table.columns[index]
-    known = [row for row in table.rows if row.kind == "result" and isinstance(row.cells[index], float) and _known(row.cells[index])]
+    known = [
+        row for row in table.rows if row.kind == "result" and isinstance(row.cells[index], float) and _known(row.cells[index])
+    ]
     if len(known) < 2 or not column.better:
         return None
     return (max if column.better == "up" else min)(known, key=lambda row: row.cells[index])

@@ -19,8 +19,8 @@ SIZE, FRAMES = (832, 448), 93
 class Baseline:
     """How a model is called.
 
-    pipeline: class in diffusers; empty: diffusers has none. weights: its name on the hub. fps: of its videos. call: arguments of
-    the pipeline. scheduler: class, and the settings that replace those of the weights. config: entries of the pipeline's own
+    pipeline: class in diffusers; empty: diffusers has none. weights: its name on the hub. fps: of its videos. call: arguments
+    of the pipeline. scheduler: class, and the settings that replace those of the weights. config: entries of the pipeline's own
     configuration. note: what the paper says and diffusers does by itself, or cannot do.
     """
 
@@ -60,8 +60,8 @@ BASELINES: dict[str, Baseline] = {
         "meituan-longcat/LongCat-Video",
         15.0,
         {"num_inference_steps": 50, "guidance_scale": 4.0},
-        note="diffusers 0.42 has no pipeline of it: make its videos with its own code, at 832 x 448 px, 93 frames, guidance 4 and "
-        "50 steps, and evaluate the folder.",
+        note="diffusers 0.42 has no pipeline of it: make its videos with its own code, at 832 x 448 px, 93 frames, guidance 4 "
+        "and 50 steps, and evaluate the folder.",
     ),
     "helios": Baseline(
         "Helios",
@@ -92,7 +92,9 @@ class BaselineModel:
 
         kind = getattr(diffusers, self.baseline.pipeline, None)
         if kind is None:
-            raise Unavailable(f"{self.baseline.name} needs {self.baseline.pipeline}, which diffusers {diffusers.__version__} lacks")
+            raise Unavailable(
+                f"{self.baseline.name} needs {self.baseline.pipeline}, which diffusers {diffusers.__version__} lacks"
+            )
         weights = weights or self.baseline.weights
         with model_files.explain_if_missing(weights):
             pipe = diffusers.DiffusionPipeline.from_pretrained(
@@ -113,9 +115,15 @@ class BaselineModel:
         self.pipe = pipe
 
     def __call__(
-        self, picture_HW3: np.ndarray, prompt: str, seed: int, size: tuple[int, int] = SIZE, frames: int = FRAMES, **changed: Any
+        self,
+        picture_HW3: np.ndarray,
+        prompt: str,
+        seed: int,
+        size: tuple[int, int] = SIZE,
+        frames: int = FRAMES,
+        **changed: Any,
     ) -> np.ndarray:
-        """Return a video uint8 [F, H, W, 3] that begins with a picture. changed: arguments that replace the paper's, for tests."""
+        """Return a video uint8 [F, H, W, 3] that begins with a picture. changed: arguments instead of the paper's."""
         import inspect
 
         import torch

@@ -96,7 +96,13 @@ def wanted_of_suite(images: str, only: Sequence[str] = (), limit: int = 0, seeds
             name = case.name if seeds == 1 else f"{case.name}-{number}"
             image = case.image
             yield Wanted(
-                name, case.subset.name, image.id, image.uri, image.base_prompt, case.subset.interaction, seed_of(case.name, number)
+                name,
+                case.subset.name,
+                image.id,
+                image.uri,
+                image.base_prompt,
+                case.subset.interaction,
+                seed_of(case.name, number),
             )
 
 
@@ -106,7 +112,9 @@ def wanted_of_keys(images: str, scripts: Sequence[str]) -> Iterator[Wanted]:
     for number, script in enumerate(scripts):
         parse_keys(script)
         for image in [*scenes, *doors]:
-            yield Wanted(f"keys{number}/{image.id}", "", image.id, image.uri, image.base_prompt, "", seed_of(image.id, 0), script)
+            yield Wanted(
+                f"keys{number}/{image.id}", "", image.id, image.uri, image.base_prompt, "", seed_of(image.id, 0), script
+            )
 
 
 def seed_of(name: str, number: int) -> int:

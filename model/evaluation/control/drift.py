@@ -29,7 +29,7 @@ LOCK_IN = Metric(
     "Our definition and detector.",
 )
 _WIDTH = 32
-# How much the similarity rises, within how long, and what it reaches: pictures of other places are alike by chance, but not so much.
+# How much the similarity rises, within how long, and to what: pictures of other places are alike by chance, but less so.
 _JUMP, _JUMP_S, _LEVEL = 0.35, 0.5, 0.6
 _NEW, _LAG_S, _SPAN_S = 0.02, 1.0, 2.0
 
@@ -60,7 +60,7 @@ def thumbnails(video_FHW3: np.ndarray) -> np.ndarray:
 
 
 def correlations(thumbnails_Fhw: np.ndarray) -> np.ndarray:
-    """Return the correlation of every picture with every other, [F, F]. A picture without structure is like none, not itself."""
+    """Return the correlation of every picture with every other, [F, F]. A picture without structure is like none."""
     flat = thumbnails_Fhw.reshape(len(thumbnails_Fhw), -1).astype(np.float64)
     flat -= flat.mean(1, keepdims=True)
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
@@ -68,7 +68,7 @@ def correlations(thumbnails_Fhw: np.ndarray) -> np.ndarray:
 
 
 def drift_curve(video_FHW3: np.ndarray, fps: float) -> DriftCurve:
-    """Measure a uint8 video. Novelty: 1 - the largest similarity to any frame at least a second before; 1 in the first second."""
+    """Measure a uint8 video. Novelty: 1 - the largest similarity to a frame of a second or more before; at first 1."""
     small = thumbnails(video_FHW3)
     alike = correlations(small)
     lag = max(1, round(_LAG_S * fps))
@@ -77,7 +77,9 @@ def drift_curve(video_FHW3: np.ndarray, fps: float) -> DriftCurve:
     return DriftCurve(alike[:, 0], novelty, small.mean((1, 2)), np.array(sharp, float))
 
 
-def events(curve: DriftCurve, fps: float, pose_F44: np.ndarray | None = None, moves_F: np.ndarray | None = None) -> list[DriftEvent]:
+def events(
+    curve: DriftCurve, fps: float, pose_F44: np.ndarray | None = None, moves_F: np.ndarray | None = None
+) -> list[DriftEvent]:
     """Return the events of a video, in order of time.
 
     pose: of the controls; near the first one, or near any pose of a second or more before, a familiar picture is right. moves:

@@ -43,7 +43,7 @@ _MIN_RESIDUAL_PX = 0.3
 class FlowAgreement(NamedTuple):
     """How far observed flow is what the controls make expected; NaN where no step counts.
 
-    gain, cosine, error_px: of the steps that turn; the error is the mean length of the difference. parallax: of those that move.
+    gain, cosine, error_px: of the steps that turn. The error is the mean length of the difference. parallax: of the others.
     """
 
     gain: float

@@ -42,7 +42,7 @@ def step_rates(pose_F44: np.ndarray) -> np.ndarray:
 
 
 def flow_features(flows: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the mean flow in the cells of a grid, as a share of the picture's width, with a constant: [N, 1 + 2 ROWS COLUMNS]."""
+    """Return the mean flow in the cells of a grid, as percents of the width, with a constant: [N, 1 + 2 ROWS COLUMNS]."""
     rows = []
     for flow in flows:
         cells = cv2.resize(np.ascontiguousarray(flow, np.float32), (COLUMNS, ROWS), interpolation=cv2.INTER_AREA)

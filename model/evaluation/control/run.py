@@ -1,4 +1,4 @@
-"""Control and memory over a folder of videos whose cameras are known, next to the same measures on real videos of the same controls.
+"""Control and memory over a folder of videos whose cameras are known, next to real videos of the same controls.
 
 A case needs `camera`: the poses that were asked for, as a `camera.npz`. `real` is the video of an engine under these poses.
 """
@@ -73,7 +73,12 @@ def run(
     known = [case for case in cases if case.camera]
     if not known:
         raise InputError("no case has a camera: list the videos in cases.jsonl with the field `camera` (docs/evaluation.md)")
-    jobs = [(case.name, kind, uri, case.camera) for case in known for kind, uri in (("model", case.video), ("real", case.real)) if uri]
+    jobs = [
+        (case.name, kind, uri, case.camera)
+        for case in known
+        for kind, uri in (("model", case.video), ("real", case.real))
+        if uri
+    ]
     results: dict[str, dict[str, dict[str, Any]]] = {"model": {}, "real": {}}
     for name, kind, measured in each(_Job(out, settings), jobs):
         results[kind][name] = measured
@@ -108,7 +113,7 @@ class _Job:
 
 
 def measure(uri: str, camera: Camera, settings: ControlSettings) -> dict[str, Any]:
-    """Return what is known of a video under a camera: values by measure, windows (action, whether it obeys), curves and events."""
+    """Return what is measured of a video under a camera: values, windows (action, whether it obeys), curves and events."""
     video = read_video(uri, None, fitted_size(uri, settings.width_px))
     asked = camera.at_times(np.minimum(video.times_s, camera.times_s[-1]))
     pose = asked.pose.copy()
@@ -201,6 +206,8 @@ def _obedience_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], set
         shares: list[Proportion | None] = [proportion(part) if part else None for part in parts]
         if windows:
             intervals = [Interval(share.low, share.high) if share else None for share in shares]
-            rows.append(Row(label, [*(share.share if share else None for share in shares), len(windows)], [*intervals, None], row))
+            rows.append(
+                Row(label, [*(share.share if share else None for share in shares), len(windows)], [*intervals, None], row)
+            )
     columns = [Column(name.replace("_", " "), "up", 2) for name in actions] + [Column("Windows")]
     return Table("Obedience by action", columns, rows, f"Windows of {settings.window_s:g} s with one action; chance is 0.5.")

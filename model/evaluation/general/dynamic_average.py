@@ -14,7 +14,7 @@ METRIC = Metric(
     "px per step at 8 fps",
     "",
     "Mean over pairs of frames, at 8 frames a second, of the mean of the largest 5 % of optical-flow magnitudes.",
-    "The paper's section 5.2.1, from VBench's dynamic_degree (RAFT): the magnitude itself instead of the share of moving videos.",
+    "The paper's section 5.2.1, from VBench's dynamic_degree (RAFT): the magnitude instead of the share of moving videos.",
 )
 
 

@@ -1,5 +1,7 @@
 """Temporal flickering: how little a video changes from frame to frame. It means something only where nothing should move."""
 
+import itertools
+
 import numpy as np
 
 from model.evaluation.general.metric import Metric
@@ -17,6 +19,6 @@ def flicker_score(video_FHW3: np.ndarray) -> float:
     """Return the score of a uint8 video; 1 for equal frames. NaN for a single frame."""
     if len(video_FHW3) < 2:
         return float("nan")
-    pairs = zip(video_FHW3[:-1], video_FHW3[1:], strict=True)
+    pairs = itertools.pairwise(video_FHW3)
     differences = [np.abs(b.astype(np.int16) - a.astype(np.int16)).mean() for a, b in pairs]
     return float((255 - np.mean(differences)) / 255)

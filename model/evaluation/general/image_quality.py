@@ -1,4 +1,4 @@
-"""Image quality of a video's frames, by the quality backends of curation: MUSIQ by pyiqa as in the paper, or our own network."""
+"""Image quality of a video's frames, by curation's backends: MUSIQ by pyiqa as in the paper, or our own network."""
 
 from functools import cache
 

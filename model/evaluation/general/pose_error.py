@@ -27,7 +27,7 @@ ROTATION = Metric(
     "Root mean square over frames of the angle of E_i, as for RPE trans. No alignment changes it.",
     "Sturm et al. 2012, as evo computes it.",
 )
-# A path whose positions deviate from their mean by less than this share of the largest deviation has no extent in that direction.
+# A path whose positions deviate from their mean by less than this share of the largest deviation has no extent there.
 _RANK_SHARE = 1e-4
 
 

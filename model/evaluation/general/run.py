@@ -22,7 +22,16 @@ from curation.partition.optical_flow import Flow, FlowSettings, load_flow
 from curation.quality.iqa import IqaSettings
 from curation.schema import digest
 from model.evaluation.cases import Case
-from model.evaluation.general import aesthetic, dynamic_average, flicker, fvd, image_quality, paired, speed, temporal_consistency
+from model.evaluation.general import (
+    aesthetic,
+    dynamic_average,
+    flicker,
+    fvd,
+    image_quality,
+    paired,
+    speed,
+    temporal_consistency,
+)
 from model.evaluation.general.metric import Metric
 from model.evaluation.items import Items, write_items
 from model.evaluation.pictures import Lpips, load_lpips
@@ -43,7 +52,7 @@ METRICS: tuple[Metric, ...] = (
 )
 CEILINGS = {"real": "real", "coded": "real, coded again", "frozen": "real, first frame repeated"}
 _CODED_CRF = 23
-# Table 4 of the paper: FVD, image quality, dynamic average, aesthetic, temporal consistency, FPS. RPE is of the suite `control`.
+# Table 4 of the paper: FVD, image quality, dynamic average, aesthetic, temporal consistency, FPS. RPE is in `control`.
 _TABLE4 = {
     "GameCraft": (1554.2, 0.69, 67.2, 0.67, 0.95, 0.25),
     "GameCraft-PCM": (1883.3, 0.67, 43.8, 0.65, 0.93, 6.6),
@@ -232,16 +241,25 @@ def _table(results: Mapping[str, Mapping[str, Measured]], cases: Sequence[Case],
     columns = [Column(fvd.METRIC.name, "down", 1), *columns, Column(speed.METRIC.name, "up", 2), Column("Videos")]
     rows = [_row(settings.name, "model", results, shown, speed.frames_per_second(cases), settings.fvd_frames)]
     if any("real" in one for one in results.values()):
-        rows += [_row(label, kind, results, shown, float("nan"), settings.fvd_frames, "ceiling") for kind, label in CEILINGS.items()]
-    order = (fvd.METRIC, image_quality.METRIC, dynamic_average.METRIC, aesthetic.METRIC, temporal_consistency.FEATURES, speed.METRIC)
+        rows += [
+            _row(label, kind, results, shown, float("nan"), settings.fvd_frames, "ceiling") for kind, label in CEILINGS.items()
+        ]
+    order = (
+        fvd.METRIC,
+        image_quality.METRIC,
+        dynamic_average.METRIC,
+        aesthetic.METRIC,
+        temporal_consistency.FEATURES,
+        speed.METRIC,
+    )
     for method, numbers in _TABLE4.items():
         known = dict(zip((metric.name for metric in order), numbers, strict=True))
         rows.append(Row(f"{method}, paper", [known.get(column.name) for column in columns], kind="reference"))
     note = (
         f"FVD: {settings.fvd_frames} frames, resized to {fvd.SIZE} x {fvd.SIZE} px, {settings.fvd_clips} clips a video; "
         "real: one half of the real videos against the other. "
-        f"Flow ({settings.flow.backend}) and distances at most {settings.width_px} px wide. Image quality: {settings.iqa.backend}. "
-        "The paper's rows are of other videos; its units are not stated."
+        f"Flow ({settings.flow.backend}) and distances at most {settings.width_px} px wide. "
+        f"Image quality: {settings.iqa.backend}. The paper's rows are of other videos; its units are not stated."
     )
     return Table("General measures", columns, rows, note)
 
@@ -281,4 +299,3 @@ def _distance(kind: str, results: Mapping[str, Mapping[str, Measured]], frames: 
     if len(real) < 2 or len(ours) < 2:
         return None
     return fvd.fvd(np.concatenate(ours), np.concatenate(real), frames)
-

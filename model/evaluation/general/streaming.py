@@ -47,7 +47,7 @@ class Viewing(NamedTuple):
 
 
 class ServiceLevels(NamedTuple):
-    """Service levels of a stream. Percentiles are of the steady gaps between chunks, s. rtf: seconds of work per second of video."""
+    """Service levels of a stream. Percentiles: of steady gaps between chunks, s. rtf: seconds of work per second of video."""
 
     first_chunk_s: float
     gap_p50_s: float

@@ -27,7 +27,7 @@ WARP = Metric(
     "Warp consistency",
     "0 to 1",
     "up",
-    "1 - mean absolute difference / 255 of each frame and the next one warped onto it by optical flow, where flow is consistent.",
+    "1 - mean absolute difference / 255 of each frame and the next, warped onto it by optical flow, where flow is consistent.",
     "The warping error of Lai et al. 2018, with a forward-backward check instead of learned masks.",
 )
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -70,7 +70,7 @@ def _warp_error(a: np.ndarray, b: np.ndarray, flow: Flow) -> float:
 
 @cache
 def load_encoder(name: str) -> Encode:
-    """Load an image encoder of transformers (DINOv2, CLIP ...) by its folder or name on the hub. Unavailable where it is missing.
+    """Load an image encoder of transformers (DINOv2, CLIP ...) by its folder or hub name. Unavailable where it is missing.
 
     A frame's feature is the pooled output, or else the mean over tokens.
     """

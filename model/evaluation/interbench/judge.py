@@ -99,7 +99,7 @@ def _plain(text: str) -> str:
 
 
 def shown_times(duration_s: float, frames: int, repeat: int, repeats: int) -> tuple[float, ...]:
-    """Return the times of the frames that are shown: both ends, and between them evenly, moved by a share of a step per repeat."""
+    """Return the times of the frames that are shown: both ends, and evenly between them, moved a little per repeat."""
     last_s = max(0.0, duration_s - 1e-3)
     step = last_s / (frames - 1)
     moved = np.arange(1, frames - 1) * step + step * (repeat / repeats - 0.5 * (repeats - 1) / repeats)

@@ -97,7 +97,9 @@ def _video(result: VideoResult, out: str) -> dict[str, Any]:
         "invalid": bool(result.judgements) and scores is None,
         "error": result.error,
         "flags": result.flags,
-        "signals": [(name.replace("_", " "), f"{v:.3g}") for name, v in result.signals._asdict().items()] if result.signals else [],
+        "signals": [(name.replace("_", " "), f"{v:.3g}") for name, v in result.signals._asdict().items()]
+        if result.signals
+        else [],
         "repeats": repeats,
     }
 

@@ -33,8 +33,8 @@ class Pair(NamedTuple):
 class PairVerdict(NamedTuple):
     """The verdict on a pair. score: of the first model, 1, 0.5 or 0; None where no reply is valid.
 
-    reason: both orders | orders disagree | static | invalid. positions: which place each valid reply preferred, of first, second
-    and tie, in the order in which they were shown.
+    reason: both orders | orders disagree | static | invalid. positions: what each valid reply preferred (first, second or
+    tie), in the order in which the videos were shown.
     """
 
     pair: Pair
@@ -101,7 +101,9 @@ def question(
         interaction=interaction.replace('"', "'"),
         end_state=subset.end_state,
     )
-    labels = [f"{word} video, {label}" for word, part in (("First", first), ("Second", second)) for label in frame_labels(part[1])]
+    labels = [
+        f"{word} video, {label}" for word, part in (("First", first), ("Second", second)) for label in frame_labels(part[1])
+    ]
     return Prompt("interbench pair", text, reply_schema(), (*first[0], *second[0]), tuple(labels))
 
 
@@ -150,8 +152,8 @@ def table(summary: PairSummary, judge: str) -> Table:
     columns = [Column("Strength", "up", 2), Column("Comparisons")]
     rows = [Row(s.name, [s.strength, s.comparisons], [s.interval, None]) for s in summary.strengths]
     note = (
-        f"Bradley-Terry, natural logarithm, mean 0, bootstrap over pairs. {judge}: {summary.pairs} pairs, {summary.static} decided "
-        f"because a video stands still, {summary.invalid} invalid, {summary.consistent:.2f} of the asked ones equal in both orders, "
-        f"{summary.first_share:.2f} of preferences for the video shown first."
+        f"Bradley-Terry, natural logarithm, mean 0, bootstrap over pairs. {judge}: {summary.pairs} pairs, {summary.static} "
+        f"decided because a video stands still, {summary.invalid} invalid, {summary.consistent:.2f} of the asked ones equal in "
+        f"both orders, {summary.first_share:.2f} of preferences for the video shown first."
     )
     return Table("Pairwise comparison", columns, rows, note)

@@ -86,9 +86,7 @@ class _Job:
         assert all(result is not None for result in results)
         return [result for result in results if result is not None], asked
 
-    def _judge(
-        self, todo: Sequence[tuple[int, Case, VideoSignals | None, str]], results: list[VideoResult | None]
-    ) -> int:
+    def _judge(self, todo: Sequence[tuple[int, Case, VideoSignals | None, str]], results: list[VideoResult | None]) -> int:
         judgements: list[list[Judgement]] = [[] for _ in todo]
         asked = 0
         if self.settings.judge.vlm.enabled and todo:

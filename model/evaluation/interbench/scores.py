@@ -4,6 +4,7 @@ A score is a mean over a video's valid repeats. Its video counts in its subset, 
 the whole. Videos without a valid reply count nowhere.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -102,7 +103,7 @@ def _whole(categories: Sequence[Sequence[Sequence[VideoScore]]], weighting: str)
     total = sum(len(part) for category in categories for part in category)
 
     def means(drawn: Sequence[np.ndarray]) -> np.ndarray:
-        each = [_mean(drawn[a:b], weighting) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        each = [_mean(drawn[a:b], weighting) for a, b in itertools.pairwise(sizes)]
         return np.mean(each, 0) if each else np.full(len(DIMENSIONS), np.nan)
 
     interval = bootstrap(flat, lambda drawn: overall(means(drawn))) if flat else Interval.unknown()

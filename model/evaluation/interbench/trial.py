@@ -27,7 +27,7 @@ _PASS, _FAIL = 3, 1
 
 
 class Specimen(NamedTuple):
-    """A judged video of known content. kind: true, a fault, or a control. take: what it was made from. scores: None if invalid."""
+    """A judged video of known content. kind: true, a fault, or a control. take: its origin. scores: None if invalid."""
 
     take: str
     kind: str
@@ -38,9 +38,9 @@ class Belief(NamedTuple):
     """How far a judge can be believed in a dimension; None and NaN where no specimen tells.
 
     found: share of faults in this dimension whose score is 1 or less. passed: share of faultless videos whose score is 3 or
-    more (trigger: 1). belief: found + passed - 1, 0 for a judge that does not look (Youden's J). ranked: chance that a faultless
-    video scores higher than one with the fault, ties half. halo: mean drop by faults in other dimensions, from the faultless
-    video of the same take. varies: whether the judge uses more than one level.
+    more (trigger: 1). belief: found + passed - 1, 0 for a judge that does not look (Youden's J). ranked: chance that a
+    faultless video scores higher than one with the fault, ties half. halo: mean drop by faults in other dimensions, from the
+    faultless video of the same take. varies: whether the judge uses more than one level.
     """
 
     dimension: str

@@ -6,12 +6,14 @@ import pytest
 
 pytest.importorskip("torch", reason="the extra `train` is not installed")
 
-from curation.partition.optical_flow import DisFlow, FramePair  # noqa: E402
-from model.control.spec import ControlSpec  # noqa: E402
-from model.control.trajectory import integrate  # noqa: E402
-from model.evaluation.control import drift, inverse_dynamics, mirror, obedience  # noqa: E402
-from model.evaluation.control.expected_flow import flow_agreement, rotation_flow, translation_direction  # noqa: E402
-from model.play.keys import parse_keys  # noqa: E402
+import itertools
+
+from curation.partition.optical_flow import DisFlow, FramePair
+from model.control.spec import ControlSpec
+from model.control.trajectory import integrate
+from model.evaluation.control import drift, inverse_dynamics, mirror, obedience
+from model.evaluation.control.expected_flow import flow_agreement, rotation_flow, translation_direction
+from model.play.keys import parse_keys
 
 H, W = 96, 128
 K = np.array([110.0, 110.0, W / 2, H / 2])
@@ -45,7 +47,7 @@ def film(wall, pose_F44):
 
 def flows_of(video):
     flow = DisFlow()
-    return flow([FramePair(a, b) for a, b in zip(video[:-1], video[1:], strict=True)])
+    return flow([FramePair(a, b) for a, b in itertools.pairwise(video)])
 
 
 def test_the_flow_of_a_rotation_is_that_of_its_homography():

@@ -37,7 +37,9 @@ def test_the_papers_images_give_the_counts_of_table_3():
 
 def test_the_test_set_is_that_of_the_synthesis():
     """Table 3 is in two places, since the packages do not share data; they must not drift apart."""
-    paper = {one.name: (one.category, one.sub_category.lower(), one.level, one.paper_count) for one in taxonomy.paper_interactions()}
+    paper = {
+        one.name: (one.category, one.sub_category.lower(), one.level, one.paper_count) for one in taxonomy.paper_interactions()
+    }
     ours = {n: (s.category, s.sub_category.lower(), s.level, s.count) for n, s in suite.subsets().items()}
     assert ours == paper
 
@@ -136,7 +138,7 @@ def test_the_scales():
         assert overall(list(better.values())) >= overall(list(applied.values()))
     for name, wrong in (("trigger", 5), ("align", 2), ("physics", 4), ("scope", -1)):
         with pytest.raises(ValueError, match=name):
-            apply_trigger({n: 1 for n in DIMENSIONS} | {name: wrong})
+            apply_trigger(dict.fromkeys(DIMENSIONS, 1) | {name: wrong})
 
 
 def test_every_repeat_shows_both_ends_and_other_moments_between():

@@ -11,15 +11,15 @@ import pytest
 
 pytest.importorskip("torch", reason="the extra `train` is not installed")
 
-from bench import judge as bench_judge  # noqa: E402
-from curation.errors import InputError  # noqa: E402
-from curation.vlm import Reply, VlmSettings  # noqa: E402
-from model.evaluation.cases import Case, read_cases  # noqa: E402
-from model.evaluation.interbench import faults, pairwise, trial, voting  # noqa: E402
-from model.evaluation.interbench.faults import FAULTS, Take, make  # noqa: E402
-from model.evaluation.interbench.judge import JudgeSettings, RecordedVlm  # noqa: E402
-from model.evaluation.interbench.scores import DIMENSIONS, TITLES  # noqa: E402
-from model.evaluation.interbench.trial import CONTROLS, Specimen, evaluate  # noqa: E402
+from bench import judge as bench_judge
+from curation.errors import InputError
+from curation.vlm import Reply, VlmSettings
+from model.evaluation.cases import Case, read_cases
+from model.evaluation.interbench import faults, pairwise, trial, voting
+from model.evaluation.interbench.faults import FAULTS, Take, make
+from model.evaluation.interbench.judge import JudgeSettings, RecordedVlm
+from model.evaluation.interbench.scores import DIMENSIONS, TITLES
+from model.evaluation.interbench.trial import CONTROLS, Specimen, evaluate
 
 SETTINGS = JudgeSettings(VlmSettings("http", "program"), frames=4, width_px=96)
 
@@ -57,8 +57,8 @@ def test_a_fault_changes_what_it_says(subset):
         assert share["wrong_scope"].max() < 0.1 < share["true"].max()
     else:
         assert share["wrong_scope"][-1] > 4 * share["true"][-1]
-        centres = [np.argwhere(np.abs(p.astype(int) - one.background[0]).max(2) > 24)[:, 1].mean()
-                   for p in make(one, "teleport")[12:36:4] if (np.abs(p.astype(int) - one.background[0]).max(2) > 24).any()]  # fmt: skip
+        masks = [np.abs(p.astype(int) - one.background[0]).max(2) > 24 for p in make(one, "teleport")[12:36:4]]
+        centres = [np.argwhere(mask)[:, 1].mean() for mask in masks if mask.any()]
         assert np.abs(np.diff(centres)).max() > 15
         assert (make(one, "interpenetration") != one.pictures).any()
     with pytest.raises(ValueError, match="unknown fault"):
@@ -122,9 +122,13 @@ def test_a_judge_blind_to_one_dimension_is_exposed_there_only():
 
 
 def test_a_halo_is_measured():
-    haloed = lambda kind, number: (  # noqa: E731
-        scores(1, **dict.fromkeys(DIMENSIONS[1:], 1)) if FAULTS.get(kind, ("",))[0] in DIMENSIONS[2:] else honest(kind, number)
-    )
+    def haloed(kind, number):
+        return (
+            scores(1, **dict.fromkeys(DIMENSIONS[1:], 1))
+            if FAULTS.get(kind, ("",))[0] in DIMENSIONS[2:]
+            else honest(kind, number)
+        )
+
     _, found = beliefs(haloed)
     assert found["align"].halo == pytest.approx(4 * 5 / 6)  # 5 of the 6 faults elsewhere lower it; a late one does not
     _, found = beliefs(honest)
