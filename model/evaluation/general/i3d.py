@@ -24,8 +24,14 @@ _MIXED = {
     "5c": (832, 384, 192, 384, 48, 128, 128),
 }
 _POOLED_BEFORE = {"4b": (3, 2), "5b": (2, 2)}  # kernel and stride
-_BRANCHES = ("Branch_0/Conv3d_0a_1x1", "Branch_1/Conv3d_0a_1x1", "Branch_1/Conv3d_0b_3x3", "Branch_2/Conv3d_0a_1x1")
-_BRANCHES += ("Branch_2/Conv3d_0b_3x3", "Branch_3/Conv3d_0b_1x1")
+_BRANCHES = (
+    "Branch_0/Conv3d_0a_1x1",
+    "Branch_1/Conv3d_0a_1x1",
+    "Branch_1/Conv3d_0b_3x3",
+    "Branch_2/Conv3d_0a_1x1",
+    "Branch_2/Conv3d_0b_3x3",
+    "Branch_3/Conv3d_0b_1x1",
+)
 _EPSILON = 1e-3  # of the batch norm, as the network was trained
 
 
