@@ -1,4 +1,4 @@
-"""Measure FVD on damage of known strength: it must be 0 for equal videos, grow with blur and noise, and be high for broken time.
+"""Measure FVD on damage of known strength: 0 for equal videos, growing with blur and noise, and high for broken time.
 
 gamecraft bench fvd VIDEO... --i3d FILE. Windows are spread over the videos; each is compared with itself after the damage. Two
 halves of the windows give the distance that real videos have from each other.
@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rng = np.random.default_rng(3)
         rows.append(_row(name, fvd(video_features((damage(w, rng) for w in windows), features), real, options.frames)))
         print(f"{name}: {rows[-1].cells[0]:.1f}", flush=True)
-    note = f"{len(windows)} windows of {options.frames} frames at {options.fps:g} fps, resized to {SIZE} x {SIZE} px; 95 % by bootstrap."
+    size = f"{options.frames} frames at {options.fps:g} fps, resized to {SIZE} x {SIZE} px"
+    note = f"{len(windows)} windows of {size}; 95 % by bootstrap."
     table = Table("FVD of damage", [Column("FVD", "down", 1), Column("Windows")], rows, note)
     print(to_markdown(table))
     options.out.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ def write_items(out: str, items: Items) -> None:
     """Write OUT/items.json. Values that are not finite are left out."""
     values = {item: {m: v for m, v in row.items() if math.isfinite(v)} for item, row in items.values.items()}
     data = items._asdict() | {"values": values, "better": dict(items.better)}
-    storage.put(storage.join(storage.normal(out), _FILE), json.dumps(data, indent=1, sort_keys=True).encode())
+    storage.put(storage.join(storage.normal(out), _FILE), json.dumps(data, indent=1).encode())
 
 
 def read_items(out: str) -> Items:

@@ -97,9 +97,7 @@ class BaselineModel:
             )
         weights = weights or self.baseline.weights
         with model_files.explain_if_missing(weights):
-            pipe = diffusers.DiffusionPipeline.from_pretrained(
-                model_files.resolve_model(weights), torch_dtype=getattr(torch, dtype)
-            )
+            pipe = diffusers.DiffusionPipeline.from_pretrained(model_files.resolve_model(weights), dtype=getattr(torch, dtype))
         if not isinstance(pipe, kind):
             raise InputError(f"{weights} is a {type(pipe).__name__}, not a {self.baseline.pipeline}")
         if self.baseline.scheduler:
