@@ -412,7 +412,7 @@ def generate(
     images: Annotated[
         str, typer.Option(help="First frames, with NAME.txt as base prompts; pictures of doors in its folder doors.")
     ],
-    out: Annotated[str, typer.Option(help="Where the videos go: a folder for `gamecraft eval --videos`.")],
+    out: Annotated[str, typer.Option(help="Where the videos go: a folder that `gamecraft eval` reads.")],
     keys: Annotated[
         list[str] | None, typer.Option(help="For a world: a script of keys instead of InterBench's prompts; may be repeated.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from curation import storage
 from curation.errors import InputError
 from model.evaluation.statistics import Interval, PairedDifference, paired_difference
-from model.evaluation.tables import Column, Row, Table, write
+from model.evaluation.tables import Cell, Column, Row, Table, write
 
 _FILE = "items.json"
 
@@ -78,6 +78,6 @@ def _row(measure: str, better: str, difference: PairedDifference) -> Row:
     verdict = "unclear"
     if better and math.isfinite(interval.low) and (interval.low > 0 or interval.high < 0):
         verdict = "better" if (interval.low > 0) == (better == "up") else "worse"
-    cells = [difference.mean, difference.wins, difference.items, verdict]
+    cells: list[Cell] = [difference.mean, difference.wins, difference.items, verdict]
     intervals: list[Interval | None] = [interval, None, None, None]
     return Row(measure, cells, intervals)

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from curation import storage
 from model.evaluation.statistics import Interval
 
-Cell = float | int | str | None
+Cell = float | int | str | None  # None: unknown
 
 
 class Column(NamedTuple):
@@ -144,4 +146,5 @@ def _best(table: Table, index: int) -> Row | None:
     ]
     if len(known) < 2 or not column.better:
         return None
-    return (max if column.better == "up" else min)(known, key=lambda row: row.cells[index])
+    values = [float(row.cells[index] or 0.0) for row in known]
+    return known[int(np.argmax(values) if column.better == "up" else np.argmin(values))]

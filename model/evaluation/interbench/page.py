@@ -54,8 +54,8 @@ def _score_rows(table: Table | None) -> list[dict[str, Any]]:
             {
                 "label": row.label,
                 "kind": row.kind,
-                "cells": [_text(value) for value in means],
-                "overall": _text(total),
+                "cells": [_fixed(value) for value in means],
+                "overall": _fixed(total),
                 "percent": round(20 * total, 1) if total == total else 0,
                 "interval": f"{interval.low:.2f}–{interval.high:.2f}" if interval and interval.low == interval.low else "",  # noqa: RUF001
                 "counts": "" if videos is None else f"{videos}" + (f", {invalid} invalid" if invalid else ""),
@@ -109,6 +109,10 @@ def _link(video: str, out: str) -> str:
     if storage.is_s3(video) or storage.is_s3(out):
         return video
     return os.path.relpath(storage.local_path(video), storage.local_path(out))
+
+
+def _fixed(value: float) -> str:
+    return f"{value:.3f}" if value == value else "–"  # noqa: RUF001
 
 
 def _text(value: float) -> str:

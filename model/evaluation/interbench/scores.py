@@ -64,7 +64,7 @@ def apply_trigger(scores: Mapping[str, int]) -> dict[str, int]:
     return {name: scores[name] if scores["trigger"] else 0 for name in DIMENSIONS}
 
 
-def overall(means: Sequence[float]) -> float:
+def overall(means: Sequence[float] | np.ndarray) -> float:
     """Return the paper's Overall: (5 Trigger + Align + Fluency + Scope + EndState + Physics) / 6, from 0 to 5."""
     return float(np.dot(_WEIGHTS, np.asarray(means, float)))
 
