@@ -32,6 +32,8 @@ def judge_model(text: str) -> VlmSettings:
         backend, separator, model = text.partition(":")
         if not separator:
             raise ValueError("it must be BACKEND:MODEL")
+        if backend == "vllm":
+            raise ValueError("engines answer questions of curation only: start `vllm serve MODEL`, and use http:MODEL@URL")
         if backend == "http" and "@" in model:
             model, _, url = model.rpartition("@")
             return VlmSettings(backend, model, server=ServerSettings(url=url))

@@ -307,6 +307,6 @@ def test_the_judge_on_the_command_line():
     http = judge_model("http:Qwen/Qwen2.5-VL-7B-Instruct@http://127.0.0.1:9/v1")
     assert (http.backend, http.model, http.server.url) == ("http", "Qwen/Qwen2.5-VL-7B-Instruct", "http://127.0.0.1:9/v1")
     assert judge_model("transformers:/models/judge").model == "/models/judge"
-    for wrong in ("judge", "fax:judge", "http:"):
+    for wrong in ("judge", "fax:judge", "http:", "vllm:judge"):
         with pytest.raises(InputError, match="--vlm"):
             judge_model(wrong)
