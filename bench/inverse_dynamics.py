@@ -1,7 +1,7 @@
 """Fit the model that reads controls back from videos, on an engine's footage, and measure its ceiling on held-out footage.
 
-python -m bench.inverse_dynamics TRAIN... --held-out OUT... --save FILE.npz. The arguments are outputs of `gamecraft curate` with the
-engine's cameras. `gamecraft eval --suite control` takes the file as its setting `inverse_dynamics`.
+python -m bench.inverse_dynamics TRAIN... --held-out OUT... --save FILE.npz. The arguments are outputs of `gamecraft curate`
+with the engine's cameras. `gamecraft eval --suite control` takes the file as its setting `inverse_dynamics`.
 """
 
 import argparse

@@ -44,7 +44,7 @@ def judge_model(text: str) -> VlmSettings:
 
 def runner(on_ray: bool, workers: int = 0) -> Each:
     """Return a function that runs work over jobs: in this process, or in actors of the Ray cluster that is started."""
-    return partial(_on_ray, workers) if on_ray else map  # type: ignore[return-value]
+    return partial(_on_ray, workers) if on_ray else map
 
 
 def _on_ray(workers: int, work: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
@@ -57,7 +57,7 @@ def interbench(
     settings: Any,
     only: Sequence[str] = (),
     each: Each = map,
-    log: Callable[[str], None] = print,  # type: ignore[assignment]
+    log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Run InterBench over a folder of videos. Return what OUT/interbench.json holds."""
     from model.evaluation.interbench import run
@@ -78,7 +78,7 @@ def general(
     settings: Any,
     only: Sequence[str] = (),
     each: Each = map,
-    log: Callable[[str], None] = print,  # type: ignore[assignment]
+    log: Callable[[str], None] = print,
 ) -> None:
     """Run the general measures over a folder of videos. real: a folder of real ones with the same names; empty: no ceilings."""
     from model.evaluation.general import run
@@ -92,7 +92,7 @@ def control(
     settings: Any,
     only: Sequence[str] = (),
     each: Each = map,
-    log: Callable[[str], None] = print,  # type: ignore[assignment]
+    log: Callable[[str], None] = print,
 ) -> None:
     """Run the measures of control and memory over a folder of videos whose cameras are known."""
     from model.evaluation.control import run
@@ -137,8 +137,14 @@ def pairs(
             "first_share": judged.first_share,
             "strengths": [row._asdict() for row in judged.strengths],
             "verdicts": [
-                {"case": v.pair.first.name, "first": v.pair.first_model, "second": v.pair.second_model}
-                | {"score": v.score, "reason": v.reason, "positions": v.positions}
+                {
+                    "case": v.pair.first.name,
+                    "first": v.pair.first_model,
+                    "second": v.pair.second_model,
+                    "score": v.score,
+                    "reason": v.reason,
+                    "positions": v.positions,
+                }
                 for v in verdicts
             ],
         }

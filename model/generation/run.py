@@ -80,8 +80,8 @@ class Wanted(NamedTuple):
 class CameraOf:
     """What is needed to write the camera that controls ask for. intrinsics: fx, fy, cx, cy in px of `size`."""
 
-    intrinsics: tuple[float, float, float, float]
-    size: tuple[int, int]
+    intrinsics: tuple[float, ...]
+    size: tuple[int, ...]
 
 
 def wanted_of_suite(images: str, only: Sequence[str] = (), limit: int = 0, seeds: int = 1) -> Iterator[Wanted]:

@@ -65,7 +65,7 @@ def run(
     cases: Sequence[Case],
     out: str,
     settings: ControlSettings,
-    each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]] = map,  # type: ignore[assignment]
+    each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]] = map,
     log: Callable[[str], None] = print,
 ) -> list[Table]:
     """Measure the cases and their real videos, write tables, and return them. InputError where no case has a camera."""
@@ -150,7 +150,8 @@ def measure(uri: str, camera: Camera, settings: ControlSettings) -> dict[str, An
             _inverse(settings.inverse_dynamics), inverse_dynamics.flow_features(flows), inverse_dynamics.step_rates(pose)
         )
         if table:
-            values[inverse_dynamics.METRIC.name] = float(np.average(*zip(*table.values(), strict=True)))
+            shares, counts = np.array(list(table.values()), float).T
+            values[inverse_dynamics.METRIC.name] = float(np.average(shares, weights=counts))
     result = {
         "values": values,
         "windows": [[window.action, window.obeys] for window in windows],

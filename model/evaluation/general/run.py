@@ -90,7 +90,7 @@ def run(
     real: Sequence[Case],
     out: str,
     settings: GeneralSettings,
-    each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]] = map,  # type: ignore[assignment]
+    each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]] = map,
     log: Callable[[str], None] = print,
 ) -> Table:
     """Measure the cases, and where real videos are given the ceilings. Write tables, and return the main one.
@@ -164,7 +164,7 @@ def _coded(video: Video) -> np.ndarray:
     size = even.shape[2], even.shape[1]
     encoding = Encoding(max_width=size[0], max_height=size[1], fps=video.fps, crf=_CODED_CRF)
     mp4, _ = encode_frames(_stamped(even, video.fps), size, video.fps, encoding)
-    with av.open(io.BytesIO(mp4)) as container:
+    with av.open(io.BytesIO(mp4), "r") as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     return np.stack(decoded[:frames])[:, :height, :width]
 

@@ -11,7 +11,7 @@ from model.evaluation.interbench import judge as judging
 from model.evaluation.interbench import suite
 from model.evaluation.interbench.results import VideoResult
 from model.evaluation.interbench.scores import DIMENSIONS, TITLES, overall
-from model.evaluation.tables import Table
+from model.evaluation.tables import Cell, Table
 
 # A page with more videos than this shows the first of each subset; all are in OUT/videos.
 _MAX_VIDEOS, _MIN_EACH = 240, 3
@@ -56,7 +56,7 @@ def _score_rows(table: Table | None) -> list[dict[str, Any]]:
                 "kind": row.kind,
                 "cells": [_fixed(value) for value in means],
                 "overall": _fixed(total),
-                "percent": round(20 * total, 1) if total == total else 0,
+                "percent": round(20 * total, 1) if isinstance(total, float) and total == total else 0,
                 "interval": f"{interval.low:.2f}–{interval.high:.2f}" if interval and interval.low == interval.low else "",  # noqa: RUF001
                 "counts": "" if videos is None else f"{videos}" + (f", {invalid} invalid" if invalid else ""),
             }
@@ -111,8 +111,8 @@ def _link(video: str, out: str) -> str:
     return os.path.relpath(storage.local_path(video), storage.local_path(out))
 
 
-def _fixed(value: float) -> str:
-    return f"{value:.3f}" if value == value else "–"  # noqa: RUF001
+def _fixed(value: Cell) -> str:
+    return f"{value:.3f}" if isinstance(value, float) and value == value else "–"  # noqa: RUF001
 
 
 def _text(value: float) -> str:

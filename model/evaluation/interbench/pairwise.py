@@ -67,7 +67,7 @@ def compare(vlm: RecordedVlm, pairs: Sequence[Pair], settings: JudgeSettings) ->
     prompts = [prompt for number in asked for prompt in _both_orders(pairs[number], settings)]
     answers = ask(vlm, prompts)
     for place, number in enumerate(asked):
-        replies = [answer.value and answer.value["better"] for answer in answers[2 * place : 2 * place + 2]]
+        replies = [answer.value["better"] if answer.value else None for answer in answers[2 * place : 2 * place + 2]]
         verdicts[number] = _verdict(pairs[number], replies)
     return [verdict for verdict in verdicts if verdict is not None]
 

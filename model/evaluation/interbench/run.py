@@ -41,7 +41,7 @@ def run(
     cases: Sequence[Case],
     out: str,
     settings: BenchSettings,
-    each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]] = map,  # type: ignore[assignment]
+    each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]] = map,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Evaluate the cases, write tables and the page into `out`, and return what interbench.json holds.
