@@ -93,12 +93,13 @@ def _filmed(take: InteractionTake, name: str) -> Take:
 def questions(takes: Sequence[Take]) -> Iterator[Question]:
     """Yield every video that is judged: without a fault, with each, and the controls of the trigger."""
     for number, take in enumerate(takes):
-        others = [other.subset for other in takes if other.subset != take.subset] or [
-            n for n in suite.subsets() if n != take.subset
-        ]
-        another = others[number % len(others)]
-        for kind in ("true", *FAULTS):
-            subset = another if kind == "wrong_object" else take.subset
+        own = suite.find_subset(take.subset)
+        others = [other for other in suite.subsets().values() if other != own]
+        alike = [other.name for other in others if other.category == own.category]
+        unlike = [other.name for other in others if other.category != own.category and other.images == "scenes"]
+        another = unlike[number % len(unlike)]
+        for kind in ("true", *faults.possible(own.scope, own.end)):
+            subset = alike[number % len(alike)] if kind == "wrong_object" else take.subset
             yield Question(take.name, kind, subset, faults.make(take, kind, number), take.base_prompt)
         yield Question(take.name, "no_instruction", take.subset, take.background, take.base_prompt)
         yield Question(take.name, "unrelated", another, take.pictures, take.base_prompt)

@@ -40,6 +40,22 @@ class Take(NamedTuple):
     base_prompt: str = ""
 
 
+def possible(scope: str, end: str) -> list[str]:
+    """Return the faults that are faults in an interaction of this scope and end, as suite.yaml names them.
+
+    An extent that is open cannot be wrong, what may pass does not vanish, and what flashes may flicker. Weather has no place from
+    which it could jump, and nothing that could pass through things.
+    """
+    wrong = {
+        "wrong_scope": scope == "either",
+        "vanishing": end != "lasting",
+        "flicker": end == "passing",
+        "teleport": scope == "global",
+        "interpenetration": scope == "global",
+    }
+    return [fault for fault in FAULTS if not wrong.get(fault)]
+
+
 def make(take: Take, fault: str, seed: int = 0) -> np.ndarray:
     """Return the pictures of a take with a fault. "true" and "wrong_object" leave them; for the latter the question changes."""
     frames, rng = len(take.pictures), np.random.default_rng(seed)

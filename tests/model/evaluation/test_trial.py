@@ -61,6 +61,9 @@ def test_a_fault_changes_what_it_says(subset):
         centres = [np.argwhere(mask)[:, 1].mean() for mask in masks if mask.any()]
         assert np.abs(np.diff(centres)).max() > 15
         assert (make(one, "interpenetration") != one.pictures).any()
+    assert set(faults.possible("local", "lasting")) == set(FAULTS)
+    assert set(FAULTS) - set(faults.possible("global", "passing")) == {"vanishing", "flicker", "teleport", "interpenetration"}
+    assert "wrong_scope" not in faults.possible("either", "either")
     with pytest.raises(ValueError, match="unknown fault"):
         make(one, "boredom")
 
