@@ -43,8 +43,8 @@ class Take(NamedTuple):
 def possible(scope: str, end: str) -> list[str]:
     """Return the faults that are faults in an interaction of this scope and end, as suite.yaml names them.
 
-    An extent that is open cannot be wrong, what may pass does not vanish, and what flashes may flicker. Weather has no place from
-    which it could jump, and nothing that could pass through things.
+    An extent that is open cannot be wrong, what may pass does not vanish, and what flashes may flicker. Weather has no place
+    from which it could jump, and nothing that could pass through things.
     """
     wrong = {
         "wrong_scope": scope == "either",
