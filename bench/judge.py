@@ -29,6 +29,7 @@ from synth.doom.takes import ACT_S, SCRIPTS, InteractionTake, NoSpot, film_take
 from synth.media import to_mp4
 
 SEED, _FPS, _MAX_MAPS = 6200, 10.0, 8
+_SIZE = 400, 225  # px; the engine has a few fixed sizes
 _BASE_PROMPT = "A first-person view of a video game with a low resolution."
 
 
@@ -73,7 +74,7 @@ def film(names: Sequence[str], rounds: int, seed: int) -> Iterator[Take]:
     for number in range(rounds):
         for name in names:
             for collection, level in rng.sample(maps, min(_MAX_MAPS, len(maps))):
-                take = InteractionTake(collection, level, name, rng.randrange(10**6), "true", 5.0, 416, 224)
+                take = InteractionTake(collection, level, name, rng.randrange(10**6), "true", 5.0, *_SIZE)
                 try:
                     yield _filmed(take, f"{name}-{number}")
                     break
@@ -83,11 +84,11 @@ def film(names: Sequence[str], rounds: int, seed: int) -> Iterator[Take]:
 
 def _filmed(take: InteractionTake, name: str) -> Take:
     with_it, without = film_take(take), film_take(InteractionTake(**{**vars(take), "kind": "noop"}))
-    every = max(1, round(with_it.fps / _FPS))
     scope = "global" if suite.find_subset(take.interaction).scope == "global" else "local"
-    pictures = with_it.pictures[::every]
-    background = without.pictures[::every][: len(pictures)]
-    return Take(name, take.interaction, pictures[: len(background)], background, round(ACT_S * _FPS), scope, _BASE_PROMPT)
+    seconds = min(len(with_it.pictures), len(without.pictures)) / with_it.fps
+    shown = (np.arange(int(seconds * _FPS)) * with_it.fps / _FPS).astype(int)
+    onset = round(ACT_S * _FPS)
+    return Take(name, take.interaction, with_it.pictures[shown], without.pictures[shown], onset, scope, _BASE_PROMPT)
 
 
 def questions(takes: Sequence[Take]) -> Iterator[Question]:
