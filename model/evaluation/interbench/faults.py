@@ -148,21 +148,28 @@ def _wrong_scope(take: Take) -> np.ndarray:
 
 
 def _pushed_through(take: Take) -> np.ndarray:
-    """Slide what the interaction changed, as a flat cut-out, down through the ground and back, bent on the way.
+    """Tear what the interaction changed in two, and push the halves through each other and into the scene, there and back.
 
-    Where all of the picture changed there is no cut-out, and stripes of the picture are pushed through each other.
+    Where more than half of the picture changed there is nothing to cut out, and stripes of the picture pass each other.
     """
     video, mask = take.pictures.copy(), _mask(take)
     height = mask.shape[0]
+    columns = np.flatnonzero(mask.any(0))
     for frame in range(take.onset, len(video)):
-        phase = np.sin((frame - take.onset) / 4)
+        phase = float(np.sin((frame - take.onset) / 4))
+        picture, background = take.pictures[frame], take.background[frame]
         if 0 < mask.mean() <= 0.5:
-            moved = _moved(take.pictures[frame], take.background[frame], np.array([int(height * 0.25 * abs(phase)), 0]))
-            bend = (np.arange(height) * 0.15 * phase).astype(int)
-            video[frame] = np.stack([np.roll(row, offset, 0) if changed else row for row, offset, changed in zip(
-                moved, bend, (moved != take.background[frame]).any((1, 2)), strict=True)])  # fmt: skip
+            middle, reach = int(np.median(columns)), max(4, len(columns) // 2)
+            left, right = picture.copy(), picture.copy()
+            left[:, middle:], right[:, :middle] = background[:, middle:], background[:, :middle]
+            shift = np.array([-int(0.3 * height * abs(phase)), int(reach * phase)])
+            torn = _moved(left, background, shift)
+            other = _moved(right, background, -shift // [3, 1])
+            changed = np.abs(other.astype(int) - background).max(2) > _CHANGED
+            torn[changed] = other[changed]
+            video[frame] = torn
         else:
             stripes = (np.arange(height) // max(1, height // 12)) % 2
-            video[frame] = np.stack([np.roll(r, int(40 * phase) if s else -int(40 * phase), 0) for r, s in zip(
-                take.pictures[frame], stripes, strict=True)])  # fmt: skip
+            rows = zip(picture, stripes.tolist(), strict=True)
+            video[frame] = np.stack([np.roll(row, int(40 * phase) * (1 if odd else -1), 0) for row, odd in rows])
     return video
