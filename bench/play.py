@@ -31,6 +31,8 @@ from model.data.captions import CaptionMix
 from model.data.loader import DataSettings, Windows, collate, read_sample
 from model.data.windows import Window, stored_clips
 from model.evaluation import control_accuracy
+from model.evaluation.control import drift
+from model.evaluation.control.mirror import mean_curve, mirror_curve
 from model.evaluation.control_accuracy import DIRECTIONS, Direction, proportion
 from model.evaluation.pictures import load_lpips, psnr, sharpness, to_luma
 from model.play.keys import parse_keys
@@ -96,11 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show("obedience", obedience(worlds, held_out, options.out))
     show("mirror", mirror(loaded, held_out, distance))
     if options.long_s:
-        table, drift = long_rollouts(
+        table, drifted = long_rollouts(
             {n: w for n, w in worlds.items() if n != "teacher"}, options.data, options.long_s, options.out
         )
         show("long", table)
-        show("drift", drift)
+        show("drift", drifted)
 
 
 def table_lines(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -252,12 +254,19 @@ def _shares(videos: Iterable[tuple[Direction | None, Tensor]]) -> dict[str, str]
 
 
 def _follows(direction: Direction, video_3FHW: Tensor) -> bool:
-    plain = to_uint8(video_3FHW.permute(1, 2, 3, 0)).numpy()
-    return control_accuracy.follows(direction, control_accuracy.video_motion(plain))
+    return control_accuracy.follows(direction, control_accuracy.video_motion(_plain(video_3FHW)))
+
+
+def _plain(video_3FHW: Tensor) -> np.ndarray:
+    """Return a signed video as uint8 [F, H, W, 3]."""
+    return np.asarray(to_uint8(video_3FHW.permute(1, 2, 3, 0)).numpy())
 
 
 def mirror(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None) -> dict[str, dict[str, Any]]:
-    """Return how far the last frame of a path and its reverse is from the first frame, with and without a memory."""
+    """Return how like the way back of a path and its reverse is to the way there, with and without a memory.
+
+    Whole: the mean over the frames of the way back. Last: the last frame against the first.
+    """
     spec = loaded.file.causal
     first, intrinsics = held_out.video[:_BATCH, :, 0], held_out.intrinsics[:_BATCH]
     table: dict[str, dict[str, Any]] = {}
@@ -265,10 +274,12 @@ def mirror(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None) ->
         row: dict[str, Any] = {}
         for label, there, back in (("turn", "RIGHT", "LEFT"), ("walk", "W", "S")):
             pose = key_poses(loaded, f"{there}*{_MIRROR_FRAMES} {back}*{_MIRROR_FRAMES}", len(first))
-            last = roll(loaded, first, intrinsics, pose, replace(spec, memory=memory))[:, :, -1]
-            row[f"{label} PSNR"] = mean_psnr(last, first)
+            video = roll(loaded, first, intrinsics, pose, replace(spec, memory=memory))
+            curve = mean_curve([mirror_curve(_plain(one)) for one in video])
+            row[f"{label} PSNR, whole"] = round(float(curve.psnr.mean()), 2)
+            row[f"{label} PSNR, last"] = mean_psnr(video[:, :, -1], first)
             if distance is not None:
-                row[f"{label} LPIPS"] = round(float(distance(last, first).mean()), 3)
+                row[f"{label} LPIPS, last"] = round(float(distance(video[:, :, -1], first).mean()), 3)
         table[f"memory: {memory}"] = row
     return table
 
@@ -279,7 +290,7 @@ def long_rollouts(
     """Roll out whole recordings from their first frames under their cameras, and compare with the recordings.
 
     Return two tables. The first has measures by spans of ten seconds. The second has, for each world, how far it is from the
-    recordings after the first ten seconds.
+    recordings after the first ten seconds, and for all how often a named event of drift happens.
     """
     loaded = worlds["world"]
     takes = read_takes(loaded, outputs, seconds)
@@ -309,7 +320,21 @@ def long_rollouts(
     wanted = np.linspace(0, frames - 1, 7).astype(int).tolist()
     sheet = [strip(video[i], wanted) for i in range(len(takes.video)) for video in videos.values()]
     cv2.imwrite(str(out / "long.png"), np.concatenate(sheet)[..., ::-1])
-    return table, {name: _drift(curves[name], curves["real"]) for name in worlds}
+    named = {name: _named_events(video, takes.pose, fps) for name, video in videos.items()}
+    return table, {
+        **{name: _drift(curves[name], curves["real"]) | named[name] for name in worlds},
+        "real": named["real"],
+    }
+
+
+def _named_events(video_N3FHW: Tensor, pose: Tensor, fps: float) -> dict[str, float]:
+    """Return how often the pictures collapse to the first frame, or nothing new comes while the camera moves."""
+    found = [
+        event
+        for one, cameras in zip(video_N3FHW, pose, strict=True)
+        for event in drift.events(drift.drift_curve(_plain(one), fps), fps, cameras.double().numpy())
+    ]
+    return {kind.replace("_", "-"): float(drift.count(found, kind)) for kind in ("sink_collapse", "lock_in")}
 
 
 def _drift(world: Mapping[str, Sequence[float]], real: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -1,5 +1,5 @@
-"""The command line: `gamecraft curate | synth | retry | compact | verify | train | encode | play | rollout | replay | report
-| recipe | inspect | bench | doctor`.
+"""The command line: `gamecraft curate | synth | retry | compact | verify | train | encode | play | rollout | replay | generate
+| eval | layout | report | recipe | inspect | bench | doctor`.
 
 Commands import what they need when they run: `model` needs torch, and help and `inspect` need neither. Exit status: 0 done; 1
 something is left to do, or this machine lacks something; 2 wrong input; 3 done, but sources were lost (they cannot be read, or
@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -39,6 +40,8 @@ BENCHMARKS = {
     "chaos": "resume: runs that are killed at random must end like an undisturbed one",
     "curate": "cost: one curation run compared with one decode and one encode",
     "camera": "camera poses, compared with a game engine's truth",
+    "fvd": "FVD of real videos and of damage of known strength",
+    "judge": "a judge of InterBench on trial: how far it can be believed, on a game engine's takes",
     "infer": "speed of play: frames a second, latency and memory, by stage",
     "play": "a playable world: pictures, obedience, memory and drift, compared with an engine's footage",
     "prompts": "whether prompts change a playable world, seen by a classifier that an engine's labels trained",
@@ -385,6 +388,147 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command(name="eval")
+def evaluate(
+    videos: Annotated[str, typer.Option(help="A folder of any model's videos: SUBSET/IMAGE.mp4, or with a cases.jsonl.")],
+    out: Annotated[str, typer.Option(help="Where results, tables and the report page go: a folder or an s3:// prefix.")],
+    suite: Annotated[
+        str,
+        typer.Option(
+            autocompletion=_values("interbench", "general", "control", "pairs"), help="interbench, general, control or pairs."
+        ),
+    ] = "interbench",
+    name: Annotated[str, typer.Option(help="The model's name in tables.")] = "model",
+    vlm: Annotated[
+        str,
+        typer.Option(
+            metavar="BACKEND:MODEL",
+            help="The judge: http:MODEL@URL, transformers:FOLDER, or a YAML file of VLM settings. Without it: signals only.",
+        ),
+    ] = "",
+    repeats: Annotated[int, typer.Option(help="How often each video is judged.", min=1, max=32)] = 1,
+    frames: Annotated[int, typer.Option(help="Frames of a video that the judge sees.", min=2, max=64)] = 16,
+    settings: Annotated[str, typer.Option(metavar="FILE.yaml", help="Settings of general or control, such as weights.")] = "",
+    real: Annotated[str, typer.Option(help="For general: real videos, paired by name; they give FVD and the ceilings.")] = "",
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIR", help="For pairs: another model's videos; may be repeated.")
+    ] = None,
+    votes: Annotated[list[str] | None, typer.Option(metavar="FILE.csv", help="For pairs: exported votes of the page.")] = None,
+    baseline: Annotated[str, typer.Option(help="OUT of an earlier run of the same suite, for differences by item.")] = "",
+    only: Annotated[str, typer.Option(help="Subsets, with commas; default all.")] = "",
+    runner: OnCluster = "local",
+    workers: Annotated[int, typer.Option(help="How many actors on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
+) -> None:
+    """Evaluate a folder of videos, of any model. Run it again to resume; no question is asked twice."""
+    from pipelines import runners
+
+    _check_choice("--runner", runner, runners.RUNNERS)
+    with _extra("an evaluation", "train"):
+        from model.evaluation import items, tables
+        from model.evaluation import run as evaluation
+        from model.evaluation.control.run import ControlSettings
+        from model.evaluation.general.run import GeneralSettings
+        from model.evaluation.interbench.judge import JudgeSettings
+        from model.evaluation.interbench.results import BenchSettings
+    _check_choice("--suite", suite, evaluation.SUITES)
+    if runner == "ray":
+        runners.start_ray()
+    each = evaluation.runner(runner == "ray", workers)
+    subsets = [word.strip() for word in only.split(",") if word.strip()]
+    bench_settings = BenchSettings(name, JudgeSettings(evaluation.judge_model(vlm), frames=frames, repeats=repeats))
+    if suite == "interbench":
+        evaluation.interbench(videos, out, bench_settings, subsets, each, _log)
+    elif suite == "general":
+        general = recipes.load(settings, {}, GeneralSettings) if settings else GeneralSettings()
+        evaluation.general(videos, real, out, replace(general, name=name), subsets, each, _log)
+    elif suite == "control":
+        control = recipes.load(settings, {}, ControlSettings) if settings else ControlSettings()
+        evaluation.control(videos, out, replace(control, name=name), subsets, each, _log)
+    else:
+        evaluation.pairs({name: videos, **_named_folders(against or [])}, out, bench_settings, votes or [], subsets)
+    if baseline:
+        say(tables.to_markdown(items.write_comparison(out, baseline)))
+    page = {"interbench": "report.html", "general": "general.md", "control": "control.md", "pairs": "vote.html"}[suite]
+    say(storage.join(storage.normal(out), page))
+
+
+@app.command(name="generate")
+def generate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A world's folder, demo, or hunyuanvideo, wan2.2, longcat or helios.")
+    ],
+    images: Annotated[
+        str, typer.Option(help="First frames, with NAME.txt as base prompts; pictures of doors in its folder doors.")
+    ],
+    out: Annotated[str, typer.Option(help="Where the videos go: a folder that `gamecraft eval` reads.")],
+    keys: Annotated[
+        list[str] | None, typer.Option(help="For a world: a script of keys instead of InterBench's prompts; may be repeated.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Subsets of InterBench, with commas; default all.")] = "",
+    limit: Annotated[int, typer.Option(help="How many images each subset takes; 0: all.", min=0)] = 0,
+    seeds: Annotated[int, typer.Option(help="Videos of each case.", min=1)] = 1,
+    weights: Annotated[str, typer.Option(help="A folder with a baseline's weights, or another name on the hub.")] = "",
+) -> None:
+    """Make the videos of InterBench, or of scripts of keys, with a model. Run it again to resume."""
+    with _extra("generating", "play,train"):
+        from model.evaluation.general import speed
+        from model.generation import baselines
+        from model.generation import run as generation
+    subsets = [word.strip() for word in only.split(",") if word.strip()]
+    wanted = list(
+        generation.wanted_of_keys(images, keys) if keys else generation.wanted_of_suite(images, subsets, limit, seeds)
+    )
+    maker: Any
+    camera = None
+    if model in baselines.BASELINES:
+        maker = generation.BaselineMaker(baselines.BaselineModel(model, weights))
+    else:
+        from model.play import world
+        from model.world_files import find_world, read_world_file
+
+        file = read_world_file(find_world(model))
+        camera = generation.CameraOf(tuple(file.intrinsics), tuple(file.size))
+        maker = generation.WorldMaker(world.load_engine(model, _log))
+    made = generation.generate(maker, wanted, out, camera, _log)
+    generation.describe(out, model, speed.environment())
+    say(f"{made} made, {len(wanted)} in {storage.normal(out)}")
+
+
+@app.command(name="layout")
+def convert_layout(
+    layout: Annotated[
+        str,
+        typer.Argument(
+            metavar="LAYOUT",
+            autocompletion=_values("vbench", "gameworld", "worldmodelbench", "mind"),
+            help="vbench, gameworld, worldmodelbench or mind.",
+        ),
+    ],
+    videos: Annotated[str, typer.Option(help="A folder of videos; with --read one in that layout.")],
+    out: Annotated[str, typer.Option(help="Where the copy goes; with --read a cases.jsonl for `gamecraft eval`.")],
+    read: Annotated[bool, typer.Option("--read", help="Read the layout instead of writing it.")] = False,
+) -> None:
+    """Write videos in the layout of another benchmark, or read one."""
+    with _extra("an evaluation", "train"):
+        from model.evaluation import cases, layouts
+    _check_choice("LAYOUT", layout, tuple(layouts.EXPORTS))
+    if read:
+        found = layouts.IMPORTS[layout](storage.normal(videos))
+        cases.write_cases(out, found)
+        say(f"{len(found)} videos listed in {storage.join(storage.normal(out), cases.CASES_FILE)}")
+    else:
+        layouts.EXPORTS[layout](cases.read_cases(videos), storage.normal(out))
+        say(storage.normal(out))
+
+
+def _named_folders(words: list[str]) -> dict[str, str]:
+    """Return folders by name, from words NAME=DIR."""
+    pairs = [word.partition("=") for word in words]
+    if not pairs or not all(name and folder for name, _, folder in pairs):
+        raise InputError("--suite pairs needs --against NAME=DIR, a folder of another model's videos")
+    return {name: folder for name, _, folder in pairs}
+
+
 @app.command()
 def report(out: Out) -> None:
     """Write the report of an output again."""
@@ -547,6 +691,10 @@ def _benchmark(name: str) -> Callable[[list[str]], Any]:
         from bench.quality import main
     elif name == "infer":
         from bench.infer import main
+    elif name == "fvd":
+        from bench.fvd import main
+    elif name == "judge":
+        from bench.judge import main
     elif name == "play":
         from bench.play import main
     elif name == "prompts":

@@ -49,6 +49,10 @@ SLOW = frozenset(
             "synth/test_doom_cameras",
             "synth/test_minetest",
             "synth/test_takes",
+            *(
+                f"model/evaluation/test_{name}"
+                for name in ("control", "eval_command", "general", "interbench", "runs", "trial")
+            ),
         ),
     )
 )

@@ -205,6 +205,16 @@ def trees() -> list[Any]:
     return kinds
 
 
+def evaluation_settings() -> list[Any]:
+    """Return the classes of the settings of `gamecraft eval`; none without torch."""
+    if not importlib.util.find_spec("torch"):
+        return []
+    from model.evaluation.control.run import ControlSettings
+    from model.evaluation.general.run import GeneralSettings
+
+    return [GeneralSettings, ControlSettings]
+
+
 def has_setting(kind: Any, path: list[str]) -> bool:
     if not path:
         return True
@@ -266,7 +276,7 @@ def test_the_changelog_names_every_renamed_setting():
 def test_yaml_is_part_of_a_recipe(page, trees):
     for block in blocks(page, "yaml"):
         reasons = []
-        for kind in trees:
+        for kind in [*trees, *evaluation_settings()]:
             try:
                 recipes.from_mapping(kind, load_yaml(block))
                 break

@@ -5,7 +5,7 @@ rates, edit lists and late starts need no special case. A span [a, b) holds the 
 gives exactly the frames that a decode from the start gives: see `curation.media.seek`.
 
 There are two decoders. This one reads arbitrary files, checks every seek against them and judges damage. `model.data.decode`
-reads short clips that curation has encoded, from memory; the model may not import this one.
+reads short clips that curation has encoded, from memory. Of the model only its evaluation may import this one.
 """
 
 import itertools

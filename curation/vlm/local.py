@@ -16,6 +16,9 @@ from curation.errors import Unavailable
 from curation.vlm import qwen
 from curation.vlm.protocol import Prompt, Reply, VlmSettings
 
+# White space between two parts of a reply: enough for an indented object. Without a limit a weak model may write nothing else.
+_WHITESPACE = r"[ \n\r\t]{0,16}"
+
 
 class LocalVlm:
     """The model that `settings.model` names: a folder, a folder under $GAMECRAFT_WEIGHTS, or a name on the hub."""
@@ -111,7 +114,7 @@ class _SchemaConstraint:
     def __init__(self, vocabulary: Any, schema: Any, prompt_tokens: int) -> None:
         import llguidance
 
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(dict(schema))
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(dict(schema), overrides={"whitespace_pattern": _WHITESPACE})
         self._matcher, self._read = llguidance.LLMatcher(vocabulary, grammar), prompt_tokens
         if self._matcher.is_error():
             raise ValueError(f"the schema cannot be turned into a grammar: {self._matcher.get_error()}")

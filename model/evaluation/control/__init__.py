@@ -1,0 +1,1 @@
+"""Measures of control and memory: obedience, expected flow, the way back, drift."""
