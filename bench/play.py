@@ -300,6 +300,7 @@ def long_rollouts(
     table: dict[str, dict[str, Any]] = {}
     curves: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in videos}
     similar = {name: _similarity_to_first(video) for name, video in videos.items()}
+    chroma = {name: _chroma(video) for name, video in videos.items()}
     for start in range(0, frames - 1, round(10 * fps)):
         span = range(start, min(frames - 1, start + round(10 * fps)))
         row: dict[str, Any] = {}
@@ -309,10 +310,11 @@ def long_rollouts(
                 "sharpness": float(np.mean([float(sharpness(video[:, :, f])) for f in span[::4]])),
                 "obedience": _obedience_within(video, takes.pose, span),
                 "similarity to the first frame": float(np.mean(similar[name][span.start : span.stop])),
+                "colour difference": float((chroma[name] - chroma["real"])[:, span].norm(dim=-1).mean()),
             }
             for measure, value in measured.items():
                 curves[name][measure].append(value)
-                row[f"{measure} {name}"] = round(value, 1 if measure in ("luminance", "sharpness") else 2)
+                row[f"{measure} {name}"] = round(value, 2 if measure in ("obedience", "similarity to the first frame") else 1)
             jumps = np.abs(np.diff(similar[name][span.start : span.stop + 1]))
             row[f"largest jump of similarity {name}"] = round(float(jumps.max()), 3)
         table[f"{span.start / fps:.0f} s"] = row
@@ -342,12 +344,24 @@ def _drift(world: Mapping[str, Sequence[float]], real: Mapping[str, Sequence[flo
     ours, theirs = ({name: np.array(values[1:]) for name, values in each.items()} for each in (world, real))
     return {
         "luminance, absolute difference": round(float(np.abs(ours["luminance"] - theirs["luminance"]).mean()), 1),
+        "colour difference": round(float(ours["colour difference"].mean()), 1),
         "sharpness, share of real": round(float((ours["sharpness"] / theirs["sharpness"]).mean()), 3),
         "obedience": round(float(np.nanmean(ours["obedience"])), 3),
         "similarity to the first frame, absolute difference": round(
             float(np.abs(ours["similarity to the first frame"] - theirs["similarity to the first frame"]).mean()), 3
         ),
     }
+
+
+def _chroma(video_N3FHW: Tensor) -> Tensor:
+    """Return the mean colour of frames without their luma, [N, F, 2]: blue and red less luma, in 8-bit steps.
+
+    Recordings are compared one by one: in a mean over several, a sky that turned pink hides behind the others.
+    """
+    frames = video_N3FHW.transpose(1, 2)
+    luma = torch.stack([to_luma(frames[:, f])[:, 0].mean((1, 2)) for f in range(frames.shape[1])], 1)
+    mean = frames.mean((3, 4))
+    return 127.5 * torch.stack([mean[..., 2] - luma, mean[..., 0] - luma], -1)
 
 
 def _similarity_to_first(video_N3FHW: Tensor) -> np.ndarray:
