@@ -271,5 +271,15 @@ def ladder_lines(options: Any, name: str) -> Iterator[str]:
     """Play a world of random weights, rung by rung."""
     from bench import ladder
 
-    device = torch.device(options.device)
-    yield from ladder.table(SHAPES["tiny" if options.tiny else name], device, lambda: options.left_s, tiny=options.tiny)
+    shape, device = SHAPES["tiny" if options.tiny else name], torch.device(options.device)
+    playable = ladder.random_playable(shape, device, options.tiny)
+    codec = "TAEHV (diffusers is not installed)" if find_spec("diffusers") is None else "Wan's"
+    spec = shape.causal
+    yield (
+        f"{shape.what}; {str(next(playable.world().parameters()).dtype).removeprefix('torch.')}, random weights; blocks of "
+        f"{spec.block} latents that see {spec.sink} + {spec.window} before them, {len(spec.steps)} steps and a commit; "
+        f"decoder: {codec}."
+    )
+    yield ""
+    backend = "aot_eager" if options.tiny else "inductor"
+    yield from ladder.table(playable, lambda: options.left_s, backend, seconds=0.5 if options.tiny else 4.0)

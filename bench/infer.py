@@ -27,7 +27,7 @@ from torch import Tensor
 from bench.machine import describe
 from model.backbone.attention import KV
 from model.control.spec import ControlState
-from model.play.accelerate import BACKENDS
+from model.accelerate.backends import BACKENDS
 from model.play.engine import Session, Start
 from model.play.keys import parse_keys
 from model.play.world import WorldEngine, load_engine

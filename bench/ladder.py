@@ -1,122 +1,256 @@
-"""The ladder from plain play to the fastest, rung by rung: frames a second of the model alone, and as a viewer gets them."""
+"""The ladder from plain play to the fastest, rung by rung: frames a second of the model alone, and as a viewer gets them.
+
+A rung adds a switch to those below it. It stays if it runs and is faster; the next one stands on the fastest so far. *Core* counts the
+passes of the model, *client* everything until the frames are JPEGs. The public column has LingBot-World's figures: the backbone
+of Wan2.2-I2V-A14B with a camera, 480x832, blocks of 12 frames, four steps and a commit.
+"""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from bench.shapes import Shape, random_codec, random_world
+from curation.errors import InputError
+from model.accelerate.apply import Accelerator
+from model.accelerate.spec import AccelerateSpec
 from model.backbone.vae import Codec, to_uint8
-from model.causal.cache import RingCache, TokenGrid
+from model.causal.cache import TokenGrid
 from model.causal.rollout import Rollout, StreamStart
+from model.causal.spec import CausalSpec
+from model.config import BackboneConfig
 from model.control.trajectory import PlayerState
-from model.parallel.recompute import compile_blocks
 from model.training import throughput
 from model.world import World
 
+_PLAIN = AccelerateSpec(backend="eager")
 
-def table(shape: Shape, device: torch.device, left_s: Callable[[], float], tiny: bool = False) -> Iterator[str]:
-    """Yield the rows for a world of random weights."""
+
+class Rung(NamedTuple):
+    """A rung: what it switches on, on how many ranks, and what is published about it."""
+
+    name: str
+    switches: dict[str, Any]
+    ranks: int = 1
+    public: str = ""
+
+
+RUNGS = (
+    Rung("eager", {}, public="1 H200: 4.0 core, 3.7 client"),
+    Rung("+ compile", {"compile": True}, public="1 H200: 4.9 core"),
+    Rung("+ fp8", {"weights": "fp8"}, public="8 H100: 1.11 times (LightX2V)"),
+    Rung("+ sage", {"attention": "sage"}),
+    Rung("+ cuDNN's attention", {"attention": "cudnn"}),
+    Rung("+ CUDA graphs", {"cuda_graphs": True}),
+    Rung("+ overlapped decode", {"decode": "overlapped"}),
+    Rung("+ fp8 cache", {"cache": "fp8"}),
+    Rung("+ SP2", {"sequence_parallel": 2, "cuda_graphs": False}, 2, "2 H200: 7.7 core"),
+    Rung("+ SP4", {"sequence_parallel": 4, "cuda_graphs": False}, 4, "4 H200: 16-17 core, 8.9 client"),
+)
+
+
+@dataclass(frozen=True)
+class Playable:
+    """What a rung plays: a way to get the world anew, since switches change it in place, and its codec."""
+
+    world: Callable[[], World]
+    codec: Codec
+    causal: CausalSpec
+    backbone: BackboneConfig
+    grid: tuple[int, int]
+    text: Tensor
+    picture: Tensor
+    intrinsics: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.text.device
+
+
+class Measured(NamedTuple):
+    """What a rung reached."""
+
+    core_fps: float
+    client_fps: float
+    cells: dict[str, str]
+
+
+def random_playable(shape: Shape, device: torch.device, tiny: bool = False) -> Playable:
+    """Return a world of random weights with Wan's decoder, or with a tiny one where diffusers is missing."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    without_diffusers = find_spec("diffusers") is None
-    codec = random_codec(device, dtype, tiny=without_diffusers, small=tiny)
-    world = random_world(shape, device, dtype)
-    weights = sum(p.numel() for p in world.parameters())
-    yield f"{shape.what}; {weights / 1e9:.2f} B weights in {str(dtype).removeprefix('torch.')}, {shape.causal}"
-    yield ""
-    yield f"Decoder: {'TAEHV (diffusers is not installed)' if without_diffusers else 'that of Wan'}, random weights."
-    yield ""
-    first = True
-    for label, prepare in (("eager", lambda: None), ("+ compile", lambda: compile_all(world, "aot_eager" if tiny else "inductor"))):
-        if left_s() < 20:
-            yield f"| {label} | no time left |"
-            continue
-        try:
-            prepare()
-            row = measure(world, codec, shape, device, left_s)
-        except Exception as error:  # one rung must not lose the others
-            yield f"| {label} | {type(error).__name__}: {str(error).splitlines()[0]} |"
-            continue
-        if first:
-            yield "| | " + " | ".join(row) + " |"
-            yield "|---" * (len(row) + 1) + "|"
-            first = False
-        yield f"| {label} | " + " | ".join(row.values()) + " |"
-
-
-def compile_all(world: World, backend: str) -> None:
-    for expert in {world.high, world.low}:
-        compile_blocks(expert.expert, backend)
-
-
-def measure(world: World, codec: Codec, shape: Shape, device: torch.device, left_s: Callable[[], float]) -> Mapping[str, str]:
-    """Play until the window is full, then as many blocks as fill a few seconds."""
-    rows, columns = shape.grid
-    height, width = rows * codec.cell_px, columns * codec.cell_px
+    codec = random_codec(device, dtype, tiny=find_spec("diffusers") is None, small=tiny)
+    height, width = (side * codec.cell_px for side in shape.grid)
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randn(1, shape.text_tokens, shape.backbone.text_dim, generator=generator)
     picture = torch.linspace(-1, 1, 3 * height * width, device=device).view(1, 3, height, width)
-    text = torch.randn(1, shape.text_tokens, shape.backbone.text_dim, generator=torch.Generator().manual_seed(0)).to(device)
     intrinsics = torch.tensor([[0.5 * width, 0.5 * width, 0.5 * width, 0.5 * height]], device=device)
-    grid = TokenGrid.of(world.high.expert, rows, columns)
-    ring = RingCache(shape.causal, grid, world)
+    return Playable(
+        lambda: random_world(shape, device, dtype), codec, shape.causal, shape.backbone, shape.grid, text.to(device), picture, intrinsics
+    )
+
+
+def table(
+    playable: Playable,
+    left_s: Callable[[], float],
+    compile_backend: str = "inductor",
+    rungs: Sequence[Rung] = RUNGS,
+    seconds: float = 4.0,
+) -> Iterator[str]:
+    """Yield the rows of a table in Markdown, one as each rung is done. left_s: seconds until the last row should be there."""
+    columns: list[str] = []
+    best, best_fps = _PLAIN, 0.0
+    for rung in rungs:
+        switched = replace(best, **rung.switches)
+        if switched.compile:
+            switched = replace(switched, compile_backend=compile_backend)
+        reason = cannot_run(rung, playable)
+        if not reason and left_s() < (45 if "compile" in rung.switches or "weights" in rung.switches else 20):
+            reason = "no time left"
+        if not reason:
+            try:
+                measured = measure(playable, switched, left_s, seconds)
+            except InputError as error:
+                reason = str(error).removeprefix("--accelerate: ")
+            except Exception as error:  # one rung must not lose the others
+                reason = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        if reason:
+            yield f"| {rung.name} | {reason} |"
+            continue
+        if not columns:
+            columns = ["core FPS", "client FPS", *measured.cells, "kept", "public"]
+            yield "| | " + " | ".join(columns) + " |"
+            yield "|---" * (len(columns) + 1) + "|"
+        faster = measured.client_fps > best_fps
+        cells = [f"{measured.core_fps:.2f}", f"{measured.client_fps:.2f}", *measured.cells.values()]
+        cells += ["yes" if faster else "no", rung.public]
+        yield f"| {rung.name} | " + " | ".join(cells) + " |"
+        if faster:
+            best, best_fps = switched, measured.client_fps
+
+
+def cannot_run(rung: Rung, playable: Playable) -> str:
+    """Return why a rung cannot run on this machine; empty where it can."""
+    if rung.ranks == 1:
+        return ""
+    heads, tokens = playable.backbone.num_attention_heads, throughput.count_tokens(playable.backbone, (1, *playable.grid))
+    for what, count in (("heads", heads), ("tokens a latent", tokens)):
+        if count % rung.ranks:
+            return f"{count} {what} do not divide among {rung.ranks} ranks"
+    devices = torch.cuda.device_count()
+    if playable.device.type == "cuda" and devices < rung.ranks:
+        return f"needs {rung.ranks} GPUs, this machine has {devices}"
+    if playable.device.type == "cpu":
+        return "needs as many devices; on processors the ranks share the cores (tests hold their result equal)"
+    return "start it by torchrun: see docs/play.md"
+
+
+def measure(
+    playable: Playable,
+    spec: AccelerateSpec,
+    left_s: Callable[[], float],
+    seconds: float = 4.0,
+    mesh: DeviceMesh | None = None,
+) -> Measured:
+    """Play until the window is full and everything is compiled, then blocks for some seconds."""
+    device, causal = playable.device, playable.causal
+    torch._dynamo.reset()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    notes: list[str] = []
     began = time.perf_counter()
-    stream = Rollout(world, codec, shape.causal, StreamStart(picture, intrinsics, text), 0, ring)
-    _wait(device)
+    accelerator = Accelerator(playable.world(), causal, spec, mesh, notes.append)
+    grid = TokenGrid.of(accelerator.world.high.expert, *playable.grid)
+    stream = Rollout(
+        accelerator.world,
+        playable.codec,
+        causal,
+        StreamStart(playable.picture, playable.intrinsics, playable.text),
+        0,
+        accelerator.cache(grid),
+        accelerator.passes(),
+        spec.keeps_text,
+        accelerator.decoder(playable.codec),
+    )
+    thread = accelerator.decode_thread()
+    wait(device)
     start_s = time.perf_counter() - began
-    times: dict[str, list[float]] = {"denoise": [], "decode": [], "pictures": [], "commit": [], "block": []}
-    warm = shape.causal.window // shape.causal.block + 1
-    first_s, number, played_s = 0.0, 0, 0.0
-    frames = stream.block_frames
-    while number < warm + 3 or (played_s < 4.0 and left_s() > 12):
+    warm, number, frames = causal.window // causal.block + 2, 0, stream.block_frames
+    stages: dict[str, list[float]] = {"denoise": [], "decode": [], "pictures": [], "commit": []}
+    blocks: list[float] = []
+    pending: Future[list[bytes]] | None = None
+    warm_s, last = 0.0, time.perf_counter()
+    while number < warm + 3 or (sum(blocks) < seconds and left_s() > 12):
         poses = [PlayerState(z=0.03 * i, yaw_deg=2.0 * i).pose for i in range(number * frames, (number + 1) * frames)]
         pose = torch.from_numpy(np.stack(poses)).float()[None].to(device)
         marks = [time.perf_counter()]
 
         def mark(marks: list[float] = marks) -> None:
-            _wait(device)
+            wait(device)
             marks.append(time.perf_counter())
 
         stream.generate(pose)
         mark()
-        video = stream.decode()
-        mark()
-        encode_pictures(video)
-        mark()
+        if thread is None:
+            video = stream.decode()
+            mark()
+            encode_pictures(video)
+            mark()
+        else:
+            coming = thread.then(encode_pictures, stream.decode_in(thread.submit))
+            mark()
+            if pending is not None:  # the block before: it was decoded while this one was made
+                pending.result()
+            pending = coming
+            mark()
         stream.commit()
         mark()
         number += 1
-        first_s = first_s or marks[-1] - marks[0]
+        now = time.perf_counter()
         if number > warm:
-            for stage, before, after in zip(list(times)[:4], marks, marks[1:], strict=False):
-                times[stage].append(after - before)
-            times["block"].append(marks[-1] - marks[0])
-            played_s += marks[-1] - marks[0]
-    means = {stage: float(np.mean(values)) for stage, values in times.items()}
+            for times, before, after in zip(stages.values(), marks, marks[1:], strict=False):
+                times.append(after - before)
+            blocks.append(now - last)
+        else:
+            warm_s += now - last
+        last = now
+    if thread is not None:
+        assert pending is not None
+        pending.result()
+        thread.close()
+    means = {stage: float(np.mean(times)) for stage, times in stages.items()}
     core_s = means["denoise"] + means["commit"]
     peak_gib = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
-    return {
+    share = flops(playable) / core_s / throughput.peak_flops(device, next(accelerator.world.parameters()).dtype)
+    cells = {
+        "block ms p50/p99": f"{1e3 * np.percentile(blocks, 50):.0f}/{1e3 * np.percentile(blocks, 99):.0f}",
+        "stages ms": ", ".join(f"{stage} {1e3 * value:.0f}" for stage, value in means.items()),
+        "share of bfloat16 peak" if device.type == "cuda" else "share of peak": f"{share:.0%}",
         "start s": f"{start_s:.1f}",
-        "first block s": f"{first_s:.1f}",
-        "core FPS": f"{frames / core_s:.2f}",
-        "client FPS": f"{frames / means['block']:.2f}",
-        "block ms p50/p99": f"{1e3 * np.percentile(times['block'], 50):.0f}/{1e3 * np.percentile(times['block'], 99):.0f}",
-        "stages ms": ", ".join(f"{stage} {1e3 * value:.0f}" for stage, value in list(means.items())[:4]),
-        "MFU": f"{flops(shape) / core_s / throughput.peak_flops(device, next(world.parameters()).dtype):.0%}",
+        "warm-up s": f"{warm_s:.1f}",
         "peak GiB": f"{peak_gib:.1f}",
+        "notes": "; ".join(notes),
     }
+    return Measured(frames / core_s, frames / float(np.mean(blocks)), cells)
 
 
-def flops(shape: Shape) -> float:
-    """Return the operations of a block's passes once the window is full: each step, and the commit."""
-    spec, (rows, columns) = shape.causal, shape.grid
-    tokens = throughput.count_tokens(shape.backbone, (spec.block, rows, columns))
+def flops(playable: Playable) -> float:
+    """Return the operations of a block's passes once the window is full: of each step, and of the commit."""
+    spec, (rows, columns) = playable.causal, playable.grid
+    tokens = throughput.count_tokens(playable.backbone, (spec.block, rows, columns))
     keys = tokens // spec.block * (spec.sink + spec.window + spec.block)
-    return (len(spec.steps) + 1) * throughput.forward_flops(shape.backbone, tokens, keys, shape.text_tokens)
+    passes = (2 * len(spec.steps) - 1 if spec.sampler == "heun" else len(spec.steps)) + 1
+    return passes * throughput.forward_flops(playable.backbone, tokens, keys, playable.text.shape[1])
 
 
-def encode_pictures(video: Any) -> list[bytes]:
+def encode_pictures(video: Tensor) -> list[bytes]:
     """Return the frames of a block as JPEGs, as a viewer gets them."""
     import cv2
 
@@ -124,6 +258,7 @@ def encode_pictures(video: Any) -> list[bytes]:
     return [cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes() for frame in frames]
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait for what a GPU was given to do on the current stream."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()

@@ -33,6 +33,7 @@ class EngineInfo:
     # what decides the frames besides seed, start and inputs: checkpoint hash, causal spec, backend, threads, code version
     identity: Mapping[str, Any]
     attract: bytes = b""  # an MP4 of play, shown while nobody plays; empty: none
+    warm_up_blocks: int = 1  # blocks after which nothing is computed for the first time
 
 
 class Start(NamedTuple):

@@ -21,7 +21,7 @@ from model.causal.rollout import EAGER  # noqa: E402
 from model.control.spec import ControlState  # noqa: E402
 from model.data.captions import CaptionMix  # noqa: E402
 from model.noise import NoiseSpec  # noqa: E402
-from model.play.accelerate import choose  # noqa: E402
+from model.accelerate.backends import choose  # noqa: E402
 from model.play.engine import Start  # noqa: E402
 from model.play.export import export, prompts_of  # noqa: E402
 from model.play.record import read_record, replay, start_recorded  # noqa: E402
