@@ -14,6 +14,7 @@ from model.causal.cache import PageCache, RingCache, TokenGrid
 from model.causal.passes import BlockCondition, sequence_layout, teacher_forced
 from model.causal.rollout import Rollout, StreamStart
 from model.control.trajectory import PlayerState
+from model.parallel.fsdp import is_unsharded
 
 _HEADER = ("| part | largest difference | of values up to | bound | |", "|---|---|---|---|---|")
 
@@ -104,7 +105,7 @@ def _pass(dtype: torch.dtype) -> Callable[[torch.device, bool], Pair]:
             world.to(where)
             if kind != torch.float32:
                 for name, parameter in world.named_parameters():
-                    if not any(part in name for part in ("camera", "norm", "table", "time_embedder")):
+                    if not is_unsharded(name.partition(".")[2]):
                         parameter.data = parameter.data.to(kind)
             there = _on(where, condition)
             with torch.no_grad():
@@ -116,7 +117,7 @@ def _pass(dtype: torch.dtype) -> Callable[[torch.device, bool], Pair]:
     return compare
 
 
-def _gradient(device: torch.device, tiny: bool) -> Pair:
+def _gradient(device: torch.device, _tiny: bool) -> Pair:
     """Teacher forcing: compiled flex attention on a GPU, a dense mask on the processor; gradients of all weights."""
     shape = SHAPES["tiny"]
     clean, noisy, sigma, condition = _conditions(shape, 10)
@@ -125,14 +126,14 @@ def _gradient(device: torch.device, tiny: bool) -> Pair:
         world = random_world(shape, torch.device("cpu"), torch.float32).to(where).requires_grad_(True)
         grid = TokenGrid.of(world.high.expert, *shape.grid)
         layout = sequence_layout(shape.causal, grid, 10, flex=where.type == "cuda")
-        inputs = [part.to(where) for part in (clean, torch.zeros_like(sigma), noisy, sigma)]
-        velocity = teacher_forced(world, *inputs, _on(where, condition), shape.causal, layout, "low")
+        there: Any = [part.to(where) for part in (clean, torch.zeros_like(sigma), noisy, sigma)]
+        velocity = teacher_forced(world, *there, _on(where, condition), shape.causal, layout, "low")
         (velocity * clean[:, :, 1:].to(where)).sum().backward()
         results.append(torch.cat([p.grad.flatten() for p in world.parameters() if p.grad is not None]))
     return results[0], results[1]
 
 
-def _rollout(device: torch.device, tiny: bool) -> Pair:
+def _rollout(device: torch.device, _tiny: bool) -> Pair:
     """Eight blocks, which leave the window: the static ring on the device, immutable pages on the processor."""
     shape, results = SHAPES["tiny"], []
     codec = FrameCodec(16, 8).eval()
@@ -141,7 +142,8 @@ def _rollout(device: torch.device, tiny: bool) -> Pair:
         grid = TokenGrid.of(world.high.expert, *shape.grid)
         cache: Any = RingCache(shape.causal, grid, world) if where is device else PageCache(shape.causal, grid)
         picture = torch.linspace(-1, 1, 3 * 32 * 64).view(1, 3, 32, 64).to(where)
-        start = StreamStart(picture, torch.tensor([[40.0, 40.0, 32.0, 16.0]], device=where), torch.zeros(1, 8, 32, device=where))
+        intrinsics = torch.tensor([[40.0, 40.0, 32.0, 16.0]], device=where)
+        start = StreamStart(picture, intrinsics, torch.zeros(1, 8, 32, device=where))
         stream = Rollout(_one_frame_a_latent(world, where), codec.to(where), shape.causal, start, 0, cache)
         poses = [PlayerState(z=0.05 * i, yaw_deg=4.0 * i).pose for i in range(1, 25)]
         pose = torch.from_numpy(np.stack(poses)).float()[None].to(where)
@@ -169,7 +171,8 @@ def _codec(direction: str) -> Callable[[torch.device, bool], Pair]:
 
         torch.manual_seed(0)
         sizes: dict[str, Any] = {"base_dim": 8, "num_res_blocks": 1} if tiny else {}
-        codec = VideoCodec(AutoencoderKLWan(**sizes))
+        build: Any = AutoencoderKLWan
+        codec = VideoCodec(build(**sizes))
         video = torch.rand(1, 3, 9, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
         latents = codec.encode(video)
         results = []
@@ -185,7 +188,7 @@ def _codec(direction: str) -> Callable[[torch.device, bool], Pair]:
     return compare
 
 
-def _frame_codec(device: torch.device, tiny: bool) -> Pair:
+def _frame_codec(device: torch.device, _tiny: bool) -> Pair:
     loaded = _demo(torch.device("cpu"))
     _, picture = loaded.starts[0]
     video = torch.from_numpy(picture).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
@@ -211,7 +214,8 @@ def _demo_frames(device: torch.device, tiny: bool) -> Pair:
         _, picture = loaded.starts[0]
         video = (torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1).to(where)
         intrinsics = torch.tensor([loaded.file.intrinsics], device=where)
-        grid = TokenGrid.of(loaded.world.high.expert, video.shape[2] // loaded.codec.cell_px, video.shape[3] // loaded.codec.cell_px)
+        rows, columns = (side // loaded.codec.cell_px for side in video.shape[2:])
+        grid = TokenGrid.of(loaded.world.high.expert, rows, columns)
         start = StreamStart(video, intrinsics, loaded.encode_text([""]).to(where))
         stream = Rollout(loaded.world, loaded.codec, spec, start, 0, RingCache(spec, grid, loaded.world))
         poses = [PlayerState(z=0.03 * i, yaw_deg=2.0 * i).pose for i in range(1, (6 if tiny else 31))]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -47,7 +48,9 @@ def fp8_lines(options: Any) -> Iterator[str]:
     tokens = 96 if options.tiny else 4680
     yield "A block's products, three latents of tokens. Error: norm of the difference over the norm, against float32."
     yield ""
-    yield "| layer | bfloat16 ms | TFLOP/s | product alone in fp8 ms | TFLOP/s | layer in fp8 ms | the same compiled | torchao compiled | error bfloat16 | error fp8 | error torchao |"
+    columns = ["bfloat16 ms", "TFLOP/s", "product alone in fp8 ms", "TFLOP/s", "layer in fp8 ms", "the same compiled"]
+    columns += ["torchao compiled", "error bfloat16", "error fp8", "error torchao"]
+    yield "| layer | " + " | ".join(columns) + " |"
     yield "|---" * 11 + "|"
     for name in names:
         config = SHAPES[name].backbone
@@ -55,10 +58,11 @@ def fp8_lines(options: Any) -> Iterator[str]:
             if options.left_s < 5:
                 yield f"| {name} {k} to {n} | no time left |" + " |" * 9
                 continue
-            yield _fp8_row(f"{name} {k} to {n}", tokens, k, n, device)
+            # to compile takes seconds: one layer of each size
+            yield _fp8_row(f"{name} {k} to {n}", tokens, k, n, device, compiles=n == config.ffn_dim and options.left_s > 20)
 
 
-def _fp8_row(name: str, tokens: int, k: int, n: int, device: torch.device) -> str:
+def _fp8_row(name: str, tokens: int, k: int, n: int, device: torch.device, compiles: bool) -> str:
     torch.manual_seed(0)
     linear = nn.Linear(k, n).to(device, torch.bfloat16).requires_grad_(False)
     x = torch.randn(tokens, k, device=device, dtype=torch.bfloat16)
@@ -73,23 +77,19 @@ def _fp8_row(name: str, tokens: int, k: int, n: int, device: torch.device) -> st
     product = seconds(lambda: scaled_product(q, scale, own.weight, own.scale, torch.bfloat16), device)
     cells += [f"{1e3 * product:.3f}", f"{flop / product:.0f}", f"{1e3 * seconds(lambda: own(x), device):.3f}"]
     errors = [_error(linear(x), exact), _error(own(x), exact)]
-    compiled, torchao = "-", "-"
-    if device.type == "cuda":
-        compiled = _attempt(lambda: f"{1e3 * seconds(lambda: fast(x), device):.3f}", fast := torch.compile(own, dynamic=False))
-        torchao, error = _torchao(linear, x, exact, device)
-        errors.append(error)
-    else:
-        errors.append(_missing("torchao"))
-    return f"| {name} | " + " | ".join([*cells, compiled, torchao, *(e if isinstance(e, str) else f"{e:.4f}" for e in errors)]) + " |"
+    compiled, torchao, torchao_error = "-", "-", "-"
+    if compiles and device.type == "cuda":
+        compiled = _compiled_time(own, x, device)
+        torchao, torchao_error = _torchao(linear, x, exact, device)
+    elif find_spec("torchao") is None:
+        torchao = torchao_error = "not installed"
+    return f"| {name} | " + " | ".join([*cells, compiled, torchao, *(f"{e:.4f}" for e in errors), torchao_error]) + " |"
 
 
-def _missing(package: str) -> str:
-    return "-" if find_spec(package) else "not installed"
-
-
-def _attempt(work: Callable[[], str], *_: Any) -> str:
+def _compiled_time(layer: nn.Module, x: Tensor, device: torch.device) -> str:
+    fast = torch.compile(layer, dynamic=False)
     try:
-        return work()
+        return f"{1e3 * seconds(lambda: fast(x), device):.3f}"
     except Exception as error:  # one cell must not lose the table
         return _first_line(error)
 
@@ -117,10 +117,6 @@ def _torchao(linear: nn.Linear, x: Tensor, exact: Tensor, device: torch.device) 
 
 def attention_lines(options: Any) -> Iterator[str]:
     """Time attention of a block: three latents that see themselves and ten before them."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    from model.backbone.attention import attend
-
     device = torch.device(options.device)
     tokens, latents = (16, 13) if options.tiny else (1560, 13)
     yield "Queries of three latents, keys of thirteen. Error: norm of the difference over the norm, against float32."
@@ -128,39 +124,47 @@ def attention_lines(options: Any) -> Iterator[str]:
     yield "| heads | kernel | ms | TFLOP/s | error |"
     yield "|---|---|---|---|---|"
     for heads in (4,) if options.tiny else (12, 24, 40):
-        torch.manual_seed(0)
-        q, k, v = (torch.randn(1, n * tokens, heads, 128, device=device, dtype=torch.bfloat16) for n in (3, latents, latents))
-        flop = 4 * q.shape[1] * k.shape[1] * heads * 128 / 1e12
-        exact = attend(q[:, :, :2].float(), k[:, :, :2].float(), v[:, :, :2].float())
-        mask = torch.ones(1, 1, 1, k.shape[1], dtype=torch.bool, device=device)
+        yield from _attention_rows(heads, tokens, latents, device, options)
 
-        def by(*backends: SDPBackend) -> Callable[..., Tensor]:
-            def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                with sdpa_kernel(list(backends)):
-                    return attend(q, k, v)
 
-            return run
+def _attention_rows(heads: int, tokens: int, latents: int, device: torch.device, options: Any) -> Iterator[str]:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        kernels: dict[str, Callable[..., Tensor]] = {
-            "sdpa, PyTorch's choice": attend,
-            "sdpa with a mask of all True": lambda q, k, v: attend(q, k, v, mask),
-            "flash": by(SDPBackend.FLASH_ATTENTION),
-            "cuDNN": by(SDPBackend.CUDNN_ATTENTION),
-            "memory-efficient": by(SDPBackend.EFFICIENT_ATTENTION),
-            "sage": _sage,
-        }
-        for name, kernel in kernels.items():
-            if options.left_s < 4:
-                yield f"| {heads} | {name} | no time left | | |"
-                continue
-            try:
-                took = seconds(lambda: kernel(q, k, v), device, 0.2)
-                error = _error(kernel(q, k, v)[:, :, :2], exact)
-                yield f"| {heads} | {name} | {1e3 * took:.2f} | {flop / took:.0f} | {error:.4f} |"
-            except ImportError as missing:
-                yield f"| {heads} | {name} | not installed: {missing} | | |"
-            except Exception as failure:  # one kernel must not lose the others
-                yield f"| {heads} | {name} | {_first_line(failure)} | | |"
+    from model.backbone.attention import attend
+
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, n * tokens, heads, 128, device=device, dtype=torch.bfloat16) for n in (3, latents, latents))
+    flop = 4 * q.shape[1] * k.shape[1] * heads * 128 / 1e12
+    exact = attend(q[:, :, :2].float(), k[:, :, :2].float(), v[:, :, :2].float())
+    mask = torch.ones(1, 1, 1, k.shape[1], dtype=torch.bool, device=device)
+
+    def by(*backends: SDPBackend) -> Callable[..., Tensor]:
+        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            with sdpa_kernel(list(backends)):
+                return attend(q, k, v)
+
+        return run
+
+    kernels: dict[str, Callable[..., Tensor]] = {
+        "sdpa, PyTorch's choice": attend,
+        "sdpa with a mask of all True": lambda q, k, v: attend(q, k, v, mask),
+        "flash": by(SDPBackend.FLASH_ATTENTION),
+        "cuDNN": by(SDPBackend.CUDNN_ATTENTION),
+        "memory-efficient": by(SDPBackend.EFFICIENT_ATTENTION),
+        "sage": _sage,
+    }
+    for name, kernel in kernels.items():
+        if options.left_s < 4:
+            yield f"| {heads} | {name} | no time left | | |"
+            continue
+        try:
+            took = seconds(partial(kernel, q, k, v), device, 0.2)
+            error = _error(kernel(q, k, v)[:, :, :2], exact)
+            yield f"| {heads} | {name} | {1e3 * took:.2f} | {flop / took:.0f} | {error:.4f} |"
+        except ImportError as missing:
+            yield f"| {heads} | {name} | not installed: {missing} | | |"
+        except Exception as failure:  # one kernel must not lose the others
+            yield f"| {heads} | {name} | {_first_line(failure)} | | |"
 
 
 def _sage(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -276,10 +280,14 @@ def ladder_lines(options: Any, name: str) -> Iterator[str]:
     codec = "TAEHV (diffusers is not installed)" if find_spec("diffusers") is None else "Wan's"
     spec = shape.causal
     yield (
-        f"{shape.what}; {str(next(playable.world().parameters()).dtype).removeprefix('torch.')}, random weights; blocks of "
-        f"{spec.block} latents that see {spec.sink} + {spec.window} before them, {len(spec.steps)} steps and a commit; "
-        f"decoder: {codec}."
+        f"{shape.what}; {'bfloat16' if device.type == 'cuda' else 'float32'}, random weights; blocks of {spec.block} latents "
+        f"that see {spec.sink} + {spec.window} before them, {len(spec.steps)} steps and a commit; decoder: {codec}."
     )
     yield ""
     backend = "aot_eager" if options.tiny else "inductor"
-    yield from ladder.table(playable, lambda: options.left_s, backend, seconds=0.5 if options.tiny else 4.0)
+    rungs = ladder.RUNGS if name == "1.3b" else [rung for rung in ladder.RUNGS if rung.name in _FEWER_RUNGS]
+    yield from ladder.table(playable, lambda: options.left_s, backend, rungs, seconds=0.5 if options.tiny else 3.0)
+
+
+# Of the larger models, whose blocks take seconds.
+_FEWER_RUNGS = ("eager", "+ compile", "+ fp8", "+ cuDNN's attention", "+ overlapped decode")

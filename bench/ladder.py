@@ -1,8 +1,8 @@
 """The ladder from plain play to the fastest, rung by rung: frames a second of the model alone, and as a viewer gets them.
 
-A rung adds a switch to those below it. It stays if it runs and is faster; the next one stands on the fastest so far. *Core* counts the
-passes of the model, *client* everything until the frames are JPEGs. The public column has LingBot-World's figures: the backbone
-of Wan2.2-I2V-A14B with a camera, 480x832, blocks of 12 frames, four steps and a commit.
+A rung adds a switch to those below it. It stays if it runs and is faster; the next one stands on the fastest so far. *Core*
+counts the passes of the model, *client* everything until the frames are JPEGs. The public column has LingBot-World's figures:
+the backbone of Wan2.2-I2V-A14B with a camera, 480x832, blocks of 12 frames, four steps and a commit.
 """
 
 import time
@@ -92,7 +92,14 @@ def random_playable(shape: Shape, device: torch.device, tiny: bool = False) -> P
     picture = torch.linspace(-1, 1, 3 * height * width, device=device).view(1, 3, height, width)
     intrinsics = torch.tensor([[0.5 * width, 0.5 * width, 0.5 * width, 0.5 * height]], device=device)
     return Playable(
-        lambda: random_world(shape, device, dtype), codec, shape.causal, shape.backbone, shape.grid, text.to(device), picture, intrinsics
+        lambda: random_world(shape, device, dtype),
+        codec,
+        shape.causal,
+        shape.backbone,
+        shape.grid,
+        text.to(device),
+        picture,
+        intrinsics,
     )
 
 
@@ -111,7 +118,8 @@ def table(
         if switched.compile:
             switched = replace(switched, compile_backend=compile_backend)
         reason = cannot_run(rung, playable)
-        if not reason and left_s() < (45 if "compile" in rung.switches or "weights" in rung.switches else 20):
+        compiles = switched.compile and compile_backend == "inductor"
+        if not reason and left_s() < (45 if compiles else 20):
             reason = "no time left"
         if not reason:
             try:
@@ -167,7 +175,7 @@ def measure(
     notes: list[str] = []
     began = time.perf_counter()
     accelerator = Accelerator(playable.world(), causal, spec, mesh, notes.append)
-    grid = TokenGrid.of(accelerator.world.high.expert, *playable.grid)
+    grid, decoder = TokenGrid.of(accelerator.world.high.expert, *playable.grid), accelerator.decoder(playable.codec)
     stream = Rollout(
         accelerator.world,
         playable.codec,
@@ -177,9 +185,9 @@ def measure(
         accelerator.cache(grid),
         accelerator.passes(),
         spec.keeps_text,
-        accelerator.decoder(playable.codec),
+        decoder,
     )
-    thread = accelerator.decode_thread()
+    thread = accelerator.decode_thread(decoder)
     wait(device)
     start_s = time.perf_counter() - began
     warm, number, frames = causal.window // causal.block + 2, 0, stream.block_frames

@@ -1,7 +1,7 @@
 """Worlds of Wan's sizes with random weights, built where they run: what a speed depends on, without 28 GB of files."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ class Shape:
     backbone: BackboneConfig
     grid: tuple[int, int]  # latent rows and columns
     experts: int = 1
-    causal: CausalSpec = CausalSpec()  # four steps and a commit; blocks of 3 latents, which see 1 + 9 before them
+    # four steps and a commit; blocks of 3 latents, which see 1 + 9 before them
+    causal: CausalSpec = field(default_factory=CausalSpec)
     text_tokens: int = 512
     what: str = ""  # whose sizes they are
 
@@ -71,22 +72,24 @@ def _expert(config: BackboneConfig) -> ControlledExpert:
 
 
 def _fill(expert: ControlledExpert, device: torch.device, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """Give an expert on the meta device memory and weights that keep the size of what passes through."""
-    expert.to_empty(device=device)
+    """Give an expert on the meta device weights that keep the size of what passes through."""
+    state = {}
     for name, parameter in expert.named_parameters():
         value = torch.empty(parameter.shape, dtype=torch.float32 if is_unsharded(name) else dtype, device=device)
         if value.ndim >= 2:
             value.normal_(0, (value.numel() / value.shape[0]) ** -0.5, generator=generator)
         else:
             value.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        parameter.data = value
+        state[name] = value
+    expert.load_state_dict(state, assign=True)
 
 
 class SettledCodec(VideoCodec):
     """A video codec whose grey frames after the start image are encoded once: as they are in play after thirty latents."""
 
     def _grey_tail(self, first_B3HW: Tensor) -> Iterator[Tensor]:
-        first = self.encode(torch.cat([first_B3HW[:, :, None], torch.zeros_like(first_B3HW[:, :, None]).repeat(1, 1, 4, 1, 1)], 2))
+        picture = first_B3HW[:, :, None]
+        first = self.encode(torch.cat([picture, torch.zeros_like(picture).repeat(1, 1, FRAMES_PER_LATENT, 1, 1)], 2))
         yield first[:, :, :1]
         while True:
             yield first[:, :, 1:]
@@ -104,13 +107,14 @@ def random_codec(device: torch.device, dtype: torch.dtype, tiny: bool, small: bo
     from diffusers import AutoencoderKLWan
 
     sizes: dict[str, Any] = {"base_dim": 8, "num_res_blocks": 1} if small else {}
+    build: Any = AutoencoderKLWan
     with torch.device(device):
-        vae = AutoencoderKLWan(**sizes)
+        vae = build(**sizes)
     return SettledCodec(vae.to(dtype)).to(device)
 
 
 class AverageCodec(Codec):
-    """Latents are averages of cells, repeated to 16 channels; a tiny decoder decodes them. For measurements without diffusers."""
+    """Latents are averages of cells, repeated to 16 channels; a tiny decoder decodes them: without diffusers."""
 
     frames_per_latent = FRAMES_PER_LATENT
 

@@ -54,7 +54,8 @@ class Accelerator:
         spec = self.spec
         ranks = self.mesh.size() if self.mesh else 1
         if spec.sequence_parallel != ranks:
-            raise ValueError(f"sequence_parallel={spec.sequence_parallel} needs as many ranks, not {ranks}: start it by torchrun")
+            wanted = f"sequence_parallel={spec.sequence_parallel}"
+            raise ValueError(f"{wanted} needs as many ranks, not {ranks}: start it by torchrun")
         if spec.cuda_graphs and self.device.type != "cuda":
             raise RuntimeError("cuda_graphs needs a GPU")
         function = attention.kernel(spec.attention, self.device)
@@ -108,7 +109,10 @@ class Accelerator:
         except ValueError as error:
             raise InputError(f"--accelerate decode_parts: {error}") from error
 
-    def decode_thread(self) -> DecodeThread | None:
-        """Return where a new session decodes, None for the thread that makes its blocks."""
-        return DecodeThread(self.device) if self.spec.decode == "overlapped" else None
-
+    def decode_thread(self, decoder: StreamDecoder) -> DecodeThread | None:
+        """Return where a new session decodes by its decoder from now on, None for the thread that makes its blocks."""
+        if self.spec.decode == "serial":
+            return None
+        thread = DecodeThread(self.device)
+        thread.adopt(decoder)
+        return thread

@@ -48,17 +48,13 @@ def use(expert: Expert, function: Attend) -> None:
         block.attn1.attend = function
 
 
-def _cudnn(
-    q_BLNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, mask: Tensor | None = None, scale: float | None = None
-) -> Tensor:
+def _cudnn(q_BLNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
     with sdpa_kernel(_FIRST_CUDNN, set_priority=True):
         return attend(q_BLNH, k_BSNH, v_BSNH, mask, scale)
 
 
 @torch.compiler.disable
-def _sage(
-    q_BLNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, mask: Tensor | None = None, scale: float | None = None
-) -> Tensor:
+def _sage(q_BLNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
     """8-bit products of queries and keys (arXiv 2410.02367). It has no masks: the few passes with one use PyTorch's kernel."""
     if mask is not None:
         return attend(q_BLNH, k_BSNH, v_BSNH, mask, scale)
@@ -82,9 +78,7 @@ def with_block_masks(passes: Passes) -> Passes:
         made: History = last["is"]
         return made
 
-    def denoise(
-        world: World, x: Tensor, sigma: float, prepared: PreparedBlock, history: History, name: ExpertName
-    ) -> Tensor:
+    def denoise(world: World, x: Tensor, sigma: float, prepared: PreparedBlock, history: History, name: ExpertName) -> Tensor:
         return passes.denoise(world, x, sigma, prepared, masked(history), name)
 
     def commit(

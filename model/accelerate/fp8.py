@@ -1,7 +1,7 @@
 """Linear layers in fp8: weights and activations as float8_e4m3fn, with a scale for each row; products are summed in float32.
 
-On a GPU torchao does it where it is installed, else `torch._scaled_mm`. On a processor the same rounding is done and the product
-is computed in float32, so that errors can be measured without a GPU.
+On a GPU torchao does it where it is installed, else `torch._scaled_mm`. On a processor the same rounding is done and the
+product is computed in float32, so that errors can be measured without a GPU.
 
 torchao skips layers that it cannot convert without a word. Here converted layers are counted, and a layer left out is an error.
 

@@ -1,8 +1,8 @@
 """A ring whose keys and values are fp8: a third of the memory of the plain one, which also keeps keys as they are rotated.
 
 Each page has a scale for each head: the heads of a layer differ by more than fp8's range of relative precision. Keys are
-quantised before rotation. Each pass of each layer makes them the model's dtype again, into one buffer that all layers share. Own
-keys and values of a pass are not quantised.
+quantised before rotation. Each pass of each layer makes them the model's dtype again, into one buffer that all layers share.
+Own keys and values of a pass are not quantised.
 
 B batch, S tokens, N heads, H width of a head.
 """

@@ -6,7 +6,7 @@ its own ring.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -104,7 +104,14 @@ class GraphedPasses:
         return Page(prepared.block.latents, kv)
 
     def _run(
-        self, world: World, x: Tensor, sigma: float, prepared: PreparedBlock, history: History, name: ExpertName, keys_only: bool
+        self,
+        world: World,
+        x: Tensor,
+        sigma: float,
+        prepared: PreparedBlock,
+        history: History,
+        name: ExpertName,
+        keys_only: bool,
     ) -> Sequence[Tensor]:
         assert prepared.text is not None, "graphs read the text's keys"
         assert prepared.block.vlm_context is None, "play has no vision-language model"
@@ -167,5 +174,3 @@ class GraphedPasses:
                 place.v_BSNH.copy_(key.v_BSNH)
             self._texts[name] = prepared, places
         return places
-
-

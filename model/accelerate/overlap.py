@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from model.backbone.stream_decoders import StreamDecoder
 
 Result = TypeVar("Result")
 
@@ -20,6 +23,14 @@ class DecodeThread:
         self._device = device
         self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="decode")
+
+    def adopt(self, decoder: StreamDecoder) -> None:
+        """Take over a decoder that has worked on the current stream: what it remembers is read, and freed, by this one."""
+        if self._stream is None:
+            return
+        for each in tree_leaves(vars(decoder)):
+            if isinstance(each, Tensor):
+                each.record_stream(self._stream)
 
     def submit(self, decode: Callable[[Tensor], Result], latents: Tensor) -> "Future[Result]":
         """Decode latents that the current stream has made, or will have made. The result is complete when the future is."""

@@ -9,6 +9,7 @@ B batch, C latent channels, F frames, T latents, H W px, h w latent rows and col
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def spans(columns: int, parts: int) -> list[range]:
     if parts > columns:
         raise ValueError(f"{columns} latent columns do not divide into {parts} parts")
     ends = [round(columns * part / parts) for part in range(parts + 1)]
-    return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+    return [range(start, end) for start, end in pairwise(ends)]
 
 
 class SplitWanDecoder(StreamDecoder):

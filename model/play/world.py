@@ -183,6 +183,7 @@ class WorldSession:
         grid = TokenGrid.of(world.high.expert, picture.shape[2] // codec.cell_px, picture.shape[3] // codec.cell_px)
         intrinsics = torch.tensor([loaded.file.intrinsics], device=engine.device)
         stream, switches = StreamStart(picture, intrinsics, text), engine.accelerator
+        decoder = switches.decoder(codec)
         self.rollout = Rollout(
             world,
             codec,
@@ -192,9 +193,9 @@ class WorldSession:
             switches.cache(grid),
             switches.passes(),
             switches.spec.keeps_text,
-            switches.decoder(codec),
+            decoder,
         )
-        self._thread = switches.decode_thread()
+        self._thread = switches.decode_thread(decoder)
         if self._thread is not None:
             weakref.finalize(self, self._thread.close)
         self._text, self._blend = text, list[Tensor]()

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 import tiny_ladder  # noqa: E402 (after the package is known to be here)
+from tiny_play import CONFIG, SPEC, TEXTS, WARPED, grid, play, ring, world  # noqa: E402
 from torch import nn  # noqa: E402
 from torch._dynamo.testing import CompileCounter  # noqa: E402
 
@@ -20,67 +21,11 @@ from model.accelerate.overlap import DecodeThread  # noqa: E402
 from model.accelerate.spec import AccelerateSpec, parse  # noqa: E402
 from model.backbone.attention import attend  # noqa: E402
 from model.backbone.dit import Expert  # noqa: E402
-from model.causal.cache import RingCache, TokenGrid  # noqa: E402
+from model.causal.cache import RingCache  # noqa: E402
 from model.causal.passes import BlockCondition, PreparedText, denoise, prepare  # noqa: E402
 from model.causal.rollout import EAGER, Rollout, StreamStart  # noqa: E402
-from model.causal.spec import CausalSpec  # noqa: E402
-from model.config import BackboneConfig  # noqa: E402
-from model.control.encoder import CameraEncoder  # noqa: E402
-from model.control.trajectory import PlayerState  # noqa: E402
-from model.noise import NoiseSpec  # noqa: E402
-from model.world import ControlledExpert, World  # noqa: E402
 
 CPU = torch.device("cpu")
-SPEC = CausalSpec(block=3, window=6, steps=(1.0, 0.95, 0.5))
-WARPED = tiny_ladder.WARPED
-# Sides that divide by 16, as fp8 needs.
-CONFIG = BackboneConfig(2, 32, 2, 96, 4 + 4 + 4, 4, text_dim=16, freq_dim=16, patch_size=(1, 1, 1))
-
-
-def world(two=True, seed=3):
-    """Two experts of random weights, in which every part says something."""
-    torch.manual_seed(seed)
-    experts = [ControlledExpert(Expert(CONFIG), CameraEncoder(CONFIG.width, 8, 1, 1)) for _ in range(1 + two)]
-    with torch.no_grad():
-        for expert in experts:
-            for weight in expert.parameters():
-                weight.add_(0.05 * torch.randn_like(weight))
-    made = World(experts[0], experts[-1], NoiseSpec(boundary=0.9 if two else 0.0))
-    return made.eval().requires_grad_(False)
-
-
-def play(model, cache, blocks=9, spec=SPEC, passes=EAGER, keeps_text=False, texts=(), thread=None, seed=0):
-    """Latents and frames of some blocks; texts: (block, value) to set before a block."""
-    width = model.high.expert.config.text_dim
-    torch.manual_seed(9)
-    pictures = torch.rand(1, 3, 16, 24) * 2 - 1
-    start = StreamStart(pictures, torch.tensor([[20.0, 20.0, 12.0, 8.0]]), torch.full((1, 3, width), 0.5))
-    stream = Rollout(model, tiny_ladder.codec(), spec, start, seed, cache, passes, keeps_text)
-    latents, frames = [], []
-    for block in range(blocks):
-        for at, value in texts:
-            if at == block:
-                stream.set_text(torch.full((1, 3, width), value))
-        count = stream.block_frames
-        poses = [PlayerState(z=0.03 * i, yaw_deg=3.0 * i).pose for i in range(block * count, (block + 1) * count)]
-        latents.append(stream.generate(torch.from_numpy(np.stack(poses)).float()[None]))
-        frames.append(stream.decode() if thread is None else stream.decode_in(thread.submit))
-        stream.commit()
-    frames = [each if isinstance(each, torch.Tensor) else each.result() for each in frames]
-    return torch.cat(latents, 2), torch.cat(frames, 2)
-
-
-def grid(model):
-    return TokenGrid.of(model.high.expert, 2, 3)
-
-
-def ring(model, spec=SPEC):
-    return RingCache(spec, grid(model), model)
-
-
-TEXTS = ((4, 1.0), (7, -1.0))
-
-
 # The spec
 
 
@@ -135,9 +80,10 @@ def test_a_switch_that_this_machine_cannot_turn_on_is_an_error_and_no_silent_fal
 
 @pytest.mark.parametrize("two", [False, True])
 def test_kept_text_and_noise_levels_are_equal_bit_for_bit(two):
-    plain, kept = (play(model := world(two), ring(model), texts=TEXTS, keeps_text=keeps)[0] for keeps in (False, True))
+    model = world(two)
+    plain, kept = (play(model, ring(model), texts=TEXTS, keeps_text=keeps)[0] for keeps in (False, True))
     assert torch.equal(plain, kept)
-    assert not torch.equal(plain, play(model := world(two), ring(model))[0]), "the texts change the frames"
+    assert not torch.equal(plain, play(model, ring(model))[0]), "the texts change the frames"
 
 
 def test_kept_text_with_pooled_text_and_turned_frames_is_equal_bit_for_bit():
@@ -196,7 +142,7 @@ def test_the_product_is_that_of_the_matrix_units():
 
 def test_a_layer_in_fp8_is_within_five_percent_also_with_outliers():
     torch.manual_seed(0)
-    linear = nn.Linear(256, 128)
+    linear = nn.Linear(256, 128).requires_grad_(False)
     x = torch.randn(4, 7, 256)
     x[..., ::64] *= 20
     made, exact = fp8.Fp8Linear(linear)(x), linear(x)
@@ -356,13 +302,13 @@ def test_flex_attention_makes_the_same_stream():
     torch.testing.assert_close(made, plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_a_block_mask_hides_what_its_rule_hides():
     torch.manual_seed(0)
     seen = torch.rand(300) > 0.4
     q, k, v = torch.randn(1, 40, 2, 16), torch.randn(1, 300, 2, 16), torch.randn(1, 300, 2, 16)
     by_mask = attend(q, k, v, seen[None, None, None])
-    with pytest.warns(UserWarning, match="flex_attention called without torch.compile"):
-        by_blocks = attend(q, k, v, attention.block_mask(seen, 40))
+    by_blocks = attend(q, k, v, attention.block_mask(seen, 40))
     torch.testing.assert_close(by_blocks, by_mask, rtol=1e-5, atol=1e-5)
 
 

@@ -179,7 +179,7 @@ def test_the_ring_has_a_mask_only_while_its_window_fills(static):
 
 
 def test_the_ring_does_not_take_a_page_whose_values_were_overwritten():
-    """Passes of a block write over the block that has left the window: after that the block before cannot be committed again."""
+    """Passes of a block write over the block that has left the window: then the block before cannot be committed again."""
     world, (clean, noisy, _, whole) = tiny_world(), sequence()
     ring = RingCache(SPEC, grid(world), world, BATCH)
     with torch.no_grad():

@@ -17,11 +17,11 @@ pytest.importorskip("tensorboard", reason="the extra `train` is not installed")
 
 from tiny_ladder import tiny  # noqa: E402 (after the packages are known to be here)
 
+from model.accelerate.backends import choose  # noqa: E402
 from model.causal.rollout import EAGER  # noqa: E402
 from model.control.spec import ControlState  # noqa: E402
 from model.data.captions import CaptionMix  # noqa: E402
 from model.noise import NoiseSpec  # noqa: E402
-from model.accelerate.backends import choose  # noqa: E402
 from model.play.engine import Start  # noqa: E402
 from model.play.export import export, prompts_of  # noqa: E402
 from model.play.record import read_record, replay, start_recorded  # noqa: E402
