@@ -126,8 +126,9 @@ def _gradient(device: torch.device, _tiny: bool) -> Pair:
         world = random_world(shape, torch.device("cpu"), torch.float32).to(where).requires_grad_(True)
         grid = TokenGrid.of(world.high.expert, *shape.grid)
         layout = sequence_layout(shape.causal, grid, 10, flex=where.type == "cuda")
-        there: Any = [part.to(where) for part in (clean, torch.zeros_like(sigma), noisy, sigma)]
-        velocity = teacher_forced(world, *there, _on(where, condition), shape.causal, layout, "low")
+        c, c_sigma, n, n_sigma = (part.to(where) for part in (clean, torch.zeros_like(sigma), noisy, sigma))
+        there = _on(where, condition)
+        velocity = teacher_forced(world, c, c_sigma, n, n_sigma, there, shape.causal, layout, "low")
         (velocity * clean[:, :, 1:].to(where)).sum().backward()
         results.append(torch.cat([p.grad.flatten() for p in world.parameters() if p.grad is not None]))
     return results[0], results[1]

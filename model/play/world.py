@@ -104,6 +104,7 @@ class WorldEngine:
             prompts=file.prompts,
             start_images=tuple(StartImage(*start) for start in loaded.starts),
             attract=loaded.attract,
+            overlaps_decode=accelerate.decode == "overlapped",
             # with a full window everything is compiled and recorded
             warm_up_blocks=file.causal.window // file.causal.block + 1 if accelerate.needs_warm_up else 1,
             identity=self._identity(),

@@ -49,7 +49,7 @@ def test_a_failed_piece_leaves_a_divided_stream_as_it_was(codec, monkeypatch):
     expected = torch.cat([plain.decode(part) for part in latents.split(1, 2)], 2)
     first = split.decode(latents[:, :, :1])
     with monkeypatch.context() as patch:
-        patch.setattr(codec.vae.decoder, "norm_out", lambda _: 1 / 0)
+        patch.setattr(codec.vae.decoder.norm_out, "forward", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             split.decode(latents[:, :, 1:])
     torch.testing.assert_close(torch.cat([first, split.decode(latents[:, :, 1:])], 2), expected)
