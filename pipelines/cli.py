@@ -305,11 +305,23 @@ def play(
         from model.accelerate import spec
         from model.play import commands, world
     switches = spec.parse(accelerate or [])
+    if switches.sequence_parallel > 1 and other:
+        raise InputError("--accelerate sequence_parallel: ranks share one world; leave CKPT_B out")
+    if _follows(switches):
+        world.follow_rank_0(checkpoint, backend, switches)
+        return
 
     def load(log: Callable[[str], None]) -> list[Any]:
         return [world.load_engine(name, log, backend, switches) for name in (checkpoint, other) if name]
 
     commands.play(load, host, port, sessions, attract, not no_browser, _log)
+
+
+def _follows(switches: Any) -> bool:
+    """Return whether this is one of several ranks that share sessions, and not the one that is asked."""
+    from model.parallel import dist
+
+    return switches.sequence_parallel > 1 and not dist.is_first()
 
 
 @app.command()
@@ -333,6 +345,9 @@ def rollout(
         from model.accelerate import spec
         from model.play import commands, world
     switches = spec.parse(accelerate or [])
+    if _follows(switches):
+        world.follow_rank_0(checkpoint, backend, switches)
+        return
     commands.rollout(
         lambda: world.load_engine(checkpoint, _log, backend, switches), image, keys, prompt, seed, out, record, _log
     )

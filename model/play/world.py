@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from curation.errors import InputError
 from model.accelerate.apply import Accelerator, no_log
@@ -32,7 +32,9 @@ from model.config import CELL_PX
 from model.control.spec import ControlState
 from model.control.trajectory import PlayerState, step
 from model.data.decode import covering_crop
+from model.parallel import dist
 from model.play.engine import BlockFrames, EngineInfo, Start, StartImage
+from model.play.ranks import RankCaller, follow
 from model.world_files import LoadedWorld, find_world, load_world, plain_prompt
 
 _PLAIN = AccelerateSpec(backend="eager")
@@ -49,13 +51,23 @@ def load_engine(
     backend: that of `accelerate`, if it is not auto. A record replays bit-equal only with the backend and the switches that it
     names. InputError for a switch that cannot be on here.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load_world(find_world(checkpoint), device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     spec = accelerate or AccelerateSpec()
-    engine = WorldEngine(loaded, device, replace(spec, backend=backend) if backend != "auto" else spec, log=log)
+    spec = replace(spec, backend=backend) if backend != "auto" else spec
+    device, mesh = torch.device("cuda" if torch.cuda.is_available() else "cpu"), None
+    if spec.sequence_parallel > 1:
+        _, ranks, device = dist.start()
+        mesh = init_device_mesh(device.type, (ranks,))
+    loaded = load_world(find_world(checkpoint), device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    engine = WorldEngine(loaded, device, spec, mesh, log)
     info = engine.info
     log(f"{info.name}: {info.size[0]}x{info.size[1]} px at {info.fps:g} fps on {device.type}, {engine.backend}")
     return engine
+
+
+def follow_rank_0(checkpoint: str, backend: str = "auto", accelerate: AccelerateSpec | None = None) -> None:
+    """Load a world on another rank than 0, and do what rank 0 does until it stops (`AccelerateSpec.sequence_parallel`)."""
+    follow(load_engine(checkpoint, no_log, backend, accelerate))
+    dist.stop()
 
 
 def spec_of_record(identity: Mapping[str, Any]) -> AccelerateSpec:
@@ -94,6 +106,7 @@ class WorldEngine:
         self.loaded, self.device = loaded, device
         file = loaded.file
         self.accelerator = Accelerator(loaded.world, file.causal, accelerate, mesh, log)
+        self.caller = RankCaller() if mesh is not None and mesh.get_rank() == 0 else None
         self._choose_backend()
         self.info = EngineInfo(
             name=file.name,
@@ -143,7 +156,11 @@ class WorldEngine:
     def start(self, start: Start) -> tuple["WorldSession", BlockFrames]:
         """Start a session; return it with block 0, the start image as the world shows it."""
         began = time.perf_counter()
-        session = WorldSession(self, start)
+        number = 0
+        if self.caller is not None:
+            number = self.caller.new_session()
+            self.caller.tell(number, "start", start)
+        session = WorldSession(self, start, number)
         frames = to_frames(session.rollout.first_frame)
         return session, BlockFrames(0, frames, {"start": time.perf_counter() - began})
 
@@ -175,8 +192,12 @@ class WorldEngine:
 class WorldSession:
     """A world being played: the camera, the stream, and the prompt."""
 
-    def __init__(self, engine: WorldEngine, start: Start) -> None:
+    def __init__(self, engine: WorldEngine, start: Start, shared: int = 0) -> None:
+        """shared: number of the session among those that several ranks share."""
         loaded = engine.loaded
+        self._shared = shared
+        if engine.caller is not None:
+            weakref.finalize(self, engine.caller.end, shared)
         self._engine, self._control, self._player = engine, loaded.file.control, PlayerState()
         picture = engine.fit_picture(start.picture)
         text = engine.encode_prompt(start.prompt)
@@ -214,9 +235,10 @@ class WorldSession:
         """
         if len(controls) != self.rollout.block_frames:
             raise ValueError(f"a block has {self.rollout.block_frames} frames, not {len(controls)}")
+        self._tell("begin", list(controls))
         began = time.perf_counter()
         if self._number == self._last_prompted:
-            self.set_prompt("")
+            self._change_prompt("")
         if self._blend:
             self.rollout.set_text(self._blend.pop(0))
         recached = time.perf_counter()
@@ -243,6 +265,7 @@ class WorldSession:
 
     def commit(self) -> float:
         """Enter the last block into the cache; return the seconds it took."""
+        self._tell("commit")
         began = time.perf_counter()
         self.rollout.commit()
         self._wait()
@@ -258,6 +281,14 @@ class WorldSession:
 
         A prompt that ends by itself (`WorldFile.lasts_s`) is taken back when its time is over.
         """
+        self._tell("set_prompt", text, blend_blocks)
+        self._change_prompt(text, blend_blocks)
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        if self._engine.caller is not None:
+            self._engine.caller.tell(self._shared, method, *arguments)
+
+    def _change_prompt(self, text: str, blend_blocks: int = 0) -> None:
         aim = self._engine.encode_prompt(text)
         shares = (torch.arange(1, blend_blocks + 1) / blend_blocks).tolist() if blend_blocks else [1.0]
         self._blend = [torch.lerp(self._text, aim, share) for share in shares]

@@ -3,22 +3,29 @@
 A task is a line of JSON: where results go, and what to do. Rank 0 answers each with a line.
 """
 
+import contextlib
 import json
 import sys
 from dataclasses import replace
 
 import diffusers
+import numpy as np
 import torch
 from tiny_play import SPEC, TEXTS, grid, play, world  # next to this program
 from torch._dynamo.testing import CompileCounter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp._fully_shard import _fsdp_param_group as fsdp_groups
 
+from curation.errors import InputError
 from model.accelerate.apply import Accelerator
-from model.accelerate.spec import parse
+from model.accelerate.spec import AccelerateSpec, parse
 from model.accelerate.split_decode import SplitWanDecoder
 from model.backbone.vae import VideoCodec
+from model.control.spec import ControlState
 from model.parallel import dist, fsdp
+from model.play.engine import Start
+from model.play.ranks import follow
+from model.play.world import load_engine
 
 BLOCKS = 9
 
@@ -36,6 +43,32 @@ def played(ranks, switches):
     cache = accelerated.cache(grid(model))
     latents, _ = play(model, cache, BLOCKS, passes=accelerated.passes(), keeps_text=True, texts=TEXTS)
     return latents, cache._shape[2], counter.frame_count
+
+
+def played_by_engine(rank, ranks, folder):
+    """Frames of a session of an exported world that all ranks share; only rank 0 is asked."""
+    spec = AccelerateSpec(sequence_parallel=ranks) if ranks > 1 else None
+    engine = load_engine(folder, lambda _: None, "eager", spec)
+    if rank > 0:
+        follow(engine)
+        return None
+    session, first = engine.start(Start(engine.info.start_images[0].picture))
+    other, _ = engine.start(Start(engine.info.start_images[0].picture, seed=5))
+    frames = [first.frames]
+    for number in range(7):
+        if number == 3:
+            session.set_prompt("it snows", blend_blocks=2)
+            with contextlib.suppress(InputError):
+                engine.start(Start(np.zeros((4, 4, 3), np.uint8)))  # refused by all ranks, which go on
+        frames.append(session.generate([ControlState(frozenset({"W"}))] * engine.info.block_frames).frames)
+        session.commit()
+        if number == 4:
+            other.generate([ControlState()] * engine.info.block_frames)
+            other.commit()
+            del other
+    if engine.caller is not None:
+        engine.caller.stop()
+    return np.concatenate(frames)
 
 
 def decoded(ranks, parts):
@@ -76,6 +109,11 @@ def work(rank, folder, what):
     ranks = torch.distributed.get_world_size()
     if what == "gathered":
         return gathered()
+    if what.startswith("engine"):
+        frames = played_by_engine(rank, ranks, what.removeprefix("engine "))
+        if rank == 0:
+            np.save(folder, frames)
+        return None
     if what.startswith("decode"):
         made, whole = decoded(ranks, int(what.split()[1]))
         assert made.shape == whole.shape

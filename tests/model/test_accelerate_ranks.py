@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("diffusers", reason="the extra `train` is not installed")
 
 from ranks import Ranks  # noqa: E402
+from tiny_play import save_world_file  # noqa: E402
 
 PROGRAM = Path(__file__).with_name("play_ranks_run.py")
 
@@ -36,6 +38,16 @@ def test_two_ranks_play_as_one_on_pages_of_half_the_heads(ranks, tmp_path, switc
     assert one.std() > 0.1
     # Heads of an fp8 cache have their own scales, so that it is divided exactly; sums of fp8 products are in another order.
     torch.testing.assert_close(two, one, rtol=1e-4, atol=5e-3 if "fp8" in switches else 1e-5)
+
+
+def test_two_ranks_share_the_sessions_of_an_engine_and_only_one_is_asked(ranks, tmp_path):
+    save_world_file(str(tmp_path / "world"))
+    for count, name in ((1, "one"), (2, "two")):
+        ranks(count).do(tmp_path / f"{name}.npy", f"engine {tmp_path / 'world'}")
+    one, two = (np.load(tmp_path / f"{name}.npy").astype(int) for name in ("one", "two"))
+    assert one.shape == two.shape == (1 + 7 * 3, 16, 24, 3)
+    assert one.std() > 5
+    assert np.abs(one - two).max() <= 1
 
 
 def test_two_ranks_compile_as_few_graphs_as_one(ranks, tmp_path):

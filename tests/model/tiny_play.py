@@ -10,9 +10,11 @@ from model.causal.rollout import EAGER, Rollout, StreamStart
 from model.causal.spec import CausalSpec
 from model.config import BackboneConfig
 from model.control.encoder import CameraEncoder
+from model.control.spec import ControlSpec
 from model.control.trajectory import PlayerState
 from model.noise import NoiseSpec
 from model.world import ControlledExpert, World
+from model.world_files import WorldFile, save_world
 
 SPEC = CausalSpec(block=3, window=6, steps=(1.0, 0.95, 0.5))
 WARPED = tiny_ladder.WARPED
@@ -62,3 +64,22 @@ def ring(model, spec=SPEC):
 
 
 TEXTS = ((4, 1.0), (7, -1.0))
+
+
+def save_world_file(folder):
+    """Write the tiny world as a playable one."""
+    file = WorldFile(
+        name="tiny",
+        size=(24, 16),
+        intrinsics=(20.0, 20.0, 12.0, 8.0),
+        backbone=CONFIG,
+        noise=NoiseSpec(boundary=0.9),
+        causal=SPEC,
+        control=ControlSpec(fps=SPEC.fps),
+        two_experts=True,
+        control_width=8,
+        frames_per_latent=1,
+        codec={"channels": 4, "width": 4, "cell_px": 8},
+        reads_text=True,
+    )
+    save_world(folder, file, world(), tiny_ladder.codec(), [("grey", np.full((16, 24, 3), 120, np.uint8))])

@@ -133,7 +133,7 @@ def test_with_overlapped_decoding_a_block_is_committed_and_the_next_one_begun_be
             headers = [header for header, _ in client.blocks]
             assert [header.block for header in headers] == list(range(len(headers)))
             assert [header.frame0 for header in headers] == [0, *range(1, 1 + BLOCK * (len(headers) - 1), BLOCK)]
-            status, data = await asyncio.to_thread(get, server, f"sessions/{client.token}/record.gcplay")
+            _, data = await asyncio.to_thread(get, server, f"sessions/{client.token}/record.gcplay")
             record = parse_record(data.decode(), "session")
             assert [block.sha for block in record.blocks] == [header.sha[0] for header in headers]
             assert [sha_of(block.frames) for block in replay(record, MockEngine(fps=64))] == [h.sha[0] for h in headers]
