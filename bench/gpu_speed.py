@@ -236,7 +236,7 @@ def _train_row(size: _TrainSize, label: str, layout: Any, device: torch.device) 
     expert = place_rank(layout, device).parallelize(expert, dtype)
     weights = [p for p in expert.parameters() if p.requires_grad]
     count = sum(p.numel() for p in weights)
-    optimizer = torch.optim.AdamW(weights, lr=1e-5, fused=device.type == "cuda")
+    optimizer = torch.optim.AdamW(weights, lr=1e-5)
     x = torch.randn(1, size.config.in_channels, *size.latents, device=device)
     target = torch.randn(1, size.config.out_channels, *size.latents, device=device)
     sigma = torch.full((1, size.latents[0]), 0.7, device=device)
@@ -275,8 +275,8 @@ def ladder_lines(options: Any, name: str) -> Iterator[str]:
     """Play a world of random weights, rung by rung."""
     from bench import ladder
 
-    shape, device = SHAPES["tiny" if options.tiny else name], torch.device(options.device)
-    playable = ladder.random_playable(shape, device, options.tiny)
+    size, device = "tiny" if options.tiny else name, torch.device(options.device)
+    shape, playable = SHAPES[size], ladder.random_playable(size, device)
     codec = "TAEHV (diffusers is not installed)" if find_spec("diffusers") is None else "Wan's"
     spec = shape.causal
     yield (

@@ -34,13 +34,11 @@ from bench.shapes import SHAPES
 from model.accelerate.backends import BACKENDS
 from model.accelerate.spec import parse
 from model.backbone.attention import KV
-from model.backbone.vae import to_signed
 from model.control.spec import ControlState
 from model.play.engine import Session, Start
 from model.play.keys import parse_keys
 from model.play.world import WorldEngine, load_engine
 from model.training import throughput
-from model.world_files import find_world, load_world
 
 IN_PLACE = "keys in place, then emit"
 _KEYS = ("W", "W+LEFT", "LEFT", "S", "RIGHT", "W+RIGHT", ".")
@@ -92,33 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def ablation(shape: str | None, world: str, device: torch.device, seconds: float, compile_backend: str) -> Iterator[str]:
     """Yield the ladder of a world, or of random weights of a shape."""
     if shape:
-        playable = ladder.random_playable(SHAPES[shape], device, tiny=shape == "tiny")
+        playable = ladder.random_playable(shape, device)
         yield f"\nrandom weights: {SHAPES[shape].what}\n"
     else:
-        playable, name = world_playable(world, device)
+        playable, name = ladder.world_playable(world, device)
         yield f"\n{name}\n"
     yield from ladder.table(playable, lambda: math.inf, compile_backend, seconds=seconds)
-
-
-def world_playable(checkpoint: str, device: torch.device) -> tuple[ladder.Playable, str]:
-    """Return an exported world for the ladder, and its name."""
-    folder = find_world(checkpoint)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    loaded = load_world(folder, device, dtype)
-    file = loaded.file
-    width, height = file.size
-    picture = to_signed(torch.from_numpy(loaded.starts[0][1]).permute(2, 0, 1)[None]).to(device)
-    playable = ladder.Playable(
-        lambda: load_world(folder, device, dtype).world,
-        loaded.codec,
-        file.causal,
-        file.backbone,
-        (height // loaded.codec.cell_px, width // loaded.codec.cell_px),
-        loaded.encode_text([""]).to(device),
-        picture,
-        torch.tensor([file.intrinsics], device=device),
-    )
-    return playable, f"{file.name}, {width}x{height} px"
 
 
 def aged(engine: WorldEngine, blocks: int) -> list[dict[str, Any]]:

@@ -5,32 +5,43 @@ counts the passes of the model, *client* everything until the frames are JPEGs. 
 the backbone of Wan2.2-I2V-A14B with a camera, 480x832, blocks of 12 frames, four steps and a commit.
 """
 
+import argparse
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from bench.shapes import Shape, random_codec, random_world
+from bench.shapes import SHAPES, random_codec, random_world
 from curation.errors import InputError
 from model.accelerate.apply import Accelerator
 from model.accelerate.spec import AccelerateSpec
-from model.backbone.vae import Codec, to_uint8
+from model.backbone.vae import Codec, to_signed, to_uint8
 from model.causal.cache import TokenGrid
 from model.causal.rollout import Rollout, StreamStart
 from model.causal.spec import CausalSpec
 from model.config import BackboneConfig
 from model.control.trajectory import PlayerState
+from model.parallel import dist
 from model.training import throughput
 from model.world import World
+from model.world_files import find_world, load_world
 
 _PLAIN = AccelerateSpec(backend="eager")
+_LEAST = 4  # blocks that are measured
+_RESULT = "measured: "  # how a rank's answer begins
 
 
 class Rung(NamedTuple):
@@ -68,6 +79,7 @@ class Playable:
     text: Tensor
     picture: Tensor
     intrinsics: Tensor
+    source: tuple[str, str]  # arguments of this program that make it again, on other ranks
 
     @property
     def device(self) -> torch.device:
@@ -82,10 +94,10 @@ class Measured(NamedTuple):
     cells: dict[str, str]
 
 
-def random_playable(shape: Shape, device: torch.device, tiny: bool = False) -> Playable:
-    """Return a world of random weights with Wan's decoder, or with a tiny one where diffusers is missing."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    codec = random_codec(device, dtype, tiny=find_spec("diffusers") is None, small=tiny)
+def random_playable(name: str, device: torch.device) -> Playable:
+    """Return a world of random weights of a shape with Wan's decoder, or with a tiny one where diffusers is missing."""
+    shape, dtype = SHAPES[name], torch.bfloat16 if device.type == "cuda" else torch.float32
+    codec = random_codec(device, dtype, tiny=find_spec("diffusers") is None, small=name == "tiny")
     height, width = (side * codec.cell_px for side in shape.grid)
     generator = torch.Generator().manual_seed(0)
     text = torch.randn(1, shape.text_tokens, shape.backbone.text_dim, generator=generator)
@@ -100,7 +112,30 @@ def random_playable(shape: Shape, device: torch.device, tiny: bool = False) -> P
         text.to(device),
         picture,
         intrinsics,
+        ("--shape", name),
     )
+
+
+def world_playable(checkpoint: str, device: torch.device) -> tuple[Playable, str]:
+    """Return an exported world for the ladder, and its name."""
+    folder = find_world(checkpoint)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    loaded = load_world(folder, device, dtype)
+    file = loaded.file
+    width, height = file.size
+    picture = to_signed(torch.from_numpy(loaded.starts[0][1]).permute(2, 0, 1)[None]).to(device)
+    playable = Playable(
+        lambda: load_world(folder, device, dtype).world,
+        loaded.codec,
+        file.causal,
+        file.backbone,
+        (height // loaded.codec.cell_px, width // loaded.codec.cell_px),
+        loaded.encode_text([""]).to(device),
+        picture,
+        torch.tensor([file.intrinsics], device=device),
+        ("--world", checkpoint),
+    )
+    return playable, f"{file.name}, {width}x{height} px"
 
 
 def table(
@@ -123,7 +158,10 @@ def table(
             reason = "no time left"
         if not reason:
             try:
-                measured = measure(playable, switched, left_s, seconds)
+                if rung.ranks > 1:
+                    measured = measure_on_ranks(playable, switched, seconds, left_s())
+                else:
+                    measured = measure(playable, switched, left_s, seconds)
             except InputError as error:
                 reason = str(error).removeprefix("--accelerate: ")
             except Exception as error:  # one rung must not lose the others
@@ -151,12 +189,31 @@ def cannot_run(rung: Rung, playable: Playable) -> str:
     for what, count in (("heads", heads), ("tokens a latent", tokens)):
         if count % rung.ranks:
             return f"{count} {what} do not divide among {rung.ranks} ranks"
-    devices = torch.cuda.device_count()
-    if playable.device.type == "cuda" and devices < rung.ranks:
-        return f"needs {rung.ranks} GPUs, this machine has {devices}"
-    if playable.device.type == "cpu":
-        return "needs as many devices; on processors the ranks share the cores (tests hold their result equal)"
-    return "start it by torchrun: see docs/play.md"
+    is_gpu = playable.device.type == "cuda"
+    devices = torch.cuda.device_count() if is_gpu else os.cpu_count() or 1
+    if devices < rung.ranks:
+        return f"needs {rung.ranks} {'GPUs' if is_gpu else 'cores'}, this machine has {devices}"
+    return ""
+
+
+def measure_on_ranks(playable: Playable, spec: AccelerateSpec, seconds: float, limit_s: float) -> Measured:
+    """Measure in as many new processes as the switches name. RuntimeError, with the end of stderr, where they fail."""
+    torch.cuda.empty_cache()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(spec.sequence_parallel)]
+    command += ["--master-port", str(_free_port()), "-m", "bench.ladder", *playable.source, "--device", playable.device.type]
+    command += ["--seconds", str(seconds), "--switches", json.dumps(asdict(spec))]
+    timeout = None if math.isinf(limit_s) else max(1.0, limit_s)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    for line in done.stdout.splitlines():
+        if line.startswith(_RESULT):
+            return Measured(*json.loads(line.removeprefix(_RESULT)))
+    raise RuntimeError(" ".join(done.stderr.split())[-300:] or "the ranks said nothing")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def measure(
@@ -166,7 +223,10 @@ def measure(
     seconds: float = 4.0,
     mesh: DeviceMesh | None = None,
 ) -> Measured:
-    """Play until the window is full and everything is compiled, then blocks for some seconds."""
+    """Play until the window is full and everything is compiled, then blocks for some seconds.
+
+    mesh: ranks that do the same. They must make as many blocks, so that they make the fewest, not as many as fill the time.
+    """
     device, causal = playable.device, playable.causal
     torch._dynamo.reset()
     if device.type == "cuda":
@@ -195,7 +255,7 @@ def measure(
     blocks: list[float] = []
     pending: Future[list[bytes]] | None = None
     warm_s, last = 0.0, time.perf_counter()
-    while number < warm + 3 or (sum(blocks) < seconds and left_s() > 12):
+    while number < warm + _LEAST or (mesh is None and sum(blocks) < seconds and left_s() > 12):
         poses = [PlayerState(z=0.03 * i, yaw_deg=2.0 * i).pose for i in range(number * frames, (number + 1) * frames)]
         pose = torch.from_numpy(np.stack(poses)).float()[None].to(device)
         marks = [time.perf_counter()]
@@ -270,3 +330,26 @@ def wait(device: torch.device) -> None:
     """Wait for what a GPU was given to do on the current stream."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure one rung on this rank; rank 0 prints what it reached."""
+    parser = argparse.ArgumentParser(prog="bench.ladder", description=main.__doc__)
+    parser.add_argument("--world")
+    parser.add_argument("--shape", choices=sorted(SHAPES))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--switches", required=True, help="an AccelerateSpec as JSON")
+    options = parser.parse_args(arguments)
+    rank, ranks, device = dist.start()
+    mesh = init_device_mesh(device.type, (ranks,))
+    playable = random_playable(options.shape, device) if options.shape else world_playable(options.world, device)[0]
+    spec = AccelerateSpec(**json.loads(options.switches))
+    measured = measure(playable, spec, lambda: math.inf, options.seconds, mesh)
+    if rank == 0:
+        print(_RESULT + json.dumps(measured), flush=True)
+    dist.stop()
+
+
+if __name__ == "__main__":
+    main()
