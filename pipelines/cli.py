@@ -279,11 +279,20 @@ def export(
     starts: Annotated[int, typer.Option(help="How many start pictures are taken from the data.", min=0)] = 6,
     int8: Annotated[bool, typer.Option("--int8", help="Store matrices with 8 bits a weight instead of 16.")] = False,
     prompts: Annotated[bool, typer.Option("--prompts/--no-prompts", help="Whether the world follows prompts.")] = True,
+    accelerate: Accelerate = None,
 ) -> None:
-    """Make a playable world of a training run. --data should be footage that it was not trained on."""
+    """Make a playable world of a training run. --data should be footage that it was not trained on.
+
+    With --accelerate the world is played with and without these switches, and what they change is logged. None is stored.
+    """
     with _extra("training", "train"):
+        from model.accelerate import spec
+        from model.play import check
         from model.play import export as exporting
+    switches = spec.parse(accelerate or [])
     exporting.export(_training_recipe(recipe), run, data or [], out, starts, int8, prompts, log=_log)
+    if accelerate:
+        check.compare(out, switches, _log)
 
 
 @app.command()

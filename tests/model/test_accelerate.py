@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 import tiny_ladder  # noqa: E402 (after the package is known to be here)
-from tiny_play import CONFIG, SPEC, TEXTS, WARPED, grid, play, ring, world  # noqa: E402
+from tiny_play import CONFIG, SPEC, TEXTS, WARPED, grid, play, ring, save_world_file, world  # noqa: E402
 from torch import nn  # noqa: E402
 from torch._dynamo.testing import CompileCounter  # noqa: E402
 
@@ -24,6 +24,7 @@ from model.backbone.dit import Expert  # noqa: E402
 from model.causal.cache import RingCache  # noqa: E402
 from model.causal.passes import BlockCondition, PreparedText, denoise, prepare  # noqa: E402
 from model.causal.rollout import EAGER, Rollout, StreamStart  # noqa: E402
+from model.play.check import compare  # noqa: E402
 
 CPU = torch.device("cpu")
 # The spec
@@ -73,6 +74,16 @@ def test_switches_that_cannot_work_are_refused(word, message):
 def test_a_switch_that_this_machine_cannot_turn_on_is_an_error_and_no_silent_fallback(spec, message):
     with pytest.raises(InputError, match=message):
         Accelerator(world(), SPEC, spec)
+
+
+def test_what_switches_change_in_a_world_is_measured_and_said(tmp_path):
+    lines = []
+    save_world_file(str(tmp_path))
+    assert compare(str(tmp_path), AccelerateSpec(backend="eager", decode="overlapped"), lines.append) == [float("inf")] * 8
+    values = compare(str(tmp_path), AccelerateSpec(weights="fp8"), lines.append)
+    assert 20 < values[0] < 60
+    assert lines[0] == "with these switches the first block differs by nothing, block 8 by nothing"
+    assert lines[1].startswith(f"with these switches the first block differs by PSNR {values[0]:.1f} dB")
 
 
 # Text and noise levels kept

@@ -58,7 +58,7 @@ def test_the_command_line_stays_small():
             "--workers",
         ],
         "encode": ["--data", "--out", "--recipe", "--runner", "--workers"],
-        "export": ["--data", "--int8", "--out", "--prompts", "--recipe", "--starts"],
+        "export": ["--accelerate", "--data", "--int8", "--out", "--prompts", "--recipe", "--starts"],
         "play": ["--accelerate", "--attract", "--backend", "--host", "--no-browser", "--port", "--sessions"],
         "rollout": ["--accelerate", "--backend", "--image", "--keys", "--out", "--prompt", "--record", "--seed"],
         "replay": ["--out"],
