@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.shapes import SHAPES, Shape, random_world
+from bench.shapes import SHAPES, Shape, has_diffusers, random_world
 from model.accelerate.fp8 import Fp8Linear, quantize_rows, scaled_product
 from model.config import BackboneConfig
 from model.training import throughput
@@ -277,7 +277,7 @@ def ladder_lines(options: Any, name: str) -> Iterator[str]:
 
     size, device = "tiny" if options.tiny else name, torch.device(options.device)
     shape, playable = SHAPES[size], ladder.random_playable(size, device)
-    codec = "TAEHV (diffusers is not installed)" if find_spec("diffusers") is None else "Wan's"
+    codec = "Wan's" if has_diffusers() else "TAEHV (diffusers is not installed)"
     spec = shape.causal
     yield (
         f"{shape.what}; {'bfloat16' if device.type == 'cuda' else 'float32'}, random weights; blocks of {spec.block} latents "

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from bench.shapes import SHAPES, random_codec, random_world
+from bench.shapes import SHAPES, has_diffusers, random_codec, random_world
 from curation.errors import InputError
 from model.accelerate.apply import Accelerator
 from model.accelerate.spec import AccelerateSpec
@@ -58,10 +57,11 @@ RUNGS = (
     Rung("+ compile", {"compile": True}, public="1 H200: 4.9 core"),
     Rung("+ fp8", {"weights": "fp8"}, public="8 H100: 1.11 times (LightX2V)"),
     Rung("+ sage", {"attention": "sage"}),
+    Rung("+ overlapped decode", {"decode": "overlapped"}),
     Rung("+ cuDNN's attention", {"attention": "cudnn"}),
     Rung("+ CUDA graphs", {"cuda_graphs": True}),
-    Rung("+ overlapped decode", {"decode": "overlapped"}),
     Rung("+ fp8 cache", {"cache": "fp8"}),
+    Rung("+ fp8 by our own code", {"weights": "fp8", "fp8_backend": "own"}),
     Rung("+ SP2", {"sequence_parallel": 2, "cuda_graphs": False}, 2, "2 H200: 7.7 core"),
     Rung("+ SP4", {"sequence_parallel": 4, "cuda_graphs": False}, 4, "4 H200: 16-17 core, 8.9 client"),
 )
@@ -97,7 +97,7 @@ class Measured(NamedTuple):
 def random_playable(name: str, device: torch.device) -> Playable:
     """Return a world of random weights of a shape with Wan's decoder, or with a tiny one where diffusers is missing."""
     shape, dtype = SHAPES[name], torch.bfloat16 if device.type == "cuda" else torch.float32
-    codec = random_codec(device, dtype, tiny=find_spec("diffusers") is None, small=name == "tiny")
+    codec = random_codec(device, dtype, tiny=not has_diffusers(), small=name == "tiny")
     height, width = (side * codec.cell_px for side in shape.grid)
     generator = torch.Generator().manual_seed(0)
     text = torch.randn(1, shape.text_tokens, shape.backbone.text_dim, generator=generator)

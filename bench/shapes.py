@@ -95,6 +95,15 @@ class SettledCodec(VideoCodec):
             yield first[:, :, 1:]
 
 
+def has_diffusers() -> bool:
+    """Return whether Wan's autoencoder can be imported: diffusers may be there without what it needs."""
+    try:
+        from diffusers import AutoencoderKLWan  # noqa: F401
+    except Exception:  # it raises RuntimeError for what is missing, too
+        return False
+    return True
+
+
 def random_codec(device: torch.device, dtype: torch.dtype, tiny: bool, small: bool = False) -> Codec:
     """Return Wan's autoencoder with random weights, or TAEHV's decoder of its latents behind an encoder of averages.
 
