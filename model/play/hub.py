@@ -142,6 +142,7 @@ class Hub:
                     detail = engine.info.name if count == 1 else f"{engine.info.name}, block {block + 1} of {count}"
                     self._tell_stage(Stage(id="warm-up", pct=100.0 * (number + block / count) / len(engines), detail=detail))
                     await self.scheduler.work(next, blocks, None)
+                del blocks  # and its session, whose cache may be large
         except Exception as error:
             self.failure = error
             if not isinstance(error, GamecraftError):
