@@ -31,8 +31,7 @@ from torch import Tensor
 from bench import ladder
 from bench.machine import describe
 from bench.shapes import SHAPES
-from model.accelerate.backends import BACKENDS
-from model.accelerate.spec import parse
+from model.accelerate.spec import BACKENDS, parse
 from model.backbone.attention import KV
 from model.control.spec import ControlState
 from model.play.engine import Session, Start

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.accelerate.spec import BACKENDS
 from model.backbone.attention import KV, AttentionLayout, Past
 from model.causal.cache import History, Page, RingCache, TokenGrid, kept_experts
 from model.causal.passes import BlockCondition, Passes, PreparedBlock, at_context_noise, commit, denoise, prepare
@@ -24,7 +25,6 @@ from model.causal.spec import CausalSpec
 from model.noise import ExpertName
 from model.world import ControlledExpert, World
 
-BACKENDS = ("eager", "traced", "onnxruntime")
 _MEASURE_S = 0.25  # a backend
 # Larger worlds spend their time in the operators.
 _MAX_WEIGHTS = 50_000_000

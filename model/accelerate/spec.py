@@ -6,8 +6,9 @@ from typing import Any
 
 from curation.errors import InputError
 
+BACKENDS = ("eager", "traced", "onnxruntime")
 _CHOICES = {
-    "backend": ("auto", "eager", "traced", "onnxruntime"),
+    "backend": ("auto", *BACKENDS),
     "weights": ("as_stored", "fp8"),
     "fp8_backend": ("auto", "torchao", "own"),
     "cache": ("model", "fp8"),
@@ -47,7 +48,7 @@ class AccelerateSpec:
         for name in ("decode_parts", "sequence_parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.backend in ("traced", "onnxruntime"):
+        if self.backend in BACKENDS[1:]:
             other = AccelerateSpec()
             names = ("compile", "weights", "cache", "attention", "sequence_parallel", "cuda_graphs")
             if switched := [name for name in names if getattr(self, name) != getattr(other, name)]:

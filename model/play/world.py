@@ -52,7 +52,10 @@ def load_engine(
     names. InputError for a switch that cannot be on here.
     """
     spec = accelerate or AccelerateSpec()
-    spec = replace(spec, backend=backend) if backend != "auto" else spec
+    try:
+        spec = replace(spec, backend=backend) if backend != "auto" else spec
+    except ValueError as error:
+        raise InputError(str(error)) from error
     device, mesh = torch.device("cuda" if torch.cuda.is_available() else "cpu"), None
     if spec.sequence_parallel > 1:
         _, ranks, device = dist.start()
