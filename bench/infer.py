@@ -10,10 +10,14 @@ Self-Forcing's published code, which writes the keys of the block into the cache
 
 --age BLOCKS plays a session for that long first, and then takes turns with fresh ones, whose blocks cost what young blocks cost
 under the same load of the machine.
+
+--ablate climbs from plain play to the fastest, switch by switch (`bench.ladder`). --shape plays a world of Wan's sizes with
+random weights instead. --accelerate plays with these switches.
 """
 
 import argparse
 import contextlib
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench import ladder
 from bench.machine import describe
+from bench.shapes import SHAPES
+from model.accelerate.spec import BACKENDS, parse
 from model.backbone.attention import KV
 from model.control.spec import ControlState
-from model.play.accelerate import BACKENDS
 from model.play.engine import Session, Start
 from model.play.keys import parse_keys
 from model.play.world import WorldEngine, load_engine
@@ -46,15 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of play for each row")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's default")
     parser.add_argument("--backends", nargs="+", default=["auto"], choices=("auto", *BACKENDS))
+    parser.add_argument("--accelerate", nargs="+", default=[], metavar="SWITCH[=VALUE]", help="see docs/play.md")
+    parser.add_argument("--ablate", action="store_true", help="the ladder from plain play to the fastest")
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="with --ablate: random weights of these sizes, not a world")
+    parser.add_argument("--compile-backend", default="inductor", help="with --ablate: of torch.compile; default inductor")
     parser.add_argument("--age", type=int, default=0, metavar="BLOCKS", help="compare an old session with fresh ones instead")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    print(describe() + f", torch {torch.__version__}, {torch.get_num_threads()} threads")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chip = f" on {torch.cuda.device_count()} x {torch.cuda.get_device_name()}" if device.type == "cuda" else ""
+    print(describe() + f", torch {torch.__version__}{chip}, {torch.get_num_threads()} threads")
+    if options.ablate:
+        for line in ablation(options.shape, options.worlds[0], device, options.seconds, options.compile_backend):
+            print(line, flush=True)
+        return
+    switches = parse(options.accelerate)
     rows: list[dict[str, Any]] = []
     for world in options.worlds:
         for backend in options.backends:
-            engine = load_engine(world, lambda _: None, backend)
+            engine = load_engine(world, lambda _: None, backend, switches)
             if options.age:
                 rows += aged(engine, options.age)
                 continue
@@ -67,6 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("|---" * len(columns) + "|")
     for row in rows:
         print("| " + " | ".join(str(row[column]) for column in columns) + " |")
+
+
+def ablation(shape: str | None, world: str, device: torch.device, seconds: float, compile_backend: str) -> Iterator[str]:
+    """Yield the ladder of a world, or of random weights of a shape."""
+    if shape:
+        playable = ladder.random_playable(shape, device)
+        yield f"\nrandom weights: {SHAPES[shape].what}\n"
+    else:
+        playable, name = ladder.world_playable(world, device)
+        yield f"\n{name}\n"
+    yield from ladder.table(playable, lambda: math.inf, compile_backend, seconds=seconds)
 
 
 def aged(engine: WorldEngine, blocks: int) -> list[dict[str, Any]]:

@@ -36,7 +36,11 @@ _CONTEXT_BYTES, _UNUSED_SHARE = 2 * _GIB, 0.05
 
 
 class MemoryPlan(NamedTuple):
-    """Bytes that a rank needs, by part. `activations` hold what autograd keeps and what passes need while they run."""
+    """Bytes that a rank needs, by part.
+
+    Activations hold what autograd keeps and what passes need while they run. Gradients take their place in the backward pass,
+    so the two are counted together: at the moment when they need most.
+    """
 
     parts: dict[str, int]
     cache: int  # of the activations: keys and values of past blocks
@@ -70,8 +74,12 @@ def report(recipe: TrainRecipe, ranks: Sequence[int], device_gib: float, say: Ca
     if recipe.train.precision == "auto":
         recipe = replace(recipe, train=replace(recipe.train, precision="bfloat16"))
     refused: list[InputError] = []
+    activations: Activations | None = None
     for count in ranks:
-        made = plan(recipe, count)
+        if activations is None:
+            _check_ranks(recipe, count)
+            activations = measure_activations(recipe)
+        made = plan(recipe, count, activations)
         say(f"{recipe.name} on {count} ranks, context parallel {recipe.layout.context}, {recipe.train.precision}:")
         for line in made.lines():
             say(f"  {line}")
@@ -86,10 +94,17 @@ def report(recipe: TrainRecipe, ranks: Sequence[int], device_gib: float, say: Ca
         raise refused[0]
 
 
-def plan(recipe: TrainRecipe, ranks: int) -> MemoryPlan:
-    """Return what a rank of a run needs. Its precision must be a dtype, not auto. InputError for ranks that do not divide."""
+def _check_ranks(recipe: TrainRecipe, ranks: int) -> None:
     if ranks % recipe.layout.context:
         raise InputError(f"{ranks} ranks do not divide into groups of {recipe.layout.context}")
+
+
+def plan(recipe: TrainRecipe, ranks: int, activations: "Activations | None" = None) -> MemoryPlan:
+    """Return what a rank of a run needs. Its precision must be a dtype, not auto. InputError for ranks that do not divide.
+
+    activations: `measure_activations` of the recipe, where they are known: they do not depend on the number of ranks.
+    """
+    _check_ranks(recipe, ranks)
     dtype: torch.dtype = getattr(torch, recipe.train.precision)
     expert, networks = _expert(recipe), 2 if recipe.model.two_experts else 1
     distils = recipe.objective.kind == "self_forcing"
@@ -97,14 +112,15 @@ def plan(recipe: TrainRecipe, ranks: int) -> MemoryPlan:
     weights = _bytes(expert, ranks)
     # An expert whose keys the other one reads gets gradients, too, before they are dropped.
     both = distils and recipe.causal.sharing == "low_noise" and recipe.causal.context_gradient
+    gradients, critics_gradients = (networks if both else 1) * trained, 0
     parts = {
         "weights": networks * weights,
-        "gradients": (networks if both else 1) * trained,
         "optimizer": 2 * networks * trained,
         "averaged weights": networks * trained,
     }
     if distils:
-        parts |= _critic_parts(recipe, expert, networks, ranks)
+        critics_parts, critics_gradients = _critic_parts(recipe, expert, networks, ranks)
+        parts |= critics_parts
     elif recipe.objective.kind == "consistency":
         parts["teacher"] = networks * weights
     if distils:  # a batch of videos, in [-1, 1], and the frames of its rollouts
@@ -113,27 +129,30 @@ def plan(recipe: TrainRecipe, ranks: int) -> MemoryPlan:
     if recipe.model.weights:
         parts |= {"text encoder": _TEXT_ENCODER, "codec": _VIDEO_CODEC}
     parts["gathered weights"] = _gathered(expert, dtype)
-    activations, cache = _activations(recipe, dtype)
-    parts["activations"] = activations // recipe.layout.context
-    return MemoryPlan(parts, cache // recipe.layout.context)
+    first, second, cache = (size // recipe.layout.context for size in activations or measure_activations(recipe))
+    if recipe.train.accumulate > 1:  # gradients of earlier passes are there
+        most = gradients + critics_gradients + max(first, second)
+    else:
+        most = max(first, gradients + second, gradients + critics_gradients)
+    parts["activations, gradients"] = most
+    return MemoryPlan(parts, cache)
 
 
-def _critic_parts(recipe: TrainRecipe, expert: ControlledExpert, networks: int, ranks: int) -> dict[str, int]:
+def _critic_parts(recipe: TrainRecipe, expert: ControlledExpert, networks: int, ranks: int) -> tuple[dict[str, int], int]:
+    """Return the parts of teacher and critic, and the bytes of the critic's gradients."""
     weights, rank = _bytes(expert, ranks), recipe.distillation.critic_lora
     if not rank:
         return {
             "teacher": networks * weights,
             "critic": networks * weights,
-            "critic's gradients": weights,
             "critic's optimizer": 2 * networks * weights,
-        }
+        }, weights
     changed = lora.add_lora(_expert(recipe), rank)
     added = _bytes(changed, ranks, lambda name: any(part in name for part in lora.PARTS))
     return {
         "teacher and critic": networks * (weights + added),
-        "critic's gradients": added,
         "critic's optimizer": 2 * networks * added,
-    }
+    }, added
 
 
 def _is_trained(recipe: TrainRecipe) -> Callable[[str], bool]:
@@ -198,12 +217,20 @@ def _gathered(expert: ControlledExpert, dtype: torch.dtype) -> int:
     return 2 * block * size + block * 4 + around * size
 
 
-def _activations(recipe: TrainRecipe, dtype: torch.dtype) -> tuple[int, int]:
-    """Return the peak of a step's activations without context parallel, and of it the cached keys and values; bytes."""
-    world = _world(recipe, dtype)
+class Activations(NamedTuple):
+    """Peaks of activations without context parallel, bytes: of the student's pass, of the critic's, and of it cached keys."""
+
+    student: int
+    critic: int
+    cache: int
+
+
+def measure_activations(recipe: TrainRecipe) -> Activations:
+    """Run the passes of a step without memory, and return what they would need. The precision must be a dtype, not auto."""
+    world = _world(recipe, getattr(torch, recipe.train.precision))
     if recipe.objective.kind == "self_forcing":
         return _self_forcing(recipe, world)
-    return _one_pass(recipe, world), 0
+    return Activations(_one_pass(recipe, world), 0, 0)
 
 
 def _world(recipe: TrainRecipe, dtype: torch.dtype) -> World:
@@ -263,8 +290,11 @@ def _condition(recipe: TrainRecipe, latents: range, frames: int) -> BlockConditi
         )
 
 
-def _self_forcing(recipe: TrainRecipe, world: World) -> tuple[int, int]:
-    """Run the passes of a step that trains the student, whose window ends the longest rollout, on the meta device."""
+def _self_forcing(recipe: TrainRecipe, world: World) -> Activations:
+    """Run the passes of a step that trains the student, whose window ends the longest rollout, on the meta device.
+
+    Returns the peaks of the student's and of the critic's pass, and of it the cached keys and values.
+    """
     spec, sizes, settings = recipe.causal, _sizes(recipe), recipe.distillation
     frames = recipe.train.curriculum[-1].frames
     latents = 1 + (frames - 1) // sizes.frames_per_latent
@@ -299,8 +329,9 @@ def _self_forcing(recipe: TrainRecipe, world: World) -> tuple[int, int]:
             _score(recipe, world, name)
         (rolled * rolled.detach()).mean().backward()
         del rolled, cache
+    with LiveMemory("meta") as critics:
         _score(recipe, world, name).square().mean().backward()
-    return memory.peak, pages
+    return Activations(memory.peak, critics.peak, pages)
 
 
 def _score(recipe: TrainRecipe, world: World, name: str) -> Tensor:

@@ -48,8 +48,8 @@ class ControlledExpert(nn.Module):
         maps: `control.pluecker.control_maps` of the frames. None is no camera, and so are zeros for a sample in a batch where
         others have one. vlm_context: hidden states of a vision-language model for frame and instruction
         (`backbone.vlm_context`). None is no instruction, and so are zeros. start_of_stream: the first frame is a latent by
-        itself. control: `control_tokens` of the maps, where they are known already. attention: `layout`, `past` and `keys_only`
-        of `Expert.forward`.
+        itself. control: `control_tokens` of the maps, where they are known already. attention: `layout`, `past`, `keys_only`
+        and `embedded` of `Expert.forward`.
         """
         control = self.control_tokens(maps_BFCHW, start_of_stream) if control_BLD is None else control_BLD
         time_BT = sigma_BT * TIMESTEPS

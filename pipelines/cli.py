@@ -63,6 +63,13 @@ Backend = Annotated[
         help="How a small world is computed on a processor: eager, traced, onnxruntime, or auto, the fastest that is ready.",
     ),
 ]
+Accelerate = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SWITCH[=VALUE]",
+        help="Switches that make play faster, such as compile,weights=fp8,attention=cudnn; docs/play.md lists them.",
+    ),
+]
 Wait = Annotated[
     float,
     typer.Option(metavar="[SECONDS]", min=0, help="Wait until another run releases OUT; without SECONDS, without a limit."),
@@ -291,11 +298,20 @@ def export(
     starts: Annotated[int, typer.Option(help="How many start pictures are taken from the data.", min=0)] = 6,
     int8: Annotated[bool, typer.Option("--int8", help="Store matrices with 8 bits a weight instead of 16.")] = False,
     prompts: Annotated[bool, typer.Option("--prompts/--no-prompts", help="Whether the world follows prompts.")] = True,
+    accelerate: Accelerate = None,
 ) -> None:
-    """Make a playable world of a training run. --data should be footage that it was not trained on."""
+    """Make a playable world of a training run. --data should be footage that it was not trained on.
+
+    With --accelerate the world is played with and without these switches, and what they change is logged. None is stored.
+    """
     with _extra("training", "train"):
+        from model.accelerate import spec
+        from model.play import check
         from model.play import export as exporting
+    switches = spec.parse(accelerate or [])
     exporting.export(_training_recipe(recipe), run, data or [], out, starts, int8, prompts, log=_log)
+    if accelerate:
+        check.compare(out, switches, _log)
 
 
 @app.command()
@@ -310,15 +326,30 @@ def play(
     attract: Annotated[str, typer.Option(metavar="FILE.gcplay", help="A record that the page shows while nobody plays.")] = "",
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
     backend: Backend = "auto",
+    accelerate: Accelerate = None,
 ) -> None:
     """Play a world in the browser: keys, mouse, touch or gamepad; prompts while it runs; records and videos."""
     with _extra("playing", "play,train"):
+        from model.accelerate import spec
         from model.play import commands, world
+    switches = spec.parse(accelerate or [])
+    if switches.sequence_parallel > 1 and other:
+        raise InputError("--accelerate sequence_parallel: ranks share one world; leave CKPT_B out")
+    if _follows(switches):
+        world.follow_rank_0(checkpoint, backend, switches)
+        return
 
     def load(log: Callable[[str], None]) -> list[Any]:
-        return [world.load_engine(name, log, backend) for name in (checkpoint, other) if name]
+        return [world.load_engine(name, log, backend, switches) for name in (checkpoint, other) if name]
 
     commands.play(load, host, port, sessions, attract, not no_browser, _log)
+
+
+def _follows(switches: Any) -> bool:
+    """Return whether this is one of several ranks that share sessions, and not the one that is asked."""
+    from model.parallel import dist
+
+    return switches.sequence_parallel > 1 and not dist.is_first()
 
 
 @app.command()
@@ -335,11 +366,19 @@ def rollout(
     out: Annotated[str, typer.Option(metavar="VIDEO.mp4", help="Where the video goes.")] = "rollout.mp4",
     record: Annotated[str, typer.Option(metavar="FILE.gcplay", help="Where the record goes; replay makes it again.")] = "",
     backend: Backend = "auto",
+    accelerate: Accelerate = None,
 ) -> None:
     """Play a script of keys without a page, and write the video."""
     with _extra("a rollout", "play,train"):
+        from model.accelerate import spec
         from model.play import commands, world
-    commands.rollout(lambda: world.load_engine(checkpoint, _log, backend), image, keys, prompt, seed, out, record, _log)
+    switches = spec.parse(accelerate or [])
+    if _follows(switches):
+        world.follow_rank_0(checkpoint, backend, switches)
+        return
+    commands.rollout(
+        lambda: world.load_engine(checkpoint, _log, backend, switches), image, keys, prompt, seed, out, record, _log
+    )
 
 
 @app.command()
@@ -353,7 +392,9 @@ def replay(
     """Play a record again and check that every frame is equal; a record of something else is refused with what differs."""
     with _extra("a replay", "play,train"):
         from model.play import commands, world
-    commands.replay(lambda backend: world.load_engine(checkpoint, _log, backend), record, out, _log)
+    commands.replay(
+        lambda identity: world.load_engine(checkpoint, _log, accelerate=world.spec_of_record(identity)), record, out, _log
+    )
 
 
 @app.command(cls=_Waits)

@@ -52,13 +52,13 @@ class KV(NamedTuple):
 class Past(NamedTuple):
     """Keys, rotated to their positions, and values of past latents for one layer.
 
-    tail: the last tokens of both are room for the pass's own keys and values, which are written there. Shapes and addresses
-    then never change. Not for training: it writes in place.
+    own: numbers of the tokens that are room for the pass's own keys and values, which are written there. Shapes and addresses
+    then never change. Not for training: it writes in place. None: own keys follow those of the past.
     """
 
     k_BSNH: Tensor
     v_BSNH: Tensor
-    tail: bool = False
+    own_L: Tensor | None = None
 
 
 class SinkRotation(NamedTuple):
@@ -74,21 +74,23 @@ class SinkRotation(NamedTuple):
 class AttentionLayout(NamedTuple):
     """Where the tokens of a pass stand and what they see; one for all layers.
 
-    mask: for the keys [past | own], see `attend`; None: everything.
+    mask: for the keys of past and pass, see `attend`; None: everything. steady: later passes have the same shapes and
+    addresses, so it is worth compiling or recording them.
     """
 
     rotary_LP: Rotary
     mask: Tensor | BlockMask | None = None
     sink: SinkRotation | None = None
+    steady: bool = False
 
 
 def attend_with_past(attend_function: Attend, q_BLNH: Tensor, own: KV, layout: AttentionLayout, past: Past | None) -> Tensor:
     """Return self-attention of a pass's queries to past and own keys, which are rotated here."""
     k, v = rotate(own.k_BSNH, layout.rotary_LP), own.v_BSNH
     q = rotate(q_BLNH, layout.rotary_LP)
-    if past is not None and past.tail:
-        past.k_BSNH[:, -k.shape[1] :], past.v_BSNH[:, -v.shape[1] :] = k, v
-        k, v = past.k_BSNH, past.v_BSNH
+    if past is not None and past.own_L is not None:
+        k = past.k_BSNH.index_copy_(1, past.own_L, k)
+        v = past.v_BSNH.index_copy_(1, past.own_L, v)
     elif past is not None:
         k, v = torch.cat([past.k_BSNH, k], 1), torch.cat([past.v_BSNH, v], 1)
     if layout.sink is None:

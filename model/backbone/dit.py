@@ -11,7 +11,7 @@ are float32. In bfloat16 they would make a fine-tuned model drift from its base.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,17 @@ FP32 = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3", "norm_o
 
 # What a block returns of its keys and values.
 WantedKeys = Literal["none", "also", "only"]
+
+
+class Embedded(NamedTuple):
+    """What an expert makes of a noise level and a text, which is equal in many passes of play.
+
+    time: [B, T, D]. scales: scales and shifts of the blocks, [B, T, 6, D]. text: keys and values of each block.
+    """
+
+    time_BTD: Tensor
+    scales_BT6D: Tensor
+    text: Sequence[KV]
 
 
 class Expert(nn.Module):
@@ -52,6 +63,7 @@ class Expert(nn.Module):
         layout: AttentionLayout | None = None,
         past: Sequence[Past] = (),
         keys_only: bool = False,
+        embedded: Embedded | None = None,
     ) -> Tensor | tuple[KV, ...]:
         """Return the velocity [B, 16, T, h, w].
 
@@ -62,20 +74,25 @@ class Expert(nn.Module):
         not divide into tokens.
 
         keys_only: return the keys and values of each layer instead, which a cache stores. The last block stops at its keys, and
-        there is no head.
+        there is no head. embedded: noise levels and text where they are embedded already; `time` and `text` are not read then.
         """
         sizes = self._grid(x_BCThw)
         tokens_BLD = self.patch_embedding(x_BCThw.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         if control_BLD is not None:
             tokens_BLD = tokens_BLD + control_BLD.to(tokens_BLD.dtype)
-        time_BTD, scales_BT6D, text_BSD = self.condition_embedder(time_BT, text_BSE, tokens_BLD.dtype)
+        texts: Sequence[Tensor | KV]
+        if embedded is None:
+            time_BTD, scales_BT6D, text_BSD = self.condition_embedder(time_BT, text_BSE, tokens_BLD.dtype)
+            texts = [text_BSD] * len(self.blocks)
+        else:
+            time_BTD, scales_BT6D, texts = embedded
         if layout is None:
             layout = AttentionLayout(self.rotary(range(sizes[0]), sizes[1], sizes[2], x_BCThw.device))
         keys = []
         for i, block in enumerate(self.blocks):
             own_past, last = past[i] if past else None, i == len(self.blocks) - 1
             wanted: WantedKeys = ("only" if last else "also") if keys_only else "none"
-            made = block(tokens_BLD, text_BSD, scales_BT6D, layout, own_past, vlm_context_BUV, wanted)
+            made = block(tokens_BLD, texts[i], scales_BT6D, layout, own_past, vlm_context_BUV, wanted)
             if keys_only:
                 tokens_BLD, kv = (tokens_BLD, made) if last else made
                 keys.append(kv)
@@ -84,6 +101,16 @@ class Expert(nn.Module):
         if keys_only:
             return tuple(keys)
         return self._unpatchify(self._head(tokens_BLD, time_BTD), sizes)
+
+    def text_keys(self, text_BSE: Tensor) -> tuple[KV, ...]:
+        """Return the keys and values of a text for the cross-attention of each block."""
+        text_BSD = self.condition_embedder.text_embedder(text_BSE.to(self.patch_embedding.weight.dtype))
+        return tuple(block.attn2.keys(text_BSD) for block in self.blocks)
+
+    def embed(self, time_BT: Tensor, text_BSE: Tensor, text_keys: Sequence[KV]) -> Embedded:
+        """Return noise levels and text as blocks read them. text_keys: `text_keys` of the text."""
+        dtype = self.patch_embedding.weight.dtype
+        return Embedded(*self.condition_embedder.embed_time(time_BT, text_BSE, dtype), text_keys)
 
     def rotary(self, frames: Sequence[int], rows: int, columns: int, device: torch.device) -> Rotary:
         """Return the rotary positions of tokens, given the position of each frame and the number of rows and columns."""
@@ -129,16 +156,16 @@ class ConditionEmbedder(nn.Module):
 
     def forward(self, time_BT: Tensor, text_BSE: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Return time embedding [B, T, D], the blocks' scales and shifts [B, T, 6, D], text [B, S, D]."""
+        return *self.embed_time(time_BT, text_BSE, dtype), self.text_embedder(text_BSE.to(dtype))
+
+    def embed_time(self, time_BT: Tensor, text_BSE: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return time embedding [B, T, D] and the blocks' scales and shifts [B, T, 6, D]. The text may be added to both."""
         waves = sinusoid(time_BT, self._freq_dim).to(self.time_embedder.linear_1.weight.dtype)
         time_BTD = self.time_embedder(waves).to(dtype)
         if self.pooled_text is not None:
             pooled_BTE = mean_of_tokens(text_BSE if text_BSE.ndim == 4 else text_BSE[:, None])
             time_BTD = time_BTD + self.pooled_text(pooled_BTE.to(dtype))
-        return (
-            time_BTD,
-            self.time_proj(functional.silu(time_BTD)).unflatten(-1, (6, -1)),
-            self.text_embedder(text_BSE.to(dtype)),
-        )
+        return time_BTD, self.time_proj(functional.silu(time_BTD)).unflatten(-1, (6, -1))
 
 
 def mean_of_tokens(text_BTSE: Tensor) -> Tensor:
@@ -185,14 +212,18 @@ class Block(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        text_BSD: Tensor,
+        text_BSD: Tensor | KV,
         scales_BT6D: Tensor,
         layout: AttentionLayout,
         past: Past | None = None,
         vlm_context_BUV: Tensor | None = None,
         keys: WantedKeys = "none",
     ) -> Any:
-        """Return the tokens after this block: [B, L, D]. keys: return them with this block's own KV as well, or only the KV."""
+        """Return the tokens after this block: [B, L, D].
+
+        text: or its keys and values, where they are known. keys: return the tokens with this block's own KV as well, or only
+        the KV.
+        """
         modulation = (self.scale_shift_table.float() + scales_BT6D.float()).unbind(2)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation
         normed = modulate(self.norm1(x_BLD.float()), scale, shift).type_as(x_BLD)
@@ -226,6 +257,7 @@ class Attention(nn.Module):
         super().__init__()
         width = config.width
         self._heads, self.attend = config.num_attention_heads, attention  # `parallel.context_parallel` wraps `attend`
+        self.kept_heads = self._heads  # of what `keys` returns; context parallel divides them among its ranks
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
         self.norm_q, self.norm_k = nn.RMSNorm(width, config.eps), nn.RMSNorm(width, config.eps)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
@@ -246,13 +278,15 @@ class Attention(nn.Module):
         """Self-attention: attend to `own`, the keys of the same tokens, and to the past."""
         return self.to_out[0](attend_with_past(self.attend, self.queries(x_BLD), own, layout, past).flatten(2))
 
-    def forward(self, x_BLD: Tensor, source_BSD: Tensor, vlm_context_BUV: Tensor | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, source_BSD: Tensor | KV, vlm_context_BUV: Tensor | None = None) -> Tensor:
         """Cross-attention: attend to `source`, and to `vlm_context` as well if there is one (see `Expert.forward`).
 
-        source: [B, S, D], or one for each frame's tokens, [B, T, S, D].
+        source: [B, S, D], or one for each frame's tokens, [B, T, S, D]; or keys and values of the former.
         """
         q = self.queries(x_BLD)
-        if source_BSD.ndim == q.ndim:
+        if isinstance(source_BSD, KV):
+            values = self.attend(q, *source_BSD)
+        elif source_BSD.ndim == q.ndim:
             frames = source_BSD.shape[1]
             k, v = self.keys(source_BSD.flatten(0, 1))
             values = self.attend(q.unflatten(1, (frames, -1)).flatten(0, 1), k, v).unflatten(0, (-1, frames)).flatten(1, 2)

@@ -120,15 +120,16 @@ class VideoCodec(Codec):
     def decode(self, latents_BCThw: Tensor) -> Tensor:
         if self.tiny_decoder is not None:
             return self.stream_decoder().decode(latents_BCThw)
-        video: Tensor = self.vae.decode(self._scaled(latents_BCThw).to(self.vae.dtype), return_dict=False)[0]
+        video: Tensor = self.vae.decode(self.to_decoder(latents_BCThw).to(self.vae.dtype), return_dict=False)[0]
         return video.float().clamp(-1, 1)
 
     def stream_decoder(self) -> StreamDecoder:
         if self.tiny_decoder is not None:
             return TinyStreamDecoder(self.tiny_decoder)
-        return WanStreamDecoder(self.vae, self._scaled)
+        return WanStreamDecoder(self.vae, self.to_decoder)
 
-    def _scaled(self, latents_BCThw: Tensor) -> Tensor:
+    def to_decoder(self, latents_BCThw: Tensor) -> Tensor:
+        """Return normalised latents as the autoencoder's decoder reads them."""
         return latents_BCThw.float() * self.deviation + self.mean
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Keys and values of past latents: immutable pages for training, a ring of fixed shapes for inference, with one meaning.
+"""Keys and values of past latents: immutable pages for training, a ring of fixed addresses for inference, with one meaning.
 
 A commit makes a page, denoising only reads. Keys are stored before rotation and rotated for each block, since their positions
 count from the start of the window. Pages and ring slots outlive the window by a block, so that the last block can be committed
@@ -7,7 +7,7 @@ again with another prompt.
 B batch, S tokens (of a latent: `TokenGrid.per_latent`), N heads, H width of a head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -33,7 +33,7 @@ class History(NamedTuple):
     """What all passes of a block see: positions and mask, and the past by expert and layer."""
 
     layout: AttentionLayout
-    past: Mapping[ExpertName, tuple[Past, ...]]
+    past: Mapping[ExpertName, Sequence[Past]]
 
 
 class Cache(Protocol):
@@ -126,31 +126,39 @@ def _joined(kvs: list[tuple[KV, ...]], rotary_SP: Rotary) -> tuple[Past, ...]:
 
 
 class RingCache:
-    """Buffers of fixed shape and address, for inference: compilation and CUDA graphs see the same graph for every block.
+    """Buffers of fixed address, for inference: compilation and CUDA graphs see the same graph for every block.
 
-    Sink latents have places that are never overwritten. Blocks take turns in the slots behind them; there is one slot more than
-    the window needs, so that the last block can be committed again. A mask says which slots a block sees. Behind the slots is
-    room for the keys of the pass itself.
+    Sink latents have places that are never overwritten. Blocks take turns in the slots behind them. There is one slot more than
+    the window needs: that of the block itself, where the passes write their own keys, and where its page is stored. It holds
+    the block that has just left the window, so that the last block can be committed again with another prompt until the next
+    one is begun.
+
+    While the window fills, passes get the beginning of the buffers, and almost never a mask: kernels are faster without. From
+    then on everything is seen, and nothing changes any more (`AttentionLayout.steady`). static: passes get whole buffers from
+    the first block on, and a mask while not everything is seen.
     """
 
-    def __init__(self, spec: CausalSpec, grid: TokenGrid, world: World, batch: int = 1) -> None:
-        self.spec, self.grid = spec, grid
+    def __init__(self, spec: CausalSpec, grid: TokenGrid, world: World, batch: int = 1, static: bool = False) -> None:
+        self.spec, self.grid, self.static = spec, grid, static
         self._slots = spec.window // spec.block + 1
         self._capacity = spec.sink + self._slots * spec.block  # latents
-        config, tokens = world.high.expert.config, self._capacity * grid.per_latent
-        weight = world.high.expert.blocks[0].attn1.to_k.weight
-        dtype, heads = weight.dtype, config.num_attention_heads
-        stored = batch, tokens, heads, config.attention_head_dim
-        read = batch, tokens + spec.block * grid.per_latent, heads, config.attention_head_dim
-
-        def zeros(shape: tuple[int, ...]) -> list[Tensor]:
-            return [torch.zeros(shape, dtype=dtype, device=grid.device) for _ in range(config.num_layers)]
-
-        names = kept_experts(world, spec)
-        self._keys: dict[ExpertName, list[Tensor]] = {name: zeros(stored) for name in names}
-        self._past = {name: tuple(map(Past, zeros(read), zeros(read), [True] * config.num_layers)) for name in names}
-        self._mask = torch.zeros(1, 1, 1, read[1], dtype=torch.bool, device=grid.device)
+        attention = world.high.expert.blocks[0].attn1
+        self._layers, self._dtype = world.high.expert.config.num_layers, attention.to_k.bias.dtype
+        self._shape = batch, self._capacity * grid.per_latent, attention.kept_heads, grid.head_dim
         self._latents: list[int | None] = [None] * self._capacity  # the latent in each place
+        self._mask = torch.zeros(1, 1, 1, self._shape[1], dtype=torch.bool, device=grid.device)
+        self._own = torch.zeros(spec.block * grid.per_latent, dtype=torch.int64, device=grid.device)
+        self._rotary = _rotary_room(self._shape[1], grid)
+        self._own_rotary = _rotary_room(spec.block * grid.per_latent, grid)
+        self._allocate(kept_experts(world, spec))
+
+    def _allocate(self, names: tuple[ExpertName, ...]) -> None:
+        """Make the buffers: of keys as they are stored, and of keys and values as passes read them."""
+        self._keys = {name: self._zeros() for name in names}
+        self._past = {name: list(zip(self._zeros(), self._zeros(), strict=True)) for name in names}
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros(self._shape, dtype=self._dtype, device=self.grid.device) for _ in range(self._layers)]
 
     def _place(self, latent: int) -> int:
         """Return where in the buffers a latent is, in latents."""
@@ -164,23 +172,44 @@ class RingCache:
         """Return what a block sees; valid until the next call. ValueError where visible latents are missing."""
         sink, window = self.spec.visible(block, first)
         places = self.spec.places(block, first)
-        layout = AttentionLayout(self.grid.rotary(places[2]))
+        layout = AttentionLayout(_put(self.grid.rotary(places[2]), self._own_rotary))
         if not sink:
             return History(layout, {})
         positions = [0] * self._capacity
-        visible = torch.zeros(self._capacity, dtype=torch.bool)
+        seen = []
         for latent, position in zip([*sink, *window], [*places[0], *places[1]], strict=True):
             place = self._place(latent)
             if self._latents[place] != latent:
                 raise ValueError(f"latent {latent}, which {block} sees, is not in the cache")
-            positions[place], visible[place] = position, True
-        own = torch.ones(len(block) * self.grid.per_latent, dtype=torch.bool)
-        self._mask.copy_(torch.cat([visible.repeat_interleave(self.grid.per_latent), own])[None, None, None])
-        table, tokens = self.grid.rotary(positions), self._capacity * self.grid.per_latent
+            positions[place] = position
+            seen.append(place)
+        for latent in block:
+            place = self._place(latent)
+            if self._latents[place] != latent:  # what is there will be overwritten by the passes
+                self._latents[place] = None
+            seen.append(place)
+        end = self._capacity if self.static else max(seen) + 1
+        tokens, per = end * self.grid.per_latent, self.grid.per_latent
+        if len(seen) < end:
+            visible = torch.zeros(end, dtype=torch.bool)
+            visible[seen] = True
+            self._mask[..., :tokens].copy_(visible.repeat_interleave(per))
+            layout = layout._replace(mask=self._mask[..., :tokens])
+        elif end == self._capacity:
+            layout = layout._replace(steady=True)
+        starts = torch.tensor([self._place(latent) * per for latent in block])
+        own = self._own[: len(block) * per]
+        own.copy_((starts[:, None] + torch.arange(per)).flatten())
+        return History(layout, self._read(tokens, _put(self.grid.rotary(positions[:end]), self._rotary), own))
+
+    def _read(self, tokens: int, rotary_SP: Rotary, own_L: Tensor) -> Mapping[ExpertName, Sequence[Past]]:
+        """Return the past of each expert and layer, rotated, of the first tokens of the buffers."""
+        made = {}
         for name, keys in self._keys.items():
-            for key, past in zip(keys, self._past[name], strict=True):
-                past.k_BSNH[:, :tokens].copy_(rotate(key, table))
-        return History(layout._replace(mask=self._mask), self._past)
+            for key, (rotated, _) in zip(keys, self._past[name], strict=True):
+                rotated[:, :tokens].copy_(rotate(key[:, :tokens], rotary_SP))
+            made[name] = tuple(Past(k[:, :tokens], v[:, :tokens], own_L) for k, v in self._past[name])
+        return made
 
     @torch.no_grad()
     def with_page(self, page: Page) -> "RingCache":
@@ -188,8 +217,22 @@ class RingCache:
         first = self._place(page.latents.start)
         tokens = slice(first * self.grid.per_latent, (first + len(page.latents)) * self.grid.per_latent)
         for name, kvs in page.kv.items():
-            for kv, key, past in zip(kvs, self._keys[name], self._past[name], strict=True):
-                key[:, tokens].copy_(kv.k_BSNH)
-                past.v_BSNH[:, tokens].copy_(kv.v_BSNH)
+            self._write(name, kvs, tokens)
         self._latents[first : first + len(page.latents)] = page.latents
         return self
+
+    def _write(self, name: ExpertName, kvs: tuple[KV, ...], tokens: slice) -> None:
+        for kv, key, (_, value) in zip(kvs, self._keys[name], self._past[name], strict=True):
+            key[:, tokens].copy_(kv.k_BSNH)
+            value[:, tokens].copy_(kv.v_BSNH)
+
+
+def _rotary_room(tokens: int, grid: TokenGrid) -> Rotary:
+    cos, sin = (torch.zeros(tokens, grid.head_dim // 2, device=grid.device) for _ in range(2))
+    return cos, sin
+
+
+def _put(rotary_LP: Rotary, room: Rotary) -> Rotary:
+    """Copy a table to the beginning of a fixed place; return it there."""
+    cos, sin = (place[: len(part)].copy_(part) for part, place in zip(rotary_LP, room, strict=True))
+    return cos, sin

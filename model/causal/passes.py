@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from model.backbone.attention import AttentionLayout, Past, SinkRotation
+from model.backbone.attention import KV, AttentionLayout, Past, SinkRotation
+from model.backbone.dit import Embedded
 from model.backbone.rope import rotate
 from model.causal.cache import History, Page, TokenGrid, kept_experts, read_expert
 from model.causal.spec import CausalSpec, dense_mask
-from model.noise import ExpertName
+from model.noise import TIMESTEPS, ExpertName
 from model.world import ControlledExpert, World
 
 # Below so many tokens a dense mask is as fast as flex attention.
@@ -36,19 +37,49 @@ class BlockCondition(NamedTuple):
     vlm_context: Tensor | None = None
 
 
+class PreparedText:
+    """A text as the blocks of the experts read it, and with it the noise levels of the steps. For play, not for training.
+
+    Everything is computed when it is first needed, by the code of a pass, and kept: in all blocks of a stream the steps have
+    the same levels, and the text rarely changes. With Wan2.2's 512 tokens an expert's keys and values take 420 MB.
+    """
+
+    def __init__(self, world: World, text_BSE: Tensor) -> None:
+        self._world, self._text = world, text_BSE
+        self._keys: dict[ExpertName, tuple[KV, ...]] = {}
+        self._embedded: dict[tuple[ExpertName, float, int], Embedded] = {}
+
+    @torch.no_grad()
+    def embedded(self, name: ExpertName, sigma: float, latents: int) -> Embedded:
+        """Return what an expert makes of the text and of a noise level of so many latents."""
+        name = "low" if self._world.high is self._world.low else name
+        key = name, sigma, latents
+        if key not in self._embedded:
+            expert = self._world.expert_named(name).expert
+            if name not in self._keys:
+                self._keys[name] = expert.text_keys(self._text)
+            sigma_BT = torch.full((len(self._text), latents), sigma, device=self._text.device)
+            self._embedded[key] = expert.embed(sigma_BT * TIMESTEPS, self._text, self._keys[name])
+        return self._embedded[key]
+
+
 class PreparedBlock(NamedTuple):
-    """A block's condition with the camera's tokens by expert, which all passes of the block share."""
+    """A block's condition with the camera's tokens by expert, which all passes of the block share.
+
+    text: the condition's text where its keys are kept, None where every pass computes them.
+    """
 
     block: BlockCondition
     control: Mapping[ExpertName, Tensor]
+    text: PreparedText | None = None
 
 
-def prepare(world: World, block: BlockCondition) -> PreparedBlock:
+def prepare(world: World, block: BlockCondition, text: PreparedText | None = None) -> PreparedBlock:
     """Compute what is equal in all passes of a block."""
     start = block.latents.start == 0
     high = world.high.control_tokens(block.maps, start)
     low = high if world.high is world.low else world.low.control_tokens(block.maps, start)
-    return PreparedBlock(block, {"high": high, "low": low})
+    return PreparedBlock(block, {"high": high, "low": low}, text)
 
 
 def denoise(
@@ -83,7 +114,7 @@ def at_context_noise(x0_BCThw: Tensor, spec: CausalSpec, noise: Tensor | None) -
 def _run(
     world: World, x: Tensor, sigma: float, prepared: PreparedBlock, history: History, name: ExpertName, keys_only: bool
 ) -> Tensor:
-    block, control = prepared
+    block, control, text = prepared
     past: Sequence[Past] = history.past[read_expert(name, history.past)] if history.past else ()
     result: Tensor = world.expert_named(name)(
         torch.cat([x, block.condition], 1),
@@ -94,6 +125,7 @@ def _run(
         layout=history.layout,
         past=past,
         keys_only=keys_only,
+        embedded=None if text is None else text.embedded(name, sigma, x.shape[2]),
     )
     return result
 

@@ -7,13 +7,15 @@ B batch, C latent channels, T latents, F frames, H W px, h w latent rows and col
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from model.backbone.frame_codec import FrameCodec
+from model.backbone.stream_decoders import StreamDecoder
 from model.backbone.vae import Codec, FirstFrameStream
 from model.causal.cache import Cache, History, PageCache, TokenGrid
 from model.causal.condition import (
@@ -25,7 +27,7 @@ from model.causal.condition import (
     require_frame_latents,
     turned_condition,
 )
-from model.causal.passes import BlockCondition, Passes, PreparedBlock, prepare
+from model.causal.passes import BlockCondition, Passes, PreparedBlock, PreparedText, prepare
 from model.causal.spec import CausalSpec
 from model.noise import draw_noise, seeded_generator
 from model.warp import condition_channels
@@ -108,16 +110,20 @@ class Rollout:
         seed: int | Sequence[int] = 0,
         cache: Cache | None = None,
         passes: Passes = EAGER,
+        keeps_text: bool = False,
+        decoder: StreamDecoder | None = None,
     ) -> None:
         """seed: of the batch, or one for each sample. cache: an empty one; None: pages. passes: how its passes are computed.
 
-        The start image is committed here.
+        keeps_text: compute keys of the text and scales of the steps once (`PreparedText`), not in every pass; for play.
+        decoder: of this stream; None: the codec's. The start image is committed here.
         """
         require_frame_latents(codec, spec)
         self.gradient = False
         self._world, self._codec, self._spec, self._seed, self._passes = world, codec, spec, seed, passes
         self._camera_known = start.camera_known
         self._text, self._vlm_context = start.text, start.vlm_context
+        self._prepared_text = PreparedText(world, start.text) if keeps_text else None
         self._intrinsics = start.intrinsics
         height, width = start.pictures.shape[-2:]
         self._size = height // codec.cell_px, width // codec.cell_px
@@ -135,11 +141,11 @@ class Rollout:
         self._made: deque[tuple[Tensor, BlockCondition]] = deque(maxlen=kept)
         self.latents = 0  # how many are committed
         self._picture = start.pictures  # last frame, with exactly its latents
-        self._decoder = codec.stream_decoder()
-        self._decoded: Tensor | None = None  # frames of the pending block
+        self._decoder = codec.stream_decoder() if decoder is None else decoder
+        self._decoded: Tensor | Future[Tensor] | None = None  # frames of the pending block
         with torch.no_grad():
             x0 = codec.encode(start.pictures[:, :, None])
-            first = prepare(world, self._condition(range(1), self._origin[:, None], None))
+            first = prepare(world, self._condition(range(1), self._origin[:, None], None), self._prepared_text)
             self._pending: tuple[Tensor, PreparedBlock] | None = (x0, first)
             self.first_frame = self.decode()  # the start image as the world shows it, [B, 3, 1, H, W]
             self.commit()
@@ -182,7 +188,7 @@ class Rollout:
     def _prepared(self, block: range, pose_BF44: Tensor) -> PreparedBlock:
         if self._pending is not None:
             raise RuntimeError("the last block is not committed yet")
-        return prepare(self._world, self._condition(block, pose_BF44, self._pose))
+        return prepare(self._world, self._condition(block, pose_BF44, self._pose), self._prepared_text)
 
     @staticmethod
     def _generators(seed: int | Sequence[int], block: range) -> torch.Generator | list[torch.Generator]:
@@ -198,7 +204,21 @@ class Rollout:
             raise RuntimeError("there is no block to decode")
         if self._decoded is None:
             self._decoded = self._decoder.decode(self._pending[0])
+        elif isinstance(self._decoded, Future):
+            self._decoded = self._decoded.result()
         return self._decoded
+
+    def decode_in(self, submit: Callable[[Callable[[Tensor], Tensor], Tensor], "Future[Tensor]"]) -> "Future[Tensor]":
+        """Have the block that is generated decoded elsewhere, and return its frames to come. Call it before `commit`.
+
+        submit: runs a decoding of latents after those given before (`accelerate.overlap`). With `CausalSpec.warp` the commit
+        waits for the frames, since the next block is conditioned on the last of them.
+        """
+        if self._pending is None or self._decoded is not None:
+            raise RuntimeError("there is no block to decode, or it is decoded already")
+        future = submit(self._decoder.decode, self._pending[0])
+        self._decoded = future
+        return future
 
     def commit(self) -> None:
         """Enter the last block into the cache, and its last frame into the memory."""
@@ -238,6 +258,8 @@ class Rollout:
             return
         changed_B = torch.ones(len(text), dtype=torch.bool) if not same_context else (text != self._text).flatten(1).any(1)
         self._text, self._vlm_context = text, vlm_context
+        if self._prepared_text is not None:
+            self._prepared_text = PreparedText(self._world, text)
         for memory, has_changed in zip(self._memories, changed_B.tolist(), strict=False):
             if has_changed:
                 memory.forget()
@@ -246,7 +268,7 @@ class Rollout:
             if block.latents.start or len(self._made) == 1:  # the start image keeps its text once a block has followed
                 changed = block._replace(text=text, vlm_context=vlm_context)
                 with torch.set_grad_enabled(self.gradient and self._spec.context_gradient):
-                    prepared = prepare(self._world, changed)
+                    prepared = prepare(self._world, changed, self._prepared_text)
                 self._commit(x0, prepared, first)
 
     def _commit(self, x0: Tensor, prepared: PreparedBlock, first: int = 0) -> None:

@@ -57,10 +57,11 @@ class _Exchange:
         attention.queries = partial(self._queries, attention.queries)
         attention.keys = partial(self._keys, attention.keys)
         attention.attend = partial(self._attend, attention.attend)
+        attention.kept_heads //= self._group.size()
 
-    def _forward(self, forward: Callable[..., Any], x_BlD: Tensor, text_BSD: Tensor, scales_BT6D: Tensor, *more: Any) -> Any:
+    def _forward(self, forward: Callable[..., Any], x_BlD: Tensor, text: Any, scales_BT6D: Tensor, *more: Any) -> Any:
         self._frames = scales_BT6D.shape[1]  # anew in every pass, and when a pass is computed again
-        return forward(x_BlD, text_BSD, scales_BT6D, *more)
+        return forward(x_BlD, text, scales_BT6D, *more)
 
     def _queries(self, queries: Callable[[Tensor], Tensor], x_BlD: Tensor) -> Tensor:
         return _tokens_to_heads(queries(x_BlD), self._frames, self._group)

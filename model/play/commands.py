@@ -3,7 +3,8 @@
 import os
 import threading
 import webbrowser
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -90,13 +91,13 @@ def rollout(load: Callable[[], Engine], image: str, keys: str, prompt: str, seed
         log(f"{record}: {len(controls) // length} blocks")
 
 
-def replay(load: Callable[[str], Engine], path: str, out: str, log: Log) -> None:
+def replay(load: Callable[[Mapping[str, Any]], Engine], path: str, out: str, log: Log) -> None:
     """Play a record again, check each frame, and write the video. InputError where the frames cannot be the same.
 
-    load: load the engine with the backend of this name, that of the record.
+    load: load the engine that the record's identity names: its backend and its switches.
     """
     record = read_record(path)
-    engine = load(str(record.header.identity.get("backend", "auto")))
+    engine = load(record.header.identity)
     check_identity(record, engine)
     if record.is_truncated:
         log(f"{path}: the last line was cut off; {len(record.blocks)} blocks are whole")

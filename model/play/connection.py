@@ -37,6 +37,8 @@ class Connection:
         self._rate_notice_s = 0.0
 
     def send(self, message: Message) -> None:
+        if self._closing:  # the reason was the last word: what is still read is not answered
+            return
         self._texts.append(message)
         self._something.set()
 

@@ -4,6 +4,7 @@ H W px of a frame, n frames of a block.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +34,8 @@ class EngineInfo:
     # what decides the frames besides seed, start and inputs: checkpoint hash, causal spec, backend, threads, code version
     identity: Mapping[str, Any]
     attract: bytes = b""  # an MP4 of play, shown while nobody plays; empty: none
+    warm_up_blocks: int = 1  # blocks after which nothing is computed for the first time
+    overlaps_decode: bool = False  # whether a block can be committed, and the next one made, while frames of the last come
 
 
 class Start(NamedTuple):
@@ -58,6 +61,13 @@ class Session(Protocol):
         """Return the next block. controls: one for each of its frames, `block_frames` of them.
 
         `commit` must follow before the next call: frames can be sent before the block enters the cache.
+        """
+        ...
+
+    def begin(self, controls: Sequence[ControlState]) -> "Future[BlockFrames]":
+        """Make the next block and return its frames to come. `commit` may follow before they have.
+
+        Where `EngineInfo.overlaps_decode` is False they have come already.
         """
         ...
 

@@ -137,8 +137,12 @@ class Hub:
             if record:
                 check_identity(record, engines[0])
             for number, engine in enumerate(engines):
-                self._tell_stage(Stage(id="warm-up", pct=100.0 * number / len(engines), detail=engine.info.name))
-                await self.scheduler.work(warm_up, engine)
+                blocks, count = warm_up(engine), engine.info.warm_up_blocks
+                for block in range(count):
+                    detail = engine.info.name if count == 1 else f"{engine.info.name}, block {block + 1} of {count}"
+                    self._tell_stage(Stage(id="warm-up", pct=100.0 * (number + block / count) / len(engines), detail=detail))
+                    await self.scheduler.work(next, blocks, None)
+                del blocks  # and its session, whose cache may be large
         except Exception as error:
             self.failure = error
             if not isinstance(error, GamecraftError):
@@ -461,11 +465,13 @@ def check_comparable(engines: Sequence[Engine]) -> None:
                 )
 
 
-def warm_up(engine: Engine) -> None:
-    """Make a block, so that the first player does not wait for compilation and caches."""
+def warm_up(engine: Engine) -> Iterator[None]:
+    """Make blocks one by one, so that the first player does not wait for compilation and caches."""
     images = engine.info.start_images
     if not images:
         return
     session, _ = engine.start(Start(images[0].picture))
-    session.generate([ControlState()] * engine.info.block_frames)
-    session.commit()
+    for _ in range(engine.info.warm_up_blocks):
+        session.generate([ControlState()] * engine.info.block_frames)
+        session.commit()
+        yield

@@ -1,16 +1,19 @@
 """One player: worlds that are played on the same inputs, when their next block may be made, and what is said about it.
 
 A turn samples the controls, makes a block, hands it to the connection, and only then commits it: the frames do not wait for the
-commit. Everything here runs on the event loop, except the functions given to `work`.
+commit. Where engines decode on a thread of their own, the block is committed while it is decoded, and the next turn may begin.
+Everything here runs on the event loop, except the functions given to `work`.
 """
 
+import asyncio
 import logging
 import math
 import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol
 
 from curation.errors import InputError, describe
 from model.control.spec import ControlState
@@ -106,6 +109,7 @@ class Player:
         self._turnarounds_s: deque[float] = deque(maxlen=8)  # from when a block was due to begin until it was sent
         self._margin_s, self._ready_s = _EARLY_S, time.monotonic()
         self._waits_since: float | None = None
+        self._delivery: asyncio.Task[None] | None = None  # of the last block that was made
         self.paused = ""
         if self.channel:
             self.channel.drop_block()
@@ -239,14 +243,43 @@ class Player:
             max(self._not_before, self._ready_s),
             now + _PACE * self._block_frames / self.engines[0].info.fps,
         )
-        made = await work(_make_block, worlds, sample.controls, self.channel.exact)
-        if gen == self.gen:
-            self._emit(made, sample, now)
-            self._turnarounds_s.append(time.monotonic() - due)
+        if any(engine.info.overlaps_decode for engine in self.engines):
+            await self._begin(gen, work, sample, now, due)
+        else:
+            made = await work(_make_block, worlds, sample.controls, self.channel.exact)
+            if gen == self.gen:
+                self._emit(made, sample, now)
+                self._turnarounds_s.append(time.monotonic() - due)
         commit_s = await work(_commit, worlds)
         if gen == self.gen:
             self._commit_s = commit_s
             await self._apply_prompt(gen, work)
+
+    async def _begin(self, gen: int, work: Work, sample: Sample, now: float, due: float) -> None:
+        """Make a block, and send it once its frames have come, after those of the block before."""
+        began, exact = time.monotonic(), self.channel.exact if self.channel else False
+        coming = await work(_begin_block, self._worlds, sample.controls)
+        if gen != self.gen:
+            return
+        announced = self._announce(self.block + 1, self._block_frames, sample, now)
+        before = self._delivery
+
+        async def deliver() -> None:
+            if before is not None:
+                await before
+            try:
+                blocks = [await asyncio.wrap_future(each) for each in coming]
+                encoded = asyncio.get_running_loop().run_in_executor(None, _encoded, blocks, exact, began)
+                made = await encoded
+            except Exception as error:
+                if gen == self.gen:
+                    self.fail(error)
+                return
+            if gen == self.gen:
+                self._send_block(made, announced)
+                self._turnarounds_s.append(time.monotonic() - due)
+
+        self._delivery = asyncio.create_task(deliver())
 
     async def _open(self, gen: int, work: Work) -> None:
         self.send(Stage(id="start"))
@@ -284,40 +317,50 @@ class Player:
         self.send(self.state())
 
     def _emit(self, made: _Made, sample: Sample, sampled_s: float) -> None:
-        """Hand a block to the connection, and count it."""
+        """Count a block, and hand it to the connection."""
         block = made.blocks[0]
-        count = len(block.frames)
+        self._send_block(made, self._announce(block.number, len(block.frames), sample, sampled_s))
+
+    def _announce(self, number: int, count: int, sample: Sample, sampled_s: float) -> dict[str, Any]:
+        """Count a block of so many frames; return what its header says that is known before the frames are."""
         newly_active = [prompt for prompt in self._prompts if prompt.state == "recached"]
         for prompt in newly_active:
-            self._mark(prompt.seq, "active", block.number)
+            self._mark(prompt.seq, "active", number)
+        announced = {
+            "gen": self.gen,
+            "block": number,
+            "frame0": self._frames,
+            "n": count,
+            "engines": tuple(engine.info.name for engine in self.engines),
+            "ctl_seq": (sample.seq,) * count,
+            "prompt_seq": self._active_prompt,
+            "prompt_state": self._prompts[-1].state if self._prompts else "active",
+            "seed": self.start_values.seed,
+            "poses": self._poses(sample.controls) or ((0.0, 0.0, 0.0),),
+            "t_in": None if sample.received_s is None else 1e3 * sample.received_s,
+            "t_sample": 1e3 * sampled_s,
+            "t_commit": 1e3 * self._commit_s,
+        }
+        self.block, self._frames = number, self._frames + count
+        return announced
+
+    def _send_block(self, made: _Made, announced: dict[str, Any]) -> None:
+        """Hand a block that was announced to the connection."""
         stages: Counter[str] = Counter()
         for made_block in made.blocks:
             stages.update({name: 1e3 * seconds for name, seconds in made_block.seconds.items()})
         denoise, decode = stages.pop("denoise", 0.0), stages.pop("decode", 0.0)
         header = BlockHeader(
-            gen=self.gen,
-            block=block.number,
-            frame0=self._frames,
-            n=count,
-            engines=tuple(engine.info.name for engine in self.engines),
+            **announced,
             bytes=tuple(len(picture) for picture in made.pictures),
             format="png" if made.exact else "jpeg",
-            ctl_seq=(sample.seq,) * count,
-            prompt_seq=self._active_prompt,
-            prompt_state=self._prompts[-1].state if self._prompts else "active",
-            seed=self.start_values.seed,
-            poses=self._poses(sample.controls) or ((0.0, 0.0, 0.0),),
             sha=made.sha,
-            t_in=None if sample.received_s is None else 1e3 * sample.received_s,
-            t_sample=1e3 * sampled_s,
             t_start=1e3 * made.start_s,
             t_recache=sum(stages.values()),
             t_denoise=denoise,
             t_decode=decode,
             t_enc=1e3 * made.encode_s,
-            t_commit=1e3 * self._commit_s,
         )
-        self.block, self._frames = block.number, self._frames + count
         if self.channel:
             self.channel.send_block(pack(header, made.pictures))
 
@@ -339,21 +382,29 @@ def _start_worlds(engines: Sequence[Engine], start: Start, exact: bool) -> tuple
     """Start a session of each engine. Runs in the worker thread."""
     began = time.monotonic()
     sessions, blocks = zip(*(start_recorded(engine, start) for engine in engines), strict=True)
-    return list(sessions), _encoded(sessions, blocks, exact, began)
+    shas = [session.last_sha for session in sessions]
+    return list(sessions), _encoded(list(zip(blocks, shas, strict=True)), exact, began)
 
 
 def _make_block(sessions: Sequence[RecordedSession], controls: Sequence[ControlState], exact: bool) -> _Made:
     """Make the next block of each session. Runs in the worker thread."""
     began = time.monotonic()
-    return _encoded(sessions, [session.generate(controls) for session in sessions], exact, began)
+    return _encoded([(session.generate(controls), session.last_sha) for session in sessions], exact, began)
 
 
-def _encoded(sessions: Sequence[RecordedSession], blocks: Sequence[BlockFrames], exact: bool, began: float) -> _Made:
+def _begin_block(
+    sessions: Sequence[RecordedSession], controls: Sequence[ControlState]
+) -> "list[Future[tuple[BlockFrames, str]]]":
+    """Make the next block of each session, whose frames are to come. Runs in the worker thread."""
+    return [session.begin(controls) for session in sessions]
+
+
+def _encoded(blocks: Sequence[tuple[BlockFrames, str]], exact: bool, began: float) -> _Made:
+    """Encode the frames of all worlds' blocks, each given with its sha."""
     encode_from = time.monotonic()
-    pictures = [picture for block in blocks for picture in encode_frames(block.frames, exact)]
-    return _Made(
-        list(blocks), tuple(session.last_sha for session in sessions), pictures, exact, began, time.monotonic() - encode_from
-    )
+    pictures = [picture for block, _ in blocks for picture in encode_frames(block.frames, exact)]
+    made, shas = [block for block, _ in blocks], tuple(sha for _, sha in blocks)
+    return _Made(made, shas, pictures, exact, began, time.monotonic() - encode_from)
 
 
 def _commit(sessions: Sequence[RecordedSession]) -> float:

@@ -8,7 +8,9 @@ import base64
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -78,7 +80,7 @@ def sha_of(frames: np.ndarray) -> str:
 
 
 class RecordedSession:
-    """A session that writes its record. A block is in the record as soon as it is made."""
+    """A session that writes its record. A block is in the record as soon as its frames have come."""
 
     def __init__(self, session: Session, header: Header, first: BlockFrames) -> None:
         self._session, self._prompts = session, []  # type: tuple[Session, list[PromptLine]]
@@ -87,16 +89,41 @@ class RecordedSession:
 
     def generate(self, controls: Sequence[ControlState]) -> BlockFrames:
         block = self._session.generate(controls)
-        self.last_sha = sha_of(block.frames)
-        line = BlockLine(
-            block=block.number,
-            controls=tuple((tuple(sorted(state.keys)), state.mouse_dx, state.mouse_dy) for state in controls),
-            prompts=tuple(self._prompts),
-            sha=self.last_sha,
-        )
-        self._lines.append(line.model_dump_json(exclude_defaults=True))
-        self._prompts.clear()
+        _, self.last_sha = self._line(controls)(block)
         return block
+
+    def begin(self, controls: Sequence[ControlState]) -> "Future[tuple[BlockFrames, str]]":
+        """Make the next block and return its frames, and their sha256, to come."""
+        coming = self._session.begin(controls)
+        record, made = self._line(controls), Future[tuple[BlockFrames, str]]()
+
+        def finish(frames: "Future[BlockFrames]") -> None:
+            try:
+                made.set_result(record(frames.result()))
+            except Exception as error:
+                made.set_exception(error)
+
+        coming.add_done_callback(finish)
+        return made
+
+    def _line(self, controls: Sequence[ControlState]) -> Callable[[BlockFrames], tuple[BlockFrames, str]]:
+        """Reserve the next line of the record; return how to write it once the frames have come."""
+        place, prompts = len(self._lines), tuple(self._prompts)
+        self._lines.append("")
+        self._prompts.clear()
+
+        def write(block: BlockFrames) -> tuple[BlockFrames, str]:
+            sha = sha_of(block.frames)
+            line = BlockLine(
+                block=block.number,
+                controls=tuple((tuple(sorted(state.keys)), state.mouse_dx, state.mouse_dy) for state in controls),
+                prompts=prompts,
+                sha=sha,
+            )
+            self._lines[place] = line.model_dump_json(exclude_defaults=True)
+            return block, sha
+
+        return write
 
     def commit(self) -> float:
         return self._session.commit()
@@ -106,8 +133,8 @@ class RecordedSession:
         self._prompts.append(PromptLine(text=text, blend_blocks=blend_blocks))
 
     def text(self) -> str:
-        """Return the record so far."""
-        return "\n".join(self._lines) + "\n"
+        """Return the record so far, up to the last block whose frames have come."""
+        return "\n".join(takewhile(bool, self._lines)) + "\n"
 
 
 def start_recorded(engine: Engine, start: Start) -> tuple[RecordedSession, BlockFrames]:

@@ -91,13 +91,16 @@ def group():
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_plan_is_what_a_step_of_distillation_needs(recompute, tmp_path):
+@pytest.mark.parametrize("side", [32, 64, 128])
+def test_the_plan_is_what_a_step_of_distillation_needs(recompute, side, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "SIZE", side)
     settings = recipe(recompute, two=False)
     made = memory_plan.plan(settings, ranks=1)
     planned = made.total - made.parts["gathered weights"]  # the step below has no FSDP2
     needed = measured(settings, tmp_path / "run", str(tmp_path))
     assert planned == pytest.approx(needed, rel=0.1)
-    assert made.parts["activations"] > 0.4 * planned, "they are not drowned in weights"
+    if side == 128:
+        assert made.parts["activations, gradients"] > 0.4 * planned, "they are not drowned in weights"
 
 
 def test_bytes_that_are_alive_are_counted_until_they_are_freed():
@@ -118,7 +121,12 @@ def test_more_ranks_and_low_rank_critics_need_less():
     one, eight = memory_plan.plan(small, 1), memory_plan.plan(small, 8)
     for name in ("weights", "optimizer", "critic's optimizer", "averaged weights"):
         assert eight.parts[name] < 0.5 * one.parts[name]
-    assert eight.parts["activations"] == one.parts["activations"]
+    # The activations of a rank stay the same; gradients, which take their place later, are divided.
+    assert (
+        eight.parts["activations, gradients"]
+        <= one.parts["activations, gradients"]
+        < 1.5 * eight.parts["activations, gradients"]
+    )
     adapted = memory_plan.plan(replace(small, distillation=replace(small.distillation, critic_lora=2)), 1)
     assert adapted.parts["critic's optimizer"] < 0.2 * one.parts["critic's optimizer"]
     assert "critic" not in adapted.parts

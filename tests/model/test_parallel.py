@@ -1,10 +1,5 @@
 """Two ranks train as one: sharded weights, shared batches, and checkpoints that another number of ranks resumes from."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +9,13 @@ from curation import shards
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("diffusers", reason="the extra `train` is not installed")
 
+from ranks import Ranks  # noqa: E402
+
 from model.backbone import load_weights  # noqa: E402
 from model.backbone.dit import Expert  # noqa: E402
 from model.config import tiny  # noqa: E402
 
 PROGRAM = Path(__file__).with_name("ranks_run.py")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -29,49 +25,6 @@ def out(made, tmp_path_factory):
     return folder
 
 
-class Ranks:
-    """The program in so many ranks, which do one task after another: to start them takes longer than most tasks."""
-
-    def __init__(self, count, errors):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
-        every = {**os.environ, **where, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-        self._errors = errors
-        with errors.open("a") as stderr:
-            self._ranks = [
-                subprocess.Popen(
-                    [sys.executable, str(PROGRAM)],
-                    env={**every, "RANK": str(rank)},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=stderr,
-                    text=True,
-                )
-                for rank in range(count)
-            ]
-
-    def do(self, data, folder, steps, what):
-        """Rank 0's metrics. AssertionError with the words of an error in the task, or the end of stderr where a rank ended."""
-        task = json.dumps([str(data), str(folder), steps, what]) + "\n"
-        for rank in self._ranks:
-            rank.stdin.write(task)
-            rank.stdin.flush()
-        line = self._ranks[0].stdout.readline()
-        assert line, self._errors.read_text()[-1500:]
-        answer = json.loads(line)
-        assert not isinstance(answer, dict), answer["error"]
-        return answer
-
-    def stop(self):
-        for rank in self._ranks:
-            rank.stdin.close()
-        for rank in self._ranks:
-            rank.wait(60)
-            rank.stdout.close()
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """`ranks(count)`: that many ranks, started once."""
@@ -79,7 +32,7 @@ def ranks(tmp_path_factory):
 
     def of(count):
         if count not in running:
-            running[count] = Ranks(count, tmp_path_factory.mktemp("ranks") / "stderr.txt")
+            running[count] = Ranks(PROGRAM, count, tmp_path_factory.mktemp("ranks") / "stderr.txt")
         return running[count]
 
     yield of

@@ -151,13 +151,46 @@ def test_the_pooled_text_is_the_mean_of_words_without_padding():
 @pytest.mark.parametrize("name", ["high", "low"])
 @pytest.mark.parametrize("sharing", ["per_expert", "low_noise"])
 @pytest.mark.parametrize("sink", [1, 4])
-def test_the_ring_is_the_pages(name, sharing, sink):
+@pytest.mark.parametrize("static", [False, True])
+def test_the_ring_is_the_pages(name, sharing, sink, static):
     spec, world = replace(SPEC, sharing=sharing, sink=sink), tiny_world()
     inputs = sequence(latents=31)
     with torch.no_grad():
         pages = by_blocks(world, spec, name, *inputs, PageCache(spec, grid(world)))
-        ring = by_blocks(world, spec, name, *inputs, RingCache(spec, grid(world), world, BATCH))
+        ring = by_blocks(world, spec, name, *inputs, RingCache(spec, grid(world), world, BATCH, static))
     assert (pages - ring).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_the_ring_has_a_mask_only_while_its_window_fills(static):
+    world, (clean, _, _, whole) = tiny_world(), sequence(latents=31)
+    ring = RingCache(SPEC, grid(world), world, BATCH, static)
+    masked, lengths = [], []
+    with torch.no_grad():
+        for block in SPEC.blocks(31):
+            history = ring.history(block)
+            if block.start:
+                masked.append(history.layout.mask is not None)
+                lengths.append(history.past["low"][0].k_BSNH.shape[1] // grid(world).per_latent)
+            page = commit(world, clean[:, :, block.start : block.stop], prepare(world, part(whole, block)), history, SPEC)
+            ring = ring.with_page(page)
+    assert masked == [static] * 2 + [False] * 8
+    assert lengths == ([10] * 10 if static else [4, 7] + [10] * 8), "sink 1, window 6, and the block itself"
+
+
+def test_the_ring_does_not_take_a_page_whose_values_were_overwritten():
+    """Passes of a block write over the block that has left the window: then the block before cannot be committed again."""
+    world, (clean, noisy, _, whole) = tiny_world(), sequence()
+    ring = RingCache(SPEC, grid(world), world, BATCH)
+    with torch.no_grad():
+        for block in SPEC.blocks(13):
+            history = ring.history(block)
+            page = commit(world, clean[:, :, block.start : block.stop], prepare(world, part(whole, block)), history, SPEC)
+            ring.with_page(page)
+        ring.history(range(10, 13))  # the last block again: fine
+        denoise(world, noisy[:, :, 13:16], 0.5, prepare(world, part(whole, range(13, 16))), ring.history(range(13, 16)), "low")
+    with pytest.raises(ValueError, match="latent 4, which range\\(10, 13\\) sees, is not in the cache"):
+        ring.history(range(10, 13))
 
 
 @pytest.mark.parametrize("sink", [1, 4])

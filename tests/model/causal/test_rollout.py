@@ -18,7 +18,7 @@ from model.causal.condition import KeyFrameMemory, pose_distance  # noqa: E402
 from model.causal.rollout import Rollout, StreamStart  # noqa: E402
 from model.causal.spec import CausalSpec  # noqa: E402
 from model.control.trajectory import PlayerState  # noqa: E402
-from model.parallel.recompute import compile_blocks  # noqa: E402
+from model.parallel.recompute import compile_steady_blocks  # noqa: E402
 
 CHANNELS = 4
 WARPED = CausalSpec(block=1, window=3, steps=(1.0, 0.5), pose_origin="block", warp=True, memory="keyframes")
@@ -30,7 +30,7 @@ def stream(spec, ring=False, batch=1, seed=0, two=False, compiled=None, text=Non
     world = tiny_ladder.world(spec, two).eval().requires_grad_(False)
     if compiled:
         for expert in {world.high, world.low}:
-            compile_blocks(expert.expert, compiled)
+            compile_steady_blocks(expert.expert, compiled)
     codec = FrameCodec(CHANNELS, 4, 8).eval()
     pictures = torch.rand(batch, 3, 16, 24) * 2 - 1
     text = torch.zeros(batch, 3, 12) if text is None else text

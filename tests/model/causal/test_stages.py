@@ -17,11 +17,12 @@ pytest.importorskip("tensorboard", reason="the extra `train` is not installed")
 
 from tiny_ladder import tiny  # noqa: E402 (after the packages are known to be here)
 
+from model.accelerate.backends import choose  # noqa: E402
+from model.accelerate.spec import AccelerateSpec  # noqa: E402
 from model.causal.rollout import EAGER  # noqa: E402
 from model.control.spec import ControlState  # noqa: E402
 from model.data.captions import CaptionMix  # noqa: E402
 from model.noise import NoiseSpec  # noqa: E402
-from model.play.accelerate import choose  # noqa: E402
 from model.play.engine import Start  # noqa: E402
 from model.play.export import export, prompts_of  # noqa: E402
 from model.play.record import read_record, replay, start_recorded  # noqa: E402
@@ -244,16 +245,16 @@ def test_a_sample_without_a_camera_has_no_turned_frames(out, tmp_path):
 
 
 def test_an_unknown_backend_is_refused(ladder):
-    with pytest.raises(InputError, match="backend must be auto or one of eager, traced, onnxruntime, not 'warp'"):
+    with pytest.raises(InputError, match="backend must be one of auto, eager, traced, onnxruntime, not 'warp'"):
         load_engine(ladder[2], lambda _: None, "warp")
 
 
 def test_large_worlds_are_run_by_the_plain_code(ladder):
     loaded = load_world(ladder[2])
     loaded.world.low = load_world(ladder[2]).world.low  # two networks
-    engine = WorldEngine(loaded, torch.device("cpu"), "auto")
+    engine = WorldEngine(loaded, torch.device("cpu"), AccelerateSpec(backend="auto"))
     assert engine.backend == "eager"
-    assert engine.passes is EAGER
+    assert engine.accelerator.passes() is EAGER
     assert choose is not None
 
 

@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,18 @@ class MockSession:
         self._engine.log.append(("generate", self._number))
         return BlockFrames(self._number, frames, {"denoise": self._engine.block_s, "decode": 0.001})
 
+    def begin(self, controls: Sequence[ControlState]) -> Future[BlockFrames]:
+        block = self.generate(controls)
+
+        def decode() -> BlockFrames:
+            time.sleep(self._engine.decode_s)
+            self._engine.log.append(("decoded", block.number))
+            if block.number == self._engine.broken_block:
+                raise RuntimeError("the decoder broke")
+            return block
+
+        return self._engine.decoder.submit(decode)
+
     def commit(self) -> float:
         self._is_committed = True
         self._engine.log.append(("commit", self._number))
@@ -72,7 +85,16 @@ class MockSession:
 
 
 class MockEngine:
-    def __init__(self, name: str = "mock", block_s: float = 0.0, fps: float = 16.0, identity: Mapping[str, Any] | None = None):
+    """decode_s: decode each block on a thread, for so long; None: in `generate`."""
+
+    def __init__(
+        self,
+        name: str = "mock",
+        block_s: float = 0.0,
+        fps: float = 16.0,
+        identity: Mapping[str, Any] | None = None,
+        decode_s: float | None = None,
+    ):
         self.info = EngineInfo(
             name=name,
             size=(WIDTH, HEIGHT),
@@ -84,7 +106,10 @@ class MockEngine:
                 StartImage(label, picture(value)) for label, value in (("cave", 40), ("hall", 90), ("yard", 140))
             ),
             identity=identity or {"checkpoint": hashlib.sha256(b"mock").hexdigest()[:12], "threads": 1, "causal": {"sink": 1}},
+            overlaps_decode=decode_s is not None,
         )
+        self.decode_s, self.broken_block = decode_s or 0.0, -1
+        self.decoder = ThreadPoolExecutor(1)
         self.block_s = block_s
         self.log: list[tuple[str, Any]] = []
         self.thread: int | None = None

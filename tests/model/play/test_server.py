@@ -118,6 +118,52 @@ def test_frames_are_sent_before_the_commit():
     assert waits == [True]
 
 
+def test_with_overlapped_decoding_a_block_is_committed_and_the_next_one_begun_before_its_frames_come():
+    engine = MockEngine(fps=64, decode_s=0.15)
+
+    async def scenario(server: Server) -> None:
+        async with connect(server, {"seed": 2}) as client:
+            await client.ctl("W")
+            while len(client.blocks) < 7:
+                await client.receive()
+            await client.send("prompt", seq=1, text="snow")
+            await client.message("state", lambda state: state["prompts"] and state["prompts"][0]["state"] == "active")
+            await client.send("pause")
+            await quiet(client)
+            headers = [header for header, _ in client.blocks]
+            assert [header.block for header in headers] == list(range(len(headers)))
+            assert [header.frame0 for header in headers] == [0, *range(1, 1 + BLOCK * (len(headers) - 1), BLOCK)]
+            _, data = await asyncio.to_thread(get, server, f"sessions/{client.token}/record.gcplay")
+            record = parse_record(data.decode(), "session")
+            assert [block.sha for block in record.blocks] == [header.sha[0] for header in headers]
+            assert [sha_of(block.frames) for block in replay(record, MockEngine(fps=64))] == [h.sha[0] for h in headers]
+
+    play(scenario, engine)
+    order = {event: number for number, event in reversed(list(enumerate(engine.log)))}
+    blocks = range(2, 7)
+    assert all(order["commit", block] < order["decoded", block] for block in blocks)
+    assert any(order["generate", block + 1] < order["decoded", block] for block in blocks)
+    assert all(order["decoded", block - 1] < order["generate", block + 1] for block in blocks), "a block ahead at most"
+
+
+def test_an_error_of_overlapped_decoding_ends_its_session_only(caplog):
+    engine = MockEngine(fps=64, decode_s=0.01)
+    engine.broken_block = 3
+
+    async def scenario(server: Server) -> None:
+        async with connect(server, {}) as client:
+            error = await client.closed()
+            assert (error["id"], error["detail"]) == ("engine", "RuntimeError: the decoder broke")
+            assert [header.block for header, _ in client.blocks] == [0, 1, 2]
+        engine.broken_block = -1
+        async with connect(server, {}) as client:
+            while len(client.blocks) < 5:
+                await client.receive()
+
+    play(scenario, engine)
+    assert "a session stopped" in caplog.text
+
+
 # Back-pressure
 
 

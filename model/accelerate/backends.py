@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.accelerate.spec import BACKENDS
 from model.backbone.attention import KV, AttentionLayout, Past
 from model.causal.cache import History, Page, RingCache, TokenGrid, kept_experts
 from model.causal.passes import BlockCondition, Passes, PreparedBlock, at_context_noise, commit, denoise, prepare
@@ -24,7 +25,6 @@ from model.causal.spec import CausalSpec
 from model.noise import ExpertName
 from model.world import ControlledExpert, World
 
-BACKENDS = ("eager", "traced", "onnxruntime")
 _MEASURE_S = 0.25  # a backend
 # Larger worlds spend their time in the operators.
 _MAX_WEIGHTS = 50_000_000
@@ -73,21 +73,17 @@ class _StaticPasses:
     def __init__(self, run_denoise: _Run, run_commit: _Run) -> None:
         self._run_denoise, self._run_commit = run_denoise, run_commit
         self._of: History | None = None
-        self._past: tuple[Tensor, Tensor] | None = None
+        self._past: tuple[Tensor, Tensor, Tensor] | None = None
 
     def arguments(self, x: Tensor, sigma: float, prepared: PreparedBlock, history: History) -> list[Tensor]:
         """Return the tensors that a pass takes. The world has one expert, so one past."""
         block, name = prepared.block, next(iter(history.past))
         if self._of is not history:  # the passes of a block share their past
-            own = history.layout.rotary_LP[0].shape[0]
-            past = history.past[name]
-            self._past = tuple(torch.stack([part[:, :-own] for part in parts]) for parts in list(zip(*past, strict=True))[:2])
-            self._of = history
+            self._past, self._of = _past_without_own(history, name), history
         assert self._past is not None
         sigmas = x.new_full((len(x), x.shape[2]), sigma)
         inputs = torch.cat([x, block.condition], 1)
-        assert isinstance(history.layout.mask, Tensor)
-        return [inputs, sigmas, block.text, prepared.control[name], *history.layout.rotary_LP, history.layout.mask, *self._past]
+        return [inputs, sigmas, block.text, prepared.control[name], *history.layout.rotary_LP, *self._past]
 
     def denoise(
         self, world: World, x: Tensor, sigma: float, prepared: PreparedBlock, history: History, name: ExpertName
@@ -105,6 +101,22 @@ class _StaticPasses:
         keys, values = self._run_commit(*self.arguments(x, spec.context_noise, prepared, history))
         kept = next(iter(history.past))
         return Page(prepared.block.latents, {kept: tuple(map(KV, keys.unbind(0), values.unbind(0)))})
+
+
+def _past_without_own(history: History, name: ExpertName) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mask for [past | own], and keys and values of the past of all layers, [layers, B, S, N, H].
+
+    What was the room for own keys is hidden: these passes write nothing in place, and their own keys follow the past.
+    """
+    past, own = history.past[name], history.layout.rotary_LP[0].shape[0]
+    keys, values = (torch.stack(parts) for parts in list(zip(*past, strict=True))[:2])
+    seen = torch.ones(1, 1, 1, keys.shape[2], dtype=torch.bool, device=keys.device)
+    if history.layout.mask is not None:
+        assert isinstance(history.layout.mask, Tensor)
+        seen = history.layout.mask.clone()
+    assert past[0].own_L is not None
+    seen[..., past[0].own_L] = False
+    return torch.cat([seen, seen.new_ones(1, 1, 1, own)], -1), keys, values
 
 
 def choose(world: World, spec: CausalSpec, block: BlockCondition, wanted: str = "auto", exports: str | None = None) -> Backend:
@@ -144,7 +156,7 @@ def choose(world: World, spec: CausalSpec, block: BlockCondition, wanted: str = 
 
 def _example(world: World, spec: CausalSpec, grid: TokenGrid, block: BlockCondition) -> tuple[Tensor, PreparedBlock, History]:
     """Return inputs of a pass: a block after the start image."""
-    cache = RingCache(spec, grid, world)
+    cache = RingCache(spec, grid, world, static=True)
     channels = world.high.expert.config.out_channels
     condition = block.condition.new_zeros(1, block.condition.shape[1], 1, *block.condition.shape[-2:])
     maps = None if block.maps is None else block.maps[:, :1]
