@@ -314,7 +314,12 @@ CLIP = pa.schema(
         _column("delta_encoder", pa.string(), "", "name of the text encoder | none:why"),
         _column("synth_attempt", pa.int32(), "", "number of the attempt at the request, from 0"),
         _column("synth_seed", pa.int64(), "", "seed of the attempt"),
-        _column("synth_frame", pa.string(), "", "the initial frame: doom:WAD:MAP | a picture | clip:ID@s | paint"),
+        _column(
+            "synth_frame",
+            pa.string(),
+            "",
+            "the initial frame: doom:WAD:MAP | minetest:MAPGEN:SEED | a picture | clip:ID@s | paint",
+        ),
         _column(
             "synth_models", pa.list_(pa.string()), "", "models, or the engine, that made the video, with versions or revisions"
         ),
