@@ -13,7 +13,7 @@ import json
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -217,12 +217,13 @@ def _outcome(shot: Shot, folder: Path, recipe: Recipe, log: Path | None) -> Outc
 
 
 def distinguishable(requested: Interaction, happened: Interaction) -> bool:
-    """Whether the descriptions differ in what the metrics measure: extent, place, end, light."""
+    """Whether the descriptions differ in what the metrics measure: extent, place, end, light, motion."""
     return (
         {requested.scope, happened.scope} == {"global", "local"}
         or requested.where != happened.where
         or {requested.end, happened.end} == {"lasting", "passing"}
         or bool(requested.light and happened.light != requested.light)
+        or {requested.motion, happened.motion} == {"moves", "stands"}
     )
 
 

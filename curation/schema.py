@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 SCHEMA_VERSION = 3
-READABLE_VERSIONS = (2, 3)  # version 2 has no camera_spans, camera_valid_share and camera_parallax
+# Version 2 has no camera_spans, camera_valid_share, camera_parallax, synth_entry, synth_spread and synth_motion.
+READABLE_VERSIONS = (2, 3)
 # Clips of one source touch if one ends where the next begins. Times are exact, except for rounding when they are stored.
 TOUCHING_S = 1e-3
 
@@ -340,6 +341,13 @@ CLIP = pa.schema(
         _column("synth_change_end", pa.float32(), "0-1", "the same, at the end"),
         _column("synth_kept", pa.float32(), "0-1", "change that remains at the end, as a share of its peak"),
         _column("synth_hands", pa.float32(), "0-1", "share of the squared change that is where hands are"),
+        _column(
+            "synth_entry", pa.float32(), "0-1", "share of the change's beginning that is in the lowest fifth of the picture"
+        ),
+        _column("synth_spread", pa.float32(), "1", "spread of the change over the picture's width; 1: evenly over all of it"),
+        _column(
+            "synth_motion", pa.float32(), "1", "later change of the changed part between pictures, as a share of the change"
+        ),
         _column("synth_light_peak", pa.float32(), "0-255", "largest change of mean luma"),
         _column("synth_light_end", pa.float32(), "0-255", "the same, at the end"),
         _column("synth_onset_s", pa.float32(), "s", "when the change begins"),

@@ -1,7 +1,7 @@
 """Takes of interactions that a game engine acts out: the kinds of take, their timing, and what a take is when it is filmed.
 
-In a take nothing happens for a second, then an interaction is acted. The same take can be made to fail in known ways, to measure
-`verify`:
+In a take nothing happens for a second, then an interaction is acted. The same take can be made to fail in known ways, to
+measure `verify`:
 
     true       the interaction happens and its end state stays
     noop       nothing happens

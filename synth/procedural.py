@@ -4,12 +4,12 @@ A place is named as an initial frame is (`synth.requests`): doom:WAD:MAP, or min
 engine is imported when it is used, so one that is not installed hinders no other.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from curation.errors import AttemptFailed, InputError, Unavailable
 from synth.acted import FilmedTake, possible_kinds
-from synth.requests import ENGINES
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,13 @@ def places(item: str) -> list[str]:
     return list(acting.places(item))
 
 
-def installed() -> dict[str, str]:
-    """Return the engines that are not installed, each with the reason, or an empty text for those that are."""
-    reasons = {}
-    for name in ENGINES:
-        try:
-            engine(name).version()
-            reasons[name] = ""
-        except Unavailable as error:
-            reasons[name] = str(error)
-    return reasons
+def reason_absent(name: str) -> str:
+    """Return why an engine cannot be used here, or an empty text if it can."""
+    try:
+        engine(name).version()
+    except Unavailable as error:
+        return str(error)
+    return ""
 
 
 def _doom() -> ActingEngine:
@@ -132,3 +129,7 @@ def _minetest() -> ActingEngine:
         film_takes(list(takes), lambda take, result: done(takes[take], result))
 
     return ActingEngine(version, lambda: tuple(SCRIPTS), lambda name: SCRIPTS[name].can_be_undone, places_of, film_all)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reason_absent(sys.argv[1]))  # for the Makefile

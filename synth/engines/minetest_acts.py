@@ -118,7 +118,8 @@ class MinetestTake:
 
 @functools.cache
 def version() -> str:
-    """Return the game's own name and version, such as "minetest 5.6.1". Raises Unavailable where it is not installed."""
+    """Return the game's own name and version, such as "minetest 5.6.1". Raises Unavailable where it cannot be recorded."""
+    require("Xvfb", PACKAGES)
     said = subprocess.run([require("minetest", PACKAGES), "--version"], capture_output=True, text=True, check=False).stdout
     return " ".join(said.split()[:2]).lower() or "minetest"
 

@@ -14,6 +14,9 @@ local DOORS = {"doors:door_wood", "doors:door_steel", "doors:door_glass", "doors
 local THINGS = {"default:tree", "default:cobble", "default:mossycobble", "default:leaves", "default:stone", "default:clay",
 	"default:pine_tree", "default:bookshelf", "default:gravel"}
 
+-- A thin line on a square, since particles are square.
+local STREAK = "[combine:16x16:7,0=blank.png\\^[noalpha\\^[colorize\\:#8098c0\\:255\\^[resize\\:1x16"
+
 -- Light that a held torch gives: a block that is not drawn.
 minetest.register_node("gamecraft_scenes:light", {drawtype = "airlike", paramtype = "light", sunlight_propagates = true,
 	walkable = false, pointable = false, diggable = false, buildable_to = true, light_source = 12, groups = {not_in_creative_inventory = 1}})
@@ -84,7 +87,12 @@ return function(tools)
 		return name
 	end
 
-	local function clear(player) set_weather(player, {"#61b5f5", "#90d3f6"}, {0.4, "#fff0f0e5"}) end
+	-- Clouds stand still, so that nothing moves but what is acted.
+	local function set_sky(player, ...)
+		set_weather(player, ...)
+		player:set_clouds({speed = {x = 0, z = 0}})
+	end
+	local function clear(player) set_sky(player, {"#61b5f5", "#90d3f6"}, {0.4, "#fff0f0e5"}) end
 	local function leaves() if shown then shown:remove(); shown = nil end end
 
 	-- Leaves nothing of the take before.
@@ -110,7 +118,7 @@ return function(tools)
 	local function open_view(player) seat(player, {}, 2 + random:next(0, 60) / 10, 12) end
 
 	for _, name in ipairs({"snow", "rain", "darkness"}) do stages(name, 7, open_view) end
-	for _, name in ipairs({"creature", "human"}) do stages(name, 9, open_view) end
+	for _, name in ipairs({"creature", "human"}) do stages(name, 11, open_view) end
 	stages("explosion", 9, function(player)
 		stage.charge = at(6 + random:next(0, 2), 0, 0)
 		minetest.set_node(stage.charge, {name = "tnt:tnt"})
@@ -150,32 +158,39 @@ return function(tools)
 		seat(player, {}, random:next(40, 140) / 10, 3)
 	end)
 
-	-- Weather that is at once all over the view: with few flakes it is hardly seen.
+	-- Weather that is at once all over the view: what begins to fall above is seen a second later.
 	local function weather(player, sky, cloud, particles)
-		set_weather(player, sky, cloud, particles)
+		set_sky(player, sky, cloud, particles)
+		minetest.add_particlespawner({amount = particles.amount * 0.4, time = 0.05, attached = player, minpos = {x = -9, y = 0, z = -9},
+			maxpos = {x = 9, y = 6, z = 9}, minvel = {x = -0.4, y = -particles.speed, z = -0.4},
+			maxvel = {x = 0.4, y = -particles.speed * 0.8, z = 0.4}, minexptime = 0.5, maxexptime = 2, minsize = particles.size * 0.5,
+			maxsize = particles.size, collisiondetection = true, collision_removal = true, texture = particles.texture,
+			vertical = particles.vertical})
 		tell("weather")
 	end
 	function act.act_snow(player)
 		weather(player, {"#8a9096", "#a8adb2"}, {0.9, "#9aa0a8f0"},
-			{amount = 2600 + random:next(0, 1400), speed = 3.5, size = 1.7, texture = "default_snow.png", vertical = false})
+			{amount = 2600 + random:next(0, 1400), speed = 3.5, size = 1.3, texture = "default_snow.png", vertical = false})
 	end
 	function act.act_rain(player)
-		weather(player, {"#5a6068", "#70767c"}, {0.95, "#50565ef0"}, {amount = 2600 + random:next(0, 1400), speed = 12, size = 2.6,
-			texture = "blank.png^[noalpha^[colorize:#7890b8:255^[resize:2x16", vertical = true})
+		weather(player, {"#5a6068", "#70767c"}, {0.95, "#50565ef0"}, {amount = 3000 + random:next(0, 2000), speed = 12, size = 3.2,
+			texture = STREAK, vertical = true})
 	end
-	act.undo_snow, act.undo_rain = clear, clear
+	local function end_weather(player) clear(player); tell("weather") end
+	act.undo_snow, act.undo_rain = end_weather, end_weather
 
 	function act.act_darkness(player) player:override_day_night_ratio(0.35); tell("weather") end
 	function act.undo_darkness(player) player:override_day_night_ratio(nil) end
 
-	local function appears(entity, height)
+	local function appears(entity, height, distance)
 		return function()
-			local pos = at(4 + random:next(0, 25) / 10, random:next(-12, 12) / 10, -0.5)
+			local pos = at(distance + random:next(0, 25) / 10, random:next(-12, 12) / 10, -0.5)
 			shown = minetest.add_entity(pos, entity)
 			tell("appear", vector.add(pos, {x = 0, y = height / 2, z = 0}), height / 2)
 		end
 	end
-	act.act_creature, act.act_human = appears("gamecraft_scenes:creature", 2.3), appears("gamecraft_scenes:walker", 1.8)
+	act.act_creature, act.act_human = appears("gamecraft_scenes:creature", 2.3, 6),
+		appears("gamecraft_scenes:walker", 1.8, 5)
 	act.undo_creature, act.undo_human = leaves, leaves
 
 	function act.act_explosion(player)
