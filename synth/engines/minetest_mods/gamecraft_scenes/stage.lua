@@ -87,12 +87,9 @@ return function(tools)
 		return name
 	end
 
-	-- Clouds stand still, so that nothing moves but what is acted.
-	local function set_sky(player, ...)
-		set_weather(player, ...)
-		player:set_clouds({speed = {x = 0, z = 0}})
-	end
-	local function clear(player) set_sky(player, {"#61b5f5", "#90d3f6"}, {0.4, "#fff0f0e5"}) end
+	-- Without clouds, so that nothing moves but what is acted: even those of speed 0 change now and then.
+	local function set_sky(player, sky, particles) set_weather(player, sky, {0, "#fff0f0e5"}, particles) end
+	local function clear(player) set_sky(player, {"#61b5f5", "#90d3f6"}) end
 	local function leaves() if shown then shown:remove(); shown = nil end end
 
 	-- Leaves nothing of the take before.
@@ -159,8 +156,8 @@ return function(tools)
 	end)
 
 	-- Weather that is at once all over the view: what begins to fall above is seen a second later.
-	local function weather(player, sky, cloud, particles)
-		set_sky(player, sky, cloud, particles)
+	local function weather(player, sky, particles)
+		set_sky(player, sky, particles)
 		minetest.add_particlespawner({amount = particles.amount * 0.4, time = 0.05, attached = player, minpos = {x = -9, y = 0, z = -9},
 			maxpos = {x = 9, y = 6, z = 9}, minvel = {x = -0.4, y = -particles.speed, z = -0.4},
 			maxvel = {x = 0.4, y = -particles.speed * 0.8, z = 0.4}, minexptime = 0.5, maxexptime = 2, minsize = particles.size * 0.5,
@@ -169,11 +166,11 @@ return function(tools)
 		tell("weather")
 	end
 	function act.act_snow(player)
-		weather(player, {"#8a9096", "#a8adb2"}, {0.9, "#9aa0a8f0"},
+		weather(player, {"#8a9096", "#a8adb2"},
 			{amount = 2600 + random:next(0, 1400), speed = 3.5, size = 1.3, texture = "default_snow.png", vertical = false})
 	end
 	function act.act_rain(player)
-		weather(player, {"#5a6068", "#70767c"}, {0.95, "#50565ef0"}, {amount = 3000 + random:next(0, 2000), speed = 12, size = 3.2,
+		weather(player, {"#5a6068", "#70767c"}, {amount = 3000 + random:next(0, 2000), speed = 12, size = 3.2,
 			texture = STREAK, vertical = true})
 	end
 	local function end_weather(player) clear(player); tell("weather") end
@@ -190,7 +187,7 @@ return function(tools)
 		end
 	end
 	act.act_creature, act.act_human = appears("gamecraft_scenes:creature", 2.3, 6),
-		appears("gamecraft_scenes:walker", 1.8, 5)
+		appears("gamecraft_scenes:walker", 1.8, 3)
 	act.undo_creature, act.undo_human = leaves, leaves
 
 	function act.act_explosion(player)
