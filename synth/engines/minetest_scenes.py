@@ -81,6 +81,7 @@ keymap_camera_mode = KEY_F7
 gamecraft_scene = {scene}
 gamecraft_hud = {hud}
 gamecraft_hand = {hand}
+enable_weather = {changes_clouds}
 """
 )
 
@@ -305,6 +306,7 @@ def _running(take: Take, look: Look, optics: Optics) -> Iterator[_Session]:
                 seed=take.seed,
                 hud=str(take.hud).lower(),
                 hand=str(take.hand).lower(),
+                changes_clouds=str(take.scenario in SCENARIOS).lower(),  # the game does every 8 s of real time
                 time_of_day=look.time_of_day,
                 draw_number=str(take.draw_number).lower(),
             )

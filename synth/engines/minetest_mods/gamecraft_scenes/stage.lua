@@ -87,7 +87,7 @@ return function(tools)
 		return name
 	end
 
-	-- Without clouds, so that nothing moves but what is acted: even those of speed 0 change now and then.
+	-- Without clouds, so that nothing moves but what is acted.
 	local function set_sky(player, sky, particles) set_weather(player, sky, {0, "#fff0f0e5"}, particles) end
 	local function clear(player) set_sky(player, {"#61b5f5", "#90d3f6"}) end
 	local function leaves() if shown then shown:remove(); shown = nil end end
