@@ -32,6 +32,8 @@ WORLDS = range(1, 9)
 """Seeds of the worlds of each kind that `--frames minetest` names. Any other can be named as well."""
 
 _STAGE_FRAMES = 60  # until the stage is built and drawn
+_CLEAR_FRAMES = 120  # more, until weather of the take before has cleared: flakes live for three seconds, and the sky fades
+_STILL = 1.0  # by how much the picture may change before the action (mean, 0-255): water and torches move
 _FRAME_S = 1 / FPS  # of real time at least: the server does not wait for pictures
 _MAX_DIG_FRAMES = 75
 _SWITCH_FRAMES = 3  # for which a key is held
@@ -93,6 +95,8 @@ SCRIPTS: dict[str, ActScript] = {
     "human": _APPEARS,
 }
 
+_OVERHEAD = ("snow", "rain", "darkness")
+
 
 @dataclass(frozen=True)
 class MinetestTake:
@@ -131,33 +135,37 @@ def film_takes(takes: Sequence[MinetestTake], done: Callable[[MinetestTake, Film
     AttemptFailed where the engine does not show in view what was acted. Raises Unavailable where the game is not installed.
     """
     first, look = takes[0], _draw_look(takes[0])
-    frames, size = _STAGE_FRAMES + round(first.seconds * FPS), (first.width, first.height)
+    frames, size = round(first.seconds * FPS), (first.width, first.height)
+    shown = [_interaction_shown(take) for take in takes]
+    waits = [_STAGE_FRAMES + (_CLEAR_FRAMES if before in _OVERHEAD else 0) for before in (None, *shown[:-1])]
     optics = Optics(*size, first.width / 2 / math.tan(math.radians(look.hfov_deg / 2)))
     pictures: list[np.ndarray] = []
     actors: list[_Actor] = []
 
     def acts(player: Player) -> Acts:
-        for take in takes:
-            actors.append(_Actor(player, take, _interaction_shown(take)))
+        for take, name, wait in zip(takes, shown, waits, strict=True):
+            actors.append(_Actor(player, take, name, wait))
             yield from actors[-1].acts()
 
     def keep(picture: np.ndarray) -> None:
         pictures.append(picture.copy())
-        if len(pictures) == frames + 1:
+        if actors and len(pictures) > actors[0].wait + frames:
             finish()
 
     def finish() -> None:
         actor = actors.pop(0)
-        filmed, pictures[:frames] = np.stack(pictures[_STAGE_FRAMES:frames]), []
+        filmed = np.stack(pictures[actor.wait : actor.wait + frames])
+        del pictures[: actor.wait + frames]
         try:
-            happened = _check(actor.log[_STAGE_FRAMES:], actor.take, actor.shown, optics)
+            _check_still(filmed)
+            happened = _check(actor.log[actor.wait :], actor.take, actor.shown, optics)
         except AttemptFailed as error:
             done(actor.take, error)
         else:
             done(actor.take, FilmedTake(filmed, FPS, happened, f"{look.mapgen} {look.world_seed} at {look.at[0]},{look.at[1]}"))
 
     seed = random.Random(f"{first.seed}/{first.interaction}/stage").randrange(MAX_SEED)
-    play_acts(Take("stage", seed, len(takes) * frames / FPS, size, hud=False), look, acts, keep)
+    play_acts(Take("stage", seed, (sum(waits) + len(takes) * frames) / FPS, size, hud=False), look, acts, keep)
     finish()
 
 
@@ -199,13 +207,14 @@ class _Actor:
     player: Player
     take: MinetestTake
     shown: str | None
+    wait: int  # frames until the stage is ready
     log: list[_Known] = field(default_factory=list)
 
     def acts(self) -> Acts:
         """Yield what the player does in each frame, and note what the client knows of it."""
         staged = self.shown or self.take.interaction
         plan = self._played(SCRIPTS[self.shown] if self.shown else ActScript())
-        for number in range(_STAGE_FRAMES):
+        for number in range(self.wait):
             self._note()
             first = number < _SWITCH_FRAMES  # the first slot, whatever the take before has left in the hand
             yield Act(frozenset({"1"} if first else ()), command=f"stage_{staged}" if number == 0 else None)
@@ -241,6 +250,13 @@ class _Actor:
                 command = f"undo_{shown}"
             turns = take.kind == "turning" and act <= number < undo
             yield Act(frozenset(keys), TURN_DEG_S / FPS if turns else 0.0, command=command)
+
+
+def _check_still(pictures_FHW3: np.ndarray) -> None:
+    """Raise AttemptFailed if something happens before the action."""
+    before = pictures_FHW3[round(ACT_S * FPS) - 2].astype(np.float32)
+    if (change := float(np.abs(before - pictures_FHW3[0]).mean())) > _STILL:
+        raise AttemptFailed(f"the stage was not still before the action: the picture changed by {change:.1f}")
 
 
 def _check(log: list[_Known], take: MinetestTake, shown: str | None, optics: Optics) -> str | None:

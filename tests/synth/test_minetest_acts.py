@@ -32,7 +32,7 @@ def no_waiting(monkeypatch):
 
 def played(take, shown, dug_at=None):
     player = Player(random.Random(1), {})
-    actor = minetest_acts._Actor(player, take, shown)
+    actor = minetest_acts._Actor(player, take, shown, minetest_acts._STAGE_FRAMES)
     acts = []
     for number, act in enumerate(actor.acts()):
         player.state.dug = number == dug_at
@@ -119,6 +119,15 @@ def test_what_counts_is_what_the_client_got_to_know_in_view(name, event, counts)
     else:
         with pytest.raises(AttemptFailed, match=f"the engine does not show {name} in view"):
             minetest_acts._check(log, take, name, OPTICS)
+
+
+def test_a_stage_on_which_something_still_happens_is_no_start():
+    pictures = np.zeros((120, 12, 16, 3), np.uint8)
+    pictures[ACT:] = 90
+    minetest_acts._check_still(pictures)
+    pictures[ACT // 2 :] = 30
+    with pytest.raises(AttemptFailed, match="not still before the action: the picture changed by 30"):
+        minetest_acts._check_still(pictures)
 
 
 def test_what_is_in_the_hand_is_told_by_its_name():
