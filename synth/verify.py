@@ -100,8 +100,16 @@ def _place_reasons(metrics: VideoMetrics, interaction: Interaction, limits: Veri
     if interaction.where == "hands":
         yield from _under("not in the hands: share of the change there", metrics.hands, limits.min_hands)
         yield from _under("not taken in the hand: share of its beginning at the lower edge", metrics.entry, limits.min_entry)
-    elif _reaches(metrics.hands, limits.min_hands) and _reaches(metrics.entry, limits.min_entry):
+    elif _is_held(metrics, interaction, limits):
         yield f"taken in the hand: share of its beginning at the lower edge {metrics.entry:.3g} >= {limits.min_entry:g}"
+
+
+def _is_held(metrics: VideoMetrics, interaction: Interaction, limits: VerifySettings) -> bool:
+    """Whether something was taken in the hand. A change of the whole picture may begin below too, but it spreads."""
+    spreads = limits.max_spread is not None and metrics.spread > limits.max_spread
+    if interaction.scope == "global" and spreads:
+        return False
+    return _reaches(metrics.hands, limits.min_hands) and _reaches(metrics.entry, limits.min_entry)
 
 
 def _reaches(value: float, limit: float | None) -> bool:

@@ -56,7 +56,9 @@ def test_who_stands_close_is_not_in_the_hand_and_what_is_held_does_not_stand_the
         "taken in the hand: share of its beginning at the lower edge 0.9 >= 0.35"
     )
     assert said(HELD, "explosion").startswith("taken in the hand")
-    assert said(GOOD._replace(hands=0.9, entry=0.9), "snow").startswith("taken in the hand"), "a torch lights all"
+    torch = GOOD._replace(hands=0.9, entry=0.9)
+    assert said(torch._replace(spread=0.1), "snow").startswith("taken in the hand"), "a torch lights all"
+    assert said(torch, "snow") is None, "what changes all of the picture may begin below"
 
 
 def test_who_appears_moves_and_a_placed_block_does_not():
