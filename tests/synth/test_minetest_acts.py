@@ -203,6 +203,7 @@ missing = [name for name in ("minetest", "Xvfb", "cc") if not shutil.which(name,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the server runs in real time, also on a busy machine
 @pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: make engines")
 def test_the_game_acts_what_it_says(monkeypatch):
     monkeypatch.undo()
