@@ -16,7 +16,8 @@ PACKED_VERSION = 4
 
 It is not in the digests of settings, so packing renames no unit. Releases that know no segments refuse such an output.
 """
-READABLE_VERSIONS = (2, 3, 4)  # version 2 has no camera_spans, camera_valid_share and camera_parallax
+# Version 2 has no camera_spans, camera_valid_share, camera_parallax, synth_entry, synth_spread and synth_motion.
+READABLE_VERSIONS = (2, 3, 4)
 # Clips of one source touch if one ends where the next begins. Times are exact, except for rounding when they are stored.
 TOUCHING_S = 1e-3
 
@@ -319,7 +320,12 @@ CLIP = pa.schema(
         _column("delta_encoder", pa.string(), "", "name of the text encoder | none:why"),
         _column("synth_attempt", pa.int32(), "", "number of the attempt at the request, from 0"),
         _column("synth_seed", pa.int64(), "", "seed of the attempt"),
-        _column("synth_frame", pa.string(), "", "the initial frame: doom:WAD:MAP | a picture | clip:ID@s | paint"),
+        _column(
+            "synth_frame",
+            pa.string(),
+            "",
+            "the initial frame: doom:WAD:MAP | minetest:MAPGEN:SEED | a picture | clip:ID@s | paint",
+        ),
         _column(
             "synth_models", pa.list_(pa.string()), "", "models, or the engine, that made the video, with versions or revisions"
         ),
@@ -340,6 +346,13 @@ CLIP = pa.schema(
         _column("synth_change_end", pa.float32(), "0-1", "the same, at the end"),
         _column("synth_kept", pa.float32(), "0-1", "change that remains at the end, as a share of its peak"),
         _column("synth_hands", pa.float32(), "0-1", "share of the squared change that is where hands are"),
+        _column(
+            "synth_entry", pa.float32(), "0-1", "share of the change's beginning that is in the lowest fifth of the picture"
+        ),
+        _column("synth_spread", pa.float32(), "1", "spread of the change over the picture's width; 1: evenly over all of it"),
+        _column(
+            "synth_motion", pa.float32(), "1", "later change of the changed part between pictures, as a share of the change"
+        ),
         _column("synth_light_peak", pa.float32(), "0-255", "largest change of mean luma"),
         _column("synth_light_end", pa.float32(), "0-255", "the same, at the end"),
         _column("synth_onset_s", pa.float32(), "s", "when the change begins"),

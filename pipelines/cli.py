@@ -183,7 +183,10 @@ def synth(
     interactions: Annotated[str, typer.Option(help="Interactions or categories, with commas; or all.")] = "all",
     frames: Annotated[
         str,
-        typer.Option(help="Initial frames, with commas: pictures, folders, an OUT of curate, paint, doom, doom:WAD:MAP."),
+        typer.Option(
+            help="Initial frames, with commas: pictures, folders, an OUT of curate, paint, doom, doom:WAD:MAP, minetest,"
+            " minetest:MAPGEN:SEED."
+        ),
     ] = "doom",
     recipe: OfCuration = "laptop",
     runner: OnCluster = "local",

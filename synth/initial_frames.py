@@ -1,4 +1,4 @@
-"""Initial frames: maps of the game engine, pictures of a folder, quiet moments of curated clips, or painted by a model."""
+"""Initial frames: places of game engines, pictures of a folder, quiet moments of curated clips, or painted by a model."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -12,8 +12,9 @@ from curation.media import decode
 from curation.media.decode import Span
 from curation.media.source import probe
 from curation.schema import Row
+from synth import procedural
 from synth.media import decode_picture
-from synth.requests import PAINT, InitialFrame
+from synth.requests import ENGINES, PAINT, InitialFrame
 
 # The frame is taken this long before the first interaction of a clip.
 _BEFORE_S = 0.4
@@ -35,27 +36,16 @@ def find_frames(inputs: Sequence[str]) -> list[InitialFrame]:
 def _frames_of(item: str) -> list[InitialFrame]:
     if item == PAINT:
         return [InitialFrame(PAINT)]
-    if item.partition(":")[0] == "doom":
-        return _map_frames(item)
+    if item.partition(":")[0] in ENGINES:
+        return [InitialFrame(name) for name in procedural.places(item)]
     files = storage.list_files(storage.normal(item))
     pictures = [file for file in files if PurePosixPath(file.uri).suffix.lower() in PICTURES]
     if not pictures:
         raise InputError(
-            f"{item}: no picture found ({', '.join(PICTURES)}); --frames also takes doom, doom:WAD:MAP, paint,"
-            " or the output folder of a curate run"
+            f"{item}: no picture found ({', '.join(PICTURES)}); --frames also takes doom, doom:WAD:MAP, minetest,"
+            " minetest:MAPGEN:SEED, paint, or the output folder of a curate run"
         )
     return [InitialFrame(file.uri, file.uri, token=source_files.content_id(file)) for file in pictures]
-
-
-def _map_frames(item: str) -> list[InitialFrame]:
-    from synth.doom.engine import wads
-    from synth.doom.wad import map_names
-
-    known = [f"doom:{wad}:{name}" for wad, path in wads().items() for name in map_names(path)]
-    frames = [InitialFrame(name) for name in known if name == item or name.startswith(f"{item}:")]
-    if not frames:
-        raise InputError(f"{item}: no such map; use doom, doom:WAD or doom:WAD:MAP, where WAD is one of {', '.join(wads())}")
-    return frames
 
 
 def quiet_frames(clips: Sequence[Row]) -> list[InitialFrame]:

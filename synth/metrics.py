@@ -1,8 +1,10 @@
-"""Measurements of a made video that need no model: whether, where and for how long it changes, and if the camera moves.
+"""Measurements of a made video that need no model: whether, where, how and for how long it changes, and if the camera moves.
 
-Pictures are compared with the first one, in cells of 10 px at 160 wide, ten times per second. Cuts come from curation's scan.
+Pictures are compared with the first one, in cells of 10 px at 160 wide, ten times per second. Where a change begins, how far it
+spreads and whether it moves is measured in pixels of that size. Cuts come from curation's scan.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -25,7 +27,14 @@ _TILES, _SHIFT_PX, _FLAT = (2, 3), 1.0, 4.0
 # A cut counts if this long after it at least this share of the picture is still different.
 _AFTER_CUT_S, _CUT_SHARE = 1.0, 0.5
 # Where the hands of a first-person player are: rows and columns, as shares of the picture.
-_HANDS = (slice(0.5, 1.0), slice(0.2, 0.9))
+_HANDS = (slice(0.5, 1.0), slice(0.2, 1.0))
+# A pixel belongs to the change's shape if it differs by this much (0-255), and by this share of the largest difference. Less is
+# the light that a thing casts. The largest difference is a quantile, since a few pixels say little.
+_SHAPE, _SHAPE_SHARE, _LARGEST = 20.0, 0.35, 0.995
+# The change begins in the first picture that has this share of the final change. Its beginning is looked at below this row.
+_BEGUN, _LOWEST = 0.08, 0.8
+# What has changed is at rest so long after its beginning, if it does not move by itself.
+_SETTLE_S = 1.2
 
 
 class VideoMetrics(NamedTuple):
@@ -39,6 +48,9 @@ class VideoMetrics(NamedTuple):
     change_end: float  # the same, at the end
     kept: float  # what remains of the change at the end, as a share of its peak
     hands: float  # share of the change that is where hands are
+    entry: float  # share of the change's beginning that is in the lowest fifth of the picture
+    spread: float  # how far the change spreads over the picture's width; 1: evenly over all of it
+    motion: float  # how much the changed part changes from picture to picture afterwards, as a share of the change
     light_peak: float  # largest change of mean luma
     light_end: float  # change of mean luma at the end
     onset_s: float  # when the change begins
@@ -61,6 +73,7 @@ def measure_video(uri: str, signals: Signals, initial: np.ndarray, scene: SceneS
         cuts=count_cuts(rgb, signals, scene),
         shifted=shifted_share(rgb),
         **_change_metrics(change, _luma_changes(rgb)),
+        **_shape_metrics(rgb),
     )
 
 
@@ -139,6 +152,39 @@ def _change_metrics(change_NRC: np.ndarray, light_N: np.ndarray) -> dict[str, fl
         "light_end": float(np.median(light_N[end])),
         "onset_s": float(np.argmax(share > share.max() / 4) / RATE_FPS),
     }
+
+
+def _shape_metrics(rgb_NHW3: np.ndarray) -> dict[str, float]:
+    """Return where a change begins, how far it spreads, and whether what has changed moves by itself.
+
+    A thing that is taken in the hand comes over the lower edge of the picture. What appears in the scene does not.
+    """
+    window = max(1, min(len(rgb_NHW3), round(_WINDOW_S * RATE_FPS)))
+    difference_NHW = np.stack([_pixel_changes(picture, rgb_NHW3[0]) for picture in rgb_NHW3])
+    final = np.median(difference_NHW[-window:], axis=0)
+    if np.quantile(final, _LARGEST) < _SHAPE:  # it has passed
+        final = difference_NHW[np.argmax(np.square(difference_NHW).mean(axis=(1, 2)))]
+    least = max(_SHAPE, _SHAPE_SHARE * float(np.quantile(final, _LARGEST)))
+    shape = final > least
+    power_NHW = np.where(difference_NHW > least, difference_NHW, 0) ** 2
+    begun_N = power_NHW[:, shape].sum(axis=1) > _BEGUN * np.square(final[shape]).sum()
+    if not begun_N.any():
+        return {"entry": 0.0, "spread": 0.0, "motion": 0.0}
+    onset = int(np.argmax(begun_N))
+    lowest = power_NHW[onset, int(_LOWEST * final.shape[0]) :]
+    settled = rgb_NHW3[min(onset + round(_SETTLE_S * RATE_FPS), len(rgb_NHW3) - 2) :]
+    steps = [_pixel_changes(after, before)[shape].mean() for before, after in pairwise(settled)]
+    return {
+        "entry": float(lowest.sum() / power_NHW[onset].sum()),
+        "spread": float(np.nonzero(shape)[1].std() / (final.shape[1] / np.sqrt(12))),
+        "motion": float(np.mean(steps) / final[shape].mean()),
+    }
+
+
+def _pixel_changes(picture: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return the largest difference of the three colours for each pixel [H, W]."""
+    difference: np.ndarray = np.abs(picture.astype(np.float32) - first).max(axis=2)
+    return difference
 
 
 def _running_median(values: np.ndarray, window: int) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 A frame is identified by a string that is stored in the ledger:
 
-    doom:freedoom2:MAP01      a map of the game engine, for the procedural backend
+    doom:freedoom2:MAP01      a map of Doom, for the procedural backend
+    minetest:v7:3             a world of Minetest: how it is generated, and its seed; also for the procedural backend
     /folder/picture.png       a picture
     clip:<clip_id>@1.25       a moment of a curated clip, in seconds
     paint                     painted by a text-to-image model for the interaction
@@ -17,6 +18,8 @@ from curation.schema import digest
 from synth.taxonomy import Interaction
 
 PAINT = "paint"
+ENGINES = ("doom", "minetest")
+"""The game engines that act interactions out (`synth.procedural`)."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,9 @@ class InitialFrame:
 
     @property
     def kind(self) -> str:
-        """One of doom, paint, clip and picture."""
+        """One of doom, minetest, paint, clip and picture."""
         prefix = self.name.partition(":")[0]
-        return prefix if prefix in ("doom", "clip", PAINT) else "picture"
+        return prefix if prefix in (*ENGINES, "clip", PAINT) else "picture"
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,14 @@ class Request:
 def draw_requests(
     interactions: Sequence[Interaction], frames: Sequence[InitialFrame], each: int, seed: int
 ) -> Iterator[Request]:
-    """Draw `each` frames for every interaction, without repetition. Engine maps and paint are repeated if there are too few.
+    """Draw `each` frames for every interaction, without repetition. Engines' places and paint are repeated if too few.
 
     Draws depend on the seed and the interaction alone, so adding interactions does not change the requests of the others.
     """
     for interaction in interactions:
         rng = random.Random(f"{seed}/{interaction.name}")
         drawn = rng.sample(frames, min(each, len(frames)))
-        if frames[0].kind in ("doom", PAINT):
+        if frames[0].kind in (*ENGINES, PAINT):
             drawn += rng.choices(frames, k=each - len(drawn))
         for frame in drawn:
             yield Request(interaction, rng.choice(interaction.templates), frame, rng.randrange(2**31))

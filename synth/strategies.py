@@ -6,18 +6,20 @@ procedural    a game engine acts the interaction out: no model, and the truth is
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from curation.vlm import VlmSettings
-from synth import initial_frames, prompts
+from synth import initial_frames, procedural, prompts
+from synth.acted import NoSpot
 from synth.models.base import MODEL_BACKENDS, ModelSettings, PromptPair
 from synth.models.load import Models
+from synth.procedural import Shot
 from synth.prompts import Plan, Refused
-from synth.requests import PAINT, Request
+from synth.requests import ENGINES, PAINT, Request
 from synth.taxonomy import Interaction
 from synth.verify import VerifySettings
 
@@ -26,12 +28,12 @@ BACKENDS = ("procedural", *MODEL_BACKENDS)
 
 @dataclass(frozen=True)
 class ProceduralSettings:
-    """Takes of the game engine."""
+    """Takes of a game engine."""
 
     seconds: float = 5.25  # length of a take, s; the 81 frames at 16 fps that stage 2 trains on are 5.0625 s
     width: int = 640  # width of the picture, px
     height: int = 480  # height of the picture, px
-    # Share of the takes that are made to fail in known ways (`synth.doom.takes`), to show how `verify` treats them. They are
+    # Share of the takes that are made to fail in known ways (`synth.acted`), to show how `verify` treats them. They are
     # not training data.
     fail_share: float = 0.0
 
@@ -79,30 +81,27 @@ class SynthVideo(NamedTuple):
 
 
 def make_procedural(request: Request, seed: int, settings: SynthSettings) -> SynthVideo:
-    """Act a request out on its map. Raises Refused if the engine has no script for it, or the map no suitable place."""
-    from synth.doom.engine import VERSION
-    from synth.doom.takes import SCRIPTS, InteractionTake, NoSpot, film_take
-
-    name, takes = request.interaction.name, settings.procedural
-    if request.frame.kind != "doom":
-        raise Refused(f"the procedural backend films maps (--frames doom), not {request.frame.kind} {request.frame.name}")
-    if name not in SCRIPTS:
-        raise Refused(f"the procedural backend has no script for {name}; it has {', '.join(SCRIPTS)}")
-    _, collection, level = request.frame.name.split(":")
-    kind = _draw_kind(name, seed, takes.fail_share)
+    """Act a request out in its place. Raises Refused if the engine has no script for it, or the place no suitable spot."""
+    name, takes, place = request.interaction.name, settings.procedural, request.frame.name
+    if request.frame.kind not in ENGINES:
+        raise Refused(
+            f"the procedural backend films engines' places (--frames {' or '.join(ENGINES)}), not {request.frame.kind} {place}"
+        )
+    engine = procedural.engine(request.frame.kind)
+    if name not in engine.interactions():
+        raise Refused(f"{request.frame.kind} has no script for {name}; it has {', '.join(engine.interactions())}")
+    kind = _draw_kind(engine.possible_kinds(name), seed, takes.fail_share)
     try:
-        take = film_take(InteractionTake(collection, level, name, seed, kind, takes.seconds, takes.width, takes.height))
+        take = engine.film(Shot(place, name, seed, kind, takes.seconds, takes.width, takes.height))
     except NoSpot as error:
         raise Refused(str(error)) from error
     truth = f"{kind}: {take.happened or 'nothing'} at {take.place}"
-    return SynthVideo(take.pictures, take.fps, take.pictures[0], "procedural", (f"vizdoom {VERSION}",), truth=truth)
+    return SynthVideo(take.pictures, take.fps, take.pictures[0], "procedural", (engine.version(),), truth=truth)
 
 
-def _draw_kind(name: str, seed: int, fail_share: float) -> str:
-    from synth.doom.takes import possible_kinds
-
+def _draw_kind(possible_kinds: Sequence[str], seed: int, fail_share: float) -> str:
     rng = random.Random(f"{seed}/kind")
-    failing = [kind for kind in possible_kinds(name) if kind != "true"]
+    failing = [kind for kind in possible_kinds if kind != "true"]
     return rng.choice(failing) if rng.random() < fail_share else "true"
 
 
@@ -148,7 +147,7 @@ def _initial_frame(request: Request, models: Models) -> tuple[np.ndarray, tuple[
     if request.frame.kind == PAINT:
         painted = models.paint(PromptPair(prompts.paint_prompt(request.interaction)), request.seed)
         return painted, (models.settings.painter,)
-    if request.frame.kind == "doom":
+    if request.frame.kind in ENGINES:
         raise Refused(
             f"{models.backend} makes videos from pictures, not from {request.frame.name}: give --frames pictures, or paint"
         )

@@ -28,6 +28,7 @@ _CHOICES = {
     "where": ("scene", "hands"),
     "end": ("lasting", "passing", "either"),
     "light": ("", "brighter", "darker"),
+    "motion": ("", "moves", "stands"),
 }
 
 
@@ -48,6 +49,7 @@ class Interaction:
     where: str = "scene"  # where it changes: in the scene, or in the player's hands
     end: str = "lasting"  # lasting: the end state stays; passing: the scene ends as it began; or either
     light: str = ""  # brighter or darker, if every such change is; else empty
+    motion: str = ""  # moves: what appears moves by itself; stands: at the end nothing does; else empty
     end_state: str = "{what} is in the scene."  # what is true at the end
     question: str = "Is {what} in the last frame that is not in the first?"  # how a model is asked whether it happened
     scene: str = "an open place with room for {what}"  # what a painted initial frame shows

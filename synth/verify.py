@@ -21,13 +21,17 @@ class VerifySettings:
     max_first_error: float | None = 8.0  # mean difference of the first picture from the initial frame, 0-255
     max_cuts: int | None = 0  # cuts after which most of the picture stays different
     max_shifted: float | None = 0.3  # share of pictures that the camera's motion shifts, where the camera should stand still
-    min_local: float | None = 0.04  # share of the picture that must change
+    min_local: float | None = 0.04  # share of the picture that must change, and may at the end of what passes
     min_global: float | None = 0.3  # the same, for an interaction that changes the whole picture
     max_local: float | None = 0.45  # share of the picture that may change, for an interaction in one place
     min_kept: float | None = 0.15  # share of a lasting change that must remain at the end
     max_kept: float | None = 0.5  # share of a passing change that may remain at the end
     min_hands: float | None = 0.6  # share of a change in the player's hands that must be where hands are
-    min_light: float | None = 2.0  # change of mean luma, 0-255, that counts as brighter or darker
+    min_entry: float | None = 0.35  # share of the beginning of a change in the hands that must be at the lower edge
+    max_spread: float | None = 0.65  # how far a change in one place may spread over the width; 1 is all of it
+    min_motion: float | None = 0.03  # how much a thing that moves by itself must change between pictures
+    max_motion: float | None = 0.05  # how much a thing that stands may change between pictures
+    min_light: float | None = 3.0  # change of mean luma, 0-255, that counts as brighter or darker
     luminance: LuminanceLimits = field(default_factory=LuminanceLimits)  # limits of the luminance, as for footage
     quality: QualityLimits = field(default_factory=QualityLimits)  # limits of the picture quality, as for footage
 
@@ -65,6 +69,7 @@ def _duration_reasons(metrics: VideoMetrics, interaction: Interaction, limits: V
         yield from _under("gone before the end: share of the change kept", metrics.kept, limits.min_kept)
     if interaction.end == "passing":
         yield from _over("does not pass: share of the change kept", metrics.kept, limits.max_kept)
+        yield from _over("does not pass: share of the picture", metrics.change_end, limits.min_local)
 
 
 def _extent_reasons(metrics: VideoMetrics, interaction: Interaction, limits: VerifySettings) -> Iterator[str]:
@@ -78,12 +83,37 @@ def _extent_reasons(metrics: VideoMetrics, interaction: Interaction, limits: Ver
             metrics.change_end if interaction.end == "lasting" else share,
             limits.max_local,
         )
-    if interaction.where == "hands":
-        yield from _under("not in the hands: share of the change there", metrics.hands, limits.min_hands)
+        yield from _over("changes across the picture: spread", metrics.spread, limits.max_spread)
+    yield from _place_reasons(metrics, interaction, limits)
+    if interaction.motion == "moves":
+        yield from _under("does not move: change between pictures", metrics.motion, limits.min_motion)
+    if interaction.motion == "stands":
+        yield from _over("moves: change between pictures", metrics.motion, limits.max_motion)
     if interaction.light:
         light = metrics.light_end if interaction.end == "lasting" else metrics.light_peak
         brighter = light if interaction.light == "brighter" else -light
         yield from _under(f"not {interaction.light}: luma by", brighter, limits.min_light)
+
+
+def _place_reasons(metrics: VideoMetrics, interaction: Interaction, limits: VerifySettings) -> Iterator[str]:
+    """Check that the change is in the hands, or in the scene. What is held comes over the picture's lower edge."""
+    if interaction.where == "hands":
+        yield from _under("not in the hands: share of the change there", metrics.hands, limits.min_hands)
+        yield from _under("not taken in the hand: share of its beginning at the lower edge", metrics.entry, limits.min_entry)
+    elif _is_held(metrics, interaction, limits):
+        yield f"taken in the hand: share of its beginning at the lower edge {metrics.entry:.3g} >= {limits.min_entry:g}"
+
+
+def _is_held(metrics: VideoMetrics, interaction: Interaction, limits: VerifySettings) -> bool:
+    """Whether something was taken in the hand. A change of the whole picture may begin below too, but it spreads."""
+    spreads = limits.max_spread is not None and metrics.spread > limits.max_spread
+    if interaction.scope == "global" and spreads:
+        return False
+    return _reaches(metrics.hands, limits.min_hands) and _reaches(metrics.entry, limits.min_entry)
+
+
+def _reaches(value: float, limit: float | None) -> bool:
+    return limit is not None and value >= limit
 
 
 def _changed_share(metrics: VideoMetrics, interaction: Interaction) -> float:

@@ -1,16 +1,7 @@
-"""Interactions of the paper's section 3.3, acted out in the game engine: before, transition and after, with ground truth.
+"""Interactions of the paper's section 3.3, acted out in VizDoom: before, transition and after, with ground truth.
 
 In a take the player stands at a spot of a real map, does nothing for a second, then carries out an interaction by console
-commands and keys. The same take can be made to fail in known ways, to measure `verify`:
-
-    true       the interaction happens and its end state stays
-    noop       nothing happens
-    wrong      another interaction happens
-    vanishing  the interaction happens and is undone before the end
-    teleport   the camera jumps to another place instead
-    turning    the interaction happens while the camera turns away
-
-Equal takes give equal pictures. The engine draws 35 pictures per second.
+commands and keys, or fails to (`synth.acted`). Equal takes give equal pictures. The engine draws 35 pictures per second.
 """
 
 import math
@@ -23,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from curation import scratch
-from curation.errors import AttemptFailed
+from synth.acted import ACT_S, TURN_DEG_S, UNDO_S, FilmedTake, NoSpot, check_take
 from synth.doom.engine import Game, Screen, start_game, wads
 from synth.doom.player import Action
 from synth.doom.props import write_addon
@@ -31,14 +22,10 @@ from synth.doom.record import FPS
 from synth.doom.spots import Spot, find_spots
 from synth.doom.wad import map_names, read_level
 
-KINDS = ("true", "noop", "wrong", "vanishing", "teleport", "turning")
 SKILL = 2
 # The engine ignores input in its first tics. The effects of a warp and of the lamp are over after a second.
 _START_TICS, _SETTLE_TICS = 10, 35
-# The action begins one second into the take. A vanishing take undoes it after three seconds.
-ACT_S, UNDO_S = 1.0, 3.0
 _MAX_SPOTS = 40
-_TURN_DEG = 0.7  # per tic: half a right angle by the end
 _UNARMED = ("take Fist", "take Pistol", "take Shotgun")
 
 
@@ -79,11 +66,6 @@ SCRIPTS: dict[str, InteractionScript] = {
 }
 
 
-def possible_kinds(interaction: str) -> list[str]:
-    """Return the kinds of take that an interaction can have. One that cannot be undone has no vanishing take."""
-    return [kind for kind in KINDS if kind != "vanishing" or SCRIPTS[interaction].can_be_undone]
-
-
 @dataclass(frozen=True)
 class InteractionTake:
     """One take: an interaction on a map, and whether and how it fails."""
@@ -98,31 +80,14 @@ class InteractionTake:
     height: int = 480  # px
 
     def __post_init__(self) -> None:
-        known = {"collection": list(wads()), "interaction": list(SCRIPTS), "kind": list(KINDS)}
+        known = {"collection": list(wads()), "interaction": list(SCRIPTS)}
         for name, names in known.items():
             if getattr(self, name) not in names:
                 raise ValueError(f"{name} {getattr(self, name)!r} cannot be acted out; known: {', '.join(names)}")
         levels = map_names(wads()[self.collection])
         if self.level not in levels:
             raise ValueError(f"unknown map {self.level!r} in {self.collection}; known: {', '.join(levels)}")
-        if self.seconds < UNDO_S + 1:
-            raise ValueError(f"a take lasts at least {UNDO_S + 1:g} s, not {self.seconds:g} s")
-        if self.kind not in possible_kinds(self.interaction):
-            raise ValueError(f"{self.interaction} cannot be undone, so it has no vanishing take")
-
-
-@dataclass(frozen=True)
-class FilmedTake:
-    """The pictures of a take and its ground truth."""
-
-    pictures: np.ndarray  # uint8 [F, H, W, 3] RGB
-    fps: int
-    happened: str | None  # the interaction that happened, if any
-    place: str  # map, position and view direction
-
-
-class NoSpot(AttemptFailed):
-    """The map has no spot on which the interaction can be acted out."""
+        check_take(self.kind, self.interaction, SCRIPTS[self.interaction].can_be_undone, self.seconds)
 
 
 def film_take(take: InteractionTake) -> FilmedTake:
@@ -203,7 +168,7 @@ def _act_out(game: Game, take: InteractionTake, shown: str | None, elsewhere: Sp
         if take.kind == "vanishing" and tic == undo:
             _run_commands(game, script.undo)
         turns = take.kind == "turning" and act <= tic < undo
-        game.step(Action(frozenset(keys), _TURN_DEG if turns else 0.0))
+        game.step(Action(frozenset(keys), TURN_DEG_S / FPS if turns else 0.0))
 
 
 def _run_commands(game: Game, commands: tuple[str, ...]) -> None:

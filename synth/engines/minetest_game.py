@@ -27,6 +27,7 @@ from synth.engines.lockstep import Game, XInput, cache_folder, require, virtual_
 from synth.engines.player import KEY_TURN_DEG_S, Act
 
 _MODS = Path(__file__).with_name("minetest_mods")
+_MODELS = _MODS / "gamecraft_server" / "models"  # both servers draw the same creature
 ReadySession = TypeVar("ReadySession")
 PACKAGES = "minetest xvfb libxtst6 libgl1-mesa-dri gcc libc6-dev"
 FPS = Fraction(35, 2)
@@ -321,6 +322,7 @@ def running_game(
 def write_mods(folder: Path, world: Path, server: str, client: str) -> None:
     """Copy both mods to the game's folder, and switch the client's on."""
     shutil.copytree(_MODS / server, world / "worldmods" / server)
+    shutil.copytree(_MODELS, world / "worldmods" / server / "models", dirs_exist_ok=True)
     shutil.copytree(_MODS / client, folder / "clientmods" / client)
     (folder / "clientmods" / "mods.conf").write_text(f"load_mod_{client} = true\n")
 

@@ -5,7 +5,7 @@ Behaviours are generators. Each value is what the player does for one frame, and
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,8 @@ class State:
     in_liquid: bool = False
     node: str | None = None  # the block that the player points at
     dug: bool = False  # a block was dug since the frame before
+    item: str = ""  # what is in the hand
+    events: Sequence[dict[str, Any]] = ()  # what the client did or got to know since the frame before
 
     @property
     def eye(self) -> NDArray[np.float64]:

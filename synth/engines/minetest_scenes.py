@@ -30,7 +30,7 @@ from synth.engines.minetest_game import (
     write_mods,
     write_new_world,
 )
-from synth.engines.minetest_player import FPS, SCENARIOS, SCENES, Act, Player
+from synth.engines.minetest_player import FPS, SCENARIOS, SCENES, Act, Acts, Player
 from synth.engines.takes import Engine, Played, Take
 from synth.engines.truth_file import EventSpan, FrameTruth, Optics
 
@@ -81,6 +81,7 @@ keymap_camera_mode = KEY_F7
 gamecraft_scene = {scene}
 gamecraft_hud = {hud}
 gamecraft_hand = {hand}
+enable_weather = {changes_clouds}
 """
 )
 
@@ -181,14 +182,18 @@ class _Session:
 
 
 def play(take: Take, encode: Callable[[NDArray[np.uint8]], None]) -> Played:
-    """Record a take. The camera of a frame comes with the client's next line."""
-    look = Look.draw(take)
+    """Record a take."""
+    return play_acts(take, Look.draw(take), SCENARIOS[take.scenario], encode)
+
+
+def play_acts(take: Take, look: Look, acts_of: Callable[[Player], Acts], encode: Callable[[NDArray[np.uint8]], None]) -> Played:
+    """Record what a player does. The camera of a frame comes with the client's next line."""
     width, height = take.size
     optics = Optics(width, height, width / 2 / math.tan(math.radians(look.hfov_deg / 2)))
     frames: list[_Frame] = []
     with _running(take, look, optics) as session:
         player = Player(random.Random(f"{take.seed}/play"), session.ready)
-        acts, in_menu, held = SCENARIOS[take.scenario](player), False, False
+        acts, in_menu, held = acts_of(player), False, False
         session.act(Act())
         for number in range(round(take.seconds * FPS) + 1):
             picture = session.picture()
@@ -215,7 +220,8 @@ def _look(player: Player, session: _Session) -> None:
     east, up, north = client["direction"]
     state.yaw_deg, state.pitch_deg = math.degrees(math.atan2(north, east)), math.degrees(math.asin(max(-1.0, min(1.0, up))))
     state.in_liquid, state.node = client["in_liquid"], session.node
-    state.dug = any(event["name"] == "dug" for event in client["events"] or [])
+    state.item, state.events = client["item"], client["events"] or []
+    state.dug = any(event["name"] == "dug" for event in state.events)
 
 
 def _frame_truth(frame: _Frame) -> FrameTruth:
@@ -300,6 +306,7 @@ def _running(take: Take, look: Look, optics: Optics) -> Iterator[_Session]:
                 seed=take.seed,
                 hud=str(take.hud).lower(),
                 hand=str(take.hand).lower(),
+                changes_clouds=str(take.scenario in SCENARIOS).lower(),  # the game does every 8 s of real time
                 time_of_day=look.time_of_day,
                 draw_number=str(take.draw_number).lower(),
             )

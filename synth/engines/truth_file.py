@@ -148,7 +148,7 @@ def _span(event: EventSpan, frames: Sequence[FrameTruth], optics: Optics, hand_i
     start, end = max(0, event.start), min(len(frames), event.end)
     distance_m, extent, in_view = None, None, True
     if event.at_m is not None:
-        seen = [_view_of(event, frames[number], optics) for number in range(start, max(end, start + 1)) if number < len(frames)]
+        seen = [view_of(event, frames[number], optics) for number in range(start, max(end, start + 1)) if number < len(frames)]
         distance_m, extent = min((one[0] for one in seen), default=None), max((one[1] for one in seen), default=None)
         in_view = any(one[2] for one in seen)
     elif event.kind == "wield":
@@ -164,7 +164,7 @@ def _span(event: EventSpan, frames: Sequence[FrameTruth], optics: Optics, hand_i
     }
 
 
-def _view_of(event: EventSpan, frame: FrameTruth, optics: Optics) -> tuple[float, float, bool]:
+def view_of(event: EventSpan, frame: FrameTruth, optics: Optics) -> tuple[float, float, bool]:
     """Return how far an event is from the eye, its share of the picture's width, and whether it is in view."""
     assert event.at_m is not None
     away = np.subtract(event.at_m, frame.eye_m)

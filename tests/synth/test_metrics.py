@@ -37,6 +37,50 @@ def test_a_change_that_stays_where_hands_are(still):
     assert found["light_end"] > 5
 
 
+def shape(rgb):
+    return metrics._shape_metrics(rgb)
+
+
+def test_nothing_has_no_shape(still):
+    assert shape(still) == {"entry": 0, "spread": 0, "motion": 0}
+
+
+def test_a_held_thing_comes_over_the_lower_edge_and_one_in_the_scene_is_there_at_once(still):
+    held, stands = still.copy(), still.copy()
+    for number in range(20, FRAMES):
+        held[number, HEIGHT - min(48, 12 * (number - 19)) :, 70:100] = 255
+    stands[20:, HEIGHT - 48 :, 70:100] = 255
+    assert shape(held)["entry"] == pytest.approx(1)
+    assert shape(stands)["entry"] == pytest.approx(0.5, abs=0.1)
+    stands[20:, HEIGHT - 80 : HEIGHT - 48, 70:100] = 255
+    assert shape(stands)["entry"] < 0.4
+    assert shape(held)["motion"] == shape(stands)["motion"] == 0
+
+
+def test_the_light_of_a_torch_does_not_hide_where_it_comes_from(still):
+    for number in range(20, FRAMES):
+        still[number] = np.minimum(still[number].astype(int) + 25, 255)
+        still[number, HEIGHT - min(48, 12 * (number - 19)) :, 70:100] = 255
+    assert shape(still)["entry"] > 0.9
+
+
+def test_a_thing_is_in_one_place_and_a_fog_is_not(still):
+    thing, fog = still.copy(), still.copy()
+    thing[20:, 40:80, 60:90] = 255
+    fog[20:, 50:70] = np.minimum(fog[20:, 50:70].astype(int) + 40, 255)
+    assert shape(thing)["spread"] == pytest.approx(30 / WIDTH, abs=0.02)
+    assert shape(fog)["spread"] == pytest.approx(1, abs=0.1)
+
+
+def test_who_walks_moves_by_himself(still):
+    walks, stands = still.copy(), still.copy()
+    for number in range(20, FRAMES):
+        walks[number, 40:80, 50 + number % 8 : 70 + number % 8] = 255
+    stands[20:, 40:80, 50:70] = 255
+    assert shape(walks)["motion"] > 0.03
+    assert shape(stands)["motion"] == 0
+
+
 def test_a_change_that_is_undone(still):
     still[20:35, 0:40, 0:40] = 255
     found = course(still)

@@ -69,11 +69,11 @@ def test_the_choice():
 
 
 def test_what_a_backend_cannot_do_is_refused(settings, frame):
-    with pytest.raises(Refused, match="films maps"):
+    with pytest.raises(Refused, match="films engines' places"):
         strategies.synthesise(Request(KNOWN["snow"], "snow", frame, 1), 7, SynthSettings())
     with pytest.raises(Refused, match="makes videos from pictures, not from doom:freedoom2:MAP01"):
         strategies.synthesise(Request(KNOWN["snow"], "snow", InitialFrame("doom:freedoom2:MAP01"), 1), 7, settings)
-    with pytest.raises(Refused, match="has no script for cat"):
+    with pytest.raises(Refused, match="doom has no script for cat"):
         strategies.synthesise(Request(KNOWN["cat"], "a cat", InitialFrame("doom:freedoom2:MAP01"), 1), 7, SynthSettings())
 
 

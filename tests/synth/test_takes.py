@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip("vizdoom", reason='the game engine is in the extra "demo"')
 
 from synth import taxonomy
+from synth.acted import ACT_S, KINDS, UNDO_S
 from synth.doom.props import write_addon
-from synth.doom.takes import ACT_S, KINDS, SCRIPTS, UNDO_S, InteractionTake, film_take
+from synth.doom.takes import SCRIPTS, InteractionTake, film_take
 
 SMALL = InteractionTake("freedoom2", "MAP02", "fog", seed=5, seconds=4.0, width=160, height=120)
 

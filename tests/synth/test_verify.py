@@ -9,9 +9,10 @@ from synth.verify import VerifySettings, rejection_reason
 
 GOOD = VideoMetrics(
     first_error=2.0, cuts=0, shifted=0.0, change_peak=0.6, change_brief=0.7, change_end=0.6, kept=0.95, hands=0.3,
-    light_peak=20.0, light_end=20.0, onset_s=1.0,
+    entry=0.1, spread=0.9, motion=0.1, light_peak=20.0, light_end=20.0, onset_s=1.0,
 )  # fmt: skip
-HELD = GOOD._replace(change_peak=0.1, change_brief=0.1, change_end=0.1, hands=0.95)
+ONE_PLACE = GOOD._replace(change_peak=0.1, change_brief=0.1, change_end=0.1, spread=0.3)
+HELD = ONE_PLACE._replace(hands=0.95, entry=0.9, motion=0.0)
 CLEAN = {"luma_mean": 60.0, "iqa": 0.9}
 
 
@@ -19,7 +20,9 @@ def said(metrics, name, **scores):
     return rejection_reason(metrics, CLEAN | scores, taxonomy.built_in()[name], VerifySettings())
 
 
-@pytest.mark.parametrize(("metrics", "name"), [(GOOD, "snow"), (GOOD, "fog"), (HELD, "draw_gun"), (HELD, "human")])
+@pytest.mark.parametrize(
+    ("metrics", "name"), [(GOOD, "snow"), (GOOD._replace(motion=0.0), "fog"), (HELD, "draw_gun"), (ONE_PLACE, "human")]
+)
 def test_what_is_as_described_is_accepted(metrics, name):
     assert said(metrics, name) is None
 
@@ -34,13 +37,35 @@ def test_what_is_as_described_is_accepted(metrics, name):
         ({"kept": 0.0}, "snow", "gone before the end: share of the change kept 0 < 0.15"),
         ({"change_peak": 0.1}, "snow", "changes only in places: share of the picture 0.1 < 0.3"),
         ({"change_end": 0.9}, "human", "changes everywhere: share of the picture 0.9 > 0.45"),
-        ({"change_end": 0.3}, "draw_gun", "not in the hands: share of the change there 0.3 < 0.6"),
-        ({}, "darkness", "not darker: luma by -20 < 2"),
+        ({"change_end": 0.3}, "human", "changes across the picture: spread 0.9 > 0.65"),
+        ({"change_end": 0.3, "spread": 0.3}, "draw_gun", "not in the hands: share of the change there 0.3 < 0.6"),
+        ({"motion": 0.0}, "darkness", "not darker: luma by -20 < 3"),
         ({"kept": 0.9}, "lightning", "does not pass: share of the change kept 0.9 > 0.5"),
+        ({"kept": 0.1}, "lightning", "does not pass: share of the picture 0.6 > 0.04"),
     ],
 )
 def test_each_rule_gives_its_reason(changed, name, reason):
     assert said(GOOD._replace(**changed), name) == reason
+
+
+def test_who_stands_close_is_not_in_the_hand_and_what_is_held_does_not_stand_there():
+    close = ONE_PLACE._replace(hands=0.95)
+    assert said(close, "human") is None
+    assert said(close, "draw_gun") == "not taken in the hand: share of its beginning at the lower edge 0.1 < 0.35"
+    assert said(HELD._replace(motion=0.1), "human") == (
+        "taken in the hand: share of its beginning at the lower edge 0.9 >= 0.35"
+    )
+    assert said(HELD, "explosion").startswith("taken in the hand")
+    torch = GOOD._replace(hands=0.9, entry=0.9)
+    assert said(torch._replace(spread=0.1), "snow").startswith("taken in the hand"), "a torch lights all"
+    assert said(torch, "snow") is None, "what changes all of the picture may begin below"
+
+
+def test_who_appears_moves_and_a_placed_block_does_not():
+    assert said(ONE_PLACE._replace(motion=0.0), "human") == "does not move: change between pictures 0 < 0.03"
+    assert said(ONE_PLACE._replace(motion=0.0), "place_block") is None
+    assert said(ONE_PLACE, "place_block") == "moves: change between pictures 0.1 > 0.05"
+    assert said(ONE_PLACE._replace(motion=0.0), "red_suv") is None, "a car may have stopped"
 
 
 def test_luminance_and_quality_as_for_footage():

@@ -160,6 +160,11 @@ function act.explosion(player)
 	tell("explosion", pos, 3)
 end
 
+-- Stages for single interactions (`synth.engines.minetest_acts`).
+local ground = 0
+local tools = {random = random, pick = pick, box = box, tell = tell, set_weather = set_weather, ground = function() return ground end}
+for name, make in pairs(dofile(minetest.get_modpath("gamecraft_scenes") .. "/stage.lua")(tools)) do act[name] = make end
+
 -- The recorder's commands: words in WORLD/commands.txt, which is read and removed.
 local path = minetest.get_worldpath() .. "/commands.txt"
 local started
@@ -205,6 +210,7 @@ local function prepare(player, x, z, tries)
 		local y = is_dry(x, z)
 		if not y and tries > 0 then prepare(player, x + STRIDE, z, tries - 1); return end
 		y = y or 2
+		ground = y
 		local ready = {event = "ready", ground = y, x = x, z = z}
 		local at = {x = x, y = y + 1, z = z}
 		if scene == "house" then
