@@ -58,8 +58,11 @@ def fp8_lines(options: Any) -> Iterator[str]:
             if options.left_s < 5:
                 yield f"| {name} {k} to {n} | no time left |" + " |" * 9
                 continue
-            # to compile takes seconds: one layer of each size
-            yield _fp8_row(f"{name} {k} to {n}", tokens, k, n, device, compiles=n == config.ffn_dim and options.left_s > 20)
+            compiles = n == config.ffn_dim and options.left_s > 20  # it takes seconds: one layer of each size
+            try:
+                yield _fp8_row(f"{name} {k} to {n}", tokens, k, n, device, compiles)
+            except Exception as error:  # one layer must not lose the others
+                yield f"| {name} {k} to {n} | {_first_line(error)} |" + " |" * 9
 
 
 def _fp8_row(name: str, tokens: int, k: int, n: int, device: torch.device, compiles: bool) -> str:
