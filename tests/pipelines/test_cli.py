@@ -48,7 +48,7 @@ def test_the_command_line_stays_small():
         for name, command in group.commands.items()
     }
     assert flags == {
-        "curate": ["--out", "--partial", "--phase", "--recipe", "--runner", "--wait"],
+        "curate": ["--dry-run", "--out", "--partial", "--phase", "--recipe", "--runner", "--sample", "--wait"],
         "synth": ["--frames", "--interactions", "--out", "--partial", "--phase", "--recipe", "--runner", "--wait"],
         "retry": ["--reason", "--source"],
         "train": [
@@ -62,6 +62,14 @@ def test_the_command_line_stays_small():
         "play": ["--accelerate", "--attract", "--backend", "--host", "--no-browser", "--port", "--sessions"],
         "rollout": ["--accelerate", "--backend", "--image", "--keys", "--out", "--prompt", "--record", "--seed"],
         "replay": ["--out"],
+        "compact": ["--wait"],
+        "verify": ["--deep", "--repair"],
+        "eval": [
+            *("--against", "--baseline", "--frames", "--name", "--only", "--out", "--real", "--repeats", "--runner"),
+            *("--settings", "--suite", "--videos", "--vlm", "--votes", "--workers"),
+        ],
+        "generate": ["--images", "--keys", "--limit", "--only", "--out", "--seeds", "--weights"],
+        "layout": ["--out", "--read", "--videos"],
         "report": [],
         "inspect": ["--camera", "--thresholds"],
         "recipe": [],
@@ -119,7 +127,7 @@ def test_curate_says_what_came_out_and_where_to_look(gamecraft, raw, tmp_path):
         (["curate", "nope.mp4", "--out", "o"], "nope.mp4: no such file or folder"),
         (["curate", ".", "--out", "o"], ".: the folder holds no video (0 other files)"),
         (["curate", "*.mkv", "--out", "o"], "*.mkv: no video matches"),
-        (["curate", "a.mp4"], "Missing option '--out'."),
+        (["curate", "a.mp4"], "--out is missing: where everything is written, a folder or an s3:// prefix"),
         (["curate", "a.mp4", "--out", "o", "--runner", "spark"], "--runner must be one of local, ray, not 'spark'"),
         (
             ["curate", "a.mp4", "--out", "o", "--phase", "scores"],
