@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -198,7 +199,7 @@ def cannot_run(rung: Rung, playable: Playable) -> str:
 
 
 def measure_on_ranks(playable: Playable, spec: AccelerateSpec, seconds: float, limit_s: float) -> Measured:
-    """Measure in as many new processes as the switches name. RuntimeError, with the end of stderr, where they fail."""
+    """Measure in as many new processes as the switches name. RuntimeError, with the first error of theirs, where they fail."""
     torch.cuda.empty_cache()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(spec.sequence_parallel)]
     command += ["--master-port", str(_free_port()), "-m", "bench.ladder", *playable.source, "--device", playable.device.type]
@@ -208,7 +209,10 @@ def measure_on_ranks(playable: Playable, spec: AccelerateSpec, seconds: float, l
     for line in done.stdout.splitlines():
         if line.startswith(_RESULT):
             return Measured(*json.loads(line.removeprefix(_RESULT)))
-    raise RuntimeError(" ".join(done.stderr.split())[-300:] or "the ranks said nothing")
+    # The launcher repeats errors of its own after those of the ranks.
+    errors = [line for line in done.stderr.splitlines() if re.match(r"(\[rank\d+\]:)?\s*[\w.]*(Error|Exception)\b.*:", line)]
+    said = errors[0] if errors else " ".join(done.stderr.split())[-300:]
+    raise RuntimeError(said.strip() or "the ranks said nothing")
 
 
 def _free_port() -> int:

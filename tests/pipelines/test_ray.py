@@ -188,7 +188,7 @@ def kill_over(rows, victim):
 
 def test_ray_outlives_a_clip_that_kills_its_worker(cluster, local, raw, tmp_path, monkeypatch):
     victim = rows_of(local.out)[0]["clip_id"]
-    monkeypatch.setattr(run, "Phase", lambda name, recipe, out: PoisonedPhase(name, recipe, out, victim))
+    monkeypatch.setattr(run, "Phase", lambda *phase: PoisonedPhase(*phase, victim=victim))
     done = run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke(), runner="ray")
     rejected = {row["clip_id"]: row["reject"] for row in rows_of(done.out) if row["reject"]}
     assert rejected[victim] == "quarantined: killed its worker 2 times"
@@ -202,7 +202,9 @@ def test_both_strategies_run_through_ray_and_give_what_one_process_gives(cluster
     cv2.imwrite(picture, np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
     size = {"width": 64, "height": 64, "frames": 9, "image_steps": 1, "video_steps": 1}
     models = ModelSettings(**vars(pipelines), **size, dtype="float32", device="cpu")
-    anything = VerifySettings(*[None] * 10, LuminanceLimits(*[None] * 7), QualityLimits(None))  # random weights make noise
+    limits = dict.fromkeys(name for name in vars(VerifySettings()) if name.startswith(("min_", "max_")))
+    # Random weights make noise.
+    anything = VerifySettings(**limits, luminance=LuminanceLimits(*[None] * 7), quality=QualityLimits(None))
     how = SynthSettings("diffusers", each=1, attempts=1, models=models, verify=anything)
     recipe = replace(recipes.smoke(), synth=how, score=recipes.Score(anything.luminance, anything.quality))
     outs = [

@@ -77,4 +77,4 @@ def test_throttling_is_in_the_summary_of_a_run(front, raw, monkeypatch, capsys):
     assert not ended.value.code
     said = re.search(r"  S3 throttled (\d+) of (\d+) requests \(503 or 429\); they are repeated", capsys.readouterr().out)
     throttled, asked = (int(number) for number in said.groups())
-    assert 3 < throttled == len(tries) < asked
+    assert 0 < throttled == len(tries) < asked

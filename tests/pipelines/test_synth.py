@@ -45,10 +45,10 @@ def scene():
 
 
 def made(happens=True, by=4):
-    """Two seconds of a scene in which four tenths of the picture grow bright."""
+    """Two seconds of a scene in which four tenths of the picture grow bright, and go on moving a little."""
     pictures = np.repeat(scene()[None], 32, axis=0)
     for number in range(8, 32) if happens else ():
-        pictures[number, :, 96:] += np.uint8(by * min(number - 8, 16))
+        pictures[number, :, 96:] += np.uint8(by * min(number - 8, 16) + 2 * by * (number // 2 % 2))
     return SynthVideo(pictures, 16.0, scene(), "start_end", ("some model",), {"prompt": "p"})
 
 

@@ -98,7 +98,7 @@ def done(tmp_path):
         if not really:
             supervisor._running = WorkerHere
         try:
-            record = supervisor.do(Odd("score", recipes.smoke(), out, deed, clip, really=really, **how), unit)
+            record = supervisor.do(Odd("score", recipes.smoke(), out, deed=deed, clip=clip, really=really, **how), unit)
         finally:
             supervisor.close()
         committed = Path(OutputFolder(out).clip_rows("score", unit.name)).exists()
