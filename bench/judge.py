@@ -24,8 +24,9 @@ from model.evaluation.interbench.scores import DIMENSIONS
 from model.evaluation.interbench.trial import Specimen
 from model.evaluation.run import judge_model
 from model.evaluation.tables import Table, to_markdown, write
+from synth.acted import ACT_S, NoSpot
 from synth.doom.map_splits import maps_of
-from synth.doom.takes import ACT_S, SCRIPTS, InteractionTake, NoSpot, film_take
+from synth.doom.takes import SCRIPTS, InteractionTake, film_take
 from synth.media import to_mp4
 
 SEED, _FPS, _MAX_MAPS = 6200, 10.0, 8
