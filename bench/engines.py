@@ -124,8 +124,8 @@ def inside_events(one: Recording, starts: Sequence[float]) -> list[bool]:
 def brief_events_found(one: Recording, prediction: Prediction) -> tuple[int, int]:
     """Return how many events of at most 0.3 s lie inside a span, and how many there are."""
     brief = [(start, end) for start, end in one.true_events() if end - start <= _BRIEF_S + 1e-6]
-    found = [(s.start_s, s.end_s) for s in interaction_spans(prediction, InteractionSettings(), one.end_s)]
-    return count_contained(brief, found, _WITHIN_S), len(brief)
+    predicted = [(s.start_s, s.end_s) for s in interaction_spans(prediction, InteractionSettings(), one.end_s)]
+    return count_contained(brief, predicted, _WITHIN_S), len(brief)
 
 
 def names_right(one: Recording, prediction: Prediction) -> tuple[int, int]:
@@ -178,8 +178,8 @@ def categories_right(one: Recording, prediction: Prediction, verdicts: Sequence[
         start_s, end_s = number * clip_s, (number + 1) * clip_s
         if not answer(verdict):
             continue
-        found = spans.clip_to(interaction_spans(prediction, InteractionSettings(), one.end_s), start_s, end_s)
-        surest = max(found, key=lambda span: span.energy * min(1.0, (span.end_s - span.start_s) / 0.5))
+        predicted = spans.clip_to(interaction_spans(prediction, InteractionSettings(), one.end_s), start_s, end_s)
+        surest = max(predicted, key=lambda span: span.energy * min(1.0, (span.end_s - span.start_s) / 0.5))
         kind = likely_kind(prediction, surest.start_s, surest.end_s, InteractionSettings())
         if kind is None or kind not in CATEGORIES:
             continue

@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What parts are told."""
+    """Options that all parts share."""
 
     device: str
     tiny: bool

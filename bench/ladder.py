@@ -209,7 +209,7 @@ def measure_on_ranks(playable: Playable, spec: AccelerateSpec, seconds: float, l
     for line in done.stdout.splitlines():
         if line.startswith(_RESULT):
             return Measured(*json.loads(line.removeprefix(_RESULT)))
-    # The launcher repeats errors of its own after those of the ranks.
+    # The ranks write their errors first; the launcher adds its own.
     errors = [line for line in done.stderr.splitlines() if re.match(r"(\[rank\d+\]:)?\s*[\w.]*(Error|Exception)\b.*:", line)]
     said = errors[0] if errors else " ".join(done.stderr.split())[-300:]
     raise RuntimeError(said.strip() or "the ranks said nothing")

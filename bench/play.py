@@ -358,10 +358,10 @@ def _chroma(video_N3FHW: Tensor) -> Tensor:
 
     Recordings are compared one by one: in a mean over several, a sky that turned pink hides behind the others.
     """
-    frames = video_N3FHW.transpose(1, 2)
-    luma = torch.stack([to_luma(frames[:, f])[:, 0].mean((1, 2)) for f in range(frames.shape[1])], 1)
-    mean = frames.mean((3, 4))
-    return 127.5 * torch.stack([mean[..., 2] - luma, mean[..., 0] - luma], -1)
+    mean_N3F1 = video_N3FHW.mean((3, 4))[..., None]
+    red, _, blue = mean_N3F1.unbind(1)
+    luma = to_luma(mean_N3F1)[:, 0]  # luma is linear: that of the mean is the mean of all
+    return 127.5 * torch.cat([blue - luma, red - luma], -1)
 
 
 def _similarity_to_first(video_N3FHW: Tensor) -> np.ndarray:

@@ -1,6 +1,5 @@
 """S3 and stores that speak its protocol, through boto3. For `curation.storage`, which callers use."""
 
-import io
 import logging
 import math
 import random
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 from curation.errors import Unavailable, describe
 from curation.processes import per_process
+from curation.ranged_file import RangedFile
 from curation.uris import Entry, Stamped, require_version
 from curation.worker_state import worker
 
@@ -312,28 +312,15 @@ def _as_os_error(uri: str, error: Any) -> OSError:
 _kept: OrderedDict[tuple[str, str, int, int], bytes] = OrderedDict()
 
 
-class RangeFile(io.RawIOBase):
+class RangeFile(RangedFile):
     """One version of an S3 object as a raw read-only file, fetched by range requests with If-Match."""
 
     def __init__(self, uri: str, token: str = "") -> None:
-        self._uri, self._token, self._at = uri, version(uri), 0
+        self._uri, self._token = uri, version(uri)
         require_version(uri, token, self._token)
-        self._size = int(self._token.partition("-")[0])
+        super().__init__(int(self._token.partition("-")[0]))
         self._block = min(_BLOCK_BYTES, RANGE_BYTES)
         self._last, self._run = -1, 0  # the block that was read last, and the bytes that were read in order until there
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
 
     def readinto(self, buffer: Any) -> int:
         length = min(len(buffer), self._size - self._at)

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from curation import storage
 from curation.output_folder import OutputFolder
+from curation.ranged_file import RangedFile
 from curation.schema import digest
 from curation.shards import from_parquet, to_parquet
 
@@ -317,24 +318,12 @@ def _byte_span(group: pq.RowGroupMetaData) -> tuple[int, int]:
     return min(starts), max(start + column.total_compressed_size for start, column in zip(starts, columns, strict=True))
 
 
-class _Window(io.RawIOBase):
+class _Window(RangedFile):
     """A part of a file, at its place in the file: a read outside of it is a mistake of ours."""
 
     def __init__(self, start: int, data: bytes, size: int) -> None:
-        self._start, self._data, self._size, self._at = start, data, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
+        super().__init__(size)
+        self._start, self._data = start, data
 
     def readinto(self, buffer: Any) -> int:
         begin = self._at - self._start

@@ -115,8 +115,8 @@ def pairs(
     from model.evaluation.tables import Column, Row, Table, write
 
     out = storage.normal(out)
-    found = pairwise.pair_cases({name: read_cases(folder, only) for name, folder in models.items()})
-    if not found:
+    matched = pairwise.pair_cases({name: read_cases(folder, only) for name, folder in models.items()})
+    if not matched:
         raise InputError(f"{', '.join(models.values())}: these folders have no video of the same name")
     page, key = storage.join(out, "vote.html"), storage.join(out, "vote-key.json")
     if votes:
@@ -125,11 +125,11 @@ def pairs(
         columns = [Column("Strength", "up", 2), Column("Comparisons")]
         write(Table("Votes of people", columns, rows, f"{len(comparisons)} votes."), out, "votes")
     else:
-        voting.write_page(found, page, key)
-    summary: dict[str, Any] = {"pairs": len(found)}
+        voting.write_page(matched, page, key)
+    summary: dict[str, Any] = {"pairs": len(matched)}
     if settings.judge.vlm.enabled:
         vlm = RecordedVlm(load(settings.judge.vlm), storage.join(out, "replies"))
-        verdicts = pairwise.compare(vlm, found, settings.judge)
+        verdicts = pairwise.compare(vlm, matched, settings.judge)
         judged = pairwise.summarise(verdicts)
         write(pairwise.table(judged, vlm.name), out, "pairs")
         summary |= {

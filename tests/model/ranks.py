@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,3 +52,18 @@ class Ranks:
         for rank in self._ranks:
             rank.wait(60)
             rank.stdout.close()
+
+
+@contextmanager
+def ranks_of(program, tmp_path_factory):
+    """Yield a function: count -> that many ranks of a program, started once. They end with the context."""
+    running = {}
+
+    def of(count):
+        if count not in running:
+            running[count] = Ranks(program, count, tmp_path_factory.mktemp("ranks") / "stderr.txt")
+        return running[count]
+
+    yield of
+    for each in running.values():
+        each.stop()

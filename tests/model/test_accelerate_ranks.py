@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("diffusers", reason="the extra `train` is not installed")
 
-from ranks import Ranks  # noqa: E402
+from ranks import ranks_of  # noqa: E402
 from tiny_play import save_world_file  # noqa: E402
 
 PROGRAM = Path(__file__).with_name("play_ranks_run.py")
@@ -16,17 +16,8 @@ PROGRAM = Path(__file__).with_name("play_ranks_run.py")
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """`ranks(count)`: that many ranks, started once."""
-    running = {}
-
-    def of(count):
-        if count not in running:
-            running[count] = Ranks(PROGRAM, count, tmp_path_factory.mktemp("ranks") / "stderr.txt")
-        return running[count]
-
-    yield of
-    for each in running.values():
-        each.stop()
+    with ranks_of(PROGRAM, tmp_path_factory) as started:
+        yield started
 
 
 @pytest.mark.parametrize("switches", ["", "cache=fp8", "weights=fp8 fp8_backend=own"])

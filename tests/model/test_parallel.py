@@ -9,7 +9,7 @@ from curation import shards
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 pytest.importorskip("diffusers", reason="the extra `train` is not installed")
 
-from ranks import Ranks  # noqa: E402
+from ranks import ranks_of  # noqa: E402
 
 from model.backbone import load_weights  # noqa: E402
 from model.backbone.dit import Expert  # noqa: E402
@@ -27,17 +27,8 @@ def out(made, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """`ranks(count)`: that many ranks, started once."""
-    running = {}
-
-    def of(count):
-        if count not in running:
-            running[count] = Ranks(PROGRAM, count, tmp_path_factory.mktemp("ranks") / "stderr.txt")
-        return running[count]
-
-    yield of
-    for each in running.values():
-        each.stop()
+    with ranks_of(PROGRAM, tmp_path_factory) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
