@@ -78,7 +78,8 @@ class Partition:
     @property
     def scan(self) -> ScanSettings:
         """Return the settings of the pass itself."""
-        return ScanSettings(self.flow, self.iqa, self.scenes.detector)
+        scenes = self.scenes
+        return ScanSettings(self.flow, self.iqa, scenes.detector, scenes.min_content if scenes.detector == "game" else math.inf)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from curation.media.decode import FrameConverter, Span
 from curation.media.seek import can_seek_near
 from curation.media.source import Source, probe
 from curation.media.viewport import ViewportAccumulator, ViewportSums
+from curation.partition.cuts import SceneSettings
 from curation.partition.optical_flow import MAX_HEIGHT, WIDTH, Flow, FlowSettings, load_flow
 from curation.partition.recorders import (
     FRAMES_AFTER,
@@ -40,7 +41,7 @@ from curation.quality.luminance import luma
 from curation.worker_state import worker
 
 # Part of every chunk file's name. It gets a new number when a recorder's arrays change, so that no run joins old chunks to new.
-FORMAT = 4
+FORMAT = 5
 # A chunk is decoded from so long before it. All footage but stills has the frames there that recorders look back at, and it is
 # a hundredth of a chunk's time.
 _LEAD_IN_S = 3.0
@@ -54,6 +55,9 @@ class ScanSettings:
     flow: FlowSettings = field(default_factory=FlowSettings)  # optical flow between pairs of frames
     iqa: IqaSettings = field(default_factory=IqaSettings)  # picture quality of sampled frames
     detector: str = "game"  # `SceneSettings.detector`; hash and threshold need a measure of their own
+    # The content score from which frames are matched along optical flow: `SceneSettings.min_content`, infinite for detectors
+    # that do not read these matches.
+    min_cut_content: float = SceneSettings.min_content
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,9 @@ def finished_chunk(uri: str, settings: ScanSettings, start_s: float, end_s: floa
 def measure(uri: str, settings: ScanSettings, start_s: float = 0.0, end_s: float = math.inf) -> Chunk:
     """Scan a source or a part of it. Raises `UnreadableVideo` where no frame can be decoded, and `NotExact` as `scan_chunk`."""
     flow, iqa = cached_flow(settings.flow), cached_iqa(settings.iqa)
-    recorders = new_recorders(flow, settings.flow.pairs_per_s, iqa, settings.iqa.every_s, settings.detector)
+    recorders = new_recorders(
+        flow, settings.flow.pairs_per_s, iqa, settings.iqa.every_s, settings.detector, settings.min_cut_content
+    )
     viewport, seams = ViewportAccumulator(), _Seams()
     damage = worker.damage.copy()
     for frame in _frames_around(uri, start_s, end_s):

@@ -25,12 +25,14 @@ _PATCH_PX = 7  # the window of the local correlation: larger ones blur small thi
 _FLAT = 9.0  # grey levels squared; a patch that varies less, both before and after, does not count
 GOOD_MATCH = 0.5  # no cut of the tuning set comes near it (0.38 at most), so there is no need to search further
 _LAYOUT_SIZE = (8, 6)  # px, width and height
-# Frames with at least this content score may be cuts and are matched with those before. In games one frame in three reaches it.
-_MIN_CUT_SCORE = 15.0
+# Frames next to a cut are matched from this content score. In games one frame in three reaches it.
+_MIN_NEIGHBOUR_SCORE = 15.0
 FLASH_FRAMES = 3  # if the picture is back after so many frames, it was a flash, an explosion or a hit, not a cut
 _NEIGHBOURS = 2  # frames on either side with which a frame's flow match is compared
-# The frames after a frame that decide whether it is a cut.
+# The frames after a frame that decide whether it is a cut. Its own flow match may depend on as many.
 LOOK_AHEAD = FLASH_FRAMES + _NEIGHBOURS
+# The frames before a frame that its flow match may depend on: on the flash before a possible cut two frames earlier.
+LOOK_BACK = FLASH_FRAMES + 1 + _NEIGHBOURS
 
 DETECTORS = ("game", "adaptive", "content", "hash", "threshold")
 
@@ -258,16 +260,19 @@ class CutMeasures(NamedTuple):
 class CutMeter:
     """Measures what `cut_frames` needs of consecutive frames, as they are decoded.
 
-    Only frames with a high content score are matched; the others have a flow match of 1. It is the best of three matches:
-    with the frame before; with the frame before a flash that may have ended here; and, once that frame is decoded, of the frame
-    after a flash that may have begun here with the frame before it. At a cut all three are poor. So a frame's flow match is
-    final once `FLASH_FRAMES` more have been added.
+    Only frames that may decide about a cut are matched; the others have a flow match of 1. These are the frames with a high
+    content score, and where one of them matches poorly, its neighbours. A flow match is the best of three matches: with the
+    frame before; with the frame before a flash that may have ended here; and of the frame after a flash that may have begun
+    here with the frame before it. At a cut all three are poor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, min_content: float = SceneSettings.min_content) -> None:
+        """min_content: the content score from which a frame may be a cut, as in `SceneSettings`."""
+        self._min_content = min_content
         self._score, self._similarity, self._match = ContentScore(), LayoutSimilarity(), FlowMatcher()
-        self._last: deque[np.ndarray] = deque(maxlen=FLASH_FRAMES + 2)
+        self._last: deque[np.ndarray] = deque(maxlen=LOOK_BACK + LOOK_AHEAD + 1)
         self._content, self._flow_match, self._layout = array("d"), array("d"), array("d")
+        self._matched: set[int] = set()  # of the last frames
 
     def __len__(self) -> int:
         return len(self._content)
@@ -276,25 +281,49 @@ class CutMeter:
         """Measure a frame uint8 [H, W, 3], of the same size as those before."""
         self._layout.append(self._similarity(rgb))
         self._content.append(self._score(rgb))
-        self._flow_match.append(0.0 if self._may_be_cut(-1) else 1.0)
+        self._flow_match.append(1.0)
         self._last.append(match_image(rgb))
-        if self._may_be_cut(-1):
-            self._improve_match(-1, before=-2, after=-1)
-            self._improve_match(-1, before=0, after=-1)
-        if self._may_be_cut(-1 - FLASH_FRAMES):
-            self._improve_match(-1 - FLASH_FRAMES, before=0, after=-1)
+        self._match_candidate(len(self) - 1 - FLASH_FRAMES)
+        self._match_neighbours(len(self) - 1 - LOOK_AHEAD)
+        self._matched.discard(len(self) - 1 - len(self._last))
+
+    def finish(self) -> None:
+        """Match the last frames, as far as the frames after them exist. No frame is added after it."""
+        for index in range(len(self) - FLASH_FRAMES, len(self)):
+            self._match_candidate(index)
+        for index in range(len(self) - LOOK_AHEAD, len(self)):
+            self._match_neighbours(index)
 
     def measures(self, first: int = 0, last: int | None = None) -> CutMeasures:
         """Return a copy of the measures of frames [first, last); by default of all."""
         return CutMeasures(*(np.array(values[first:last]) for values in (self._content, self._flow_match, self._layout)))
 
-    def _may_be_cut(self, index: int) -> bool:
-        return len(self._content) > -index and self._content[index] >= _MIN_CUT_SCORE
+    def _match_candidate(self, index: int) -> None:
+        if index > 0 and self._content[index] >= self._min_content:
+            self._match_frame(index)
 
-    def _improve_match(self, index: int, before: int, after: int) -> None:
-        """Match two of the last frames on behalf of the frame at `index`, unless its match is good enough already."""
-        if self._flow_match[index] < GOOD_MATCH:
-            self._flow_match[index] = max(self._flow_match[index], self._match(self._last[before], self._last[after]))
+    def _match_neighbours(self, index: int) -> None:
+        """Match the frames around a frame that matches poorly."""
+        if index < 0 or self._flow_match[index] >= GOOD_MATCH:
+            return
+        if self._content[index] < self._min_content:
+            return  # a neighbour itself
+        for near in range(max(1, index - _NEIGHBOURS), min(index + _NEIGHBOURS + 1, len(self))):
+            if self._content[near] >= _MIN_NEIGHBOUR_SCORE:
+                self._match_frame(near)
+
+    def _match_frame(self, index: int) -> None:
+        """Match a frame until a match is good enough."""
+        if index in self._matched:
+            return
+        self._matched.add(index)
+        pairs = ((index - 1, index), (index - 1 - FLASH_FRAMES, index), (index - 1, index + FLASH_FRAMES))
+        oldest, best = len(self) - len(self._last), 0.0
+        for before, after in pairs:
+            if best < GOOD_MATCH and after < len(self):
+                # At the source's start, the flash before may have begun with the first frame.
+                best = max(best, self._match(self._last[max(before - oldest, 0)], self._last[after - oldest]))
+        self._flow_match[index] = best
 
 
 def cut_frames(

@@ -122,14 +122,15 @@ class GameDetector(SceneDetector):  # type: ignore[misc]
 
     On equal pictures it gives the cuts of `cut_frames`. They are reported `LOOK_AHEAD` frames and at least `min_scene_s` late.
     SceneManager shrinks frames to 256 px first; `manager.auto_downscale = False` lets the detector average them down to
-    320 px wide, as our scan does. With a StatsManager, it stores game_content, game_flow_match and game_layout of every frame.
+    320 px wide, as our scan does. With a StatsManager, it stores game_content, game_flow_match (1 where it decides nothing) and
+    game_layout of every frame.
     """
 
     def __init__(self, settings: SceneSettings | None = None) -> None:
         """Make a detector. settings: the limits on cuts; `detector` and the lengths of clips in it are not used."""
         super().__init__()
         self._settings = settings or SceneSettings()
-        self._meter = CutMeter()
+        self._meter = CutMeter(self._settings.min_content)
         self._timecodes: list[FrameTimecode] = []  # of all frames that are not decided
         self._decided = 0
         self._first_number: int | None = None
@@ -155,6 +156,7 @@ class GameDetector(SceneDetector):  # type: ignore[misc]
 
     def post_process(self, timecode: FrameTimecode) -> list[FrameTimecode]:  # noqa: ARG002 - their signature
         """Return the cuts among the last frames."""
+        self._meter.finish()
         return [*self._decide(len(self._meter)), *self._close_group()]
 
     def _decide(self, until: int) -> list[FrameTimecode]:

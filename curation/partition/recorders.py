@@ -14,7 +14,7 @@ import numpy as np
 
 from curation.media.time_gaps import MIN_GAP_S
 from curation.partition.change_cells import CHANNELS, change_cells
-from curation.partition.cuts import FLASH_FRAMES, CutMeter
+from curation.partition.cuts import LOOK_AHEAD, LOOK_BACK, CutMeter
 from curation.partition.detectors import frame_measure
 from curation.partition.optical_flow import WIDTH, DisFlow, Flow, FramePair, cell_means, gray
 from curation.quality.iqa import FAULTS, Iqa, combing, luma_plane
@@ -24,9 +24,9 @@ from curation.quality.luminance import LumaLog
 _MIN_PAIR_GAP_S = 1 / 37
 _THUMBNAIL_EVERY_S = 1.0
 _JPEG_QUALITY = 70
-# The window that an entry may depend on. A match reaches from one frame before a flash to its end. Samples, which are at most a
-# second apart, are compared with the one before, and a flow pair begins less than a second back.
-FRAMES_BEFORE, FRAMES_AFTER = FLASH_FRAMES + 2, FLASH_FRAMES
+# The window that an entry may depend on. Flow matches reach farthest in frames. Samples, which are at most a second apart, are
+# compared with the one before, and a flow pair begins less than a second back.
+FRAMES_BEFORE, FRAMES_AFTER = LOOK_BACK, LOOK_AHEAD
 SECONDS_BEFORE = 1.0
 # A frame that misses the start of a period by less than this belongs to it: 0.3 / 0.1 is 2.9999999999999996.
 _SAME_S = 1e-6
@@ -65,16 +65,18 @@ class Recorder(Protocol):
     def arrays(self) -> dict[str, np.ndarray]: ...
 
 
-def new_recorders(flow: Flow, pairs_per_s: float, iqa: Iqa, iqa_every_s: float, detector: str = "game") -> list[Recorder]:
+def new_recorders(
+    flow: Flow, pairs_per_s: float, iqa: Iqa, iqa_every_s: float, detector: str, min_cut_content: float
+) -> list[Recorder]:
     """Return new recorders of everything that a scan measures, except the viewport, which needs sums and not entries.
 
-    detector: the `SceneSettings.detector` for which it is measured.
+    detector, min_cut_content: for which detector of cuts it is measured, as in `ScanSettings`.
     """
     measure = frame_measure(detector)
     return [
         *([DetectorRecorder(measure)] if measure else []),
         FrameRecorder(),
-        CutRecorder(),
+        CutRecorder(min_cut_content),
         FlowRecorder(flow, pairs_per_s),
         QualityRecorder(iqa, iqa_every_s),
         ThumbnailRecorder(),
@@ -105,14 +107,15 @@ class FrameRecorder:
 class CutRecorder:
     """Records what `cut_frames` needs of every frame: content, layout_similarity and flow_match, each float64 [N]."""
 
-    def __init__(self) -> None:
-        self.frames, self._meter = array("l"), CutMeter()
+    def __init__(self, min_content: float) -> None:
+        self.frames, self._meter = array("l"), CutMeter(min_content)
 
     def add(self, frame: ScanFrame) -> None:
         self.frames.append(frame.number)
         self._meter.add(frame.rgb)
 
     def arrays(self) -> dict[str, np.ndarray]:
+        self._meter.finish()
         measures = self._meter.measures()
         return {
             "content": measures.content_N,

@@ -53,7 +53,7 @@ class Signals:
     source: Source
     times_s: np.ndarray  # [N]
     content: np.ndarray  # [N], content scores
-    flow_match: np.ndarray  # [N], by `cuts.FlowMatcher`; 1 for frames whose content score is too low for a cut
+    flow_match: np.ndarray  # [N], by `cuts.CutMeter`; 1 for frames that decide about no cut
     layout_similarity: np.ndarray  # [N], by `cuts.LayoutSimilarity`
     luma_bins: np.ndarray  # [N, B]
     pair_frame: np.ndarray  # [P], the later frame of each pair; there is no pair across a gap in time

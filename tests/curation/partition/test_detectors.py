@@ -73,6 +73,7 @@ def measures_of(frames):
     meter = CutMeter()
     for frame in frames:
         meter.add(frame)
+    meter.finish()
     return meter.measures()
 
 
