@@ -171,6 +171,7 @@ def test_chains_of_cuts_are_resolved_as_by_the_whole(seed, monkeypatch):
     meter = detector._meter
     meter.count = 0
     monkeypatch.setattr(CutMeter, "add", lambda self, rgb: setattr(self, "count", self.count + 1))
+    monkeypatch.setattr(CutMeter, "finish", lambda self: None)
     monkeypatch.setattr(CutMeter, "__len__", lambda self: self.count)
     monkeypatch.setattr(CutMeter, "measures", lambda self, a=0, b=None: CutMeasures(*(m[: self.count][a:b] for m in measures)))
     assert push(detector, [np.zeros((8, 8, 3), np.uint8)] * 400) == cut_frames(*measures, FPS, settings)

@@ -105,7 +105,7 @@ def test_frames_shown_twice_do_not_halve_the_motion(tmp_path):
 
 
 def cuts_in(frames):
-    recorder = CutRecorder()
+    recorder = CutRecorder(SceneSettings.min_content)
     for number, frame in enumerate(frames):
         recorder.add(ScanFrame(number, number / 30, None, np.ascontiguousarray(frame), frame[..., 0], None, True))
     arrays = recorder.arrays()
