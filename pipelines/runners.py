@@ -10,7 +10,7 @@ import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -24,8 +24,11 @@ from pipelines.ledger import Record
 from pipelines.phases import Phase, questions
 from pipelines.units import Unit
 from pipelines.worker import Supervisor
+from pipelines.worker_pool import WorkerPool
 
 log = logging.getLogger(__name__)
+
+_pool: WorkerPool | None = None  # of `run_local`
 
 RUNNERS = ("local", "ray")
 # A unit that only reads rows takes about as long as scheduling a Ray task: a tenth of a second.
@@ -39,31 +42,27 @@ _HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 ENGINE_PHASES = ("caption", "relate")
 
 
-def run_local(phase: Phase, units: Sequence[Unit], on_progress: Callable[[float], None]) -> Iterator[Record]:
-    """Do units one after another in one child process, which is replaced if a unit kills it.
+def run_local(phase: Phase, units: Sequence[Unit], on_part: Callable[[float], None]) -> Iterator[Record]:
+    """Do units in child processes, and yield their records in the order in which they end.
 
-    on_progress: gets how many units are done, including the finished part of the current one. The child ends with this
-    process, and the next run repeats what it was doing. It serves all phases of a run, since starting one costs more than most
-    units, and `local_worker` ends it. A child that may hold a model ends with its phase, to free the memory for the next one.
+    on_part: gets how much of the current units is done, summed over the children. A child is replaced if a unit kills it, and
+    ends with this process: the next run repeats what it was doing. It serves all phases of a run, since starting one costs more
+    than most units, and `local_workers` ends it.
     """
-    supervisor = _supervisor()
-    for number, unit in enumerate(units):
-        yield supervisor.do(phase, unit, partial(_add_progress, on_progress, number))
-    if any(op.num_gpus for op in phase.chain) or phase.recipe.caption.vlm.backend == "transformers":
-        supervisor.stop()
+    assert _pool, "run_local needs the context local_workers"
+    yield from _pool.do(phase, units, on_part)
 
 
 @contextmanager
-def local_worker() -> Iterator[None]:
-    """End the child process of `run_local`, if there is one, at the end of the context."""
+def local_workers(count: int) -> Iterator[None]:
+    """Let `run_local` use so many child processes (0: one for each core) in this context, and end them at its end."""
+    global _pool
+    pool = _pool = WorkerPool(count)
     try:
         yield
     finally:
-        _supervisor().close()
-
-
-def _add_progress(on_progress: Callable[[float], None], finished: int, part: float) -> None:
-    on_progress(finished + part)
+        pool.close()
+        _pool = None
 
 
 def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:

@@ -75,12 +75,12 @@ class WorkOrder:
 class WorkerProcess:
     """A child process that does units, and the pipe to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: str | None = None) -> None:
         ours, theirs = socket.socketpair()
         self._pipe, self._idle, self._started = Connection(ours.detach()), True, False
         command = [sys.executable, "-m", "pipelines.worker", str(theirs.fileno()), str(os.getpid())]
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-            command, pass_fds=[theirs.fileno()], env=_environment()
+            command, pass_fds=[theirs.fileno()], env=_environment(gpu)
         )
         theirs.close()
 
@@ -111,6 +111,14 @@ class WorkerProcess:
                 raise Unavailable(f"the worker process could not start ({_cause(code)}); its message is above") from None
             return WorkerDeath(unit.name, row, _cause(code), _crashed(code), time.time())
 
+    def kill(self) -> None:
+        """Kill the child. `do`, in another thread, then returns how it ended."""
+        self._process.kill()
+
+    def release(self) -> None:
+        """Let an idle child exit."""
+        self._pipe.close()
+
     def stop(self) -> None:
         """End the child. An idle one exits by itself, after it has removed what its libraries left in shared memory."""
         self._pipe.close()
@@ -121,18 +129,42 @@ class WorkerProcess:
         self._process.wait()
 
 
-class Supervisor:
-    """Does units in a worker process, and starts another worker when one dies."""
+class Interrupted(Exception):
+    """The supervisor was asked to give up its unit."""
 
-    def __init__(self) -> None:
+
+# Held while a unit is tried again. So units that crash, or that need more memory together than there is, are tried one by one.
+_one_retry_at_a_time = threading.Lock()
+
+
+class Supervisor:
+    """Does units in a worker process, and starts another worker when one dies.
+
+    gpu: the only GPU that the workers see, as CUDA_VISIBLE_DEVICES names it; None: those of this process.
+    """
+
+    def __init__(self, gpu: str | None = None) -> None:
+        self._gpu = gpu
         self._worker: WorkerProcess | None = None
         self._crash_notes: list[Path] = []
+        self._starting, self._interrupted = threading.Lock(), threading.Event()
 
     def do(self, phase: Phase, unit: Unit, on_progress: OnProgress = lambda _: None) -> Record:
-        """Do a unit and return its record. `failure` is set if workers crash outside of any clip or are killed too often."""
-        deaths: list[WorkerDeath] = []
+        """Do a unit and return its record. `failure` is set if workers crash outside of any clip or are killed too often.
+
+        Raises `Interrupted` after `interrupt`.
+        """
+        result = self._try(phase, unit, WorkOrder({}, row_by_row=False), on_progress)
+        if not isinstance(result, WorkerDeath):
+            return result
+        with _one_retry_at_a_time:
+            return self._do_again(phase, unit, on_progress, replace(result, row=_UNKNOWN_ROW))
+
+    def _do_again(self, phase: Phase, unit: Unit, on_progress: OnProgress, first: WorkerDeath) -> Record:
+        """Do a unit over which a worker has died."""
+        deaths = [first]
         simultaneous: set[WorkerDeath] = set()  # kept here, since the notes of other crashes are removed after a while
-        row_by_row = cleared = False
+        row_by_row, cleared = first.crashed, False
         while True:
             simultaneous |= {death for death in deaths if death.crashed and _crashed_with_others(death)}
             crashes = Counter(death.row for death in deaths if death.crashed and death not in simultaneous)
@@ -147,26 +179,47 @@ class Supervisor:
                 )
             # Once a culprit is found, the other clips go in together again: some results are pooled over them.
             poisoned = {row: count for row, count in crashes.items() if row and count >= MAX_CRASHES}
-            row_by_row = row_by_row and not (deaths and deaths[-1].row in poisoned)
-            result = self._running().do(phase, unit, WorkOrder(poisoned, row_by_row), on_progress)
+            row_by_row = row_by_row and deaths[-1].row not in poisoned
+            result = self._try(phase, unit, WorkOrder(poisoned, row_by_row), on_progress)
             if isinstance(result, WorkerDeath):
-                self.stop()
                 deaths.append(result if row_by_row or cleared else replace(result, row=_UNKNOWN_ROW))
                 row_by_row = row_by_row or result.crashed
-                if result.crashed:
-                    self._crash_notes += _write_crash_note(result)
-                    time.sleep(_pause_s(unit.name) if _crashed_with_others(result) else 0)
             elif row_by_row and _pools_rows(phase) and not result.failure:
                 row_by_row, cleared = False, True
             else:
                 result.deaths = _causes(deaths)
                 return result
 
+    def _try(self, phase: Phase, unit: Unit, order: WorkOrder, on_progress: OnProgress) -> Record | WorkerDeath:
+        """Do a unit once."""
+        result = self._running().do(phase, unit, order, on_progress)
+        if isinstance(result, WorkerDeath):
+            self.stop()
+            if self._interrupted.is_set():
+                raise Interrupted
+            if result.crashed:
+                self._crash_notes += _write_crash_note(result)
+                self._interrupted.wait(_pause_s(unit.name) if _crashed_with_others(result) else 0)
+        return result
+
+    def interrupt(self) -> None:
+        """Kill the worker process. `do`, in another thread, then raises `Interrupted`, and no worker starts again."""
+        with self._starting:
+            self._interrupted.set()
+            if self._worker:
+                self._worker.kill()
+
+    def release(self) -> None:
+        """Let an idle worker process exit, before `close` waits for that."""
+        if self._worker:
+            self._worker.release()
+
     def stop(self) -> None:
         """End the worker process, if there is one."""
-        if self._worker:
-            self._worker.stop()
-        self._worker = None
+        with self._starting:
+            stopped, self._worker = self._worker, None
+        if stopped:
+            stopped.stop()
 
     def close(self) -> None:
         """End the worker process, and remove the notes of its crashes."""
@@ -178,8 +231,11 @@ class Supervisor:
         self._crash_notes.clear()
 
     def _running(self) -> WorkerProcess:
-        self._worker = self._worker or WorkerProcess()
-        return self._worker
+        with self._starting:
+            if self._interrupted.is_set():
+                raise Interrupted
+            self._worker = self._worker or WorkerProcess(self._gpu)
+            return self._worker
 
 
 def _pools_rows(phase: Phase) -> bool:
@@ -191,10 +247,11 @@ def _failed(phase: Phase, unit: Unit, reason: str, deaths: list[WorkerDeath]) ->
     return Record(phase.name, unit.name, deaths=_causes(deaths), failure=f"{unit.uri or unit.name}: {reason}")
 
 
-def _environment() -> dict[str, str]:
+def _environment(gpu: str | None) -> dict[str, str]:
     """Return the child's environment, in which it finds modules where this process finds them."""
     paths = [os.environ.get("PYTHONPATH", ""), *sys.path]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if path))}
+    return environment if gpu is None else {**environment, "CUDA_VISIBLE_DEVICES": gpu}
 
 
 def _crashed(code: int) -> bool:

@@ -1,0 +1,167 @@
+"""The worker processes of one machine: each takes the next unit when it is free.
+
+Which worker does a unit, and the order in which units end, change no result: a unit depends on its rows and the recipe alone.
+A supervisor (`pipelines.worker`) waits while its worker works, so each has a thread in this process.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+
+from pipelines import machine
+from pipelines.ledger import Record
+from pipelines.phases import Phase
+from pipelines.units import Unit
+from pipelines.worker import Supervisor
+
+log = logging.getLogger(__name__)
+
+# What a worker needs where its operators declare less: the interpreter with NumPy, OpenCV, PyAV and Arrow, and some rows.
+_MIN_MEMORY = 256 << 20
+# Units of these phases only read rows, in milliseconds. One worker does so many of them before another one is worth its start.
+_LIGHT_PHASES, _LIGHT_UNITS = ("score", "relate"), 16
+_GIB = 1 << 30
+
+
+class WorkerPool:
+    """Workers that are started when a phase needs them, and kept until `close`."""
+
+    def __init__(self, size: int = 1) -> None:
+        """Use at most `size` workers; 0: one for each core."""
+        self._size = size or machine.count_cores()
+        self._free_memory = machine.read_memory().free  # before workers take some of it
+        self._supervisors: list[Supervisor] = []
+        self._warnings: set[str] = set()
+
+    def do(self, phase: Phase, units: Sequence[Unit], on_progress: Callable[[float], None]) -> Iterator[Record]:
+        """Do units and yield their records, in the order in which they end.
+
+        on_progress: called by threads with how much of the current units is done, summed over the workers. Workers that may
+        hold a model end with the phase, to free the memory for the next one.
+        """
+        supervisors = self._take(self._count_workers(phase, len(units)))
+        waiting, results = SimpleQueue[Unit](), SimpleQueue[Record | BaseException]()
+        for unit in units:
+            waiting.put(unit)
+        parts = _Parts(on_progress)
+        threads = [
+            threading.Thread(target=_do_units, args=(supervisor, phase, waiting, results, parts.of(number)), daemon=True)
+            for number, supervisor in enumerate(supervisors)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in units:
+                result = results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        except BaseException:
+            for supervisor in supervisors:
+                supervisor.interrupt()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
+        if _may_hold_model(phase):
+            self.close()
+
+    def close(self) -> None:
+        """End all workers."""
+        self._end(self._supervisors)
+        self._supervisors = []
+
+    def _take(self, count: int) -> list[Supervisor]:
+        """Return so many supervisors. The workers of others end, since they would hold memory that this phase may need."""
+        self._end(self._supervisors[count:])
+        gpus = machine.list_gpus()
+        for number in range(len(self._supervisors), count):
+            self._supervisors.append(Supervisor(gpus[number % len(gpus)] if self._size > 1 and len(gpus) > 1 else None))
+        self._supervisors = self._supervisors[:count]
+        return self._supervisors
+
+    def _end(self, supervisors: Sequence[Supervisor]) -> None:
+        for supervisor in supervisors:
+            supervisor.release()  # all at once, so that they exit at the same time
+        for supervisor in supervisors:
+            supervisor.close()
+
+    def _count_workers(self, phase: Phase, units: int) -> int:
+        """Return how many workers the units are shared out to: less than the pool's size where memory is short."""
+        wanted = min(self._size, max_workers(phase, units))
+        need = max([_MIN_MEMORY, *(op.memory for op in phase.chain)])
+        count = max(1, min(wanted, self._free_memory // need))
+        if count < wanted:
+            free = f"{self._free_memory / _GIB:.1f} GiB are free and each needs {need / _GIB:.2g} GiB"
+            words = f"memory for {count} of {wanted} workers: {free}"
+            if words not in self._warnings:
+                log.warning("%s", words)
+            self._warnings.add(words)
+        return count
+
+
+def max_workers(phase: Phase, units: int) -> int:
+    """Return how many workers of one machine can help with so many units of a phase.
+
+    One asks a model, which the recipe limits to so many questions at once, and which answers no question twice then. On a
+    machine with GPUs each has one to itself.
+    """
+    if phase.name in ("caption", "relate") and phase.recipe.caption.vlm.enabled:
+        return 1
+    if phase.name in _LIGHT_PHASES:
+        units = math.ceil(units / _LIGHT_UNITS)
+    gpus = len(machine.list_gpus()) if _may_use_gpu(phase) else 0
+    return max(1, min(units, gpus or units))
+
+
+def _may_use_gpu(phase: Phase) -> bool:
+    """Whether a worker may use a GPU of this machine. What `partition.gpus` requests is for a cluster."""
+    settings = phase.recipe.partition.scan
+    measures = phase.name in ("scan", "partition", "generate")
+    return any(op.num_gpus for op in phase.chain) or (
+        measures and (settings.flow.backend != "dis" or settings.iqa.backend != "embedded")
+    )
+
+
+def _may_hold_model(phase: Phase) -> bool:
+    return any(op.num_gpus for op in phase.chain) or phase.recipe.caption.vlm.backend == "transformers"
+
+
+class _Parts:
+    """The done parts of the units that workers are at."""
+
+    def __init__(self, on_progress: Callable[[float], None]) -> None:
+        self._on_progress, self._parts = on_progress, dict[int, float]()
+
+    def of(self, worker: int) -> Callable[[float], None]:
+        """Return a function that sets the part of a worker's unit."""
+
+        def set_part(part: float) -> None:
+            self._parts[worker] = part
+            self._on_progress(sum(list(self._parts.values())))
+
+        return set_part
+
+
+def _do_units(
+    supervisor: Supervisor,
+    phase: Phase,
+    waiting: "SimpleQueue[Unit]",
+    results: "SimpleQueue[Record | BaseException]",
+    set_part: Callable[[float], None],
+) -> None:
+    """Do waiting units until there is none. An error of the supervisor ends this and is a result."""
+    while True:
+        try:
+            unit = waiting.get_nowait()
+        except Empty:
+            return
+        try:
+            record = supervisor.do(phase, unit, set_part)
+        except BaseException as error:
+            results.put(error)
+            return
+        set_part(0.0)
+        results.put(record)
