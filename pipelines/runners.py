@@ -22,8 +22,8 @@ from operators.op import fuse_ops, map_units
 from operators.vllm import fill_answer_cache
 from pipelines.ledger import Record
 from pipelines.phases import Phase, questions
+from pipelines.supervisor import Supervisor
 from pipelines.units import Unit
-from pipelines.worker import Supervisor
 from pipelines.worker_pool import WorkerPool
 
 log = logging.getLogger(__name__)

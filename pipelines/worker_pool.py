@@ -1,11 +1,12 @@
 """The worker processes of one machine: each takes the next unit when it is free.
 
 Which worker does a unit, and the order in which units end, change no result: a unit depends on its rows and the recipe alone.
-A supervisor (`pipelines.worker`) waits while its worker works, so each has a thread in this process.
+A supervisor (`pipelines.supervisor`) waits while its worker works, so each has a thread in this process.
 """
 
 import logging
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
@@ -13,15 +14,16 @@ from queue import Empty, SimpleQueue
 from pipelines import machine
 from pipelines.ledger import Record
 from pipelines.phases import Phase
+from pipelines.supervisor import Supervisor
 from pipelines.units import Unit
-from pipelines.worker import Supervisor
+from pipelines.worker_process import Origin
 
 log = logging.getLogger(__name__)
 
 # What a worker needs where its operators declare less: the interpreter with NumPy, OpenCV, PyAV and Arrow, and some rows.
 _MIN_MEMORY = 256 << 20
 # Units of these phases only read rows, in milliseconds. One worker does so many of them before another one is worth its start.
-_LIGHT_PHASES, _LIGHT_UNITS = ("score", "relate"), 16
+_LIGHT_PHASES, _LIGHT_UNITS = ("score", "caption", "relate"), 16
 _GIB = 1 << 30
 
 
@@ -32,6 +34,7 @@ class WorkerPool:
         """Use at most `size` workers; 0: one for each core."""
         self._size = size or machine.count_cores()
         self._free_memory = machine.read_memory().free  # before workers take some of it
+        self._origin = Origin() if self._size > 1 and sys.platform == "linux" else None
         self._supervisors: list[Supervisor] = []
         self._warnings: set[str] = set()
 
@@ -41,7 +44,7 @@ class WorkerPool:
         on_progress: called by threads with how much of the current units is done, summed over the workers. Workers that may
         hold a model end with the phase, to free the memory for the next one.
         """
-        supervisors = self._take(self._count_workers(phase, len(units)))
+        supervisors = self._take(*self._count_workers(phase, len(units)))
         waiting, results = SimpleQueue[Unit](), SimpleQueue[Record | BaseException]()
         for unit in units:
             waiting.put(unit)
@@ -59,6 +62,8 @@ class WorkerPool:
                     raise result
                 yield result
         except BaseException:
+            if self._origin:
+                self._origin.kill()
             for supervisor in supervisors:
                 supervisor.interrupt()
             raise
@@ -66,40 +71,42 @@ class WorkerPool:
             for thread in threads:
                 thread.join()
         if _may_hold_model(phase):
-            self.close()
+            self._end(0)
 
     def close(self) -> None:
         """End all workers."""
-        self._end(self._supervisors)
-        self._supervisors = []
+        self._end(0)
+        if self._origin:
+            self._origin.close()
 
-    def _take(self, count: int) -> list[Supervisor]:
-        """Return so many supervisors. The workers of others end, since they would hold memory that this phase may need."""
-        self._end(self._supervisors[count:])
-        gpus = machine.list_gpus()
+    def _take(self, count: int, most: int) -> list[Supervisor]:
+        """Return so many supervisors. Workers beyond `most` end, since they hold memory that this phase needs."""
+        self._end(most)
+        gpus = machine.list_gpus() if self._size > 1 else []
         for number in range(len(self._supervisors), count):
-            self._supervisors.append(Supervisor(gpus[number % len(gpus)] if self._size > 1 and len(gpus) > 1 else None))
-        self._supervisors = self._supervisors[:count]
-        return self._supervisors
+            self._supervisors.append(Supervisor(self._origin, gpus[number % len(gpus)] if len(gpus) > 1 else None))
+        return self._supervisors[:count]
 
-    def _end(self, supervisors: Sequence[Supervisor]) -> None:
-        for supervisor in supervisors:
+    def _end(self, first: int) -> None:
+        """End the workers from this one on."""
+        for supervisor in self._supervisors[first:]:
             supervisor.release()  # all at once, so that they exit at the same time
-        for supervisor in supervisors:
+        for supervisor in self._supervisors[first:]:
             supervisor.close()
+        del self._supervisors[first:]
 
-    def _count_workers(self, phase: Phase, units: int) -> int:
-        """Return how many workers the units are shared out to: less than the pool's size where memory is short."""
+    def _count_workers(self, phase: Phase, units: int) -> tuple[int, int]:
+        """Return how many workers the units are shared out to, and for how many there is memory."""
         wanted = min(self._size, max_workers(phase, units))
         need = max([_MIN_MEMORY, *(op.memory for op in phase.chain)])
-        count = max(1, min(wanted, self._free_memory // need))
-        if count < wanted:
+        fitting = max(1, self._free_memory // need)
+        if fitting < wanted:
             free = f"{self._free_memory / _GIB:.1f} GiB are free and each needs {need / _GIB:.2g} GiB"
-            words = f"memory for {count} of {wanted} workers: {free}"
+            words = f"memory for {fitting} of {wanted} workers: {free}"
             if words not in self._warnings:
                 log.warning("%s", words)
             self._warnings.add(words)
-        return count
+        return min(wanted, fitting), fitting
 
 
 def max_workers(phase: Phase, units: int) -> int:
