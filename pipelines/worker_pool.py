@@ -25,6 +25,8 @@ _MIN_MEMORY = 256 << 20
 # Units of these phases only read rows, in milliseconds. One worker does so many of them before another one is worth its start.
 _LIGHT_PHASES, _LIGHT_UNITS = ("score", "caption", "relate"), 16
 _GIB = 1 << 30
+THREADS = "supervisor"
+"""How the names of the pool's threads begin."""
 
 
 class WorkerPool:
@@ -50,7 +52,12 @@ class WorkerPool:
             waiting.put(unit)
         parts = _Parts(on_progress)
         threads = [
-            threading.Thread(target=_do_units, args=(supervisor, phase, waiting, results, parts.of(number)), daemon=True)
+            threading.Thread(
+                target=_do_units,
+                args=(supervisor, phase, waiting, results, parts.of(number)),
+                name=f"{THREADS} {number}",
+                daemon=True,
+            )
             for number, supervisor in enumerate(supervisors)
         ]
         try:

@@ -114,7 +114,7 @@ class Origin:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._control = socket.socket(socket.AF_UNIX)
+        self._control: socket.socket | None = None
         self._lock, self._killed = threading.Lock(), False
 
     def fork(self, pipe: socket.socket, gpu: str | None) -> "_ForkedProcess":
@@ -124,23 +124,27 @@ class Origin:
             for _ in range(_MAX_STARTS):
                 if self._killed or has_crashed(code):
                     break
-                process = self._running()
+                process, control = self._running()
                 status, theirs = Pipe(duplex=False)
                 with theirs, suppress(ConnectionError):
-                    socket.send_fds(self._control, [(gpu or " ").encode()], [pipe.fileno(), theirs.fileno()])
+                    socket.send_fds(control, [(gpu or " ").encode()], [pipe.fileno(), theirs.fileno()])
                 with suppress(EOFError):
                     return _ForkedProcess(status.recv(), status)
                 status.close()
                 code = process.wait()
             raise _no_start(code)
 
-    def _running(self) -> "subprocess.Popen[bytes]":
-        if self._process is None or self._process.poll() is not None:
-            self._control.close()
+    def _running(self) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+        if self._process is None or self._control is None or self._process.poll() is not None:
+            self._close_control()
             self._control, theirs = socket.socketpair()
             with theirs:
                 self._process = _start_python(["--fork", str(theirs.fileno())], theirs)
-        return self._process
+        return self._process, self._control
+
+    def _close_control(self) -> None:
+        if self._control:
+            self._control.close()
 
     def kill(self) -> None:
         """Kill the origin for good. Its workers notice within a second; a `fork` in another thread fails."""
@@ -150,7 +154,7 @@ class Origin:
 
     def close(self) -> None:
         """End the origin."""
-        self._control.close()
+        self._close_control()
         if self._process:
             self._process.wait()
 

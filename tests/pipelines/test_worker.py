@@ -12,11 +12,12 @@ from curation.errors import Unavailable
 from curation.output_folder import OutputFolder
 from curation.schema import CLIP, columns
 from operators.op import WHOLE_UNIT, Op
-from pipelines import ledger, recipes, worker
+from pipelines import ledger, recipes, supervisor, worker, worker_process
 from pipelines.ledger import Record
 from pipelines.phases import Phase
+from pipelines.supervisor import Supervisor
 from pipelines.units import Unit
-from pipelines.worker import Supervisor
+from pipelines.worker_process import WorkerDeath
 
 CLIPS = ["c0", "c1", "c2", "c3"]
 SCHEMA = columns(CLIP, ["clip_id", "video_id", "unit_id", "reject", "error", "index"])
@@ -26,7 +27,7 @@ SCHEMA = columns(CLIP, ["clip_id", "video_id", "unit_id", "reject", "error", "in
 def own_crash_notes(tmp_path, monkeypatch):
     """Use a separate notes folder: workers of other tests crash on this machine at the same time."""
     (tmp_path / "crashes").mkdir()
-    monkeypatch.setattr(worker, "_crash_notes_folder", lambda: tmp_path / "crashes")
+    monkeypatch.setattr(supervisor, "_crash_notes_folder", lambda: tmp_path / "crashes")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class WorkerHere:
             return worker._do_unit(pipe, phase, unit, order)
         except Died as end:
             code = int(end.args[0]) if end.args[0].isdigit() else -getattr(signal, end.args[0])
-            return worker.WorkerDeath(unit.name, pipe.row, worker._cause(code), worker._crashed(code), time.time())
+            crashed = worker_process.has_crashed(code)
+            return WorkerDeath(unit.name, pipe.row, worker_process.describe_exit(code), crashed, time.time())
 
     def stop(self):
         pass
@@ -94,13 +96,13 @@ def done(tmp_path):
         rows = [{"clip_id": name, "video_id": "v" * 16} for name in CLIPS]
         ledger.write_clips(out, "partition", "p-d-0of1", rows, SCHEMA, Record("partition", "p-d-0of1"))
         unit = Unit("score", "s-d-0of1", upstream=("partition/p-d-0of1",))
-        supervisor = Supervisor()
+        watched = Supervisor()
         if not really:
-            supervisor._running = WorkerHere
+            watched._running = WorkerHere
         try:
-            record = supervisor.do(Odd("score", recipes.smoke(), out, deed=deed, clip=clip, really=really, **how), unit)
+            record = watched.do(Odd("score", recipes.smoke(), out, deed=deed, clip=clip, really=really, **how), unit)
         finally:
-            supervisor.close()
+            watched.close()
         committed = Path(OutputFolder(out).clip_rows("score", unit.name)).exists()
         return record, {row["clip_id"]: row for row in ledger.read_unit(out, "score", unit.name)} if committed else None
 
@@ -167,13 +169,13 @@ def test_rows_that_are_related_are_not_blamed_one_by_one(done):
 
 
 def test_crashes_of_several_units_at_once_speak_of_the_machine(done, monkeypatch):
-    monkeypatch.setattr(worker, "_pause_s", lambda unit: 0.0)
-    real = worker._write_crash_note
+    monkeypatch.setattr(supervisor, "_pause_s", lambda unit: 0.0)
+    real = supervisor._write_crash_note
 
     def note(death):
-        return real(death) + real(worker.WorkerDeath("another unit", None, "SIGSEGV", True, death.time_s + 0.5))
+        return real(death) + real(WorkerDeath("another unit", None, "SIGSEGV", True, death.time_s + 0.5))
 
-    monkeypatch.setattr(worker, "_write_crash_note", note)
+    monkeypatch.setattr(supervisor, "_write_crash_note", note)
     record, rows = done("SIGSEGV")
     assert (
         record.failure
