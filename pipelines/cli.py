@@ -176,7 +176,7 @@ def curate(
         from pipelines import dry_run as estimation
         from pipelines.printing import print_estimate
 
-        print_estimate(estimation.estimate(inputs, recipes.load(recipe), sample))
+        print_estimate(estimation.estimate(inputs, recipes.load(recipe), sample, workers))
         return
     if not out:
         raise InputError("--out is missing: where everything is written, a folder or an s3:// prefix")

@@ -38,6 +38,7 @@ class WorkerPool:
         self._free_memory = machine.read_memory().free  # before workers take some of it
         self._origin = Origin() if self._size > 1 and sys.platform == "linux" else None
         self._supervisors: list[Supervisor] = []
+        self._threads: list[threading.Thread] = []
         self._warnings: set[str] = set()
 
     def do(self, phase: Phase, units: Sequence[Unit], on_progress: Callable[[float], None]) -> Iterator[Record]:
@@ -51,7 +52,7 @@ class WorkerPool:
         for unit in units:
             waiting.put(unit)
         parts = _Parts(on_progress)
-        threads = [
+        self._threads = [
             threading.Thread(
                 target=_do_units,
                 args=(supervisor, phase, waiting, results, parts.of(number)),
@@ -61,27 +62,34 @@ class WorkerPool:
             for number, supervisor in enumerate(supervisors)
         ]
         try:
-            for thread in threads:
+            for thread in self._threads:
                 thread.start()
             for _ in units:
                 result = results.get()
                 if isinstance(result, BaseException):
                     raise result
                 yield result
-        except BaseException:
-            if self._origin:
-                self._origin.kill()
-            for supervisor in supervisors:
-                supervisor.interrupt()
-            raise
-        finally:
-            for thread in threads:
+            for thread in self._threads:
                 thread.join()
+        except BaseException:
+            self._interrupt()
+            raise
         if _may_hold_model(phase):
             self._end(0)
 
+    def _interrupt(self) -> None:
+        """Give up the units that workers are at. The pool does nothing more."""
+        busy = [thread for thread in self._threads if thread.is_alive()]
+        if busy and self._origin:
+            self._origin.kill()
+        for supervisor in self._supervisors if busy else ():
+            supervisor.interrupt()
+        for thread in busy:
+            thread.join()
+
     def close(self) -> None:
-        """End all workers."""
+        """End all workers, also those that are busy: then an error has stopped whoever takes the records."""
+        self._interrupt()
         self._end(0)
         if self._origin:
             self._origin.close()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from curation.errors import Unavailable
 from curation.output_folder import OutputFolder
 from curation.schema import CLIP, columns
 from operators.op import WHOLE_UNIT, Op
-from pipelines import ledger, recipes, supervisor, worker, worker_process
+from pipelines import ledger, machine, recipes, supervisor, worker, worker_process
 from pipelines.ledger import Record
 from pipelines.phases import Phase
 from pipelines.supervisor import Supervisor
 from pipelines.units import Unit
+from pipelines.worker_pool import WorkerPool
 from pipelines.worker_process import WorkerDeath
 
 CLIPS = ["c0", "c1", "c2", "c3"]
@@ -182,6 +184,38 @@ def test_crashes_of_several_units_at_once_speak_of_the_machine(done, monkeypatch
         == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGSEGV; does the machine lack memory?"
     )
     assert rows is None
+
+
+def test_units_that_crash_in_two_workers_at_once_are_tried_again_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "_pause_s", lambda unit: 0.0)
+    out, both, trying, most = str(tmp_path), threading.Barrier(2), [], []
+    rows = [{"clip_id": name, "video_id": "v" * 16} for name in CLIPS]
+    ledger.write_clips(out, "partition", "p-d-0of1", rows, SCHEMA, Record("partition", "p-d-0of1"))
+    real = WorkerHere.do
+
+    def do(worker_here, phase, unit, order, on_progress):
+        if not order.row_by_row and not order.poisoned:
+            both.wait(60)  # both crash at the same moment
+            return real(worker_here, phase, unit, order, on_progress)
+        trying.append(unit.name)
+        most.append(len(trying))
+        time.sleep(0.02)
+        try:
+            return real(worker_here, phase, unit, order, on_progress)
+        finally:
+            trying.remove(unit.name)
+
+    monkeypatch.setattr(WorkerHere, "do", do)
+    monkeypatch.setattr(supervisor, "WorkerProcess", lambda *_: WorkerHere())
+    monkeypatch.setattr(supervisor, "_SAME_TIME_S", 0.01)
+    monkeypatch.setattr(machine, "read_memory", lambda: machine.Memory(8 << 30, 8 << 30))
+    units = [Unit("score", f"s{number}-d-0of1", upstream=("partition/p-d-0of1",)) for number in range(2)]
+    odd = Odd("annotate", recipes.smoke(), out, deed="11", clip="c2")
+    pool = WorkerPool(2)
+    records = list(pool.do(odd, units, lambda _: None))
+    pool.close()
+    assert [(record.failure, record.rejected) for record in records] == [(None, 1)] * 2
+    assert max(most) == 1
 
 
 def test_no_note_of_a_crash_is_left(done, tmp_path):

@@ -19,12 +19,14 @@ UNITS = [Unit("partition", f"u-{number}-0of1") for number in range(5)]
 
 
 class Nobody:
-    """A supervisor whose units are done when all of its pool are at one, or fail with `error`."""
+    """A supervisor whose units are done when a meeting has come about, or fail with `error`, or else last for ever."""
 
     def __init__(self, meeting=None, error=None):
-        self.meeting, self.error, self.interrupted, self.closed = meeting, error, threading.Event(), False
+        self.meeting, self.error, self.closed = meeting, error, False
+        self.began, self.interrupted = threading.Event(), threading.Event()
 
     def do(self, phase, unit, on_progress):
+        self.began.set()
         on_progress(0.25)
         if self.error:
             raise self.error
@@ -72,6 +74,17 @@ def test_an_error_of_one_worker_interrupts_the_others(monkeypatch):
     supervisors = [Nobody(error=OSError("no interpreter")), Nobody()]
     with pytest.raises(OSError, match="no interpreter"):
         list(pool_of(supervisors, monkeypatch).do(phase(), UNITS, lambda _: None))
+    assert supervisors[1].interrupted.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(worker_pool.THREADS)]
+
+
+def test_a_pool_that_is_closed_amid_its_units_interrupts_them(monkeypatch):
+    other = Nobody()
+    supervisors = [Nobody(other.began), other]
+    pool = pool_of(supervisors, monkeypatch)
+    records = pool.do(phase(), UNITS, lambda _: None)
+    assert next(records).failure is None, "and whoever takes it is interrupted"
+    pool.close()
     assert supervisors[1].interrupted.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(worker_pool.THREADS)]
 
