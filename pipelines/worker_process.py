@@ -91,6 +91,10 @@ class WorkerProcess:
                 raise _no_start(code) from None
             return WorkerDeath(unit.name, row, describe_exit(code), has_crashed(code), time.time())
 
+    def wait_until_started(self) -> None:
+        """Wait until the child can take a unit."""
+        self._started = self._started or bool(self._pipe.recv())
+
     def kill(self) -> None:
         """Kill the child. `do`, in another thread, then returns how it ended."""
         self._process.kill()
