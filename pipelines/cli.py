@@ -93,14 +93,12 @@ OnCluster = Annotated[
     typer.Option(
         "--runner",
         autocompletion=_values("local", "ray"),
-        help="local: processes of this machine. ray: a cluster, or all cores here.",
+        help="local: this machine. ray: a cluster, or all cores here.",
     ),
 ]
 Workers = Annotated[
     int,
-    typer.Option(
-        help="Processes of the local runner; 0: one for each core. The output does not depend on it, only its speed.", min=0
-    ),
+    typer.Option(help="Processes of the local runner; 0: one for each core. It changes no result.", min=0),
 ]
 Partial = Annotated[
     bool,
