@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 # What a worker needs where its operators declare less: the interpreter with NumPy, OpenCV, PyAV and Arrow, and some rows.
 _MIN_MEMORY = 256 << 20
-# Units of these phases only read rows, in milliseconds. One worker does so many of them before another one is worth its start.
-_LIGHT_PHASES, _LIGHT_UNITS = ("score", "caption", "relate"), 16
+# One worker does so many units that only read rows, in milliseconds each, before another one is worth its start.
+_LIGHT_UNITS = 16
+_MODEL_PHASES = ("caption", "relate")
 _GIB = 1 << 30
 THREADS = "supervisor"
 """How the names of the pool's threads begin."""
@@ -130,12 +131,17 @@ def max_workers(phase: Phase, units: int) -> int:
     One asks a model, which the recipe limits to so many questions at once, and which answers no question twice then. On a
     machine with GPUs each has one to itself.
     """
-    if phase.name in ("caption", "relate") and phase.recipe.caption.vlm.enabled:
+    if phase.name in _MODEL_PHASES and phase.recipe.caption.vlm.enabled:
         return 1
-    if phase.name in _LIGHT_PHASES:
+    if only_reads_rows(phase):
         units = math.ceil(units / _LIGHT_UNITS)
     gpus = len(machine.list_gpus()) if _may_use_gpu(phase) else 0
     return max(1, min(units, gpus or units))
+
+
+def only_reads_rows(phase: Phase) -> bool:
+    """Whether units of a phase take milliseconds, since they neither decode nor ask a model."""
+    return phase.name == "score" or (phase.name in _MODEL_PHASES and not phase.recipe.caption.vlm.enabled)
 
 
 def _may_use_gpu(phase: Phase) -> bool:

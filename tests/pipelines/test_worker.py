@@ -73,8 +73,10 @@ class WorkerHere:
             crashed = worker_process.has_crashed(code)
             return WorkerDeath(unit.name, pipe.row, worker_process.describe_exit(code), crashed, time.time())
 
-    def stop(self):
+    def release(self):
         pass
+
+    stop = release
 
 
 def meet(rows, deed, clip, log, times, really):
