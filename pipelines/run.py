@@ -43,6 +43,7 @@ from pipelines import (
     synth_units,
     unit_files,
     units,
+    worker_pool,
 )
 from pipelines import totals as totals_module
 from pipelines.ledger import Record
@@ -126,8 +127,7 @@ def curate(
     runner; 0: one for each core. Results do not depend on it.
     Raises InputError for what the user got wrong, and LeaseLost where another run takes `out` from this one.
     """
-    in_chunks = runner == "ray" or (workers or machine.count_cores()) > 1
-    phases = phases or (PHASES if in_chunks else CLIP_PHASES)
+    phases = phases or (PHASES if _shares_sources(recipe, runner, workers) else CLIP_PHASES)
     exclude = storage.normal(out)
 
     def list_inputs() -> Inputs:
@@ -143,6 +143,12 @@ def curate(
         )
 
     return _run(out, recipe, runner, phases, list_inputs, partial, wait_s, workers)
+
+
+def _shares_sources(recipe: Recipe, runner: str, workers: int) -> bool:
+    """Whether several workers can measure chunks of one source at the same time."""
+    useful = worker_pool.max_workers(Phase("scan", recipe, ""), units=2)
+    return runner == "ray" or min(workers or machine.count_cores(), useful) > 1
 
 
 def synthesise(

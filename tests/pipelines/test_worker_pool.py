@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from curation.vlm.protocol import VlmSettings
-from pipelines import machine, recipes, worker_pool
+from pipelines import machine, recipes, run, worker_pool
 from pipelines.ledger import Record
 from pipelines.phases import Phase
 from pipelines.supervisor import Interrupted
@@ -110,6 +110,9 @@ def test_a_phase_uses_as_many_workers_as_help(monkeypatch):
     monkeypatch.setattr(machine, "list_gpus", lambda: ["0", "1"])
     assert max_workers(may_use_gpu, 8) == 2
     assert max_workers(phase(), 8) == 8, "DIS runs on the CPU"
+    monkeypatch.setattr(machine, "list_gpus", lambda: ["0"])
+    shares = [run._shares_sources(recipe, "local", 2) for recipe in (phase().recipe, may_use_gpu.recipe)]
+    assert shares == [True, False], "chunks would wait for the one GPU"
 
 
 def test_each_worker_has_one_of_several_gpus(monkeypatch):
