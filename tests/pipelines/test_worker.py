@@ -19,7 +19,7 @@ from pipelines.phases import Phase
 from pipelines.supervisor import Supervisor
 from pipelines.units import Unit
 from pipelines.worker_pool import WorkerPool
-from pipelines.worker_process import WorkerDeath
+from pipelines.worker_process import Origin, WorkerDeath, WorkerProcess
 
 CLIPS = ["c0", "c1", "c2", "c3"]
 SCHEMA = columns(CLIP, ["clip_id", "video_id", "unit_id", "reject", "error", "index"])
@@ -95,12 +95,12 @@ def meet(rows, deed, clip, log, times, really):
 def done(tmp_path):
     """Do a unit of four clips of which one does something to its process. Return its record and rows."""
 
-    def do(deed, clip="c2", really=False, **how):
+    def do(deed, clip="c2", really=False, origin=None, **how):
         out = str(tmp_path)
         rows = [{"clip_id": name, "video_id": "v" * 16} for name in CLIPS]
         ledger.write_clips(out, "partition", "p-d-0of1", rows, SCHEMA, Record("partition", "p-d-0of1"))
         unit = Unit("score", "s-d-0of1", upstream=("partition/p-d-0of1",))
-        watched = Supervisor()
+        watched = Supervisor(origin)
         if not really:
             watched._running = WorkerHere
         try:
@@ -135,8 +135,11 @@ def test_every_clip_that_crashes_is_found(done, batch):
 
 @pytest.mark.parametrize("deed", ["SIGKILL", "SIGTERM"])
 def test_a_kill_from_outside_is_no_fault_of_the_clip(done, deed):
-    record, rows = done(deed, times=3, really=True)
+    origin = Origin()
+    record, rows = done(deed, times=3, really=True, origin=origin)
+    origin.close()
     assert record.failure is None
+    assert record.deaths == {deed: 3} if deed == "SIGKILL" else record.deaths == {"exit code 143": 3}
     assert {row["reject"] for row in rows.values()} == {None}
 
 
@@ -228,5 +231,23 @@ def test_no_note_of_a_crash_is_left(done, tmp_path):
 def test_a_worker_that_cannot_start_is_said_at_once(done, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'pipelines.worker' in sys.orig_argv: os._exit(3)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(Unavailable, match=r"could not start \(exit code 3\)"):
-        done("11", really=True)
+    origin = Origin()
+    for forked_from in (None, origin):
+        with pytest.raises(Unavailable, match=r"could not start \(exit code 3\)"):
+            done("11", really=True, origin=forked_from)
+    origin.close()
+
+
+def test_an_origin_that_was_killed_is_replaced_unless_we_killed_it():
+    origin = Origin()
+    first = WorkerProcess(origin)
+    first.wait_until_started()
+    origin._process.kill()
+    other = WorkerProcess(origin)
+    other.wait_until_started()
+    other.stop()
+    first.stop()
+    origin.kill()
+    with pytest.raises(Unavailable, match="could not start"):
+        WorkerProcess(origin)
+    origin.close()
