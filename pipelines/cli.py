@@ -93,8 +93,12 @@ OnCluster = Annotated[
     typer.Option(
         "--runner",
         autocompletion=_values("local", "ray"),
-        help="local: one process here. ray: a cluster, or all cores here.",
+        help="local: this machine. ray: a cluster, or all cores here.",
     ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(help="Processes of the local runner; 0: one for each core. It changes no result.", min=0),
 ]
 Partial = Annotated[
     bool,
@@ -150,6 +154,7 @@ def curate(
     out: Annotated[str, typer.Option(help="Where everything is written: a folder or an s3:// prefix.")] = "",
     recipe: OfCuration = "laptop",
     runner: OnCluster = "local",
+    workers: Workers = 0,
     phase: Annotated[str, typer.Option(autocompletion=_values(*PHASES), help=f"Run one phase only: {', '.join(PHASES)}.")] = "",
     partial: Partial = False,
     wait: Wait = 0.0,
@@ -169,11 +174,11 @@ def curate(
         from pipelines import dry_run as estimation
         from pipelines.printing import print_estimate
 
-        print_estimate(estimation.estimate(inputs, recipes.load(recipe), sample))
+        print_estimate(estimation.estimate(inputs, recipes.load(recipe), sample, workers))
         return
     if not out:
         raise InputError("--out is missing: where everything is written, a folder or an s3:// prefix")
-    summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait)
+    summary = run.curate(inputs, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait, workers)
     _finish(summary)
 
 
@@ -190,6 +195,7 @@ def synth(
     ] = "doom",
     recipe: OfCuration = "laptop",
     runner: OnCluster = "local",
+    workers: Workers = 0,
     phase: Annotated[
         str, typer.Option(autocompletion=_values(*SYNTH_PHASES), help=f"Run one phase only: {', '.join(SYNTH_PHASES)}.")
     ] = "",
@@ -203,7 +209,9 @@ def synth(
     if phase:
         _check_choice("--phase", phase, SYNTH_PHASES)
     names, starts = ([word.strip() for word in words.split(",")] for words in (interactions, frames))
-    summary = run.synthesise(names, starts, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait)
+    summary = run.synthesise(
+        names, starts, out, recipes.load(recipe), runner, [phase] if phase else None, partial, wait, workers
+    )
     _finish(summary)
 
 

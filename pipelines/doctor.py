@@ -17,7 +17,7 @@ from rich.text import Text
 from curation import model_files
 from curation.captions import embeddings
 from curation.errors import describe
-from pipelines import installed
+from pipelines import installed, machine
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
 _STYLES = {OK: "green", ABSENT: "yellow", BROKEN: "bold red"}
@@ -98,26 +98,11 @@ def _machine() -> Iterator[Finding]:
     supported = (3, 10) <= sys.version_info[:2] < (3, 13)
     remedy = "" if supported else "use Python 3.10, 3.11 or 3.12"
     yield Finding("Python", OK if supported else BROKEN, f"{version}, {platform.system()} {platform.machine()}", remedy)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    total, free = _memory_gib()
+    cores, (total, free) = machine.count_cores(), (size / _GIB for size in machine.read_memory())
     enough = total >= _MIN_MEMORY_GIB
     remedy = "" if enough else f"use a machine or a container with at least {_MIN_MEMORY_GIB} GiB"
     yield Finding("memory", OK if enough else ABSENT, f"{total:.1f} GiB, {free:.1f} GiB free; {cores} cores", remedy)
     yield _space("scratch", os.environ.get("TMPDIR") or "/tmp", _MIN_SCRATCH_GIB, "set TMPDIR to a larger disk")  # noqa: S108
-
-
-def _memory_gib() -> tuple[float, float]:
-    """Return this machine's memory and what is free of it, within the limit of a container."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
-    meminfo = Path("/proc/meminfo")
-    for line in meminfo.read_text().splitlines() if meminfo.is_file() else ():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) << 10
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    return total / _GIB, min(free, total) / _GIB
 
 
 def _space(name: str, folder: str, min_gib: float, remedy: str) -> Finding:

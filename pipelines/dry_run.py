@@ -59,12 +59,12 @@ class Estimate:
         return Interval(cpu.value / cores, *(None if bound is None else bound / cores for bound in (cpu.low, cpu.high)))
 
 
-def estimate(inputs: Sequence[str], recipe: Recipe, sample: int = 20) -> Estimate:
-    """Curate at most `sample` sources of the input, and scale up what that cost. InputError as for a run."""
+def estimate(inputs: Sequence[str], recipe: Recipe, sample: int = 20, workers: int = 1) -> Estimate:
+    """Curate at most `sample` sources of the input, and scale up what that cost. workers, InputError: as for a run."""
     entries = source_files.find_sources(inputs)
     chosen = sorted(sorted(entries, key=lambda entry: digest("sample", entry.uri))[:sample])
     with tempfile.TemporaryDirectory(prefix="gamecraft-dry-run-") as folder:
-        summary = run.curate([entry.uri for entry in chosen], folder + "/out", recipe)
+        summary = run.curate([entry.uri for entry in chosen], folder + "/out", recipe, workers=workers)
         rows = ledger.clips(summary.out).to_pylist()
         measured = _measure(summary.out, chosen, rows)
         cpu_s: dict[str, float] = defaultdict(float)

@@ -40,7 +40,7 @@ _SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 @dataclass
 class PhaseProgress:
-    """Counts of one phase of this run. before: units that earlier runs did. part: the done part of the current unit."""
+    """Counts of one phase of this run. before: units that earlier runs did. part: what is done of current units."""
 
     total: int
     before: int
@@ -90,10 +90,10 @@ class RunProgress:
             self._phase, self._phase_began, self._ended = phase, time.monotonic(), []
         self._gauge(phase)
 
-    def set_part(self, finished: float) -> None:
-        """Set how many units of this round are done, the finished part of the current one included."""
+    def set_part(self, part: float) -> None:
+        """Set how much of the current units is done, summed over them."""
         with self._lock:
-            self._phases[self._phase].part = finished % 1
+            self._phases[self._phase].part = part
 
     def add(self, record: Record) -> None:
         """Count a unit."""
@@ -102,7 +102,6 @@ class RunProgress:
             phase.done, phase.failed = phase.done + 1, phase.failed + bool(record.failure)
             phase.rows, phase.rejected = phase.rows + record.rows, phase.rejected + record.rejected
             phase.errors, phase.wall_s = phase.errors + record.errors, phase.wall_s + record.wall_s
-            phase.part = 0.0
             phase.cpu_s.update(record.cpu_s)
             self._s3.update(record.s3)
             self._ended = [*self._ended[-_RATE_UNITS + 1 :], time.monotonic()]

@@ -35,6 +35,7 @@ from pipelines import (
     licences,
     lock,
     logs,
+    machine,
     planning,
     recipes,
     runners,
@@ -42,6 +43,7 @@ from pipelines import (
     synth_units,
     unit_files,
     units,
+    worker_pool,
 )
 from pipelines import totals as totals_module
 from pipelines.ledger import Record
@@ -116,14 +118,16 @@ def curate(
     phases: Sequence[str] | None = None,
     partial: bool = False,
     wait_s: float = 0.0,
+    workers: int = 1,
 ) -> Summary:
     """Turn sources into shards under `out`. Bad media end in the ledger.
 
-    phases: default all that help; the local runner has no `scan`, since one process gains nothing from chunks.
-    partial: plan shards although sources of the input are unfinished. wait_s: how long to wait for another run on `out`.
+    phases: default all that help; one process has no `scan`, since it gains nothing from chunks. partial: plan shards although
+    sources of the input are unfinished. wait_s: how long to wait for another run on `out`. workers: processes of the local
+    runner; 0: one for each core. Results do not depend on it.
     Raises InputError for what the user got wrong, and LeaseLost where another run takes `out` from this one.
     """
-    phases = phases or (PHASES if runner == "ray" else CLIP_PHASES)
+    phases = phases or (PHASES if _shares_sources(recipe, runner, workers) else CLIP_PHASES)
     exclude = storage.normal(out)
 
     def list_inputs() -> Inputs:
@@ -138,7 +142,13 @@ def curate(
             notes=[("still being written, so the next run takes it", uri) for uri in growing],
         )
 
-    return _run(out, recipe, runner, phases, list_inputs, partial, wait_s)
+    return _run(out, recipe, runner, phases, list_inputs, partial, wait_s, workers)
+
+
+def _shares_sources(recipe: Recipe, runner: str, workers: int) -> bool:
+    """Whether several workers can measure chunks of one source at the same time."""
+    useful = worker_pool.max_workers(Phase("scan", recipe, ""), units=2)
+    return runner == "ray" or min(workers or machine.count_cores(), useful) > 1
 
 
 def synthesise(
@@ -150,6 +160,7 @@ def synthesise(
     phases: Sequence[str] | None = None,
     partial: bool = False,
     wait_s: float = 0.0,
+    workers: int = 1,
 ) -> Summary:
     """Make interactions from initial frames, verify them, and turn those accepted into shards under `out`, as clips of footage.
 
@@ -168,7 +179,7 @@ def synthesise(
         unmade=lambda folder: [unit.name for unit in synth_units.todo(folder, recipe, wanted)[0]],
         includes=lambda _: True,
     )
-    return _run(out, recipe, runner, phases or SYNTH_PHASES, lambda: inputs, partial, wait_s)
+    return _run(out, recipe, runner, phases or SYNTH_PHASES, lambda: inputs, partial, wait_s, workers)
 
 
 @dataclass(frozen=True)
@@ -194,6 +205,7 @@ def _run(
     list_inputs: Callable[[], Inputs],
     partial: bool,
     wait_s: float,
+    workers: int,
 ) -> Summary:
     """Run the phases over an output folder, one after the other, under its lock."""
     began, requests = time.monotonic(), worker.s3_requests.copy()
@@ -204,7 +216,7 @@ def _run(
         )
     inputs = list_inputs()  # before anything is written: an input that is not there is reported at once
     _check_writable(out)
-    with hold_lock(out, wait_s), unit_files.pinned(out) as files, runners.local_worker(), ExitStack() as stack:
+    with hold_lock(out, wait_s), unit_files.pinned(out) as files, runners.local_workers(workers), ExitStack() as stack:
         if wait_s:
             inputs = list_inputs()
         storage.remove_partial_files(out)
@@ -304,13 +316,15 @@ def _run_phase(phase: Phase, todo: Sequence[Unit], runner: str, run_progress: Ru
     with _progress() as progress:
         task = progress.add_task(f"{phase.name:9}", total=len(todo))
 
-        def show(finished: float) -> None:
-            progress.update(task, completed=finished)
-            run_progress.set_part(finished)
+        finished = 0
 
-        records = runners.run_ray(phase, todo) if runner == "ray" else runners.run_local(phase, todo, show)
+        def show_part(part: float) -> None:
+            progress.update(task, completed=finished + part)
+            run_progress.set_part(part)
+
+        records = runners.run_ray(phase, todo) if runner == "ray" else runners.run_local(phase, todo, show_part)
         for finished, record in enumerate(records, start=1):
-            show(finished)
+            progress.update(task, completed=finished)
             run_progress.add(record)
             _log_record(record, logged)
             yield record

@@ -1,36 +1,40 @@
-"""Two ways to run a phase's units: on this machine, or on Ray Data. Both use a child process (`pipelines.worker`)."""
+"""Two ways to run a phase's units: on this machine, or on a Ray cluster. Both use a child process (`pipelines.worker`)."""
 
 import atexit
+import itertools
 import json
 import logging
 import math
 import os
 import re
 import socket
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import pyarrow as pa
-
 from curation.errors import InputError
 from curation.output_folder import OutputFolder
-from operators.op import fuse_ops, map_units
+from operators.op import fuse_ops
 from operators.vllm import fill_answer_cache
 from pipelines.ledger import Record
 from pipelines.phases import Phase, questions
+from pipelines.supervisor import Supervisor
 from pipelines.units import Unit
-from pipelines.worker import Supervisor
+from pipelines.worker_pool import WorkerPool, only_reads_rows
 
 log = logging.getLogger(__name__)
+
+_pool: WorkerPool | None = None  # of `run_local`
 
 RUNNERS = ("local", "ray")
 # A unit that only reads rows takes about as long as scheduling a Ray task: a tenth of a second.
 _MAX_LIGHT_UNITS_PER_TASK = 16
 _TASKS_PER_CORE = 4
+_RECOUNT_S = 10.0  # how often the cores of a cluster are counted again
 # If Ray's head answers at all, it does so within this time.
 _PROBE_TIMEOUT_S = 5.0
 _CLIENT_PORT = 10001
@@ -39,54 +43,85 @@ _HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 ENGINE_PHASES = ("caption", "relate")
 
 
-def run_local(phase: Phase, units: Sequence[Unit], on_progress: Callable[[float], None]) -> Iterator[Record]:
-    """Do units one after another in one child process, which is replaced if a unit kills it.
+def run_local(phase: Phase, units: Sequence[Unit], on_part: Callable[[float], None]) -> Iterator[Record]:
+    """Do units in child processes, and yield their records in the order in which they end.
 
-    on_progress: gets how many units are done, including the finished part of the current one. The child ends with this
-    process, and the next run repeats what it was doing. It serves all phases of a run, since starting one costs more than most
-    units, and `local_worker` ends it. A child that may hold a model ends with its phase, to free the memory for the next one.
+    on_part: gets how much of the current units is done, summed over the children. A child is replaced if a unit kills it, and
+    ends with this process: the next run repeats what it was doing. It serves all phases of a run, since starting one costs more
+    than most units, and `local_workers` ends it.
     """
-    supervisor = _supervisor()
-    for number, unit in enumerate(units):
-        yield supervisor.do(phase, unit, partial(_add_progress, on_progress, number))
-    if any(op.num_gpus for op in phase.chain) or phase.recipe.caption.vlm.backend == "transformers":
-        supervisor.stop()
+    assert _pool, "run_local needs the context local_workers"
+    yield from _pool.do(phase, units, on_part)
 
 
 @contextmanager
-def local_worker() -> Iterator[None]:
-    """End the child process of `run_local`, if there is one, at the end of the context."""
+def local_workers(count: int) -> Iterator[None]:
+    """Let `run_local` use so many child processes (0: one for each core) in this context, and end them at its end."""
+    global _pool
+    pool = _pool = WorkerPool(count)
     try:
         yield
     finally:
-        _supervisor().close()
-
-
-def _add_progress(on_progress: Callable[[float], None], finished: int, part: float) -> None:
-    on_progress(finished + part)
+        pool.close()
+        _pool = None
 
 
 def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
-    """Run units as blocks of a Ray Data pipeline. Ray repeats a task whose worker or node is lost.
+    """Run units in tasks on the cluster, and yield their records in the order in which tasks end.
 
-    Each Ray worker does its units in a child process and sees how that ends. Ray itself does not report how a worker ended.
+    Each Ray worker does its units in a child process and sees how that ends: Ray itself does not report how a worker ended. It
+    repeats a task whose worker or node is lost.
     """
     import ray
 
     preflight(phase)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
     _answer_with_engines(phase, units)
-    size = _units_per_task(phase, len(units), int(ray.cluster_resources().get("CPU", 1)))
-    texts = [unit.to_json() for unit in units]
-    blocks = [pa.table({"unit": texts[first : first + size]}) for first in range(0, len(texts), size)]
+    size = _units_per_task(phase, len(units), _count_cpus())
     steps = fuse_ops(phase.chain)
     assert len(steps) == 1, f"phase {phase.name} must be one step, not {len(steps)}"
-    dataset = map_units(ray.data.from_arrow(blocks), _block_function(phase), steps[0])
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for text in block["record"].to_pylist():
-            yield Record.from_json(text)
+    cpus, gpus, memory = steps[0][0].resources
+    options = {"num_cpus": cpus, "num_gpus": gpus or None, "memory": memory or None, "max_retries": -1}
+    function = ray.remote(_do_units).options(name=phase.name, scheduling_strategy="SPREAD", **options)
+    shared = ray.put(phase)
+    tasks = ((shared, *units[first : first + size]) for first in range(0, len(units), size))
+    for records in _run_windowed(function, tasks):
+        yield from records
+
+
+def _do_units(phase: Phase, *units: Unit) -> list[Record]:
+    return [_supervisor().do(phase, unit) for unit in units]
+
+
+def _run_windowed(function: Any, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """Submit tasks, a few for each core of the cluster at a time, and yield their results in the order in which they end.
+
+    So neither this process nor the cluster holds more than these, however many tasks there are. More are submitted as the
+    cluster grows. Tasks that are under way when this is closed are killed: the next run repeats them.
+    """
+    import ray
+
+    waiting, running = iter(tasks), set[Any]()
+    window, counted_s = 0, -math.inf
+    try:
+        while True:
+            if time.monotonic() - counted_s > _RECOUNT_S:
+                window, counted_s = _TASKS_PER_CORE * _count_cpus(), time.monotonic()
+            running.update(function.remote(*task) for task in itertools.islice(waiting, max(0, window - len(running))))
+            if not running:
+                return
+            ended, _ = ray.wait(list(running), timeout=_RECOUNT_S)
+            running.difference_update(ended)
+            for result in ended:
+                yield ray.get(result)
+    finally:
+        for task in running:
+            ray.cancel(task, force=True)
+
+
+def _count_cpus() -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def run_tasks(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
@@ -97,7 +132,7 @@ def run_tasks(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) ->
     import ray
 
     remote, waiting = ray.remote(num_cpus=1)(function), deque[Any]()
-    window = _TASKS_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    window = _TASKS_PER_CORE * _count_cpus()
     for task in tasks:
         if len(waiting) >= window:
             yield ray.get(waiting.popleft())
@@ -108,8 +143,7 @@ def run_tasks(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) ->
 
 def _units_per_task(phase: Phase, units: int, cores: int) -> int:
     """Return 1 for units that decode or ask a model, and more for units that only read rows if every core has a few tasks."""
-    light = phase.name == "relate" and not phase.recipe.caption.vlm.enabled
-    return max(1, min(_MAX_LIGHT_UNITS_PER_TASK, units // (4 * max(1, cores)))) if light else 1
+    return max(1, min(_MAX_LIGHT_UNITS_PER_TASK, units // (_TASKS_PER_CORE * cores))) if only_reads_rows(phase) else 1
 
 
 def _answer_with_engines(phase: Phase, units: Sequence[Unit]) -> None:
@@ -119,15 +153,6 @@ def _answer_with_engines(phase: Phase, units: Sequence[Unit]) -> None:
         texts = [unit.to_json() for unit in units]
         folder, videos = OutputFolder(phase.out).answers, phase.recipe.caption.frames.form == "video"
         fill_answer_cache(texts, lambda text: questions(phase, Unit.from_json(text)), model, folder, videos)
-
-
-def _block_function(phase: Phase):  # type: ignore[no-untyped-def]
-    def do_units(block: pa.Table) -> pa.Table:
-        records = [_supervisor().do(phase, Unit.from_json(text)) for text in block["unit"].to_pylist()]
-        return pa.table({"record": [record.to_json() for record in records]})
-
-    do_units.__name__ = phase.name
-    return do_units
 
 
 @cache

@@ -47,6 +47,27 @@ def write_video(path, seconds=8.0, fps=15, size=(160, 120), cuts=(), seed=0, dar
     return str(path)
 
 
+KILLER = """
+import importlib.abc, importlib.machinery, os, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "MODULE":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+        def exec_module(module):
+            load(module)
+            {patch}
+        spec.loader.exec_module = exec_module
+        return spec
+
+if "pipelines.worker" in sys.orig_argv:
+    sys.meta_path.insert(0, Finder())
+"""
+
+
 @pytest.fixture(scope="package", autouse=True)
 def smoke_without_encoder():
     """Let the recipe `smoke` embed no captions: torch and a sentence encoder would be most of the time of a run."""
@@ -77,3 +98,16 @@ def raw(tmp_path_factory):
     (folder / "copy of a.mp4").write_bytes((folder / "a.mp4").read_bytes())
     (folder / "notes.md").write_text("not a video")
     return folder
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+    """Patch a module in the worker process only."""
+
+    def patch(module, code):
+        folder = tmp_path / "site"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(KILLER.replace("MODULE", module).format(patch=code))
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+
+    return patch

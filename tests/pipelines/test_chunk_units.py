@@ -67,12 +67,12 @@ def decodes(done):
     return counts
 
 
-def test_chunks_give_the_rows_and_shards_of_one_pass(one_pass, raw, tmp_path):
-    done = run.curate([str(raw)], str(tmp_path / "o"), TINY, phases=recipes.PHASES)
+def test_chunks_that_two_workers_share_give_the_rows_and_shards_of_one_pass(one_pass, raw, tmp_path):
+    done = run.curate([str(raw)], str(tmp_path / "o"), TINY, workers=2)
     assert_same(done, one_pass)
     assert decodes(done) == {"scan chunk": 8 + 3, "encode": done.kept}
     assert decodes(one_pass) == {"scan": 2, "encode": done.kept}
-    again = run.curate([str(raw)], str(tmp_path / "o"), TINY, phases=recipes.PHASES)
+    again = run.curate([str(raw)], str(tmp_path / "o"), TINY, workers=2)
     assert again.records == []
 
 

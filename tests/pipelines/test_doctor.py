@@ -160,7 +160,7 @@ def test_where_files_are_written(tmp_path, folder, state, monkeypatch):
 
 
 def test_a_container_with_little_memory(monkeypatch):
-    monkeypatch.setattr(doctor, "_memory_gib", lambda: (1.5, 0.5))
+    monkeypatch.setattr(doctor.machine, "read_memory", lambda: (1.5 * 2**30, 0.5 * 2**30))
     assert by_name(doctor._machine())["memory"].state == ABSENT
 
 

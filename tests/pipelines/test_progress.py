@@ -31,7 +31,7 @@ def test_the_file_has_counts_by_phase_and_the_time_left(tmp_path, monkeypatch):
         for _ in range(4):
             clock.now += 3
             run.add(record(s3={"all": 5}))
-        run.set_part(4.5)
+        run.set_part(0.5)
         run.write()
         found = read(tmp_path)
         assert (found["state"], found["phase"]) == ("running", "score")

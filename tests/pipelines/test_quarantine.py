@@ -3,42 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from pipelines import chunk_units, ledger, recipes, run
-
-KILLER = """
-import importlib.abc, importlib.machinery, os, sys
-
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "MODULE":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        load = spec.loader.exec_module
-        def exec_module(module):
-            load(module)
-            {patch}
-        spec.loader.exec_module = exec_module
-        return spec
-
-if "pipelines.worker" in sys.orig_argv:
-    sys.meta_path.insert(0, Finder())
-"""
-
-
-@pytest.fixture
-def child(tmp_path, monkeypatch):
-    """Patch a module in the worker process only."""
-
-    def patch(module, code):
-        folder = tmp_path / "site"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(KILLER.replace("MODULE", module).format(patch=code))
-        monkeypatch.setenv("PYTHONPATH", str(folder))
-
-    return patch
 
 
 def test_a_clip_that_kills_its_worker_is_quarantined_and_the_job_ends_well(child, raw, tmp_path):

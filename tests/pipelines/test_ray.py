@@ -123,13 +123,28 @@ def test_units_of_slim_rows_share_a_task_and_none_is_lost(cluster, tmp_path):
     recipe = recipes.Recipe(relate=recipes.Relate(EncoderSettings("none")))
     phase, units = Phase("relate", recipe, str(tmp_path)), [relate._write_video(str(tmp_path), number) for number in range(40)]
     assert [runners._units_per_task(phase, count, 4) for count in (0, 3, 40, 10_000)] == [1, 1, 2, 16]
-    assert runners._units_per_task(Phase("score", recipe, ""), 10_000, 4) == 1
+    assert runners._units_per_task(Phase("annotate", recipe, ""), 10_000, 4) == 1
     asking = replace(recipe, caption=replace(recipe.caption, vlm=VlmSettings("http", "a-model")))
     assert runners._units_per_task(Phase("relate", asking, ""), 10_000, 4) == 1
     records = list(runners.run_ray(phase, units))
     assert sorted(record.unit for record in records) == sorted(unit.name for unit in units)
     assert {record.failure for record in records} == {None}
     assert sum(record.rows for record in records) == 40 * relate.CLIPS
+
+
+def identity(number):
+    return number
+
+
+def test_tasks_are_submitted_a_few_at_a_time(cluster, monkeypatch):
+    monkeypatch.setattr(runners, "_count_cpus", lambda: 1)
+    submitted, ahead, results = [], [], []
+    tasks = ((submitted.append(number) or number,) for number in range(20))
+    for result in runners._run_windowed(ray.remote(identity), tasks):
+        ahead.append(len(submitted) - len(results))
+        results.append(result)
+    assert sorted(results) == list(range(20))
+    assert max(ahead) == 4
 
 
 def test_what_no_node_can_give_is_refused_before_the_first_task(cluster, tmp_path, monkeypatch):

@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation import shards, source_files
@@ -127,12 +130,34 @@ def test_thumbnails_and_signals_rest_beside_the_ledger(curated):
     assert all(len(row["times_s"]) == len(row["motion_camera"]) > 10 for row in signals)
 
 
-def test_two_folders_get_the_same_shards_byte_for_byte(curated, raw, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    for name in ("a.mp4", "b.mp4"):
-        (tmp_path / "elsewhere" / name).write_bytes((raw / name).read_bytes())
-    run.curate([str(tmp_path / "elsewhere")], str(tmp_path / "o"), recipes.smoke())
-    assert tree(tmp_path / "o" / "shards") == tree(Path(curated.out) / "shards")
+def without_costs(name, data):
+    """A file of an output without what two runs may not share: seconds, worker deaths, and when it was."""
+    if name.startswith("clips/"):
+        table = pq.read_table(pa.BufferReader(data))
+        record = json.loads(table.schema.metadata[b"gamecraft.record"])
+        return table.replace_schema_metadata(None), {k: v for k, v in record.items() if k not in ("wall_s", "cpu_s")}
+    if name.startswith("dead/"):
+        return {key: value for key, value in json.loads(data).items() if key not in ("time", "wall_s")}
+    return data
+
+
+def test_two_workers_of_which_one_is_killed_write_the_bytes_of_one(curated, raw, child, tmp_path):
+    once = f"not os.path.exists({str(tmp_path / 'killed')!r}) and not os.mkdir({str(tmp_path / 'killed')!r})"
+    child(
+        "curation.media.decode",
+        "real = module.decode; module.decode = lambda u, *a, **k: "
+        f"os.kill(os.getpid(), 9) if u.endswith('b.mp4') and {once} else real(u, *a, **k)",
+    )
+    done = run.curate([str(raw)], str(tmp_path / "o"), recipes.smoke(), workers=2)
+    deaths = {record.unit: record.deaths for record in done.records if record.deaths}
+    assert list(deaths.values()) == [{"SIGKILL": 1}], "the other worker's unit is not blamed"
+    ours, theirs = results(done.out), results(curated.out)
+    assert ours.keys() == theirs.keys()
+    for name, data in ours.items():
+        if name.startswith(("clips/", "dead/")):
+            assert without_costs(name, data) == without_costs(name, theirs[name]), name
+        else:
+            assert data == theirs[name], name
 
 
 def test_a_second_run_reads_and_does_nothing(curated, raw, monkeypatch):
@@ -291,12 +316,12 @@ import sys
 from pipelines import run, recipes
 
 if __name__ == "__main__":
-    run.curate([sys.argv[1]], sys.argv[2], recipes.smoke())
+    run.curate([sys.argv[1]], sys.argv[2], recipes.smoke(), workers=2)
 """
 
 
 def start_driver(raw, out):
-    """The driver as a process of its own, in a group of its own, once its first unit is committed."""
+    """The driver with two workers as a process of its own, in a group of its own, once its first unit is committed."""
     script = Path(out).parent / "driver.py"
     script.write_text(DRIVER)
     driver = subprocess.Popen(
@@ -324,15 +349,28 @@ def test_a_killed_run_goes_on_where_it_was(curated, raw, tmp_path):
     assert not list(out.rglob(".*"))
 
 
-def test_a_worker_is_not_outlived_by_its_driver(raw, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_its_driver(sent, raw, tmp_path):
     driver = start_driver(raw, tmp_path / "o")
-    workers = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
-    driver.kill()
-    driver.wait()
-    assert workers
-    time.sleep(3)
-    states = [Path(f"/proc/{pid}/status").read_text() for pid in workers if Path(f"/proc/{pid}/status").exists()]
-    assert all("zombie" in state for state in states)
+    workers = [pid for pid in processes_of_group(driver.pid) if pid != driver.pid]
+    os.kill(driver.pid, sent)
+    assert driver.wait(30) == -sent
+    deadline = time.monotonic() + 30
+    while processes_of_group(driver.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(workers) == 3, "two, and the one that they were forked from"
+    assert processes_of_group(driver.pid) == []
+
+
+def processes_of_group(group):
+    """The live processes of a group, by /proc."""
+    pids = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit():
+                state, _, number = (entry / "stat").read_text().rpartition(") ")[2].split()[:3]
+                pids += [int(entry.name)] if int(number) == group and state != "Z" else []
+    return pids
 
 
 def test_a_phase_is_what_a_worker_needs(curated):
@@ -340,14 +378,15 @@ def test_a_phase_is_what_a_worker_needs(curated):
     assert pickle.loads(pickle.dumps(phase)) == phase
 
 
-def test_a_script_needs_no_guard(raw, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        f"from pipelines import run, recipes\nrun.curate([{str(raw)!r}], {str(tmp_path / 'o')!r}, recipes.smoke())\n"
-    )
+def test_a_script_needs_no_guard_and_another_folder_gets_the_same_shards(curated, raw, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "elsewhere" / name).write_bytes((raw / name).read_bytes())
+    script, words = tmp_path / "script.py", f"[{str(tmp_path / 'elsewhere')!r}], {str(tmp_path / 'o')!r}"
+    script.write_text(f"from pipelines import run, recipes\nrun.curate({words}, recipes.smoke(), workers=2)\n")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert shards.list_committed(str(tmp_path / "o"))
+    assert tree(tmp_path / "o" / "shards") == tree(Path(curated.out) / "shards")
 
 
 def test_an_unexpected_failure_keeps_its_traceback_until_the_unit_is_done(raw, tmp_path, monkeypatch, caplog):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ from curation.errors import Unavailable
 from curation.output_folder import OutputFolder
 from curation.schema import CLIP, columns
 from operators.op import WHOLE_UNIT, Op
-from pipelines import ledger, recipes, worker
+from pipelines import ledger, machine, recipes, supervisor, worker, worker_process
 from pipelines.ledger import Record
 from pipelines.phases import Phase
+from pipelines.supervisor import Supervisor
 from pipelines.units import Unit
-from pipelines.worker import Supervisor
+from pipelines.worker_pool import WorkerPool
+from pipelines.worker_process import Origin, WorkerDeath, WorkerProcess
 
 CLIPS = ["c0", "c1", "c2", "c3"]
 SCHEMA = columns(CLIP, ["clip_id", "video_id", "unit_id", "reject", "error", "index"])
@@ -26,7 +29,7 @@ SCHEMA = columns(CLIP, ["clip_id", "video_id", "unit_id", "reject", "error", "in
 def own_crash_notes(tmp_path, monkeypatch):
     """Use a separate notes folder: workers of other tests crash on this machine at the same time."""
     (tmp_path / "crashes").mkdir()
-    monkeypatch.setattr(worker, "_crash_notes_folder", lambda: tmp_path / "crashes")
+    monkeypatch.setattr(supervisor, "_crash_notes_folder", lambda: tmp_path / "crashes")
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,13 @@ class WorkerHere:
             return worker._do_unit(pipe, phase, unit, order)
         except Died as end:
             code = int(end.args[0]) if end.args[0].isdigit() else -getattr(signal, end.args[0])
-            return worker.WorkerDeath(unit.name, pipe.row, worker._cause(code), worker._crashed(code), time.time())
+            crashed = worker_process.has_crashed(code)
+            return WorkerDeath(unit.name, pipe.row, worker_process.describe_exit(code), crashed, time.time())
 
-    def stop(self):
+    def release(self):
         pass
+
+    stop = release
 
 
 def meet(rows, deed, clip, log, times, really):
@@ -89,18 +95,18 @@ def meet(rows, deed, clip, log, times, really):
 def done(tmp_path):
     """Do a unit of four clips of which one does something to its process. Return its record and rows."""
 
-    def do(deed, clip="c2", really=False, **how):
+    def do(deed, clip="c2", really=False, origin=None, **how):
         out = str(tmp_path)
         rows = [{"clip_id": name, "video_id": "v" * 16} for name in CLIPS]
         ledger.write_clips(out, "partition", "p-d-0of1", rows, SCHEMA, Record("partition", "p-d-0of1"))
         unit = Unit("score", "s-d-0of1", upstream=("partition/p-d-0of1",))
-        supervisor = Supervisor()
+        watched = Supervisor(origin)
         if not really:
-            supervisor._running = WorkerHere
+            watched._running = WorkerHere
         try:
-            record = supervisor.do(Odd("score", recipes.smoke(), out, deed=deed, clip=clip, really=really, **how), unit)
+            record = watched.do(Odd("score", recipes.smoke(), out, deed=deed, clip=clip, really=really, **how), unit)
         finally:
-            supervisor.close()
+            watched.close()
         committed = Path(OutputFolder(out).clip_rows("score", unit.name)).exists()
         return record, {row["clip_id"]: row for row in ledger.read_unit(out, "score", unit.name)} if committed else None
 
@@ -129,8 +135,11 @@ def test_every_clip_that_crashes_is_found(done, batch):
 
 @pytest.mark.parametrize("deed", ["SIGKILL", "SIGTERM"])
 def test_a_kill_from_outside_is_no_fault_of_the_clip(done, deed):
-    record, rows = done(deed, times=3, really=True)
+    origin = Origin()
+    record, rows = done(deed, times=3, really=True, origin=origin)
+    origin.close()
     assert record.failure is None
+    assert record.deaths == {deed: 3} if deed == "SIGKILL" else record.deaths == {"exit code 143": 3}
     assert {row["reject"] for row in rows.values()} == {None}
 
 
@@ -167,19 +176,51 @@ def test_rows_that_are_related_are_not_blamed_one_by_one(done):
 
 
 def test_crashes_of_several_units_at_once_speak_of_the_machine(done, monkeypatch):
-    monkeypatch.setattr(worker, "_pause_s", lambda unit: 0.0)
-    real = worker._write_crash_note
+    monkeypatch.setattr(supervisor, "_pause_s", lambda unit: 0.0)
+    real = supervisor._write_crash_note
 
     def note(death):
-        return real(death) + real(worker.WorkerDeath("another unit", None, "SIGSEGV", True, death.time_s + 0.5))
+        return real(death) + real(WorkerDeath("another unit", None, "SIGSEGV", True, death.time_s + 0.5))
 
-    monkeypatch.setattr(worker, "_write_crash_note", note)
+    monkeypatch.setattr(supervisor, "_write_crash_note", note)
     record, rows = done("SIGSEGV")
     assert (
         record.failure
         == "s-d-0of1: its worker ended for reasons outside the footage: 5 x SIGSEGV; does the machine lack memory?"
     )
     assert rows is None
+
+
+def test_units_that_crash_in_two_workers_at_once_are_tried_again_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "_pause_s", lambda unit: 0.0)
+    out, both, trying, most = str(tmp_path), threading.Barrier(2), [], []
+    rows = [{"clip_id": name, "video_id": "v" * 16} for name in CLIPS]
+    ledger.write_clips(out, "partition", "p-d-0of1", rows, SCHEMA, Record("partition", "p-d-0of1"))
+    real = WorkerHere.do
+
+    def do(worker_here, phase, unit, order, on_progress):
+        if not order.row_by_row and not order.poisoned:
+            both.wait(60)  # both crash at the same moment
+            return real(worker_here, phase, unit, order, on_progress)
+        trying.append(unit.name)
+        most.append(len(trying))
+        time.sleep(0.02)
+        try:
+            return real(worker_here, phase, unit, order, on_progress)
+        finally:
+            trying.remove(unit.name)
+
+    monkeypatch.setattr(WorkerHere, "do", do)
+    monkeypatch.setattr(supervisor, "WorkerProcess", lambda *_: WorkerHere())
+    monkeypatch.setattr(supervisor, "_SAME_TIME_S", 0.01)
+    monkeypatch.setattr(machine, "read_memory", lambda: machine.Memory(8 << 30, 8 << 30))
+    units = [Unit("score", f"s{number}-d-0of1", upstream=("partition/p-d-0of1",)) for number in range(2)]
+    odd = Odd("annotate", recipes.smoke(), out, deed="11", clip="c2")
+    pool = WorkerPool(2)
+    records = list(pool.do(odd, units, lambda _: None))
+    pool.close()
+    assert [(record.failure, record.rejected) for record in records] == [(None, 1)] * 2
+    assert max(most) == 1
 
 
 def test_no_note_of_a_crash_is_left(done, tmp_path):
@@ -190,5 +231,23 @@ def test_no_note_of_a_crash_is_left(done, tmp_path):
 def test_a_worker_that_cannot_start_is_said_at_once(done, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'pipelines.worker' in sys.orig_argv: os._exit(3)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(Unavailable, match=r"could not start \(exit code 3\)"):
-        done("11", really=True)
+    origin = Origin()
+    for forked_from in (None, origin):
+        with pytest.raises(Unavailable, match=r"could not start \(exit code 3\)"):
+            done("11", really=True, origin=forked_from)
+    origin.close()
+
+
+def test_an_origin_that_was_killed_is_replaced_unless_we_killed_it():
+    origin = Origin()
+    first = WorkerProcess(origin)
+    first.wait_until_started()
+    origin._process.kill()
+    other = WorkerProcess(origin)
+    other.wait_until_started()
+    other.stop()
+    first.stop()
+    origin.kill()
+    with pytest.raises(Unavailable, match="could not start"):
+        WorkerProcess(origin)
+    origin.close()
