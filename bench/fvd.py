@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fps", type=float, default=16.0, help="frames a second; default 16")
     parser.add_argument("--out", type=Path, default=Path("fvd-bench"))
     options = parser.parse_args(arguments)
+    if absent := [path for path in (*options.videos, options.i3d) if not Path(path).exists()]:
+        parser.error(f"{absent[0]}: no such file")
     print(describe())
     options.out.mkdir(parents=True, exist_ok=True)
     windows = read_windows(options.videos, options.windows, options.frames, options.fps)
