@@ -115,7 +115,7 @@ def _make(name: str, loaded: LoadedWorld, paths: Sequence[CameraPath], out: Path
 
 
 def _absolute(case: Case) -> Case:
-    return replace(case, **{key: str(Path(getattr(case, key)).resolve()) for key in ("camera", "real")})
+    return replace(case, **{key: str(Path(getattr(case, key)).resolve()) for key in ("video", "camera", "real")})
 
 
 def _write(path: Path, pictures: np.ndarray, fps: float) -> None:
