@@ -1,7 +1,7 @@
 """Make the cases of `gamecraft eval --suite control` with worlds that are played, from held-out recordings of their place.
 
 python -m bench.world_cases NAME=WORLD... --takes TAKE.mp4... --out FOLDER. A take has its engine's camera in TAKE.camera.npz.
-There are two kinds of case. `minute`: a whole take from its first frame under its cameras. `return`: a second of a take, and
+There are two kinds of case. `take`: a take from its first frame under its cameras. `return`: a second of a take, and
 the same cameras in reverse. Its real video is the take's frames there and back. FOLDER/NAME is what `gamecraft eval` reads.
 """
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("worlds", nargs="+", metavar="NAME=WORLD")
     parser.add_argument("--takes", nargs="+", required=True, help="recordings, each with TAKE.camera.npz")
     parser.add_argument("--out", type=Path, default=Path("world-cases"))
-    parser.add_argument("--seconds", type=float, default=59.0, help="length of a minute; default 59")
+    parser.add_argument("--seconds", type=float, default=59.0, help="how much of a take is followed; default 59")
     parser.add_argument("--returns", type=int, default=8, help="ways there and back from each take; default 8")
     options = parser.parse_args(arguments)
     print(describe())
@@ -65,7 +65,7 @@ def read_paths(take: str, world: LoadedWorld, seconds: float, returns: int) -> I
     scale = np.array([size[0] / recorded.size[0], size[1] / recorded.size[1]] * 2)
     frames, name = min(len(video.rgb), 1 + round(seconds * fps)), Path(take).stem
     order = np.arange(frames)
-    yield CameraPath(f"minute-{name}", video.rgb[order], _camera(pose[order], recorded.intrinsics[0] * scale, fps, size))
+    yield CameraPath(f"take-{name}", video.rgb[order], _camera(pose[order], recorded.intrinsics[0] * scale, fps, size))
     kept = 0
     for start in range(0, frames - _STEPS, _STEPS):
         if kept < returns and _moves(pose[start : start + _STEPS + 1]):
