@@ -8,6 +8,7 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 import itertools
 
+from bench import drift_events
 from curation.partition.optical_flow import DisFlow, FramePair
 from model.control.spec import ControlSpec
 from model.control.trajectory import integrate
@@ -181,6 +182,16 @@ def test_a_player_who_returns_is_no_collapse(wall):
     assert drift.events(drift.drift_curve(video, 8.0), 8.0, pose) == []
     elsewhere = integrate(parse_keys("W*80"), ControlSpec(fps=8.0, glide_s=0.0))
     assert drift.count(drift.events(drift.drift_curve(video, 8.0), 8.0, elsewhere), "sink_collapse") == 0  # it moves there
+
+
+def test_made_up_events_are_found_and_counted(wall, monkeypatch):
+    monkeypatch.setattr(drift_events, "_PLACES", 3)
+    take = drift_events.Recording(walk(wall, 180, 5), integrate(parse_keys("W*179"), ControlSpec(fps=8.0)), 8.0)
+    counts = drift_events.measure(take)
+    assert (counts.collapses, counts.lock_ins) == (0, 0)
+    assert counts.made == {"cut": 3, "blend": 3, "freeze": 1, "loop": 1}
+    assert {kind: counts.found[kind] for kind in ("cut", "freeze", "loop")} == {"cut": 3, "freeze": 1, "loop": 1}
+    assert drift_events.table([("a", counts)]).rows[-1].cells[3] == "3 of 3"
 
 
 def test_a_world_that_stops_while_the_camera_moves_is_locked_in(wall):
