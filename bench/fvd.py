@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     network = load_features(options.i3d)
     about = digest(*options.videos, options.i3d, str(options.windows), str(options.frames), str(options.fps))
     sets = {}
-    for number, (name, damage) in enumerate({"": lambda w, _: w, **damages()}.items()):
+    kinds: dict[str, Damage] = {"": lambda w, _: w, **damages()}
+    for number, (name, damage) in enumerate(kinds.items()):
         parts = []
         for start in range(0, len(windows), _PART):
             stored = options.out / f"features-{about}-{number}-{start}.npy"

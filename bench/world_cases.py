@@ -99,7 +99,8 @@ def _camera(pose_F44: np.ndarray, intrinsics_4: np.ndarray, fps: float, size: tu
 
 def _make(name: str, loaded: LoadedWorld, paths: Sequence[CameraPath], out: Path) -> None:
     """Roll a world out along the paths, those of equal length together, and list its videos."""
-    fps, cases = loaded.file.causal.fps, []
+    fps = loaded.file.causal.fps
+    cases: list[Case] = []
     for length in sorted({len(path.pictures) for path in paths}):
         group = [path for path in paths if len(path.pictures) == length]
         first = to_signed(torch.from_numpy(np.stack([p.pictures[0] for p in group])).permute(0, 3, 1, 2))
