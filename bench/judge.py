@@ -60,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=SEED, help=f"seed of maps and places; default {SEED}")
     options = parser.parse_args(arguments)
     print(describe())
-    names = [name for name in options.only.split(",") if name] or [name for name in SCRIPTS if name in suite.subsets()]
+    known = [name for name in SCRIPTS if name in suite.subsets()]
+    if unknown := set(filter(None, options.only.split(","))) - set(known):
+        parser.error(f"--only: the engine cannot act out {', '.join(sorted(unknown))}; it can: {', '.join(known)}")
+    names = [name for name in options.only.split(",") if name] or known
     settings = JudgeSettings(judge_model(options.vlm), frames=options.frames)
     takes = list(film(names, options.rounds, options.seed))
     print(f"{len(takes)} takes of {len(names)} interactions")

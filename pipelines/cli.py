@@ -460,6 +460,9 @@ def evaluate(
     ] = "",
     repeats: Annotated[int, typer.Option(help="How often each video is judged.", min=1, max=32)] = 1,
     frames: Annotated[int, typer.Option(help="Frames of a video that the judge sees.", min=2, max=64)] = 16,
+    ceilings: Annotated[
+        int, typer.Option(help="For interbench: cases of each subset whose real, coded and still videos are judged too.", min=0)
+    ] = 2,
     settings: Annotated[str, typer.Option(metavar="FILE.yaml", help="Settings of general or control, such as weights.")] = "",
     real: Annotated[str, typer.Option(help="For general: real videos, paired by name; they give FVD and the ceilings.")] = "",
     against: Annotated[
@@ -487,7 +490,8 @@ def evaluate(
         runners.start_ray()
     each = evaluation.runner(runner == "ray", workers)
     subsets = [word.strip() for word in only.split(",") if word.strip()]
-    bench_settings = BenchSettings(name, JudgeSettings(evaluation.judge_model(vlm), frames=frames, repeats=repeats))
+    judge_settings = JudgeSettings(evaluation.judge_model(vlm), frames=frames, repeats=repeats)
+    bench_settings = BenchSettings(name, judge_settings, ceilings=ceilings)
     if suite == "interbench":
         evaluation.interbench(videos, out, bench_settings, subsets, each, _log)
     elif suite == "general":
@@ -559,13 +563,17 @@ def convert_layout(
     videos: Annotated[str, typer.Option(help="A folder of videos; with --read one in that layout.")],
     out: Annotated[str, typer.Option(help="Where the copy goes; with --read a cases.jsonl for `gamecraft eval`.")],
     read: Annotated[bool, typer.Option("--read", help="Read the layout instead of writing it.")] = False,
+    truth: Annotated[str, typer.Option(help="For mind with --read: MIND's own data, where --videos is a model's folder.")] = "",
 ) -> None:
     """Write videos in the layout of another benchmark, or read one."""
     with _extra("an evaluation", "train"):
         from model.evaluation import cases, layouts
     _check_choice("LAYOUT", layout, tuple(layouts.EXPORTS))
     if read:
-        found = layouts.IMPORTS[layout](storage.normal(videos))
+        folders = [storage.normal(folder) for folder in (truth, videos) if folder]
+        if truth and layout != "mind":
+            raise InputError("--truth is of the layout mind only")
+        found = layouts.import_mind(*folders) if layout == "mind" else layouts.IMPORTS[layout](folders[0])
         cases.write_cases(out, found)
         say(f"{len(found)} videos listed in {storage.join(storage.normal(out), cases.CASES_FILE)}")
     else:

@@ -255,7 +255,13 @@ def pipelines(tmp_path_factory):
     tiny = _beside("tiny_pipelines")
     folder = tmp_path_factory.mktemp("pipelines")
     return SimpleNamespace(
-        painter=tiny.flux(folder / "flux"), editor=tiny.flux(folder / "kontext", editor=True), animator=tiny.wan(folder / "wan")
+        painter=tiny.flux(folder / "flux"),
+        editor=tiny.flux(folder / "kontext", editor=True),
+        animator=tiny.wan(folder / "wan"),
+        others={  # made where they are asked for
+            "hunyuanvideo": lambda: tiny.hunyuan_video(folder / "hunyuan"),
+            "helios": lambda: tiny.helios(folder / "helios"),
+        },
     )
 
 

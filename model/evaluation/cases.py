@@ -78,7 +78,10 @@ def _from_file(folder: str, listed: str) -> list[Case]:
             if unknown or not isinstance(row.get("video"), str):
                 raise ValueError(f"unknown fields {sorted(unknown)}" if unknown else "no field video")
             row.setdefault("name", row["video"].rpartition(".")[0])
-            cases.append(Case(**row | _uris(folder, row)))
+            case = Case(**row | _uris(folder, row))
+            if missing := [uri for uri in (case.video, case.camera, case.real) if uri and not storage.exists(uri)]:
+                raise ValueError(f"{missing[0]}: no such file")
+            cases.append(case)
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{listed}: line {number}: {error}") from error
     names = [case.name for case in cases]

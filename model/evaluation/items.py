@@ -11,6 +11,7 @@ from model.evaluation.statistics import Interval, PairedDifference, paired_diffe
 from model.evaluation.tables import Cell, Column, Row, Table, write
 
 _FILE = "items.json"
+_MIN_ITEMS = 10  # bootstrap intervals of fewer are too narrow for a verdict
 
 
 class Items(NamedTuple):
@@ -39,6 +40,9 @@ def read_items(out: str) -> Items:
 
 def compare(first: Items, second: Items) -> tuple[Table, Table]:
     """Return the paired differences of two runs (first - second) by measure, and every item with its differences.
+
+    Verdict: better, worse, or differs where no direction is better; unclear where the interval contains 0; too few items where
+    both runs have fewer than ten.
 
     InputError where the runs are of different suites or share no item.
     """
@@ -75,9 +79,9 @@ def write_comparison(out: str, baseline: str) -> Table:
 
 def _row(measure: str, better: str, difference: PairedDifference) -> Row:
     interval = difference.interval
-    verdict = "unclear"
-    if better and math.isfinite(interval.low) and (interval.low > 0 or interval.high < 0):
-        verdict = "better" if (interval.low > 0) == (better == "up") else "worse"
+    verdict = "unclear" if difference.items >= _MIN_ITEMS else "too few items"
+    if difference.items >= _MIN_ITEMS and math.isfinite(interval.low) and (interval.low > 0 or interval.high < 0):
+        verdict = "differs" if not better else "better" if (interval.low > 0) == (better == "up") else "worse"
     cells: list[Cell] = [difference.mean, difference.wins, difference.items, verdict]
     intervals: list[Interval | None] = [interval, None, None, None]
     return Row(measure, cells, intervals)

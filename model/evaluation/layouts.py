@@ -77,7 +77,8 @@ def _gameworld_action(case: Case) -> str:
     words = case.keys.split()
     held = {word.partition("*")[0] for word in words}
     if len(held) != 1:
-        raise InputError(f"{case.name}: GameWorld Score needs one action held throughout, not the keys {case.keys!r}")
+        keys = f"the keys {case.keys!r}" if held else "no keys: give the field `keys` in cases.jsonl"
+        raise InputError(f"{case.name}: GameWorld Score needs one action held throughout; this case has {keys}")
     keys = held.pop().split("+")
     names = [name for name, key in _GAMEWORLD.items() if key in keys]
     if len(names) != len(keys):
@@ -150,9 +151,17 @@ def import_worldmodelbench(folder: str) -> list[Case]:
 
 
 def export_mind(cases: Sequence[Case], out: str, test: str = "mem_test", perspective: str = "1st_data") -> None:
-    """Write PERSPECTIVE/TEST/NAME/video.mp4. NAME is the case's image, which must be the name of MIND's data."""
+    """Write PERSPECTIVE/TEST/NAME/video.mp4. NAME is the case's image, which must be the name of MIND's data.
+
+    InputError where two cases have the same name, before anything is written.
+    """
+    by_name: dict[str, Case] = {}
     for case in cases:
         name = case.image or case.name.rpartition("/")[2]
+        if name in by_name:
+            raise InputError(f"{by_name[name].name} and {case.name}: MIND has one video for each name, and both are {name!r}")
+        by_name[name] = case
+    for name, case in by_name.items():
         _copy(case.video, storage.join(out, perspective, test, name, "video.mp4"))
 
 
@@ -175,7 +184,7 @@ def import_mind(truth: str, folder: str = "") -> list[Case]:
             caption = str(action.get("caption", ""))
             cases.append(Case(f"{perspective}/{test}/{name}", video, image=name, base_prompt=caption, keys=keys, real=real))
     if not cases:
-        raise InputError(f"{truth}: no data of MIND there that has a video")
+        raise InputError(f"{truth}: no data of MIND there (PERSPECTIVE/test/TEST/NAME/action.json) that has a video")
     return cases
 
 

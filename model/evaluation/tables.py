@@ -134,9 +134,18 @@ def _tex_cell(cell: Cell, column: Column, interval: Interval | None) -> str:
 
 
 def _tex(text: str) -> str:
-    for sign in "\\&%$#_{}":
-        text = text.replace(sign, r"\textbackslash{}" if sign == "\\" else f"\\{sign}")
-    return text.replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$")
+    return text.translate(_TEX)
+
+
+_TEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+    | {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "<": "$<$", ">": "$>$"}
+)
 
 
 def _best(table: Table, index: int) -> Row | None:

@@ -1,9 +1,12 @@
 """Ranks on a Ray cluster: one group of all, made anew where one dies; actors for jobs that need no group."""
 
+import json
 import os
 import time
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 ray = pytest.importorskip("ray")
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
@@ -53,3 +56,65 @@ def test_jobs_go_over_actors_and_one_that_dies_does_its_job_again(cluster, tmp_p
 
     assert sorted(map_on_ray(work, range(5), workers=2)) == [0, 10, 20, 30, 40]
     assert os.path.exists(died)
+
+
+def reply(body):
+    """A judge's reply that fits the schema, whatever the question."""
+    names = body["response_format"]["json_schema"]["schema"]["properties"]
+    return json.dumps({name: {"evidence": "frame 1", "score": 1 if name == "trigger" else 5} for name in names})
+
+
+def test_an_evaluation_over_actors_asks_no_question_twice_where_one_dies(cluster, serve, tmp_path, monkeypatch):
+    from model.evaluation.cases import read_cases
+    from model.evaluation.interbench import run
+    from model.evaluation.interbench.judge import JudgeSettings
+    from model.evaluation.interbench.results import BenchSettings
+    from model.evaluation.run import judge_model
+    from pipelines.cli import app
+    from synth.media import to_mp4
+
+    judge, videos, out = serve(lambda body, _: serve.say(reply(body))), tmp_path / "videos", str(tmp_path / "out")
+    (videos / "snow").mkdir(parents=True)
+    for k in range(3):
+        (videos / "snow" / f"{k}.mp4").write_bytes(
+            to_mp4(np.random.default_rng(k).integers(0, 255, (4, 48, 64, 3), np.uint8), 4)
+        )
+    monkeypatch.setattr(run, "_CASES_PER_JOB", 1)
+    died = str(tmp_path / "died")
+
+    def over_actors(work, jobs):
+        def dies_once(job):
+            result = work(job)
+            if not os.path.exists(died):
+                open(died, "w").close()
+                os._exit(1)
+            return result
+
+        return map_on_ray(dies_once, jobs, workers=2)
+
+    vlm = f"http:judge@{judge.url}"
+    summary = run.run(
+        read_cases(str(videos)), out, BenchSettings("ours", JudgeSettings(judge_model(vlm))), over_actors, lambda _: None
+    )
+    assert os.path.exists(died)
+    assert summary["groups"][-1]["overall"] == pytest.approx(5)
+    assert len(judge.bodies) == 3
+    words = [
+        "eval",
+        "--videos",
+        str(videos),
+        "--out",
+        out,
+        "--vlm",
+        vlm,
+        "--runner",
+        "ray",
+        "--workers",
+        "2",
+        "--ceilings",
+        "1",
+    ]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert len(judge.bodies) == 3 + 2  # a coded and a still video are the ceilings
+    assert "first frame repeated" in (tmp_path / "out" / "interbench.md").read_text()

@@ -1,9 +1,10 @@
 """Drift of long videos as curves, and two events that have a name: sink-collapse and lock-in.
 
-Sink-collapse: the picture jumps back to the first frame, although the camera has not returned. Attention sinks cause it where
-the phases of rotary positions meet again. Lock-in: the camera is moved, and nothing new appears.
+Sink-collapse: the picture jumps back to the first frame, by a cut or a short blend that the controls do not explain. Attention
+sinks cause it where the phases of rotary positions meet again. A player who turns back to the start view is none: the picture
+moves there. Lock-in: the camera is moved, and nothing new appears. `python -m bench.drift_events` measures both on recordings.
 
-F frames. Pictures are compared by correlation of their luma at an eighth of their size or less, so that detail does not count.
+F frames. Pictures are compared by correlation of their luma at 32 px wide, so that detail does not count.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ SINK_COLLAPSE = Metric(
     "Sink-collapse",
     "events",
     "down",
-    "Rises of the similarity to the first frame by over 0.35 to over 0.6 in half a second, while the camera is elsewhere.",
+    "Rises of the similarity to the first frame by over 0.35 to over 0.6, from a frame to the next or within 0.3 s in which the"
+    " camera hardly turns, to a picture that is not a shifted part of the one before, while the camera is elsewhere.",
     "The failure that LoL (2026) describes for causal video models with attention sinks; our detector.",
 )
 LOCK_IN = Metric(
@@ -29,8 +31,13 @@ LOCK_IN = Metric(
     "Our definition and detector.",
 )
 _WIDTH = 32
-# How much the similarity rises, within how long, and to what: pictures of other places are alike by chance, but less so.
-_JUMP, _JUMP_S, _LEVEL = 0.35, 0.5, 0.6
+# How much the similarity rises, and to what: pictures of other places are alike by chance, but less so.
+_JUMP, _LEVEL = 0.35, 0.6
+# A blend is as short as this. While it lasts the controls turn by less: a turn of a quarter of the view explains much.
+_BLEND_S, _MAX_TURN_DEG = 0.3, 15.0
+# A picture is explained by motion if its middle is found in the picture before with this correlation.
+_EXPLAINED = 0.8
+_APART_S = 0.5  # events that follow each other sooner are one
 _NEW, _LAG_S, _SPAN_S = 0.02, 1.0, 2.0
 
 
@@ -44,12 +51,18 @@ class DriftEvent(NamedTuple):
 
 
 class DriftCurve(NamedTuple):
-    """A long video over time, [F] each: similarity to the first frame, novelty, mean luma, sharpness."""
+    """A long video over time, [F] each: similarity to the first frame, novelty, mean luma, sharpness, and two matches.
+
+    step_match, blend_match: correlation of the picture's middle with the best place for it in the frame before, and in that of
+    0.3 s before; 1 where there is none.
+    """
 
     similarity: np.ndarray
     novelty: np.ndarray
     luma: np.ndarray
     sharpness: np.ndarray
+    step_match: np.ndarray
+    blend_match: np.ndarray
 
 
 def thumbnails(video_FHW3: np.ndarray) -> np.ndarray:
@@ -74,7 +87,21 @@ def drift_curve(video_FHW3: np.ndarray, fps: float) -> DriftCurve:
     lag = max(1, round(_LAG_S * fps))
     novelty = np.array([1 - alike[f, : f - lag + 1].max() if f >= lag else 1.0 for f in range(len(small))])
     sharp = [cv2.Laplacian(cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2GRAY), cv2.CV_32F).std() for f in video_FHW3]
-    return DriftCurve(alike[:, 0], novelty, small.mean((1, 2)), np.array(sharp, float))
+    matches = (_matches(small, steps) for steps in (1, _blend_steps(fps)))
+    return DriftCurve(alike[:, 0], novelty, small.mean((1, 2)), np.array(sharp, float), *matches)
+
+
+def _blend_steps(fps: float) -> int:
+    return max(2, round(_BLEND_S * fps))
+
+
+def _matches(thumbnails_Fhw: np.ndarray, steps: int) -> np.ndarray:
+    """Return the best correlation of each picture's middle with a part of the picture some steps before, [F]."""
+    height, width = thumbnails_Fhw.shape[1:]
+    middle = thumbnails_Fhw[:, height // 4 : height - height // 4, width // 4 : width - width // 4]
+    pairs = zip(thumbnails_Fhw[:-steps], middle[steps:], strict=True)
+    best = [float(cv2.matchTemplate(before, part, cv2.TM_CCOEFF_NORMED).max()) for before, part in pairs]
+    return np.array([1.0] * (len(thumbnails_Fhw) - len(best)) + best)
 
 
 def events(
@@ -82,31 +109,41 @@ def events(
 ) -> list[DriftEvent]:
     """Return the events of a video, in order of time.
 
-    pose: of the controls; near the first one, or near any pose of a second or more before, a familiar picture is right. moves:
-    whether the controls move the camera at each frame; by default from the poses, and without poses there is no lock-in.
+    pose: of the controls; near the first one, or near any pose of a second or more before, a familiar picture is right. Without
+    poses only cuts to the first frame count, no blends. moves: whether the controls move the camera at each frame; by default
+    from the poses, and without poses there is no lock-in.
     """
     frames = len(curve.similarity)
-    at_start, known = (np.zeros(frames, bool),) * 2 if pose_F44 is None else revisits(pose_F44, max(1, round(_LAG_S * fps)))
+    at_start, known, turned_deg = np.zeros(frames, bool), np.zeros(frames, bool), np.arange(frames) * 180.0
+    if pose_F44 is not None:
+        at_start, known = revisits(pose_F44, max(1, round(_LAG_S * fps)))
+        turned_deg = _lengths(pose_F44[:, :3, 3], pose_F44[:, :3, 2])[1]
     if moves_F is None:
         moves_F = np.zeros(frames, bool) if pose_F44 is None else moving(pose_F44)
-    found = [*_collapses(curve.similarity, at_start, fps), *_lock_ins(curve.novelty, moves_F & ~known, fps)]
+    found = [*_collapses(curve, at_start, turned_deg, fps), *_lock_ins(curve.novelty, moves_F & ~known, fps)]
     return sorted(found, key=lambda event: event.start_s)
 
 
-def _collapses(similarity_F: np.ndarray, at_start_F: np.ndarray, fps: float) -> list[DriftEvent]:
-    within = max(1, round(_JUMP_S * fps))
+def _collapses(curve: DriftCurve, at_start_F: np.ndarray, turned_deg_F: np.ndarray, fps: float) -> list[DriftEvent]:
     found: list[DriftEvent] = []
-    for frame in range(within, len(similarity_F)):
-        before = similarity_F[frame - within : frame]
-        rise = float(similarity_F[frame] - before.min())
-        if rise <= _JUMP or similarity_F[frame] < _LEVEL or at_start_F[frame]:
-            continue
-        start_s = float((frame - within + int(before.argmin())) / fps)
-        if found and start_s <= found[-1].end_s + _JUMP_S:
-            found[-1] = found[-1]._replace(end_s=frame / fps, value=max(rise, found[-1].value))
-        else:
-            found.append(DriftEvent("sink_collapse", start_s, frame / fps, rise))
+    blend = _blend_steps(fps)
+    for frame in np.flatnonzero((curve.similarity > _LEVEL) & ~at_start_F).tolist():
+        for steps, match in ((1, curve.step_match[frame]), (blend, curve.blend_match[frame])):
+            if frame < steps or (steps > 1 and turned_deg_F[frame] - turned_deg_F[frame - steps] > _MAX_TURN_DEG):
+                continue
+            rise = float(curve.similarity[frame] - curve.similarity[frame - steps])
+            if rise > _JUMP and match < _EXPLAINED:
+                _add(found, DriftEvent("sink_collapse", (frame - steps) / fps, frame / fps, rise))
+                break
     return found
+
+
+def _add(found: list[DriftEvent], event: DriftEvent) -> None:
+    """Add an event, or extend the one before where it is the same."""
+    if found and event.start_s <= found[-1].end_s + _APART_S:
+        found[-1] = found[-1]._replace(end_s=event.end_s, value=max(event.value, found[-1].value))
+    else:
+        found.append(event)
 
 
 def _lock_ins(novelty_F: np.ndarray, counts_F: np.ndarray, fps: float) -> list[DriftEvent]:

@@ -23,6 +23,7 @@ from curation.media.viewport import Rect
 from curation.partition.optical_flow import DisFlow, FramePair
 from curation.schema import digest
 from model.evaluation.cases import Case
+from model.evaluation.ceilings import CEILINGS, variant
 from model.evaluation.control import drift, expected_flow, inverse_dynamics, mirror, obedience
 from model.evaluation.control_accuracy import Proportion, proportion
 from model.evaluation.general import pose_error
@@ -76,13 +77,14 @@ def run(
     jobs = [
         (case.name, kind, uri, case.camera)
         for case in known
-        for kind, uri in (("model", case.video), ("real", case.real))
+        for kind, uri in (("model", case.video), *((kind, case.real) for kind in CEILINGS))
         if uri
     ]
-    results: dict[str, dict[str, dict[str, Any]]] = {"model": {}, "real": {}}
+    results: dict[str, dict[str, dict[str, Any]]] = {"model": {}, **{kind: {} for kind in CEILINGS}}
     for name, kind, measured in each(_Job(out, settings), jobs):
         results[kind][name] = measured
         log(f"{sum(map(len, results.values()))} of {len(jobs)} videos")
+    results = {kind: dict(sorted(part.items())) for kind, part in results.items()}  # actors finish in any order
     made = {"control": _measure_table(results, settings), "obedience": _obedience_table(results, settings)}
     for name, table in made.items():
         write(table, out, name)
@@ -102,19 +104,23 @@ class _Job:
     def __call__(self, job: tuple[str, str, str, str]) -> tuple[str, str, dict[str, Any]]:
         name, kind, video, camera = job
         settings = json.dumps(asdict(self.settings) | {"name": ""}, sort_keys=True)
-        key = digest(video, storage.version(video), camera, storage.version(camera), settings)
+        changed = "" if kind == "model" else kind
+        key = digest(video, storage.version(video), camera, storage.version(camera), settings, changed)
         uri = storage.join(self.out, "videos", f"{key}.json")
         try:
             return name, kind, json.loads(storage.read(uri))
         except FileNotFoundError:
-            measured = measure(video, from_npz(storage.read(camera)), self.settings)
+            measured = measure(video, from_npz(storage.read(camera)), self.settings, "real" if kind == "model" else kind)
             storage.put(uri, json.dumps(measured).encode())
             return name, kind, measured
 
 
-def measure(uri: str, camera: Camera, settings: ControlSettings) -> dict[str, Any]:
-    """Return what is measured of a video under a camera: values, windows (action, whether it obeys), curves and events."""
-    video = read_video(uri, None, fitted_size(uri, settings.width_px))
+def measure(uri: str, camera: Camera, settings: ControlSettings, kind: str = "real") -> dict[str, Any]:
+    """Return what is measured of a video under a camera: values, windows (action, whether it obeys), curves and events.
+
+    kind: of `CEILINGS`, what becomes of the pictures before. The pose error is of the video as it is.
+    """
+    video = variant(read_video(uri, None, fitted_size(uri, settings.width_px)), kind)
     asked = camera.at_times(np.minimum(video.times_s, camera.times_s[-1]))
     pose = asked.pose.copy()
     pose[:, :3, 3] *= camera.scale_to_unit
@@ -159,7 +165,8 @@ def measure(uri: str, camera: Camera, settings: ControlSettings) -> dict[str, An
         "curves": curves,
         "fps": video.fps,
     }
-    return result | ({} if settings.camera == "none" else _pose_error(uri, video, pose, settings.camera, values))
+    as_it_is = kind == "real" and settings.camera != "none"
+    return result | (_pose_error(uri, video, pose, settings.camera, values) if as_it_is else {})
 
 
 def _pose_error(uri: str, video: Video, pose: np.ndarray, backend: str, values: dict[str, float]) -> dict[str, Any]:
@@ -183,10 +190,16 @@ def _inverse(path: str) -> inverse_dynamics.InverseDynamics:
     return inverse_dynamics.load(path)
 
 
+def _kinds(settings: ControlSettings) -> list[tuple[str, str, str]]:
+    """Return the rows of a table: kind, label, kind of row."""
+    ceilings = {**CEILINGS, "real": "real, same controls"}
+    return [("model", settings.name, "result"), *((kind, label, "ceiling") for kind, label in ceilings.items())]
+
+
 def _measure_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], settings: ControlSettings) -> Table:
     columns = [Column(metric.name, metric.better) for metric in MEASURES] + [Column("Videos")]
     rows = []
-    for kind, label, row in (("model", settings.name, "result"), ("real", "real, same controls", "ceiling")):
+    for kind, label, row in _kinds(settings):
         measured = [one["values"] for one in results[kind].values()]
         if measured:
             per = [[one[metric.name] for one in measured if metric.name in one] for metric in MEASURES]
@@ -201,7 +214,7 @@ def _obedience_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], set
     """Return the share of windows that obey, by action, with Wilson's intervals, next to the ceiling."""
     actions = [*obedience.ACTIONS, "all"]
     rows = []
-    for kind, label, row in (("model", settings.name, "result"), ("real", "real, same controls", "ceiling")):
+    for kind, label, row in _kinds(settings):
         windows = [window for one in results[kind].values() for window in one["windows"]]
         parts = [[bool(obeys) for action, obeys in windows if name in ("all", action)] for name in actions]
         shares: list[Proportion | None] = [proportion(part) if part else None for part in parts]

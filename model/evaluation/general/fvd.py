@@ -56,13 +56,18 @@ def frechet_distance(a_NC: np.ndarray, b_NC: np.ndarray) -> float:
     return max(0.0, mean + float((x**2).sum() + (y**2).sum()) - 2 * root)
 
 
-def fvd(a_NC: np.ndarray, b_NC: np.ndarray, frames: int, draws: int = 50, seed: int = 7) -> Fvd:
-    """Return the distance of two sets of features with its interval. frames: of each clip that the features are of."""
+def fvd(a_NC: np.ndarray, b_NC: np.ndarray, frames: int, draws: int = 50, seed: int = 7, paired: bool = False) -> Fvd:
+    """Return the distance of two sets of features with its interval. frames: of each clip that the features are of.
+
+    paired: row k of both is of the same clip, and is drawn or left out in both. ValueError where the numbers of rows differ.
+    """
+    if paired and len(a_NC) != len(b_NC):
+        raise ValueError(f"paired features need as many rows in both sets, not {len(a_NC)} and {len(b_NC)}")
     rng = np.random.default_rng(seed)
-    drawn = [
-        frechet_distance(a_NC[rng.integers(0, len(a_NC), len(a_NC))], b_NC[rng.integers(0, len(b_NC), len(b_NC))])
-        for _ in range(draws)
-    ]
+    drawn = []
+    for _ in range(draws):
+        rows = rng.integers(0, len(a_NC), len(a_NC))
+        drawn.append(frechet_distance(a_NC[rows], b_NC[rows if paired else rng.integers(0, len(b_NC), len(b_NC))]))
     interval = Interval(*(float(v) for v in np.percentile(drawn, (2.5, 97.5)))) if draws else Interval.unknown()
     return Fvd(frechet_distance(a_NC, b_NC), interval, (len(a_NC), len(b_NC)), frames)
 
@@ -77,7 +82,8 @@ def load_features(path: str, device: str = "") -> Features:
         if path.endswith(".ckpt"):
             with open(path, "rb") as file:
                 network: I3d = from_variables(_ArraysOnly(file).load()).to(device)
-            return lambda clip: network(clip.to(device)).cpu()
+            network = network.to(memory_format=torch.channels_last_3d)  # a tenth faster on a CPU
+            return lambda clip: network(clip.to(device, memory_format=torch.channels_last_3d)).cpu()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is, but the weights exist in no other form
             script = torch.jit.load(path, map_location=device).eval()

@@ -4,24 +4,21 @@ Ceilings are measured on the real videos themselves: as they are, coded once mor
 of the real videos give the FVD that real videos have from each other.
 """
 
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from functools import cache
 from typing import Any, NamedTuple
 
-import av
 import cv2
 import numpy as np
 
 from curation import storage
-from curation.media.encode import CLOCK, Encoding, encode_frames
 from curation.partition.optical_flow import Flow, FlowSettings, load_flow
 from curation.quality.iqa import IqaSettings
 from curation.schema import digest
 from model.evaluation.cases import Case
+from model.evaluation.ceilings import CEILINGS, variant
 from model.evaluation.general import (
     aesthetic,
     dynamic_average,
@@ -50,8 +47,6 @@ METRICS: tuple[Metric, ...] = (
     paired.SSIM,
     paired.LPIPS,
 )
-CEILINGS = {"real": "real", "coded": "real, coded again", "frozen": "real, first frame repeated"}
-_CODED_CRF = 23
 # Table 4 of the paper: FVD, image quality, dynamic average, aesthetic, temporal consistency, FPS. RPE is in `control`.
 _TABLE4 = {
     "GameCraft": (1554.2, 0.69, 67.2, 0.67, 0.95, 0.25),
@@ -105,6 +100,7 @@ def run(
     for name, measured in each(_Job(out, settings), [*jobs, *unpaired]):
         results[name] = measured
         log(f"{len(results)} of {len(jobs) + len(unpaired)} videos")
+    results = dict(sorted(results.items()))  # actors finish in any order, and halves and draws follow this one
     table = _table(results, cases, settings)
     write(table, out, "general")
     values = {name: one["model"].values for name, one in results.items() if "model" in one}
@@ -146,34 +142,6 @@ class _Job:
         versions = [storage.version(uri) if uri else "" for uri in (video, real)]
         settings = json.dumps(asdict(self.settings) | {"name": ""}, sort_keys=True)
         return storage.join(self.out, "videos", f"{digest(video, real, *versions, settings)}.json")
-
-
-def variant(video: Video, kind: str) -> Video:
-    """Return a real video as it is, coded once more (H.264, CRF 23), or as its first frame repeated."""
-    if kind == "real":
-        return video
-    if kind == "frozen":
-        return video._replace(rgb=np.repeat(video.rgb[:1], len(video.rgb), 0))
-    return video._replace(rgb=_coded(video))
-
-
-def _coded(video: Video) -> np.ndarray:
-    """Return the frames after H.264. An odd last row or column is repeated."""
-    frames, height, width = video.rgb.shape[:3]
-    even = np.pad(video.rgb, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    size = even.shape[2], even.shape[1]
-    encoding = Encoding(max_width=size[0], max_height=size[1], fps=video.fps, crf=_CODED_CRF)
-    mp4, _ = encode_frames(_stamped(even, video.fps), size, video.fps, encoding)
-    with av.open(io.BytesIO(mp4), "r") as container:
-        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return np.stack(decoded[:frames])[:, :height, :width]
-
-
-def _stamped(rgb: np.ndarray, fps: float) -> Iterator[av.VideoFrame]:
-    for number, picture in enumerate(rgb):
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format="yuv420p")
-        frame.pts, frame.time_base = round(number / fps * CLOCK), Fraction(1, CLOCK)
-        yield frame
 
 
 def measure(video: Video, real: Video | None, settings: GeneralSettings) -> Measured:
@@ -256,12 +224,21 @@ def _table(results: Mapping[str, Mapping[str, Measured]], cases: Sequence[Case],
         known = dict(zip((metric.name for metric in order), numbers, strict=True))
         rows.append(Row(f"{method}, paper", [known.get(column.name) for column in columns], kind="reference"))
     note = (
-        f"FVD: {settings.fvd_frames} frames, resized to {fvd.SIZE} x {fvd.SIZE} px, {settings.fvd_clips} clips a video; "
-        "real: one half of the real videos against the other. "
+        f"FVD: {_about_fvd(settings)}. "
         f"Flow ({settings.flow.backend}) and distances at most {settings.width_px} px wide. "
         f"Image quality: {settings.iqa.backend}. The paper's rows are of other videos; its units are not stated."
     )
     return Table("General measures", columns, rows, note)
+
+
+def _about_fvd(settings: GeneralSettings) -> str:
+    if not settings.i3d:
+        return "not measured, since the setting `i3d` names no weights"
+    clips = "1 clip" if settings.fvd_clips == 1 else f"{settings.fvd_clips} clips"
+    return (
+        f"{settings.fvd_frames} frames, resized to {fvd.SIZE} x {fvd.SIZE} px, {clips} a video, "
+        f"features of {settings.i3d.rpartition('/')[2]}; real: one half of the real videos against the other"
+    )
 
 
 def _row(

@@ -15,6 +15,7 @@ class BenchSettings:
     name: str = "model"
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     weighting: str = "subset"  # what a category is the mean of: its subsets, or its videos
+    ceilings: int = 0  # how many cases of each subset have their ceilings judged
 
 
 class VideoResult(NamedTuple):

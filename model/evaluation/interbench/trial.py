@@ -54,10 +54,12 @@ class Belief(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Return believe, doubt, or unknown."""
-        if not np.isfinite(self.belief):
+        """Return believe, doubt, unknown, or `too few videos` where a judge that does not look could have the same belief."""
+        if self.found is None or self.passed is None:
             return "unknown"
-        return "believe" if self.belief >= MIN_BELIEF and self.varies else "doubt"
+        if self.belief < MIN_BELIEF or not self.varies:
+            return "doubt"
+        return "believe" if self.found.low + self.passed.low > 1 else "too few videos"
 
 
 class Trial(NamedTuple):

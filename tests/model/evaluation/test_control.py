@@ -8,6 +8,7 @@ pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 import itertools
 
+from bench import drift_events
 from curation.partition.optical_flow import DisFlow, FramePair
 from model.control.spec import ControlSpec
 from model.control.trajectory import integrate
@@ -158,14 +159,20 @@ def test_a_walk_that_goes_on_has_no_event(wall):
     assert drift.events(curve, 8.0, pose) == []
 
 
-def test_a_collapse_to_the_first_frame_is_named_with_its_time(wall):
+@pytest.mark.parametrize(("fps", "blend"), [(8.0, 0), (16.0, 4)])
+def test_a_collapse_to_the_first_frame_is_named_with_its_time(wall, fps, blend):
     video = walk(wall, 100)
+    for k in range(blend):
+        share = (k + 1) / (blend + 1)
+        video[70 - blend + k] = (1 - share) * video[70 - blend + k] + share * video[k]
     video[70:] = video[:30]
-    pose = poses("W*99")
-    (event, *rest) = drift.events(drift.drift_curve(video, 8.0), 8.0, pose)
+    curve = drift.drift_curve(video, fps)
+    (event, *rest) = drift.events(curve, fps, integrate(parse_keys("W*99"), ControlSpec(fps=fps)))
     assert event.kind == "sink_collapse"
-    assert event.start_s == pytest.approx(69 / 8, abs=0.6)
+    assert event.start_s == pytest.approx(69 / fps, abs=0.4)
     assert drift.count([event, *rest], "sink_collapse") == 1
+    # Without the controls a cut is a cut, and a blend could be a fast turn.
+    assert len(drift.events(curve, fps)) == (0 if blend else 1)
 
 
 def test_a_player_who_returns_is_no_collapse(wall):
@@ -173,7 +180,18 @@ def test_a_player_who_returns_is_no_collapse(wall):
     video = np.concatenate([video, video[-2::-1]])
     pose = integrate(parse_keys("W*40 S*40"), ControlSpec(fps=8.0, glide_s=0.0))
     assert drift.events(drift.drift_curve(video, 8.0), 8.0, pose) == []
-    assert drift.count(drift.events(drift.drift_curve(video, 8.0), 8.0, None), "sink_collapse") == 1  # poses tell the two apart
+    elsewhere = integrate(parse_keys("W*80"), ControlSpec(fps=8.0, glide_s=0.0))
+    assert drift.count(drift.events(drift.drift_curve(video, 8.0), 8.0, elsewhere), "sink_collapse") == 0  # it moves there
+
+
+def test_made_up_events_are_found_and_counted(wall, monkeypatch):
+    monkeypatch.setattr(drift_events, "_PLACES", 3)
+    take = drift_events.Recording(walk(wall, 180, 5), integrate(parse_keys("W*179"), ControlSpec(fps=8.0)), 8.0)
+    counts = drift_events.measure(take)
+    assert (counts.collapses, counts.lock_ins) == (0, 0)
+    assert counts.made == {"cut": 3, "blend": 3, "freeze": 1, "loop": 1}
+    assert {kind: counts.found[kind] for kind in ("cut", "freeze", "loop")} == {"cut": 3, "freeze": 1, "loop": 1}
+    assert drift_events.table([("a", counts)]).rows[-1].cells[3] == "3 of 3"
 
 
 def test_a_world_that_stops_while_the_camera_moves_is_locked_in(wall):

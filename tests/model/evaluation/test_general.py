@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
+from bench.fvd import fvd_table  # noqa: E402
 from curation.errors import InputError  # noqa: E402
 from curation.partition.optical_flow import DisFlow  # noqa: E402
 from model.evaluation.general import flicker, fvd, paired, temporal_consistency  # noqa: E402
@@ -50,6 +51,19 @@ def test_fewer_videos_than_features_are_fine_and_one_is_not():
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
     with pytest.raises(ValueError, match="two videos"):
         frechet_distance(a[:1], a)
+
+
+def test_the_bench_states_the_formula_and_draws_pairs():
+    real = np.random.default_rng(3).normal(size=(40, 6))
+    table = fvd_table(real, {"shifted": real + 1}, 10, "")
+    for row in table.rows:
+        assert row.cells[0] == pytest.approx(row.cells[1], abs=1e-6)
+    halves, same, shifted = table.rows
+    assert halves.cells[0] > 0
+    assert (same.cells[0], *same.intervals[0]) == pytest.approx((0, 0, 0), abs=1e-9)
+    assert (shifted.cells[0], *shifted.intervals[0]) == pytest.approx((6, 6, 6))  # each draw has both of a pair
+    with pytest.raises(ValueError, match="as many rows"):
+        fvd.fvd(real, real[1:], 10, paired=True)
 
 
 def random_features(path):

@@ -1,7 +1,10 @@
 """InterBench: the test set, the scales, table 5's arithmetic, and a run with judges that are programs or tiny models."""
 
+import csv
+import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +117,8 @@ def test_subsets_of_different_size_weigh_the_same_or_by_their_videos():
     by_video = {g.name: g for g in aggregate(videos, "video")}
     assert by_subset["environment"].overall == pytest.approx(2.5)
     assert by_video["environment"].overall == pytest.approx(3.75)
-    assert by_subset["environment"].interval.low <= 2.5 <= by_subset["environment"].interval.high
+    low, high = by_subset["environment"].interval
+    assert low - 1e-9 <= 2.5 <= high + 1e-9
 
 
 def test_a_video_without_a_valid_reply_is_never_a_zero():
@@ -206,6 +210,32 @@ def test_a_killed_run_asks_no_question_twice(film, program, tmp_path):
     third = program.use(lambda *_: program.reply())
     assert run(read_cases(folder), str(tmp_path / "out"), JUDGE, log=lambda _: None)["groups"] == summary["groups"]
     assert third.prompts == []
+
+
+def test_ceilings_are_judged_and_stand_in_the_tables(film, program, tmp_path):
+    film("snow/a", "lasting", folder="real")
+    folder = film("snow/a", "vanishing")
+    film("snow/b", seed=1)
+    film("snow/c", seed=2)
+    cases = [
+        replace(case, real=str(tmp_path / "real/snow/a.mp4") if case.name == "snow/a" else "") for case in read_cases(folder)
+    ]
+    vlm = program.use(lambda *_: program.reply(fluency=3))
+    settings = replace(JUDGE, ceilings=2)
+    summary = run(cases, str(tmp_path / "out"), settings, log=lambda _: None)
+    assert len(vlm.prompts) == 3 + 1 + 2 + 2  # the model's, the real one, two coded, two still
+    assert summary["videos"] == 3
+    assert summary["cost"]["replies"] == 8
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "interbench.csv").read_text())))
+    ceilings = {row["row"]: (row["Fluency"], row["Videos"]) for row in rows if row["kind"] == "ceiling"}
+    assert ceilings["real, first frame repeated"] == ("3", "1")
+    assert len(ceilings) == 5
+    signals = (tmp_path / "out" / "signals.md").read_text()
+    assert "*real, first frame repeated* (ceiling)" in signals
+    assert "*the model's, coded again* (ceiling)" in signals
+    again = program.use(lambda *_: program.reply())
+    run(cases, str(tmp_path / "out"), settings, log=lambda _: None)
+    assert again.prompts == []
 
 
 def test_an_invalid_reply_is_invalid_and_kept_with_its_text(film, program, tmp_path):

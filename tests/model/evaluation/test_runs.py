@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
@@ -26,6 +27,7 @@ from model.generation import baselines  # noqa: E402
 from model.generation import run as generation  # noqa: E402
 from model.play.engine import BlockFrames, EngineInfo  # noqa: E402
 from model.play.keys import parse_keys  # noqa: E402
+from pipelines.cli import app  # noqa: E402
 from synth.media import to_mp4  # noqa: E402
 
 
@@ -113,8 +115,12 @@ def test_control_of_a_video_that_obeys_and_of_one_that_does_not(wall, tmp_path):
     assert values["a"]["Obedience"] == 1
     assert values["a"]["Mirror test"] > 35
     assert "Mirror test" in values["b"]
-    assert [row.label for row in obeyed.rows] == ["ours", "real, same controls"]
-    assert obeyed.rows[1].kind == "ceiling"
+    labels = ["ours", "real, same controls", "real, coded again", "real, first frame repeated"]
+    assert [row.label for row in obeyed.rows] == labels
+    assert [row.kind for row in obeyed.rows] == ["result", *["ceiling"] * 3]
+    gain = [column.name for column in control.columns].index("Rotation gain")
+    assert control.rows[2].cells[gain] == pytest.approx(1, abs=0.1)
+    assert control.rows[3].cells[gain] == pytest.approx(0, abs=0.02)
     columns = [column.name for column in obeyed.columns]
     assert obeyed.rows[1].cells[columns.index("right")] == 1
     assert control.rows[1].cells[-1] == 2
@@ -144,6 +150,8 @@ def test_tables_in_three_forms():
     assert r"ours \& co & \textbf{1.00 [0.50, 1.50]} & 2.0 \\" in latex
     assert r"\textbf{9.00}" not in latex  # a ceiling is not the best result
     assert r"50 \% of all" in latex
+    odd = tables.to_latex(TABLE._replace(note="C:\\a{b}~^<"))
+    assert r"C:\textbackslash{}a\{b\}\textasciitilde{}\textasciicircum{}$<$" in odd
     assert r"Y $\downarrow$" in latex
 
 
@@ -153,10 +161,15 @@ def test_two_runs_are_compared_item_by_item(tmp_path):
     better = {name: {"good": row["good"] + 0.5, "bad": 1.0} for name, row in base.items()} | {"extra": {"good": 9.0}}
     ways = {"good": "up", "bad": "down"}
     write_items(str(tmp_path / "a"), Items("new", "general", ways, better))
-    write_items(str(tmp_path / "b"), Items("old", "general", ways, base))
+    old = Items("old", "general", ways, base)
+    write_items(str(tmp_path / "b"), old)
     table = write_comparison(str(tmp_path / "a"), str(tmp_path / "b"))
     assert table.rows[0].cells == [pytest.approx(0.5), 1.0, 30, "better"]
     assert table.rows[1].cells[-1] == "unclear"
+    few = {name: better[name] for name in list(base)[:9]}
+    assert {row.cells[-1] for row in compare(Items("new", "general", ways, few), old)[0].rows} == {"too few items"}
+    aimless = compare(Items("new", "general", {"good": ""}, better), old)[0]
+    assert aimless.rows[0].cells[-1] == "differs"
     assert len((tmp_path / "a" / "diff-items.csv").read_text().splitlines()) == 31
     with pytest.raises(InputError, match="share no item"):
         compare(Items("a", "general", ways, {"x": {}}), Items("b", "general", ways, {"y": {}}))
@@ -286,6 +299,17 @@ def test_wan_runs_with_them_on_tiny_weights(pipelines, wall):
         baselines.BaselineModel("hunyuanvideo", pipelines.animator, dtype="float32", device="cpu")
 
 
+@pytest.mark.filterwarnings("ignore")  # diffusers' own
+@pytest.mark.parametrize(("name", "shift"), [("hunyuanvideo", 7.0), ("helios", 1.0)])
+def test_other_models_run_on_tiny_weights(pipelines, wall, name, shift):
+    model = baselines.BaselineModel(name, pipelines.others[name](), dtype="float32", device="cpu")
+    assert model.pipe.scheduler.config.shift == shift
+    video = model(wall[:96, :160], "snow falls", 3, (32, 16), 5, num_inference_steps=2)
+    assert video.shape == (5, 16, 32, 3)
+    assert (model(wall[:96, :160], "snow falls", 3, (32, 16), 5, num_inference_steps=2) == video).all()
+    assert (model(wall[:96, :160], "snow falls", 4, (32, 16), 5, num_inference_steps=2) != video).any()
+
+
 def test_a_picture_fills_the_size_without_being_stretched(wall):
     assert baselines.fit(wall, (832, 448)).shape == (448, 832, 3)
     square = np.zeros((100, 100, 3), np.uint8)
@@ -324,8 +348,10 @@ def test_gameworld_there_and_back(two_videos, tmp_path):
     assert layouts._gameworld_keys("attack_camera_dl") == ""
     assert layouts._gameworld_keys("right_jump") == "D+SPACE"
     assert layouts._gameworld_keys("camera_dl") == "DOWN+LEFT"
-    with pytest.raises(InputError, match="one action held"):
+    with pytest.raises(InputError, match=r"one action held.*'W\*3 S\*2'"):
         layouts.export_gameworld([Case("a", "a.mp4", keys="W*3 S*2")], str(tmp_path / "out"))
+    with pytest.raises(InputError, match="no keys: give the field"):
+        layouts.export_gameworld([Case("a", "a.mp4")], str(tmp_path / "out"))
 
 
 def test_worldmodelbench_there_and_back(two_videos, tmp_path):
@@ -351,3 +377,10 @@ def test_mind_there_and_back(two_videos, tmp_path):
     assert (found.keys, found.base_prompt) == ("W+RIGHT*2 .*1", "A hall.")
     with pytest.raises(InputError, match="no data of MIND"):
         layouts.import_mind(str(tmp_path / "out"))
+    words = ["layout", "mind", "--videos", str(tmp_path / "out"), "--truth", str(tmp_path / "MIND-Data"), "--read"]
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "list")], catch_exceptions=False)
+    assert result.output.startswith("1 videos listed")
+    assert read_cases(str(tmp_path / "list"))[0].keys == "W+RIGHT*2 .*1"
+    with pytest.raises(InputError, match="one video for each name"):
+        layouts.export_mind(two_videos, str(tmp_path / "twice"))
+    assert not (tmp_path / "twice").exists()

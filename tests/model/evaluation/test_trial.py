@@ -189,7 +189,7 @@ def test_a_whole_trial_with_a_judge_that_looks(tmp_path):
     vlm = LookingJudge()
     dimensions, triggers, pairs = bench_judge.run(takes, vlm, SETTINGS, tmp_path, pairs=True)
     verdicts = {row.label: row.cells[-1] for row in dimensions.rows}
-    assert verdicts[TITLES["end_state"]] == "believe"
+    assert verdicts[TITLES["end_state"]] == "too few videos"  # right on all three takes, and a coin could be
     assert verdicts[TITLES["physics"]].startswith("doubt")
     assert verdicts[TITLES["fluency"]].startswith("doubt")
     shares = {row.label: row.cells[0] for row in triggers.rows}
