@@ -88,8 +88,8 @@ def read_labels(jsonl: str | Path) -> Labels:
     for frame in truth.discontinuities(recorded):
         near = slice(max(0, frame - 1), frame + round(_CUT_S * recorded.fps))
         known[near] &= event[near]
-    for span in _doubtful(lines[-1].get("spans", ()), len(recorded)):
-        known[span["start"] : span["end"]] &= event[span["start"] : span["end"]]
+    for hidden in _doubtful(lines[-1].get("spans", ()), len(recorded)):
+        known[hidden["start"] : hidden["end"]] &= event[hidden["start"] : hidden["end"]]
     return Labels(
         recorded,
         engine,
