@@ -50,16 +50,13 @@ def is_right(verdicts: Sequence[ClipVerdict]) -> NDArray[np.bool_]:
     return np.array([(v.score >= InteractiveSettings().min_score) == v.true for v in verdicts])
 
 
-def main() -> None:
-    """Fit the rule, print how it orders each engine's verdicts when fitted without it, and store it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--left-out", action="append", required=True, metavar="ENGINE=FILE")
-    parser.add_argument("--into", type=Path, action="append", required=True, help="weights that get the rule")
-    options = parser.parse_args()
-    print(describe())
-    judges = {name: load_detector(Path(file)) for name, _, file in (word.partition("=") for word in options.left_out)}
-    paths = [path for folder in options.folders for path in sorted(folder.glob("*.mp4")) if split_of(path) != "test"]
+def calibrate(folders: Sequence[Path], left_out: dict[str, Path], into: Sequence[Path]) -> None:
+    """Fit the rule, print how it orders each engine's verdicts when fitted without it, and store it.
+
+    left_out: for each engine the weights that never saw it. into: weights that get the rule.
+    """
+    judges = {engine: load_detector(file) for engine, file in left_out.items()}
+    paths = [path for folder in folders for path in sorted(folder.glob("*.mp4")) if split_of(path) != "test"]
     recordings = [load(path) for path in paths if path.with_suffix(".jsonl").exists()]
     verdicts = [
         verdict
@@ -68,17 +65,17 @@ def main() -> None:
         for judge in [judges[one.labels.engine]]
         for verdict in clip_verdicts(judge, one, predict(judge, one))
     ]
-    for engine, file in (word.partition("=")[::2] for word in options.left_out):
+    for engine, file in left_out.items():
         others, own = ([v for v in verdicts if (v.engine == engine) == same] for same in (False, True))
         rule = fit_verdicts(others)
         confidence = 1 / (1 + np.exp(-(np.array([v.features for v in own]) @ rule[0] + rule[1])))
         right = is_right(own)
         order, said, share = auc(confidence, right), confidence.mean(), right.mean()
         print(f"{engine}, rule of the others: AUC {order:.3f}, says {said:.2f}, right {share:.2f} of {len(right)} clips")
-        store(Path(file), *rule)
+        store(file, *rule)
     weight, bias = fit_verdicts(verdicts)
     print(", ".join(f"{name} {value:.2f}" for name, value in zip(FEATURES, weight, strict=True)), f"bias {bias:.2f}")
-    for path in options.into:
+    for path in into:
         store(path, weight, bias)
 
 
@@ -88,6 +85,18 @@ def store(path: Path, weight: NDArray[np.float64], bias: float) -> None:
         weights = dict(data)
     weights |= {"confidence.weight": weight.astype(np.float32), "confidence.bias": np.float32(bias)}
     np.savez_compressed(path, allow_pickle=False, **weights)
+
+
+def main() -> None:
+    """Read the command line, and fit and store the rule."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--left-out", action="append", required=True, metavar="ENGINE=FILE")
+    parser.add_argument("--into", type=Path, action="append", required=True, help="weights that get the rule")
+    options = parser.parse_args()
+    print(describe())
+    left_out = {name: Path(file) for name, _, file in (word.partition("=") for word in options.left_out)}
+    calibrate(options.folders, left_out, options.into)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,18 @@
 
     python -m synth.engines.label_set FOLDER                        record play
     python -m bench.shipped_weights.train_interactions FOLDER       train on it, write the weights, print validation figures
-    python -m bench.shipped_weights.train_interactions FOLDER --without minetest --out loo.npz
+    python -m bench.shipped_weights.train_interactions FOLDER --without minetest --families 1 --out without-minetest.npz
 
-Recordings named `test` are never read. `--start` continues from weights; `--without` leaves an engine out. First one network is
-trained. Several continue from it, keep its convolutions, whose output is computed once, and learn the rest from different draws
-of the recordings. They are exported together to `curation/actions/interactions.npz`.
+Recordings named `test` are never read. `--without` leaves an engine out. Each family begins with one network. Several continue
+from it, keep its convolutions, whose output is computed once, and learn the rest from different draws of the recordings. All
+are exported together to `curation/actions/interactions.npz`. `rebuild_interactions` does all of it.
 """
 
 import argparse
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,18 @@ from curation.actions.confidence import FEATURES
 from curation.actions.learned import KINDS, REGIMES
 
 WIDTH, BATCH, TICKS, NETWORKS = 64, 8, 64, 3
-STEPS, OWN_STEPS = 250, 400  # of all weights, and of what each network has for itself
+STEPS, OWN_STEPS = 1800, 800  # of all weights, and of what each network has for itself
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
-_KIND_LOSS, _REGIME_LOSS = 0.5, 0.5
+_KIND_LOSS = 0.5
+_REGIME_LOSS = (0.5, 1.0)  # of each family
 _VERSIONS = 3  # of a recording that the convolutions have read
 _TAKEN = 0.75  # share of the recordings that each network learns from, so that they differ
 _INPUTS = learned.PLANES + learned.CONTEXT_PLANES
+_GAIN = 0.7  # how much stronger or weaker flow and changes may be than recorded, as a logarithm
+_SPEED, _PACED = 0.4, 0.4  # how much faster or slower a window may be played, as a logarithm; share of batches that are
 _HIDDEN = 0.5  # share of windows in which a rectangle at the picture's edge stands still, as a game's panel does
+# Planes in px/s (flow, unevenness, flow without the camera's) and in grey levels.
+_MOTION, _CHANGE = [0, 1, 5, 6, 7], [2, 3, 4]
 # For mirroring left to right: the planes' signs, and the index of each mirrored regime.
 _MIRROR = torch.tensor([-1.0, 1, 1, 1, 1, 1, -1, 1, 1, 1, 1])[:, None, None]
 _SWAP = torch.tensor([0, 1, 2, 4, 3, 6, 5, 7, 8])
@@ -84,11 +90,12 @@ def augment(planes: Tensor, event: Tensor, regime: Tensor, rng: torch.Generator)
     mirrored = draw(batch) < 0.5
     planes = torch.where(mirrored[:, None, None, None, None], planes.flip(4) * _MIRROR, planes)
     regime = torch.where(mirrored[:, None], _SWAP[regime], regime)
-    raw = torch.sinh(planes[:, :, : learned.PLANES])
-    raw[:, :, 2:5] *= 0.6 + 0.9 * draw(batch, 1, 1, 1, 1)
-    raw[:, :, [0, 1, 5]] *= 0.85 + 0.3 * draw(batch, 1, 1, 1, 1)
-    raw = raw + 0.15 * draw(batch, 1, 1, 1, 1) * torch.randn(raw.shape, generator=rng)
-    varied = torch.cat([torch.asinh(raw), planes[:, :, learned.PLANES :]], 2)
+    raw = torch.sinh(planes[:, :, : learned.PLANES + 2])
+    raw[:, :, _MOTION] *= (0.85 + 0.3 * draw(batch, 1, 1, 1, 1)) * torch.exp(_GAIN * (2 * draw(batch, 1, 1, 1, 1) - 1))
+    raw[:, :, _CHANGE] *= (0.6 + 0.9 * draw(batch, 1, 1, 1, 1)) * torch.exp(_GAIN * (2 * draw(batch, 1, 1, 1, 1) - 1))
+    noise = 0.15 * draw(batch, 1, 1, 1, 1) * torch.randn(raw[:, :, : learned.PLANES].shape, generator=rng)
+    raw[:, :, : learned.PLANES] += noise
+    varied = torch.cat([torch.asinh(raw), planes[:, :, learned.PLANES + 2 :]], 2)
     top, bottom = int(draw(1) * 3), int(draw(1) * 3)
     if top or bottom:
         size = (learned.ROWS, learned.COLUMNS)
@@ -106,6 +113,18 @@ def _uncovered(batch: int, draw: Callable[..., Tensor]) -> Tensor:
             left, row = int(draw(1) * (learned.COLUMNS - width + 1)), int(draw(1) * 2) * (learned.ROWS - height)
             one[..., row : row + height, left : left + width] = 0
     return seen
+
+
+def play_faster(batch: dict[str, Tensor], times: float) -> dict[str, Tensor]:
+    """Return windows as if a game moved `times` as fast: fewer ticks of larger motion. Ticks past the end are not known."""
+    ticks = torch.arange(TICKS) * times
+    at = ticks.long().clamp(max=TICKS - 1)
+    played = {name: part if name == "knows_kind" else part[:, at] for name, part in batch.items()}
+    motion = torch.sinh(played["planes"][:, :, _MOTION].float()) * times
+    played["planes"] = played["planes"].float()
+    played["planes"][:, :, _MOTION] = torch.asinh(motion)
+    played["known"] = played["known"] & (ticks < TICKS)
+    return played
 
 
 class Windows:
@@ -157,10 +176,19 @@ def padded(one: LabelledTicks) -> LabelledTicks:
     return replace(one, **ticks)
 
 
-def train(
-    net: Net, recordings: list[LabelledTicks], valid: list[LabelledTicks], seed: int, steps: int, rate: float, convolved: bool
-) -> Net:
-    """Train a network. convolved: the recordings' planes are what its convolutions return; only what follows is trained."""
+@dataclass(frozen=True)
+class Job:
+    """How a network is trained."""
+
+    steps: int
+    regime_loss: float  # the weight of its loss
+    convolved: bool = False  # the recordings' planes are what its convolutions return; only what follows is trained
+    rate: float = 2e-3
+
+
+def train(net: Net, recordings: list[LabelledTicks], valid: list[LabelledTicks], seed: int, job: Job) -> Net:
+    """Train a network and print validation figures."""
+    steps, rate = job.steps, job.rate
     torch.manual_seed(seed)
     draws, windows = torch.Generator().manual_seed(seed), Windows(recordings, seed)
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=1e-2)
@@ -169,12 +197,14 @@ def train(
     for _ in range(steps):
         net.train()
         batch = windows.batch(BATCH)
-        if convolved:
+        if job.convolved:
             logits = net.classify(batch["planes"].float())
         else:
+            if float(torch.rand(1, generator=draws)) < _PACED:
+                batch = play_faster(batch, math.exp(_SPEED * (2 * float(torch.rand(1, generator=draws)) - 1)))
             planes, _, batch["regime"] = augment(batch["planes"].float(), batch["event"], batch["regime"], draws)
             logits = net(planes)
-        loss = loss_of(logits, batch)
+        loss = loss_of(logits, batch, job.regime_loss)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -185,15 +215,12 @@ def train(
     return net
 
 
-def train_networks(
-    recordings: list[LabelledTicks], valid: list[LabelledTicks], start: Path | None, seed: int, count: int, share: float = 1.0
+def train_family(
+    recordings: list[LabelledTicks], valid: list[LabelledTicks], seed: int, count: int, share: float, regime_loss: float
 ) -> list[Net]:
-    """Train networks that have their convolutions in common. start: weights to continue from. share: of the usual steps."""
+    """Train networks that have their convolutions in common. share: of the usual steps."""
     torch.manual_seed(seed)
-    first = Net()
-    if start is not None:
-        first.load_state_dict(start_weights(start, first))
-    train(first, recordings, valid, seed, round(STEPS * share), 2e-3 if start is None else 1e-3, convolved=False)
+    first = train(Net(), recordings, valid, seed, Job(round(STEPS * share), regime_loss))
     draws = torch.Generator().manual_seed(seed)
     versions = [convolved(first, one, draws) for one in recordings]
     rng, nets = np.random.default_rng(seed), []
@@ -202,7 +229,8 @@ def train_networks(
         net.load_state_dict(first.state_dict())
         taken = rng.random(len(versions)) < (_TAKEN if count > 1 else 1)
         chosen = [version for of_one, take in zip(versions, taken, strict=True) if take for version in of_one]
-        nets.append(train(net, chosen, valid, seed + number, round(OWN_STEPS * share), 2e-3, convolved=True))
+        job = Job(round(OWN_STEPS * share), regime_loss, convolved=True)
+        nets.append(train(net, chosen, valid, seed + number, job))
     return nets
 
 
@@ -220,26 +248,8 @@ def convolved(net: Net, one: LabelledTicks, draws: torch.Generator) -> list[Labe
     return versions
 
 
-def start_weights(path: Path, net: Net) -> dict[str, Tensor]:
-    """Return weights to continue from, of a single network. Inputs that they lack count nothing, outputs begin as unlikely."""
-    state = net.state_dict()
-    with np.load(path) as data:
-        weights = {name: torch.from_numpy(data[name].astype(np.float32)) for name in state}
-    for name, value in weights.items():
-        wanted = state[name].shape
-        if name.startswith("head") and len(value) < wanted[0]:
-            fresh = state[name] * 0.1 if name == "head.weight" else torch.full_like(state[name], -2.0)
-            fresh[: len(value)] = value
-            weights[name] = fresh
-        elif value.ndim > 1 and value.shape[1] < wanted[1]:
-            fresh = state[name] * 0.1
-            fresh[:, : value.shape[1]] = value
-            weights[name] = fresh
-    return weights
-
-
-def loss_of(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Return the loss of logits [B, T, 20]: event, kinds where they are known, and regime."""
+def loss_of(logits: Tensor, batch: dict[str, Tensor], regime_weight: float) -> Tensor:
+    """Return the loss of logits [B, T, 20]: event, kinds where they are known, and regime with its weight."""
     event = functional.binary_cross_entropy_with_logits(logits[..., 0], batch["event"].float(), reduction="none")
     kinds = functional.binary_cross_entropy_with_logits(
         logits[..., 1 + len(REGIMES) :], batch["kinds"].float(), reduction="none"
@@ -249,7 +259,7 @@ def loss_of(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         logits[..., 1 : 1 + len(REGIMES)].flatten(0, 1), batch["regime"].flatten(), reduction="none"
     )
     regime_loss = (regime * batch["known"].flatten()).mean()
-    return (event * batch["known"]).mean() + _KIND_LOSS * kind_loss + _REGIME_LOSS * regime_loss
+    return (event * batch["known"]).mean() + _KIND_LOSS * kind_loss + regime_weight * regime_loss
 
 
 def validation_figures(net: Net, recordings: list[LabelledTicks]) -> str:
@@ -268,7 +278,7 @@ def validation_figures(net: Net, recordings: list[LabelledTicks]) -> str:
     return "; ".join(figures)
 
 
-def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -> None:
+def export(families: Sequence[Sequence[Net]], recordings: list[LabelledTicks], target: Path) -> None:
     """Write the weights as half floats, and the distribution of the training set's `learned.motion_statistics`."""
     measured = [x.planes[:, : learned.PLANES].astype(np.float32) for x in recordings]
     known = np.concatenate([learned.mean_over_ten_seconds(learned.motion_statistics(planes))[::20] for planes in measured])
@@ -277,10 +287,11 @@ def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -
     correlation = 0.8 * np.corrcoef(known.T) + 0.2 * np.eye(known.shape[1])
     whiten = np.linalg.inv(np.linalg.cholesky(correlation)).T / spread[:, None]
     distance = np.sqrt((((known - known.mean(0)) @ whiten) ** 2).mean(1))
-    states = [net.state_dict() for net in nets]
-    weights = {name: value for name, value in states[0].items() if name.startswith("space")}
-    for k, state in enumerate(states):
-        weights |= {f"{k}/{name}": value for name, value in state.items() if not name.startswith("space")}
+    weights: dict[str, Tensor] = {}
+    for k, (family, net) in enumerate((number, net) for number, nets in enumerate(families) for net in nets):
+        # The convolutions of the first family are stored once, those of others with each network.
+        for name, value in net.state_dict().items():
+            weights[name if family == 0 and name.startswith("space") else f"{k}/{name}"] = value
     arrays = {name: value.numpy().astype(np.float16) for name, value in weights.items()}
     arrays |= {"confidence.weight": np.zeros(len(FEATURES), np.float16), "confidence.bias": np.zeros((), np.float16)}
     distribution = {"known.mean": known.mean(0), "known.whiten": whiten, "known.limit": np.quantile(distance, 0.99)}
@@ -289,30 +300,35 @@ def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -
     )
 
 
-def main() -> None:
-    """Measure the recordings, train on them, print validation figures, write the weights."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--without", default="", help="an engine to leave out")
-    parser.add_argument("--start", type=Path, help="weights to continue from; default: none")
-    parser.add_argument("--seed", type=int, default=0, help="of all random draws; default 0")
-    parser.add_argument("--networks", type=int, default=NETWORKS, help=f"default {NETWORKS}")
-    parser.add_argument("--share", type=float, default=1.0, help="of the usual steps; default 1")
-    parser.add_argument("--out", type=Path, default=Path(learned.__file__).with_name("interactions.npz"))
-    options = parser.parse_args()
-    print(describe())
-    paths = sorted(path for folder in options.folders for path in folder.glob("*.mp4") if path.with_suffix(".jsonl").exists())
-    recordings = [(path, labelled_ticks(path)) for path in paths if split_of(path) != "test"]
-    kept = [(path, one) for path, one in recordings if one.engine != options.without]
-    valid = [one for path, one in kept if split_of(path) == "valid"]
-    training = [one for path, one in kept if split_of(path) == "train"]
+def build(
+    folders: Sequence[Path], target: Path, without: str = "", families: int = len(_REGIME_LOSS), share: float = 1.0
+) -> None:
+    """Train on the recordings of some folders and write the weights. without: an engine to leave out. share: of the steps."""
+    paths = sorted(path for folder in folders for path in folder.glob("*.mp4") if path.with_suffix(".jsonl").exists())
+    kept = [(path, labelled_ticks(path)) for path in paths if split_of(path) != "test"]
+    valid, training = (
+        [one for path, one in kept if one.engine != without and split_of(path) == split] for split in ("valid", "train")
+    )
     for name, of_split in (("train", training), ("valid", valid)):
         ticks = Counter[str]()
         for one in of_split:
             ticks[one.engine] += len(one.event)
         print(f"{name}: {len(of_split)} recordings, " + ", ".join(f"{n / 600:.1f} min of {e}" for e, n in ticks.items()))
-    nets = train_networks(training, valid, options.start, options.seed, options.networks, options.share)
-    export(nets, training, options.out)
+    nets = [train_family(training, valid, 100 * family, NETWORKS, share, _REGIME_LOSS[family]) for family in range(families)]
+    export(nets, training, target)
+
+
+def main() -> None:
+    """Measure the recordings, train on them, print validation figures, write the weights."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--without", default="", help="an engine to leave out")
+    parser.add_argument("--families", type=int, choices=(1, 2), default=2, help="default 2")
+    parser.add_argument("--share", type=float, default=1.0, help="of the usual steps; default 1")
+    parser.add_argument("--out", type=Path, default=Path(learned.__file__).with_name("interactions.npz"))
+    options = parser.parse_args()
+    print(describe())
+    build(options.folders, options.out, options.without, options.families, options.share)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,12 @@ class Detector:
         count = len({name.partition("/")[0] for name in weights if "/" in name})
         own = [_named_after(self._w, f"{k}/") for k in range(count)] or [self._w]
         self._networks = [_Network(one) for one in own]
-        self._convolutions = [one if "space0.weight" in one else self._w for one in own]
+        # Those that several networks have in common, also as copies, run once.
+        unlike: list[dict[str, np.ndarray]] = []
+        for one in own:
+            weights_of = one if "space0.weight" in one else self._w
+            unlike.append(next((known for known in unlike if _convolve_alike(known, weights_of)), weights_of))
+        self._convolutions = unlike
         self._votes = self._w.get("votes", np.full(len(own), 1 / len(own), np.float32))
 
     def __len__(self) -> int:
@@ -164,6 +169,10 @@ class Detector:
         """Return the Mahalanobis distance from the training set, 1 at its farthest 1 %."""
         whitened = (statistics_TH - self._w["known.mean"]) @ self._w["known.whiten"]
         return np.sqrt((whitened * whitened).mean(1)) / self._w["known.limit"]
+
+
+def _convolve_alike(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(one[f"space{layer}.weight"], other[f"space{layer}.weight"]) for layer in range(3))
 
 
 def _convolve(planes: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:

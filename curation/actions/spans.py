@@ -124,14 +124,16 @@ class InteractionSettings:
     min_s: float = 0.15  # seconds; shorter spans are dropped
     pad_s: float = 0.1  # seconds added at both ends, because a tick locates them no better
     # How far a source may be from the detector's training set; further ones are judged by flow alone. 1 is as far as the set's
-    # farthest 1 %. Other maps of the same games have 0.4 to 0.9, films about 1, other games 1.0 to 1.4.
+    # farthest 1 %. Other maps of the same games have 0.3 to 0.9, other games 0.5 to 1.5.
     max_distance: float = 1.5
     # How far a clip may be for it to be known that nothing happens in it: on games that the detector was not trained on, it
-    # misses half of what happens.
-    max_quiet_distance: float = 0.9
+    # misses half of what happens. Of 528 clips of games that were left out, one with an event was within this limit.
+    max_quiet_distance: float = 0.6
     min_seen: float = 0.2  # certainty (0-1) under which an interaction counts as nothing that happens
     min_kind: float = 0.5  # probability from which an interaction is named: a door, a shot; otherwise it is an event
-    min_confidence: float = 0.5  # 0-1; a clip's interactions are unknown where the detector is less sure of them
+    min_confidence: float = (
+        0.7  # 0-1; a clip's interactions are unknown where the detector is less sure of them
+    )
 
 
 def interaction_spans(times_s: np.ndarray, event: np.ndarray, settings: InteractionSettings, end_s: float) -> list[ActionSpan]:

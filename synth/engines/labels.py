@@ -1,7 +1,8 @@
 """The labels of a recording, alike for all engines: when something happens, of which kind, and how the player moves."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from synth.doom.truth import Truth
 # Rates of pitch from which a player looks up or down, where the view does not turn faster.
 _LOOK_DEG_S = 20.0
 _SAME_REGIME_S = 0.3
+_RESTLESS = 0.3  # share of the time from which a part of the map moves by itself: a machine, no door
 _CUT_S = 0.2  # how long a cut shows in measurements that compare pictures
 # Names of events in recordings of other recorders.
 _ALIASES = {
@@ -64,7 +66,8 @@ class Labels:
     event: NDArray[np.bool_]  # [n], something happens in view
     kinds: NDArray[np.bool_]  # [n, 10], of each of `KINDS`
     knows_kind: NDArray[np.bool_]  # [10], False where the truth does not tell of a kind
-    # [n], False where the truth does not tell whether an event is visible: others shoot, and a wall may be between; a cut
+    # [n], False where the truth does not tell whether an event is visible: others shoot, or a machine moves, and a wall may be
+    # between; a cut
     known: NDArray[np.bool_]
     regimes: list[str]  # [n], none shorter than 0.3 s
 
@@ -85,9 +88,8 @@ def read_labels(jsonl: str | Path) -> Labels:
     for frame in truth.discontinuities(recorded):
         near = slice(max(0, frame - 1), frame + round(_CUT_S * recorded.fps))
         known[near] &= event[near]
-    for span in lines[-1].get("spans", ()):
-        if span.get("by_other") and span["in_view"]:
-            known[span["start"] : span["end"]] &= event[span["start"] : span["end"]]
+    for hidden in _doubtful(lines[-1].get("spans", ()), len(recorded)):
+        known[hidden["start"] : hidden["end"]] &= event[hidden["start"] : hidden["end"]]
     return Labels(
         recorded,
         engine,
@@ -109,19 +111,28 @@ def _spans(recorded: Truth, footer: dict[str, Any], engine: str) -> Iterator[Lab
     if engine == "doom":
         yield from _doom_spans(recorded)
     elif "spans" in footer:
-        hidden = _hand_is_hidden(recorded.header)
+        hidden, doubtful = _hand_is_hidden(recorded.header), _doubtful(footer["spans"], len(recorded))
         for span in footer["spans"]:
             kind = span.get("kind") or _ALIASES.get(span["name"], span["name"])
             in_view = span.get(
                 "in_view", span.get("dist", 0) < 24 and span.get("off", 0) < 45 and not (hidden and kind == "wield")
             )
-            if in_view and span["end"] > span["start"] and not span.get("by_other"):
+            if in_view and span["end"] > span["start"] and span not in doubtful:
                 yield LabelSpan(kind, span["start"], span["end"])
     else:
         for event in recorded.events:
             if "caption" in event.details:
                 shown = round(_PLACE_SHOWN_S[event.name] * recorded.fps)
                 yield LabelSpan(_PLACE_KINDS[event.name], event.frame, min(len(recorded), event.frame + shown))
+
+
+def _doubtful(spans: Sequence[dict[str, Any]], frames: int) -> list[dict[str, Any]]:
+    """Return the events that may be hidden: others shoot, or a part of the map moves all the time; walls are not known."""
+    moving: Counter[str] = Counter()
+    for span in spans:
+        moving[span.get("model", "")] += span["end"] - span["start"]
+    restless = {model for model, count in moving.items() if model and count > _RESTLESS * frames}
+    return [span for span in spans if span.get("in_view") and (span.get("by_other") or span.get("model") in restless)]
 
 
 def _hand_is_hidden(header: dict[str, Any]) -> bool:

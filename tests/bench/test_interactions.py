@@ -142,20 +142,20 @@ def test_a_recording_shorter_than_a_window_is_lengthened_by_ticks_that_do_not_co
     def loss(one):
         batch = {name: torch.from_numpy(getattr(one, name))[None] for name in ("event", "kinds", "regime", "known")}
         return train_interactions.loss_of(
-            net(planes), {**batch, "knows_kind": torch.from_numpy(one.knows_kind)[None, None]}
+            net(planes), {**batch, "knows_kind": torch.from_numpy(one.knows_kind)[None, None]}, 0.5
         ).item()
 
     changed = replace(short, event=short.event | (np.arange(len(short.event)) > 45))
     assert loss(changed) == pytest.approx(loss(short))
 
 
-def test_weights_with_fewer_outputs_start_a_network_that_says_what_they_say(tmp_path):
-    net = train_interactions.Net().eval()
-    state = {name: value.numpy() for name, value in net.state_dict().items()}
-    state["head.weight"], state["head.bias"] = state["head.weight"][:8], state["head.bias"][:8]
-    np.savez(tmp_path / "old.npz", **state)
-    other = train_interactions.Net().eval()
-    other.load_state_dict(train_interactions.start_weights(tmp_path / "old.npz", other))
-    planes = torch.randn(1, 20, 11, 12, 16)
-    with torch.inference_mode():
-        torch.testing.assert_close(other(planes)[..., :8], net(planes)[..., :8])
+def test_a_game_played_faster_moves_more_in_fewer_ticks():
+    batch = train_interactions.Windows([ticks("doom", 60, "shot", (10, 40))], 0).batch(2)
+    fast = train_interactions.play_faster(batch, 1.5)
+    count = train_interactions.TICKS
+    torch.testing.assert_close(torch.sinh(fast["planes"][:, 10, 0]), 1.5 * torch.sinh(batch["planes"][:, 15, 0].float()))
+    torch.testing.assert_close(fast["planes"][:, 10, 3], batch["planes"][:, 15, 3].float())
+    assert (fast["event"][:, 10] == batch["event"][:, 15]).all()
+    assert not fast["known"][:, round(count / 1.5) + 1 :].any()
+    slow = train_interactions.play_faster(batch, 0.5)
+    assert (slow["event"][:, 10] == batch["event"][:, 5]).all()

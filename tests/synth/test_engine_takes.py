@@ -182,6 +182,15 @@ def test_a_shot_of_somebody_else_is_no_event_and_its_frames_are_not_known(tmp_pa
     assert read_labels(written(tmp_path, behind, engine="openarena")).known.all()
 
 
+def test_a_part_of_the_map_that_hardly_rests_is_no_event_and_a_door_is(tmp_path):
+    near = (4.0, 0.0, 1.5)
+    machine = [EventSpan("door", start, start + 5, near, 1.0, {"model": "*3"}) for start in (0, 7, 14)]
+    door = EventSpan("door", 21, 26, near, 1.0, {"model": "*4"})
+    labels = read_labels(written(tmp_path, [*machine, door], engine="openarena"))
+    assert np.flatnonzero(labels.event).tolist() == [*range(21, 26)]
+    assert np.flatnonzero(~labels.known).tolist() == [*range(5), *range(7, 12), *range(14, 19)]
+
+
 def test_what_a_cut_changes_in_the_picture_is_not_known_to_be_an_event(tmp_path):
     labels = read_labels(written(tmp_path, [EventSpan("place", 20, 24)], cuts=[10, 21]))
     assert np.flatnonzero(~labels.known).tolist() == [*range(9, 16), *range(24, 27)]

@@ -63,7 +63,7 @@ def test_a_clip_that_the_network_is_not_sure_of_is_unknown_with_the_reason(monke
     settings = InteractionSettings()
     actions = detect.detect_actions(Played(), ActionSettings())
     monkeypatch.setattr(detect, "clip_confidence", lambda *given: 0.3)
-    assert unknown_reason(actions, 10, 16, settings) == "the detector is not sure: confidence 0.30 < 0.5"
+    assert unknown_reason(actions, 10, 16, settings) == "the detector is not sure: confidence 0.30 < 0.7"
     monkeypatch.setattr(detect, "clip_confidence", lambda *given: 0.9)
     assert unknown_reason(actions, 10, 16, settings) is None
     far = detect.detect_actions(Played(distance=1.7), ActionSettings())
@@ -77,7 +77,7 @@ def test_that_nothing_happens_is_known_only_of_footage_like_the_training_set(mon
     near, other = (detect.detect_actions(Played(distance=distance), ActionSettings()) for distance in (0.5, 1.2))
     assert unknown_reason(near, 0, 6, settings) is None
     reason = unknown_reason(other, 0, 6, settings)
-    assert reason == "nothing is seen to happen, but the detector hardly knows such footage: distance 1.20 > 0.9"
+    assert reason == "nothing is seen to happen, but the detector hardly knows such footage: distance 1.20 > 0.6"
     assert unknown_reason(other, 10, 16, settings) is None, "a door is seen at 12 s"
 
 

@@ -1,6 +1,7 @@
 """The detector's own arithmetic and how it is fed; how well it reads play is for `bench/partition.py` and the last test."""
 
 from importlib.resources import files
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,27 +42,29 @@ def test_numpy_and_torch_agree():
     np.testing.assert_allclose(prediction.kind_probability, kinds.mean(0), rtol=1e-4)
 
 
-def test_joined_weights_give_each_file_half_of_the_vote():
-    pytest.importorskip("torch", reason="the network is trained with torch")
-    from bench.shipped_weights.join_interactions import join
-    from bench.shipped_weights.train_interactions import Net
+def test_families_have_convolutions_of_their_own_which_run_once_and_networks_equal_votes(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="the network is trained with torch")
+    from bench.shipped_weights.train_interactions import Net, export
 
-    def weights(prefix):
-        state = {name: value.numpy() for name, value in Net().state_dict().items()}
-        own = {name if name.startswith("space") else prefix + name: value for name, value in state.items()}
-        return {**own, "known.mean": np.zeros(48), "known.whiten": np.eye(48), "known.limit": np.ones(1)}
-
-    old, new = weights(""), weights("0/")
-    new |= {f"1/{name[2:]}": value * 0.5 for name, value in new.items() if name.startswith("0/")}
+    torch.manual_seed(0)
+    families = []
+    for _ in range(2):
+        first, second = Net().eval(), Net().eval()
+        common = {name: value for name, value in first.state_dict().items() if name.startswith("space")}
+        second.load_state_dict(common, strict=False)
+        families.append([first, second])
     planes = learned.with_context(inputs(*signals(20), fps=30.0))
-
-    def event(one):
-        detector = learned.Detector(one)
-        return detector.classify(np.arange(20) / 10, *detector.encode(planes)).event_probability
-
-    joined = join(old, new)
-    assert len(learned.Detector(joined)) == 3
-    np.testing.assert_allclose(event(joined), (event(old) + event(new)) / 2, rtol=1e-4)
+    export(families, [SimpleNamespace(planes=np.repeat(planes, 10, 0))], tmp_path / "weights.npz")
+    with np.load(tmp_path / "weights.npz") as data:
+        detector = learned.Detector(dict(data))
+    runs, real = [], learned._convolve
+    monkeypatch.setattr(learned, "_convolve", lambda *a: runs.append(1) or real(*a))
+    event = detector.classify(np.arange(20) / 10, *detector.encode(planes)).event_probability
+    assert len(detector) == 4
+    assert len(runs) == 2
+    with torch.inference_mode():
+        logits = np.stack([net(torch.from_numpy(planes)[None])[0, :, 0].numpy() for nets in families for net in nets])
+    np.testing.assert_allclose(event, (1 / (1 + np.exp(-logits))).mean(0), rtol=5e-3)
 
 
 def test_weights_of_a_single_network_that_reads_six_planes_are_read_too():
