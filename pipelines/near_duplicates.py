@@ -4,7 +4,7 @@ This is the end of the phase `score`: all kept clips of the output are compared 
 order in which units finish nor on the number of workers. Of copies the first stays: a clip that a shard already has, else the
 one with most pixels, else the one of the first video_id. Each source with copies gets a unit of rows in clips/duplicates, and
 duplicates.json says from what they were made, so that a run with nothing new compares nothing. Where new clips come, all are
-compared again. Sources that were measured by an earlier release have no fingerprint: their clips are never copies nor originals.
+compared again. Sources that were measured by an earlier release have no fingerprint, and their clips are not compared.
 """
 
 import json

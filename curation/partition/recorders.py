@@ -273,7 +273,7 @@ class ThumbnailRecorder:
 
 
 class FingerprintRecorder:
-    """Records the small pictures from which a source's fingerprint is made: small_frame int64 [K], small_lumas uint8 [K, 24, 32]."""
+    """Records the small pictures of which a fingerprint is made: small_frame int64 [K], small_lumas uint8 [K, 24, 32]."""
 
     def __init__(self) -> None:
         self.frames, self._lumas = array("l"), bytearray()

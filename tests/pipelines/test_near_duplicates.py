@@ -1,21 +1,21 @@
-"""Clips that repeat a clip of another source: found over videos and runs, marked or dropped, whatever the order of the units."""
+"""Clips that repeat a clip of another source: found over videos and runs, marked or dropped, in any order of the units."""
 
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 
 import av
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from curation import shards
+from curation import shards, storage
 from curation.errors import InputError
 from curation.near_duplicates import DuplicateSettings
-from pipelines import ledger, near_duplicates, recipes, run, unit_files
+from pipelines import ledger, near_duplicates, planning, recipes, run, unit_files
 from pipelines.recipes import Score
 from pipelines.verify import verify
-
-BEFORE_SHARDS = ("partition", "score", "annotate", "caption", "relate")
 
 
 def walk(seed, seconds=5.0, fps=15, size=(160, 120)):
@@ -98,49 +98,65 @@ def test_nothing_is_compared_twice(flagged, raw, monkeypatch):
     assert run.curate([str(raw)], flagged.out, recipe()).records == []
 
 
-def test_rejected_copies_reach_no_later_phase_and_come_back(raw, tmp_path):
-    out = str(tmp_path / "o")
-    inputs = [str(raw / name) for name in ("first.mp4", "small.mp4")]
-    run.curate(inputs, out, recipe("reject"), phases=BEFORE_SHARDS)
-    copy, reason = rows(out)["small.mp4"]
-    assert copy == "first.mp4" and reason.startswith("near-duplicate: ")
-    assert len(unit_files.of(out).names("clips/annotate")) == 1
-    run.curate(inputs, out, recipe("off"), phases=BEFORE_SHARDS)
-    assert rows(out)["small.mp4"] == (None, None)
-    assert len(unit_files.of(out).names("clips/annotate")) == 2
+@pytest.fixture
+def output(flagged, tmp_path):
+    """A copy of the output as it is before anything is in a shard."""
+    out = tmp_path / "o"
+    shutil.copytree(flagged.out, out, ignore=shutil.ignore_patterns("shards", "shard", "duplicates", "duplicates.json"))
+    return str(out)
 
 
-def test_a_clip_in_a_shard_stays_although_a_better_copy_comes_later(raw, tmp_path):
-    out = str(tmp_path / "o")
-    run.curate([str(raw / "small.mp4")], out, recipe("reject"))
-    done = run.curate([str(raw / "small.mp4"), str(raw / "first.mp4")], out, recipe("reject"))
-    found = rows(out)
-    assert found["small.mp4"] == (None, None) and found["first.mp4"][0] == "small.mp4"
-    assert (done.stored, done.rejected) == (1, 1)
-    assert not verify(out).problems
+def kept(out, settings):
+    """Return the sources that still have a clip to be annotated."""
+    near_duplicates.mark_duplicates(out, settings)
+    paths = {row["unit_id"]: row["source_uri"].rpartition("/")[2] for row in ledger.clips(out).to_pylist()}
+    wanted = planning._wanted_annotations(out, settings).values()
+    return {paths[unit.upstream[0].removeprefix("partition/")] for unit in wanted}
 
 
-def test_the_rows_do_not_depend_on_the_order_of_runs(flagged, raw, tmp_path):
-    out = str(tmp_path / "o")
-    for name in ("small.mp4", "other.mp4", "first.mp4"):
-        run.curate([str(raw / name)], out, recipe(), phases=["partition", "score"])
-    names = unit_files.of(out).names("clips/duplicates")
-    assert names == unit_files.of(flagged.out).names("clips/duplicates")
-    (unit,) = names
-    assert ledger.read_unit(out, "duplicates", unit) == ledger.read_unit(flagged.out, "duplicates", unit)
+def test_rejected_copies_reach_no_later_phase_and_come_back(output):
+    assert "small.mp4" not in kept(output, recipe("reject"))
+    copy, reason = rows(output)["small.mp4"]
+    assert copy == "first.mp4"
+    assert reason.startswith("near-duplicate: 0.9") or reason.startswith("near-duplicate: 1.0")
+    assert "small.mp4" in kept(output, recipe("off"))
+    assert rows(output)["small.mp4"] == (None, None)
 
 
-def test_sources_measured_by_an_earlier_release_are_not_compared(raw, tmp_path):
-    out = str(tmp_path / "o")
-    run.curate([str(raw / "first.mp4")], out, recipe(), phases=["partition"])
-    files = unit_files.of(out)
-    (unit,) = files.names("sidecar/signals")
-    (row,) = files.read("sidecar/signals", unit).to_pylist()
-    older = ledger.pa.schema([field for field in ledger.SIGNALS if field.name not in near_duplicates._PRINT_COLUMNS])
-    older = ledger.pa.schema([field for field in older if field.name != "fingerprint_version"])
-    ledger.write_sidecar(out, "signals", unit, [{name: row[name] for name in older.names}], older)
-    run.curate([str(raw)], out, recipe(), phases=["partition", "score"])
-    assert not any(copy for copy, _ in rows(out).values())
+def test_a_clip_in_a_shard_stays_although_a_better_copy_comes_later(output):
+    clip_of = {row["source_uri"].rpartition("/")[2]: row["clip_id"] for row in ledger.clips(output).to_pylist()}
+    plan = pa.Table.from_pylist([{"shard": "000000", "clip_id": clip_of["small.mp4"]}], schema=shards.PLAN)
+    shards.put_plan(output, 0, plan)
+    assert kept(output, recipe("reject")) >= {"small.mp4", "other.mp4"}
+    found = rows(output)
+    assert found["small.mp4"] == (None, None)
+    assert found["first.mp4"][0] == "small.mp4"
+
+
+def test_the_rows_do_not_depend_on_the_order_in_which_sources_come(flagged, output):
+    files = unit_files.UnitFiles(output)
+    parts = files.names("clips/partition")
+    scored = {name: files.read("clips/score", name) for name in files.names("clips/score")}
+    for name in scored:  # as if the sources were scored one after the other, the last one first
+        storage.delete(f"{output}/clips/score/{name}.parquet")
+    for name in reversed(scored):
+        storage.put(f"{output}/clips/score/{name}.parquet", shards.to_parquet(scored[name]))
+        near_duplicates.mark_duplicates(output, recipe())
+    assert len(parts) == 5
+    (unit,) = unit_files.of(output).names("clips/duplicates")
+    assert ledger.read_unit(output, "duplicates", unit) == ledger.read_unit(flagged.out, "duplicates", unit)
+
+
+def test_sources_measured_by_an_earlier_release_are_not_compared(output):
+    earlier = ledger.SIGNALS.names[: ledger.SIGNALS.names.index("fingerprint_version")]
+    for name in unit_files.of(output).names("sidecar/signals"):
+        table = unit_files.of(output).read("sidecar/signals", name)
+        storage.put(f"{output}/sidecar/signals/{name}.parquet", shards.to_parquet(table.select(earlier)))
+        near_duplicates.mark_duplicates(output, recipe())
+        break
+    one, *_ = unit_files.of(output).names("sidecar/signals")
+    assert one not in [unit for unit, _, _ in near_duplicates._sources(output)]
+    assert len(list(near_duplicates._sources(output))) == 4
 
 
 def test_settings_are_checked_and_change_no_digest_of_earlier_outputs(tmp_path):
