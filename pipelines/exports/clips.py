@@ -1,6 +1,5 @@
 """The clips of an output's shards, as the exports read them."""
 
-import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ _ON_GRID_S = 5e-4
 
 @dataclass(frozen=True)
 class Video:
-    """A clip's mp4, with the time of each frame in seconds, and its rate if all frames are on a grid."""
+    """A clip's mp4, and the time of each frame in seconds; no times where it is as stored."""
 
     mp4: bytes
     times_s: np.ndarray
@@ -74,7 +73,8 @@ def video_at(sample: Sample, fps: float | None) -> Video:
     with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
         path = os.path.join(folder, "clip.mp4")
         Path(path).write_bytes(mp4)
-        encoded = encode(path, Span(0.0, math.inf), None, encoding)
+        step_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1 / fps
+        encoded = encode(path, Span(0.0, float(times_s[-1]) + step_s), None, encoding)
     return Video(encoded.mp4, encoded.times_s)
 
 

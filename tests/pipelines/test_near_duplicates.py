@@ -118,7 +118,7 @@ def test_rejected_copies_reach_no_later_phase_and_come_back(output):
     assert "small.mp4" not in kept(output, recipe("reject"))
     copy, reason = rows(output)["small.mp4"]
     assert copy == "first.mp4"
-    assert reason.startswith("near-duplicate: 0.9") or reason.startswith("near-duplicate: 1.0")
+    assert reason.startswith(("near-duplicate: 0.9", "near-duplicate: 1.0"))
     assert "small.mp4" in kept(output, recipe("off"))
     assert rows(output)["small.mp4"] == (None, None)
 
