@@ -34,7 +34,7 @@ Picture = np.ndarray
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to copy a video. change: of each picture; speed: how much faster it plays; fps: another rate; start_s: cut off."""
+    """A way to copy a video. change: of each picture. speed: how much faster it plays. fps: another rate. start_s: cut off."""
 
     name: str
     change: Callable[[Picture], Picture] = lambda picture: picture
@@ -115,7 +115,7 @@ def _record(folder: Path) -> Iterator[Path]:
     for wad, name in MAPS:
         for seed in SEEDS:
             path = folder / f"{name}-{seed}.mp4"
-            record(path, Recording(maps=((wad, name, TAKE_S),), seed=seed, size=(320, 240)))
+            record(path, Recording(maps=((wad, name, TAKE_S),), seed=seed, width=320, height=240))
             yield path
 
 

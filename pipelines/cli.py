@@ -38,6 +38,7 @@ BENCHMARKS = {
     "quality": "picture quality: how well known damage is found",
     "captions": "interactive or not, and captions, compared with a game engine's truth",
     "chaos": "resume: runs that are killed at random must end like an undisturbed one",
+    "duplicates": "near-duplicates: copies that are found, by kind, and different takes that are taken for copies",
     "curate": "cost: one curation run compared with one decode and one encode",
     "camera": "camera poses, compared with a game engine's truth",
     "fvd": "FVD of real videos and of damage of known strength",
@@ -755,6 +756,8 @@ def _benchmark(name: str) -> Callable[[list[str]], Any]:
         from bench.captions import main
     elif name == "chaos":
         from bench.chaos import main
+    elif name == "duplicates":
+        from bench.duplicates import main
     elif name == "curate":
         from bench.curate import main
     elif name == "partition":
