@@ -40,5 +40,6 @@ def export_parquet(out: str, to: str) -> Exported:
 
 def _row(sample: Sample) -> dict[str, object]:
     row = {name: value for name, value in sample.meta.items() if name in SCHEMA.names}
+    members = {"mp4": sample.members["mp4"], "camera_npz": sample.members.get("camera.npz")}
     encoding = json.dumps(sample.meta.get("encoding"), sort_keys=True)
-    return {**row, "encoding": encoding, "mp4": sample.members["mp4"], "camera_npz": sample.members.get("camera.npz")}
+    return {**row, "clip_id": sample.clip_id, "encoding": encoding, **members}
