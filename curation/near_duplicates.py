@@ -142,7 +142,7 @@ class Index:
                 stays = {c: share for c, share in found_in.items() if columns.rank[c] < columns.rank[clip] and not is_copy[c]}
                 if stays and (similarity := min(1.0, sum(stays.values()))) >= min_similarity:
                     is_copy[clip] = True
-                    found.append(Copy(clip, max(stays, key=lambda c: (stays[c], -columns.rank[c])), similarity))
+                    found.append(Copy(clip, max(stays, key=lambda c: (stays[c], -columns.rank[c])), float(similarity)))
                     break
         return sorted(found)
 
@@ -197,10 +197,24 @@ def _candidates(shared: Iterator[np.ndarray], columns: _Columns) -> Iterator[tup
         total, most, known = best[clip].get(video, (0, 0, original))
         better = count > most or (count == most and columns.rank[original] < columns.rank[known])
         best[clip][video] = (total + count, max(count, most), original if better else known)
+    _add_neighbours(best, columns)
     for clip in sorted(best, key=lambda number: columns.rank[number]):
         originals = [original for total, _, original in best[clip].values() if total >= _MIN_SHARED]
         if originals:
             yield clip, sorted(originals, key=lambda number: columns.rank[number])
+
+
+def _add_neighbours(best: dict[int, dict[int, tuple[int, int, int]]], columns: _Columns) -> None:
+    """Compare the clips next to a pair with each other too: a clip that moves fast may share no key with its copy."""
+    last = len(columns.video) - 1
+    pairs = [(clip, video, item[2]) for clip, items in best.items() for video, item in items.items() if item[0] >= _MIN_SHARED]
+    for clip, video, original in sorted(pairs):
+        for step in (-1, 1):
+            neighbour, other = clip + step, min(max(original + step, 0), last)
+            if 0 <= neighbour <= last and columns.video[neighbour] == columns.video[clip]:
+                nearest = other if columns.video[other] == video else original
+                if best[neighbour].get(video, (0, 0, 0))[0] < _MIN_SHARED:
+                    best[neighbour][video] = _MIN_SHARED, 0, nearest
 
 
 Hashes = tuple[np.ndarray, np.ndarray]
@@ -224,10 +238,10 @@ def _shared_moments(clip: int, original: int, columns: _Columns, own: Hashes, ot
     weights = weights / weights.sum()
     shared = bits.min(1) <= _MAX_BITS
     owner = _owners(expected_s, columns.start_s[clips], columns.end_s[clips])
-    shares: dict[int, float] = defaultdict(float)
+    first, shares = int(clips.start), defaultdict[int, float](float)
     for number, weight in zip(owner[shared].tolist(), weights[shared].tolist(), strict=True):
         if number >= 0:
-            shares[clips.start + number] += weight
+            shares[first + number] += weight
     return dict(shares)
 
 

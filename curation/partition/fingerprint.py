@@ -3,7 +3,7 @@
 A few pictures a second are kept as 24 x 32 lumas while the source is scanned. Once its bars are known, each picture becomes
 
 - a hash of 64 bits: whether each cell of an 8 x 9 grid is brighter than its left neighbour. Copies differ in a few bits.
-- and about one picture a second, at a moment when the view hardly moves, `KEYS` keys of 28 bits. Copies share some of them
+- and up to three pictures a second, at moments when the view hardly moves, `KEYS` keys of 28 bits. Copies share some of them
   exactly, whatever their frame rate, so that copies are found by sorting. Each key names which of four differences between
   cells is the largest, fourteen times (winner-take-all hashing: Yagnik et al., ICCV 2011), which noise seldom changes.
 
@@ -35,8 +35,8 @@ _MIN_STEP, _MIN_STEPS = 2.0, 16
 # Codec noise in a mean over a cell is below a grey level: differences are compared in steps of a quarter of one.
 _QUARTERS = 4.0
 _WINNERS, _OF = 14, 4
-# A moment is still if the view changes less around it than at any other within so many pictures: half a second.
-_STILL_WITHIN = PER_S // 2
+# A moment is still if the view changes less around it than at any other within so many pictures: a quarter of a second.
+_STILL_WITHIN = PER_S // 4
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,14 @@ def _shares(size: int, begin: float, end: float) -> np.ndarray:
 
 
 def _still_moments(hashes: np.ndarray) -> np.ndarray:
-    """Return the pictures around which the view changes less than around the others within half a second, [S]."""
+    """Return the pictures around which the view changes less than around the others within a quarter of a second, [S]."""
     if len(hashes) < 2:
         return np.flatnonzero(hashes != FLAT)
     steps = distance(hashes[1:], hashes[:-1]).astype(np.int64)
     around = np.concatenate([steps[:1], steps]) + np.concatenate([steps, steps[-1:]])
     padded = np.pad(around, _STILL_WITHIN, constant_values=np.iinfo(np.int64).max)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * _STILL_WITHIN + 1)
-    is_first = windows.argmin(1) == _STILL_WITHIN  # of equals the first, so that a still scene has one moment a second
+    is_first = windows.argmin(1) == _STILL_WITHIN  # of equals the first, so that a still scene has few
     return np.flatnonzero(is_first & (hashes != FLAT))
 
 
