@@ -54,7 +54,7 @@ def test_noise_brightness_and_bars_change_few_bits_and_keep_most_keys():
     smaller = np.stack([cv2.resize(each, (32, 18), interpolation=cv2.INTER_AREA) for each in lumas])
     barred = np.pad(smaller, ((0, 0), (3, 3), (0, 0)))
     assert np.median(distance(clean.hashes, fingerprint(times_s, barred, Rect(0, 3, 32, 18), (32, 24)).hashes)) <= 6
-    assert np.median(distance(clean.hashes, fingerprint(times_s, barred, FRAME, (32, 24)).hashes)) > 12
+    assert np.median(distance(clean.hashes, fingerprint(times_s, barred, FRAME, (32, 24)).hashes)) > 8, "bars not known"
     assert clean.keys.shape == (len(clean.key_frame), KEYS)
     assert np.median(distance(clean.hashes, prints(2).hashes)) > 20
 

@@ -19,7 +19,7 @@ SPARSE_BYTES = 2 << 30
 ODD_NAMES = (
     'it\'s "quoted" $(touch pwned) `x` %s {0}.mp4',
     "two\nlines.mp4",
-    "..mp4",
+    "a..mp4",
     "-rf.mp4",
     "a\u2028b.mp4",
     "<b>&amp;.mp4",
