@@ -147,10 +147,10 @@ def _read_list(path: str) -> list[Entry]:
         else:
             entries += named
     if errors:
-        number, error = errors[0]
-        kind = InputError if isinstance(error, ValueError) else type(error)
+        number, first = errors[0]
+        kind = InputError if isinstance(first, ValueError) else type(first)
         others = f" ({len(errors)} lines like this)" if len(errors) > 1 else ""
-        raise kind(f"{path}, line {number}: {error}{others}") from error
+        raise kind(f"{path}, line {number}: {first}{others}") from first
     return entries
 
 
