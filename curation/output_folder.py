@@ -11,8 +11,10 @@
     videos/<unit>.parquet             one row a source
     clips/<phase>/<unit>.parquet      clip_id and the columns that the phase adds: the commit of the unit
     clips/superseded/<unit>.parquet   clips whose source changed before they were stored
+    clips/duplicates/<unit>.parquet   a source's clips that repeat a clip of another source (`pipelines.near_duplicates`)
+    duplicates.json                   what clips/duplicates was made from
     sidecar/thumbs/<unit>.parquet     three small JPEGs a clip
-    sidecar/signals/<unit>.parquet    motion and luma over time, and the static mask, of a source
+    sidecar/signals/<unit>.parquet    motion and luma over time, the static mask and the fingerprint of a source
     sidecar/camera/<unit>.parquet     a clip's camera.npz, in px of its source
     sidecar/chunks/<unit>.npz         what a chunk of a long source measured, until the source is committed
     sidecar/made/<video_id>.mp4       a synthetic video, accepted or not
@@ -60,6 +62,10 @@ class OutputFolder:
     @property
     def progress(self) -> str:
         return join(self.uri, "progress.json")
+
+    @property
+    def duplicates(self) -> str:
+        return join(self.uri, "duplicates.json")
 
     @property
     def previews(self) -> str:

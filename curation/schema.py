@@ -150,6 +150,15 @@ CLIP = pa.schema(
         _column("iqa_frozen", pa.float32(), "0-1", "share of the time in which no part of the picture changes", version=2),
         _column("iqa_backend", pa.string(), "", "embedded | pyiqa:METRIC: the model that gave iqa"),
         _column(
+            "duplicate_of_clip",
+            pa.string(),
+            "",
+            "clip_id of the kept clip of another source that this one repeats; null: none known",
+        ),
+        _column(
+            "duplicate_similarity", pa.float32(), "0-1", "share of its motion that clips of that source show in the same order"
+        ),
+        _column(
             "camera_status",
             pa.string(),
             "",

@@ -186,6 +186,8 @@ def read_samples(out: str, shard: str) -> Iterator[Sample]:
     with storage.open_binary(tar_uri) as file, tarfile.open(fileobj=file) as tar:
         for member in tar:
             clip_id = _clip_id(member.name)
+            if not member.isfile() or not clip_id or "/" in clip_id:
+                raise InputError(f"{tar_uri}: {member.name!r} is no member that gamecraft writes")
             if current is not None and clip_id != current:
                 yield decode_sample(members)
                 members = {}

@@ -125,8 +125,11 @@ def _expand_match(path: str) -> list[Entry]:
 
 
 def _read_list(path: str) -> list[Entry]:
-    """List the videos of a list file: one input per line, relative to its folder. Blank lines and # comments are skipped."""
-    entries = []
+    """List the videos of a list file: one input per line, relative to its folder. Blank lines and # comments are skipped.
+
+    Where lines name nothing that can be read, the error tells the first of them and how many there are.
+    """
+    entries, errors = [], list[tuple[int, Exception]]()
     for number, line in enumerate(_lines(path), 1):
         item = line.strip()
         if not item or item.startswith("#"):
@@ -140,15 +143,21 @@ def _read_list(path: str) -> list[Entry]:
             if not named:
                 raise InputError(_explain_empty(item))
         except (ValueError, OSError) as error:
-            kind = InputError if isinstance(error, ValueError) else type(error)
-            raise kind(f"{path}, line {number}: {error}") from error
-        entries += named
+            errors.append((number, error))
+        else:
+            entries += named
+    if errors:
+        number, first = errors[0]
+        kind = InputError if isinstance(first, ValueError) else type(first)
+        others = f" ({len(errors)} lines like this)" if len(errors) > 1 else ""
+        raise kind(f"{path}, line {number}: {first}{others}") from first
     return entries
 
 
 def _lines(path: str) -> list[str]:
     try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`: it also splits at U+2028 and other characters that a file's name may have.
+        return [line.rstrip("\r") for line in Path(path).read_text(encoding="utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: a list of inputs must be UTF-8 text ({error.reason} at byte {error.start})") from None
 

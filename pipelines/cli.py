@@ -21,7 +21,7 @@ from typer.core import TyperCommand
 from curation import shards, storage
 from curation.errors import GamecraftError, InputError, Unavailable, describe
 from pipelines import logs, recipes, setting_comments
-from pipelines.printing import clip_row, print_clip, print_overview, print_summary, print_thresholds, say
+from pipelines.printing import clip_row, print_clip, print_export, print_overview, print_summary, print_thresholds, say
 from pipelines.recipes import PHASES, SYNTH_PHASES
 from pipelines.wording import plural, short_name
 
@@ -38,6 +38,7 @@ BENCHMARKS = {
     "quality": "picture quality: how well known damage is found",
     "captions": "interactive or not, and captions, compared with a game engine's truth",
     "chaos": "resume: runs that are killed at random must end like an undisturbed one",
+    "duplicates": "near-duplicates: copies that are found, by kind, and different takes that are taken for copies",
     "curate": "cost: one curation run compared with one decode and one encode",
     "camera": "camera poses, compared with a game engine's truth",
     "fvd": "FVD of real videos and of damage of known strength",
@@ -49,6 +50,9 @@ BENCHMARKS = {
     "train": "a training step, compared with diffusers' model with the same weights",
     "world": "the demo world from nothing: record, curate, train, measure control",
 }
+
+
+_EXPORT_FORMATS = ("world", "diffsynth", "fastvideo", "lerobot", "parquet")
 
 
 def _values(*names: str) -> Callable[[str], list[str]]:
@@ -302,25 +306,50 @@ def encode(
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a training run of a causal recipe.")],
-    recipe: Annotated[str, typer.Option(help="The recipe of the run: a name or a YAML file.")],
-    out: Annotated[str, typer.Option(help="Where the playable world goes: a folder.")],
+    source: Annotated[
+        str, typer.Argument(metavar="OUT|RUN", help="An output of `gamecraft curate`, or the folder of a causal training run.")
+    ],
+    out: Annotated[str, typer.Option(help="Where the export goes: a folder, of shards also an s3:// prefix.")],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            autocompletion=_values(*_EXPORT_FORMATS),
+            help="world: a run as a playable world. diffsynth, fastvideo, lerobot, parquet: shards for other trainers.",
+        ),
+    ] = "world",
+    fps: Annotated[
+        float,
+        typer.Option(min=0, help="Frames a second of exported videos; 0: as stored, with lerobot the most frequent rate."),
+    ] = 0.0,
+    recipe: Annotated[str, typer.Option(help="world: the recipe of the run, a name or a YAML file.")] = "",
     data: Data = None,
     starts: Annotated[int, typer.Option(help="How many start pictures are taken from the data.", min=0)] = 6,
     int8: Annotated[bool, typer.Option("--int8", help="Store matrices with 8 bits a weight instead of 16.")] = False,
     prompts: Annotated[bool, typer.Option("--prompts/--no-prompts", help="Whether the world follows prompts.")] = True,
     accelerate: Accelerate = None,
 ) -> None:
-    """Make a playable world of a training run. --data should be footage that it was not trained on.
+    """Make a playable world of a training run, or write shards in the layout of another trainer.
 
-    With --accelerate the world is played with and without these switches, and what they change is logged. None is stored.
+    Of a world: --data should be footage that it was not trained on. With --accelerate the world is played with and without
+    these switches, and what they change is logged. None is stored.
     """
+    _check_choice("--format", format_, _EXPORT_FORMATS)
+    if format_ != "world":
+        from pipelines import exports
+
+        print_export(exports.export_shards(source, format_, out, fps or None), out)
+        return
+    if not recipe:
+        raise InputError(
+            "a world needs --recipe, the recipe of the run; shards need --format, one of " + ", ".join(_EXPORT_FORMATS)
+        )
     with _extra("training", "train"):
         from model.accelerate import spec
         from model.play import check
         from model.play import export as exporting
     switches = spec.parse(accelerate or [])
-    exporting.export(_training_recipe(recipe), run, data or [], out, starts, int8, prompts, log=_log)
+    exporting.export(_training_recipe(recipe), source, data or [], out, starts, int8, prompts, log=_log)
     if accelerate:
         check.compare(out, switches, _log)
 
@@ -743,6 +772,8 @@ def _benchmark(name: str) -> Callable[[list[str]], Any]:
         from bench.captions import main
     elif name == "chaos":
         from bench.chaos import main
+    elif name == "duplicates":
+        from bench.duplicates import main
     elif name == "curate":
         from bench.curate import main
     elif name == "partition":

@@ -31,11 +31,19 @@ SIGNALS = pa.schema(
         ("luma_times_s", pa.list_(pa.float64())),
         ("luma", pa.list_(pa.float32())),
         ("static_png", pa.binary()),
+        # The fingerprint (`curation.partition.fingerprint`). Side files of earlier releases lack it.
+        ("fingerprint_version", pa.int32()),
+        ("hash_times_s", pa.list_(pa.float32())),
+        ("hashes", pa.list_(pa.uint64())),
+        ("key_frame", pa.list_(pa.int32())),
+        ("keys", pa.list_(pa.uint32())),
     ]
 )
 CAMERAS = pa.schema([("clip_id", pa.string()), ("npz", pa.binary())])
 # Fields that earlier releases do not know; they are empty when a record is stored, and left out then.
 _NEWER_FIELDS = ("reasons", "deaths")
+DUPLICATES = "duplicates"
+"""The folder under `clips` with the clips that repeat another one. Its rows are part of the verdicts of `score`."""
 _VIDEOS, _PARTITION = "videos", "clips/partition"
 # Sources that `scan` joins at once, each with at most 64 clips a unit of `score`: 64k clips take 130 MB.
 _UNITS_PER_PART = 1024
@@ -171,11 +179,12 @@ class Part:
     records: list[bytes]
 
 
-def scan(out: str, columns: Sequence[str] | None = None, skip: int = 0) -> Iterator[Part]:
+def scan(out: str, columns: Sequence[str] | None = None, skip: int = 0, duplicates: bool = True) -> Iterator[Part]:
     """Yield the ledger in parts, in order of video_id. Together they hold every clip and source once.
 
     columns: those of the clips that are wanted (None: all of `CLIP`), which saves most of the time. skip: parts to leave out at
-    the beginning. Ids are hashes of contents, so the first parts are a sample of the sources.
+    the beginning. Ids are hashes of contents, so the first parts are a sample of the sources. duplicates: False to leave out
+    which clips repeat others.
     """
     files = unit_files.of(out)
     wanted = None if columns is None else [*dict.fromkeys(("clip_id", "video_id", "unit_id", "index", *columns))]
@@ -187,6 +196,8 @@ def scan(out: str, columns: Sequence[str] | None = None, skip: int = 0) -> Itera
         tables = {phase: _concat(pieces[phase]) for phase in CLIP_PHASES if phase != "shard"} | {"shard": _concat(stored)}
         if not tables["partition"].column_names:
             tables["partition"] = CLIP.empty_table().select([name for name in CLIP.names if not wanted or name in wanted])
+        if duplicates:
+            tables["score"] = _add_phase(tables["score"], _concat(files.scan(f"clips/{DUPLICATES}", wanted, low, high)))
         clips = _add_phase(tables["partition"], superseded)
         for phase in CLIP_PHASES[1:]:
             clips = _add_phase(clips, tables[phase])

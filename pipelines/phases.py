@@ -18,7 +18,7 @@ from curation.captions import embedding_cache
 from curation.errors import NotExact, UnreadableVideo, describe
 from curation.media import decode
 from curation.output_folder import OutputFolder
-from curation.partition import chunks, scan
+from curation.partition import chunks, fingerprint, scan
 from curation.quality.luminance import mean_luma
 from curation.schema import CLIP, SIDECAR_COLUMNS, Row, columns, is_dropped
 from curation.shards import Sample
@@ -249,7 +249,8 @@ def _commit_source(phase: Phase, unit: Unit, rows: list[Row], record: Record) ->
     if clips:
         signals = scan.finished_scan(unit.uri, phase.recipe.partition.scan)
         ledger.write_sidecar(phase.out, "thumbs", unit.name, [_thumbs(row, signals) for row in clips], ledger.THUMBS)
-        ledger.write_sidecar(phase.out, "signals", unit.name, [_signals(clips[0], signals)], ledger.SIGNALS)
+        sidecar = _signals(clips[0], signals) | _fingerprint(signals)
+        ledger.write_sidecar(phase.out, "signals", unit.name, [sidecar], ledger.SIGNALS)
     schema = columns(CLIP, {*ledger.phase_columns(phase.chain).names, "source_uri", "source_token"})
     ledger.write_clips(phase.out, phase.name, unit.name, clips, schema, record)
     chunk_units.delete_chunks(phase.out, unit.chunks)
@@ -321,6 +322,17 @@ def _signals(row: Row, signals: scan.Signals) -> dict[str, Any]:
     }
 
 
+def _fingerprint(signals: scan.Signals) -> dict[str, Any]:
+    prints = signals.fingerprint
+    return {
+        "fingerprint_version": fingerprint.VERSION,
+        "hash_times_s": prints.times_s,
+        "hashes": prints.hashes,
+        "key_frame": prints.key_frame,
+        "keys": prints.keys.ravel(),
+    }
+
+
 def _read_upstream(phase: Phase, unit: Unit) -> list[Row]:
     """Return the clips' rows, joined over the unit's upstream. A later phase's value replaces an earlier one."""
     return _join_rows(row for _, rows in _upstream(phase, unit) for row in rows)
@@ -350,7 +362,7 @@ def _load_part(phase: Phase, unit: Unit) -> list[Row]:
 def _load_kept(phase: Phase, unit: Unit) -> list[Row]:
     """Return the clips that the last phase upstream worked on and that are not dropped."""
     upstream = _upstream(phase, unit)
-    last = upstream[-1][0]
+    last = next(name for name, _ in reversed(upstream) if name != ledger.DUPLICATES)
     clip_ids = {row["clip_id"] for name, rows in upstream if name == last for row in rows}
     return [row for row in _not_dropped(_join_rows(row for _, rows in upstream for row in rows)) if row["clip_id"] in clip_ids]
 

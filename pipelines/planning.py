@@ -75,12 +75,15 @@ def _wanted_annotations(out: str, recipe: Recipe) -> dict[str, Unit]:
     files, key = unit_files.of(out), ("annotations", limits, settings)
     if key not in files.memo:
         source_of = {digest(str(name), limits): str(name) for name in units.list_current(out)}
+        duplicates = _paths_by_video(out, (ledger.DUPLICATES,))
         wanted = {}
         for score, kept in _kept_clips(files):
             part = UnitName.parse(score)
             if kept and (unit := source_of.get(part.digest)):
                 name = str(part._replace(digest=digest(unit, settings, *kept)))
-                wanted[name] = Unit("annotate", name, upstream=(f"partition/{unit}", f"score/{score}"))
+                wanted[name] = Unit(
+                    "annotate", name, upstream=(f"partition/{unit}", f"score/{score}", *duplicates.get(part.video_id, ()))
+                )
         # In order of the scored parts: names of later units hash the names of a source's parts.
         files.memo[key] = dict(sorted(wanted.items(), key=lambda item: item[1].upstream))
     result: dict[str, Unit] = files.memo[key]
@@ -88,12 +91,26 @@ def _wanted_annotations(out: str, recipe: Recipe) -> dict[str, Unit]:
 
 
 def _kept_clips(files: UnitFiles) -> Iterator[tuple[str, list[str]]]:
-    """Yield each scored part with the clips that it keeps."""
+    """Yield each scored part with the clips that it keeps, and that are not dropped as duplicates."""
+    duplicates = {clip for clip, reject in _duplicate_verdicts(files) if reject}
     for piece in files.scan("clips/score", ("clip_id", "reject", "error")):
         clips, is_kept = piece.table["clip_id"].to_pylist(), ledger.kept_mask(piece.table).to_pylist()
         bounds = piece.starts.tolist()
         for unit, begin, end in zip(piece.units, bounds, bounds[1:], strict=False):
-            yield unit, [clip for clip, kept in zip(clips[begin:end], is_kept[begin:end], strict=True) if kept]
+            yield (
+                unit,
+                [
+                    clip
+                    for clip, kept in zip(clips[begin:end], is_kept[begin:end], strict=True)
+                    if kept and clip not in duplicates
+                ],
+            )
+
+
+def _duplicate_verdicts(files: UnitFiles) -> Iterator[tuple[str, str | None]]:
+    """Yield each clip that repeats another one, with the reason if it is dropped for that."""
+    for piece in files.scan(f"clips/{ledger.DUPLICATES}", ("clip_id", "reject")):
+        yield from zip(piece.table["clip_id"].to_pylist(), piece.table["reject"].to_pylist(), strict=True)
 
 
 def _pending_captions(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> Pending:
@@ -163,7 +180,7 @@ def _pending_shards(out: str, _recipe: Recipe, _: Sequence[storage.Entry]) -> Pe
         kept = ledger.kept_clips(part.clips)
         kept = kept.filter(pc.is_in(kept["clip_id"], wanted))
         unit_of.update(zip(kept["clip_id"].to_pylist(), kept["unit_id"].to_pylist(), strict=True))
-    later_paths = _paths_by_video(out, ("annotate", "caption", "relate"))
+    later_paths = _paths_by_video(out, (ledger.DUPLICATES, "annotate", "caption", "relate"))
     pending = []
     for name, ids in sorted(planned.items()):
         clips = tuple(clip for clip in ids if clip in unit_of)

@@ -16,6 +16,7 @@ from pipelines.wording import plural, short_name
 if TYPE_CHECKING:
     from curation.cameras.camera import Camera
     from pipelines.dry_run import Estimate, Interval
+    from pipelines.exports.clips import Exported
     from pipelines.ledger import Part
     from pipelines.verify import Verification
 
@@ -201,6 +202,12 @@ def print_summary(summary: Any, report: str) -> None:
     if summary.lost:
         say(f"{plural(summary.lost, 'source')} lost: OUT/dead says why; `gamecraft retry OUT` lets the next run try again")
     say(f"report: {report}")
+
+
+def print_export(exported: "Exported", to: str) -> None:
+    """Print how many clips an export has, and why others are not in it."""
+    left_out = ", ".join(f"{count} left out ({reason})" for reason, count in sorted(exported.left_out.items()))
+    say(f"{plural(exported.clips, 'clip')} in {to}{f'; {left_out}' if left_out else ''}")
 
 
 def print_verification(result: "Verification", repaired: bool, mended: int) -> None:

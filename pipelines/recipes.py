@@ -23,6 +23,7 @@ from curation.captions.embeddings import EncoderSettings
 from curation.captions.interaction import InteractiveSettings
 from curation.errors import InputError
 from curation.media.encode import Encoding
+from curation.near_duplicates import DuplicateSettings
 from curation.partition.chunks import ScanSettings
 from curation.partition.cuts import SceneSettings
 from curation.partition.optical_flow import FlowSettings
@@ -88,6 +89,7 @@ class Score:
 
     luminance: LuminanceLimits = field(default_factory=LuminanceLimits)
     quality: QualityLimits = field(default_factory=QualityLimits)
+    duplicates: DuplicateSettings = field(default_factory=DuplicateSettings)
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ class Recipe:
         if phase not in digests:
             settings = settings_of(self)
             deciding = {name: settings[name] for name in _DECIDE[phase]}
+            if phase == "score":  # the units of `score` judge each clip alone
+                deciding["score"] = {name: value for name, value in settings["score"].items() if name != "duplicates"}
             if phase == "generate":
                 deciding["synth"] = {name: value for name, value in settings["synth"].items() if name not in _IN_REQUESTS}
             digests[phase] = digest(str(SCHEMA_VERSION), json.dumps(deciding, sort_keys=True))
@@ -414,7 +418,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str =
 # Settings that are younger than outputs which should continue. At their defaults results are as before, so they are left out.
 _LATER = (
     *("partition.flow.raft", "caption.frames.form", "caption.frames.fps", "caption.frames.total_pixels"),
-    "relate.encoder.revision",
+    *("relate.encoder.revision", "score.duplicates"),
 )
 
 

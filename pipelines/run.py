@@ -36,6 +36,7 @@ from pipelines import (
     lock,
     logs,
     machine,
+    near_duplicates,
     planning,
     recipes,
     runners,
@@ -85,6 +86,7 @@ class Summary:
     total_s: float = 0.0
     shards: int = 0
     superseded: int = 0
+    near_duplicates: int = 0
     changed: list[str] = field(default_factory=list)
     held: str | None = None
     notes: list[tuple[str, str]] = field(default_factory=list)
@@ -243,6 +245,8 @@ def _run(
                 summary.records += _run_phase(Phase(name, recipe, out, files.manifest.number), left, runner, progress)
                 if left:
                     files.refresh()
+            if name == "score":
+                near_duplicates.mark_duplicates(out, recipe)
             compact.pack(out)
         lock.renew_lock(out)
         summary.changed = [
@@ -372,7 +376,8 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     summary.rejected = summary.clips - summary.kept - summary.errors
     summary.stored = totals.stored.clips
     summary.kept_s, summary.total_s = totals.kept_s, totals.total_s
-    summary.notes = totals.captions.lines(summary.records)
+    summary.notes = [*totals.notes(), *totals.captions.lines(summary.records)]
+    summary.near_duplicates = totals.near_duplicates
     names = shards.list_committed(out)
     summary.shards = len(names)
     indexes = storage.at_once(partial(shards.read_index, out), names)

@@ -14,7 +14,7 @@ from pipelines.ledger import Part
 COLUMNS = tuple(
     dict.fromkeys(
         (
-            *("reject", "error", "shard", "start_s", "end_s", "source", "interaction_category"),
+            *("reject", "error", "shard", "start_s", "end_s", "source", "interaction_category", "duplicate_of_clip"),
             *("stored_width", "stored_height"),
             *CAPTION_COLUMNS,
         )
@@ -53,8 +53,20 @@ class Totals:
     errors: int = 0
     kept_s: float = 0.0
     total_s: float = 0.0
+    near_duplicates: int = 0
+    near_duplicates_kept: int = 0
     stored: StoredClips = field(default_factory=StoredClips)
     captions: CaptionSummary = field(default_factory=CaptionSummary)
+
+    def notes(self) -> list[tuple[str, str]]:
+        """Return what to say about near-duplicates, as (title, words), if there are any."""
+        if not self.near_duplicates:
+            return []
+        words = (
+            "clip repeats a clip of another source" if self.near_duplicates == 1 else "clips repeat a clip of another source"
+        )
+        dropped = self.near_duplicates - self.near_duplicates_kept
+        return [("near-duplicates", f"{self.near_duplicates} {words}; {dropped} dropped (score.duplicates)")]
 
     def add(self, part: Part) -> None:
         kept = ledger.kept_clips(part.clips)
@@ -65,8 +77,15 @@ class Totals:
         self.errors += len(part.clips) - part.clips["error"].null_count
         self.kept_s += seconds(kept)
         self.total_s += seconds(part.clips)
+        self.near_duplicates += _count(part.clips)
+        self.near_duplicates_kept += _count(kept)
         self.stored.add(part.clips)
         self.captions.add(kept)
+
+
+def _count(clips: pa.Table) -> int:
+    """Count the clips that repeat a clip of another source."""
+    return len(clips) - clips["duplicate_of_clip"].null_count
 
 
 def seconds(clips: pa.Table) -> float:

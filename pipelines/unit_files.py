@@ -37,7 +37,7 @@ RECORD_KEY = b"gamecraft.record"
 # The folders that are packed: rows of clips, rows of sources, and side files that are small for each unit.
 FOLDERS = (
     *(f"clips/{phase}" for phase in ("scan", "partition", "score", "annotate", "caption", "relate", "shard")),
-    *("videos", "sidecar/thumbs", "sidecar/signals", "sidecar/camera"),
+    *("clips/duplicates", "videos", "sidecar/thumbs", "sidecar/signals", "sidecar/camera"),
 )
 
 # Units that are packed into one segment at once: what one task reads.

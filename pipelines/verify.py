@@ -20,11 +20,12 @@ from curation.output_folder import OutputFolder
 from curation.schema import is_dropped
 from curation.storage import Entry
 from pipelines import ledger, lock, unit_files
+from pipelines.ledger import DUPLICATES
 from pipelines.lock import hold_lock
 from pipelines.unit_files import UnitFiles
 from pipelines.units import SUPERSEDED, UnitName
 
-_LATER_PHASES = ("score", "annotate", "caption", "relate")
+_LATER_PHASES = ("score", DUPLICATES, "annotate", "caption", "relate")
 # Side files, and the folder with the units that they belong to.
 _SIDE_FILES = {
     "sidecar/thumbs": "clips/partition",

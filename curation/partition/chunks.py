@@ -23,13 +23,15 @@ from curation.media import decode
 from curation.media.decode import FrameConverter, Span
 from curation.media.seek import can_seek_near
 from curation.media.source import Source, probe
-from curation.media.viewport import ViewportAccumulator, ViewportSums
+from curation.media.viewport import ViewportAccumulator, ViewportSums, find_viewport
 from curation.partition.cuts import SceneSettings
+from curation.partition.fingerprint import Fingerprint, fingerprint
 from curation.partition.optical_flow import MAX_HEIGHT, WIDTH, Flow, FlowSettings, load_flow
 from curation.partition.recorders import (
     FRAMES_AFTER,
     FRAMES_BEFORE,
     SECONDS_BEFORE,
+    FingerprintRecorder,
     FlowRecorder,
     Recorder,
     ScanFrame,
@@ -185,6 +187,19 @@ def measure_flow(uri: str, settings: FlowSettings) -> dict[str, np.ndarray]:
         recorder.add(frame)
         times_s.append(frame.time_s)
     return {"times_s": np.array(times_s), **recorder.arrays()}
+
+
+def measure_fingerprint(uri: str) -> Fingerprint:
+    """Measure only a source's fingerprint, as a scan does."""
+    recorder, viewport, times_s = FingerprintRecorder(), ViewportAccumulator(), list[float]()
+    for frame in _frames_around(uri, 0.0, math.inf):
+        recorder.add(frame)
+        times_s.append(frame.time_s)
+        if frame.first_in(_VIEWPORT_EVERY_S):
+            viewport.add(frame.gray)
+    small = recorder.arrays()
+    picture = find_viewport(viewport.sums).picture
+    return fingerprint(np.array(times_s)[small["small_frame"]], small["small_lumas"], picture, analysis_size(probe(uri)))
 
 
 def _frames_around(uri: str, start_s: float, end_s: float) -> Iterator[ScanFrame]:

@@ -16,6 +16,7 @@ from curation.media.time_gaps import MIN_GAP_S
 from curation.partition.change_cells import CHANNELS, change_cells
 from curation.partition.cuts import LOOK_AHEAD, LOOK_BACK, CutMeter
 from curation.partition.detectors import frame_measure
+from curation.partition.fingerprint import PER_S, SIZE, small_luma
 from curation.partition.optical_flow import WIDTH, DisFlow, Flow, FramePair, cell_means, gray
 from curation.quality.iqa import FAULTS, Iqa, combing, luma_plane
 from curation.quality.luminance import LumaLog
@@ -80,6 +81,7 @@ def new_recorders(
         FlowRecorder(flow, pairs_per_s),
         QualityRecorder(iqa, iqa_every_s),
         ThumbnailRecorder(),
+        FingerprintRecorder(),
     ]
 
 
@@ -271,6 +273,22 @@ class ThumbnailRecorder:
         jpegs = np.empty(len(self._jpegs), object)
         jpegs[:] = self._jpegs
         return {"thumbnail_frame": np.asarray(self.frames, np.int64), "jpegs": jpegs}
+
+
+class FingerprintRecorder:
+    """Records the small pictures of which a fingerprint is made: small_frame int64 [K], small_lumas uint8 [K, 24, 32]."""
+
+    def __init__(self) -> None:
+        self.frames, self._lumas = array("l"), bytearray()
+
+    def add(self, frame: ScanFrame) -> None:
+        if frame.first_in(1 / PER_S):
+            self.frames.append(frame.number)
+            self._lumas += small_luma(frame.gray).tobytes()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        lumas = np.frombuffer(self._lumas, np.uint8).reshape(-1, *SIZE)
+        return {"small_frame": np.asarray(self.frames, np.int64), "small_lumas": lumas}
 
 
 def _jpeg(rgb: np.ndarray) -> bytes:

@@ -1,9 +1,9 @@
 """Scan a source once: a single decode feeds every measurement that needs all pixels.
 
-The result grows with the source by about 20 kB a second and never holds a picture. It is a content score and a luma histogram
-for each frame, flow in cells of 20 px ten times a second, one small JPEG a second, and running sums for the viewport
-(`curation.partition.recorders`). A long source may be measured in chunks instead (`curation.partition.chunks`), which join to
-the same result, bit for bit.
+The result grows with the source by about 26 kB a second and holds no picture larger than a thumbnail. It is a content score
+and a luma histogram for each frame, flow in cells of 20 px ten times a second, eight pictures of 24 x 32 px and one small JPEG
+a second, and running sums for the viewport (`curation.partition.recorders`). A long source may be measured in chunks instead
+(`curation.partition.chunks`), which join to the same result, bit for bit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,6 +28,7 @@ from curation.partition.chunks import (
     concatenate,
     measure,
 )
+from curation.partition.fingerprint import Fingerprint, fingerprint
 from curation.partition.optical_flow import FlowMotion, camera_motion
 from curation.quality.iqa import combed_share
 from curation.worker_state import worker
@@ -64,6 +65,8 @@ class Signals:
     iqa_rows: np.ndarray  # [S, 1 + FAULTS], by an `iqa.Iqa`
     combing: np.ndarray  # [S]
     deinterlaced: np.ndarray  # [N], frames that were two fields
+    small_frame: np.ndarray  # [K], the frames of the fingerprint
+    small_lumas: np.ndarray  # [K, 24, 32]
     thumbnails: tuple[Thumbnail, ...]
     flow: str  # the backend
     iqa: str  # the backend
@@ -112,6 +115,12 @@ class Signals:
     def motion(self) -> FlowMotion:
         """The camera's motion in each pair, with HUD and bars masked."""
         return camera_motion(self.cells, static_weight(self.viewport, *self.cells.shape[1:3]))
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What copies of the source share."""
+        height, width = self.viewport.static.shape
+        return fingerprint(self.times_s[self.small_frame], self.small_lumas, self.viewport.picture, (width, height))
 
 
 def scan(uri: str, settings: ScanSettings) -> Signals:
@@ -163,6 +172,8 @@ def join_chunks(source: Source, chunks: Sequence[Chunk]) -> Signals:
         iqa_rows=arrays["iqa_rows"],
         combing=arrays["combing"],
         deinterlaced=arrays["deinterlaced"],
+        small_frame=arrays["small_frame"],
+        small_lumas=arrays["small_lumas"],
         thumbnails=tuple(map(Thumbnail, thumbnail_times_s, arrays["jpegs"].tolist())),
         flow=chunks[0].flow,
         iqa=chunks[0].iqa,
