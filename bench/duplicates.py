@@ -164,7 +164,7 @@ def _table(videos: Sequence[_Video], min_similarity: float) -> str:
         for video in videos:
             end_s = float(video.prints.times_s[-1]) + 1 / PER_S
             starts_s = np.arange(0.0, end_s - CLIP_S / 2, CLIP_S)
-            spans = [(float(start), float(min(start + CLIP_S, end_s))) for start in starts_s]
+            spans = [(start, min(start + CLIP_S, end_s)) for start in starts_s.tolist()]
             index.add(video.prints, [Clip(*span, (video.kind is not None,)) for span in spans])
             clips += [(video, *span) for span in spans]
         began = time.process_time()

@@ -116,7 +116,8 @@ def _make(name: str, loaded: LoadedWorld, paths: Sequence[CameraPath], out: Path
 
 
 def _absolute(case: Case) -> Case:
-    return replace(case, **{key: str(Path(getattr(case, key)).resolve()) for key in ("video", "camera", "real")})
+    video, camera, real = (str(Path(path).resolve()) for path in (case.video, case.camera, case.real))
+    return replace(case, video=video, camera=camera, real=real)
 
 
 def _write(path: Path, pictures: np.ndarray, fps: float) -> None:

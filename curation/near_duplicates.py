@@ -164,7 +164,7 @@ class Index:
             yield from _pairs_of_keys(entries[order, 0], clips[order], columns.video)
 
 
-def _owners(times_s: np.ndarray, starts_s: Sequence[float], ends_s: Sequence[float]) -> np.ndarray:
+def _owners(times_s: np.ndarray, starts_s: Sequence[float] | np.ndarray, ends_s: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return in which of some spans each time is, -1 for none."""
     if not len(starts_s):
         return np.full(len(times_s), -1)

@@ -77,8 +77,8 @@ def _gameworld_action(case: Case) -> str:
     words = case.keys.split()
     held = {word.partition("*")[0] for word in words}
     if len(held) != 1:
-        keys = f"the keys {case.keys!r}" if held else "no keys: give the field `keys` in cases.jsonl"
-        raise InputError(f"{case.name}: GameWorld Score needs one action held throughout; this case has {keys}")
+        given = f"the keys {case.keys!r}" if held else "no keys: give the field `keys` in cases.jsonl"
+        raise InputError(f"{case.name}: GameWorld Score needs one action held throughout; this case has {given}")
     keys = held.pop().split("+")
     names = [name for name, key in _GAMEWORLD.items() if key in keys]
     if len(names) != len(keys):
