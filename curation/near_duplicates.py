@@ -1,4 +1,4 @@
-"""Near-duplicates: clips whose pictures another video shows too, in the same order: a re-encode, another size, another speed.
+"""Near-duplicates: clips whose pictures another video shows too, in the same order: a re-encode, another size or rate.
 
 Clips are found by shared keys of their fingerprints and compared by their hashes over time. The cost is linear in clips: keys
 are sorted on disk, and an entry is paired with few others of its key, however many there are. A clip needs motion: what

@@ -539,9 +539,7 @@ def evaluate(
 
 @app.command(name="generate")
 def generate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A world's folder, demo, or hunyuanvideo, wan2.2, longcat or helios.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A world's folder, demo, or hunyuanvideo, wan2.2 or helios.")],
     images: Annotated[
         str, typer.Option(help="First frames, with NAME.txt as base prompts; pictures of doors in its folder doors.")
     ],
