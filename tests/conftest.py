@@ -254,10 +254,14 @@ def pipelines(tmp_path_factory):
         pytest.importorskip(package, reason=f'{package} is in the extra "synth"')
     tiny = _beside("tiny_pipelines")
     folder = tmp_path_factory.mktemp("pipelines")
+    models = {
+        "painter": tiny.flux(folder / "flux"),
+        "editor": tiny.flux(folder / "kontext", editor=True),
+        "animator": tiny.wan(folder / "wan"),
+    }
     return SimpleNamespace(
-        painter=tiny.flux(folder / "flux"),
-        editor=tiny.flux(folder / "kontext", editor=True),
-        animator=tiny.wan(folder / "wan"),
+        **models,
+        models=models,
         others={  # made where they are asked for
             "hunyuanvideo": lambda: tiny.hunyuan_video(folder / "hunyuan"),
             "helios": lambda: tiny.helios(folder / "helios"),

@@ -257,7 +257,7 @@ def test_sharded_and_whole_parameters_are_updated_apart_as_optimizers_on_cuda_ne
         group["foreach"] = True
     grouped.run()
     ours, theirs = weights(grouped), weights(usual)
-    assert all(torch.allclose(whole_tensor(ours[name]), whole_tensor(theirs[name]), atol=1e-6) for name in theirs)
+    assert all(torch.allclose(whole_tensor(ours[name]), whole_tensor(theirs[name]), atol=1e-5) for name in theirs)
 
 
 def whole_tensor(weight):

@@ -48,8 +48,8 @@ def test_the_command_line_stays_small():
         for name, command in group.commands.items()
     }
     assert flags == {
-        "curate": ["--dry-run", "--out", "--partial", "--phase", "--recipe", "--runner", "--sample", "--wait"],
-        "synth": ["--frames", "--interactions", "--out", "--partial", "--phase", "--recipe", "--runner", "--wait"],
+        "curate": ["--dry-run", "--out", "--partial", "--phase", "--recipe", "--runner", "--sample", "--wait", "--workers"],
+        "synth": ["--frames", "--interactions", "--out", "--partial", "--phase", "--recipe", "--runner", "--wait", "--workers"],
         "retry": ["--reason", "--source"],
         "train": [
             *("--data", "--device-gib", "--out", "--plan", "--recipe", "--runner"),
@@ -58,18 +58,29 @@ def test_the_command_line_stays_small():
             "--workers",
         ],
         "encode": ["--data", "--out", "--recipe", "--runner", "--workers"],
-        "export": ["--accelerate", "--data", "--int8", "--out", "--prompts", "--recipe", "--starts"],
+        "export": ["--accelerate", "--data", "--format", "--fps", "--int8", "--out", "--prompts", "--recipe", "--starts"],
         "play": ["--accelerate", "--attract", "--backend", "--host", "--no-browser", "--port", "--sessions"],
         "rollout": ["--accelerate", "--backend", "--image", "--keys", "--out", "--prompt", "--record", "--seed"],
         "replay": ["--out"],
         "compact": ["--wait"],
         "verify": ["--deep", "--repair"],
         "eval": [
-            *("--against", "--baseline", "--frames", "--name", "--only", "--out", "--real", "--repeats", "--runner"),
+            *(
+                "--against",
+                "--baseline",
+                "--ceilings",
+                "--frames",
+                "--name",
+                "--only",
+                "--out",
+                "--real",
+                "--repeats",
+                "--runner",
+            ),
             *("--settings", "--suite", "--videos", "--vlm", "--votes", "--workers"),
         ],
         "generate": ["--images", "--keys", "--limit", "--only", "--out", "--seeds", "--weights"],
-        "layout": ["--out", "--read", "--videos"],
+        "layout": ["--out", "--read", "--truth", "--videos"],
         "report": [],
         "inspect": ["--camera", "--thresholds"],
         "recipe": [],
@@ -240,7 +251,7 @@ def test_help_without_words(gamecraft):
 def test_a_failed_unit_is_status_one(gamecraft, raw, tmp_path, monkeypatch):
     record = run.Record("partition", "u", failure="OSError: No space left on device")
     monkeypatch.setattr(run, "_run_phase", lambda *_: iter([record]))
-    status, said, _ = gamecraft("curate", raw, "--out", tmp_path / "o")
+    status, said, _ = gamecraft("curate", raw, "--out", tmp_path / "o", "--workers", "1")
     assert status == 1
     assert f"{len(recipes.CLIP_PHASES)} units could not be finished; run the same command again to retry" in said
 

@@ -149,7 +149,7 @@ def test_a_run_that_waits_gets_the_lock_when_the_other_ends(tmp_path, quick):
 
 def test_wait_stands_with_and_without_a_number(tmp_path, monkeypatch):
     waits = []
-    monkeypatch.setattr(run, "_run", lambda *arguments: waits.append(arguments[-1]) or sys.exit(7))
+    monkeypatch.setattr(run, "_run", lambda *arguments: waits.append(arguments[-2]) or sys.exit(7))
     (tmp_path / "a.mp4").write_bytes(b"")
     for words in ([], ["--wait"], ["--wait", "90"], ["--wait=3"], ["--wait", "--runner", "local"]):
         monkeypatch.setattr(sys, "argv", ["gamecraft", "curate", *words, str(tmp_path / "a.mp4"), "--out", str(tmp_path / "o")])

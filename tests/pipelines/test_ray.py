@@ -216,7 +216,7 @@ def test_both_strategies_run_through_ray_and_give_what_one_process_gives(cluster
     picture = str(tmp_path / "a.png")
     cv2.imwrite(picture, np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
     size = {"width": 64, "height": 64, "frames": 9, "image_steps": 1, "video_steps": 1}
-    models = ModelSettings(**vars(pipelines), **size, dtype="float32", device="cpu")
+    models = ModelSettings(**pipelines.models, **size, dtype="float32", device="cpu")
     limits = dict.fromkeys(name for name in vars(VerifySettings()) if name.startswith(("min_", "max_")))
     # Random weights make noise.
     anything = VerifySettings(**limits, luminance=LuminanceLimits(*[None] * 7), quality=QualityLimits(None))

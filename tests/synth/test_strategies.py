@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture
 def settings(pipelines):
-    return SynthSettings("diffusers", models=replace(SETTINGS, **vars(pipelines)))
+    return SynthSettings("diffusers", models=replace(SETTINGS, **pipelines.models))
 
 
 @pytest.fixture

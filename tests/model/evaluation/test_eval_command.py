@@ -32,7 +32,7 @@ def test_three_videos_and_the_tiny_judge(film, tiny_vlm, tmp_path, monkeypatch):
     for k, kind in enumerate(("lasting", "still", "vanishing")):
         folder = film(f"{('snow', 'cat', 'open_door')[k]}/a", kind, seed=k)
     words = ["eval", "--videos", folder, "--suite", "interbench", "--out", str(tmp_path / "out")]
-    words += ["--vlm", f"transformers:{tiny_vlm}", "--frames", "3", "--name", "ours"]
+    words += ["--vlm", f"transformers:{tiny_vlm}", "--frames", "3", "--ceilings", "0", "--name", "ours"]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[-1].endswith("/out/report.html")

@@ -143,7 +143,7 @@ def test_timeline_draws_scenes_curves_regimes_and_clips(made: str, page: str) ->
     assert sum(c.startswith("clip ") for c in classes) == len(output.clips)
     assert classes.count("curve") == 2
     assert classes.count("scene") >= 2
-    assert {"r-turn_left", "r-turn_right"} & set(classes)
+    assert any(name.startswith("r-") for name in classes)
 
 
 def test_kept_clips_link_to_playable_copies_of_what_the_shard_holds(made: str, page: str) -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture
 def models(pipelines):
-    return Models("diffusers", replace(SETTINGS, **vars(pipelines)))
+    return Models("diffusers", replace(SETTINGS, **pipelines.models))
 
 
 @pytest.fixture
