@@ -129,11 +129,10 @@ class Detector:
         own = [_named_after(self._w, f"{k}/") for k in range(count)] or [self._w]
         self._networks = [_Network(one) for one in own]
         # Those that several networks have in common, also as copies, run once.
-        unlike: list[dict[str, np.ndarray]] = []
+        self._convolutions: list[dict[str, np.ndarray]] = []
         for one in own:
             weights_of = one if "space0.weight" in one else self._w
-            unlike.append(next((known for known in unlike if _convolve_alike(known, weights_of)), weights_of))
-        self._convolutions = unlike
+            self._convolutions.append(next((w for w in self._convolutions if _convolve_alike(w, weights_of)), weights_of))
         self._votes = self._w.get("votes", np.full(len(own), 1 / len(own), np.float32))
 
     def __len__(self) -> int:

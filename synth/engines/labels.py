@@ -78,7 +78,8 @@ def read_labels(jsonl: str | Path) -> Labels:
     with open(jsonl, encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     engine = _engine(recorded.header)
-    spans = tuple(_spans(recorded, lines[-1], engine))
+    doubtful = _doubtful(lines[-1].get("spans", ()), len(recorded))
+    spans = tuple(_spans(recorded, lines[-1], engine, doubtful))
     kinds = np.zeros((len(recorded), len(KINDS)), bool)
     for span in spans:
         kinds[span.start : span.end, KINDS.index(span.kind)] = True
@@ -88,7 +89,7 @@ def read_labels(jsonl: str | Path) -> Labels:
     for frame in truth.discontinuities(recorded):
         near = slice(max(0, frame - 1), frame + round(_CUT_S * recorded.fps))
         known[near] &= event[near]
-    for hidden in _doubtful(lines[-1].get("spans", ()), len(recorded)):
+    for hidden in doubtful:
         known[hidden["start"] : hidden["end"]] &= event[hidden["start"] : hidden["end"]]
     return Labels(
         recorded,
@@ -107,11 +108,11 @@ def _engine(header: dict[str, Any]) -> str:
     return next((engine for engine in ("minetest", "openarena", "neverball") if name.startswith(engine)), "doom")
 
 
-def _spans(recorded: Truth, footer: dict[str, Any], engine: str) -> Iterator[LabelSpan]:
+def _spans(recorded: Truth, footer: dict[str, Any], engine: str, doubtful: Sequence[dict[str, Any]]) -> Iterator[LabelSpan]:
     if engine == "doom":
         yield from _doom_spans(recorded)
     elif "spans" in footer:
-        hidden, doubtful = _hand_is_hidden(recorded.header), _doubtful(footer["spans"], len(recorded))
+        hidden = _hand_is_hidden(recorded.header)
         for span in footer["spans"]:
             kind = span.get("kind") or _ALIASES.get(span["name"], span["name"])
             in_view = span.get(
