@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 import av
 import numpy as np
 import webdataset
+from webdataset.cache import FileCache, StreamingOpen
 from webdataset.filters import detshuffle
 
 from curation import storage
@@ -64,12 +65,21 @@ def open_tars(
     }
     options = defaults | options
     dataset = webdataset.WebDataset(list(tars), **options)
+    opener = next(at for at, stage in enumerate(dataset.pipeline) if isinstance(stage, (StreamingOpen, FileCache)))
+    dataset.pipeline.insert(opener + 1, _closed_after_reading)
     if shuffle:
         # Before decoding: a decoded clip takes a hundred times the memory.
         dataset = dataset.shuffle(shuffle) if seed is None else dataset.compose(detshuffle(shuffle, seed=seed))
     if decode:
         dataset = dataset.map(partial(decode_sample, fps=fps), handler=options["handler"])
     return dataset
+
+
+def _closed_after_reading(opened: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Close each tar once its clips are read, or the reading ends early; WebDataset leaves that to the garbage collector."""
+    for tar in opened:
+        with tar["stream"]:
+            yield tar
 
 
 def _split_by_node(tars: Iterable[Any], group: Any = None) -> Iterator[Any]:

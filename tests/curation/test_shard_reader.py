@@ -17,10 +17,6 @@ from curation.cameras.camera import Camera, to_npz
 from curation.errors import InputError
 from curation.shards import Sample
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning",  # webdataset leaves its files open
-    "ignore::ResourceWarning",
-)
 CLIPS = 6
 
 

@@ -12,7 +12,6 @@ from model.data.captions import CaptionMix, caption  # noqa: E402
 from model.data.loader import DataSettings, Windows, read_sample  # noqa: E402
 from model.data.poses import chain_cameras  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its files open
 SETTINGS = DataSettings(frames=5, fps=10.0, size=(64, 48), camera_dropout=0.0, captions=CaptionMix(dropout=0.0))
 
 
