@@ -6,7 +6,6 @@ the world in which they are square; recordings in which it shears its picture to
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from curation.media.decode import Span
 from curation.media.source import probe
 from curation.media.viewport import ViewportAccumulator, find_viewport
 from operators.op import limit_threads
-from synth.doom.cameras import PIXEL_ASPECT
+from synth.doom.cameras import PIXEL_ASPECT, poses
+from synth.doom.truth import read_truth
 
 CLIP_S = 6.0
 _MIN_SCENE_S = 2.0
@@ -77,24 +77,12 @@ class SpanResult:
 
 def read_recording(file: Path) -> Recording:
     """Read the truth next to a recording."""
-    lines = [json.loads(line) for line in file.with_suffix(".jsonl").read_text().splitlines()]
-    head, states = lines[0], [line["state"] for line in lines if "frame" in line]
-    aspect = 1.0 if "fx" in head else PIXEL_ASPECT
-    position = np.array([[state[f"CAMERA_POSITION_{axis}"] for axis in "XYZ"] for state in states]) * [1, 1, aspect]
-    pitch = np.radians([state.get("CAMERA_PITCH", 0.0) for state in states]) * ("fx" in head)
-    pose = _poses(position, np.radians([state["CAMERA_ANGLE"] for state in states]), pitch)
+    truth = read_truth(file.with_suffix(".jsonl"))
+    head, has_optics = truth.header, "fx" in truth.header  # Doom's truth has none: wide pixels, and a view that is never tilted
+    position = truth.position * [1, 1, 1.0 if has_optics else PIXEL_ASPECT]
+    pose = poses(position, truth.yaw_deg, truth.pitch_deg * has_optics)
     focal_px = head.get("fx", head["width"] / 2)
-    return Recording(file, head["fps"], focal_px, pose, tuple(lines[-1].get("true_cuts", ())))
-
-
-def _poses(position_N3: np.ndarray, yaw: np.ndarray, pitch: np.ndarray) -> np.ndarray:
-    """Return poses [N, 4, 4], OpenCV axes, of a view without roll. Angles in radians, yaw counter-clockwise, pitch up."""
-    forward = np.stack([np.cos(pitch) * np.cos(yaw), np.cos(pitch) * np.sin(yaw), np.sin(pitch)], 1)
-    right = np.stack([np.sin(yaw), -np.cos(yaw), np.zeros(len(yaw))], 1)
-    pose = np.tile(np.eye(4), (len(yaw), 1, 1))
-    pose[:, :3, :3] = np.stack([right, np.cross(forward, right), forward], 2)
-    pose[:, :3, 3] = position_N3
-    return pose
+    return Recording(file, truth.fps, focal_px, pose, truth.cuts)
 
 
 def clips_of(recording: Recording) -> list[ClipView]:

@@ -7,7 +7,6 @@ there is.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from bench.machine import describe
 from model.evaluation.control import drift
 from model.evaluation.tables import Column, Row, Table, to_markdown
 from model.evaluation.videos import fitted_size, read_video
+from synth.doom.cameras import poses
 from synth.doom.truth import read_truth
 
 _WIDTH, _MAX_S, _FPS, _START_EVERY_S = 64, 90.0, 17.5, 10.0
@@ -49,27 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def read(path: str) -> Recording:
     """Read at most a minute and a half of a recording, about 17.5 frames a second, as every n-th frame."""
-    truth_file = str(Path(path).with_suffix(".jsonl"))
-    truth = read_truth(truth_file)
+    truth = read_truth(Path(path).with_suffix(".jsonl"))
     every = max(1, round(truth.fps / _FPS))
     video = read_video(path, truth.fps, fitted_size(path, _WIDTH))
     frames = np.arange(0, min(len(video.rgb), len(truth), round(_MAX_S * truth.fps)), every)
-    return Recording(video.rgb[frames], _poses(truth_file)[frames], truth.fps / every)
-
-
-def _poses(truth_file: str) -> np.ndarray:
-    """Return camera-to-world poses, OpenCV axes, with the view's pitch."""
-    lines = (json.loads(line) for line in Path(truth_file).read_text().splitlines())
-    states = [line["state"] for line in lines if "frame" in line]
-    keys = ("POSITION_X", "POSITION_Y", "POSITION_Z", "ANGLE", "PITCH")
-    x, y, z, yaw, pitch = np.array([[float(state.get(f"CAMERA_{key}", 0.0)) for key in keys] for state in states]).T
-    yaw, pitch = np.radians(yaw), np.radians(pitch)
-    pose = np.tile(np.eye(4), (len(states), 1, 1))
-    right = np.stack([np.sin(yaw), -np.cos(yaw), 0 * yaw], 1)
-    ahead = np.stack([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)], 1)
-    pose[:, :3, 0], pose[:, :3, 1], pose[:, :3, 2] = right, np.cross(ahead, right), ahead
-    pose[:, :3, 3] = np.stack([x, y, z], 1)
-    return pose
+    return Recording(video.rgb[frames], poses(truth.position, truth.yaw_deg, truth.pitch_deg)[frames], truth.fps / every)
 
 
 class Counts(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 
 from curation import vlm
 from curation.errors import AttemptFailed
+from curation.media.jpeg import encode_jpeg
 from curation.vlm import Prompt, VlmSettings, question_files
 from synth.requests import Request
 from synth.taxonomy import Interaction
@@ -96,6 +97,4 @@ def _jpeg(rgb: np.ndarray) -> bytes:
     scale = min(1.0, _WIDTH_PX / rgb.shape[1])
     size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
     resized = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    ok, data = cv2.imencode(".jpg", np.ascontiguousarray(resized[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    assert ok, rgb.shape
-    return bytes(data)
+    return encode_jpeg(resized, _JPEG_QUALITY)

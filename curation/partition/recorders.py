@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import av
-import cv2
 import numpy as np
 
+from curation.media.jpeg import encode_jpeg
 from curation.media.time_gaps import MIN_GAP_S
 from curation.partition.change_cells import CHANNELS, change_cells
 from curation.partition.cuts import LOOK_AHEAD, LOOK_BACK, CutMeter
@@ -267,7 +267,7 @@ class ThumbnailRecorder:
     def add(self, frame: ScanFrame) -> None:
         if frame.first_in(_THUMBNAIL_EVERY_S):
             self.frames.append(frame.number)
-            self._jpegs.append(_jpeg(frame.rgb))
+            self._jpegs.append(encode_jpeg(frame.rgb, _JPEG_QUALITY))
 
     def arrays(self) -> dict[str, np.ndarray]:
         jpegs = np.empty(len(self._jpegs), object)
@@ -289,9 +289,3 @@ class FingerprintRecorder:
     def arrays(self) -> dict[str, np.ndarray]:
         lumas = np.frombuffer(self._lumas, np.uint8).reshape(-1, *SIZE)
         return {"small_frame": np.asarray(self.frames, np.int64), "small_lumas": lumas}
-
-
-def _jpeg(rgb: np.ndarray) -> bytes:
-    ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    assert ok, rgb.shape
-    return bytes(data)

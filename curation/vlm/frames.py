@@ -6,13 +6,12 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 from av import VideoFrame
 
 from curation.errors import UnreadableVideo
 from curation.media import decode
 from curation.media.decode import Span
+from curation.media.jpeg import encode_jpeg
 from curation.media.source import probe
 from curation.media.viewport import Rect
 
@@ -125,7 +124,8 @@ def grab_frames(uri: str, span: Span, times_s: tuple[float, ...], view: Rect, wi
     scale = min(1.0, width_px / view.w)
     painter = decode.FrameConverter(source, (max(1, round(source.width * scale)), max(1, round(source.height * scale))))
     cut = view.scaled(scale, scale)
-    pictures = [_jpeg(painter(frame)[cut.y : cut.y + cut.h, cut.x : cut.x + cut.w]) for frame in _frames_at(uri, span, times_s)]
+    crops = [painter(frame)[cut.y : cut.y + cut.h, cut.x : cut.x + cut.w] for frame in _frames_at(uri, span, times_s)]
+    pictures = [encode_jpeg(crop, _JPEG_QUALITY) for crop in crops]
     if not pictures:
         raise UnreadableVideo(f"no frame between {span.start_s:.2f} and {span.end_s:.2f} s")
     return (*pictures, *[pictures[-1]] * (len(times_s) - len(pictures)))
@@ -142,9 +142,3 @@ def _frames_at(uri: str, span: Span, times_s: Sequence[float]) -> Iterator[Video
         if not due:
             return
     yield from [current] * len(due) if current is not None else ()
-
-
-def _jpeg(rgb: np.ndarray) -> bytes:
-    ok, data = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    assert ok, rgb.shape
-    return bytes(data)

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-import cv2
-import numpy as np
-
 from curation.errors import Unavailable
+from curation.media.jpeg import encode_jpeg
 from curation.vlm.protocol import Prompt, VideoForm
 
 PATCH_PX = 14  # of Qwen2-VL and Qwen2.5-VL; 16 for Qwen3-VL
@@ -48,7 +46,7 @@ def resized_frames(prompt: Prompt) -> tuple[bytes, ...]:
 
     video_TCHW = fetch_video(video_entry(prompt.frames, prompt.video), image_patch_size=PATCH_PX)
     pictures = video_TCHW.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return tuple(_jpeg(picture) for picture in pictures)
+    return tuple(encode_jpeg(picture, _JPEG_QUALITY) for picture in pictures)
 
 
 def model_inputs(processor: Any, chat: list[dict[str, Any]], patch_px: int) -> Any:
@@ -74,9 +72,3 @@ def _picture(frame: bytes) -> Any:
     from PIL import Image
 
     return Image.open(io.BytesIO(frame)).convert("RGB")
-
-
-def _jpeg(rgb: np.ndarray) -> bytes:
-    ok, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    assert ok, rgb.shape
-    return bytes(data)

@@ -16,16 +16,16 @@ _BAR_SHARE = 32 / 200
 _TOP_QUANTILE = 95
 
 
-def poses(position: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
-    """Return camera-to-world poses [N, 4, 4], OpenCV axes, in map units.
+def poses(position: np.ndarray, yaw_deg: np.ndarray, pitch_deg: np.ndarray | float = 0.0) -> np.ndarray:
+    """Return camera-to-world poses [N, 4, 4] of views without roll, OpenCV axes, in map units.
 
-    From eye positions [N, 3] (x east, y north, z up) and yaws [N] in degrees.
+    From eye positions [N, 3] (x east, y north, z up), yaws [N] counter-clockwise and pitches [N] upwards, in degrees.
     """
-    yaw, pose = np.radians(yaw_deg), np.tile(np.eye(4), (len(position), 1, 1))
-    pose[:, :3, :3] = 0
-    pose[:, 0, 0], pose[:, 1, 0] = np.sin(yaw), -np.cos(yaw)
-    pose[:, 2, 1] = -1
-    pose[:, 0, 2], pose[:, 1, 2] = np.cos(yaw), np.sin(yaw)
+    yaw, pitch = np.radians(yaw_deg), np.radians(np.broadcast_to(pitch_deg, np.shape(yaw_deg)))
+    ahead = np.stack([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)], axis=1)
+    right = np.stack([np.sin(yaw), -np.cos(yaw), np.zeros_like(yaw)], axis=1)
+    pose = np.tile(np.eye(4), (len(position), 1, 1))
+    pose[:, :3, :3] = np.stack([right, np.cross(ahead, right), ahead], axis=2)
     pose[:, :3, 3] = position
     return pose
 

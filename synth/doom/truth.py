@@ -50,6 +50,7 @@ class Truth:
     time_s: Floats  # [n]
     position: Floats  # [n, 3], the eye, in map units
     yaw_deg: Floats  # [n], view direction
+    pitch_deg: Floats  # [n], upwards; 0 where the engine does not log it
     keys: list[frozenset[str]]
     mouse_dx_deg: Floats  # [n], turn by the mouse, positive to the right
     behaviours: list[str]
@@ -163,6 +164,7 @@ def _build_truth(header: dict[str, Any], frames: list[dict[str, Any]], cuts: Ite
         time_s=np.arange(len(frames)) / float(header["fps"]),
         position=np.array(eyes, dtype=np.float64).reshape(-1, 3),
         yaw_deg=np.array([state["CAMERA_ANGLE"] for state in states], dtype=np.float64),
+        pitch_deg=np.array([state.get("CAMERA_PITCH", 0.0) for state in states], dtype=np.float64),
         keys=[frozenset(frame["keys"]) for frame in frames],
         mouse_dx_deg=np.array([frame["mouse_dx"] for frame in frames], dtype=np.float64),
         behaviours=[frame["mode"] for frame in frames],

@@ -99,7 +99,7 @@ def read_labels(jsonl: str | Path) -> Labels:
         kinds,
         np.array([kind not in _UNTOLD[engine] for kind in KINDS]),
         known,
-        merge_short_runs(_regimes(recorded, lines), recorded.time_s, _SAME_REGIME_S),
+        merge_short_runs(_regimes(recorded), recorded.time_s, _SAME_REGIME_S),
     )
 
 
@@ -153,11 +153,10 @@ def _doom_spans(recorded: Truth) -> Iterator[LabelSpan]:
         yield LabelSpan("wield" if switched and not fired else "shot", start, end)
 
 
-def _regimes(recorded: Truth, lines: list[dict[str, Any]]) -> list[str]:
+def _regimes(recorded: Truth) -> list[str]:
     """Return the motion of each frame. Looking up or down counts where it is faster than the turn."""
     names = truth.regimes(recorded)
-    pitch_deg = np.array([line["state"].get("CAMERA_PITCH", 0.0) for line in lines if "frame" in line])
-    look = np.append(np.diff(pitch_deg) * recorded.fps, 0.0)
+    look = np.append(np.diff(recorded.pitch_deg) * recorded.fps, 0.0)
     for frame in truth.discontinuities(recorded):
         look[frame - 1] = 0.0
     looks = (np.abs(look) > _LOOK_DEG_S) & (np.abs(look) > np.abs(truth.yaw_rate_deg_s(recorded)))

@@ -126,7 +126,7 @@ def check_recording(recording: Recording) -> None:
 def engine_camera(truth: Truth) -> Camera:
     """Return the camera of every frame of a recording, in the truth's units. Walking at 4 m/s is one unit of speed."""
     header, frames = truth.header, len(truth)
-    pose = poses(truth.position, truth.yaw_deg)
+    pose = poses(truth.position, truth.yaw_deg, truth.pitch_deg)
     return Camera(
         pose=np.linalg.inv(pose[0]) @ pose,
         intrinsics=np.tile([header["fx"], header["fy"], header["cx"], header["cy"]], (frames, 1)),

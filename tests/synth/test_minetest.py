@@ -29,13 +29,13 @@ installed = pytest.mark.skipif(
 
 
 def truth_file(folder, poses, events=()):
-    """Write a truth file of frames (east, north, up in metres, yaw); return its truth."""
+    """Write a truth file of frames (east, north, up in metres, yaw, perhaps pitch); return its truth."""
     optics = Optics.of(256, 192)
     lines = [{"header": True, "fps": FPS, "width": 256, "height": 192, "fx": optics.focal_px, "fy": optics.focal_px,
               "cx": 128.0, "cy": optics.centre_y}]  # fmt: skip
-    for number, (east, north, up, yaw) in enumerate(poses):
+    for number, (east, north, up, yaw, *pitch) in enumerate(poses):
         state = {"CAMERA_POSITION_X": 32 * east, "CAMERA_POSITION_Y": 32 * north, "CAMERA_POSITION_Z": 32 * up}
-        state |= {"CAMERA_ANGLE": yaw, "ATTACK_READY": 1.0}
+        state |= {"CAMERA_ANGLE": yaw, "ATTACK_READY": 1.0, **({"CAMERA_PITCH": pitch[0]} if pitch else {})}
         happening = [event for frame, event in events if frame == number]
         lines.append(
             {"frame": number, "mode": "walk", "keys": [], "mouse_dx": 0, "state": state, "events": happening, "moving": []}
@@ -65,6 +65,13 @@ def test_a_turn_to_the_right_is_about_the_cameras_own_vertical_axis(tmp_path):
     camera = engine_camera(truth_file(tmp_path, [(0, 0, 0, 90.0), (0, 0, 0, 60.0)]))
     turn = math.radians(30)
     expected = [[math.cos(turn), 0, math.sin(turn)], [0, 1, 0], [-math.sin(turn), 0, math.cos(turn)]]
+    np.testing.assert_allclose(camera.pose[1, :3, :3], expected, atol=1e-9)
+
+
+def test_a_look_down_is_about_the_cameras_own_horizontal_axis(tmp_path):
+    camera = engine_camera(truth_file(tmp_path, [(0, 0, 0, 70.0, 0.0), (0, 0, 0, 70.0, -30.0)]))
+    look = math.radians(30)
+    expected = [[1, 0, 0], [0, math.cos(look), math.sin(look)], [0, -math.sin(look), math.cos(look)]]
     np.testing.assert_allclose(camera.pose[1, :3, :3], expected, atol=1e-9)
 
 
