@@ -177,21 +177,23 @@ def clear_caches() -> None:
 def frames_at_rate(uri: str, span: Span, fps: float | None, purpose: str = "read") -> Iterator[TimedFrame]:
     """Yield frames at the ticks span.start_s + k / fps, or all frames where `fps` is None.
 
-    A tick shows the latest frame at or before it, which may lie before the span. A span that holds no frame has no ticks.
+    A tick shows the latest frame at or before it, which may lie before the span. A span that holds no frame has no ticks. The last
+    tick of a span without an end is the first at or after the last frame.
     """
     if fps is None:
         yield from decode(uri, span, purpose)
         return
     latest: av.VideoFrame | None = None
-    inside, due_s, ticks = False, span.start_s, 0
+    inside, due_s, last_s, ticks = False, span.start_s, span.start_s, 0
     for time_s, frame in _decode_with_lead(uri, span, purpose):
         while due_s < time_s - _SAME_S:
             if latest is not None:
                 yield due_s, latest
             ticks += 1
             due_s = span.start_s + ticks / fps
-        latest, inside = frame, inside or time_s >= span.start_s
-    while latest is not None and inside and due_s < span.end_s - _SAME_S:
+        latest, inside, last_s = frame, inside or time_s >= span.start_s, time_s
+    end_s = span.end_s if math.isfinite(span.end_s) else last_s + 1 / fps
+    while latest is not None and inside and due_s < end_s - _SAME_S:
         yield due_s, latest
         ticks += 1
         due_s = span.start_s + ticks / fps

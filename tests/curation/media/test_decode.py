@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import math
 import os
 import zlib
 from fractions import Fraction
@@ -97,6 +98,8 @@ def test_a_clock_that_restarts_is_not_passed_over(tmp_path, moving, write):
         (Span(1.0, 1.2), 30, [10, 10, 10, 11, 11, 11]),
         (Span(1.05, 1.45), 10, [10, 11, 12, 13]),
         (Span(3.8, 4.2), 10, [38, 39, 39, 39]),
+        (Span(3.7, math.inf), 10, [37, 38, 39]),
+        (Span(3.75, math.inf), 4, [37, 39]),
         (Span(-0.2, 0.2), 10, [0, 1]),
         (Span(9.0, 9.5), 10, []),
         (Span(1.05, 1.09), 100, []),
