@@ -177,8 +177,8 @@ def clear_caches() -> None:
 def frames_at_rate(uri: str, span: Span, fps: float | None, purpose: str = "read") -> Iterator[TimedFrame]:
     """Yield frames at the ticks span.start_s + k / fps, or all frames where `fps` is None.
 
-    A tick shows the latest frame at or before it, which may lie before the span. A span that holds no frame has no ticks. The last
-    tick of a span without an end is the first at or after the last frame.
+    A tick shows the latest frame at or before it, which may lie before the span. A span that holds no frame has no ticks. The
+    last tick of a span without an end is the first at or after its last frame.
     """
     if fps is None:
         yield from decode(uri, span, purpose)
