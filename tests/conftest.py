@@ -21,6 +21,9 @@ from curation.captions import embedding_cache
 from curation.vlm import answers
 from curation.worker_state import worker
 
+# Ray runs its workers at nice 15: beside another process of tests they would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 # Files whose tests run whole phases, train, or decode for seconds: `make test-fast` leaves them out.
 SLOW = frozenset(
     f"tests/{name}.py"

@@ -40,6 +40,7 @@ def test_two_ranks_measure_a_rung(playable):
     assert measured.core_fps > measured.client_fps > 0
 
 
+@pytest.mark.exhaustive
 def test_ranks_that_fail_say_why(playable):
     spec = AccelerateSpec(backend="eager", sequence_parallel=2, attention="cudnn")
     with pytest.raises(RuntimeError, match="attention=cudnn needs a GPU"):

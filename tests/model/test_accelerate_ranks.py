@@ -20,7 +20,9 @@ def ranks(tmp_path_factory):
         yield started
 
 
-@pytest.mark.parametrize("switches", ["", "cache=fp8", "weights=fp8 fp8_backend=own"])
+@pytest.mark.parametrize(
+    "switches", ["", "cache=fp8", pytest.param("weights=fp8 fp8_backend=own", marks=pytest.mark.exhaustive)]
+)
 def test_two_ranks_play_as_one_on_pages_of_half_the_heads(ranks, tmp_path, switches):
     heads, _ = ranks(1).do(tmp_path / "one", f"play {switches}")
     half, _ = ranks(2).do(tmp_path / "two", f"play {switches}")

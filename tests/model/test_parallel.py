@@ -54,7 +54,14 @@ def test_two_ranks_train_as_one(out, alone, ranks, tmp_path, layout):
         assert (weight - alone[1][name]).norm() <= 5e-5 * alone[1][name].norm() + 1e-6, name
 
 
-@pytest.mark.parametrize("what", ["distil", "forced", "distil in context", "forced in context"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "forced",
+        "distil in context",
+        *(pytest.param(what, marks=pytest.mark.exhaustive) for what in ("distil", "forced in context")),
+    ],
+)
 def test_two_ranks_distil_as_one(out, ranks, tmp_path, what):
     """Rollouts, scores and critic: sharded by FSDP2, and with pages of keys that context parallel divides by heads."""
     expected = ranks(1).do(out, tmp_path / "one", 4, what.split()[0])

@@ -112,7 +112,9 @@ def test_a_run_that_stopped_among_the_chunks_goes_on_with_the_rest(here, one_pas
     assert_same(done, one_pass)
 
 
-@pytest.mark.parametrize("harm", ["lost", "garbage", "of another pass"])
+@pytest.mark.parametrize(
+    "harm", ["garbage", *(pytest.param(harm, marks=pytest.mark.exhaustive) for harm in ("lost", "of another pass"))]
+)
 def test_chunks_that_came_to_harm_cost_a_pass_and_nothing_else(harm, here, one_pass, raw, tmp_path):
     out = str(tmp_path / "o")
     run.curate([str(raw)], out, TINY, phases=["scan"])

@@ -302,6 +302,7 @@ def test_minetest_pictures_have_the_number_of_their_own_line_and_show_what_is_pl
         assert changed[span.start - 1 : span.end].max() > 3 * np.median(changed), "the hand swings, and a block appears"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @installed("openarena", "Xvfb", "cc")
 def test_openarena_follows_a_bot_with_the_renderers_own_camera(tmp_path):
@@ -313,6 +314,7 @@ def test_openarena_follows_a_bot_with_the_renderers_own_camera(tmp_path):
     assert len(read_frames(str(path), Span(0, 6)).rgb) == 180
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @installed("neverball", "Xvfb", "cc")
 def test_neverballs_ball_rolls_where_the_keys_tilt_the_floor(tmp_path):

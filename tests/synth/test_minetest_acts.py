@@ -202,6 +202,7 @@ def test_both_engines_have_the_same_kinds_of_take():
 missing = [name for name in ("minetest", "Xvfb", "cc") if not shutil.which(name, path="/usr/games:/usr/local/bin:/usr/bin")]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # the server runs in real time, also on a busy machine
 @pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: make engines")

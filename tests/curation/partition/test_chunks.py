@@ -101,7 +101,12 @@ def assert_same(joined, whole):
     assert cuts[0] == cuts[1]
 
 
-@pytest.mark.parametrize("name", CASES)
+OFTEN = ("short_gop.mp4", "open_gop.ts", "irregular.mkv", "vp9.webm", "wraps.ts")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.exhaustive) for name in CASES]
+)
 def test_chunks_join_to_one_pass(name, tmp_path, scenes, write):
     case = dict(CASES[name])
     times_s = frame_times(**{key: case.pop(key) for key in ("first_s", "irregular") if key in case})
@@ -260,6 +265,7 @@ def beginning(path, folder):
     return folder / path.name
 
 
+@pytest.mark.exhaustive
 @pytest.mark.footage
 @pytest.mark.parametrize("files", ["gameplay_real/*", "odd_media/*", "real_clips/*", "scene_cuts/*", "vizdoom/*"])
 def test_all_footage_joins_to_one_pass_or_is_refused_for_a_reason(files, footage, tmp_path):
