@@ -11,6 +11,7 @@ import typer.main
 import yaml
 
 from pipelines import cli, lock
+from pipelines.commands import data
 from pipelines.progress import METRICS
 
 if sys.version_info >= (3, 11):
@@ -45,7 +46,7 @@ def parse(line):
 
 def test_the_jobs_command_is_one_of_ours_and_waits_for_the_lock(job):
     command, _, rest = job["spec"]["entrypoint"].partition("||")
-    assert rest.strip() == f"test $? -eq {cli._LOST_SOURCES}", "lost sources are no reason to start again"
+    assert rest.strip() == f"test $? -eq {data.LOST_SOURCES}", "lost sources are no reason to start again"
     name, arguments = parse(command)
     assert name == "curate"
     assert (arguments["runner"], arguments["wait"]) == ("ray", float("inf"))

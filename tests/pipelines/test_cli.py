@@ -10,6 +10,7 @@ import typer.main
 from curation import shards
 from curation.quality.luminance import RULES
 from pipelines import cli, recipes, run
+from pipelines.commands.options import needs_extra
 
 
 @pytest.fixture
@@ -279,7 +280,7 @@ def test_a_bug_of_ours_shows_its_traceback_and_says_so(gamecraft, raw, tmp_path,
 def test_a_missing_extra_is_named_with_its_remedy_and_a_wrong_import_of_ours_is_a_bug(gamecraft, monkeypatch):
     def recipes_without(package):
         def fail():
-            with cli._extra("training", "train"):
+            with needs_extra("training", "train"):
                 raise ModuleNotFoundError(name=package)
 
         return fail

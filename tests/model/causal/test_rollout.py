@@ -125,7 +125,7 @@ def test_graphs_are_compiled_once_from_block_3_to_40_with_eviction_and_a_prompt(
 
 @pytest.mark.parametrize("latents", [400, pytest.param(2000, marks=pytest.mark.exhaustive)])
 def test_a_long_rollout_has_no_error_and_no_jump_and_does_not_grow(latents):
-    """Positions of a stream of 2000 latents would end at 1024. The similarity to the first frame has no jump, and nothing is kept."""
+    """Positions of the stream would end at 1024. The similarity to the first frame has no jump, and nothing is kept."""
     rollout = stream(replace(WARPED, steps=(1.0,)), ring=True)
     first = rollout.first_frame[0, :, 0].flatten()
     similarities, kept = [], []
