@@ -285,10 +285,10 @@ def test_a_missing_extra_is_named_with_its_remedy_and_a_wrong_import_of_ours_is_
 
         return fail
 
-    monkeypatch.setattr(cli, "_training_recipes", recipes_without("torch"))
+    monkeypatch.setattr(cli, "training_recipes", recipes_without("torch"))
     words = 'gamecraft: training needs torch; install it with: pip install "gamecraft[train]"\n'
     assert gamecraft("recipe", "list", "--train") == (1, "", words)
-    monkeypatch.setattr(cli, "_training_recipes", recipes_without("model.no_such_file"))
+    monkeypatch.setattr(cli, "training_recipes", recipes_without("model.no_such_file"))
     assert gamecraft("recipe", "list", "--train")[0] == 70
 
 
