@@ -3,6 +3,7 @@
 import ctypes
 import math
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,7 +154,7 @@ def test_a_chunk_that_fails_is_said_and_costs_a_pass(here, one_pass, raw, tmp_pa
 
 
 def test_a_source_that_cannot_be_chunked_is_said_so_once(here, raw, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(chunks, "can_seek_near", lambda uri, time_s: False)
+    monkeypatch.setattr(chunks, "open_part", lambda *_: nullcontext(None))
     done = run.curate([str(raw / "b.mp4")], str(tmp_path / "o"), TINY, phases=recipes.PHASES)
     assert decodes(done) == {"scan": 1, "encode": done.kept}
     assert caplog.text.count("is measured in one pass: can only be decoded from its start") == 1
