@@ -97,7 +97,7 @@ def open_binary(uri: str, token: str = "") -> BinaryIO:
 
 
 def open_ranges(uri: str, token: str = "") -> RangeFile:
-    """Open an object on S3 as `open_binary` does, but without a buffer: for a reader that has its own, and accepts short reads."""
+    """Open an object on S3 as `open_binary` does, without a buffer. For a reader that has one, and accepts short reads."""
     return s3.RangeFile(uri, token)
 
 

@@ -32,8 +32,8 @@ class _Place(NamedTuple):
 def open_part(uri: str, start_s: float, end_s: float, next_s: float) -> Iterator[Iterator[av.VideoFrame] | None]:
     """Open a source once, for its frames in [start_s, end_s), and yield its repaired frames from the start or a bit before it.
 
-    None where a decode cannot begin, exactly, at most half a minute before `start_s`, or before `next_s`, where the reader of the
-    next part begins. From S3 that costs hardly more bytes than the part has: where it ends in the file is known from `next_s`.
+    None where a decode cannot begin, exactly, at most half a minute before `start_s`, or before `next_s`, where the reader of
+    the next part begins. The place of `next_s` in the file tells where the part ends, so little is fetched from S3 in vain.
     end_s, next_s: infinite for a part that ends with the source.
     """
     with reopen_file(uri) as (video, was_open):

@@ -42,8 +42,9 @@ from curation.quality.iqa import Iqa, IqaSettings
 from curation.quality.luminance import luma
 from curation.worker_state import worker
 
-# Part of every chunk file's name. It gets a new number when a recorder's arrays change, so that no run joins old chunks to new.
-FORMAT = 5
+# Part of every chunk file's name. It gets a new number when a recorder's arrays change, or where chunks begin, so that no run
+# joins old chunks to new.
+FORMAT = 6
 # A chunk is decoded from so long before it. All footage but stills has the frames there that recorders look back at, and it is
 # a hundredth of a chunk's time.
 _LEAD_IN_S = 3.0
