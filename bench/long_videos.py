@@ -53,27 +53,28 @@ def write_long_video(path: Path, clip: Path, seconds: float, clip_s: float, opti
     rounds = max(1, round(seconds / clip_s))
     with av.open(str(clip)) as source:
         # A packet of sound over the clip's end would come after the first one of the next round.
-        packets = [
-            packet
-            for packet in source.demux()
-            if packet.dts is not None
-            and (
-                packet.stream.type == "video"
-                or (packet.dts >= 0 and (packet.dts + packet.duration) * packet.time_base <= clip_s)
-            )
-        ]
-        data = [(bytes(p), p.stream.index, p.pts, p.dts, p.duration, p.time_base, p.is_keyframe) for p in packets]
+        packets = [packet for packet in source.demux() if packet.dts is not None and _fits(packet, clip_s)]
         with av.open(str(path), "w", options=options or {}) as target:
             copies = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
-            kinds = [["video"], ["audio"]] if "apart" in path.name else [["video", "audio"]]
-            for kind in kinds:
-                wanted = {stream.index for stream in source.streams if stream.type in kind}
+            for kinds in [("video",), ("audio",)] if "apart" in path.name else [("video", "audio")]:
+                chosen = [(packet, bytes(packet)) for packet in packets if packet.stream.type in kinds]
                 for number in range(rounds):
-                    for raw, index, pts, dts, duration, time_base, is_key in data:
-                        if index not in wanted:
-                            continue
-                        packet = av.Packet(raw)
-                        later = round(number * clip_s / time_base)
-                        packet.pts, packet.dts, packet.duration = pts + later, dts + later, duration
-                        packet.time_base, packet.is_keyframe, packet.stream = time_base, is_key, copies[index]
-                        target.mux(packet)
+                    for packet, data in chosen:
+                        target.mux(_later(packet, data, number * clip_s, copies[packet.stream.index]))
+
+
+def _fits(packet: av.Packet, clip_s: float) -> bool:
+    if packet.stream.type == "video":
+        return True
+    dts, duration, time_base = packet.dts or 0, packet.duration or 0, packet.time_base or Fraction(1)
+    return dts >= 0 and (dts + duration) * time_base <= clip_s
+
+
+def _later(packet: av.Packet, data: bytes, seconds: float, stream: av.stream.Stream) -> av.Packet:
+    """Return a copy of a packet, for another stream, with later time stamps."""
+    copy, time_base = av.Packet(data), packet.time_base or Fraction(1)
+    shift = round(seconds / time_base)
+    copy.pts, copy.dts = (packet.pts or 0) + shift, (packet.dts or 0) + shift
+    copy.duration, copy.time_base = packet.duration or 0, time_base
+    copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+    return copy
