@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -63,14 +64,14 @@ def write_long_video(path: Path, clip: Path, seconds: float, clip_s: float, opti
                         target.mux(_later(packet, data, number * clip_s, copies[packet.stream.index]))
 
 
-def _fits(packet: av.Packet, clip_s: float) -> bool:
+def _fits(packet: "av.Packet[Any]", clip_s: float) -> bool:
     if packet.stream.type == "video":
         return True
     dts, duration, time_base = packet.dts or 0, packet.duration or 0, packet.time_base or Fraction(1)
     return dts >= 0 and (dts + duration) * time_base <= clip_s
 
 
-def _later(packet: av.Packet, data: bytes, seconds: float, stream: av.stream.Stream) -> av.Packet:
+def _later(packet: "av.Packet[Any]", data: bytes, seconds: float, stream: av.stream.Stream) -> "av.Packet[Any]":
     """Return a copy of a packet, for another stream, with later time stamps."""
     copy, time_base = av.Packet(data), packet.time_base or Fraction(1)
     shift = round(seconds / time_base)
