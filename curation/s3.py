@@ -19,11 +19,13 @@ from curation.worker_state import worker
 
 MAX_CONNECTIONS = 16
 # A file is fetched in blocks, which a process keeps over seeks and openings: a demuxer jumps between a file's header, its index
-# and its frames. Where reads follow each other, a quarter of what was read so far is fetched ahead, up to RANGE_BYTES at once:
-# more wastes what lies behind a span, less makes a long decode wait on round trips.
+# and its frames. One jump fetches one block. Where reads follow each other, as much as was read so far is fetched ahead, up to
+# _AHEAD_BYTES, and later a quarter of it, up to RANGE_BYTES: more wastes what lies behind a span, less makes a long decode wait
+# on round trips. What is announced (`RangeFile.announce`) is fetched in ranges of RANGE_BYTES.
 RANGE_BYTES = 4 << 20
 BUFFER_BYTES = 64 << 10
-_BLOCK_BYTES, _KEPT_BYTES = 128 << 10, 32 << 20
+_BLOCK_BYTES, _AHEAD_BYTES = 16 << 10, 128 << 10
+_KEPT_BYTES, _PASSING_BYTES = 32 << 20, 8 << 20
 # How often a read is tried whose answer is short or has other bytes, each time on fresh connections.
 _READ_TRIES = 3
 # How often a request is sent that the store puts off or does not answer, and the longest pause between two tries.
@@ -308,12 +310,17 @@ def _as_os_error(uri: str, error: Any) -> OSError:
     return OSError(f"{uri}: {code}: {error}")
 
 
-# Blocks of objects by uri, version, block size and number, the one that was used last at the end.
-_kept: OrderedDict[tuple[str, str, int, int], bytes] = OrderedDict()
+_Blocks = OrderedDict[tuple[str, str, int, int], bytes]
+# Blocks of objects by uri, version, block size and number, the one that was used last at the end. Those of announced spans are
+# kept apart, and fewer of them: they are read once, and must not push out an index.
+_kept, _passing = _Blocks(), _Blocks()
 
 
 class RangeFile(RangedFile):
-    """One version of an S3 object as a raw read-only file, fetched by range requests with If-Match."""
+    """One version of an S3 object as a raw read-only file, fetched by range requests with If-Match.
+
+    A read returns what the block at its start still has, which may be less than requested.
+    """
 
     def __init__(self, uri: str, token: str = "") -> None:
         self._uri, self._token = uri, version(uri)
@@ -321,13 +328,18 @@ class RangeFile(RangedFile):
         super().__init__(int(self._token.partition("-")[0]))
         self._block = min(_BLOCK_BYTES, RANGE_BYTES)
         self._last, self._run = -1, 0  # the block that was read last, and the bytes that were read in order until there
+        self._announced = range(0)  # of blocks
+
+    def announce(self, first: int, last: int) -> None:
+        """Say that the bytes [first, last) will be read in order, and probably none after them."""
+        self._announced = range(first // self._block, -(-min(last, self._size) // self._block))
 
     def readinto(self, buffer: Any) -> int:
         length = min(len(buffer), self._size - self._at)
         if length <= 0:
             return 0
         number, begin = divmod(self._at, self._block)
-        if number not in (self._last, self._last + 1):
+        if number not in (self._last, self._last + 1) or number == self._announced.stop:
             self._run = 0
         data = self._read_block(number)[begin : begin + length]
         buffer[: len(data)] = data
@@ -336,20 +348,29 @@ class RangeFile(RangedFile):
 
     def _read_block(self, number: int) -> bytes:
         """Return a block, which is fetched with those after it that are likely to be read, unless it is kept."""
-        if (data := _kept.get(self._key(number))) is not None:
-            with suppress(KeyError):  # another thread has dropped it just now
-                _kept.move_to_end(self._key(number))
-            return data
-        most = max(1, min(RANGE_BYTES, self._run // 4) // self._block)
-        ahead = next((count for count in range(1, most) if self._key(number + count) in _kept), most)
+        for blocks in (_kept, _passing):
+            if (data := blocks.get(self._key(number))) is not None:
+                with suppress(KeyError):  # another thread has dropped it just now
+                    blocks.move_to_end(self._key(number))
+                return data
+        if number in self._announced:
+            blocks, limit = _passing, max(_PASSING_BYTES, RANGE_BYTES)
+            most = min(RANGE_BYTES // self._block, self._announced.stop - number)
+        else:
+            blocks, limit = _kept, _KEPT_BYTES
+            most = min(RANGE_BYTES, max(min(self._run, _AHEAD_BYTES), self._run // 4)) // self._block
+        ahead = next((count for count in range(1, most) if self._is_kept(number + count)), max(1, most))
         start = number * self._block
         data = read(self._uri, start, min(ahead * self._block, self._size - start), self._token)
         for at in range(0, len(data), self._block):
-            _kept[self._key(number + at // self._block)] = data[at : at + self._block]
-        while len(_kept) > _KEPT_BYTES // self._block:
+            blocks[self._key(number + at // self._block)] = data[at : at + self._block]
+        while len(blocks) > limit // self._block:
             with suppress(KeyError):
-                _kept.popitem(last=False)
+                blocks.popitem(last=False)
         return data[: self._block]
+
+    def _is_kept(self, number: int) -> bool:
+        return self._key(number) in _kept or self._key(number) in _passing
 
     def _key(self, number: int) -> tuple[str, str, int, int]:
         return self._uri, self._token, self._block, number

@@ -19,10 +19,12 @@ from typing import BinaryIO, TypeVar, cast
 from curation import local_files, s3
 from curation.errors import InputError
 from curation.local_files import LocalFile, naming
+from curation.s3 import RangeFile
 from curation.uris import Entry, Stamped, is_s3, is_text, join, local_path, normal, printable, require_version
 
 __all__ = [
     "Entry",
+    "RangeFile",
     "Stamped",
     "at_once",
     "check_conditions",
@@ -40,6 +42,7 @@ __all__ = [
     "naming",
     "normal",
     "open_binary",
+    "open_ranges",
     "printable",
     "put",
     "put_file",
@@ -91,6 +94,11 @@ def open_binary(uri: str, token: str = "") -> BinaryIO:
     if is_s3(uri):
         return io.BufferedReader(s3.RangeFile(uri, token), s3.BUFFER_BYTES)
     return cast(BinaryIO, LocalFile(uri, token))
+
+
+def open_ranges(uri: str, token: str = "") -> RangeFile:
+    """Open an object on S3 as `open_binary` does, without a buffer. For a reader that has one, and accepts short reads."""
+    return s3.RangeFile(uri, token)
 
 
 def put(uri: str, data: bytes, if_absent: bool = False) -> bool:

@@ -5,9 +5,8 @@ absent where the result may not be exact. Chunks only save time: a source that l
 results.
 """
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from curation import storage
@@ -20,9 +19,13 @@ from pipelines import source_manifest, sources, units
 from pipelines.recipes import Recipe
 from pipelines.units import Unit, UnitName
 
-# Gameplay of 360 lines or more is never coded with fewer bytes. A file smaller than two chunks at this rate is not opened to
-# read its duration, and a container that declares a length of years does not make a million units.
-_MIN_BYTES_PER_S = 50_000
+# A file smaller than two chunks at the first rate is not opened to read its duration: opening all files would cost more than
+# that gains. Nothing is coded with fewer bytes than the second, so a container that declares a length of years does not make a
+# million units.
+_OPENED_BYTES_PER_S = 50_000
+_MIN_BYTES_PER_S = 5_000
+# The last frames of ten minutes may be missing: two chunks of five minutes may be shorter by this share of one together.
+_SHORTFALL = 0.05
 
 
 def pending_chunks(entries: Sequence[Entry], out: str, recipe: Recipe) -> list[Unit]:
@@ -30,41 +33,40 @@ def pending_chunks(entries: Sequence[Entry], out: str, recipe: Recipe) -> list[U
     chunk_s = recipe.partition.chunk_s
     if chunk_s is None:
         return []
-    min_bytes = 2 * chunk_s * _MIN_BYTES_PER_S
+    min_bytes = 2 * chunk_s * _OPENED_BYTES_PER_S
     large = {entry.uri: entry for entry in entries if entry.size >= min_bytes}
     pending = sources.pending_sources(list(large.values()), out, recipe, min_bytes)
     long = [unit for unit in pending if not (unit.duplicate_of or unit.problem)]
     known = source_manifest.identify(out, [large[unit.uri] for unit in long], min_bytes)
     committed = {str(name) for name in units.list_committed(out, "scan")}
-    return [
-        Unit("scan", str(name), unit.uri, unit.token)
+    units_ = [
+        chunk
         for unit in long
-        for name in _chunk_names(
-            unit, recipe, _count_chunks(large[unit.uri], known[large[unit.uri]].duration_s or 0.0, chunk_s)
-        )
-        if str(name) not in committed
+        for chunk in _chunks(unit, recipe, _bounds_s(large[unit.uri], known[large[unit.uri]].duration_s or 0.0, chunk_s))
     ]
+    return [unit for unit in units_ if unit.name not in committed]
 
 
-def _count_chunks(entry: Entry, duration_s: float, chunk_s: float) -> int:
-    return int(min(duration_s, entry.size / _MIN_BYTES_PER_S) // chunk_s)
+def _bounds_s(entry: Entry, duration_s: float, chunk_s: float) -> list[float]:
+    """Return where the chunks of a source begin, s. All are equally long: `chunk_s`, or up to half as much again."""
+    likely_s = min(duration_s, entry.size / _MIN_BYTES_PER_S)
+    parts = int(likely_s / chunk_s + _SHORTFALL)
+    return [round(part * likely_s / parts, 3) for part in range(parts)]
 
 
-def _chunk_names(source: Unit, recipe: Recipe, parts: int) -> list[UnitName]:
+def _chunks(source: Unit, recipe: Recipe, starts_s: Sequence[float]) -> Iterator[Unit]:
+    """Yield the chunks of a source that begin at these times, none where there is only one."""
     video_id, key = UnitName.parse(source.name).video_id, _chunks_digest(source, recipe)
-    return [UnitName(video_id, key, part, parts) for part in range(parts if parts > 1 else 0)]
+    ends_s: list[float | None] = [*starts_s[1:], None]
+    if len(starts_s) > 1:
+        for part, (start_s, end_s) in enumerate(zip(starts_s, ends_s, strict=True)):
+            name = str(UnitName(video_id, key, part, len(starts_s)))
+            yield Unit("scan", name, source.uri, source.token, start_s=start_s, end_s=end_s)
 
 
 def _chunks_digest(source: Unit, recipe: Recipe) -> str:
     """Identify the chunks of a source: by its unit, which does not depend on the chunk length, that length and the format."""
     return digest(UnitName.parse(source.name).digest, str(recipe.partition.chunk_s), str(chunks.FORMAT))
-
-
-def chunk_span_s(unit: Unit, recipe: Recipe) -> tuple[float, float]:
-    """Return the seconds [start, end) of a chunk. The last chunk ends with the source, at infinity here."""
-    name, chunk_s = UnitName.parse(unit.name), recipe.partition.chunk_s
-    assert chunk_s is not None, unit.name
-    return name.part * chunk_s, math.inf if name.part == name.parts - 1 else (name.part + 1) * chunk_s
 
 
 def attach_chunks(source_units: Sequence[Unit], out: str, recipe: Recipe) -> list[Unit]:

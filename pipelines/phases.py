@@ -1,6 +1,7 @@
 """Each phase: load a unit's rows, run the operators, commit. The same code under every runner."""
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -181,8 +182,8 @@ def _count(record: Record, rows: list[Row], cpu_s: dict[str, float], decodes: Co
 
 
 def _load_chunk(phase: Phase, unit: Unit) -> list[Row]:
-    start_s, end_s = chunk_units.chunk_span_s(unit, phase.recipe)
-    return [{**_fresh_source(phase, unit), "start_s": start_s, "end_s": end_s}]
+    end_s = math.inf if unit.end_s is None else unit.end_s
+    return [{**_fresh_source(phase, unit), "start_s": unit.start_s, "end_s": end_s}]
 
 
 def _commit_chunk(phase: Phase, unit: Unit, rows: list[Row], record: Record) -> None:

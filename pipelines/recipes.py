@@ -63,8 +63,8 @@ class Partition:
     flow: FlowSettings = field(default_factory=FlowSettings)
     actions: ActionSettings = field(default_factory=ActionSettings)
     iqa: IqaSettings = field(default_factory=IqaSettings)
-    # s, length of the chunks in which several workers measure a long source; null: never in chunks. It changes no result, only
-    # how long one video takes.
+    # s, length of the chunks in which several workers measure a long source, or up to half as much again: all of a source are
+    # equally long. null: never in chunks. It changes no result, only how long one video takes.
     chunk_s: float | None = 300.0
     # GPUs that a worker requests on a cluster, for RAFT and for pyiqa's metrics: 0.25 lets four workers share one. With 0 Ray
     # shows a worker no GPU. A local run uses the GPU of the machine. It changes no setting of the results.

@@ -51,6 +51,8 @@ class Unit:
     upstream: tuple[str, ...] = ()  # the units whose rows go in, as "phase/name", in order of phase
     clips: tuple[str, ...] = ()  # the clip_ids that a shard takes from them, in order
     chunks: tuple[str, ...] = ()  # the units of `scan` in which a source was measured
+    start_s: float = 0.0  # of a chunk
+    end_s: float | None = None  # of a chunk; None: it ends with the source
     reason: str | None = None  # why a source is not measured
     problem: str | None = None  # why a source cannot even be named by its bytes; the unit fails with it
     request: str = ""  # what an attempt of `generate` is to make, as JSON

@@ -9,15 +9,17 @@ import errno
 import hashlib
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import av
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 
 from curation import storage, versions
 from curation.errors import UnreadableVideo, is_machine_fault
+from curation.processes import ProcessLocal
+from curation.uris import require_version
 from curation.worker_state import worker
 
 av.logging.set_level(av.logging.PANIC)
@@ -49,16 +51,76 @@ def set_threads(count: int) -> None:
     _threads = count
 
 
+class OpenVideo(NamedTuple):
+    """An open container with its video stream, and our own file under it where it is on S3."""
+
+    container: av.container.InputContainer
+    stream: av.VideoStream
+    file: storage.RangeFile | None
+
+    def position(self) -> int:
+        """Return the byte up to which the demuxer has read, 0 where FFmpeg reads the file itself."""
+        return self.file.tell() if self.file else 0
+
+    def announce(self, last: int) -> None:
+        """Say that the bytes from the position up to `last` will be read, so that they are fetched by few requests."""
+        if self.file:
+            self.file.announce(self.file.tell(), last)
+
+
 @contextmanager
 def open_video(uri: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Open a container and choose its video stream. Both are closed on exit, also after an error.
 
     Raises `UnreadableVideo` with the reason where the file is not a video or its header is broken.
     """
+    with open_file(uri) as video:
+        yield video.container, video.stream
+
+
+@contextmanager
+def open_file(uri: str) -> Iterator[OpenVideo]:
+    """As `open_video`, with the file."""
     if uri.lower().endswith(".mpd") and storage.read(uri, 0, 1):
         raise UnreadableVideo(f"is {_DASH}")
-    with _ffmpeg_input(uri) as file, _open_container(file) as container:
-        yield container, _video_stream(container)
+    with _ffmpeg_input(uri) as file, _errors_of_footage(file), _open_container(file) as container:
+        yield OpenVideo(container, _video_stream(container), None if isinstance(file, str) else file)
+
+
+_left_open = ProcessLocal[tuple[str, str, ExitStack, OpenVideo]]()
+
+
+@contextmanager
+def reopen_file(uri: str) -> Iterator[tuple[OpenVideo, bool]]:
+    """As `open_file`, but leave the file open, for the next call of this process. Yield also whether it was open before.
+
+    If so, its demuxer and decoder are somewhere in the file, and the caller must seek. A long video's index is then read once.
+    A file that has another version since is opened anew. After an error, and by `close_left_open`, it is closed.
+    """
+    left, now = _left_open.get(), storage.version(uri)
+    _left_open.put(None)
+    require_version(uri, versions.register_open(uri), now)
+    if left and left[:2] == (uri, now):
+        stack, video = left[2:]
+    else:
+        if left:
+            left[2].close()
+        stack = ExitStack()
+        video = stack.enter_context(open_file(uri))
+    try:
+        with _errors_of_footage(video.file or f"file:{storage.normal(uri)}"):
+            yield video, bool(left and left[3] is video)
+    except BaseException:
+        stack.close()
+        raise
+    _left_open.put((uri, now, stack, video))
+
+
+def close_left_open() -> None:
+    """Close the file that `reopen_file` has left open in this process."""
+    if left := _left_open.get():
+        _left_open.put(None)
+        left[2].close()
 
 
 @contextmanager
@@ -68,18 +130,24 @@ def _ffmpeg_input(uri: str) -> Iterator[Any]:
     if not storage.is_s3(uri):
         yield f"file:{storage.normal(uri)}"
         return
-    with storage.open_binary(uri, token) as file:
+    with storage.open_ranges(uri, token) as file:
         yield file
 
 
 @contextmanager
 def _open_container(file: Any) -> Iterator[av.container.InputContainer]:
     """Open the container. Only local files are followed, so that a playlist reaches no network before it is refused."""
-    action = "opened"
+    with _errors_of_footage(file, "opened"):
+        container = av.open(file, metadata_errors="ignore", options={"protocol_whitelist": "file"})
+    with container:
+        yield cast(av.container.InputContainer, container)
+
+
+@contextmanager
+def _errors_of_footage(file: Any, action: str = "read") -> Iterator[None]:
+    """Turn FFmpeg's errors into `UnreadableVideo` where the bytes are at fault, and not the machine."""
     try:
-        with av.open(file, metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
-            action = "read"
-            yield cast(av.container.InputContainer, container)
+        yield
     except av.InvalidDataError as error:
         raise UnreadableVideo(f"cannot be {action}: no known container, or its header is missing or damaged") from error
     except av.FFmpegError as error:
@@ -107,6 +175,9 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
     stream = max(tracks, key=_rank)
     if stream.codec_context is None:
         raise UnreadableVideo("its codec is not known to this decoder")
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all  # demuxers that know where its packets are do not read them
     stream.codec_context.thread_count = _threads
     return stream
 

@@ -20,9 +20,9 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from curation.errors import UnreadableVideo
-from curation.media.container import open_video
+from curation.media.container import close_left_open, open_video
 from curation.media.seek import frames_from
-from curation.media.source import Source, probe
+from curation.media.source import Source, clear_probed, probe
 from curation.processes import ProcessLocal
 from curation.worker_state import worker
 
@@ -62,6 +62,14 @@ def decode(uri: str, span: Span | None = None, purpose: str = "read") -> Iterato
     """
     for time_s, frame in _decode_with_lead(uri, span, purpose):
         if not span or time_s >= span.start_s:
+            yield time_s, frame
+
+
+def decode_part(source: Source, frames: Iterator[av.VideoFrame], start_s: float, purpose: str) -> Iterator[TimedFrame]:
+    """As `decode`, of frames that begin at or before `start_s` and whose reader knows where to stop: see `seek.open_part`."""
+    worker.decodes[purpose] += 1
+    for time_s, frame in _advancing(source, frames):
+        if time_s >= start_s:
             yield time_s, frame
 
 
@@ -170,7 +178,8 @@ def _read_frames(uri: str, span: Span, fps: float | None, size: tuple[int, int] 
 def clear_caches() -> None:
     """Drop everything that is cached of sources, because their files may have changed."""
     _open_decode.put(None)
-    probe.cache_clear()
+    close_left_open()
+    clear_probed()
     _read_frames.cache_clear()
 
 

@@ -3,45 +3,97 @@
 import itertools
 import math
 from collections.abc import Iterator
-from functools import partial
-from typing import cast
+from contextlib import contextmanager
+from typing import NamedTuple, cast
 
 import av
 
-from curation.media.container import open_video, stamped_frames
+from curation.media.container import OpenVideo, open_file, open_video, reopen_file, stamped_frames
 from curation.media.repair import repair_frames
-from curation.media.source import Source, probe
+from curation.media.source import Source, probe, probe_open
 
 # How far to step back, in seconds, when a seek lands after its target or on a frame that is not a key frame.
-_STEPS_BACK_S = (0.0, 5.0, 20.0)
+_STEPS_BACK_S = (0.0, 2.0, 5.0, 20.0)
 # A decode begins near a time if it begins at most this long before. Some recordings have key frames minutes apart, or only one.
 _NEAR_S = 30.0
+# A decoder holds frames back and returns them when it has read on so far.
+_TAIL_S = 0.5
 
 
-def can_seek_near(uri: str, time_s: float) -> bool:
-    """Return whether a decode can begin, exactly, at most half a minute before a time. Costs a few seeks and a frame each."""
-    source = probe(uri)
-    if not source.seekable or time_s <= _NEAR_S:
-        return source.seekable
-    with open_video(uri) as (container, stream):
-        first = next(_seek_to_key_frame(container, stream, source, time_s) or iter(()), None)
-        return first is not None and source.time_s(cast(int, first.pts)) >= time_s - _NEAR_S
+class _Place(NamedTuple):
+    """A key frame from which a decode can begin, with the frames from there."""
+
+    time_s: float
+    position: int  # the byte up to which the file was read for it
+    frames: Iterator[av.VideoFrame]
+
+
+@contextmanager
+def open_part(uri: str, start_s: float, end_s: float, next_s: float) -> Iterator[Iterator[av.VideoFrame] | None]:
+    """Open a source once, for its frames in [start_s, end_s), and yield its repaired frames from the start or a bit before it.
+
+    None where a decode cannot begin, exactly, at most half a minute before `start_s`, or before `next_s`, where the reader of
+    the next part begins. The place of `next_s` in the file tells where the part ends, so little is fetched from S3 in vain.
+    end_s, next_s: infinite for a part that ends with the source.
+    """
+    with reopen_file(uri) as (video, was_open):
+        # The decoder always has the first frame behind it, so what it says of frames after a seek depends on no earlier part.
+        source = probe(uri) if was_open else probe_open(uri, video.container, video.stream)
+        following = None if math.isinf(next_s) else _enter(video, source, next_s)
+        if not source.seekable or (following is None and _NEAR_S < next_s < math.inf):
+            yield None
+            return
+        begin = _enter(video, source, start_s)
+        if begin:
+            _announce(video, begin, following, end_s)
+            yield _repaired(source, begin.frames, skip=int(source.interlaced))
+            return
+        if start_s > _NEAR_S:
+            yield None
+            return
+    with open_file(uri) as video:
+        frames = stamped_frames(video.container, video.stream)
+        first = list(itertools.islice(frames, 1))
+        _announce(video, _Place(0.0, video.position(), frames), following, end_s)
+        yield _repaired(source, itertools.chain(first, frames))
+
+
+def _enter(video: OpenVideo, source: Source, time_s: float) -> _Place | None:
+    """Seek to a key frame at or before a time, at most half a minute; None where a decode cannot begin there exactly."""
+    if not (source.seekable and time_s > 0):
+        return None
+    frames = _seek_to_key_frame(video.container, video.stream, source, time_s)
+    first = next(frames, None) if frames else None
+    if frames is None or first is None:
+        return None
+    begin_s = source.time_s(cast(int, first.pts))
+    return _Place(begin_s, video.position(), itertools.chain([first], frames)) if begin_s >= time_s - _NEAR_S else None
+
+
+def _announce(video: OpenVideo, begin: _Place, following: _Place | None, end_s: float) -> None:
+    """Say up to which byte a part will be read, from the places in the file of its first frame and of the next part's."""
+    if following and following.time_s > begin.time_s and following.position > begin.position:
+        bytes_per_s = (following.position - begin.position) / (following.time_s - begin.time_s)
+        video.announce(round(following.position + (end_s + _TAIL_S - following.time_s) * bytes_per_s))
 
 
 def frames_from(
     container: av.container.InputContainer, stream: av.VideoStream, source: Source, start_s: float
 ) -> Iterator[av.VideoFrame]:
     """Yield repaired frames from a point at or before `start_s`: a key frame near it, else the start of the source."""
-    repair = partial(repair_frames, interlaced=source.interlaced, transfer=source.transfer)
     if not (source.seekable and start_s > 0):
-        yield from repair(stamped_frames(container, stream))
+        yield from _repaired(source, stamped_frames(container, stream))
         return
     frames = _seek_to_key_frame(container, stream, source, start_s)
     if frames is not None:
-        yield from repair(frames, skip=int(source.interlaced))
+        yield from _repaired(source, frames, skip=int(source.interlaced))
         return
     with open_video(source.uri) as (reopened, its_stream):
-        yield from repair(stamped_frames(reopened, its_stream))
+        yield from _repaired(source, stamped_frames(reopened, its_stream))
+
+
+def _repaired(source: Source, frames: Iterator[av.VideoFrame], skip: int = 0) -> Iterator[av.VideoFrame]:
+    return repair_frames(frames, interlaced=source.interlaced, transfer=source.transfer, skip=skip)
 
 
 def _seek_to_key_frame(

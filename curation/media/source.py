@@ -1,8 +1,9 @@
 """Probe a source: its size, rate, orientation, and what its frames need before they can be used."""
 
+from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 import av
@@ -16,6 +17,7 @@ from curation.media.repair import HDR_TRANSFERS
 _SEEKABLE = frozenset({"mov", "mp4", "matroska", "webm", "mpegts", "flv"})
 # FFmpeg's orders of fields: top first or bottom first, coded or displayed.
 _INTERLACED = (2, 3, 4, 5)
+_MAX_PROBED = 64
 
 
 @dataclass(frozen=True)
@@ -44,34 +46,55 @@ class Source:
         return float((pts - self.origin) * self.time_base)
 
 
-@lru_cache(maxsize=64)
+_probed: OrderedDict[str, Source] = OrderedDict()
+
+
 def probe(uri: str) -> Source:
-    """Open a source and decode its first frame. Raises `UnreadableVideo` with the reason where that fails."""
+    """Open a source and decode its first frame. Raises `UnreadableVideo` with the reason where that fails.
+
+    The last sources are kept, until `clear_probed`.
+    """
+    if source := _probed.get(uri):
+        return source
     with open_video(uri) as (container, stream):
-        first = next(stamped_frames(container, stream), None)
-        if first is None:
-            raise UnreadableVideo("no frame could be decoded")
-        turns, mirrored = _orientation(first)
-        width, height = (first.height, first.width) if turns % 2 else (first.width, first.height)
-        aspect = float(stream.sample_aspect_ratio or 1) or 1.0
-        return Source(
-            uri=uri,
-            width=width,
-            height=height,
-            fps=float(stream.average_rate) if stream.average_rate else None,
-            duration_s=_declared_duration(container, stream),
-            codec=stream.codec_context.name,
-            container=container.format.name,
-            time_base=Fraction(stream.time_base or Fraction(1, 1000)),
-            origin=first.pts or 0,
-            quarter_turns=turns,
-            mirrored=mirrored,
-            pixel_aspect=1 / aspect if turns % 2 else aspect,
-            seekable=bool(_SEEKABLE & set(container.format.name.split(","))),
-            interlaced=bool(first.interlaced_frame) or stream.codec_context.field_order in _INTERLACED,
-            transfer=HDR_TRANSFERS.get(first.color_trc),
-            other_tracks=tuple(describe_track(other) for other in video_tracks(container) if other.index != stream.index),
-        )
+        return probe_open(uri, container, stream)
+
+
+def clear_probed() -> None:
+    """Forget every source, because their files may have changed."""
+    _probed.clear()
+
+
+def probe_open(uri: str, container: av.container.InputContainer, stream: av.VideoStream) -> Source:
+    """As `probe`, of a container that was just opened and from which nothing was read yet."""
+    first = next(stamped_frames(container, stream), None)
+    if first is None:
+        raise UnreadableVideo("no frame could be decoded")
+    turns, mirrored = _orientation(first)
+    width, height = (first.height, first.width) if turns % 2 else (first.width, first.height)
+    aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+    source = _probed[uri] = Source(
+        uri=uri,
+        width=width,
+        height=height,
+        fps=float(stream.average_rate) if stream.average_rate else None,
+        duration_s=_declared_duration(container, stream),
+        codec=stream.codec_context.name,
+        container=container.format.name,
+        time_base=Fraction(stream.time_base or Fraction(1, 1000)),
+        origin=first.pts or 0,
+        quarter_turns=turns,
+        mirrored=mirrored,
+        pixel_aspect=1 / aspect if turns % 2 else aspect,
+        seekable=bool(_SEEKABLE & set(container.format.name.split(","))),
+        interlaced=bool(first.interlaced_frame) or stream.codec_context.field_order in _INTERLACED,
+        transfer=HDR_TRANSFERS.get(first.color_trc),
+        other_tracks=tuple(describe_track(other) for other in video_tracks(container) if other.index != stream.index),
+    )
+    while len(_probed) > _MAX_PROBED:
+        with suppress(KeyError):  # another thread has dropped it just now
+            _probed.popitem(last=False)
+    return source
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:

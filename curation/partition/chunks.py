@@ -20,8 +20,8 @@ import numpy as np
 
 from curation.errors import NotExact, UnreadableVideo
 from curation.media import decode
-from curation.media.decode import FrameConverter, Span
-from curation.media.seek import can_seek_near
+from curation.media.decode import FrameConverter
+from curation.media.seek import open_part
 from curation.media.source import Source, probe
 from curation.media.viewport import ViewportAccumulator, ViewportSums, find_viewport
 from curation.partition.cuts import SceneSettings
@@ -42,8 +42,9 @@ from curation.quality.iqa import Iqa, IqaSettings
 from curation.quality.luminance import luma
 from curation.worker_state import worker
 
-# Part of every chunk file's name. It gets a new number when a recorder's arrays change, so that no run joins old chunks to new.
-FORMAT = 5
+# Part of every chunk file's name. It gets a new number when a recorder's arrays change, or where chunks begin, so that no run
+# joins old chunks to new.
+FORMAT = 6
 # A chunk is decoded from so long before it. All footage but stills has the frames there that recorders look back at, and it is
 # a hundredth of a chunk's time.
 _LEAD_IN_S = 3.0
@@ -132,10 +133,12 @@ def cached_iqa(settings: IqaSettings) -> Iqa:
 
 def scan_chunk(uri: str, settings: ScanSettings, start_s: float, end_s: float) -> Chunk:
     """Measure a part of a source. The worker keeps the last result. `NotExact` where a scan of the whole might differ."""
-    for bound_s in (start_s, end_s):
-        if not (math.isinf(bound_s) or can_seek_near(uri, max(0.0, bound_s - _LEAD_IN_S))):
+    lead_s = max(0.0, start_s - _LEAD_IN_S)
+    with open_part(uri, lead_s, end_s, end_s - _LEAD_IN_S) as frames:
+        if frames is None:
             raise NotExact("can only be decoded from its start")
-    chunk = measure(uri, settings, start_s, end_s)
+        source = probe(uri)
+        chunk = _measure(source, settings, start_s, end_s, decode.decode_part(source, frames, lead_s, "scan chunk"))
     worker.chunk = (uri, settings, start_s, end_s), chunk
     return chunk
 
@@ -146,15 +149,22 @@ def finished_chunk(uri: str, settings: ScanSettings, start_s: float, end_s: floa
     return chunk
 
 
-def measure(uri: str, settings: ScanSettings, start_s: float = 0.0, end_s: float = math.inf) -> Chunk:
-    """Scan a source or a part of it. Raises `UnreadableVideo` where no frame can be decoded, and `NotExact` as `scan_chunk`."""
+def measure(uri: str, settings: ScanSettings) -> Chunk:
+    """Scan a source. Raises `UnreadableVideo` where no frame can be decoded."""
+    return _measure(probe(uri), settings, 0.0, math.inf, decode.decode(uri, purpose="scan"))
+
+
+def _measure(
+    source: Source, settings: ScanSettings, start_s: float, end_s: float, decoded: Iterator[decode.TimedFrame]
+) -> Chunk:
+    """Measure a source or a part of it from its frames, and those around the part."""
     flow, iqa = cached_flow(settings.flow), cached_iqa(settings.iqa)
     recorders = new_recorders(
         flow, settings.flow.pairs_per_s, iqa, settings.iqa.every_s, settings.detector, settings.min_cut_content
     )
     viewport, seams = ViewportAccumulator(), _Seams()
     damage = worker.damage.copy()
-    for frame in _frames_around(uri, start_s, end_s):
+    for frame in _frames_around(source, start_s, end_s, decoded):
         if frame.number == 0 and start_s > _LEAD_IN_S:
             # Frames between where a seek lands and here may lack their references. The chunk before decoded them with these.
             damage = worker.damage.copy()
@@ -183,7 +193,7 @@ def measure(uri: str, settings: ScanSettings, start_s: float = 0.0, end_s: float
 def measure_flow(uri: str, settings: FlowSettings) -> dict[str, np.ndarray]:
     """Measure only a source's flow. Return the times of all its frames, and the arrays of `recorders.FlowRecorder`."""
     recorder, times_s = FlowRecorder(cached_flow(settings), settings.pairs_per_s), []
-    for frame in _frames_around(uri, 0.0, math.inf):
+    for frame in _all_frames(uri):
         recorder.add(frame)
         times_s.append(frame.time_s)
     return {"times_s": np.array(times_s), **recorder.arrays()}
@@ -192,7 +202,7 @@ def measure_flow(uri: str, settings: FlowSettings) -> dict[str, np.ndarray]:
 def measure_fingerprint(uri: str) -> Fingerprint:
     """Measure only a source's fingerprint, as a scan does."""
     recorder, viewport, times_s = FingerprintRecorder(), ViewportAccumulator(), list[float]()
-    for frame in _frames_around(uri, 0.0, math.inf):
+    for frame in _all_frames(uri):
         recorder.add(frame)
         times_s.append(frame.time_s)
         if frame.first_in(_VIEWPORT_EVERY_S):
@@ -202,23 +212,21 @@ def measure_fingerprint(uri: str) -> Fingerprint:
     return fingerprint(np.array(times_s)[small["small_frame"]], small["small_lumas"], picture, analysis_size(probe(uri)))
 
 
-def _frames_around(uri: str, start_s: float, end_s: float) -> Iterator[ScanFrame]:
+def _all_frames(uri: str) -> Iterator[ScanFrame]:
+    return _frames_around(probe(uri), 0.0, math.inf, decode.decode(uri, purpose="scan"))
+
+
+def _frames_around(source: Source, start_s: float, end_s: float, decoded: Iterator[decode.TimedFrame]) -> Iterator[ScanFrame]:
     """Yield the frames of a part, with those before and after it that its entries depend on."""
-    converter = FrameConverter(probe(uri), analysis_size(probe(uri)))
+    converter = FrameConverter(source, analysis_size(source))
     before_s, trailing = None, 0
-    for index, (time_s, decoded) in enumerate(_decode_around(uri, start_s, end_s)):
+    for index, (time_s, frame) in enumerate(decoded):
         trailing += time_s >= end_s
         if trailing > FRAMES_AFTER:
             return
-        rgb = converter(decoded)
-        yield ScanFrame(index, time_s, before_s, rgb, luma(rgb), decoded, start_s <= time_s < end_s)
+        rgb = converter(frame)
+        yield ScanFrame(index, time_s, before_s, rgb, luma(rgb), frame, start_s <= time_s < end_s)
         before_s = time_s
-
-
-def _decode_around(uri: str, start_s: float, end_s: float) -> Iterator[decode.TimedFrame]:
-    if start_s == 0 and math.isinf(end_s):
-        return decode.decode(uri, purpose="scan")
-    return decode.decode(uri, Span(max(0.0, start_s - _LEAD_IN_S), math.inf), purpose="scan chunk")
 
 
 def _own_entries(recorder: Recorder, lead: int, count: int) -> dict[str, np.ndarray]:

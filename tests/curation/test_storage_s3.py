@@ -219,7 +219,7 @@ def test_a_store_that_fails_while_a_video_is_read_is_not_a_short_video(reads, re
         left.pop()
         return real(*arguments)
 
-    monkeypatch.setattr(s3_module, "RANGE_BYTES", 16 << 10)
+    monkeypatch.setattr(s3_module, "RANGE_BYTES", 8 << 10)
     monkeypatch.setattr(s3_module, "read", failing)
     with pytest.raises(OSError, match="SlowDown"):
         list(decode.decode(there))

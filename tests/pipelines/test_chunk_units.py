@@ -1,11 +1,12 @@
 """A long source gives the same results in chunks as in one pass, whatever happens to the chunks. The chunks here are short."""
 
 import ctypes
-import math
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from curation import source_files, storage
@@ -27,6 +28,7 @@ TINY = in_chunks_of(2.0)
 @pytest.fixture(autouse=True)
 def lean(monkeypatch):
     """Let every source count as one that may be long, whatever its size."""
+    monkeypatch.setattr(chunk_units, "_OPENED_BYTES_PER_S", 1)
     monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 1)
     scan.clear_caches()
 
@@ -142,7 +144,7 @@ def test_a_chunk_that_fails_is_said_and_costs_a_pass(here, one_pass, raw, tmp_pa
     real = chunk_units.put_chunk
 
     def put_chunk(out, name, chunk):
-        if chunk.start_s == 4:
+        if 4 <= chunk.start_s < 5:
             raise OSError("no space left")
         real(out, name, chunk)
 
@@ -155,7 +157,7 @@ def test_a_chunk_that_fails_is_said_and_costs_a_pass(here, one_pass, raw, tmp_pa
 
 
 def test_a_source_that_cannot_be_chunked_is_said_so_once(here, raw, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(chunks, "can_seek_near", lambda uri, time_s: False)
+    monkeypatch.setattr(chunks, "open_part", lambda *_: nullcontext(None))
     done = run.curate([str(raw / "b.mp4")], str(tmp_path / "o"), TINY, phases=recipes.PHASES)
     assert decodes(done) == {"scan": 1, "encode": done.kept}
     assert caplog.text.count("is measured in one pass: can only be decoded from its start") == 1
@@ -163,16 +165,47 @@ def test_a_source_that_cannot_be_chunked_is_said_so_once(here, raw, tmp_path, mo
     assert run.curate([str(raw / "b.mp4")], str(tmp_path / "o"), TINY, phases=recipes.PHASES).records == []
 
 
+def spans(found):
+    return [(unit.start_s, unit.end_s) for unit in found]
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "mb", "count", "length_s"),
+    [
+        (10_800.0, 324, 36, 300.0),  # three hours of AV1 at 240 kbit/s
+        (10_799.9, 27_000, 36, 299.997),  # and of H.264 at 20 Mbit/s
+        (899.0, 100, 3, 299.667),
+        (880.0, 100, 2, 440.0),
+        (599.98, 100, 2, 299.99),
+        (560.0, 100, 0, None),
+        (1e9, 100, 66, 303.03),  # a container that declares 32 years
+    ],
+)
+def test_all_chunks_of_a_source_are_equally_long(duration_s, mb, count, length_s, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunk_units, "_OPENED_BYTES_PER_S", 50_000)
+    monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 5_000)
+    entry = storage.Entry("/a.mp4", mb * 1_000_000, "1-2")
+    monkeypatch.setattr(source_manifest, "identify", lambda *_: {entry: source_manifest.Identified("0" * 16, duration_s)})
+    found = chunk_units.pending_chunks([entry], str(tmp_path), SMOKE)
+    assert len(found) == count
+    if count:
+        starts_s = [start_s for start_s, _ in spans(found)]
+        assert [end_s for _, end_s in spans(found)] == [*starts_s[1:], None]
+        last_s = min(duration_s, mb * 1_000_000 / chunk_units._MIN_BYTES_PER_S)
+        assert np.diff([*starts_s, last_s]) == pytest.approx(length_s, abs=2e-3)
+        assert [units.Unit.from_json(unit.to_json()) for unit in found] == found
+
+
 def test_only_large_files_are_asked_how_long_they_are(raw, tmp_path, monkeypatch):
     entries, asked = source_files.find_sources([str(raw)]), []
     monkeypatch.setattr(source_manifest, "declared_durations_s", lambda uris: asked.extend(uris) or [600.0 for _ in uris])
     size = {Path(entry.uri).name: entry.size for entry in entries}
     assert size["b.mp4"] < 0.8 * size["a.mp4"]
+    monkeypatch.setattr(chunk_units, "_OPENED_BYTES_PER_S", size["a.mp4"] / 50)
     monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", size["a.mp4"] / 50)
     found = chunk_units.pending_chunks(entries, str(tmp_path), in_chunks_of(20.0))
     assert [Path(uri).name for uri in asked] == ["a.mp4"], "its copy is a duplicate, the rest is small"
-    spans = [chunk_units.chunk_span_s(unit, in_chunks_of(20.0)) for unit in found]
-    assert spans == [(0.0, 20.0), (20.0, math.inf)], "as many as its size makes likely, not as it declares"
+    assert spans(found) == [(0.0, 25.0), (25.0, None)], "as many as its size makes likely, not as it declares"
     assert chunk_units.pending_chunks(entries, str(tmp_path), in_chunks_of(26.0)) == []
 
 

@@ -239,7 +239,6 @@ def test_half_a_file_is_no_chunk(clip):
 SUFFIXES = {".mp4", ".webm", ".mkv", ".ts", ".avi", ".flv", ".mov", ".gif"}
 REFUSED = {
     "-video-with-dash-.mp4": "too few frames",  # one a second
-    "cockatoo.mp4": "is damaged",  # the decoder takes what follows a seek for damaged, not so from the start
     "decord_corrupted.mp4": "is damaged",
     "sample-with-large-length.avi": "only be decoded from its start",
     "testsrc2_mpeg4.avi": "only be decoded from its start",
