@@ -177,13 +177,13 @@ def test_chains_of_cuts_are_resolved_as_by_the_whole(seed, monkeypatch):
     assert push(detector, [np.zeros((8, 8, 3), np.uint8)] * 400) == cut_frames(*measures, FPS, settings)
 
 
-@pytest.fixture
-def clip(tmp_path, write):
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, write):
     """Two scenes of two seconds that move, with a flash in the second."""
     worlds = [texture(5, (360, 960)), texture(6, (360, 960))]
     frames = [np.roll(worlds[k // 60], -6 * k, axis=1)[:, :640] for k in range(120)]
     frames[90] = frames[91] = np.full_like(frames[90], 250)
-    return write(tmp_path / "clip.mp4", frames, (k / 30 for k in range(120)))
+    return write(tmp_path_factory.mktemp("clip") / "clip.mp4", frames, (k / 30 for k in range(120)))
 
 
 @pytest.mark.parametrize("backend", ["opencv", "pyav"])
