@@ -18,6 +18,8 @@ import av
 import cv2
 import numpy as np
 
+from curation.quality.quantiser import coded_level
+
 LumaClip = np.ndarray
 
 _GMSD_C = 170.0  # the paper's constant, for luma 0 to 255
@@ -51,6 +53,11 @@ def _gradient_strength(picture_HW: np.ndarray) -> np.ndarray:
 
 def encode_decode(clip: LumaClip, codec: str, options: dict[str, str], fps: int = 25) -> LumaClip:
     """Encode and decode a clip, or RGB pictures [N, H, W, 3]. Odd sides are padded for the codec and cut afterwards."""
+    return encode_decode_levels(clip, codec, options, fps)[0]
+
+
+def encode_decode_levels(clip: LumaClip, codec: str, options: dict[str, str], fps: int = 25) -> tuple[LumaClip, np.ndarray]:
+    """Do the same, and return what `coded_level` says of each frame, [N]; NaN where the decoder exports no quantiser."""
     height, width = clip.shape[1:3]
     padded = np.pad(clip, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))[: clip.ndim], mode="edge")
     file = io.BytesIO()
@@ -65,10 +72,14 @@ def encode_decode(clip: LumaClip, codec: str, options: dict[str, str], fps: int 
         output.mux(stream.encode(None))
     file.seek(0)
     with av.open(file, "r") as container:
-        container.streams.video[0].codec_context.thread_count = 1
+        context = container.streams.video[0].codec_context
+        context.thread_count, context.options = 1, {"export_side_data": "venc_params"}
         form = "rgb24" if clip.ndim == 4 else "yuv420p"
-        pictures = [frame.to_ndarray(format=form)[: frame.height] for frame in container.decode(video=0)]
-    return np.stack(pictures)[:, :height, :width]
+        pictures, levels = [], []
+        for frame in container.decode(video=0):
+            pictures.append(frame.to_ndarray(format=form)[: frame.height])
+            levels.append(coded_level(frame))
+    return np.stack(pictures)[:, :height, :width], np.array(levels, np.float64)
 
 
 def _yuv_frame(rgb: np.ndarray) -> av.VideoFrame:
@@ -80,17 +91,17 @@ def _with_gray_chroma(luma_HW: np.ndarray) -> np.ndarray:
     return np.concatenate([luma_HW, np.full((height // 2, width), 128, np.uint8)])
 
 
-def _x264(clip: LumaClip, crf: float, _: np.random.Generator) -> LumaClip:
-    return encode_decode(clip, "libx264", {"crf": f"{crf:.1f}", "preset": "veryfast"})
+def encoder_options(kind: str, amount: float) -> tuple[str, dict[str, str]]:
+    """Return the codec and its options for an amount of a kind that is a codec: x264, vp9, or mpeg4 (quantiser 1 to 31)."""
+    if kind == "x264":
+        return "libx264", {"crf": f"{amount:.1f}", "preset": "veryfast"}
+    if kind == "vp9":
+        return "libvpx-vp9", {"crf": f"{amount:.0f}", "b": "0", "deadline": "realtime", "cpu-used": "8"}
+    return "mpeg4", {"qmin": f"{amount:.0f}", "qmax": f"{amount:.0f}", "b": "20M", "bt": "20M", "g": "50"}
 
 
-def _vp9(clip: LumaClip, crf: float, _: np.random.Generator) -> LumaClip:
-    return encode_decode(clip, "libvpx-vp9", {"crf": f"{crf:.0f}", "b": "0", "deadline": "realtime", "cpu-used": "8"})
-
-
-def _mpeg4(clip: LumaClip, scale: float, _: np.random.Generator) -> LumaClip:
-    """Encode as MPEG-4 part 2 with a fixed quantiser, 1 to 31."""
-    return encode_decode(clip, "mpeg4", {"qmin": f"{scale:.0f}", "qmax": f"{scale:.0f}", "b": "20M", "bt": "20M", "g": "50"})
+def _codec(kind: str) -> Callable[[LumaClip, float, np.random.Generator], LumaClip]:
+    return lambda clip, amount, _: encode_decode(clip, *encoder_options(kind, amount))
 
 
 def _blur(clip: LumaClip, sigma: float, _: np.random.Generator) -> LumaClip:
@@ -129,9 +140,9 @@ def upscale(clip: LumaClip, factor: float, interpolation: int) -> LumaClip:
 KINDS = {
     kind.name: kind
     for kind in (
-        DamageKind("x264", "compressed", "CRF", _x264, 16, 51),
-        DamageKind("vp9", "compressed", "CRF", _vp9, 10, 63),
-        DamageKind("mpeg4", "compressed", "quantiser", _mpeg4, 1, 31),
+        DamageKind("x264", "compressed", "CRF", _codec("x264"), 16, 51),
+        DamageKind("vp9", "compressed", "CRF", _codec("vp9"), 10, 63),
+        DamageKind("mpeg4", "compressed", "quantiser", _codec("mpeg4"), 1, 31),
         DamageKind("blur", "blurred", "px", _blur, 0.3, 8),
         DamageKind("noise", "noisy", "luma", _noise, 1, 80),
         DamageKind("bands", "banded", "luma", _bands, 2, 128),

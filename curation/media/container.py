@@ -179,6 +179,8 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
         if other.index != stream.index:
             other.discard = Discard.all  # demuxers that know where its packets are do not read them
     stream.codec_context.thread_count = _threads
+    # Frames then carry their quantisers, which picture quality reads (`curation.quality.quantiser`).
+    stream.codec_context.options = {"export_side_data": "venc_params"}
     return stream
 
 
