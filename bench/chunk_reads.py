@@ -8,8 +8,8 @@ fresh worker, so nothing is kept from an earlier one. "own" are the bytes of the
 "opening" is what a worker fetches once for each source: headers, the index, the first frame. The ratio is that of all other
 fetched bytes to the chunk's own. It includes 3 s of lead-in, and the time from the key frame before that.
 
-With --runs the phases `scan` and `partition` of whole runs are measured instead, with as many workers. One worker makes one
-pass, two or more share chunks. All runs must give the same rows, thumbnails and signals.
+With --runs 2,1 the phases `scan` and `partition` are run on the first container instead, with two workers and with one. One
+worker makes one pass, two or more share chunks. It exits with 1 where rows, thumbnails or signals differ.
 """
 
 import argparse
@@ -42,7 +42,7 @@ _CLIP_S = 20.0
 
 
 class Result(NamedTuple):
-    """One chunk of one file. Sizes in MB."""
+    """One chunk of one file. Sizes in MB (1e6 bytes); opens: calls of `av.open`; problem: why it was refused, or empty."""
 
     container: str
     own: float
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=float, default=240.0, help="start of the chunk, s")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the chunk")
     parser.add_argument("--fps", type=int, default=10, help="frames a second")
-    parser.add_argument("--runs", default="", help="numbers of workers of whole runs, with commas")
+    parser.add_argument("--runs", default="", help="run whole phases with these numbers of workers, with commas")
     parser.add_argument("--containers", default=",".join(CONTAINERS), help="which, with commas")
     options = parser.parse_args(arguments)
     print(describe(), flush=True)
@@ -125,9 +125,8 @@ def measure(file: Path, fetches: Fetches, start_s: float, end_s: float) -> Resul
 def _forget(uri: str, token: str, fetches: Fetches) -> None:
     """Drop all that this process keeps of sources, as if it were new, and begin to count."""
     scan.clear_caches()
-    for kept in (getattr(s3, "_kept", None), getattr(s3, "_passing", None)):
-        if kept is not None:
-            kept.clear()
+    for name in ("_kept", "_passing"):
+        getattr(s3, name, {}).clear()  # commits that this is compared with may lack one
     versions.pin({uri: token})
     fetches.clear()
 
@@ -184,6 +183,8 @@ def whole_runs(file: Path, fetches: Fetches, counts: Sequence[int]) -> None:
     sizes = [len(rows) for rows, _ in results.values()]
     same = all(result == results[counts[0]] for result in results.values())
     print(f"rows of clips: {sizes}; rows, thumbnails and signals " + ("are the same" if same else "DIFFER"))
+    if not same:
+        raise SystemExit(1)
 
 
 def _run_phase(phase: str, file: Path, out: Path, workers: int) -> tuple[float, float, int]:

@@ -19,12 +19,15 @@ from curation.worker_state import worker
 
 MAX_CONNECTIONS = 16
 # A file is fetched in blocks, which a process keeps over seeks and openings: a demuxer jumps between a file's header, its index
-# and its frames. One jump fetches one block. Where reads follow each other, as much as was read so far is fetched ahead, up to
-# _AHEAD_BYTES, and later a quarter of it, up to RANGE_BYTES: more wastes what lies behind a span, less makes a long decode wait
-# on round trips. What is announced (`RangeFile.announce`) is fetched in ranges of RANGE_BYTES.
+# and its frames. A jump fetches one block.
+_BLOCK_BYTES = 16 << 10
+# Where reads follow each other, as many bytes are fetched ahead as were read in order so far, up to this, ...
+_AHEAD_BYTES = 128 << 10
+# ... and once that is a quarter of what was read, a quarter, up to this, which is also the range of announced spans
+# (`RangeFile.announce`). Fetching more ahead wastes what lies behind a span; less makes a long decode wait on round trips.
 RANGE_BYTES = 4 << 20
 BUFFER_BYTES = 64 << 10
-_BLOCK_BYTES, _AHEAD_BYTES = 16 << 10, 128 << 10
+# What a process keeps: blocks that may be read again, and blocks of announced spans, which are read once.
 _KEPT_BYTES, _PASSING_BYTES = 32 << 20, 8 << 20
 # How often a read is tried whose answer is short or has other bytes, each time on fresh connections.
 _READ_TRIES = 3
@@ -319,7 +322,8 @@ _kept, _passing = _Blocks(), _Blocks()
 class RangeFile(RangedFile):
     """One version of an S3 object as a raw read-only file, fetched by range requests with If-Match.
 
-    A read returns what the block at its start still has, which may be less than requested.
+    A read returns what the block at its start still has, which may be less than requested. All files of a process share its
+    blocks. `SourceChanged` where the object has another version than `token`; OSError where the store keeps answering wrongly.
     """
 
     def __init__(self, uri: str, token: str = "") -> None:
@@ -330,9 +334,9 @@ class RangeFile(RangedFile):
         self._last, self._run = -1, 0  # the block that was read last, and the bytes that were read in order until there
         self._announced = range(0)  # of blocks
 
-    def announce(self, first: int, last: int) -> None:
-        """Say that the bytes [first, last) will be read in order, and probably none after them."""
-        self._announced = range(first // self._block, -(-min(last, self._size) // self._block))
+    def announce(self, start: int, end: int) -> None:
+        """Say that the bytes [start, end) will be read in order: large requests fetch them, none past the last block."""
+        self._announced = range(start // self._block, -(-min(end, self._size) // self._block))
 
     def readinto(self, buffer: Any) -> int:
         length = min(len(buffer), self._size - self._at)

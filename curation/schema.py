@@ -140,7 +140,13 @@ CLIP = pa.schema(
             version=2,
         ),
         _column("fade_share", pa.float32(), "0-1", "share of the time spent fading to or from a flat picture"),
-        _column("iqa", pa.float32(), "0-1", "picture quality, without frozen time; 1 = clean", version=2),
+        _column(
+            "iqa",
+            pa.float32(),
+            "0-1",
+            "picture quality, lowered by frozen time and by a coarse VP9 or MPEG-4 quantiser; 1 = clean",
+            version=2,
+        ),
         _column(
             "iqa_fault",
             pa.string(),

@@ -80,7 +80,7 @@ def open_video(uri: str) -> Iterator[tuple[av.container.InputContainer, av.Video
 
 @contextmanager
 def open_file(uri: str) -> Iterator[OpenVideo]:
-    """As `open_video`, with the file."""
+    """Open a container, choose its video stream, and yield both with the file under them. Errors are those of `open_video`."""
     if uri.lower().endswith(".mpd") and storage.read(uri, 0, 1):
         raise UnreadableVideo(f"is {_DASH}")
     with _ffmpeg_input(uri) as file, _errors_of_footage(file), _open_container(file) as container:
@@ -95,7 +95,8 @@ def reopen_file(uri: str) -> Iterator[tuple[OpenVideo, bool]]:
     """As `open_file`, but leave the file open, for the next call of this process. Yield also whether it was open before.
 
     If so, its demuxer and decoder are somewhere in the file, and the caller must seek. A long video's index is then read once.
-    A file that has another version since is opened anew. After an error, and by `close_left_open`, it is closed.
+    A file that has another version since is opened anew, or raises `SourceChanged` where this unit is bound to the one
+    before. A process leaves one file open. After an error, and by `close_left_open`, it is closed.
     """
     left, now = _left_open.get(), storage.version(uri)
     _left_open.put(None)
@@ -208,7 +209,11 @@ def describe_track(stream: av.VideoStream) -> str:
 
 
 def stamped_frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Yield frames in presentation order, each with a time stamp. One that has none follows the frame before by one step."""
+    """Yield frames in presentation order, each with a time stamp `pts` in the stream's time base.
+
+    One that has none follows the frame before by one step; so does, in containers that stamp in decoding order, one whose stamp
+    does not increase. Packets that the decoder refuses count in `worker.damage`.
+    """
     decoding_order = container.format.name in _UNSTAMPED
     step = max(1, round(1 / ((stream.average_rate or 25) * cast(Fraction, stream.time_base))))
     last: int | None = None
@@ -244,9 +249,10 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
 
 
 def packet_digest(uri: str, max_packets: int | None = None) -> str:
-    """Return a name for a recording that depends only on its coded video: SHA-256 over its track's first packets, or all.
+    """Return a name for a recording that depends only on its coded video: 16 hex digits of SHA-256.
 
-    Nothing is decoded. A remux from MKV to MP4 keeps the packets. A remux from or to MPEG-TS writes them in another form.
+    It covers sizes and bytes of the track's first `max_packets` packets, None: of all. Nothing is decoded. A remux from MKV to
+    MP4 keeps the packets. A remux from or to MPEG-TS writes them in another form.
     """
     sha = hashlib.sha256()
     with open_video(uri) as (container, stream):

@@ -30,11 +30,13 @@ class _Place(NamedTuple):
 
 @contextmanager
 def open_part(uri: str, start_s: float, end_s: float, next_s: float) -> Iterator[Iterator[av.VideoFrame] | None]:
-    """Open a source once, for its frames in [start_s, end_s), and yield its repaired frames from the start or a bit before it.
+    """Open a source and yield an iterator over its repaired frames, for a reader of those in [start_s, end_s).
 
-    None where a decode cannot begin, exactly, at most half a minute before `start_s`, or before `next_s`, where the reader of
-    the next part begins. The place of `next_s` in the file tells where the part ends, so little is fetched from S3 in vain.
-    end_s, next_s: infinite for a part that ends with the source.
+    They come in order of presentation, from a key frame at or at most 30 s before `start_s`, or from the first frame where
+    `start_s` is at most 30 s. The reader stops at `end_s`. None instead where no exact decode can begin there, or at `next_s`,
+    where the reader of the next part begins. Times are in seconds from the first frame, infinite for a part that ends with the
+    source. On S3 the place of `next_s` in the file limits what is fetched. The file stays open for the next call. Errors are
+    those of `container.open_file`.
     """
     with reopen_file(uri) as (video, was_open):
         # The decoder always has the first frame behind it, so what it says of frames after a seek depends on no earlier part.
@@ -103,7 +105,8 @@ def _seek_to_key_frame(
 
     In an interlaced source the second frame must be at or before it too. The first lacks the neighbour that its fields are
     filled in from, so the caller drops it. MPEG-TS seeks land after the target, and intra-refresh streams on a picture
-    without its references. For those it steps back. Returns None where the steps lead to the start of the source.
+    without its references. For those it steps back. None where the container cannot seek, a step reaches
+    the start of the source, or none of them (0, 2, 5 and 20 s) lands on such a frame.
     """
     target = source.origin + math.floor(start_s / source.time_base)
     for back_s in _STEPS_BACK_S:

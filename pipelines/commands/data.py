@@ -31,7 +31,10 @@ def curate(
     wait: Wait = 0.0,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Write nothing: curate a sample, and print what all of the input would cost and give."),
+        typer.Option(
+            "--dry-run",
+            help="Write nothing, and ignore --out: curate a sample here, and print what all of the input would cost and give.",
+        ),
     ] = False,
     sample: Annotated[int, typer.Option(help="How many sources --dry-run curates.", min=1)] = 20,
 ) -> None:
@@ -162,7 +165,7 @@ def retry(
 
 def inspect(
     out: Out,
-    clip: Annotated[str, typer.Argument(metavar="[CLIP]", help="A clip's id, or the first digits of it.")] = "",
+    clip: Annotated[str, typer.Argument(metavar="[CLIP]", help="A clip's id, or its first characters.")] = "",
     thresholds: Annotated[bool, typer.Option("--thresholds", help="What other limits of the score phase would keep.")] = False,
     camera: Annotated[
         str, typer.Option(metavar="FILE", help="Save CLIP's camera as .npz, .tum, .txt (RealEstate10K) or .rrd (rerun).")

@@ -140,16 +140,16 @@ def convert_layout(
         folders = [storage.normal(folder) for folder in (truth, videos) if folder]
         if truth and layout != "mind":
             raise InputError("--truth is of the layout mind only")
-        found = layouts.import_mind(*folders) if layout == "mind" else layouts.IMPORTS[layout](folders[0])
-        cases.write_cases(out, found)
-        say(f"{len(found)} videos listed in {storage.join(storage.normal(out), cases.CASES_FILE)}")
+        listed = layouts.import_mind(*folders) if layout == "mind" else layouts.IMPORTS[layout](folders[0])
+        cases.write_cases(out, listed)
+        say(f"{len(listed)} videos listed in {storage.join(storage.normal(out), cases.CASES_FILE)}")
     else:
         layouts.EXPORTS[layout](cases.read_cases(videos), storage.normal(out))
         say(storage.normal(out))
 
 
 def _named_folders(words: list[str]) -> dict[str, str]:
-    """Return folders by name, from words NAME=DIR."""
+    """Return folders by name, from words NAME=DIR. InputError where there is none, or one is something else."""
     pairs = [word.partition("=") for word in words]
     if not pairs or not all(name and folder for name, _, folder in pairs):
         raise InputError("--suite pairs needs --against NAME=DIR, a folder of another model's videos")

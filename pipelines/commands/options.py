@@ -36,7 +36,11 @@ Accelerate = Annotated[
 ]
 Wait = Annotated[
     float,
-    typer.Option(metavar="[SECONDS]", min=0, help="Wait until another run releases OUT; without SECONDS, without a limit."),
+    typer.Option(
+        metavar="[SECONDS]",
+        min=0,
+        help="Wait until another run releases OUT; without SECONDS, without a limit. Default: do not wait.",
+    ),
 ]
 Data = Annotated[
     list[str] | None,

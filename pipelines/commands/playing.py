@@ -40,7 +40,7 @@ def play(
 
 
 def _follows(switches: Any) -> bool:
-    """Return whether this is one of several ranks that share sessions, and not the one that is asked."""
+    """Return whether this is a rank other than 0 of a world that several ranks share: it follows rank 0 and serves no page."""
     from model.parallel import dist
 
     return switches.sequence_parallel > 1 and not dist.is_first()

@@ -30,7 +30,9 @@ def train(
     workers: Annotated[int, typer.Option(help="How many ranks on Ray; 0: one for each GPU of the cluster.", min=0)] = 0,
     plan: Annotated[
         list[int] | None,
-        typer.Option(help="Do not train: print the memory that each of so many ranks needs; the first number must fit.", min=1),
+        typer.Option(
+            help="Do not train: print the memory of a rank with so many ranks; fails if the first number does not fit.", min=1
+        ),
     ] = None,
     device_gib: Annotated[float, typer.Option(help="Memory of a device, GiB, for --plan.", min=1.0)] = 80.0,
 ) -> None:
