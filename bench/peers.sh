@@ -54,7 +54,7 @@ if environment video2dataset; then
     install --no-deps video2dataset==1.3.0 torchdata==0.7.1
     install 'numpy<2' scenedetect==0.6.2 'opencv-python-headless<4.12' 'pandas<3' 'pyarrow<21' 'fire<0.6' \
         requests ffmpeg-python yt-dlp fsspec webdataset webvtt-py wandb tqdm timeout-decorator decord langdetect soundfile \
-        omegaconf einops Pillow scipy
+        omegaconf einops Pillow scipy transformers==4.37.1 accelerate
     site=$("$home/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     mkdir -p "$site/torchaudio" && touch "$site/torchaudio/__init__.py" "$site/torchaudio/functional.py"
     finish

@@ -49,8 +49,8 @@ def command(code):
 
 @pytest.fixture
 def footage(tmp_path):
-    folder = tmp_path / "480"
-    folder.mkdir()
+    folder = tmp_path / "footage" / "480"
+    folder.mkdir(parents=True)
     (folder / "one.mp4").write_bytes(clip(30))
     return folder
 
@@ -79,7 +79,7 @@ def test_a_chain_adds_up_its_steps_and_leaves_scoring_apart(monkeypatch, tmp_pat
 
 
 def test_a_step_that_fails_is_named_with_its_last_line(monkeypatch, tmp_path, footage):
-    chain(monkeypatch, lambda _: [Step("split", command("print('one'); raise SystemExit('no codec')"))])
+    chain(monkeypatch, lambda _: [Step("split", command("print('one', flush=True); raise SystemExit('no codec')"))])
     result = peers.run_chain(tmp_path, "fake", 480, footage)
     assert result.failure == "split ended with status 1: no codec"
 
@@ -89,14 +89,18 @@ def test_a_project_that_is_not_installed_says_which_line_failed(monkeypatch, tmp
     (tmp_path / "env" / "fake").mkdir(parents=True)
     (tmp_path / "env" / "fake" / "failed").write_text("pip install fake: no such version\n")
     result = peers.run_chain(tmp_path, "fake", 480, footage)
-    assert cost_table([result])[2].startswith("| 480 | Fake | not installed: pip install fake: no such version |")
+    assert cost_table([result], {"fake": result})[2].startswith(
+        "| 480 | Fake | not installed: pip install fake: no such version |"
+    )
 
 
-def test_costs_are_for_a_minute_of_footage():
-    result = Result("scenedetect", 720, 2.0, "", 90.0, 30.0, 61.0, 512.0, 7, 99.6, 12.34, 3.25)
-    header, _, row = cost_table([result])
+def test_costs_are_for_a_minute_of_footage_beyond_the_start():
+    start = Result("scenedetect", 480, 0.05, "", 5.0, 2.0)
+    result = Result("scenedetect", 720, 2.05, "", 95.0, 32.0, 61.0, 512.0, 7, 99.6, 3.25, 12.34)
+    header, _, row = cost_table([result], {"scenedetect": start})
     values = dict(zip(header.split(" | "), row.split(" | "), strict=True))
-    assert (values["CPU-s"], values["scoring alone"], values["wall s"], values["clips"]) == ("45.0", "15.0", "61", "7")
+    assert (values["CPU-s a minute"], values["scoring alone"], values["start"]) == ("45.0", "15.0", "5")
+    assert (values["wall s"], values["load"], values["clips"], values["s kept"]) == ("61", "12", "7", "100")
 
 
 def test_every_chain_answers_for_every_quantity_and_for_no_other():
@@ -138,7 +142,8 @@ def test_the_script_goes_on_after_a_line_of_pip_that_fails(tmp_path):
     pip = 'case "$*" in *scenedetect==0.7*headless) ;; *) echo "ERROR: none of $4"; exit 1;; esac'
     fake.write_text(
         '#!/bin/sh\nif [ "$2" = bench.peers ]; then shift; echo "$@"; exit; fi\n'
-        f'mkdir -p "$4/bin"; printf \'#!/bin/sh\\n%s\\n\' \'{pip}\' > "$4/bin/pip"; chmod +x "$4/bin/pip"; cp "$0" "$4/bin/python"\n'
+        'mkdir -p "$4/bin"; cp "$0" "$4/bin/python"\n'
+        f"printf '#!/bin/sh\\n%s\\n' '{pip}' > \"$4/bin/pip\"; chmod +x \"$4/bin/pip\"\n"
     )
     for name in ("python", "ffmpeg", "ffprobe"):
         (tmp_path / name).touch()
