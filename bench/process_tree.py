@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-_SAMPLE_S = 0.1  # between two looks at the processes
-_MEMORY_EVERY = 4  # samples between two looks at the memory, which cost more
+_SAMPLE_S = 0.2  # between two looks at the processes
+_MEMORY_EVERY = 2  # samples between two looks at the memory, which cost more
 _PATIENCE_S = 5.0  # for processes that outlive the command, before they are ended
 _PR_SET_CHILD_SUBREAPER = 36
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
