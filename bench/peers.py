@@ -31,8 +31,7 @@ from synth.doom.record import Recording, record
 _TAKES = (("explore", ("MAP07", "MAP09")), ("camera", ("MAP12", "MAP15")), ("fight", ("MAP18", "MAP03")))
 _SEED = 9600
 _SIZES = {480: (640, 480), 720: (1280, 720)}
-# How many of them, and seconds on each map: 120 s and 32 s in all.
-_AMOUNT = {480: (3, 20.0), 720: (2, 8.0)}
+_SECONDS = {480: 20.0, 720: 8.0}  # on each map: 120 s and 48 s in all
 # Each chain also runs over a video this short, and what that costs counts as its start: imports, workers, models.
 _START_S, _START_LINES = 3.0, 480
 _LIMIT_S = 1800.0  # for one step
@@ -147,11 +146,11 @@ def _record_start(folder: Path) -> Path:
 
 def record_footage(folder: Path, lines: int) -> Path:
     """Record the takes that are missing, and return their folder."""
-    (width, height), (count, seconds) = _SIZES[lines], _AMOUNT[lines]
-    for seed, (style, maps) in enumerate(_TAKES[:count], start=_SEED):
+    width, height = _SIZES[lines]
+    for seed, (style, maps) in enumerate(_TAKES, start=_SEED):
         video = folder / str(lines) / f"{style}.mp4"
         if not video.exists():
-            takes = [("freedoom2", name, seconds) for name in maps]
+            takes = [("freedoom2", name, _SECONDS[lines]) for name in maps]
             record(video, Recording(takes, seed=seed, style=style, width=width, height=height, crf=23))
     return folder / str(lines)
 
