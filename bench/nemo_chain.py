@@ -5,9 +5,7 @@ codec's motion vectors, drops what hardly moves, and writes clips and a JSON fil
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 # What Ray is told this machine has. Of two cores the stages together request more, and wait for each other for ever.
@@ -15,19 +13,14 @@ _CPUS = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the chain, or its motion score alone over clips that it has stored."""
+    """Run the chain."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("footage", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--clip-s", type=float, default=6.0, help="length of a clip; default 6")
     parser.add_argument("--min-clip-s", type=float, default=2.0, help="shorter ends are left out; default 2")
-    parser.add_argument("--only-motion", action="store_true", help="print the motion score of each stored clip, without Ray")
     options = parser.parse_args(arguments)
-    if options.only_motion:
-        for clip in sorted(options.out.glob("clips/*.mp4")) + sorted(options.out.glob("filtered_clips/*.mp4")):
-            sys.stdout.write(f"{clip.name} {_motion(clip.read_bytes())}\n")
-    else:
-        _curate(options.footage, options.out, options.clip_s, options.min_clip_s)
+    _curate(options.footage, options.out, options.clip_s, options.min_clip_s)
 
 
 def _curate(footage: Path, out: Path, clip_s: float, min_clip_s: float) -> None:
@@ -60,14 +53,6 @@ def _curate(footage: Path, out: Path, clip_s: float, min_clip_s: float) -> None:
     )
     pipeline.add_stage(writer)
     pipeline.run(RayDataExecutor())
-
-
-def _motion(mp4: bytes) -> float | None:
-    """Return the clip's mean motion, as the two stages of the chain compute it, or None where it has no motion vectors."""
-    from nemo_curator.stages.video.filtering import motion_vector_backend as backend
-
-    decoded = backend.decode_for_motion(BytesIO(mp4), thread_count=1, target_fps=2.0, target_duration_ratio=0.5)
-    return backend.check_if_small_motion(decoded.frames, decoded.frame_size).global_mean if decoded.frames else None
 
 
 if __name__ == "__main__":

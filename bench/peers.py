@@ -13,10 +13,12 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +26,9 @@ import av
 import yaml
 
 from bench.machine import describe
+from bench.peer_scores import FLOW_LINES
 from bench.process_tree import measure
+from pipelines import ledger
 from synth.doom.record import Recording, record
 
 # Recordings of two maps each, so that each has a true cut.
@@ -38,9 +42,6 @@ _LIMIT_S = 1800.0  # for one step
 # As our recipe stores clips, wherever a project lets its users choose.
 _PRESET, _CRF = "veryfast", 20
 _MIN_CLIP_S, _CLIP_S = 2.0, 6.0
-# Pixels of the shorter side for Data-Juicer's optical flow: 320x180 for wide footage, near the size of ours. Its default is the
-# full size.
-_FLOW_LINES = 180
 
 QUANTITIES = (
     "cuts",
@@ -82,10 +83,11 @@ class Chain:
 
     title: str
     steps: Callable[[Job], Iterator[Step]]
-    # Commands that compute scores and encode nothing. They run after the chain, over the same footage or the chain's clips.
-    scoring: Callable[[Job], Iterator[Step]]
+    # CPU-seconds for each score alone, of a job whose chain has run: without starts, workers and encoding.
+    scores: Callable[[Job], dict[str, float]]
     clips: Callable[[Path], Iterator[bytes]]  # the mp4 files that an output folder keeps
     computes: dict[str, str]
+    leaves: str = ""  # what must not be empty at the end: not every program says by its status that it failed
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,13 @@ class Result:
     minutes: float  # of footage
     failure: str = ""
     cpu_s: float = 0.0
-    scoring_cpu_s: float = 0.0
     wall_s: float = 0.0
     peak_mib: float = 0.0
     clips: int = 0
     kept_s: float = 0.0
     stored_mib: float = 0.0
     load: float = 0.0  # processes that waited for a core when it began
+    scores_s: dict[str, float] = field(default_factory=dict)  # CPU-seconds for each score alone
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -156,7 +158,7 @@ def record_footage(folder: Path, lines: int) -> Path:
 
 
 def run_chain(folder: Path, name: str, lines: int, footage: Path) -> Result:
-    """Run one chain and then its scoring alone. A failed step ends it, with the last lines of the step's log."""
+    """Run one chain and then its scores alone. A step that fails ends it, with the last line of the step's log."""
     chain, programs = CHAINS[name], folder / "env" / name / "bin"
     minutes = sum(clip_seconds(video.read_bytes()) for video in footage.glob("*.mp4")) / 60
     not_installed = folder / "env" / name / "failed"
@@ -166,48 +168,39 @@ def run_chain(folder: Path, name: str, lines: int, footage: Path) -> Result:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     job = Job(footage, out, programs if programs.exists() else Path(sys.executable).parent)
-    load, totals = os.getloadavg()[0], {"cpu_s": 0.0, "wall_s": 0.0, "peak_mib": 0.0}
-    scoring_cpu_s = 0.0
-    for part in (chain.steps, chain.scoring):
-        for step in part(job):
-            if callable(step.command):
-                step.command()
-                continue
-            log = out / f"{step.name}.log"
-            command = list(map(str, step.command))
-            print(f"{name}, {lines} lines: {step.name}", flush=True)
-            used = measure(command, env=_environment(job, folder), cwd=str(out), log=str(log), limit_s=_LIMIT_S)
-            if used.status:
-                return Result(
-                    name, lines, minutes, f"{step.name} ended with status {used.status}: {_last_line(log)}", load=load
-                )
-            if part is chain.scoring:
-                scoring_cpu_s += used.cpu_s
-            else:
-                totals["cpu_s"] += used.cpu_s
-                totals["wall_s"] += used.wall_s
-                totals["peak_mib"] = max(totals["peak_mib"], used.peak_mib)
+    load, used, log = os.getloadavg()[0], [], out / "log"
+    for step in chain.steps(job):
+        if callable(step.command):
+            step.command()
+            continue
+        print(f"{name}, {lines} lines: {step.name}", flush=True)
+        log = out / f"{step.name}.log"
+        command = list(map(str, step.command))
+        used.append(measure(command, env=_environment(job), cwd=str(out), log=str(log), limit_s=_LIMIT_S))
+        if used[-1].status:
+            failure = f"{step.name} ended with status {used[-1].status}: {_last_line(log)}"
+            return Result(name, lines, minutes, failure, load=load)
+    if chain.leaves and not any(path.stat().st_size for path in out.glob(chain.leaves)):
+        return Result(name, lines, minutes, f"{chain.leaves} is empty: {_last_line(log)}", load=load)
     clips = list(chain.clips(out))
-    seconds, mib = sum(map(clip_seconds, clips)), sum(map(len, clips)) / 2**20
     return Result(
         name,
         lines,
         minutes,
-        "",
-        totals["cpu_s"],
-        scoring_cpu_s,
-        totals["wall_s"],
-        totals["peak_mib"],
-        len(clips),
-        seconds,
-        mib,
-        load,
+        cpu_s=sum(each.cpu_s for each in used),
+        wall_s=sum(each.wall_s for each in used),
+        peak_mib=max(each.peak_mib for each in used),
+        clips=len(clips),
+        kept_s=sum(map(clip_seconds, clips)),
+        stored_mib=sum(map(len, clips)) / 2**20,
+        load=load,
+        scores_s=chain.scores(job),
     )
 
 
-def _environment(job: Job, folder: Path) -> dict[str, str]:
+def _environment(job: Job) -> dict[str, str]:
     """Return the variables of a step: its own programs first, one thread for each library, no hub, no report to anyone."""
-    programs = [job.programs, *([_ffmpeg_of_nemo(folder)] if job.programs.parent.name == "nemo" else [])]
+    programs = [job.programs, *([_ffmpeg_of_nemo(job.programs.parent)] if job.programs.parent.name == "nemo" else [])]
     ours = job.programs == Path(sys.executable).parent
     inherited = {name: value for name, value in os.environ.items() if ours or name != "PYTHONPATH"}
     return inherited | {
@@ -221,12 +214,12 @@ def _environment(job: Job, folder: Path) -> dict[str, str]:
     }
 
 
-def _ffmpeg_of_nemo(folder: Path) -> Path:
+def _ffmpeg_of_nemo(home: Path) -> Path:
     """Return a folder with an `ffmpeg` that encodes by x264 where NeMo Curator asks for OpenH264, which Debian's has not.
 
     Its other encoder of a processor, VP9, leaves no motion vectors, so that its own motion filter then drops every clip.
     """
-    program = folder / "nemo-ffmpeg" / "ffmpeg"
+    program = home / "ffmpeg" / "ffmpeg"
     program.parent.mkdir(exist_ok=True)
     program.write_text(_FFMPEG_OF_NEMO.format(ffmpeg=shutil.which("ffmpeg"), preset=_PRESET, crf=_CRF))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -270,9 +263,10 @@ def _our_steps(job: Job) -> Iterator[Step]:
     yield Step("curate", _curate(job, "dataset"))
 
 
-def _our_scoring(job: Job) -> Iterator[Step]:
-    for phase in ("partition", "score"):
-        yield Step(f"curate-{phase}", [*_curate(job, "scores"), "--phase", phase])
+def _our_scores(job: Job) -> dict[str, float]:
+    """Return what our workers counted for all scores together, since one pass computes them."""
+    stages = sum((Counter(unit.cpu_s) for unit in ledger.records(str(job.out / "dataset"))), Counter[str]())
+    return {"all": sum(seconds for stage, seconds in stages.items() if stage != "encode_clip")}
 
 
 def _curate(job: Job, out: str) -> list[str | Path]:
@@ -286,11 +280,6 @@ def _scenedetect_steps(job: Job) -> Iterator[Step]:
     for video in job.videos:
         output = ["split-video", "--preset", _PRESET, "--rate-factor", str(_CRF)]
         yield Step(f"split-{video.stem}", [*_detect_adaptive(job, video), *output])
-
-
-def _scenedetect_scoring(job: Job) -> Iterator[Step]:
-    for video in job.videos:
-        yield Step(f"detect-{video.stem}", _detect_adaptive(job, video))
 
 
 def _detect_adaptive(job: Job, video: Path) -> list[str | Path]:
@@ -311,15 +300,6 @@ def _video2dataset_steps(job: Job) -> Iterator[Step]:
     }
     yield _download(job, "clips", "webdataset", {"CutDetectionSubsampler": cutting, "ClippingSubsampler": clipping})
     yield _optical_flow(job, "flow")
-
-
-def _video2dataset_scoring(job: Job) -> Iterator[Step]:
-    cutting = {
-        "cuts_are_clips": False,
-        "args": {"cut_detection_mode": "all", "framerates": None, "threshold": 27, "min_scene_len": 15},
-    }
-    yield _download(job, "cuts", "dummy", {"CutDetectionSubsampler": cutting})
-    yield _optical_flow(job, "flow-again")
 
 
 def _list_for_video2dataset(job: Job) -> None:
@@ -374,17 +354,10 @@ def _juicer_steps(job: Job) -> Iterator[Step]:
     yield _juicer(job, "clips", "kept", _juicer_filters())
 
 
-def _juicer_scoring(job: Job) -> Iterator[Step]:
-    """Yield the call by which its operator finds scenes, since the operator cannot leave the encoding out; and its filters."""
-    call = "import sys, scenedetect as s; [s.detect(v, s.ContentDetector(27.0, 15), start_in_scene=True) for v in sys.argv[1:]]"
-    yield Step("detect", [job.programs / "python", "-c", call, *job.videos])
-    yield _juicer(job, "clips", "kept-again", _juicer_filters())
-
-
 def _juicer_filters() -> list[dict[str, Any]]:
     return [
         {"video_duration_filter": {"min_duration": _MIN_CLIP_S}},
-        {"video_motion_score_filter": {"min_score": 0.25, "sampling_fps": 2, "size": _FLOW_LINES}},
+        {"video_motion_score_filter": {"min_score": 0.25, "sampling_fps": 2, "size": FLOW_LINES}},
         {"video_deduplicator": {}},
     ]
 
@@ -423,12 +396,31 @@ def _nemo_steps(job: Job) -> Iterator[Step]:
     yield Step("pipeline", [job.programs / "python", "-P", _NEMO_CHAIN, job.footage, job.out, "--clip-s", str(_CLIP_S)])
 
 
-def _nemo_scoring(job: Job) -> Iterator[Step]:
-    """Yield the calls of its motion filter over the stored clips, without Ray."""
-    yield Step("motion", [job.programs / "python", "-P", _NEMO_CHAIN, job.footage, job.out, "--only-motion"])
-
-
 _NEMO_CHAIN = Path(__file__).with_name("nemo_chain.py")
+
+
+# Scores alone.
+
+
+def _peer_scores(name: str) -> Callable[[Job], dict[str, float]]:
+    """Return the function that runs `bench/peer_scores.py` by a project's Python."""
+
+    def scores(job: Job) -> dict[str, float]:
+        command: list[str | Path] = [
+            job.programs / "python",
+            "-P",
+            Path(__file__).with_name("peer_scores.py"),
+            name,
+            job.footage,
+            job.out,
+        ]
+        ran = subprocess.run(command, env=_environment(job), capture_output=True, text=True)
+        if ran.returncode:
+            raise RuntimeError(f"the scores of {name} failed: {ran.stderr[-500:]}")
+        costs: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+        return costs
+
+    return scores
 
 
 # What is kept.
@@ -466,28 +458,29 @@ def clip_seconds(mp4: bytes) -> float:
 
 
 CHAINS = {
-    "ours": Chain("gamecraft", _our_steps, _our_scoring, _in_tars("dataset/shards/*.tar"), dict.fromkeys(QUANTITIES, "yes")),
+    "ours": Chain("gamecraft", _our_steps, _our_scores, _in_tars("dataset/shards/*.tar"), dict.fromkeys(QUANTITIES, "yes")),
     "scenedetect": Chain(
-        "PySceneDetect, ffmpeg", _scenedetect_steps, _scenedetect_scoring, _files("clips/*.mp4"), {"cuts": "yes"}
+        "PySceneDetect, ffmpeg", _scenedetect_steps, _peer_scores("scenedetect"), _files("clips/*.mp4"), {"cuts": "yes"}
     ),
     "video2dataset": Chain(
         "video2dataset",
         _video2dataset_steps,
-        _video2dataset_scoring,
+        _peer_scores("video2dataset"),
         _in_tars("clips/*.tar"),
         {"cuts": "yes", "motion": "yes, 16 lines", "shards with an index": "tars, no index", "resume": "by shard"},
+        leaves="flow/*.tar",
     ),
     "juicer": Chain(
         "Data-Juicer",
         _juicer_steps,
-        _juicer_scoring,
+        _peer_scores("juicer"),
         _of_kept_rows,
         {"cuts": "yes", "motion": "yes", "picture quality": "no: weights from a hub", "duplicates": "equal files only"},
     ),
     "nemo": Chain(
         "NeMo Curator, Ray Data",
         _nemo_steps,
-        _nemo_scoring,
+        _peer_scores("nemo"),
         _files("clips/*.mp4"),
         {
             "cuts": "no: weights and a GPU",
@@ -500,19 +493,7 @@ CHAINS = {
 }
 
 
-_COSTS = (
-    "lines",
-    "project",
-    "CPU-s a minute",
-    "scoring alone",
-    "start",
-    "wall s",
-    "load",
-    "peak MiB",
-    "clips",
-    "s kept",
-    "MiB",
-)
+_COSTS = ("lines", "project", "CPU-s a minute", "scores alone", "start", "wall s", "load", "peak MiB", "clips", "s kept", "MiB")
 
 
 def cost_table(results: Sequence[Result], starts: Mapping[str, Result]) -> list[str]:
@@ -526,14 +507,22 @@ def cost_table(results: Sequence[Result], starts: Mapping[str, Result]) -> list[
         if failure := result.failure or start.failure:
             rows.append(_row((result.lines, title, failure, *[""] * (len(_COSTS) - 3))))
             continue
-        minutes = result.minutes - start.minutes
-        beyond_s = (result.cpu_s - start.cpu_s, result.scoring_cpu_s - start.scoring_cpu_s)
-        costs = [f"{seconds / minutes:.1f}" for seconds in beyond_s]
-        machine = [f"{value:.0f}" for value in (start.cpu_s, result.wall_s, result.load, result.peak_mib)]
+        costs = [
+            f"{(result.cpu_s - start.cpu_s) / (result.minutes - start.minutes):.1f}",
+            _scores(result),
+            f"{start.cpu_s:.0f}",
+        ]
+        machine = [f"{value:.0f}" for value in (result.wall_s, result.load, result.peak_mib)]
         rows.append(
             _row((result.lines, title, *costs, *machine, result.clips, f"{result.kept_s:.0f}", f"{result.stored_mib:.1f}"))
         )
     return rows
+
+
+def _scores(result: Result) -> str:
+    """Return each score's CPU-seconds a minute of what it is computed on: ours and cuts of the footage, motion of the clips."""
+    minutes = {"motion": result.kept_s / 60}
+    return ", ".join(f"{what} {s / minutes.get(what, result.minutes):.1f}" for what, s in result.scores_s.items() if s)
 
 
 def quantity_table(chains: dict[str, Chain]) -> list[str]:

@@ -55,27 +55,34 @@ def footage(tmp_path):
     return folder
 
 
-def chain(monkeypatch, steps, scoring=()):
-    fake = Chain("Fake", lambda job: iter(steps(job)), lambda _: iter(scoring), peers._files("*.mp4"), {"cuts": "yes"})
+def chain(monkeypatch, steps, leaves=""):
+    scores = {"cuts": 0.5}
+    fake = Chain("Fake", lambda job: iter(steps(job)), lambda _: scores, peers._files("*.mp4"), {"cuts": "yes"}, leaves)
     monkeypatch.setitem(CHAINS, "fake", fake)
 
 
 BURN = "import time\nwhile time.process_time() < {}: pass"
 
 
-def test_a_chain_adds_up_its_steps_and_leaves_scoring_apart(monkeypatch, tmp_path, footage):
+def test_a_chain_adds_up_its_steps(monkeypatch, tmp_path, footage):
     def steps(job):
         yield Step("write", lambda: (job.out / "a.mp4").write_bytes(clip(20)))
         yield Step("first", command(BURN.format(0.1)))
         yield Step("second", command(BURN.format(0.1)))
 
-    chain(monkeypatch, steps, [Step("score", command(BURN.format(0.05)))])
+    chain(monkeypatch, steps)
     result = peers.run_chain(tmp_path, "fake", 480, footage)
     assert not result.failure
     assert 0.2 <= result.cpu_s < 0.4
-    assert 0.05 <= result.scoring_cpu_s < 0.2
+    assert result.scores_s == {"cuts": 0.5}
     assert (result.clips, result.kept_s) == (1, pytest.approx(2.0))
     assert result.minutes == pytest.approx(3 / 60)
+
+
+def test_a_program_that_fails_with_status_0_is_found_by_what_it_leaves(monkeypatch, tmp_path, footage):
+    """video2dataset prints the error of a shard, leaves an empty tar, and ends as if nothing had happened."""
+    chain(monkeypatch, lambda _: [Step("flow", command("open('0.tar', 'w'); print('no process group')"))], "*.tar")
+    assert peers.run_chain(tmp_path, "fake", 480, footage).failure == "*.tar is empty: no process group"
 
 
 def test_a_step_that_fails_is_named_with_its_last_line(monkeypatch, tmp_path, footage):
@@ -95,12 +102,21 @@ def test_a_project_that_is_not_installed_says_which_line_failed(monkeypatch, tmp
 
 
 def test_costs_are_for_a_minute_of_footage_beyond_the_start():
-    start = Result("scenedetect", 480, 0.05, "", 5.0, 2.0)
-    result = Result("scenedetect", 720, 2.05, "", 95.0, 32.0, 61.0, 512.0, 7, 99.6, 3.25, 12.34)
-    header, _, row = cost_table([result], {"scenedetect": start})
+    start = Result("juicer", 480, 0.05, cpu_s=5.0)
+    scores = {"cuts": 20.5, "motion": 15.0}
+    result = Result("juicer", 720, 2.05, "", 95.0, 61.0, 512.0, 7, 90.0, 3.25, 12.34, scores)
+    header, _, row = cost_table([result], {"juicer": start})
     values = dict(zip(header.split(" | "), row.split(" | "), strict=True))
-    assert (values["CPU-s a minute"], values["scoring alone"], values["start"]) == ("45.0", "15.0", "5")
-    assert (values["wall s"], values["load"], values["clips"], values["s kept"]) == ("61", "12", "7", "100")
+    assert (values["CPU-s a minute"], values["start"]) == ("45.0", "5")
+    assert values["scores alone"] == "cuts 10.0, motion 10.0", "motion is that of the clips, of which there are 90 s"
+    assert (values["wall s"], values["load"], values["clips"], values["s kept"]) == ("61", "12", "7", "90")
+
+
+def test_the_scores_of_a_project_are_what_its_python_prints(monkeypatch, tmp_path, footage):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho chatter\necho '{\"cuts\": 1.5}'\n")
+    python.chmod(0o755)
+    assert peers._peer_scores("scenedetect")(Job(footage, tmp_path, tmp_path)) == {"cuts": 1.5}
 
 
 def test_every_chain_answers_for_every_quantity_and_for_no_other():
