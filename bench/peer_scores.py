@@ -1,7 +1,7 @@
 """What another project's scores alone cost: its own calls, in one process, without its start.
 
 `bench.peers` runs this file by that project's Python. It prints a line of JSON: CPU-seconds for each quantity, of all videos of
-a folder (cuts) or of all clips that the project's chain has kept (motion).
+a folder (cuts) or of all clips that it computes motion of.
 """
 
 import json
@@ -90,7 +90,7 @@ def _nemo(_: list[Path], out: Path) -> _Scores:
         if decoded.frames:
             backend.check_if_small_motion(decoded.frames, decoded.frame_size)
 
-    yield "motion", [partial(motion, clip) for clip in sorted(out.glob("clips/*.mp4"))]
+    yield "motion", [partial(motion, clip) for clip in sorted(out.glob("*clips/*.mp4"))]
 
 
 _SCORES: dict[str, Callable[[list[Path], Path], _Scores]] = {

@@ -87,6 +87,7 @@ class Chain:
     scores: Callable[[Job], dict[str, float]]
     clips: Callable[[Path], Iterator[bytes]]  # the mp4 files that an output folder keeps
     computes: dict[str, str]
+    scored: Callable[[Path], Iterator[bytes]] | None = None  # the clips that motion is computed on, where more than are kept
     leaves: str = ""  # what must not be empty at the end: not every program says by its status that it failed
 
 
@@ -106,6 +107,7 @@ class Result:
     stored_mib: float = 0.0
     load: float = 0.0  # processes that waited for a core when it began
     scores_s: dict[str, float] = field(default_factory=dict)  # CPU-seconds for each score alone
+    scored_s: float = 0.0  # seconds of the clips that motion is computed on; 0: those that are kept
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -195,6 +197,7 @@ def run_chain(folder: Path, name: str, lines: int, footage: Path) -> Result:
         stored_mib=sum(map(len, clips)) / 2**20,
         load=load,
         scores_s=chain.scores(job),
+        scored_s=sum(map(clip_seconds, chain.scored(out))) if chain.scored else 0.0,
     )
 
 
@@ -489,6 +492,7 @@ CHAINS = {
             "duplicates": "no: a GPU",
             "resume": "by source",
         },
+        scored=_files("clips/*.mp4", "filtered_clips/*.mp4"),
     ),
 }
 
@@ -521,7 +525,7 @@ def cost_table(results: Sequence[Result], starts: Mapping[str, Result]) -> list[
 
 def _scores(result: Result) -> str:
     """Return each score's CPU-seconds a minute of what it is computed on: ours and cuts of the footage, motion of the clips."""
-    minutes = {"motion": result.kept_s / 60}
+    minutes = {"motion": (result.scored_s or result.kept_s) / 60}
     return ", ".join(f"{what} {s / minutes.get(what, result.minutes):.1f}" for what, s in result.scores_s.items() if s)
 
 

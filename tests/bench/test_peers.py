@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -57,7 +58,7 @@ def footage(tmp_path):
 
 def chain(monkeypatch, steps, leaves=""):
     scores = {"cuts": 0.5}
-    fake = Chain("Fake", lambda job: iter(steps(job)), lambda _: scores, peers._files("*.mp4"), {"cuts": "yes"}, leaves)
+    fake = Chain("Fake", lambda job: iter(steps(job)), lambda _: scores, peers._files("*.mp4"), {"cuts": "yes"}, leaves=leaves)
     monkeypatch.setitem(CHAINS, "fake", fake)
 
 
@@ -109,6 +110,8 @@ def test_costs_are_for_a_minute_of_footage_beyond_the_start():
     values = dict(zip(header.split(" | "), row.split(" | "), strict=True))
     assert (values["CPU-s a minute"], values["start"]) == ("45.0", "5")
     assert values["scores alone"] == "cuts 10.0, motion 10.0", "motion is that of the clips, of which there are 90 s"
+    more = replace(result, scored_s=180.0)  # of which half was dropped
+    assert "motion 5.0" in cost_table([more], {"juicer": start})[2]
     assert (values["wall s"], values["load"], values["clips"], values["s kept"]) == ("61", "12", "7", "90")
 
 
