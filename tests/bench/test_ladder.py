@@ -35,6 +35,7 @@ def test_rungs_are_measured_and_those_that_cannot_run_say_why(playable):
     assert cudnn == ["+ cuDNN's attention", "attention=cudnn needs a GPU"]
 
 
+@pytest.mark.exhaustive
 def test_two_ranks_measure_a_rung(playable):
     measured = ladder.measure_on_ranks(playable, AccelerateSpec(backend="eager", sequence_parallel=2), 0.1, 250.0)
     assert measured.core_fps > measured.client_fps > 0

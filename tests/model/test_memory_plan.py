@@ -123,6 +123,7 @@ def test_bytes_that_are_alive_are_counted_until_they_are_freed():
     assert memory.peak == 8000
 
 
+@pytest.mark.exhaustive
 def test_more_ranks_and_low_rank_critics_need_less(monkeypatch):
     monkeypatch.setitem(globals(), "SIZE", 64)
     small = recipe(recompute=True)

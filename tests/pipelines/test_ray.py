@@ -181,7 +181,7 @@ class PoisonedScan(Phase):
 
 
 def kill_at(rows):
-    if any(row["start_s"] == 4 for row in rows):
+    if any(row["start_s"] <= 4 < (row["end_s"] or 0) for row in rows):
         os._exit(11)
     return rows
 

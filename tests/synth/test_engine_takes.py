@@ -285,6 +285,7 @@ def drawn_number(picture):
     return sum(int(picture[234:238, 8 * bit + 2 : 8 * bit + 6].mean() > 127) << bit for bit in range(12))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @installed("minetest", "Xvfb", "cc")
 def test_minetest_pictures_have_the_number_of_their_own_line_and_show_what_is_placed(tmp_path):
