@@ -33,7 +33,8 @@ _WITH_ALL = tuple(extra for extra in EXTRAS if extra not in ("iqa", "vllm"))
 _TIMEOUT_S = 3600
 _PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 
-# What is run in an environment: {python}, {bin} and {folder} are replaced. Each must exit with status 0.
+# What is run in an environment: {python}, {bin} and {folder} are replaced. Each must exit with status 0. Where torchvision is
+# loaded, `import curation` comes first, as in the project's own processes: its CUDA build needs that where torch is the CPU's.
 _CORE_COMMANDS = (
     "{bin}/gamecraft --version",
     "{bin}/gamecraft curate {folder}/in --out {folder}/out --recipe smoke",
@@ -49,13 +50,16 @@ _COMMANDS = {
     "onnx": ("{python} -c 'import onnxruntime, onnxscript'",),
     "dev": ("{bin}/ruff --version", "{bin}/mypy --version", "{python} -m pytest --version"),
     "raft": (
-        "{python} -c 'import torch, torchvision.models.optical_flow as o; "
+        "{python} -c 'import curation, torch, torchvision.models.optical_flow as o; "
         "print(o.raft_small()(torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128))[-1].shape)'",
     ),
-    "iqa": ("{python} -c 'import pyiqa; print(len(pyiqa.list_models()))'",),
-    "vlm": ("{python} -c 'import transformers, sentence_transformers, qwen_vl_utils, llguidance'",),
+    "iqa": ("{python} -c 'import curation, pyiqa; print(len(pyiqa.list_models()))'",),
+    "vlm": (
+        "{python} -c 'import curation, transformers, sentence_transformers, qwen_vl_utils, llguidance; "
+        "transformers.PreTrainedModel'",
+    ),
     "train": ("{bin}/gamecraft recipe list --train", "{bin}/gamecraft train --recipe tiny --plan 1"),
-    "synth": ("{python} -c 'import diffusers, ftfy; diffusers.FluxPipeline'",),
+    "synth": ("{python} -c 'import curation, diffusers, ftfy; diffusers.FluxPipeline'",),
 }
 _TOGETHER = (  # of several extras at once
     "{bin}/gamecraft rollout demo --keys 'W*4' --out {folder}/rollout.mp4",
