@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from datetime import datetime, timezone
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 PACKAGES = ("bench", "curation", "gamecraft", "model", "operators", "pipelines", "synth")
 ENVIRONMENT = "GAMECRAFT_LOG"
@@ -19,7 +19,13 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-class _Stderr(logging.StreamHandler[TextIO]):
+if TYPE_CHECKING:
+    _TextHandler = logging.StreamHandler[TextIO]
+else:
+    _TextHandler = logging.StreamHandler  # Python 3.10 has no types for it at run time
+
+
+class _Stderr(_TextHandler):
     """Writes to what stderr is at that moment: a progress bar puts itself in its place while it is shown."""
 
     def __init__(self) -> None:

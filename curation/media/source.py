@@ -15,7 +15,8 @@ from curation.media.repair import HDR_TRANSFERS
 
 # Containers whose seeks were checked against a decode from the start. Others (AVI stores no time stamps) are read in order.
 _SEEKABLE = frozenset({"mov", "mp4", "matroska", "webm", "mpegts", "flv"})
-# FFmpeg's orders of fields: top first or bottom first, coded or displayed.
+# FFmpeg's orders of fields: top first or bottom first, coded or displayed. PyAV tells them from 18 (Python 3.11) on; before,
+# the first frame alone says whether a source is interlaced.
 _INTERLACED = (2, 3, 4, 5)
 _MAX_PROBED = 64
 
@@ -87,7 +88,7 @@ def probe_open(uri: str, container: av.container.InputContainer, stream: av.Vide
         mirrored=mirrored,
         pixel_aspect=1 / aspect if turns % 2 else aspect,
         seekable=bool(_SEEKABLE & set(container.format.name.split(","))),
-        interlaced=bool(first.interlaced_frame) or stream.codec_context.field_order in _INTERLACED,
+        interlaced=bool(first.interlaced_frame) or getattr(stream.codec_context, "field_order", None) in _INTERLACED,
         transfer=HDR_TRANSFERS.get(first.color_trc),
         other_tracks=tuple(describe_track(other) for other in video_tracks(container) if other.index != stream.index),
     )
