@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.machine import describe
+from bench.process_tree import descendants
 from bench.tiny_videos import write_tiny_video
 from curation import shards, storage
 from curation.schema import Row
@@ -198,7 +199,7 @@ def _kill_something(mode: str, driver: "subprocess.Popen[bytes]", rng: random.Ra
     if mode == "outage":
         store.fail_for(rng.uniform(1, 8))
         return 1
-    family = _descendants(driver.pid)
+    family = descendants(driver.pid)
     victims = [driver.pid]
     if mode in ("worker", "poison"):
         victims = [rng.choice(workers)] if (workers := [pid for pid in family if _is_worker(pid)]) else []
@@ -211,18 +212,6 @@ def _kill_something(mode: str, driver: "subprocess.Popen[bytes]", rng: random.Ra
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM if mode == "terminate" else signal.SIGKILL)
     return int(bool(victims))
-
-
-def _descendants(pid: int) -> list[int]:
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    family = [pid]
-    for parent in family:
-        family += [child for child, of in parents.items() if of == parent]
-    return family[1:]
 
 
 def _end_orphans(temporary: Path) -> None:

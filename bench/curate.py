@@ -6,7 +6,6 @@ split-video`). Flow is computed by DIS. Cameras, VLM and caption embeddings are 
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.machine import describe
+from bench.process_tree import children_cpu_s
 from curation import source_files
 from curation.captions.embeddings import EncoderSettings
 from curation.media import decode, encode
@@ -110,7 +110,7 @@ def _clip_costs_s(row: dict[str, Any], encoding: Encoding) -> tuple[float, float
 
 def _scenedetect(source: str, folder: str) -> float | None:
     """Return CPU-seconds of the command on the same files; None where it or FFmpeg's program is not installed."""
-    before = _children_s()
+    before = children_cpu_s()
     for number, entry in enumerate(source_files.find_sources([source])):
         target = f"{folder}/scenes{number}"
         command = ["scenedetect", "-q", "-i", entry.uri, "-o", target, "detect-adaptive", "split-video"]
@@ -119,12 +119,7 @@ def _scenedetect(source: str, folder: str) -> float | None:
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"scenedetect could not run: {getattr(error, 'stderr', b'')!r:.200}")
             return None
-    return _children_s() - before
-
-
-def _children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return children_cpu_s() - before
 
 
 def _print_table(

@@ -18,6 +18,7 @@ import av
 import cv2
 import numpy as np
 
+from curation.media.container import WITH_QUANTISERS
 from curation.quality.quantiser import coded_level
 
 LumaClip = np.ndarray
@@ -73,7 +74,7 @@ def encode_decode_levels(clip: LumaClip, codec: str, options: dict[str, str], fp
     file.seek(0)
     with av.open(file, "r") as container:
         context = container.streams.video[0].codec_context
-        context.thread_count, context.options = 1, {"export_side_data": "venc_params"}
+        context.thread_count, context.options = 1, dict(WITH_QUANTISERS)
         form = "rgb24" if clip.ndim == 4 else "yuv420p"
         pictures, levels = [], []
         for frame in container.decode(video=0):

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench.machine import describe
+from bench.process_tree import children_cpu_s
 from bench.tiny_videos import write_tiny_video
 
 _ROOT = Path(__file__).parents[1]
@@ -137,7 +137,7 @@ def commands_of(name: str) -> list[str]:
 def try_environment(python: str, version: str, name: str, wheel: Path, folder: Path) -> Environment:
     """Make an environment, measure it, run its commands, and delete it."""
     folder.mkdir()
-    result, began, began_cpu = Environment(version, name), time.monotonic(), _cpu_s()
+    result, began, began_cpu = Environment(version, name), time.monotonic(), children_cpu_s()
     try:
         _run([python, "-m", "venv", str(folder / "venv")], folder)
         inside = str(folder / "venv" / "bin" / "python")
@@ -145,7 +145,8 @@ def try_environment(python: str, version: str, name: str, wheel: Path, folder: P
             _resolve(result, inside, wheel, folder)
         else:
             _install(result, inside, name, wheel, folder)
-            result.installed_s, result.installed_cpu_s = round(time.monotonic() - began, 1), round(_cpu_s() - began_cpu, 1)
+            result.installed_s = round(time.monotonic() - began, 1)
+            result.installed_cpu_s = round(children_cpu_s() - began_cpu, 1)
             _measure(result, inside, folder)
             _run_commands(result, name, inside, folder)
     except subprocess.SubprocessError as error:
@@ -207,7 +208,7 @@ def _measure(result: Environment, python: str, folder: Path) -> None:
 def _run_commands(result: Environment, name: str, python: str, folder: Path) -> None:
     (folder / "in").mkdir()
     write_tiny_video(folder / "in" / "a.mp4", seed=0)
-    began, began_cpu = time.monotonic(), _cpu_s()
+    began, began_cpu = time.monotonic(), children_cpu_s()
     for command in commands_of(name):
         text = command.format(python=python, bin=Path(python).parent, folder=folder)
         result.commands += 1
@@ -215,13 +216,7 @@ def _run_commands(result: Environment, name: str, python: str, folder: Path) -> 
             _run(["sh", "-c", text], folder)
         except subprocess.SubprocessError as error:
             result.failures.append(f"{command.partition(' ')[2]}: {_last_line(error)}")
-    result.commands_s, result.commands_cpu_s = round(time.monotonic() - began, 1), round(_cpu_s() - began_cpu, 1)
-
-
-def _cpu_s() -> float:
-    """Return the CPU seconds of the commands that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    result.commands_s, result.commands_cpu_s = round(time.monotonic() - began, 1), round(children_cpu_s() - began_cpu, 1)
 
 
 def _run(command: Sequence[str], folder: Path) -> str:

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-# What Ray is told this machine has. Of two cores the stages together request more, and wait for each other for ever.
+# The number of cores that Ray is given. Together the stages request more than two, and with two they would wait for ever.
 _CPUS = 8
 
 

@@ -58,7 +58,7 @@ QUANTITIES = (
 
 
 class Job(NamedTuple):
-    """What a chain is given: footage, a folder of its own to write to, and where its environment's programs are."""
+    """The input of a chain: folders of footage, of what it writes, and of its environment's programs."""
 
     footage: Path
     out: Path

@@ -48,7 +48,7 @@ def measure(
     """Run a command to its end, or end it after `limit_s`. Its output goes to the file `log`, or nowhere."""
     _adopt_orphans()
     others = set(_children(os.getpid(), _processes()))
-    before, began = _children_cpu_s(), time.monotonic()
+    before, began = children_cpu_s(), time.monotonic()
     with open(log or os.devnull, "wb") as output:
         process = subprocess.Popen(command, env=env, cwd=cwd, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     tree, status, wall_s, timed_out = _Tree(others, process.pid), None, 0.0, False
@@ -63,7 +63,7 @@ def measure(
         if now > deadline:
             timed_out, deadline = timed_out or status is None, now + _PATIENCE_S
             _end(running, next(signals, signal.SIGKILL))
-    return Usage(TIMED_OUT if timed_out else status, _children_cpu_s() - before + tree.lost_s, wall_s, tree.peak_mib)
+    return Usage(TIMED_OUT if timed_out else status, children_cpu_s() - before + tree.lost_s, wall_s, tree.peak_mib)
 
 
 class _Tree:
@@ -123,6 +123,16 @@ def _times(pid: str) -> ProcessTimes | None:
     return ProcessTimes(int(fields[1]), int(fields[19]), user + system, children_user + children_system)
 
 
+def held_mib() -> float:
+    """Return the memory of all descendants of this process, now. What several share counts once (PSS)."""
+    return _pss_mib(descendants(os.getpid()))
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and theirs, parents first."""
+    return _descendants(pid, _processes())
+
+
 def _children(pid: int, processes: Mapping[int, ProcessTimes]) -> Iterable[int]:
     return (child for child, times in processes.items() if times.parent == pid)
 
@@ -152,7 +162,8 @@ def _adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "this kernel lets no process adopt its orphaned descendants")
 
 
-def _children_cpu_s() -> float:
+def children_cpu_s() -> float:
+    """Return the CPU-seconds of this process's children that have ended and were waited for, with theirs."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -23,6 +23,8 @@ from curation.uris import require_version
 from curation.worker_state import worker
 
 av.logging.set_level(av.logging.PANIC)
+# Options of a decoder whose frames carry their quantisers, which picture quality reads (`curation.quality.quantiser`).
+WITH_QUANTISERS = {"export_side_data": "venc_params"}
 
 # Containers that stamp packets in decoding order, or not at all. A frame takes the time of the packet that released it.
 _UNSTAMPED = frozenset({"avi", "h264", "hevc", "vvc", "obu", "m4v", "mpegvideo", "vc1"})
@@ -62,10 +64,10 @@ class OpenVideo(NamedTuple):
         """Return the byte up to which the demuxer has read, 0 where FFmpeg reads the file itself."""
         return self.file.tell() if self.file else 0
 
-    def announce(self, last: int) -> None:
-        """Say that the bytes from the position up to `last` will be read, so that they are fetched by few requests."""
+    def announce(self, end: int) -> None:
+        """Say that the bytes from the position up to `end` will be read, so that they are fetched by few requests."""
         if self.file:
-            self.file.announce(self.file.tell(), last)
+            self.file.announce(self.file.tell(), end)
 
 
 @contextmanager
@@ -180,8 +182,7 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
         if other.index != stream.index:
             other.discard = Discard.all  # demuxers that know where its packets are do not read them
     stream.codec_context.thread_count = _threads
-    # Frames then carry their quantisers, which picture quality reads (`curation.quality.quantiser`).
-    stream.codec_context.options = {"export_side_data": "venc_params"}
+    stream.codec_context.options = dict(WITH_QUANTISERS)
     return stream
 
 

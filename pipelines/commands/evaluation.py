@@ -149,7 +149,7 @@ def convert_layout(
 
 
 def _named_folders(words: list[str]) -> dict[str, str]:
-    """Return folders by name, from words NAME=DIR. InputError where there is none, or one is something else."""
+    """Return folders by name, from words NAME=DIR. InputError where a word is missing or has another form."""
     pairs = [word.partition("=") for word in words]
     if not pairs or not all(name and folder for name, _, folder in pairs):
         raise InputError("--suite pairs needs --against NAME=DIR, a folder of another model's videos")

@@ -114,7 +114,7 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
 
 
 def require_dataset(out: str) -> dict[str, Any]:
-    """Return the dataset.json of an output. InputError where there is none."""
+    """Return the dataset.json of an output. InputError if it has none."""
     dataset = shards.read_dataset(storage.normal(out))
     if dataset is None:
         raise InputError(f"{out}: no dataset.json there; is it an output of `gamecraft curate`?")
@@ -128,6 +128,6 @@ def log_line(text: str) -> None:
 
 
 def check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise InputError if the value of an option is none of those known."""
+    """Raise InputError unless the value of an option is a known one."""
     if value not in known:
         raise InputError(f"{option} must be one of {', '.join(known)}, not {value!r}")

@@ -54,7 +54,7 @@ def test_output_goes_to_the_log(tmp_path):
 
 @pytest.mark.parametrize(("reaped_s", "lost_s"), [(0.0, 7.0), (5.0, 2.0), (7.5, 0.0)])
 def test_only_time_that_no_process_has_in_its_sum_is_lost(reaped_s, lost_s):
-    """A process with 4 s of its own and 3 s of its children ends; the survivor's sum grows by what it reaped."""
+    """A process with 4 s of its own and 3 s of its children ends; the parent's sum grows by what it reaped."""
     last = {(1, 0): ProcessTimes(0, 0, 1.0, 2.0), (2, 0): ProcessTimes(1, 0, 4.0, 3.0)}
     current = {(1, 0): ProcessTimes(0, 0, 1.0, 2.0 + reaped_s)}
     assert lost_cpu_s(last, current) == pytest.approx(lost_s)

@@ -30,9 +30,9 @@ def test_the_networks_input_is_read_as_it_was_stored(tmp_path):
 
 def test_the_streams_quantiser_counts_only_where_it_is_asked_for():
     weights, coarse = load_weights(WEIGHTS), version("maze/1", 0.4, [0.9, 0.9])
-    seen, told = (coarse.quality(weights, stream) for stream in (False, True))
-    assert seen.iqa > told.iqa + 0.05
-    assert told.iqa_fault == "compressed"
+    without, with_stream = (coarse.quality(weights, stream) for stream in (False, True))
+    assert without.iqa > with_stream.iqa + 0.05
+    assert with_stream.iqa_fault == "compressed"
 
 
 @pytest.mark.parametrize(("name", "look"), [("minetest01/0", "minetest"), ("build_pillar_0/2", "build"), ("bikes/0", "bikes")])

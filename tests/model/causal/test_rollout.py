@@ -133,7 +133,7 @@ def test_a_long_rollout_has_no_error_and_no_jump_and_does_not_grow(latents):
         rollout.generate(poses(latent % 120, 1, turn=3.0))
         similarities.append(float(torch.cosine_similarity(rollout.decode()[0, :, 0].flatten(), first, dim=0)))
         rollout.commit()
-        if latent in (latents // 2, latents):
+        if latent in (200, latents):  # from about 200 on nothing grows
             kept.append((len(rollout._memories[0]), len(rollout._made), sum(len(k) for k in rollout._cache._keys.values())))
     assert all(np.isfinite(similarities))
     late = np.abs(np.diff(similarities[200:]))
