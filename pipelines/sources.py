@@ -94,6 +94,9 @@ def pending_sources(entries: Iterable[Entry], out: str, recipe: Recipe, probed_b
     returned = [name for name in superseded if UnitName.parse(name).video_id in ids]  # the same bytes under a new date or name
     taken_back = [*returned, *(str(name) for name in units.list_current(out) if name.video_id in moved)]
     ledger.take_back(out, taken_back)
+    listed = {source_digest(entry, recipe) for entry in entries}
+    if any(UnitName.parse(name).digest in listed for name in taken_back):  # a copy, measured before its original was
+        return pending_sources(entries, out, recipe, probed_bytes)
     superseded = {name: row for name, row in superseded.items() if name not in taken_back}
     return [_refuse_grown(out, unit, superseded) for unit in pending]
 

@@ -349,6 +349,23 @@ def test_a_killed_run_goes_on_where_it_was(curated, raw, tmp_path):
     assert not list(out.rglob(".*"))
 
 
+def test_a_run_that_ended_between_a_copy_and_its_original_goes_on(curated, raw, tmp_path, monkeypatch):
+    out = str(tmp_path / "o")
+
+    def stop_before_originals(phase, todo, _):
+        yield from (phases.work(phase, unit) for unit in todo if unit.duplicate_of)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.runners, "run_local", stop_before_originals)
+    with pytest.raises(KeyboardInterrupt):
+        run.curate([str(raw)], out, recipes.smoke())
+    assert len(units.list_committed(out, "partition")) == 1
+    in_process(monkeypatch)
+    again = run.curate([str(raw)], out, recipes.smoke())
+    assert again.finished
+    assert tree(tmp_path / "o" / "shards") == tree(Path(curated.out) / "shards")
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_no_worker_outlives_its_driver(sent, raw, tmp_path):
     driver = start_driver(raw, tmp_path / "o")
