@@ -12,12 +12,13 @@ export RAY_AUTH_MODE ?= disabled
 VLLM := .venv-vlm
 .PHONY: setup engines demo demo-synth play test test-all test-fast test-vlm check format bench clean
 
+# Modules are compiled when they are first imported. Most never are, and to compile all of them takes 100 s of CPU time.
 setup: $(VENV)/done
 
 $(VENV)/done: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,synth,play,onnx,dev]'
+	$(RUN)/pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
+	$(RUN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints-cpu.txt -e '.[raft,demo,camera,vlm,train,synth,play,onnx,dev]'
 	touch $@
 
 # What `python -m synth.engines` needs: Minetest (23 MB), OpenArena (about 400 MB), Neverball (86 MB), a display without a screen, and a compiler
@@ -90,7 +91,7 @@ format: setup
 	$(RUN)/ruff check --fix .
 
 bench: setup
-	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[bench]'
+	$(RUN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints-cpu.txt -e '.[bench]'
 	$(RUN)/gamecraft bench partition
 	$(RUN)/gamecraft bench quality
 	$(RUN)/gamecraft bench captions
