@@ -1,0 +1,132 @@
+"""The commands that docs/cluster.md and deploy/rayjob.yaml show, as jobs of a Ray head on this machine, from bucket to bucket."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from curation import shards, storage
+from curation.output_folder import OutputFolder
+from pipelines import ledger
+
+pytest.importorskip("aiohttp_cors", reason="jobs need ray[default], which is in the extra 'dev'")
+pytestmark = [pytest.mark.ray, pytest.mark.exhaustive, pytest.mark.timeout(600)]
+ROOT = Path(__file__).resolve().parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory):
+    """The address of a head's dashboard. Its own environment names no store: jobs bring theirs."""
+    folder, gcs, port = tmp_path_factory.mktemp("h"), 6391, 8291
+    environment = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("AWS_")}
+    start = [
+        RAY,
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        f"--port={gcs}",
+        f"--dashboard-port={port}",
+        f"--temp-dir={folder}",
+    ]
+    head = subprocess.Popen([*start, "--object-store-memory=200000000"], env=environment, stdout=subprocess.DEVNULL)
+    yield f"http://127.0.0.1:{port}"
+    head.send_signal(signal.SIGTERM)
+    head.wait(60)
+
+
+@pytest.fixture
+def buckets(s3, raw):
+    """Two videos in the bucket, and the runtime environment of deploy/ with this store's endpoint and keys."""
+    for name in ("a.mp4", "b.mp4"):
+        storage.put(f"{s3.uri}/raw/{name}", (raw / name).read_bytes())
+    environment = json.loads((ROOT / "deploy" / "runtime-env.json").read_text())
+    environment["env_vars"] = {name: os.environ[name] for name in environment["env_vars"]}
+    s3.runtime = json.dumps(environment)
+    return s3
+
+
+def job(dashboard, buckets, words, *options):
+    """Submit a job whose inputs and output are in the bucket."""
+    words = words.replace("s3://bucket", buckets.uri)
+    submit = [
+        RAY,
+        "job",
+        "submit",
+        "--address",
+        dashboard,
+        "--runtime-env-json",
+        buckets.runtime,
+        *options,
+        "--",
+        "bash",
+        "-c",
+        words,
+    ]
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(submit, env=ENVIRONMENT, capture_output=True, text=True)
+        if "Failed to connect" not in done.stderr or time.monotonic() > deadline:
+            return done
+
+
+def stored(out):
+    return [sample.clip_id for name in shards.list_committed(out) for sample in shards.read_samples(out, name)]
+
+
+def test_the_submitted_line_of_the_docs_curates_from_bucket_to_bucket(dashboard, buckets):
+    [line] = re.findall(
+        r"^ray job submit --address http://head:8265 -- (gamecraft curate .*)$",
+        (ROOT / "docs" / "cluster.md").read_text(),
+        re.M,
+    )
+    done = job(dashboard, buckets, line)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    out = f"{buckets.uri}/curated"
+    assert len(stored(out)) == sum(row["reject"] is None for row in ledger.clips(out).to_pylist()) > 0
+    assert "2 sources" in done.stdout
+
+
+def test_a_rayjob_that_is_started_again_after_its_driver_died_finishes(dashboard, buckets):
+    entrypoint = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text())["spec"]["entrypoint"]
+    out = f"{buckets.uri}/curated"
+    job(dashboard, buckets, entrypoint, "--no-wait")
+    deadline = time.monotonic() + 120
+    while not storage.names(f"{out}/clips/partition") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    drivers = drivers_of(out)
+    assert drivers, "the first driver ended before it could be killed"
+    for pid in drivers:
+        os.kill(pid, signal.SIGKILL)
+    assert storage.exists(OutputFolder(out).lock)
+    done = job(dashboard, buckets, entrypoint)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert len(set(stored(out))) == len(stored(out)) == sum(row["reject"] is None for row in ledger.clips(out).to_pylist()) > 0
+
+
+def drivers_of(out):
+    """Processes whose command line is a curation into this output."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if out in words and "curate" in words and "-c" not in words:
+                found.append(int(entry.name))
+    return found
