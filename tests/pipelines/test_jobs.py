@@ -1,4 +1,4 @@
-"""The commands that docs/cluster.md and deploy/rayjob.yaml show, as jobs of a Ray head on this machine, from bucket to bucket."""
+"""The commands that docs/cluster.md and deploy/rayjob.yaml show, as jobs of a Ray head here, from bucket to bucket."""
 
 import json
 import os
