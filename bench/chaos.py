@@ -1,9 +1,10 @@
 """Kill runs at seeded random moments, run them again, and compare the output with that of an undisturbed run.
 
 A history is one output folder. Its command is started, something is killed (a worker process, the driver, the driver with all
-its workers, the store's connections), and the command is started again until it exits with status 0. Then the shards must equal
-those of the undisturbed run byte for byte, and the rows of the ledger must be equal. Only a clip that really crashes its worker
-(`poison`) may be quarantined. No note, lock, chunk or scratch file may be left.
+its workers, the store's connections; with `--nodes` a node of a Ray cluster, or its raylet), and the command is started again
+until it exits with status 0. Then the shards must equal those of the undisturbed run byte for byte, and the rows of the ledger
+must be equal. Only a clip that really crashes its worker (`poison`) may be quarantined. No note, lock, chunk or scratch file
+may be left.
 """
 
 import argparse
@@ -18,12 +19,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.machine import describe
 from bench.process_tree import descendants
+from bench.ray_nodes import RayNodes, ray_nodes
 from bench.tiny_videos import write_tiny_video
 from curation import shards, storage
 from curation.schema import Row
@@ -32,6 +34,8 @@ from pipelines.unit_files import FOLDERS, newest_manifest
 from pipelines.verify import verify
 
 MODES = ("worker", "driver", "group", "terminate", "poison", "outage", "ray-worker", "ray-driver")
+NODE_MODES = ("node", "raylet", "ray-worker", "ray-driver", "ray-outage")
+"""What is killed on a cluster of several nodes. A node that is killed is replaced by another."""
 _SOURCES = 6
 _KILLS_PER_HISTORY = 8
 _MAX_RUNS = 25
@@ -75,7 +79,7 @@ if os.environ.get("CHAOS_PACK"):
 class History:
     """What happened to one output folder."""
 
-    mode: str  # what is killed: one of MODES
+    mode: str  # what is killed: one of MODES, or of NODE_MODES on a cluster
     seed: int
     packs: bool  # whether files of units are packed after each phase
     kills: int = 0
@@ -88,27 +92,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the environment, one JSON line per history, and the totals. Exit with 1 if a history has problems."""
     parser = argparse.ArgumentParser(prog="gamecraft bench chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="total number of kills over all modes; default 100")
+    parser.add_argument("--modes", help=f"what to kill, separated by commas; default {','.join(MODES)}")
     parser.add_argument(
-        "--modes", default=",".join(MODES), help=f"what to kill, separated by commas; default {','.join(MODES)}"
+        "--nodes", type=int, default=0, help=f"run on a Ray cluster of this many nodes; modes are then {','.join(NODE_MODES)}"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the first history; default 0")
     parser.add_argument(
         "--pack", choices=("some", "all", "none"), default="some", help="which histories pack files of units after each phase"
     )
     options = parser.parse_args(arguments)
-    modes = options.modes.split(",")
-    if unknown := set(modes) - set(MODES):
-        parser.error(f"--modes: unknown: {', '.join(sorted(unknown))}; known: {', '.join(MODES)}")
+    known = NODE_MODES if options.nodes else MODES
+    modes = options.modes.split(",") if options.modes else [*known]
+    if unknown := set(modes) - set(known):
+        parser.error(f"--modes: unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    if options.nodes == 1:
+        parser.error("--nodes: the head has no cores, so a cluster has at least two nodes")
     print(describe(), flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        histories = list(_run_histories(Path(folder), modes, options.kills, options.seed, options.pack))
+        histories = list(_run_histories(Path(folder), modes, options.kills, options.seed, options.pack, options.nodes))
     bad = [history for history in histories if history.problems]
     print(f"{sum(h.kills for h in histories)} kills, {len(histories)} histories, {len(bad)} of them with problems")
     if bad:
         raise SystemExit(1)
 
 
-def _run_histories(folder: Path, modes: Sequence[str], kills: int, seed: int, pack: str) -> Iterator[History]:
+def _run_histories(folder: Path, modes: Sequence[str], kills: int, seed: int, pack: str, nodes: int) -> Iterator[History]:
     """Run histories, one mode after the other, until the number of kills is reached. Every second round packs."""
     _make_sources(folder / "in")
     (folder / "changes").mkdir()
@@ -124,7 +132,7 @@ def _run_histories(folder: Path, modes: Sequence[str], kills: int, seed: int, pa
                 references[poisoned] = _run_undisturbed(folder, poisoned)
             packs = pack == "all" or (pack == "some" and seed // len(modes) % 2 == 1)
             history = History(mode, seed, packs)
-            _run_history(folder, history, min(_KILLS_PER_HISTORY, kills - done), references[poisoned], store)
+            _run_history(folder, history, min(_KILLS_PER_HISTORY, kills - done), references[poisoned], store, nodes)
             print(json.dumps(vars(history)), flush=True)
             done += history.kills
             seed += 1
@@ -137,8 +145,7 @@ def _make_sources(folder: Path) -> None:
         write_tiny_video(folder / f"{seed}.mp4", seed)
 
 
-def _command(source: str, out: str, mode: str) -> list[str]:
-    runner = "ray" if mode.startswith("ray") else "local"
+def _command(source: str, out: str, runner: str) -> list[str]:
     gamecraft = str(Path(sys.executable).with_name("gamecraft"))
     return [gamecraft, "curate", source, "--out", out, "--recipe", "smoke", "--runner", runner, "--wait", "150"]
 
@@ -156,29 +163,34 @@ def _run_undisturbed(folder: Path, poisoned: bool) -> tuple[str, float]:
     temporary = folder / f"tmp-reference-{poisoned}"
     temporary.mkdir()
     environment = _environment(folder, temporary, poisoned, packs=False)
-    subprocess.run(_command(str(folder / "in"), str(out), ""), env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(_command(str(folder / "in"), str(out), "local"), env=environment, check=True, stdout=subprocess.DEVNULL)
     return str(out), time.monotonic() - began
 
 
-def _run_history(folder: Path, history: History, kills: int, reference: tuple[str, float], store: "_FlakyStore") -> None:
+def _run_history(
+    folder: Path, history: History, kills: int, reference: tuple[str, float], store: "_FlakyStore", nodes: int
+) -> None:
     """Run one history and fill in what happened."""
     mode, seed, rng = history.mode, history.seed, random.Random(history.seed)
     temporary = folder / f"t{seed}"
     temporary.mkdir()
     environment = _environment(folder, temporary, mode == "poison", history.packs)
     source, out = str(folder / "in"), str(folder / f"out-{seed}")
-    if mode == "outage":
+    if mode.endswith("outage"):
         source, out = f"{_BUCKET}/in", f"{_BUCKET}/out-{seed}"
         store.fill(folder / "in")
-    # A worker's death does not end a run, so one run can have several kills.
-    longest_s = reference[1] * (0.15 if mode.endswith(("worker", "poison", "outage")) else 0.4)
-    with (folder / f"log-{seed}").open("w") as log:
+    command = _command(source, out, "ray" if nodes or mode.startswith("ray") else "local")
+    # The death of a worker or a node does not end a run, so one run can have several kills.
+    longest_s = reference[1] * (0.4 if mode.endswith(("driver", "group", "terminate")) else 0.15)
+    with (folder / f"log-{seed}").open("w") as log, ExitStack() as stack:
+        cluster = stack.enter_context(ray_nodes(nodes, folder / f"r{seed}", environment)) if nodes else None
+        if cluster:
+            environment |= {"RAY_ADDRESS": cluster.address}
         while history.runs < _MAX_RUNS and (not history.exit_codes or history.exit_codes[-1]):
             history.runs += 1
-            command = _command(source, out, mode)
             driver = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
             while history.kills < kills and _outlives(driver, rng.uniform(0.3, longest_s)):
-                history.kills += _kill_something(mode, driver, rng, store)
+                history.kills += _kill_something(mode, driver, rng, store, temporary, cluster)
             history.exit_codes.append(driver.wait())
     _end_orphans(temporary)
     history.problems = list(_find_problems(out, reference[0], history)) + _leftover_scratch(temporary)
@@ -194,12 +206,22 @@ def _outlives(driver: "subprocess.Popen[bytes]", seconds: float) -> bool:
     return False
 
 
-def _kill_something(mode: str, driver: "subprocess.Popen[bytes]", rng: random.Random, store: "_FlakyStore") -> int:
+def _kill_something(
+    mode: str,
+    driver: "subprocess.Popen[bytes]",
+    rng: random.Random,
+    store: "_FlakyStore",
+    temporary: Path,
+    cluster: RayNodes | None,
+) -> int:
     """Kill something, depending on the mode. Return the number of kills, 0 or 1."""
-    if mode == "outage":
+    if mode.endswith("outage"):
         store.fail_for(rng.uniform(1, 8))
         return 1
-    family = descendants(driver.pid)
+    if cluster and mode in ("node", "raylet"):
+        cluster.kill_node(rng, whole=mode == "node")
+        return 1
+    family = _processes_of(temporary) if cluster else descendants(driver.pid)
     victims = [driver.pid]
     if mode in ("worker", "poison"):
         victims = [rng.choice(workers)] if (workers := [pid for pid in family if _is_worker(pid)]) else []
@@ -294,6 +316,8 @@ def _files_per_folder(out: str, packs: bool) -> dict[str, int]:
     counts: dict[str, int] = {}
     for uri in uris:
         folder = uri[len(out) :].rpartition("/")[0].lstrip("/")
+        if folder.startswith("sidecar/embeddings"):  # a cache: a file of each worker that met new texts
+            continue
         if packs and (folder in FOLDERS or folder.partition("/")[0] in ("segments", "manifests")):
             continue
         counts[folder] = counts.get(folder, 0) + 1
