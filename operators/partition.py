@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from curation.actions.detect import Actions, ActionSettings, boundary_costs, detect_actions, unknown_reason
-from curation.actions.spans import InteractionSettings, clip_to
+from curation.actions.spans import InteractionSettings
 from curation.captions import engine_events
 from curation.media.viewport import Rect
 from curation.partition import chunks
@@ -161,7 +161,7 @@ def measure_motion(rows: list[Row], settings: ScanSettings, actions: ActionSetti
 def _with_motion(row: Row, signals: Signals, actions: Actions, limits: InteractionSettings) -> Row:
     motion, times_s = signals.motion, signals.pair_times_s
     inside = (times_s >= row["start_s"]) & (times_s < row["end_s"])
-    spans = clip_to(actions.spans, row["start_s"], row["end_s"])
+    spans = actions.inside(row["start_s"], row["end_s"])
     confidence = actions.confidence(row["start_s"], row["end_s"])
     unknown = unknown_reason(actions, row["start_s"], row["end_s"], limits)
     return {
@@ -177,6 +177,12 @@ def _with_motion(row: Row, signals: Signals, actions: Actions, limits: Interacti
     }
 
 
+def _pairs_of(row: Row, signals: Signals) -> slice:
+    """Return the pairs of frames in a clip. What is computed for a clip must not grow with the length of its source."""
+    first, end = np.searchsorted(signals.pair_times_s, [row["start_s"], row["end_s"]])
+    return slice(int(first), int(end))
+
+
 @each
 def measure_luminance(row: Row, settings: ScanSettings) -> Row:
     """Add brightness over the clip's frames, without letterbox bars."""
@@ -184,8 +190,7 @@ def measure_luminance(row: Row, settings: ScanSettings) -> Row:
     frames = slice(row["start_frame"], row["end_frame"])
     height, width = signals.viewport.static.shape
     bars = 1 - signals.viewport.picture.w * signals.viewport.picture.h / (width * height)
-    pairs = (signals.pair_times_s >= row["start_s"]) & (signals.pair_times_s < row["end_s"])
-    whole_flashes = whole_flash_share(unpack(signals.change_cells[pairs])[..., 0])
+    whole_flashes = whole_flash_share(unpack(signals.change_cells[_pairs_of(row, signals)])[..., 0])
     bins = without_bars(signals.luma_bins[frames], bars)
     scores: dict[str, Any] = luminance(signals.times_s[frames], bins, whole_flashes)._asdict()
     return {**row, **scores}
@@ -196,7 +201,8 @@ def measure_quality(row: Row, settings: ScanSettings) -> Row:
     """Add picture quality over the clip's samples, the share of time in which it is frozen, and what interlacing left in it."""
     signals = scan(row["source_uri"], settings)
     frames = slice(row["start_frame"], row["end_frame"])
-    change = pair_change(signals.pair_times_s, unpack(signals.change_cells)[..., 2])
+    pairs = _pairs_of(row, signals)
+    change = pair_change(signals.pair_times_s[pairs], unpack(signals.change_cells[pairs])[..., 2])
     frozen = frozen_share(signals.times_s[frames], signals.content[frames], row["end_s"], change)
     samples_s = signals.times_s[signals.iqa_frame]
     inside = (samples_s >= row["start_s"]) & (samples_s < row["end_s"])

@@ -7,6 +7,7 @@ are where it sees none in a clip that is unlike the training set.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -44,6 +45,16 @@ class Actions:
     distance: float  # from the training set; 1 is as far as its farthest 1 %
     prediction: learned.Prediction | None = None  # of the network
 
+    def inside(self, start_s: float, end_s: float) -> list[ActionSpan]:
+        """Return the parts of spans inside [start_s, end_s), by `clip_to`."""
+        begins_s, ends_s = self._bounds_s
+        return spans.clip_to([self.spans[k] for k in np.flatnonzero((begins_s < end_s) & (ends_s > start_s))], start_s, end_s)
+
+    @cached_property
+    def _bounds_s(self) -> np.ndarray:
+        """The start and end of each span, [2, S]."""
+        return np.array([(span.start_s, span.end_s) for span in self.spans]).reshape(-1, 2).T
+
     def confidence(self, start_s: float, end_s: float) -> float | None:
         """Return how probable it is that the interactions of a clip are right, 0-1. None if they are judged by flow alone."""
         if self.detector != "learned" or self.prediction is None:
@@ -58,8 +69,18 @@ class Actions:
         return float(np.median(self.prediction.distance[inside])) if inside.any() else self.distance
 
 
+_actions: WeakKeyDictionary[Signals, dict[ActionSettings, Actions]] = WeakKeyDictionary()
+
+
 def detect_actions(signals: Signals, settings: ActionSettings) -> Actions:
-    """Detect all actions of a source."""
+    """Detect all actions of a source. They are cached with the scan: clips come one by one, and hours of video take seconds."""
+    known = _actions.setdefault(signals, {})
+    if settings not in known:
+        known[settings] = _detect(signals, settings)
+    return known[settings]
+
+
+def _detect(signals: Signals, settings: ActionSettings) -> Actions:
     prediction = predict(signals)
     distance = float(np.median(prediction.distance)) if len(prediction.distance) else float("inf")
     is_familiar = distance <= settings.interactions.max_distance
@@ -102,7 +123,7 @@ def unknown_reason(actions: Actions, start_s: float, end_s: float, settings: Int
         return f"the detector does not know such footage: distance {actions.distance:.2f} > {settings.max_distance:g}"
     if confidence < settings.min_confidence:
         return f"the detector is not sure: confidence {confidence:.2f} < {settings.min_confidence:g}"
-    inside = [span for span in spans.clip_to(actions.spans, start_s, end_s) if span.kind == "interaction"]
+    inside = [span for span in actions.inside(start_s, end_s) if span.kind == "interaction"]
     seen = any(spans.certainty(span.energy, span.end_s - span.start_s) >= settings.min_seen for span in inside)
     distance = actions.distance_of(start_s, end_s)
     if not seen and distance > settings.max_quiet_distance:
