@@ -8,11 +8,12 @@ import av
 import numpy as np
 import pytest
 
-from curation.actions import learned
+from curation.actions import detect, learned
 from curation.captions import engine_events
 from curation.captions.engine_events import EngineEvent
 from curation.partition import scan
-from operators.op import run_chain
+from operators import partition
+from operators.op import Step, run_chain
 from pipelines import chains, recipes
 
 FPS = 20
@@ -114,3 +115,15 @@ def test_an_event_in_the_engine_log_begins_a_clip_in_the_same_scene(tmp_path):
     rows = clips_of(uri)
     assert spans(rows) == [(0.0, 4.05), (4.05, 10.0)]
     assert [(row["scene_index"], row["start_frame"]) for row in rows] == [(0, 0), (0, 81)]
+
+
+def test_what_is_computed_of_a_whole_source_is_computed_once(tmp_path, monkeypatch):
+    uri, calls = write(tmp_path / "v.mp4", at(int(40 * FPS))), []
+    real, unpack = detect._detect, partition.unpack
+    monkeypatch.setattr(detect, "_detect", lambda *a: calls.append("detect") or real(*a))
+    monkeypatch.setattr(partition, "unpack", lambda cells: calls.append(len(cells)) or unpack(cells))
+    rows = Step(chains.partition(recipes.laptop()))([{"video_id": "v", "source_uri": uri}], on_row=lambda _: None)
+    clip_pairs = 10 * max(row["end_s"] - row["start_s"] for row in rows)
+    assert len(rows) > 2
+    assert calls.count("detect") == 1
+    assert max(call for call in calls if call != "detect") <= clip_pairs + 1

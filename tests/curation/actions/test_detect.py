@@ -93,10 +93,9 @@ def test_a_detector_asked_for_by_name_is_taken(which, distance):
 
 
 def test_nothing_goes_on_over_a_hole_in_time():
-    played = Played()
-    played.segments = (Segment(0, 160, 0.0, 8.0), Segment(160, 250, 8.0, 12.5), Segment(250, 400, 12.5, 20.0))
     for distance in (0.5, 1.7):
-        played.prediction = replace(played.prediction, distance=np.full(TICKS, distance))
+        played = Played(distance)
+        played.segments = (Segment(0, 160, 0.0, 8.0), Segment(160, 250, 8.0, 12.5), Segment(250, 400, 12.5, 20.0))
         spans = detect.detect_actions(played, ActionSettings()).spans
         assert [(s.start_s, s.end_s) for s in spans if s.name == "turn_right"] == [(5.0, 8.0), (8.0, 10.0)]
         events = [(round(s.start_s, 6), round(s.end_s, 6)) for s in spans if s.kind == "interaction"]
