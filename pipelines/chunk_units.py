@@ -26,6 +26,8 @@ _OPENED_BYTES_PER_S = 50_000
 _MIN_BYTES_PER_S = 5_000
 # The last frames of ten minutes may be missing: two chunks of five minutes may be shorter by this share of one together.
 _SHORTFALL = 0.05
+# Of memory for each second of a source whose chunks are joined: 0.3 GiB an hour (`bench.hours`).
+_JOINED_BYTES_PER_S = 90_000
 
 
 def pending_chunks(entries: Sequence[Entry], out: str, recipe: Recipe) -> list[Unit]:
@@ -76,6 +78,12 @@ def attach_chunks(source_units: Sequence[Unit], out: str, recipe: Recipe) -> lis
         stored[name.digest].append(name)
     complete = {key: tuple(map(str, sorted(names))) for key, names in stored.items() if len(names) == names[0].parts}
     return [replace(unit, chunks=complete.get(_chunks_digest(unit, recipe), ())) for unit in source_units]
+
+
+def joining_memory(unit: Unit, recipe: Recipe) -> int:
+    """Return the bytes that joining a source's chunks takes, beyond what operators declare. 0 for a unit without chunks."""
+    longest_s = (len(unit.chunks) + 1) * (recipe.partition.chunk_s or 0)  # see `_bounds_s`
+    return round(_JOINED_BYTES_PER_S * longest_s) if unit.chunks else 0
 
 
 def _stored_names(out: str) -> list[UnitName]:

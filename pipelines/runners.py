@@ -20,6 +20,7 @@ from curation.errors import InputError
 from curation.output_folder import OutputFolder
 from operators.op import fuse_ops
 from operators.vllm import fill_answer_cache
+from pipelines import chunk_units
 from pipelines.ledger import Record
 from pipelines.phases import Phase, questions
 from pipelines.supervisor import Supervisor
@@ -79,12 +80,17 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
     size = _units_per_task(phase, len(units), _count_cpus())
     steps = fuse_ops(phase.chain)
     assert len(steps) == 1, f"phase {phase.name} must be one step, not {len(steps)}"
-    cpus, gpus, memory = steps[0][0].resources
-    options = {"num_cpus": cpus, "num_gpus": gpus or None, "memory": memory or None, "max_retries": -1}
+    cpus, gpus, declared = steps[0][0].resources
+    options = {"num_cpus": cpus, "num_gpus": gpus or None, "max_retries": -1}
     function = ray.remote(_do_units).options(name=phase.name, scheduling_strategy="SPREAD", **options)
-    shared = ray.put(phase)
-    tasks = ((shared, *units[first : first + size]) for first in range(0, len(units), size))
-    for records in _run_windowed(function, tasks):
+    shared, largest = ray.put(phase), _cluster().largest("memory")
+
+    def submit(*units: Unit) -> Any:
+        # No more than a node has: a task that fits none would wait for ever.
+        needed = declared + max(chunk_units.joining_memory(unit, phase.recipe) for unit in units)
+        return function.options(memory=int(min(largest, needed)) or None).remote(shared, *units)
+
+    for records in _run_windowed(submit, (units[first : first + size] for first in range(0, len(units), size))):
         yield from records
 
 
@@ -92,8 +98,8 @@ def _do_units(phase: Phase, *units: Unit) -> list[Record]:
     return [_supervisor().do(phase, unit) for unit in units]
 
 
-def _run_windowed(function: Any, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-    """Submit tasks, a few for each core of the cluster at a time, and yield their results in the order in which they end.
+def _run_windowed(submit: Callable[..., Any], tasks: Iterable[Sequence[Any]]) -> Iterator[Any]:
+    """Submit tasks, each with its arguments, a few for each core of the cluster at a time. Yield results as tasks end.
 
     So neither this process nor the cluster holds more than these, however many tasks there are. More are submitted as the
     cluster grows. Tasks that are under way when this is closed are killed: the next run repeats them.
@@ -106,7 +112,7 @@ def _run_windowed(function: Any, tasks: Iterable[tuple[Any, ...]]) -> Iterator[A
         while True:
             if time.monotonic() - counted_s > _RECOUNT_S:
                 window, counted_s = _TASKS_PER_CORE * _count_cpus(), time.monotonic()
-            running.update(function.remote(*task) for task in itertools.islice(waiting, max(0, window - len(running))))
+            running.update(submit(*task) for task in itertools.islice(waiting, max(0, window - len(running))))
             if not running:
                 return
             ended, _ = ray.wait(list(running), timeout=_RECOUNT_S)
@@ -241,6 +247,11 @@ class _Cluster(NamedTuple):
     def fits_one_node(self, needs: dict[str, float]) -> bool:
         kinds = [*self.nodes, *(node for node, _ in self.addable)]
         return any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in kinds)
+
+    def largest(self, name: str) -> float:
+        """Return the most that a node has. Without limit where an autoscaler does not report what it can add."""
+        kinds = [*self.nodes, *(node for node, _ in self.addable)]
+        return math.inf if self.grows_unseen else max((node.get(name, 0) for node in kinds), default=0)
 
     def total(self, name: str) -> float:
         return sum(node.get(name, 0) for node in self.nodes) + sum(node.get(name, 0) * count for node, count in self.addable)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 
-from pipelines import machine
+from pipelines import chunk_units, machine
 from pipelines.ledger import Record
 from pipelines.phases import Phase
 from pipelines.supervisor import Supervisor
@@ -48,7 +48,7 @@ class WorkerPool:
         on_progress: called by threads with how much of the current units is done, summed over the workers. Workers that may
         hold a model end with the phase, to free the memory for the next one.
         """
-        supervisors = self._take(*self._count_workers(phase, len(units)))
+        supervisors = self._take(*self._count_workers(phase, units))
         waiting, results = SimpleQueue[Unit](), SimpleQueue[Record | BaseException]()
         for unit in units:
             waiting.put(unit)
@@ -111,10 +111,11 @@ class WorkerPool:
             supervisor.close()
         del self._supervisors[first:]
 
-    def _count_workers(self, phase: Phase, units: int) -> tuple[int, int]:
+    def _count_workers(self, phase: Phase, units: Sequence[Unit]) -> tuple[int, int]:
         """Return how many workers the units are shared out to, and for how many there is memory."""
-        wanted = min(self._size, max_workers(phase, units))
-        need = max([_MIN_MEMORY, *(op.memory for op in phase.chain)])
+        wanted = min(self._size, max_workers(phase, len(units)))
+        declared = max(op.memory for op in phase.chain)
+        need = max([_MIN_MEMORY, *(declared + chunk_units.joining_memory(unit, phase.recipe) for unit in units)])
         fitting = max(1, self._free_memory // need)
         if fitting < wanted:
             free = f"{self._free_memory / _GIB:.1f} GiB are free and each needs {need / _GIB:.2g} GiB"

@@ -139,8 +139,8 @@ def identity(number):
 def test_tasks_are_submitted_a_few_at_a_time(cluster, monkeypatch):
     monkeypatch.setattr(runners, "_count_cpus", lambda: 1)
     submitted, ahead, results = [], [], []
-    tasks = ((submitted.append(number) or number,) for number in range(20))
-    for result in runners._run_windowed(ray.remote(identity), tasks):
+    tasks = ([submitted.append(number) or number] for number in range(20))
+    for result in runners._run_windowed(ray.remote(identity).remote, tasks):
         ahead.append(len(submitted) - len(results))
         results.append(result)
     assert sorted(results) == list(range(20))

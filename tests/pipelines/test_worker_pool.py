@@ -92,10 +92,13 @@ def test_a_pool_that_is_closed_amid_its_units_interrupts_them(monkeypatch):
 def test_short_memory_means_fewer_workers_and_is_said_once(monkeypatch, caplog):
     pool = pool_of([Nobody(threading.Barrier(1)) for _ in range(4)], monkeypatch, free=int(2.5 * GIB))
     with caplog.at_level(logging.WARNING):
-        counts = [pool._count_workers(phase(name), 100)[0] for name in ("partition", "annotate", "score")]
+        counts = [pool._count_workers(phase(name), 20 * UNITS)[0] for name in ("partition", "annotate", "score")]
     assert counts == [2, 2, 4], "operators that decode declare 1 GiB, verdicts nothing"
     assert caplog.messages == ["memory for 2 of 4 workers: 2.5 GiB are free and each needs 1 GiB"]
-    assert pool_of([Nobody(), Nobody()], monkeypatch, free=0)._count_workers(phase(), 9)[0] == 1
+    hours = [replace(UNITS[0], chunks=("chunk",) * 71)]  # six of them
+    need = pool._count_workers(phase(), hours + UNITS)[0]
+    assert (need, caplog.messages[1:]) == (1, ["memory for 1 of 4 workers: 2.5 GiB are free and each needs 2.8 GiB"])
+    assert pool_of([Nobody(), Nobody()], monkeypatch, free=0)._count_workers(phase(), UNITS)[0] == 1
 
 
 def test_a_phase_uses_as_many_workers_as_help(monkeypatch):
