@@ -81,14 +81,14 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
     steps = fuse_ops(phase.chain)
     assert len(steps) == 1, f"phase {phase.name} must be one step, not {len(steps)}"
     cpus, gpus, declared = steps[0][0].resources
-    options = {"num_cpus": cpus, "num_gpus": gpus or None, "max_retries": -1}
-    function = ray.remote(_do_units).options(name=phase.name, scheduling_strategy="SPREAD", **options)
-    shared, largest = ray.put(phase), _cluster().largest("memory")
+    options = {"num_cpus": cpus, "num_gpus": gpus or None, "max_retries": -1, "scheduling_strategy": "SPREAD"}
+    function, shared, largest = ray.remote(_do_units), ray.put(phase), _cluster().largest("memory")
 
     def submit(*units: Unit) -> Any:
         # No more than a node has: a task that fits none would wait for ever.
         needed = declared + max(chunk_units.joining_memory(unit, phase.recipe) for unit in units)
-        return function.options(memory=int(min(largest, needed)) or None).remote(shared, *units)
+        memory = int(min(largest, needed)) or None
+        return function.options(name=phase.name, memory=memory, **options).remote(shared, *units)
 
     for records in _run_windowed(submit, (units[first : first + size] for first in range(0, len(units), size))):
         yield from records
