@@ -12,7 +12,7 @@ export RAY_AUTH_MODE ?= disabled
 VLLM := .venv-vlm
 .PHONY: setup engines demo demo-synth play test test-all test-fast test-vlm check format bench clean
 
-# Modules are compiled when they are first imported. Most never are, and to compile all of them takes 100 s of CPU time.
+# --no-compile: Python compiles a module at its first import. Most are never imported, and all of them take 100 s of CPU time.
 setup: $(VENV)/done
 
 $(VENV)/done: pyproject.toml constraints-cpu.txt

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the environment, one JSON line per history, and the totals. Exit with 1 if a history has problems."""
     parser = argparse.ArgumentParser(prog="gamecraft bench chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="total number of kills over all modes; default 100")
-    parser.add_argument("--modes", help=f"what to kill, separated by commas; default {','.join(MODES)}")
+    parser.add_argument("--modes", help=f"what to kill, separated by commas; default {','.join(MODES)}, or those of --nodes")
     parser.add_argument(
         "--nodes", type=int, default=0, help=f"run on a Ray cluster of this many nodes; modes are then {','.join(NODE_MODES)}"
     )
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     modes = options.modes.split(",") if options.modes else [*known]
     if unknown := set(modes) - set(known):
         parser.error(f"--modes: unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    if options.nodes == 1:
+    if options.nodes < 0 or options.nodes == 1:
         parser.error("--nodes: the head has no cores, so a cluster has at least two nodes")
     print(describe(), flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
@@ -226,7 +226,7 @@ def _kill_something(
     if mode in ("worker", "poison"):
         victims = [rng.choice(workers)] if (workers := [pid for pid in family if _is_worker(pid)]) else []
     elif mode == "ray-worker":
-        workers = [pid for pid in family if _is_worker(pid) or _name(pid).startswith(("ray::IDLE", "ray::Map"))]
+        workers = [pid for pid in family if _is_worker(pid) or _name(pid).startswith("ray::")]
         victims = [rng.choice(workers)] if workers else []
     elif mode in ("group", "terminate"):
         victims += family
@@ -305,7 +305,7 @@ def _rows(out: str) -> list[Row]:
 
 
 def _files_per_folder(out: str, packs: bool) -> dict[str, int]:
-    """Count the files in each folder of an output, hidden files of a local folder included.
+    """Count the files in each folder of an output, hidden files of a local folder included, but for the cache of embeddings.
 
     packs: without the files of units, segments and manifests, whose number depends on when a run was killed. `verify` has
     checked those.
@@ -316,7 +316,7 @@ def _files_per_folder(out: str, packs: bool) -> dict[str, int]:
     counts: dict[str, int] = {}
     for uri in uris:
         folder = uri[len(out) :].rpartition("/")[0].lstrip("/")
-        if folder.startswith("sidecar/embeddings"):  # a cache: a file of each worker that met new texts
+        if folder.startswith("sidecar/embeddings/"):  # a cache, in as many files as workers embedded new texts
             continue
         if packs and (folder in FOLDERS or folder.partition("/")[0] in ("segments", "manifests")):
             continue

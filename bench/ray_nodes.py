@@ -21,30 +21,34 @@ class RayNodes:
         from ray.cluster_utils import Cluster
 
         (folder / "ray").mkdir(parents=True)
+        self._temporary = os.environ.get("RAY_TMPDIR")
         os.environ["RAY_TMPDIR"] = str(folder)  # also for the file that names the newest cluster
         self._shared = {"env_vars": dict(environment), "object_store_memory": _STORE_BYTES}
         head = {"num_cpus": 0, "include_dashboard": False, **self._shared}
         self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(count - 1):
-            self._cluster.add_node(num_cpus=1, **self._shared)
+        self._nodes = [self._add() for _ in range(count - 1)]  # in this order, so that a seed always kills the same
         self.address: str = self._cluster.address
 
     def kill_node(self, rng: random.Random, whole: bool) -> None:
-        """Kill a node's raylet at once and, if `whole`, every process of the node; then add another node.
-
-        Without that, its workers notice that they lost their raylet, and end by themselves.
-        """
-        node = rng.choice(sorted(self._cluster.worker_nodes, key=lambda node: str(node.unique_id)))
+        """Kill a node, and add another. If not `whole`, its raylet is killed first, and the rest of the node a moment later."""
+        node = self._nodes.pop(rng.randrange(len(self._nodes)))
         [raylet] = [info.process.pid for info in node.all_processes["raylet"]]
         for pid in [raylet, *(descendants(raylet) if whole else ())]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
-        self._cluster.add_node(num_cpus=1, **self._shared)
+        self._nodes.append(self._add())
+
+    def _add(self) -> Any:
+        return self._cluster.add_node(num_cpus=1, **self._shared)
 
     def close(self) -> None:
         """End all nodes."""
         self._cluster.shutdown()
+        if self._temporary is None:
+            del os.environ["RAY_TMPDIR"]
+        else:
+            os.environ["RAY_TMPDIR"] = self._temporary
 
 
 @contextmanager

@@ -159,16 +159,16 @@ def measure_motion(rows: list[Row], settings: ScanSettings, actions: ActionSetti
 
 
 def _with_motion(row: Row, signals: Signals, actions: Actions, limits: InteractionSettings) -> Row:
-    motion, times_s = signals.motion, signals.pair_times_s
-    inside = (times_s >= row["start_s"]) & (times_s < row["end_s"])
-    spans = actions.inside(row["start_s"], row["end_s"])
+    motion, pairs = signals.motion, _pairs_of(row, signals)
+    camera, other = motion.camera[pairs], motion.object[pairs]
+    spans = actions.spans_within(row["start_s"], row["end_s"])
     confidence = actions.confidence(row["start_s"], row["end_s"])
     unknown = unknown_reason(actions, row["start_s"], row["end_s"], limits)
     return {
         **row,
         "flow_backend": signals.flow,
-        "motion_camera": float(motion.camera[inside].mean()) if inside.any() else None,
-        "motion_object": float(motion.object[inside].mean()) if inside.any() else None,
+        "motion_camera": float(camera.mean()) if len(camera) else None,
+        "motion_object": float(other.mean()) if len(other) else None,
         "action_detector": actions.detector,
         "action_distance": actions.distance if np.isfinite(actions.distance) else None,
         "action_confidence": confidence,
@@ -178,7 +178,7 @@ def _with_motion(row: Row, signals: Signals, actions: Actions, limits: Interacti
 
 
 def _pairs_of(row: Row, signals: Signals) -> slice:
-    """Return the pairs of frames in a clip. What is computed for a clip must not grow with the length of its source."""
+    """Return the pairs of frames in a clip. Per clip, only these are computed with: a source can have hours of pairs."""
     first, end = np.searchsorted(signals.pair_times_s, [row["start_s"], row["end_s"]])
     return slice(int(first), int(end))
 

@@ -82,13 +82,15 @@ def run_ray(phase: Phase, units: Sequence[Unit]) -> Iterator[Record]:
     assert len(steps) == 1, f"phase {phase.name} must be one step, not {len(steps)}"
     cpus, gpus, declared = steps[0][0].resources
     options = {"num_cpus": cpus, "num_gpus": gpus or None, "max_retries": -1, "scheduling_strategy": "SPREAD"}
-    function, shared, largest = ray.remote(_do_units), ray.put(phase), _cluster().largest("memory")
+    function, shared, largest = ray.remote(_do_units), ray.put(phase), _cluster().most_memory({"CPU": cpus, "GPU": gpus})
 
-    def submit(*units: Unit) -> Any:
-        # No more than a node has: a task that fits none would wait for ever.
-        needed = declared + max(chunk_units.joining_memory(unit, phase.recipe) for unit in units)
+    def submit(*some: Unit) -> Any:
+        needed = declared + max(chunk_units.joining_memory(unit, phase.recipe) for unit in some)
+        if needed > largest:  # a task that fits no node would wait for ever
+            sizes = needed / 2**30, largest / 2**30
+            log.warning("%s: a long source needs %.1f GiB, the largest node has %.1f", phase.name, *sizes)
         memory = int(min(largest, needed)) or None
-        return function.options(name=phase.name, memory=memory, **options).remote(shared, *units)
+        return function.options(name=phase.name, memory=memory, **options).remote(shared, *some)
 
     for records in _run_windowed(submit, (units[first : first + size] for first in range(0, len(units), size))):
         yield from records
@@ -248,10 +250,11 @@ class _Cluster(NamedTuple):
         kinds = [*self.nodes, *(node for node, _ in self.addable)]
         return any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in kinds)
 
-    def largest(self, name: str) -> float:
-        """Return the most that a node has. Without limit where an autoscaler does not report what it can add."""
+    def most_memory(self, needs: dict[str, float]) -> float:
+        """Return the most memory of a node that has these, in bytes. Infinite if an autoscaler does not report its kinds."""
         kinds = [*self.nodes, *(node for node, _ in self.addable)]
-        return math.inf if self.grows_unseen else max((node.get(name, 0) for node in kinds), default=0)
+        able = [node for node in kinds if all(node.get(name, 0) >= amount for name, amount in needs.items())]
+        return math.inf if self.grows_unseen else max((node.get("memory", 0) for node in able), default=0)
 
     def total(self, name: str) -> float:
         return sum(node.get(name, 0) for node in self.nodes) + sum(node.get(name, 0) * count for node, count in self.addable)

@@ -95,7 +95,8 @@ def pending_sources(entries: Iterable[Entry], out: str, recipe: Recipe, probed_b
     taken_back = [*returned, *(str(name) for name in units.list_current(out) if name.video_id in moved)]
     ledger.take_back(out, taken_back)
     listed = {source_digest(entry, recipe) for entry in entries}
-    if any(UnitName.parse(name).digest in listed for name in taken_back):  # a copy, measured before its original was
+    if any(UnitName.parse(name).digest in listed for name in taken_back):
+        # A copy in the input had been recorded before its original was measured. It is new again, so sources are listed again.
         return pending_sources(entries, out, recipe, probed_bytes)
     superseded = {name: row for name, row in superseded.items() if name not in taken_back}
     return [_refuse_grown(out, unit, superseded) for unit in pending]

@@ -118,7 +118,7 @@ class WorkerPool:
         need = max([_MIN_MEMORY, *(declared + chunk_units.joining_memory(unit, phase.recipe) for unit in units)])
         fitting = max(1, self._free_memory // need)
         if fitting < wanted:
-            free = f"{self._free_memory / _GIB:.1f} GiB are free and each needs {need / _GIB:.2g} GiB"
+            free = f"{self._free_memory / _GIB:.1f} GiB are free and the largest unit needs {need / _GIB:.2g} GiB"
             words = f"memory for {fitting} of {wanted} workers: {free}"
             if words not in self._warnings:
                 log.warning("%s", words)

@@ -22,8 +22,8 @@ def clip_features(prediction: Prediction, start_s: float, end_s: float) -> np.nd
     2 counts as 1; how far the kinds of what happens are from certain; how far the regimes are; and how much the networks differ
     in the strongest half second.
     """
-    inside = (prediction.times_s >= start_s - 1e-6) & (prediction.times_s < end_s)
-    if not inside.any():
+    inside = prediction.ticks_within(start_s, end_s)
+    if inside.start == inside.stop:
         return np.ones(len(FEATURES))
     event = prediction.event_probability[inside].clip(1e-6, 1 - 1e-6)
     entropy = -(event * np.log2(event) + (1 - event) * np.log2(1 - event))

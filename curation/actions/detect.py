@@ -45,14 +45,14 @@ class Actions:
     distance: float  # from the training set; 1 is as far as its farthest 1 %
     prediction: learned.Prediction | None = None  # of the network
 
-    def inside(self, start_s: float, end_s: float) -> list[ActionSpan]:
-        """Return the parts of spans inside [start_s, end_s), by `clip_to`."""
-        begins_s, ends_s = self._bounds_s
-        return spans.clip_to([self.spans[k] for k in np.flatnonzero((begins_s < end_s) & (ends_s > start_s))], start_s, end_s)
+    def spans_within(self, start_s: float, end_s: float) -> list[ActionSpan]:
+        """Return the spans that overlap an interval, cut to it."""
+        first_s, last_s = self._span_bounds_s
+        return spans.clip_to([self.spans[k] for k in np.flatnonzero((first_s < end_s) & (last_s > start_s))], start_s, end_s)
 
     @cached_property
-    def _bounds_s(self) -> np.ndarray:
-        """The start and end of each span, [2, S]."""
+    def _span_bounds_s(self) -> np.ndarray:
+        """The start and the end of each span, [2, S]."""
         return np.array([(span.start_s, span.end_s) for span in self.spans]).reshape(-1, 2).T
 
     def confidence(self, start_s: float, end_s: float) -> float | None:
@@ -65,19 +65,22 @@ class Actions:
         """Return how far a clip is from the training set, or the source where the clip has no tick."""
         if self.prediction is None:
             return self.distance
-        inside = (self.prediction.times_s >= start_s - 1e-6) & (self.prediction.times_s < end_s)
-        return float(np.median(self.prediction.distance[inside])) if inside.any() else self.distance
+        distance = self.prediction.distance[self.prediction.ticks_within(start_s, end_s)]
+        return float(np.median(distance)) if len(distance) else self.distance
 
 
 _actions: WeakKeyDictionary[Signals, dict[ActionSettings, Actions]] = WeakKeyDictionary()
 
 
 def detect_actions(signals: Signals, settings: ActionSettings) -> Actions:
-    """Detect all actions of a source. They are cached with the scan: clips come one by one, and hours of video take seconds."""
-    known = _actions.setdefault(signals, {})
-    if settings not in known:
-        known[settings] = _detect(signals, settings)
-    return known[settings]
+    """Detect all actions of a source.
+
+    The result is cached with the scan, because operators get one clip at a time, and detection on hours of video takes seconds.
+    """
+    by_settings = _actions.setdefault(signals, {})
+    if settings not in by_settings:
+        by_settings[settings] = _detect(signals, settings)
+    return by_settings[settings]
 
 
 def _detect(signals: Signals, settings: ActionSettings) -> Actions:
@@ -105,10 +108,10 @@ def _detect(signals: Signals, settings: ActionSettings) -> Actions:
 
 def _named(span: ActionSpan, prediction: learned.Prediction, settings: InteractionSettings) -> ActionSpan:
     """Name an interaction by its most probable kind, where that is probable enough."""
-    inside = (prediction.times_s >= span.start_s - 1e-6) & (prediction.times_s < span.end_s)
-    if not inside.any():
+    probability = prediction.kind_probability[prediction.ticks_within(span.start_s, span.end_s)]
+    if not len(probability):
         return span
-    highest = prediction.kind_probability[inside].max(0)
+    highest = probability.max(0)
     kind = int(np.argmax(highest))
     return span._replace(name=learned.KINDS[kind]) if highest[kind] >= settings.min_kind else span
 
@@ -123,7 +126,7 @@ def unknown_reason(actions: Actions, start_s: float, end_s: float, settings: Int
         return f"the detector does not know such footage: distance {actions.distance:.2f} > {settings.max_distance:g}"
     if confidence < settings.min_confidence:
         return f"the detector is not sure: confidence {confidence:.2f} < {settings.min_confidence:g}"
-    inside = [span for span in actions.inside(start_s, end_s) if span.kind == "interaction"]
+    inside = [span for span in actions.spans_within(start_s, end_s) if span.kind == "interaction"]
     seen = any(spans.certainty(span.energy, span.end_s - span.start_s) >= settings.min_seen for span in inside)
     distance = actions.distance_of(start_s, end_s)
     if not seen and distance > settings.max_quiet_distance:

@@ -44,6 +44,11 @@ class Prediction:
     distance: np.ndarray
     spread: np.ndarray  # [T], standard deviation of the event's probability over the networks
 
+    def ticks_within(self, start_s: float, end_s: float) -> slice:
+        """Return the ticks in [start_s, end_s)."""
+        first, end = np.searchsorted(self.times_s, [start_s - 1e-6, end_s])
+        return slice(int(first), max(int(first), int(end)))
+
 
 def predict(
     times_s: np.ndarray, cells: np.ndarray, change_cells: np.ndarray, fps: float, detector: "Detector | None" = None

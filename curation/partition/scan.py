@@ -78,7 +78,7 @@ class Signals:
     detector_measure: np.ndarray | None = None
     dis_cells: np.ndarray | None = None  # as `cells`, by DIS; None where `cells` are by DIS
 
-    @property
+    @cached_property
     def pair_times_s(self) -> np.ndarray:
         """The times [P] of the later frames of the pairs."""
         return self.times_s[self.pair_frame]

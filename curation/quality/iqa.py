@@ -176,7 +176,7 @@ def combed_share(combing_S: np.ndarray) -> float | None:
 
 
 class PairChange(NamedTuple):
-    """How much of the picture changes at each of P moments of a source, about ten a second."""
+    """How much of the picture changes at each of P moments of a source or a clip, about ten a second."""
 
     times_s: np.ndarray  # [P]
     share: np.ndarray  # [P], 0-1: of the cells that have changed since a tenth of a second before
@@ -191,8 +191,8 @@ def frozen_share(times_s: np.ndarray, content: np.ndarray, end_s: float, change:
     """Return the share of a clip's time in which the picture stands still for longer than a capture's rate explains.
 
     times_s [N]: times of the clip's frames, N >= 1. content [N]: the change of each frame from the frame before; for the first
-    frame that frame is outside the clip. change: of the clip's pairs, or of more. A picture in which only a part changes now
-    and then is not frozen in between: a player stands, and digs, builds or opens a door.
+    frame that frame is outside the clip. change: of the pairs in the clip; others are ignored. A picture in which only a part
+    changes now and then is not frozen in between: a player stands, and digs, builds or opens a door.
     """
     new = np.flatnonzero(content > _REPEAT_CONTENT)
     new = new if len(new) and new[0] == 0 else np.concatenate([[0], new])

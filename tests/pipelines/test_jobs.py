@@ -1,12 +1,14 @@
-"""The commands that docs/cluster.md and deploy/rayjob.yaml show, as jobs of a Ray head here, from bucket to bucket."""
+"""The commands of docs/cluster.md and deploy/rayjob.yaml as jobs of a Ray head here, with a bucket and its keys put in."""
 
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -28,10 +30,22 @@ ENVIRONMENT = {
 }
 
 
+def free_ports(count):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
+
+
+def answers(port):
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory):
     """The address of a head's dashboard. Its own environment names no store: jobs bring theirs."""
-    folder, gcs, port = tmp_path_factory.mktemp("h"), 6391, 8291
+    folder, (gcs, port) = tmp_path_factory.mktemp("h"), free_ports(2)
     environment = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("AWS_")}
     start = [
         RAY,
@@ -44,13 +58,17 @@ def dashboard(tmp_path_factory):
         f"--temp-dir={folder}",
     ]
     head = subprocess.Popen([*start, "--object-store-memory=200000000"], env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not answers(port) and time.monotonic() < deadline:
+        assert head.poll() is None, "the head did not start"
+        time.sleep(0.5)
     yield f"http://127.0.0.1:{port}"
     head.send_signal(signal.SIGTERM)
     head.wait(60)
 
 
 @pytest.fixture
-def buckets(s3, raw):
+def bucket(s3, raw):
     """Two videos in the bucket, and the runtime environment of deploy/ with this store's endpoint and keys."""
     for name in ("a.mp4", "b.mp4"):
         storage.put(f"{s3.uri}/raw/{name}", (raw / name).read_bytes())
@@ -60,9 +78,9 @@ def buckets(s3, raw):
     return s3
 
 
-def job(dashboard, buckets, words, *options):
+def submit_job(dashboard, bucket, words, *options):
     """Submit a job whose inputs and output are in the bucket."""
-    words = words.replace("s3://bucket", buckets.uri)
+    words = words.replace("s3://bucket", bucket.uri)
     submit = [
         RAY,
         "job",
@@ -70,7 +88,7 @@ def job(dashboard, buckets, words, *options):
         "--address",
         dashboard,
         "--runtime-env-json",
-        buckets.runtime,
+        bucket.runtime,
         *options,
         "--",
         "bash",
@@ -88,23 +106,23 @@ def stored(out):
     return [sample.clip_id for name in shards.list_committed(out) for sample in shards.read_samples(out, name)]
 
 
-def test_the_submitted_line_of_the_docs_curates_from_bucket_to_bucket(dashboard, buckets):
+def test_the_submitted_line_of_the_docs_curates_from_bucket_to_bucket(dashboard, bucket):
     [line] = re.findall(
         r"^ray job submit --address http://head:8265 -- (gamecraft curate .*)$",
         (ROOT / "docs" / "cluster.md").read_text(),
         re.M,
     )
-    done = job(dashboard, buckets, line)
+    done = submit_job(dashboard, bucket, line)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    out = f"{buckets.uri}/curated"
+    out = f"{bucket.uri}/curated"
     assert len(stored(out)) == sum(row["reject"] is None for row in ledger.clips(out).to_pylist()) > 0
     assert "2 sources" in done.stdout
 
 
-def test_a_rayjob_that_is_started_again_after_its_driver_died_finishes(dashboard, buckets):
+def test_a_rayjob_that_is_started_again_after_its_driver_died_finishes(dashboard, bucket):
     entrypoint = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text())["spec"]["entrypoint"]
-    out = f"{buckets.uri}/curated"
-    job(dashboard, buckets, entrypoint, "--no-wait")
+    out = f"{bucket.uri}/curated"
+    submit_job(dashboard, bucket, entrypoint, "--no-wait")
     deadline = time.monotonic() + 120
     while not storage.names(f"{out}/clips/partition") and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -113,7 +131,7 @@ def test_a_rayjob_that_is_started_again_after_its_driver_died_finishes(dashboard
     for pid in drivers:
         os.kill(pid, signal.SIGKILL)
     assert storage.exists(OutputFolder(out).lock)
-    done = job(dashboard, buckets, entrypoint)
+    done = submit_job(dashboard, bucket, entrypoint)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert len(set(stored(out))) == len(stored(out)) == sum(row["reject"] is None for row in ledger.clips(out).to_pylist()) > 0
 

@@ -94,10 +94,11 @@ def test_short_memory_means_fewer_workers_and_is_said_once(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         counts = [pool._count_workers(phase(name), 20 * UNITS)[0] for name in ("partition", "annotate", "score")]
     assert counts == [2, 2, 4], "operators that decode declare 1 GiB, verdicts nothing"
-    assert caplog.messages == ["memory for 2 of 4 workers: 2.5 GiB are free and each needs 1 GiB"]
+    assert caplog.messages == ["memory for 2 of 4 workers: 2.5 GiB are free and the largest unit needs 1 GiB"]
     hours = [replace(UNITS[0], chunks=("chunk",) * 71)]  # six of them
     need = pool._count_workers(phase(), hours + UNITS)[0]
-    assert (need, caplog.messages[1:]) == (1, ["memory for 1 of 4 workers: 2.5 GiB are free and each needs 2.8 GiB"])
+    said = "memory for 1 of 4 workers: 2.5 GiB are free and the largest unit needs 3.4 GiB"
+    assert (need, caplog.messages[1:]) == (1, [said])
     assert pool_of([Nobody(), Nobody()], monkeypatch, free=0)._count_workers(phase(), UNITS)[0] == 1
 
 
