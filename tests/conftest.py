@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from curation import s3 as s3_module
 from curation.captions import embedding_cache
 from curation.vlm import answers
 from curation.worker_state import worker
+from pipelines import logs
 
 # Ray runs its workers at nice 15: beside another process of tests they would hardly run.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -81,6 +83,18 @@ def nothing_spent() -> Iterator[None]:
     yield
     answers.use_folder(None)
     embedding_cache.use_folder(None)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command that runs in this process says what is logged, and from which level on: for that test only."""
+    loggers = [logging.getLogger(name) for name in logs.PACKAGES]
+    before = [(logger.level, logger.handlers[:]) for logger in loggers]
+    monkeypatch.setitem(os.environ, logs.ENVIRONMENT, os.environ.get(logs.ENVIRONMENT, "warning"))
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")
