@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -226,7 +227,7 @@ def _kill_something(
     if mode in ("worker", "poison"):
         victims = [rng.choice(workers)] if (workers := [pid for pid in family if _is_worker(pid)]) else []
     elif mode == "ray-worker":
-        workers = [pid for pid in family if _is_worker(pid) or _name(pid).startswith("ray::")]
+        workers = [pid for pid in family if _is_worker(pid) or _is_ray_worker(pid)]
         victims = [rng.choice(workers)] if workers else []
     elif mode in ("group", "terminate"):
         victims += family
@@ -264,6 +265,11 @@ def _name(pid: int) -> str:
 
 def _is_worker(pid: int) -> bool:
     return "pipelines.worker" in _name(pid)
+
+
+def _is_ray_worker(pid: int) -> bool:
+    """Whether a process is a worker of Ray, idle or not. Without its agents a node ends, which the modes of nodes do."""
+    return re.match(r"ray::(?!\w*Agent)", _name(pid)) is not None
 
 
 def _find_problems(out: str, reference: str, history: History) -> Iterator[str]:
