@@ -20,13 +20,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.machine import describe
 from bench.process_tree import descendants
-from bench.ray_nodes import RayNodes, ray_nodes
+from bench.ray_nodes import RayNodes
 from bench.tiny_videos import write_tiny_video
 from curation import shards, storage
 from curation.schema import Row
@@ -184,7 +184,7 @@ def _run_history(
     # The death of a worker or a node does not end a run, so one run can have several kills.
     longest_s = reference[1] * (0.4 if mode.endswith(("driver", "group", "terminate")) else 0.15)
     with (folder / f"log-{seed}").open("w") as log, ExitStack() as stack:
-        cluster = stack.enter_context(ray_nodes(nodes, folder / f"r{seed}", environment)) if nodes else None
+        cluster = stack.enter_context(closing(RayNodes(nodes, folder / f"r{seed}", environment))) if nodes else None
         if cluster:
             environment |= {"RAY_ADDRESS": cluster.address}
         while history.runs < _MAX_RUNS and (not history.exit_codes or history.exit_codes[-1]):

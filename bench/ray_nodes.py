@@ -3,8 +3,8 @@
 import os
 import random
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,3 @@ class RayNodes:
             del os.environ["RAY_TMPDIR"]
         else:
             os.environ["RAY_TMPDIR"] = self._temporary
-
-
-@contextmanager
-def ray_nodes(count: int, folder: Path, environment: Mapping[str, str]) -> Iterator[RayNodes]:
-    """Run a cluster for the time of the context."""
-    nodes = RayNodes(count, folder, environment)
-    try:
-        yield nodes
-    finally:
-        nodes.close()

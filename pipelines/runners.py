@@ -246,15 +246,14 @@ class _Cluster(NamedTuple):
     addable: list[tuple[dict[str, float], float]]  # of each kind of node that its autoscaler may add, and at most how many
     grows_unseen: bool  # whether an autoscaler may add nodes whose kinds it does not report
 
-    def fits_one_node(self, needs: dict[str, float]) -> bool:
+    def nodes_with(self, needs: dict[str, float]) -> list[dict[str, float]]:
+        """Return the nodes, up or addable, that have so much of each resource."""
         kinds = [*self.nodes, *(node for node, _ in self.addable)]
-        return any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in kinds)
+        return [node for node in kinds if all(node.get(name, 0) >= amount for name, amount in needs.items())]
 
     def most_memory(self, needs: dict[str, float]) -> float:
         """Return the most memory of a node that has these, in bytes. Infinite if an autoscaler does not report its kinds."""
-        kinds = [*self.nodes, *(node for node, _ in self.addable)]
-        able = [node for node in kinds if all(node.get(name, 0) >= amount for name, amount in needs.items())]
-        return math.inf if self.grows_unseen else max((node.get("memory", 0) for node in able), default=0)
+        return math.inf if self.grows_unseen else max((node.get("memory", 0) for node in self.nodes_with(needs)), default=0)
 
     def total(self, name: str) -> float:
         return sum(node.get(name, 0) for node in self.nodes) + sum(node.get(name, 0) * count for node, count in self.addable)
@@ -291,7 +290,7 @@ def _shortage(phase: Phase, cluster: _Cluster) -> str:
     """Describe what a phase needs and the cluster lacks. Empty if it lacks nothing."""
     for op in phase.chain:
         needs = {"CPU": op.num_cpus, "GPU": op.num_gpus, "memory": op.memory}
-        if not cluster.fits_one_node(needs):
+        if not cluster.nodes_with(needs):
             shared = phase.name in ("scan", "partition") and op.num_gpus
             remedy = ". partition.gpus: 0 runs it on CPUs, where RAFT and pyiqa's metrics take long" if shared else ""
             return f"phase {phase.name}: {op.name} needs {_describe(needs)} on one node, the cluster has {cluster}{remedy}"

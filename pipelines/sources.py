@@ -83,7 +83,8 @@ def pending_sources(entries: Iterable[Entry], out: str, recipe: Recipe, probed_b
     """
     entries = sorted(entries)
     committed = {name.digest for name in units.list_committed(out, "partition")}
-    new = [entry for entry in entries if source_digest(entry, recipe) not in committed]
+    digest_of = {entry: source_digest(entry, recipe) for entry in entries}
+    new = [entry for entry in entries if digest_of[entry] not in committed]
     if not new:
         return []
     identified = source_manifest.identify(out, new, probed_bytes)
@@ -94,7 +95,7 @@ def pending_sources(entries: Iterable[Entry], out: str, recipe: Recipe, probed_b
     returned = [name for name in superseded if UnitName.parse(name).video_id in ids]  # the same bytes under a new date or name
     taken_back = [*returned, *(str(name) for name in units.list_current(out) if name.video_id in moved)]
     ledger.take_back(out, taken_back)
-    listed = {source_digest(entry, recipe) for entry in entries}
+    listed = set(digest_of.values())
     if any(UnitName.parse(name).digest in listed for name in taken_back):
         # A copy in the input had been recorded before its original was measured. It is new again, so sources are listed again.
         return pending_sources(entries, out, recipe, probed_bytes)

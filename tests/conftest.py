@@ -90,7 +90,7 @@ def logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A command that runs in this process says what is logged, and from which level on: for that test only."""
     loggers = [logging.getLogger(name) for name in logs.PACKAGES]
     before = [(logger.level, logger.handlers[:]) for logger in loggers]
-    monkeypatch.setitem(os.environ, logs.ENVIRONMENT, os.environ.get(logs.ENVIRONMENT, "warning"))
+    monkeypatch.setenv(logs.ENVIRONMENT, os.environ.get(logs.ENVIRONMENT, "warning"))
     yield
     for logger, (level, handlers) in zip(loggers, before, strict=True):
         logger.setLevel(level)

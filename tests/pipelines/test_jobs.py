@@ -138,13 +138,9 @@ def test_a_rayjob_that_is_started_again_after_its_driver_died_finishes(dashboard
 
 def drivers_of(out):
     """Processes whose command line is a curation into this output."""
-    found = []
+    drivers = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            except OSError:
-                continue
-            if out in words and "curate" in words and "-c" not in words:
-                found.append(int(entry.name))
-    return found
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0") if entry.name.isdigit() else []
+            drivers += [int(entry.name)] if out in words and "curate" in words else []
+    return drivers
