@@ -8,6 +8,8 @@ SYNTH_DEMO := synth-out
 INTERACTIONS := snow,fog,lightning,explosion,draw_knife,draw_and_fire_gun,take_out_torch,open_door,human,demon,cat
 MINETEST_INTERACTIONS := place_block,dig_block,open_door,place_torch,snow,rain,explosion,creature
 export RAY_AUTH_MODE ?= disabled
+# Modules are compiled at their first import (see `setup`), and kept: otherwise each process compiles all that it imports again.
+unexport PYTHONDONTWRITEBYTECODE
 
 VLLM := .venv-vlm
 .PHONY: setup engines demo demo-synth play test test-all test-fast test-vlm check format bench clean
@@ -22,7 +24,7 @@ $(VENV)/done: pyproject.toml constraints-cpu.txt
 	touch $@
 
 # What `python -m synth.engines` needs: Minetest (23 MB), OpenArena (about 400 MB), Neverball (86 MB), a display without a screen, and a compiler
-# (docs/engines.md). Either game can be left out.
+# (docs/engines.md). Any of the games can be left out.
 engines:
 	apt-get install -y --no-install-recommends minetest openarena neverball xvfb libxtst6 libgl1-mesa-dri gcc libc6-dev
 
