@@ -19,7 +19,6 @@ from curation.partition.change_cells import unpack
 from curation.partition.chunks import ScanSettings
 from curation.partition.clip_spans import divide_scene
 from curation.partition.cuts import CutMeasures, SceneSettings
-from curation.partition.detectors import detect_cuts
 from curation.partition.scan import Signals, scan
 from curation.quality.iqa import aggregate_quality, combed_share, frozen_share, pair_change
 from curation.quality.luminance import luminance, whole_flash_share, without_bars
@@ -84,6 +83,8 @@ def _parts(start_s: float, end_s: float, events_s: Sequence[float]) -> list[tupl
 
 def scene_bounds(signals: Signals, scene: SceneSettings) -> list[tuple[float, float]]:
     """Return start and end of each scene in seconds. A gap in time ends a scene; together they are the source without gaps."""
+    from curation.partition.detectors import detect_cuts  # here: it loads PySceneDetect, which drivers do without
+
     measures = CutMeasures(signals.content, signals.flow_match, signals.layout_similarity)
     detector_measure = signals.detector_measure
     bounds: list[tuple[float, float]] = []

@@ -8,6 +8,7 @@ imports over a second. It starts no thread, opens nothing and loads no model, so
 """
 
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
 from curation import scratch
+from curation.arrow_import import skip_pandas
 from curation.partition import scan
 from curation.schema import Row
 from pipelines import logs
@@ -52,6 +54,7 @@ def pools_rows(phase: Phase) -> bool:
 def main() -> None:
     """Be a worker, or the origin of workers: then this returns in each worker that was forked, when that is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the driver handles it
+    skip_pandas()
     if sys.argv[1] == "--fork":
         pipe, parent = _fork_workers(socket.socket(fileno=int(sys.argv[2])))
     else:
@@ -68,6 +71,7 @@ def _fork_workers(control: socket.socket) -> tuple[Connection, int]:
     A request is a GPU's name, or a space, with two open files: the worker's pipe, and another one for the worker's number and,
     once it has ended, its exit code.
     """
+    importlib.import_module("curation.partition.detectors")  # its importers load it late, and all workers need it
     gc.freeze()  # memory that the collector does not touch stays shared with the workers
     woken, wake = os.pipe()
     os.set_blocking(wake, False)

@@ -15,7 +15,6 @@ from curation.media.jpeg import encode_jpeg
 from curation.media.time_gaps import MIN_GAP_S
 from curation.partition.change_cells import CHANNELS, change_cells
 from curation.partition.cuts import LOOK_AHEAD, LOOK_BACK, CutMeter
-from curation.partition.detectors import frame_measure
 from curation.partition.fingerprint import PER_S, SIZE, small_luma
 from curation.partition.optical_flow import WIDTH, DisFlow, Flow, FramePair, cell_means, gray
 from curation.quality.iqa import FAULTS, Iqa, combing, luma_plane
@@ -73,6 +72,8 @@ def new_recorders(
 
     detector, min_cut_content: for which detector of cuts it is measured, as in `ScanSettings`.
     """
+    from curation.partition.detectors import frame_measure  # here: it loads PySceneDetect, which drivers do without
+
     measure = frame_measure(detector)
     return [
         *([DetectorRecorder(measure)] if measure else []),

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jsonschema
-
 from curation.vlm.protocol import Reply
 
 _ERROR_CHARS = 240
@@ -77,6 +75,8 @@ def _validate_json(body: str, schema: Mapping[str, Any], fenced: bool) -> Answer
             raise json.JSONDecodeError("Extra data", body, end)
     except (json.JSONDecodeError, RecursionError) as error:
         return Answer(error=f"the reply is not JSON: {error}"[:_ERROR_CHARS])
+    import jsonschema  # here: most processes ask no model
+
     value = _clean_strings(value)
     misfit = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(value)), None)
     if misfit is not None:

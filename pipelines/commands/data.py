@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from curation import storage
+from curation.arrow_import import skip_pandas
 from curation.errors import InputError
 from pipelines import logs, recipes
 from pipelines.commands.options import OfCuration, OnCluster, Out, Partial, Wait, Workers, check_choice, require_dataset, values
@@ -42,6 +43,8 @@ def curate(
     from pipelines import run, runners
 
     check_choice("--runner", runner, runners.RUNNERS)
+    if runner == "local":
+        skip_pandas()
     if phase:
         check_choice("--phase", phase, PHASES)
     if dry_run:
@@ -79,6 +82,8 @@ def synth(
     from pipelines import run, runners
 
     check_choice("--runner", runner, runners.RUNNERS)
+    if runner == "local":
+        skip_pandas()
     if phase:
         check_choice("--phase", phase, SYNTH_PHASES)
     names, starts = ([word.strip() for word in words.split(",")] for words in (interactions, frames))
@@ -103,6 +108,7 @@ def _finish(summary: Any) -> None:
 
 def compact(out: Out, wait: Wait = 0.0) -> None:
     """Pack the small files of an output's units into segments, which makes later runs cheaper. Results stay the same."""
+    skip_pandas()
     from pipelines.compact import compact as compact_output
 
     require_dataset(out)
@@ -118,6 +124,7 @@ def verify(
     ] = False,
 ) -> None:
     """Check that an output is whole: nothing missing, damaged, twice or left over. Exit with 1 where something is wrong."""
+    skip_pandas()
     from pipelines import verify as verification
     from pipelines.printing import print_verification
 
@@ -133,6 +140,7 @@ def verify(
 
 def report(out: Out) -> None:
     """Write the report of an output again."""
+    skip_pandas()
     from pipelines.report.page import write_report
 
     require_dataset(out)
@@ -151,6 +159,7 @@ def retry(
     source: Annotated[str, typer.Option(metavar="URI", help="Only this source; may be a pattern.")] = "",
 ) -> None:
     """Clear failures, so that the next run of the same command tries them again."""
+    skip_pandas()
     from pipelines.retry import clear_reasons
 
     require_dataset(out)
@@ -172,6 +181,7 @@ def inspect(
     ] = "",
 ) -> None:
     """Print what an output holds: its sources and why clips were dropped, or everything about one clip."""
+    skip_pandas()
     from pipelines import ledger
 
     dataset = require_dataset(out)

@@ -9,7 +9,7 @@ import typer.main
 
 from curation import shards
 from curation.quality.luminance import RULES
-from pipelines import cli, recipes, run
+from pipelines import cli, recipes, run, setting_comments
 from pipelines.commands.options import needs_extra
 
 
@@ -310,3 +310,24 @@ def test_the_installed_command_runs():
     done = subprocess.run([command, "recipe", "list"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "laptop" in done.stdout
+
+
+def test_no_process_of_a_local_run_loads_pandas(raw, tmp_path):
+    recipe, imports = tmp_path / "smoke.yaml", tmp_path / "imports"
+    recipe.write_text(setting_comments.to_commented_yaml(recipes.smoke()))
+    pytest.importorskip("pandas")
+    with imports.open("w") as log:
+        words = ["curate", str(raw), "--out", str(tmp_path / "o"), "--recipe", str(recipe)]
+        environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+        done = subprocess.run([sys.executable, "-m", "gamecraft", *words], stderr=log, env=environment, check=False)
+    assert done.returncode == cli.data.LOST_SOURCES  # of `raw`, one cannot be read
+    loaded = [line.rpartition("|")[2].strip() for line in imports.read_text().splitlines()]
+    assert loaded.count("curation.actions.detect") == 2  # the driver, and the origin of its workers
+    assert "pandas.core.frame" not in loaded  # `pandas` itself stands there, as an attempt that failed
+
+
+def test_pyarrow_converts_tables_for_pandas_where_it_was_skipped():
+    pytest.importorskip("pandas")
+    code = "from curation.arrow_import import skip_pandas; skip_pandas(); import pyarrow as pa; print(pa.table({'a': [1]})"
+    done = subprocess.run([sys.executable, "-c", f"{code}.to_pandas().a.sum())"], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
