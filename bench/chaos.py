@@ -42,6 +42,7 @@ _KILLS_PER_HISTORY = 8
 _MAX_RUNS = 25
 _ORPHANS_S = 20.0
 _BUCKET = "s3://chaos"
+_OUR_BUG = 70  # the exit status of a run that ended with an exception of ours
 # Changes what the runs do. CHAOS_POISON: the worker that encodes the first clip of source 3 dies, as by a segmentation fault in
 # a codec. CHAOS_PACK: files of units are packed after every phase, from two files on, so that kills hit that too.
 _CHANGES = """
@@ -195,8 +196,12 @@ def _run_history(
             history.exit_codes.append(driver.wait())
     _end_orphans(temporary)
     history.problems = list(_find_problems(out, reference[0], history)) + _leftover_scratch(temporary)
-    if history.problems or history.exit_codes[-1]:
-        history.problems += (folder / f"log-{seed}").read_text().splitlines()[-5:]
+    words = (folder / f"log-{seed}").read_text().splitlines()
+    if _OUR_BUG in history.exit_codes:
+        end = next(number for number, line in enumerate(words) if "this is a bug in gamecraft" in line)
+        history.problems += ["a run ended with a traceback", *words[max(0, end - 40) : end + 1]]
+    elif history.problems or history.exit_codes[-1]:
+        history.problems += words[-5:]
 
 
 def _outlives(driver: "subprocess.Popen[bytes]", seconds: float) -> bool:

@@ -15,7 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import av
-import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -224,7 +223,7 @@ def _run(
         storage.remove_partial_files(out)
         _check_recipe(out, recipe)
         if runner == "ray":
-            runners.start_ray()
+            stack.enter_context(runners.on_cluster())
             runners.warn_of_shortages(Phase(name, recipe, out) for name in phases)
             files.run_tasks = runners.run_tasks
         for condition in licences.conditions_of(recipe, phases):
@@ -380,19 +379,22 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     summary.near_duplicates = totals.near_duplicates
     names = shards.list_committed(out)
     summary.shards = len(names)
-    indexes = storage.at_once(partial(shards.read_index, out), names)
-    listed = [_shard_entry(name, index) for name, index in zip(names, indexes, strict=True)]
+    described = storage.at_once(partial(_describe_shard, out), names)
+    listed = [entry for entry, _ in described]
     counts = {k: v for k, v in vars(summary).items() if isinstance(v, int) or k in ("kept_s", "total_s")}
     by_category = dict(sorted(totals.stored.categories.items()))
     dataset = _write_dataset(out, recipe, listed, counts | {"stored_by_category": by_category})
     summary.output = replace(summary.output, dataset={"schema_version": SCHEMA_VERSION, **dataset})
     shards.write_wids_index(out, {entry["name"]: entry["clips"] for entry in listed})
-    dataset_card.write_card(out, dataset, totals.stored, sum(pc.sum(index["size"]).as_py() or 0 for index in indexes))
+    dataset_card.write_card(out, dataset, totals.stored, sum(size for _, size in described))
 
 
-def _shard_entry(name: str, index: pa.Table) -> dict[str, Any]:
+def _describe_shard(out: str, name: str) -> tuple[dict[str, Any], int]:
+    """Return what dataset.json says of a committed shard, and the bytes of its members. Its index is not kept."""
+    index = shards.read_index(out, name)
     clips = len(set(index["clip_id"].to_pylist()))
-    return {"name": name, "clips": clips, "sha256": index["tar_sha256"][0].as_py() if len(index) else None}
+    sha256 = index["tar_sha256"][0].as_py() if len(index) else None
+    return {"name": name, "clips": clips, "sha256": sha256}, pc.sum(index["size"]).as_py() or 0
 
 
 def _write_dataset(out: str, recipe: Recipe, listed: Sequence[dict[str, Any]], counts: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from curation.errors import InputError
+from curation.errors import GamecraftError, InputError, Unavailable
 from curation.output_folder import OutputFolder
 from operators.op import fuse_ops
 from operators.vllm import fill_answer_cache
@@ -35,6 +35,9 @@ RUNNERS = ("local", "ray")
 # A unit that only reads rows takes about as long as scheduling a Ray task: a tenth of a second.
 _MAX_LIGHT_UNITS_PER_TASK = 16
 _TASKS_PER_CORE = 4
+# How often Ray repeats a task of `run_tasks` after its worker or node is lost. These tasks decode no footage, so no clip can
+# crash them.
+_TASK_RETRIES = 20
 _RECOUNT_S = 10.0  # how often the cores of a cluster are counted again
 # If Ray's head answers at all, it does so within this time.
 _PROBE_TIMEOUT_S = 5.0
@@ -139,7 +142,7 @@ def run_tasks(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) ->
     """
     import ray
 
-    remote, waiting = ray.remote(num_cpus=1)(function), deque[Any]()
+    remote, waiting = ray.remote(num_cpus=1, max_retries=_TASK_RETRIES)(function), deque[Any]()
     window = _TASKS_PER_CORE * _count_cpus()
     for task in tasks:
         if len(waiting) >= window:
@@ -147,6 +150,44 @@ def run_tasks(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) ->
         waiting.append(remote.remote(*task))
     while waiting:
         yield ray.get(waiting.popleft())
+
+
+@contextmanager
+def on_cluster(runner: str = "ray") -> Iterator[None]:
+    """Connect to Ray, if that is the runner.
+
+    In this context Unavailable is raised where Ray loses a worker, a node, an actor or an object. Errors of this package that a
+    task raised are raised as they are, without Ray's traceback.
+    """
+    if runner != "ray":
+        yield
+        return
+    start_ray()
+    from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+    try:
+        yield
+    except RayError as error:
+        cause = error.cause if isinstance(error, RayTaskError) else None
+        if isinstance(cause, GamecraftError):
+            raise cause from error
+        lost = cause if isinstance(cause, RayError) else error
+        if isinstance(lost, RayTaskError) or (isinstance(lost, ActorDiedError) and lost.actor_init_failed):
+            raise
+        reason = str(lost).partition("\n")[0].removesuffix(".")
+        if not isinstance(lost, _losses()):
+            raise Unavailable(f"Ray: {reason}") from error
+        raise Unavailable(
+            f"the Ray cluster lost a part of this run ({reason}); run the same command again to resume"
+        ) from error
+
+
+def _losses() -> tuple[type[Exception], ...]:
+    """Return the errors by which Ray says that something was lost which another run may find."""
+    from ray import exceptions
+
+    names = ("WorkerCrashedError", "NodeDiedError", "LocalRayletDiedError", "ObjectLostError", "OutOfMemoryError")
+    return tuple(getattr(exceptions, name) for name in (*names, "RayActorError", "RaySystemError", "RpcError"))
 
 
 def _units_per_task(phase: Phase, units: int, cores: int) -> int:

@@ -57,22 +57,21 @@ def evaluate(
         from model.evaluation.interbench.judge import JudgeSettings
         from model.evaluation.interbench.results import BenchSettings
     check_choice("--suite", suite, evaluation.SUITES)
-    if runner == "ray":
-        runners.start_ray()
-    each = evaluation.runner(runner == "ray", workers)
     subsets = [word.strip() for word in only.split(",") if word.strip()]
     judge_settings = JudgeSettings(evaluation.judge_model(vlm), frames=frames, repeats=repeats)
     bench_settings = BenchSettings(name, judge_settings, ceilings=ceilings)
-    if suite == "interbench":
-        evaluation.interbench(videos, out, bench_settings, subsets, each, log_line)
-    elif suite == "general":
-        general = recipes.load(settings, {}, GeneralSettings) if settings else GeneralSettings()
-        evaluation.general(videos, real, out, replace(general, name=name), subsets, each, log_line)
-    elif suite == "control":
-        control = recipes.load(settings, {}, ControlSettings) if settings else ControlSettings()
-        evaluation.control(videos, out, replace(control, name=name), subsets, each, log_line)
-    else:
-        evaluation.pairs({name: videos, **_named_folders(against or [])}, out, bench_settings, votes or [], subsets)
+    with runners.on_cluster(runner):
+        each = evaluation.runner(runner == "ray", workers)
+        if suite == "interbench":
+            evaluation.interbench(videos, out, bench_settings, subsets, each, log_line)
+        elif suite == "general":
+            general = recipes.load(settings, {}, GeneralSettings) if settings else GeneralSettings()
+            evaluation.general(videos, real, out, replace(general, name=name), subsets, each, log_line)
+        elif suite == "control":
+            control = recipes.load(settings, {}, ControlSettings) if settings else ControlSettings()
+            evaluation.control(videos, out, replace(control, name=name), subsets, each, log_line)
+        else:
+            evaluation.pairs({name: videos, **_named_folders(against or [])}, out, bench_settings, votes or [], subsets)
     if baseline:
         say(tables.to_markdown(items.write_comparison(out, baseline)))
     page = {"interbench": "report.html", "general": "general.md", "control": "control.md", "pairs": "vote.html"}[suite]

@@ -53,8 +53,8 @@ def train(
     if share:
         settings, outputs = training.with_shares(settings, outputs, share), []
     if runner == "ray":
-        runners.start_ray()
-        training.train_on_ray(settings, outputs, out, sample_from or (), workers, log_line)
+        with runners.on_cluster():
+            training.train_on_ray(settings, outputs, out, sample_from or (), workers, log_line)
     else:
         training.train(settings, outputs, out, sample_from or (), log_line)
 
@@ -78,9 +78,8 @@ def encode(
     with needs_extra("training", "train"):
         from model import encode_latents
     settings = training_recipe(recipe)
-    if runner == "ray":
-        runners.start_ray()
-    encode_latents.encode(settings, data or [], out, runner == "ray", workers, log_line)
+    with runners.on_cluster(runner):
+        encode_latents.encode(settings, data or [], out, runner == "ray", workers, log_line)
 
 
 def export(

@@ -14,6 +14,7 @@ ray = pytest.importorskip("ray")
 from bench import relate  # noqa: E402
 from curation import source_files  # noqa: E402
 from curation.captions.embeddings import EncoderSettings  # noqa: E402
+from curation.errors import InputError, Unavailable  # noqa: E402
 from curation.quality.luminance import LuminanceLimits, QualityLimits  # noqa: E402
 from curation.schema import CLIP, columns, conform  # noqa: E402
 from curation.vlm import VlmSettings  # noqa: E402
@@ -232,7 +233,7 @@ def test_both_strategies_run_through_ray_and_give_what_one_process_gives(cluster
 
 
 def test_units_are_packed_and_sources_named_by_tasks(cluster, raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(unit_files, "_UNITS_PER_SEGMENT", 10)
+    monkeypatch.setattr(unit_files, "UNITS_PER_SEGMENT", 10)
     monkeypatch.setattr(source_manifest, "_GROUP", 2)
     out, schema = str(tmp_path / "o"), columns(CLIP, ("clip_id", "video_id", "unit_id", "reject", "error"))
     names = [f"{number:016x}-{number:016x}-0of1" for number in range(25)]
@@ -248,3 +249,29 @@ def test_units_are_packed_and_sources_named_by_tasks(cluster, raw, tmp_path, mon
     assert [row["clip_id"] for name in names for row in ledger.read_unit(out, "score", name)] == [f"c{n[:16]}" for n in names]
     assert [found[entry].video_id for entry in entries] == [source_files.content_id(entry) for entry in entries]
     assert len(list((tmp_path / "o" / "sources").iterdir())) == 2
+
+
+def test_a_task_whose_worker_dies_is_repeated_and_at_last_given_up(cluster, tmp_path, monkeypatch):
+    def die(times, folder):
+        attempts = len(os.listdir(folder))
+        open(os.path.join(folder, str(attempts)), "x").close()
+        if attempts < times:
+            os._exit(1)
+        return attempts
+
+    for name in ("sometimes", "always"):
+        (tmp_path / name).mkdir()
+    assert list(runners.run_tasks(die, [(5, str(tmp_path / "sometimes"))])) == [5]
+    monkeypatch.setattr(runners, "_TASK_RETRIES", 2)
+    lost = pytest.raises(Unavailable, match=r"the Ray cluster lost a part of this run.*run the same command again")
+    with lost, runners.on_cluster():
+        list(runners.run_tasks(die, [(99, str(tmp_path / "always"))]))
+    assert len(os.listdir(tmp_path / "always")) == 3
+
+
+def test_what_a_task_raises_stays_what_it_is(cluster):
+    def fail():
+        raise InputError("a wrong value")
+
+    with pytest.raises(InputError, match="a wrong value"), runners.on_cluster():
+        list(runners.run_tasks(fail, [()]))

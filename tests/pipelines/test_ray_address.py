@@ -1,4 +1,4 @@
-"""What start_ray and preflight do with addresses and with simulated clusters. No cluster is started."""
+"""What start_ray and preflight do with addresses and simulated clusters, and on_cluster with errors. No cluster is started."""
 
 import socket
 import threading
@@ -10,6 +10,9 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
+from ray.exceptions import ActorDiedError, ObjectLostError, ObjectStoreFullError, RayTaskError, WorkerCrashedError  # noqa: E402
+
+from curation.errors import InputError, Unavailable  # noqa: E402
 from curation.vlm import EngineSettings, VlmSettings  # noqa: E402
 from pipelines import recipes, runners  # noqa: E402
 from pipelines.phases import Phase  # noqa: E402
@@ -192,3 +195,35 @@ def test_what_later_phases_lack_is_said_at_the_start(cluster, caplog):
     assert [line.removeprefix(start).partition(":")[0] for line in caplog.messages] == [
         *("partition", "annotate", "caption", "relate")
     ]
+
+
+def _of_task(cause):
+    return RayTaskError("f", "a traceback", cause).as_instanceof_cause()
+
+
+AGAIN = "run the same command again to resume"
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "words"),
+    [
+        (WorkerCrashedError(), Unavailable, rf"the Ray cluster lost a part of this run \(The worker died.*\); {AGAIN}"),
+        (_of_task(ObjectLostError("00", None, "here")), Unavailable, f"lost a part of this run.*{AGAIN}"),
+        (ActorDiedError(), Unavailable, f"lost a part of this run.*{AGAIN}"),
+        (ObjectStoreFullError("no room"), Unavailable, r"^Ray: "),
+        (_of_task(InputError("a wrong value")), InputError, "^a wrong value$"),
+        (_of_task(ZeroDivisionError("ours")), RayTaskError, "a traceback"),
+        (ActorDiedError(RayTaskError("f", "a traceback", KeyError("ours"))), ActorDiedError, "in its creation task"),
+    ],
+)
+def test_what_ray_lost_is_one_line_and_what_a_task_raised_stays(raised, kind, words, monkeypatch):
+    monkeypatch.setattr(runners, "start_ray", lambda: None)
+    with pytest.raises(kind, match=words) as caught, runners.on_cluster():
+        raise raised
+    assert (AGAIN in str(caught.value)) == (AGAIN in words)
+
+
+def test_a_local_run_starts_no_ray(monkeypatch):
+    monkeypatch.setattr(runners, "start_ray", lambda: pytest.fail("started"))
+    with pytest.raises(ZeroDivisionError), runners.on_cluster("local"):
+        raise ZeroDivisionError
