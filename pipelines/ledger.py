@@ -5,6 +5,7 @@ part by part, so that its memory does not grow with the number of clips.
 """
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -18,7 +19,7 @@ from curation.shards import to_parquet
 from operators.op import Op
 from pipelines import unit_files
 from pipelines.recipes import CLIP_PHASES, PHASES
-from pipelines.unit_files import RECORD_KEY, Piece
+from pipelines.unit_files import RECORD_KEY, Names, Piece
 from pipelines.units import SUPERSEDED
 
 THUMBS = pa.schema([("clip_id", pa.string()), ("times_s", pa.list_(pa.float64())), ("jpegs", pa.list_(pa.binary()))])
@@ -189,11 +190,13 @@ def scan(out: str, columns: Sequence[str] | None = None, skip: int = 0, duplicat
     files = unit_files.of(out)
     wanted = None if columns is None else [*dict.fromkeys(("clip_id", "video_id", "unit_id", "index", *columns))]
     superseded = _concat(files.scan(f"clips/{SUPERSEDED}", wanted))
-    stored = list(files.scan("clips/shard", wanted))  # named by shard, not by source
-    records = [record for piece in stored for record in piece.records if record]
+    pieces_of_shards = list(files.scan("clips/shard", wanted))  # named by shard, not by source
+    records = [record for piece in pieces_of_shards for record in piece.records if record]
+    stored = _ByVideo(_concat(pieces_of_shards))
     for low, high in islice(_bounds(files), skip, None):
         pieces = {phase: list(files.scan(f"clips/{phase}", wanted, low, high)) for phase in PHASES if phase != "shard"}
-        tables = {phase: _concat(pieces[phase]) for phase in CLIP_PHASES if phase != "shard"} | {"shard": _concat(stored)}
+        tables = {phase: _concat(pieces[phase]) for phase in CLIP_PHASES if phase != "shard"}
+        tables["shard"] = stored.between(low, high)
         if not tables["partition"].column_names:
             tables["partition"] = CLIP.empty_table().select([name for name in CLIP.names if not wanted or name in wanted])
         if duplicates:
@@ -210,6 +213,22 @@ def scan(out: str, columns: Sequence[str] | None = None, skip: int = 0, duplicat
         clips = _fit(clips, schema).sort_by([("video_id", "ascending"), ("index", "ascending")])
         yield Part(clips, tables, _with_superseded(files, _fit(_concat(videos), VIDEO)), records)
         records = []
+
+
+class _ByVideo:
+    """Rows in order of their video_id, so that those of a part are found without looking at all others."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows.sort_by("video_id").combine_chunks() if len(rows) else rows
+
+    def between(self, low: str, high: str | None) -> pa.Table:
+        """Return the rows of videos from `low` to before `high` (None: to the end)."""
+        if not len(self._rows):
+            return self._rows
+        videos = Names(self._rows["video_id"].chunk(0))
+        first = bisect_left(videos, low)
+        last = len(videos) if high is None else bisect_left(videos, high)
+        return self._rows.slice(first, last - first)
 
 
 def _bounds(files: unit_files.UnitFiles) -> Iterator[tuple[str, str | None]]:

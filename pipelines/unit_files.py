@@ -40,15 +40,19 @@ FOLDERS = (
     *("clips/duplicates", "videos", "sidecar/thumbs", "sidecar/signals", "sidecar/camera"),
 )
 
-# Units that are packed into one segment at once: what one task reads.
-_UNITS_PER_SEGMENT = 4096
+# Units that one task packs.
+UNITS_PER_SEGMENT = 4096
 # Once a folder has more small segments than this, they are merged into segments of about this size.
 _MAX_SMALL_SEGMENTS, _SMALL_BYTES, _SEGMENT_BYTES = 16, 16 << 20, 64 << 20
 _ROW_GROUP_BYTES, _MAX_ROW_GROUP = 4 << 20, 4096
 _TAIL_BYTES = 256 << 10  # the end of a segment, which holds Parquet's footer
 _FILES_AT_ONCE = 512
+# Bytes of rows from which a task that packs writes a segment, and files of its first read, which tells their mean size.
+_PACKED_AT_ONCE, _FIRST_FILES = 128 << 20, 16
+# Bytes of rows from which small segments that are merged are written.
+_MERGED_AT_ONCE = 512 << 20
 # A folder with more files of units than this is packed without holding all of its rows in memory.
-_MAX_TAIL = 2 * _UNITS_PER_SEGMENT
+_MAX_TAIL = 2 * UNITS_PER_SEGMENT
 # So many packed units are looked up one by one, and more of them by reading the whole folder.
 _FEW_UNITS = 256
 # Row groups that a process keeps: units that follow each other are in the same.
@@ -196,7 +200,7 @@ def _join_equal(pieces: Sequence[Piece]) -> Piece:
     return Piece([units[i] for i in order], starts, [records[i] for i in order], table)
 
 
-class _Names(Sequence[str]):
+class Names(Sequence[str]):
     """Names in an Arrow array, which takes a third of the memory of a list."""
 
     def __init__(self, names: pa.Array) -> None:
@@ -231,7 +235,7 @@ class _SegmentFile:
 
     @cached_property
     def units(self) -> Sequence[str]:
-        return _Names(self._units_table["unit"].combine_chunks())
+        return Names(self._units_table["unit"].combine_chunks())
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -521,14 +525,14 @@ class UnitFiles:
             dropped = dict(self.manifest.dropped)
             for folder, gone in packed.items():
                 dropped[folder] = dropped.get(folder, frozenset()) | gone
-            self._commit(self.manifest.segments, dropped)
+            self.commit(self.manifest.segments, dropped)
         for folder, names in wanted.items():
             storage.delete_all(storage.join(self.out, folder, f"{name}.parquet") for name in names)
             self._forget(folder, names)
             for name in names:
                 self._listed.get(folder, {}).pop(name, None)
 
-    def _commit(self, segments: Mapping[str, tuple[Segment, ...]], dropped: Mapping[str, frozenset[str]]) -> None:
+    def commit(self, segments: Mapping[str, tuple[Segment, ...]], dropped: Mapping[str, frozenset[str]]) -> None:
         """Write the next manifest and use it. FileExistsError where another run wrote one with its number."""
         following = Manifest(self.manifest.number + 1, segments, dropped)
         uri = OutputFolder(self.out).manifest(following.number)
@@ -574,16 +578,16 @@ class UnitFiles:
     def _pack_folder(self, folder: str, units: list[str]) -> None:
         number, dropped = self.manifest.number + 1, self.manifest.dropped.get(folder, frozenset())
         if self.run_tasks is _run_here and folder not in _LARGE_FOLDERS and len(units) <= _MAX_TAIL:
-            parts = [part for piece in self._tail(folder) for part in piece.split(_UNITS_PER_SEGMENT)]
-            written = [_write_segment(self.out, folder, part, number) for part in parts]
+            parts = [part for piece in self._tail(folder) for part in piece.split(UNITS_PER_SEGMENT)]
+            written = [write_segment(self.out, folder, part, number) for part in parts]
         else:
-            groups = [units[first : first + _UNITS_PER_SEGMENT] for first in range(0, len(units), _UNITS_PER_SEGMENT)]
+            groups = [units[first : first + UNITS_PER_SEGMENT] for first in range(0, len(units), UNITS_PER_SEGMENT)]
             tasks = [(self.out, folder, group, number) for group in groups]
             written = [segment for segments in self.run_tasks(pack_units, tasks) for segment in segments]
         again = dropped.intersection(units)  # deleted once and done again: their old rows must go
         outdated = [file for file in self._files(folder) if any(file.find(unit) is not None for unit in again)]
         others = [file for file in self._files(folder) if file not in outdated]
-        rewritten = [_write_segment(self.out, folder, piece, number) for piece in _live(outdated, dropped)]
+        rewritten = [write_segment(self.out, folder, piece, number) for piece in _live(outdated, dropped)]
         self._replace(folder, [file.segment for file in others] + rewritten + written, again)
         self._tails.pop(folder, None)
         storage.delete_all(storage.join(self.out, folder, f"{unit}.parquet") for unit in units)
@@ -595,12 +599,22 @@ class UnitFiles:
     def _merge(self, folder: str, small: Sequence[_SegmentFile]) -> None:
         """Replace small segments by larger ones, without their deleted units."""
         others = [file.segment for file in self._files(folder) if file not in small]
-        parts = max(1, sum(file.segment.size for file in small) // _SEGMENT_BYTES)
-        merged = [
-            _write_segment(self.out, folder, part, self.manifest.number + 1)
-            for piece in _join(_live(small, self.manifest.dropped.get(folder, frozenset())))
-            for part in piece.split(-(-len(piece.units) // parts))
-        ]
+        dropped = self.manifest.dropped.get(folder, frozenset())
+        merged: list[Segment] = []
+        pieces: list[Piece] = []
+        stored = 0  # bytes of the segments of `pieces`
+        ordered = sorted(small, key=lambda file: file.segment.first)
+        for file in ordered:
+            pieces += _live([file], dropped)
+            stored += file.segment.size
+            if file is ordered[-1] or sum(piece.table.nbytes for piece in pieces) >= _MERGED_AT_ONCE:
+                parts = max(1, stored // _SEGMENT_BYTES)
+                merged += [
+                    write_segment(self.out, folder, part, self.manifest.number + 1)
+                    for piece in _join(pieces)
+                    for part in piece.split(-(-len(piece.units) // parts))
+                ]
+                pieces, stored = [], 0
         self._replace(folder, others + merged)
 
     def _replace(self, folder: str, segments: Sequence[Segment], again: frozenset[str] = frozenset()) -> None:
@@ -609,7 +623,7 @@ class UnitFiles:
         if dropped:
             files = [_SegmentFile(self.out, folder, segment) for segment in segments]
             dropped = frozenset(unit for unit in dropped if any(file.find(unit) is not None for file in files))
-        self._commit({**self.manifest.segments, folder: tuple(segments)}, {**self.manifest.dropped, folder: dropped})
+        self.commit({**self.manifest.segments, folder: tuple(segments)}, {**self.manifest.dropped, folder: dropped})
 
     def remove_unused(self) -> None:
         """Delete segments that no manifest lists (merged since, or of a run that was killed), and older manifests."""
@@ -641,16 +655,28 @@ _LARGE_FOLDERS = frozenset({"sidecar/thumbs", "sidecar/signals", "sidecar/camera
 
 
 def pack_units(out: str, folder: str, units: Sequence[str], number: int) -> list[Segment]:
-    """Read the files of units and write them as segments, one for each schema that occurs, for manifest `number`."""
+    """Read the files of units and write them as segments for manifest `number`: one for each schema and some 128 MB of rows.
+
+    A unit of a long source has megabytes of thumbnails, and a column of Arrow holds 2 GB at most. So as many files are read at
+    once as make 128 MB, by the mean size of those before.
+    """
+    written: list[Segment] = []
     pieces: list[Piece] = []
-    for first in range(0, len(units), _FILES_AT_ONCE):
-        some = units[first : first + _FILES_AT_ONCE]
+    first = held = read = 0  # units read; bytes of rows in `pieces`, and of all rows so far
+    while first < len(units):
+        mean = read / first if first else _PACKED_AT_ONCE / _FIRST_FILES
+        some = units[first : first + max(1, min(_FILES_AT_ONCE, int((_PACKED_AT_ONCE - held) / max(1, mean))))]
         tables = storage.at_once(lambda unit: _read_file(out, folder, unit), some)
+        size = sum(table.nbytes for table in tables)
         pieces += _pieces_of(dict(zip(some, tables, strict=True)))
-    return [_write_segment(out, folder, piece, number) for piece in _join(pieces)]
+        first, held, read = first + len(some), held + size, read + size
+        if held >= _PACKED_AT_ONCE or first == len(units):
+            written += [write_segment(out, folder, piece, number) for piece in _join(pieces)]
+            pieces, held = [], 0
+    return written
 
 
-def _write_segment(out: str, folder: str, piece: Piece, number: int) -> Segment:
+def write_segment(out: str, folder: str, piece: Piece, number: int) -> Segment:
     """Write a piece: its rows, then its units. The name is of this manifest, so that no older one means another content."""
     name = f"{number:06d}-{digest(str(piece.table.schema.remove_metadata()), *piece.units)}"
     row_bytes = max(1, piece.table.nbytes // max(1, len(piece.table)))

@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from curation import storage
@@ -14,6 +15,7 @@ from pipelines.unit_files import UnitFiles
 
 SCORES = columns(CLIP, ("clip_id", "video_id", "unit_id", "reject", "error"))
 CLIPS = columns(CLIP, ("clip_id", "video_id", "unit_id", "index", "start_s", "end_s", "action_spans", "reject", "error"))
+STORED = columns(CLIP, ("clip_id", "video_id", "unit_id", "shard", "reject", "error"))
 SCORE, PARTITION = "clips/score", "clips/partition"
 
 
@@ -164,6 +166,47 @@ def test_merged_segments_are_cut_by_size(out, monkeypatch):
     assert len(scanned(out)) == 60
 
 
+def test_units_with_much_data_are_packed_by_their_bytes(out, monkeypatch):
+    """4,096 units of long sources have more thumbnails than a column of Arrow, or a worker's memory, can hold."""
+    monkeypatch.setattr(unit_files, "_PACKED_AT_ONCE", 10_000)
+    monkeypatch.setattr(unit_files, "_FIRST_FILES", 2)
+    rng, segments, most = np.random.default_rng(0), 0, 0
+    pictures = {}
+    for number in range(30):
+        size = 9000 if number % 10 == 7 else 900
+        pictures[name(number)] = [{"clip_id": f"c{number}", "times_s": [0.0], "jpegs": [rng.bytes(size)]}]
+        ledger.write_sidecar(out, "thumbs", name(number), pictures[name(number)], ledger.THUMBS)
+    real = unit_files.write_segment
+
+    def write_segment(out, folder, piece, number):
+        nonlocal segments, most
+        segments += 1
+        most = max(most, piece.table.nbytes)
+        return real(out, folder, piece, number)
+
+    monkeypatch.setattr(unit_files, "write_segment", write_segment)
+    assert pack(out, "sidecar/thumbs") == 30
+    assert (segments, most < 30_000) == (len(unit_files.newest_manifest(out).segments["sidecar/thumbs"]), True)
+    assert 3 <= segments <= 10
+    read = UnitFiles(out)
+    assert {unit: read.read("sidecar/thumbs", unit).to_pylist() for unit in read.names("sidecar/thumbs")} == pictures
+
+
+def test_segments_with_much_data_are_merged_by_their_bytes(out, monkeypatch):
+    monkeypatch.setattr(unit_files, "_MERGED_AT_ONCE", 2500)
+    rng, pictures = np.random.default_rng(0), {}
+    for number in range(12):
+        monkeypatch.setattr(unit_files, "_MAX_SMALL_SEGMENTS", 3 if number == 11 else 100)
+        pictures[name(number)] = [{"clip_id": f"c{number}", "times_s": [0.0], "jpegs": [rng.bytes(1000)]}]
+        ledger.write_sidecar(out, "thumbs", name(number), pictures[name(number)], ledger.THUMBS)
+        pack(out, "sidecar/thumbs")
+    segments = unit_files.newest_manifest(out).segments["sidecar/thumbs"]
+    assert [segment.units for segment in segments] == [3, 3, 3, 3]
+    assert all(a.last < b.first for a, b in pairwise(segments))
+    read = UnitFiles(out)
+    assert {unit: read.read("sidecar/thumbs", unit).to_pylist() for unit in read.names("sidecar/thumbs")} == pictures
+
+
 def test_units_of_other_columns_stay_apart(out):
     """Rows of an older release lack columns. They must not get null ones: a null would hide an earlier phase's value."""
     older = columns(CLIP, ("clip_id", "video_id", "unit_id", "reject"))
@@ -192,7 +235,7 @@ def test_a_run_that_is_killed_before_the_manifest_leaves_all_files(out, monkeypa
     write(out, range(10))
     before = content(out)
     with monkeypatch.context() as patch:
-        patch.setattr(UnitFiles, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(UnitFiles, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             pack(out)
     assert content(out) == before
@@ -266,7 +309,12 @@ def test_a_run_reads_each_file_once(out, monkeypatch):
 def test_the_ledger_in_parts_is_the_whole_ledger(out, monkeypatch):
     write(out, range(60), phase="partition", schema=CLIPS)
     write(out, range(0, 60, 2), reject="too dark")
+    for shard in range(6):  # each with clips of sources all over the range of ids
+        ids = [(f"c{number}-0", name(number).partition("-")[0]) for number in range(shard, 60, 6) if number % 5]
+        rows = [{"clip_id": clip, "video_id": video, "shard": f"{shard:06d}"} for clip, video in ids]
+        ledger.write_clips(out, "shard", f"{shard:06d}", rows, STORED, Record("shard", f"{shard:06d}", rows=len(rows)))
     whole = ledger.clips(out).to_pylist()
+    assert Counter(row["shard"] for row in whole) == {None: 48, **{f"{shard:06d}": 8 for shard in range(6)}}
     assert len(whole) == 96
     assert sum(row["reject"] == "too dark" for row in whole) == 48
     pack(out)
@@ -274,7 +322,8 @@ def test_the_ledger_in_parts_is_the_whole_ledger(out, monkeypatch):
     parts = list(ledger.scan(out))
     assert len(parts) == 5
     assert [row for part in parts for row in part.clips.to_pylist()] == whole
-    assert sum(len(part.records) for part in parts) == 90
+    assert sum(len(part.records) for part in parts) == 96
+    assert sum(len(part.phases["shard"]) for part in parts) == 48
     slim = [row for part in ledger.scan(out, ("reject",), skip=2) for row in part.clips.to_pylist()]
     assert [row["clip_id"] for row in slim] == [row["clip_id"] for part in parts[2:] for row in part.clips.to_pylist()]
     assert set(slim[0]) == {"clip_id", "video_id", "unit_id", "index", "reject"}
@@ -287,7 +336,7 @@ def test_another_run_that_wrote_the_next_manifest_is_noticed(out):
     late._tail(SCORE)
     pack(out)
     with pytest.raises(FileExistsError, match=r"manifests/000001\.json: another run has written it"):
-        late._commit({SCORE: ()}, {})
+        late.commit({SCORE: ()}, {})
 
 
 def test_units_on_s3_are_packed_and_deleted_by_few_requests(front):
