@@ -40,7 +40,8 @@ _MODELS = {
     "VLM": ("Qwen/Qwen2.5-VL-7B-Instruct", "captions are composed of measurements, or a server is asked"),
     "video model": ("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "the recipes for 14B models cannot start from it"),
 }
-_ENGINE_PROGRAMS = ("minetest", "Xvfb", "gcc")
+_ENGINES = ("minetest", "openarena", "neverball")
+_SHARED_PROGRAMS = ("Xvfb", "cc")
 
 
 @dataclass(frozen=True)
@@ -204,11 +205,16 @@ def _weights() -> Iterator[Finding]:
 
 
 def _programs() -> Iterator[Finding]:
-    absent = [name for name in _ENGINE_PROGRAMS if not shutil.which(name)]
+    from synth.engines.lockstep import find_program
+
+    present = [name for name in _ENGINES if find_program(name)]
+    absent = [name for name in (*_ENGINES, *_SHARED_PROGRAMS) if not find_program(name)]
     if absent:
-        yield Finding("engines", ABSENT, f"no {', '.join(absent)}: Minetest cannot be recorded", "make engines")
+        works = present if not set(absent) & set(_SHARED_PROGRAMS) else []
+        lost = f"of these only {', '.join(works)}" if works else "none of these games"
+        yield Finding("engines", ABSENT, f"no {', '.join(absent)}: {lost} can be recorded", "make engines")
     else:
-        yield Finding("engines", OK, ", ".join(_ENGINE_PROGRAMS))
+        yield Finding("engines", OK, ", ".join((*_ENGINES, *_SHARED_PROGRAMS)))
     doom = find_spec("vizdoom")
     yield Finding("Doom", OK if doom else ABSENT, "vizdoom" if doom else "no vizdoom", "" if doom else _install("demo"))
 

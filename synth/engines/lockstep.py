@@ -27,13 +27,19 @@ from numpy.typing import NDArray
 from curation.errors import AttemptFailed, Unavailable
 
 _SOURCE = Path(__file__).with_name("glgrab.c")
+_GAMES = "/usr/games"
 _HEAD = struct.Struct("<3I")  # frame number, width, height
 _START_TIMEOUT_S = 90.0
 
 
+def find_program(program: str) -> str | None:
+    """Return the path of a program: in PATH, or where Debian puts games, which root's PATH leaves out."""
+    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), _GAMES]))
+
+
 def require(program: str, packages: str) -> str:
     """Return the path of a program. Raises Unavailable, which names the apt packages, where it is absent."""
-    path = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/games"]))
+    path = find_program(program)
     if path is None:
         raise Unavailable(f"{program} is not installed: apt-get install {packages}")
     return path

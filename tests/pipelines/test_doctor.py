@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from pipelines import cli, doctor, installed, licences, recipes
 from pipelines.doctor import ABSENT, BROKEN, OK
+from synth.engines import lockstep
 
 ROOT = Path(__file__).parents[2]
 
@@ -356,3 +357,21 @@ def test_a_shell_completes_words(words, expected):
     done = subprocess.run([sys.executable, "-m", "gamecraft"], capture_output=True, text=True, env=environment)
     assert done.stdout.split() == expected
     assert done.stderr == ""
+
+
+def test_games_are_looked_for_where_the_recorders_look(tmp_path, monkeypatch):
+    for program in ("neverball", "Xvfb", "cc"):
+        (tmp_path / program).write_text("#!/bin/sh\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setattr(lockstep, "_GAMES", str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    engines = by_name(doctor._programs())["engines"]
+    assert (engines.state, engines.text) == (ABSENT, "no minetest, openarena: of these only neverball can be recorded")
+    games = tmp_path / "games"
+    games.mkdir()
+    for program in ("minetest", "openarena"):
+        (games / program).symlink_to(tmp_path / "neverball")
+    monkeypatch.setattr(lockstep, "_GAMES", str(games))  # as Debian's /usr/games, which is not in root's PATH
+    assert by_name(doctor._programs())["engines"].state == OK
+    (tmp_path / "cc").unlink()
+    assert by_name(doctor._programs())["engines"].text == "no cc: none of these games can be recorded"
