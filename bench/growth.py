@@ -1,8 +1,8 @@
 """How the cost of a run grows with the number of sources: CPU, memory, requests and objects, of a first run and of a resume.
 
-    python -m bench.growth --work FOLDER --real 10,100 --made-up 1000,10000 [--compact]
+    python -m bench.growth --work FOLDER --real 10,100 --made-up 1000,10000 --compact --made-up-packed 100000
 
-Real sources are tiny videos that are curated. Of made-up sources only the results exist: the files of one real one-clip source,
+Real sources are tiny videos that are curated. Of made-up sources only the results exist: the files of one real source,
 copied under other names for each of them, so that a resume has as much to read as after a real run. Each run is a separate
 process, in which every request to the store is counted, as S3 would see it: a list request returns 1,000 names. FOLDER keeps
 what was made, so another build can be measured on the same files: PYTHONPATH=OTHER python bench/growth.py --work FOLDER ...
@@ -18,14 +18,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 _NAMES_PER_LIST = 1000
-_SOURCE_BYTES = 24680
 _RESULT = "growth "
 
 
@@ -34,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="where sources and outputs are made")
     parser.add_argument("--real", default="10,100", help="numbers of real sources, with commas; default 10,100")
     parser.add_argument("--made-up", default="1000,10000", help="numbers of made-up sources; default 1000,10000")
+    parser.add_argument("--made-up-packed", default="", help="numbers of made-up sources whose results are packed already")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of a made-up source, which gives a clip every 6.7 s")
     parser.add_argument("--compact", action="store_true", help="pack the outputs before the last resume")
     parser.add_argument("--label", default="", help="printed with each result")
     parser.add_argument(
@@ -50,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for count in _numbers(options.real):
         _real_runs(options.work, count, options.label, options.compact)
     for count in _numbers(options.made_up):
-        _made_up_runs(options.work, count, options.label, options.compact)
+        _made_up_runs(options.work, count, options.label, options.compact, False, options.seconds)
+    for count in _numbers(options.made_up_packed):
+        _made_up_runs(options.work, count, options.label, False, True, options.seconds)
 
 
 def _numbers(text: str) -> list[int]:
@@ -66,27 +67,32 @@ def _real_runs(work: Path, count: int, label: str, compact: bool) -> None:
         _print(label, f"{count} sources, resume after compact", out, _run(_curate(folder, out, work)))
 
 
-def _made_up_runs(work: Path, count: int, label: str, compact: bool) -> None:
-    folder, out = work / f"made-up-in-{count}", work / f"made-up-{count}"
+def _made_up_runs(work: Path, count: int, label: str, compact: bool, packed: bool, seconds: float) -> None:
+    kind = f"{count}x{seconds:g}s"
+    folder, out = work / f"made-up-in-{kind}", work / f"made-up-{kind}{'-packed' if packed else ''}"
     if not (out / "done").exists():
-        template = work / "template"
-        _run(_curate(_make_sources(work, 1), template, work))
-        make_up(folder, out, template, count, _recipe(work))
+        template = work / f"template{seconds:g}"
+        _run(_curate(_make_sources(work, 1, seconds), template, work))
+        from bench.made_up import make_up
+
+        make_up(folder, out, template, count, _recipe(work), packed)
         (out / "done").touch()
-    _print(label, f"{count} made-up sources, resume", out, _run(_curate(folder, out, work)))
+    name = f"{count} made-up sources of {seconds:g} s{', packed' if packed else ''}"
+    _print(label, f"{name}, first resume", out, _run(_curate(folder, out, work)))
+    _print(label, f"{name}, resume", out, _run(_curate(folder, out, work)))
     if compact:
-        _print(label, f"{count} made-up sources, compact", out, _run(["compact", str(out)]))
-        _print(label, f"{count} made-up sources, resume after compact", out, _run(_curate(folder, out, work)))
+        _print(label, f"{name}, compact", out, _run(["compact", str(out)]))
+        _print(label, f"{name}, resume after compact", out, _run(_curate(folder, out, work)))
 
 
-def _make_sources(work: Path, count: int) -> Path:
+def _make_sources(work: Path, count: int, seconds: float = 5.0) -> Path:
     from bench.tiny_videos import write_tiny_video
 
-    folder = work / f"in-{count}"
+    folder = work / f"in-{count}x{seconds:g}s"
     folder.mkdir(exist_ok=True)
     for seed in range(count):
         if not (path := folder / f"{seed:05d}.mp4").exists():
-            write_tiny_video(path, seed)
+            write_tiny_video(path, seed, seconds)
             os.utime(path, (1e9, 1e9))
     return folder
 
@@ -106,75 +112,6 @@ def _recipe(work: Path) -> Path:
 
 def _curate(folder: Path, out: Path, work: Path) -> list[str]:
     return ["curate", str(folder), "--out", str(out), "--recipe", str(_recipe(work))]
-
-
-def make_up(folder: Path, out: Path, template: Path, count: int, recipe_file: Path) -> None:
-    """Write the sources (links to one small file) and the committed results of all their units, shards included."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from curation import shards, storage
-    from curation.schema import digest
-    from pipelines import ledger, planning, recipes, units
-    from pipelines.units import UnitName
-
-    recipe = recipes.load(str(recipe_file))
-    source = ledger.videos(str(template)).to_pylist()[0]
-    tables = {
-        path.parent.relative_to(template).as_posix(): pq.ParquetFile(path).read()
-        for path in sorted(template.rglob("*.parquet"))
-        if source["video_id"] in path.name
-    }
-    sample = next(shards.read_samples(str(template), "000000"))
-
-    def copy(folder_name: str, unit: str, **values: Any) -> None:
-        table = tables[folder_name]
-        for name, value in values.items():
-            if name in table.column_names:
-                column = table.column_names.index(name)
-                kind = table.schema.field(column)
-                table = table.set_column(column, kind, pa.array([value] * len(table), kind.type))
-        path = out / folder_name / f"{unit}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(shards.to_parquet(table))
-
-    folder.mkdir(parents=True, exist_ok=True)
-    first = folder / "00000000.mp4"
-    first.write_bytes(bytes(_SOURCE_BYTES))
-    os.utime(first, (1e9, 1e9))
-    for number in range(1, count):
-        with suppress(FileExistsError):
-            os.link(first, folder / f"{number:08d}.mp4")
-    partitions = {}
-    for entry in storage.list_files(str(folder)):
-        video_id = sha256(entry.uri.encode()).hexdigest()[:16]
-        unit = str(UnitName(video_id, units.source_digest(entry, recipe)))
-        about = {"video_id": video_id, "clip_id": digest("clip", video_id), "unit_id": unit}
-        partitions[unit] = about
-        copy("videos", unit, **about, uri=entry.uri, token=entry.token)
-        copy("clips/partition", unit, **about, source_uri=entry.uri, source_token=entry.token)
-        copy("sidecar/thumbs", unit, **about)
-        copy("sidecar/signals", unit, **about)
-    limits = recipe.digest("score")
-    for unit, about in partitions.items():
-        (name,) = units.part_names(unit, 1, limits)
-        copy("clips/score", str(name), **{**about, "unit_id": str(name)})
-    for phase in ("annotate", "caption", "relate"):
-        for later in planning.pending_units(phase, str(out), recipe, [])[0]:
-            about = partitions[later.upstream[0].removeprefix("partition/")]
-            copy(f"clips/{phase}", later.name, **{**about, "unit_id": later.name})
-            if phase == "annotate" and "sidecar/camera" in tables:
-                copy("sidecar/camera", later.name, **about)
-    planning.plan_shards(str(out), recipe, [])
-    shard_rows = pq.ParquetFile(next((template / "clips" / "shard").glob("*.parquet"))).read().to_pylist()
-    schema = pq.ParquetFile(next((template / "clips" / "shard").glob("*.parquet"))).read().schema
-    for shard in planning.pending_units("shard", str(out), recipe, [])[0]:
-        index = shards.put_tar(str(out), shard.name, [replace(sample, clip_id=clip_id) for clip_id in shard.clips])
-        rows = [{**shard_rows[0], "clip_id": clip, "unit_id": shard.name, "shard": shard.name} for clip in shard.clips]
-        path = out / "clips" / "shard" / f"{shard.name}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(shards.to_parquet(pa.Table.from_pylist(rows, schema=schema)))
-        shards.put_index(str(out), shard.name, index)
 
 
 def _run(words: list[str]) -> dict[str, Any]:
@@ -279,5 +216,7 @@ def _print(label: str, name: str, out: Path, result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1])) if "bench" not in sys.modules else None
+    if "bench" not in sys.modules:  # run as a file: modules of its folder are named like packages, and PYTHONPATH goes first
+        sys.path[:1] = []
+        sys.path.append(str(Path(__file__).parents[1]))
     main()
