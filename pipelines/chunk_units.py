@@ -28,6 +28,7 @@ _MIN_BYTES_PER_S = 5_000
 _SHORTFALL = 0.05
 # Of memory for each second of a source whose chunks are joined: 0.4 GiB an hour. `bench.hours` needs 0.34, and joins no chunks.
 _JOINED_BYTES_PER_S = 120_000
+_PICTURE_BYTES_PER_S = 2 * 27 * 48 * 3 * 60  # of the detector transnet: those of the chunks and those of the whole, at 60 fps
 
 
 def pending_chunks(entries: Sequence[Entry], out: str, recipe: Recipe) -> list[Unit]:
@@ -83,7 +84,8 @@ def attach_chunks(source_units: Sequence[Unit], out: str, recipe: Recipe) -> lis
 def joining_memory(unit: Unit, recipe: Recipe) -> int:
     """Return the bytes that joining a source's chunks takes, beyond what operators declare. 0 for a unit without chunks."""
     longest_s = (len(unit.chunks) + 1) * (recipe.partition.chunk_s or 0)  # see `_bounds_s`
-    return round(_JOINED_BYTES_PER_S * longest_s) if unit.chunks else 0
+    pictures = _PICTURE_BYTES_PER_S if recipe.partition.scenes.detector == "transnet" else 0
+    return round((_JOINED_BYTES_PER_S + pictures) * longest_s) if unit.chunks else 0
 
 
 def _stored_names(out: str) -> list[UnitName]:

@@ -418,7 +418,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str =
 # Settings that are younger than outputs which should continue. At their defaults results are as before, so they are left out.
 _LATER = (
     *("partition.flow.raft", "caption.frames.form", "caption.frames.fps", "caption.frames.total_pixels"),
-    *("relate.encoder.revision", "score.duplicates"),
+    *("relate.encoder.revision", "score.duplicates", "partition.scenes.transnet"),
 )
 
 

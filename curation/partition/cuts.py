@@ -34,7 +34,7 @@ LOOK_AHEAD = FLASH_FRAMES + _NEIGHBOURS
 # The frames before a frame that its flow match may depend on: on the flash before a possible cut two frames earlier.
 LOOK_BACK = FLASH_FRAMES + 1 + _NEIGHBOURS
 
-DETECTORS = ("game", "adaptive", "content", "hash", "threshold")
+DETECTORS = ("game", "adaptive", "content", "hash", "threshold", "transnet")
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,20 @@ class ThresholdSettings:
 
 
 @dataclass(frozen=True)
+class TransnetSettings:
+    """PySceneDetect's TransnetV2Detector, with its names and defaults. It needs onnxruntime (the extra `onnx`)."""
+
+    model_path: str = ""  # the network as an ONNX file, a path or s3:// (docs/scenes.md says where it is)
+    threshold: float = 0.5  # the network's output from which a frame belongs to a cut
+    # merge: cuts that follow each other within min_scene_s are one, at the last of them. suppress: at the first.
+    filter_mode: str = "merge"
+
+    def __post_init__(self) -> None:
+        if self.filter_mode not in ("merge", "suppress"):
+            raise ValueError(f"filter_mode must be merge or suppress, not {self.filter_mode!r}")
+
+
+@dataclass(frozen=True)
 class SceneSettings:
     """How cuts are detected and scenes divided into clips.
 
@@ -93,13 +107,14 @@ class SceneSettings:
     with 0.23 false ones a minute. A plain limit of 0.34 on the flow match gave 94 % and 0.28.
     """
 
-    # game: ours, for games, with the limits below. adaptive, content, hash, threshold: PySceneDetect's detectors, each with the
+    # game: ours, for games, with the limits below. adaptive, content, hash, threshold, transnet: PySceneDetect's, each with the
     # section of its name, on pictures 320 px wide. All of them use min_scene_s.
     detector: str = "game"
     adaptive: AdaptiveSettings = field(default_factory=AdaptiveSettings)
     content: ContentSettings = field(default_factory=ContentSettings)
     hash: HashSettings = field(default_factory=HashSettings)
     threshold: ThresholdSettings = field(default_factory=ThresholdSettings)
+    transnet: TransnetSettings = field(default_factory=TransnetSettings)
     # The content score below which a frame is never a cut. Frames that change less show doors and walls close up, with little
     # structure to match.
     min_content: float = 21.0
@@ -122,6 +137,8 @@ class SceneSettings:
     def __post_init__(self) -> None:
         if self.detector not in DETECTORS:
             raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, not {self.detector!r}")
+        if self.detector == "transnet" and not self.transnet.model_path:
+            raise ValueError("transnet.model_path is missing: the ONNX file of the network (docs/scenes.md says where it is)")
         if self.slack_s < 0 or self.min_scene_s < 0:
             raise ValueError(f"slack_s and min_scene_s must not be negative, not {self.slack_s:g}, {self.min_scene_s:g}")
         if not 0 < 2 * self.min_clip_s <= self.clip_s + self.slack_s:

@@ -128,7 +128,7 @@ class CutRecorder:
 
 
 class DetectorRecorder:
-    """Records what PySceneDetect's hash or threshold detector measures of every frame: detector_measure [N, K]."""
+    """Records what PySceneDetect's hash, threshold or transnet detector wants of every frame: detector_measure [N, ...]."""
 
     def __init__(self, measure: Callable[[np.ndarray], np.ndarray]) -> None:
         self.frames, self._measure = array("l"), measure

@@ -74,7 +74,8 @@ class Signals:
     segments: tuple[Segment, ...]  # the frames between gaps in time
     end_s: float  # end of the last frame
     damage: dict[str, int]  # as `WorkerState.damage` counts it
-    # [N, K], what PySceneDetect's hash or threshold detector measures (`detectors.frame_measure`); None for other detectors
+    # [N, ...], what PySceneDetect's hash, threshold or transnet detector wants of each frame (`frame_measure`); None for
+    # other detectors
     detector_measure: np.ndarray | None = None
     dis_cells: np.ndarray | None = None  # as `cells`, by DIS; None where `cells` are by DIS
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -10,8 +11,10 @@ import scenedetect
 from scenedetect import FrameTimecode, SceneManager, StatsManager, open_video
 from scenedetect.detector import FlashFilter
 from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetector, ThresholdDetector
+from scenedetect.detectors.transnet_v2 import TransnetV2Detector
 
-from curation.partition import scan
+from curation.errors import Unavailable
+from curation.partition import detectors, scan
 from curation.partition.chunks import ScanSettings, from_bytes, scan_chunk, to_bytes
 from curation.partition.cuts import (
     DETECTORS,
@@ -22,6 +25,7 @@ from curation.partition.cuts import (
     HashSettings,
     SceneSettings,
     ThresholdSettings,
+    TransnetSettings,
     cut_frames,
 )
 from curation.partition.detectors import GameDetector, detect_cuts, frame_measure
@@ -30,6 +34,7 @@ from operators.partition import scene_bounds
 from pipelines import recipes
 
 FPS = 30.0
+WITHOUT_FILES = tuple(detector for detector in DETECTORS if detector != "transnet")
 ENDLESS = float("inf")
 
 
@@ -82,6 +87,41 @@ def measures_of_video(seed):
     return measures_of(video(seed))
 
 
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A network with the inputs and outputs of TransNetV2: its output is how much a picture differs from the one before."""
+    onnx = pytest.importorskip("onnx", reason="the test writes its own network: extra `onnx`")
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper
+
+    ints = {"one": [1], "zero": [0], "end": [1000], "axis": [1], "pixels": [2, 3, 4], "last": [2], "pads": [0, 1, 0, 0]}
+    constants = [helper.make_tensor(name, TensorProto.INT64, [len(values)], values) for name, values in ints.items()]
+    constants += [
+        helper.make_tensor("minus_one", TensorProto.INT64, [1], [-1]),
+        helper.make_tensor("scale", TensorProto.FLOAT, [1], [40.0]),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["input"], ["pictures"], to=TensorProto.FLOAT),
+        helper.make_node("Slice", ["pictures", "one", "end", "axis"], ["later"]),
+        helper.make_node("Slice", ["pictures", "zero", "minus_one", "axis"], ["earlier"]),
+        helper.make_node("Sub", ["later", "earlier"], ["difference"]),
+        helper.make_node("Abs", ["difference"], ["change"]),
+        helper.make_node("ReduceMean", ["change", "pixels"], ["mean"], keepdims=0),
+        helper.make_node("Pad", ["mean", "pads"], ["padded"]),
+        helper.make_node("Div", ["padded", "scale"], ["share"]),
+        helper.make_node("Unsqueeze", ["share", "last"], ["output"]),
+    ]
+    shapes = ([None, 100, 27, 48, 3], [None, 100, 1])
+    given, wanted = (
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in zip(("input", "output"), (TensorProto.UINT8, TensorProto.FLOAT), shapes, strict=True)
+    )
+    graph = helper.make_graph(nodes, "change", [given], [wanted], constants)
+    path = tmp_path_factory.mktemp("network") / "transnetv2.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
+    return str(path)
+
+
 def own_measure(frames, detector):
     measure = frame_measure(detector)
     return np.array([measure(frame) for frame in frames]) if measure else None
@@ -122,14 +162,58 @@ def test_their_detectors_decide_by_stored_measures_as_by_pictures(name):
     assert seen >= 2
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("mode", ["merge", "suppress"])
+def test_transnet_decides_by_stored_pictures_as_by_whole_ones(network, mode):
+    settings = SceneSettings(detector="transnet", transnet=TransnetSettings(network, filter_mode=mode))
+    found = []
+    for seed, count in ((0, 120), (1, 333), (3, 90)):
+        frames = video(seed, count)
+        cuts = detect_cuts(measures_of(frames), FPS, settings, own_measure(frames, "transnet"))
+        all_cuts = [cut for cut in push(TransnetV2Detector(network, None, 0.5, 0.0), frames) if cut < count - 1]
+        assert set(cuts) <= set(all_cuts), "theirs, without those that are too near to each other"
+        assert set(cuts) >= {cut for before, cut, after in zip([-99, *all_cuts], all_cuts, [*all_cuts[1:], 999], strict=False)
+                             if min(cut - before, after - cut) > 9 and cut > 9}  # fmt: skip
+        assert all(later - earlier >= 9 for earlier, later in pairwise(cuts))
+        found += cuts
+    assert len(found) >= 6
+
+
+def test_a_scan_for_transnet_finds_cuts_in_one_pass_and_in_chunks(clip, network):
+    scan_settings = ScanSettings(FlowSettings(backend="dis"), detector="transnet")
+    scenes = SceneSettings(detector="transnet", transnet=TransnetSettings(network, 0.68, "suppress"))
+    whole = scan.scan(clip, scan_settings)
+    assert (whole.detector_measure.shape, whole.detector_measure.dtype) == ((120, 27, 48, 3), np.uint8)
+    assert 60 in [round(start * 30) for start, _ in scene_bounds(whole, scenes)]
+    parts = [from_bytes(to_bytes(scan_chunk(clip, scan_settings, *bounds))) for bounds in ((0.0, 3.31), (3.31, ENDLESS))]
+    joined = scan.join_chunks(whole.source, parts)
+    assert np.array_equal(joined.detector_measure, whole.detector_measure)
+    assert scene_bounds(joined, scenes) == scene_bounds(whole, scenes)
+
+
+def test_transnet_finds_the_only_cut(network):
+    frames = [*[texture(1)] * 60, *[texture(2)] * 60]
+    settings = SceneSettings(detector="transnet", transnet=TransnetSettings(network))
+    assert detect_cuts(measures_of(frames), FPS, settings, own_measure(frames, "transnet")) == [60]
+
+
+def test_what_transnet_lacks_is_the_machines_fault(tmp_path, monkeypatch):
+    settings = SceneSettings(detector="transnet", transnet=TransnetSettings(str(tmp_path / "none.onnx")))
+    pictures = own_measure([texture(1)] * 3, "transnet")
+    with pytest.raises(Unavailable, match=r"transnet\.model_path: .*none\.onnx does not exist"):
+        detect_cuts(measures_of([texture(1)] * 3), FPS, settings, pictures)
+    monkeypatch.setattr(detectors, "find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match=r"needs onnxruntime: pip install 'gamecraft\[onnx\]'"):
+        detect_cuts(measures_of([texture(1)] * 3), FPS, settings, pictures)
+
+
+@pytest.mark.parametrize("detector", WITHOUT_FILES)
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_hardly_any_frames_have_no_cut(detector, count):
     frames = [texture(1)] * count
     assert detect_cuts(measures_of(frames), FPS, SceneSettings(detector=detector), own_measure(frames, detector)) == []
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", WITHOUT_FILES)
 @pytest.mark.parametrize("fps", [0.001, 7.3, 23.976, 29.97, 1 / 0.0333667, 1000.0])
 def test_frames_keep_their_numbers_at_any_rate(detector, fps):
     small = (60, 80)
@@ -219,7 +303,7 @@ def test_any_shape_of_frame_can_be_given(shape):
     assert push(GameDetector(), [*[texture(1, shape)] * 12, *[texture(2, shape)] * 12]) in ([12], [])
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", WITHOUT_FILES)
 def test_the_setting_chooses_the_detector_of_a_scan(clip, detector):
     partition = recipes.Partition(SceneSettings(detector=detector), FlowSettings(backend="dis"))
     signals = scan.scan(clip, partition.scan)
@@ -252,7 +336,9 @@ def test_a_scan_for_another_detector_is_refused(clip):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("detector: transnet", r"detector must be one of game, adaptive, content, hash, threshold, not 'transnet'"),
+        ("detector: cnn", r"detector must be one of game, adaptive, content, hash, threshold, transnet, not 'cnn'"),
+        ("detector: transnet", "transnet.model_path is missing: the ONNX file"),
+        ("transnet: {filter_mode: drop}", "filter_mode must be merge or suppress, not 'drop'"),
         ("adaptive: {window_width: 0}", "window_width must be at least 1, not 0"),
         ("content: {filter_mode: drop}", "filter_mode must be merge or suppress, not 'drop'"),
         ("threshold: {method: roof}", "method must be floor or ceiling, not 'roof'"),
@@ -268,7 +354,7 @@ def test_settings_that_cannot_work_are_refused(tmp_path, text, words):
 
 def test_what_the_detector_is_decides_results():
     laptop = recipes.laptop()
-    for detector in DETECTORS[1:]:
+    for detector in WITHOUT_FILES[1:]:
         scenes = replace(laptop.partition.scenes, detector=detector)
         changed = replace(laptop, partition=replace(laptop.partition, scenes=scenes))
         assert changed.digest("partition") != laptop.digest("partition")
