@@ -92,21 +92,11 @@ def make_up(folder: Path, out: Path, template: Path, count: int, recipe_file: Pa
     recipe = recipes.load(str(recipe_file))
     source = ledger.videos(str(template)).to_pylist()[0]
     results = _MadeUp(out, template, source["video_id"], packed)
-    sample = next(shards.read_samples(str(template), "000000"))
     signals = results.tables["sidecar/signals"]
     hashes, keys = (len(signals[name][0]) for name in ("hashes", "keys"))
     rng = np.random.default_rng(0)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        path = folder / f"{number:08d}.mp4"
-        if number % _LINKS == 0:
-            original = path
-            path.write_bytes(bytes(_SOURCE_BYTES))
-            os.utime(path, (1e9, 1e9))
-        else:
-            with suppress(FileExistsError):
-                os.link(original, path)
+    _write_sources(folder, count)
     partitions = {}
     for entry in storage.list_files(str(folder)):
         video_id = sha256(entry.uri.encode()).hexdigest()[:16]
@@ -138,7 +128,27 @@ def make_up(folder: Path, out: Path, template: Path, count: int, recipe_file: Pa
     planning.plan_shards(str(out), recipe, [])
     template_clips = results.tables["clips/partition"]["clip_id"].to_pylist()
     videos = [about["video_id"] for about in partitions.values()]
-    video_of = {digest(video, clip): video for video in videos for clip in template_clips}
+    _write_shards(out, template, recipe, {digest(video, clip): video for video in videos for clip in template_clips})
+    if packed:
+        compact(str(out))
+
+
+def _write_sources(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        path = folder / f"{number:08d}.mp4"
+        if number % _LINKS == 0:
+            original = path
+            path.write_bytes(bytes(_SOURCE_BYTES))
+            os.utime(path, (1e9, 1e9))
+        else:
+            with suppress(FileExistsError):
+                os.link(original, path)
+
+
+def _write_shards(out: Path, template: Path, recipe: recipes.Recipe, video_of: Mapping[str, str]) -> None:
+    """Write the planned shards, of the template's first sample in each place. video_of: the source of each clip."""
+    sample = next(shards.read_samples(str(template), "000000"))
     table = pq.ParquetFile(next((template / "clips" / "shard").glob("*.parquet"))).read()
     row = table.to_pylist()[0]
     (out / "clips" / "shard").mkdir(parents=True, exist_ok=True)
@@ -149,5 +159,3 @@ def make_up(folder: Path, out: Path, template: Path, count: int, recipe_file: Pa
         path = out / "clips" / "shard" / f"{shard.name}.parquet"
         path.write_bytes(shards.to_parquet(pa.Table.from_pylist(rows, schema=table.schema)))
         shards.put_index(str(out), shard.name, index)
-    if packed:
-        compact(str(out))

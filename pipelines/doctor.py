@@ -207,10 +207,9 @@ def _weights() -> Iterator[Finding]:
 def _programs() -> Iterator[Finding]:
     from synth.engines.lockstep import find_program
 
-    present = [name for name in _ENGINES if find_program(name)]
     absent = [name for name in (*_ENGINES, *_SHARED_PROGRAMS) if not find_program(name)]
     if absent:
-        works = present if not set(absent) & set(_SHARED_PROGRAMS) else []
+        works = [] if set(absent) & set(_SHARED_PROGRAMS) else [name for name in _ENGINES if name not in absent]
         lost = f"of these only {', '.join(works)}" if works else "none of these games"
         yield Finding("engines", ABSENT, f"no {', '.join(absent)}: {lost} can be recorded", "make engines")
     else:

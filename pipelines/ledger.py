@@ -48,6 +48,8 @@ DUPLICATES = "duplicates"
 _VIDEOS, _PARTITION = "videos", "clips/partition"
 # Sources that `scan` joins at once, each with at most 64 clips a unit of `score`: 64k clips take 130 MB.
 _UNITS_PER_PART = 1024
+# Side files that are read at once: thumbnails of an hour of video take some 15 MB.
+_SIDECARS_AT_ONCE = 16
 
 
 @dataclass
@@ -286,9 +288,11 @@ def records(out: str) -> list[Record]:
     return [record for phase in PHASES for record in _records(unit_files.of(out).scan(f"clips/{phase}", ["clip_id"]))]
 
 
-def sidecars(out: str, kind: str, units: Iterable[str]) -> list[pa.Table]:
-    """Read the sidecar files ("thumbs", "signals", "camera") of these units; absent ones are left out."""
-    return unit_files.of(out).read_present(f"sidecar/{kind}", units)
+def sidecars(out: str, kind: str, units: Iterable[str]) -> Iterator[pa.Table]:
+    """Yield the sidecar files ("thumbs", "signals", "camera") of these units, a few in memory; absent ones are left out."""
+    names = sorted(set(units))
+    for first in range(0, len(names), _SIDECARS_AT_ONCE):
+        yield from unit_files.of(out).read_present(f"sidecar/{kind}", names[first : first + _SIDECARS_AT_ONCE])
 
 
 def cameras(out: str, units: Iterable[str]) -> dict[str, bytes]:

@@ -37,6 +37,11 @@ LOOK_BACK = FLASH_FRAMES + 1 + _NEIGHBOURS
 DETECTORS = ("game", "adaptive", "content", "hash", "threshold", "transnet")
 
 
+def _check_filter_mode(mode: str) -> None:
+    if mode not in ("merge", "suppress"):
+        raise ValueError(f"filter_mode must be merge or suppress, not {mode!r}")
+
+
 @dataclass(frozen=True)
 class AdaptiveSettings:
     """PySceneDetect's AdaptiveDetector, with its names and defaults."""
@@ -59,8 +64,7 @@ class ContentSettings:
     filter_mode: str = "merge"
 
     def __post_init__(self) -> None:
-        if self.filter_mode not in ("merge", "suppress"):
-            raise ValueError(f"filter_mode must be merge or suppress, not {self.filter_mode!r}")
+        _check_filter_mode(self.filter_mode)
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,7 @@ class TransnetSettings:
     filter_mode: str = "merge"
 
     def __post_init__(self) -> None:
-        if self.filter_mode not in ("merge", "suppress"):
-            raise ValueError(f"filter_mode must be merge or suppress, not {self.filter_mode!r}")
+        _check_filter_mode(self.filter_mode)
 
 
 @dataclass(frozen=True)

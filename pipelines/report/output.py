@@ -22,8 +22,6 @@ from pipelines.recipes import CLIP_PHASES
 from pipelines.report import svg
 
 MAX_CLIPS = 10_000
-# Units whose thumbnails are held at once: that of an hour of video has some 15 MB of them.
-_UNITS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -125,11 +123,10 @@ def column(table: pa.Table, name: str) -> np.ndarray:
 def thumbs(output: Output, rows: Sequence[Row]) -> dict[str, list[str]]:
     """Return the thumbnails of these clips as data URIs, by clip_id."""
     clip_ids = pa.array([row["clip_id"] for row in rows], pa.string())
-    units, uris = sorted({row["unit_id"] for row in rows}), {}
-    for first in range(0, len(units), _UNITS_AT_ONCE):
-        for table in ledger.sidecars(output.out, "thumbs", units[first : first + _UNITS_AT_ONCE]):
-            for row in table.filter(pc.is_in(table["clip_id"], clip_ids)).to_pylist():
-                uris[row["clip_id"]] = [f"data:image/jpeg;base64,{base64.b64encode(j).decode()}" for j in row["jpegs"]]
+    uris = {}
+    for table in ledger.sidecars(output.out, "thumbs", (row["unit_id"] for row in rows)):
+        for row in table.filter(pc.is_in(table["clip_id"], clip_ids)).to_pylist():
+            uris[row["clip_id"]] = [f"data:image/jpeg;base64,{base64.b64encode(j).decode()}" for j in row["jpegs"]]
     return uris
 
 

@@ -56,7 +56,7 @@ def assert_same(done, one_pass):
     assert shards_of(done.out) == shards_of(one_pass.out)
     for kind in ("thumbs", "signals"):
         names = ledger.clips(done.out)["unit_id"].to_pylist()
-        assert ledger.sidecars(done.out, kind, names) == ledger.sidecars(one_pass.out, kind, names)
+        assert list(ledger.sidecars(done.out, kind, names)) == list(ledger.sidecars(one_pass.out, kind, names))
     assert chunk_units._stored_names(done.out) == []
     assert done.failures == []
 
