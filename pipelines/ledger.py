@@ -5,12 +5,12 @@ part by part, so that its memory does not grow with the number of clips.
 """
 
 import json
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,7 +19,7 @@ from curation.shards import to_parquet
 from operators.op import Op
 from pipelines import unit_files
 from pipelines.recipes import CLIP_PHASES, PHASES
-from pipelines.unit_files import RECORD_KEY, Names, Piece
+from pipelines.unit_files import RECORD_KEY, Piece
 from pipelines.units import SUPERSEDED
 
 THUMBS = pa.schema([("clip_id", pa.string()), ("times_s", pa.list_(pa.float64())), ("jpegs", pa.list_(pa.binary()))])
@@ -126,8 +126,10 @@ def take_back(out: str, units: Sequence[str]) -> None:
 def remove_clips(out: str, phase: str, unit: str, clip_ids: Sequence[str]) -> None:
     """Remove clips from a committed unit's rows. Its record stays."""
     files, folder = unit_files.of(out), f"clips/{phase}"
-    table = files.read(folder, unit)
+    table, record = files.read(folder, unit), files.read_record(folder, unit)
     rest = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(clip_ids, pa.string()))))
+    if record:
+        rest = rest.replace_schema_metadata({RECORD_KEY: record})
     files.delete({folder: [unit]})
     files.put(folder, unit, to_parquet(rest))
 
@@ -139,12 +141,12 @@ def read_unit(out: str, phase: str, unit: str) -> list[Row]:
 
 def read_all(out: str, folder: str, schema: pa.Schema) -> tuple[pa.Table, list[Record]]:
     """Read every unit of a folder as one table of this schema (columns a unit lacks are null), and the units' records."""
-    pieces = list(unit_files.of(out).scan(folder, schema.names))
-    return _fit(_concat(pieces), schema), _records(pieces)
+    pieces = list(unit_files.of(out).scan(folder, schema.names, records=True))
+    return _fit(_concat(pieces), schema), [Record.from_json(record) for record in _records(pieces)]
 
 
-def _records(pieces: Iterable[Piece]) -> list[Record]:
-    return [Record.from_json(record) for piece in pieces for record in piece.records if record]
+def _records(pieces: Iterable[Piece]) -> list[bytes]:
+    return [record for piece in pieces for record in piece.records if record]
 
 
 def _concat(pieces: Iterable[Piece]) -> pa.Table:
@@ -173,7 +175,8 @@ class Part:
     """Some sources with all that the ledger has about them.
 
     clips: one row a clip, all phases joined. phases: the rows of each phase alone, with its own columns. videos: one row a
-    source. records: of all units. In the first part: also those of units that are of no source, such as shards.
+    source. records: of all units, if they were asked for. In the first part: also those of units that are of no source, such as
+    shards.
     """
 
     clips: pa.Table
@@ -182,55 +185,79 @@ class Part:
     records: list[bytes]
 
 
-def scan(out: str, columns: Sequence[str] | None = None, skip: int = 0, duplicates: bool = True) -> Iterator[Part]:
+def scan(
+    out: str, columns: Sequence[str] | None = None, skip: int = 0, duplicates: bool = True, records: bool = False
+) -> Iterator[Part]:
     """Yield the ledger in parts, in order of video_id. Together they hold every clip and source once.
 
     columns: those of the clips that are wanted (None: all of `CLIP`), which saves most of the time. skip: parts to leave out at
     the beginning. Ids are hashes of contents, so the first parts are a sample of the sources. duplicates: False to leave out
-    which clips repeat others.
+    which clips repeat others. records: whether parts have the records of their units.
     """
     files = unit_files.of(out)
     wanted = None if columns is None else [*dict.fromkeys(("clip_id", "video_id", "unit_id", "index", *columns))]
-    superseded = _concat(files.scan(f"clips/{SUPERSEDED}", wanted))
-    pieces_of_shards = list(files.scan("clips/shard", wanted))  # named by shard, not by source
-    records = [record for piece in pieces_of_shards for record in piece.records if record]
-    stored = _ByVideo(_concat(pieces_of_shards))
+    schema = CLIP if wanted is None else pa.schema([field for field in CLIP if field.name in wanted])
+    stored = _StoredRows(files, wanted)
+    known = _records(files.scan("clips/shard", ["clip_id"], records=True)) if records else []  # of no source: in the first part
     for low, high in islice(_bounds(files), skip, None):
-        pieces = {phase: list(files.scan(f"clips/{phase}", wanted, low, high)) for phase in PHASES if phase != "shard"}
-        tables = {phase: _concat(pieces[phase]) for phase in CLIP_PHASES if phase != "shard"}
+        folders = [f"clips/{phase}" for phase in PHASES if phase != "shard"]
+        pieces = {folder: list(files.scan(folder, wanted, low, high, records)) for folder in folders}
+        tables = {phase: _concat(pieces[f"clips/{phase}"]) for phase in CLIP_PHASES if phase != "shard"}
         tables["shard"] = stored.between(low, high)
         if not tables["partition"].column_names:
             tables["partition"] = CLIP.empty_table().select([name for name in CLIP.names if not wanted or name in wanted])
         if duplicates:
             tables["score"] = _add_phase(tables["score"], _concat(files.scan(f"clips/{DUPLICATES}", wanted, low, high)))
-        clips = _add_phase(tables["partition"], superseded)
+        clips = _add_phase(tables["partition"], _concat(files.scan(f"clips/{SUPERSEDED}", wanted, low, high)))
         for phase in CLIP_PHASES[1:]:
             clips = _add_phase(clips, tables[phase])
         if len(tables["shard"]):
             in_part = pc.is_in(tables["shard"]["clip_id"], clips["clip_id"].combine_chunks())
             tables["shard"] = tables["shard"].filter(in_part)
-        videos = list(files.scan(_VIDEOS, None, low, high))
-        records += [record for some in pieces.values() for piece in some for record in piece.records if record]
-        schema = CLIP if wanted is None else pa.schema([field for field in CLIP if field.name in wanted])
+        videos = _fit(_concat(files.scan(_VIDEOS, None, low, high)), VIDEO)
+        known += [record for some in pieces.values() for record in _records(some)] if records else []
         clips = _fit(clips, schema).sort_by([("video_id", "ascending"), ("index", "ascending")])
-        yield Part(clips, tables, _with_superseded(files, _fit(_concat(videos), VIDEO)), records)
-        records = []
+        yield Part(clips, tables, _with_superseded(files, videos, low, high), known)
+        known = []
 
 
-class _ByVideo:
-    """Rows in order of their video_id, so that those of a part are found without looking at all others."""
+class _StoredRows:
+    """The rows of shards, found by video_id. Only the first and the last video_id of each shard are held in memory.
 
-    def __init__(self, rows: pa.Table) -> None:
-        self._rows = rows.sort_by("video_id").combine_chunks() if len(rows) else rows
+    A plan is in order of video_id, so the shards of one plan that have clips of a range of sources follow each other.
+    """
+
+    def __init__(self, files: unit_files.UnitFiles, columns: Sequence[str] | None) -> None:
+        self._files, self._columns = files, columns
+        self._names: list[str] = []
+        spans: list[tuple[str, str]] = []
+        for piece in files.scan("clips/shard", ["video_id"]):
+            videos = piece.table["video_id"].combine_chunks()
+            for unit, begin, end in zip(piece.units, piece.starts.tolist(), piece.starts[1:].tolist(), strict=False):
+                if begin < end:
+                    bounds = pc.min_max(videos[begin:end]).as_py()
+                    self._names.append(unit)
+                    spans.append((bounds["min"], bounds["max"]))
+        order = np.argsort(np.array(self._names, "S")) if spans else np.empty(0, int)
+        self._names = [self._names[number] for number in order]
+        self._spans = np.array(spans, "S").reshape(-1, 2)[order]
 
     def between(self, low: str, high: str | None) -> pa.Table:
         """Return the rows of videos from `low` to before `high` (None: to the end)."""
-        if not len(self._rows):
-            return self._rows
-        videos = Names(self._rows["video_id"].chunk(0))
-        first = bisect_left(videos, low)
-        last = len(videos) if high is None else bisect_left(videos, high)
-        return self._rows.slice(first, last - first)
+        chosen = self._spans[:, 1] >= low.encode()
+        if high is not None:
+            chosen &= self._spans[:, 0] < high.encode()
+        numbers = np.flatnonzero(chosen)
+        runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1) if len(numbers) else []
+        rows = join_rows(
+            piece.table
+            for run in runs
+            for piece in self._files.scan("clips/shard", self._columns, self._names[run[0]], self._names[run[-1]] + "\0")
+        )
+        if not len(rows):
+            return rows
+        inside = pc.greater_equal(rows["video_id"], low)
+        return rows.filter(inside if high is None else pc.and_(inside, pc.less(rows["video_id"], high)))
 
 
 def _bounds(files: unit_files.UnitFiles) -> Iterator[tuple[str, str | None]]:
@@ -238,9 +265,17 @@ def _bounds(files: unit_files.UnitFiles) -> Iterator[tuple[str, str | None]]:
 
     Names of units begin with their video_id, so that all units of a source are in one part.
     """
-    names = sorted({name.partition("-")[0] for name in files.names("clips/score")})
-    names = names or sorted({name.partition("-")[0] for name in files.names(_PARTITION)})
-    starts = ["", *names[_UNITS_PER_PART::_UNITS_PER_PART]]
+    yield from ranges(files, _UNITS_PER_PART)
+
+
+def ranges(files: unit_files.UnitFiles, size: int) -> Iterator[tuple[str, str | None]]:
+    """Yield ranges of video_ids, from one to before another (None: to the end), each of so many sources that were scored.
+
+    Where none was scored, sources that were measured count.
+    """
+    videos = files.first_parts("clips/score")
+    videos = videos if len(videos) else files.first_parts(_PARTITION)
+    starts = ["", *(video.decode() for video in videos[size::size])]
     yield from zip(starts, [*starts[1:], None], strict=True)
 
 
@@ -274,8 +309,8 @@ def videos(out: str) -> pa.Table:
     return _with_superseded(files, table)
 
 
-def _with_superseded(files: unit_files.UnitFiles, table: pa.Table) -> pa.Table:
-    superseded = set(files.names(f"clips/{SUPERSEDED}"))
+def _with_superseded(files: unit_files.UnitFiles, table: pa.Table, low: str = "", high: str | None = None) -> pa.Table:
+    superseded = set(files.names(f"clips/{SUPERSEDED}", low, high))
     if not superseded:
         return table
     changed = {"status": SUPERSEDED, "reason": "the source changed since it was measured"}
@@ -285,7 +320,9 @@ def _with_superseded(files: unit_files.UnitFiles, table: pa.Table) -> pa.Table:
 
 def records(out: str) -> list[Record]:
     """Return the records of all committed units."""
-    return [record for phase in PHASES for record in _records(unit_files.of(out).scan(f"clips/{phase}", ["clip_id"]))]
+    files = unit_files.of(out)
+    known = (_records(files.scan(f"clips/{phase}", ["clip_id"], records=True)) for phase in PHASES)
+    return [Record.from_json(record) for some in known for record in some]
 
 
 def sidecars(out: str, kind: str, units: Iterable[str]) -> Iterator[pa.Table]:

@@ -224,14 +224,19 @@ class _SegmentFile:
     def __init__(self, out: str, folder: str, segment: Segment) -> None:
         self._out, self._folder, self.segment = out, folder, segment
         self._kept: OrderedDict[int, pa.Table] = OrderedDict()
+        self._last: tuple[int, Sequence[str] | None, pa.Table] | None = None  # the last row group of `between`, by its columns
 
     @property
     def _uri(self) -> str:
         return OutputFolder(self._out).segment(self._folder, self.segment.name)
 
+    def _read_units(self, *columns: str) -> pa.Table:
+        data = storage.read(OutputFolder(self._out).segment_units(self._folder, self.segment.name))
+        return pq.ParquetFile(pa.BufferReader(data)).read(list(columns), use_threads=False)
+
     @cached_property
     def _units_table(self) -> pa.Table:
-        return from_parquet(storage.read(OutputFolder(self._out).segment_units(self._folder, self.segment.name)))
+        return self._read_units("unit", "rows")
 
     @cached_property
     def units(self) -> Sequence[str]:
@@ -241,6 +246,11 @@ class _SegmentFile:
     def starts(self) -> np.ndarray:
         counts = self._units_table["rows"].to_numpy()
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def records(self, first: int, last: int) -> list[bytes | None]:
+        """Read the records of units. They are not kept: few readers want them, and they take more memory than the names."""
+        records: list[bytes | None] = self._read_units("record")["record"][first:last].to_pylist()
+        return records
 
     @cached_property
     def _footer(self) -> pq.FileMetaData:
@@ -264,9 +274,8 @@ class _SegmentFile:
         return at if at < len(self.units) and self.units[at] == unit else None
 
     def unit(self, at: int) -> pa.Table:
-        """Return the rows of a unit, with its record in the metadata."""
-        rows = self._rows(int(self.starts[at]), int(self.starts[at + 1]))
-        return _with_record(rows, self._units_table["record"][at].as_py())
+        """Return the rows of a unit."""
+        return self._rows(int(self.starts[at]), int(self.starts[at + 1]))
 
     def _rows(self, begin: int, end: int) -> pa.Table:
         """Return rows, from row groups that are kept for the next unit."""
@@ -290,6 +299,21 @@ class _SegmentFile:
         first = int(np.searchsorted(self._group_starts, begin, "right")) - 1
         return first, int(np.searchsorted(self._group_starts, end, "left"))
 
+    def _next_groups(self, first: int, last: int, columns: tuple[str, ...] | None) -> pa.Table:
+        """Read row groups, of which the first may be the last one of the call before, and is not read again.
+
+        Whoever reads a segment range by range meets each row group once or, where ranges are short, many times in a row.
+        """
+        before = self._last[2] if self._last and self._last[:2] == (first, columns) else None
+        if before is not None and last == first + 1:
+            return before
+        read = self._read_groups(first if before is None else first + 1, last, columns)
+        table = read if before is None else pa.concat_tables([before, read])
+        more = last < len(self._group_starts) - 1  # whoever reads the whole segment leaves nothing behind
+        begin = int(self._group_starts[last - 1] - self._group_starts[first])
+        self._last = (last - 1, columns, table.slice(begin)) if more else None
+        return table
+
     def _read_groups(self, first: int, last: int, columns: Sequence[str] | None) -> pa.Table:
         """Read row groups, which lie one after the other in the file, by one request."""
         spans = [_byte_span(self._footer.row_group(number)) for number in range(first, last)]
@@ -299,10 +323,21 @@ class _SegmentFile:
         wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
         return file.read_row_groups(list(range(first, last)), columns=wanted, use_threads=False).replace_schema_metadata(None)
 
-    def between(self, low: str, high: str | None, columns: Sequence[str] | None) -> Piece:
-        """Return the units from `low` to before `high`, with these columns of their rows."""
+    def _bounds(self, low: str, high: str | None) -> tuple[int, int]:
+        """Return the number of the first unit from `low`, and that of the first one from `high`."""
+        if self.segment.last < low or (high is not None and high <= self.segment.first):
+            return 0, 0
         first = bisect_left(self.units, low)
-        last = max(first, len(self.units) if high is None else bisect_left(self.units, high))
+        return first, max(first, len(self.units) if high is None else bisect_left(self.units, high))
+
+    def units_between(self, low: str, high: str | None) -> list[str]:
+        """Return the units from `low` to before `high`."""
+        first, last = self._bounds(low, high)
+        return list(self.units[first:last]) if first < last else []
+
+    def between(self, low: str, high: str | None, columns: Sequence[str] | None, records: bool = True) -> Piece:
+        """Return the units from `low` to before `high`, with these columns of their rows. records: False to leave them out."""
+        first, last = self._bounds(low, high)
         begin, end = int(self.starts[first]), int(self.starts[last])
         groups = self._groups(begin, end)
         if groups[0] == groups[1]:
@@ -310,9 +345,10 @@ class _SegmentFile:
             kept = [item for item in schema if columns is None or item.name in columns]
             rows = pa.schema(kept).empty_table()
         else:
-            rows = self._read_groups(*groups, columns).slice(begin - int(self._group_starts[groups[0]]), end - begin)
-        records = self._units_table["record"][first:last].to_pylist()
-        return Piece(self.units[first:last], self.starts[first : last + 1] - begin, records, rows)
+            table = self._next_groups(*groups, None if columns is None else tuple(columns))
+            rows = table.slice(begin - int(self._group_starts[groups[0]]), end - begin)
+        about = self.records(first, last) if records and first < last else [None] * (last - first)
+        return Piece(self.units[first:last], self.starts[first : last + 1] - begin, about, rows)
 
 
 def _byte_span(group: pq.RowGroupMetaData) -> tuple[int, int]:
@@ -369,12 +405,23 @@ class UnitFiles:
         self._listed.clear()
         self.memo.clear()
 
-    def names(self, folder: str) -> list[str]:
-        """List the committed units of a folder, sorted."""
-        files = self._files_of_units(folder)
-        packed = [unit for file in self._files(folder) for unit in file.units[:]]
+    def names(self, folder: str, low: str = "", high: str | None = None) -> list[str]:
+        """List the committed units of a folder from `low` to before `high` (None: to the end), sorted."""
+        listed = self._files_of_units(folder)
+        files = [unit for unit in listed if low <= unit and (high is None or unit < high)] if low or high else list(listed)
+        packed = [unit for file in self._files(folder) for unit in file.units_between(low, high)]
         dropped = self.manifest.dropped.get(folder, frozenset())
-        return sorted(files.keys() | (set(packed) - dropped)) if packed else list(files)
+        return sorted({*files, *(unit for unit in packed if unit not in dropped)}) if packed else files
+
+    def first_parts(self, folder: str) -> np.ndarray:
+        """Return what stands before the first "-" in the names of a folder's committed units: bytes, sorted, each once.
+
+        In most folders these are video_ids. An array takes a tenth of the memory of a list of names.
+        """
+        dropped = self.manifest.dropped.get(folder, frozenset())
+        lists = [list(self._files_of_units(folder)), *(file.units[:] for file in self._files(folder))]
+        arrays = [np.array([name.partition("-")[0].encode() for name in names if name not in dropped]) for names in lists if names]
+        return np.unique(np.concatenate(arrays)) if arrays else np.empty(0, "S1")
 
     def count_files(self, folder: str) -> int:
         """Return how many units of a folder are not packed."""
@@ -399,12 +446,10 @@ class UnitFiles:
         return files
 
     def _is_packed(self, folder: str, unit: str) -> bool:
-        if unit in self.manifest.dropped.get(folder, ()):
-            return False
-        return any(file.find(unit) is not None for file in self._files(folder))
+        return self._find(folder, unit) is not None
 
     def read(self, folder: str, unit: str) -> pa.Table:
-        """Read a unit's rows, with its record in the metadata. FileNotFoundError where the unit is not committed."""
+        """Read a unit's rows. FileNotFoundError where the unit is not committed."""
         if (table := self._read_packed(folder, unit)) is not None:
             return table
         try:
@@ -414,6 +459,13 @@ class UnitFiles:
                 return table
             raise
 
+    def read_record(self, folder: str, unit: str) -> bytes | None:
+        """Read a unit's record. None where it has none, FileNotFoundError where the unit is not committed."""
+        if (packed := self._find(folder, unit)) is not None:
+            file, at = packed
+            return file.records(at, at + 1)[0]
+        return (self.read(folder, unit).schema.metadata or {}).get(RECORD_KEY)
+
     def _has_newer(self) -> bool:
         """Whether there is a newer manifest. It is used from now on."""
         newest = newest_manifest(self.out)
@@ -422,13 +474,16 @@ class UnitFiles:
         self._use(newest)
         return True
 
-    def _read_packed(self, folder: str, unit: str) -> pa.Table | None:
+    def _find(self, folder: str, unit: str) -> tuple[_SegmentFile, int] | None:
+        """Return the segment that holds a unit, and the unit's number in it."""
         if unit in self.manifest.dropped.get(folder, ()):
             return None
-        for file in self._files(folder):
-            if (at := file.find(unit)) is not None:
-                return file.unit(at)
-        return None
+        found = ((file, file.find(unit)) for file in self._files(folder))
+        return next(((file, at) for file, at in found if at is not None), None)
+
+    def _read_packed(self, folder: str, unit: str) -> pa.Table | None:
+        packed = self._find(folder, unit)
+        return packed and packed[0].unit(packed[1])
 
     def _read_files(self, folder: str, units: Sequence[str]) -> dict[str, pa.Table]:
         """Read the units of a folder that are there: from files, and those whose file is gone from segments."""
@@ -471,16 +526,17 @@ class UnitFiles:
                 yield piece.units[at], piece.table.slice(begin, end - begin).select(columns)
 
     def scan(
-        self, folder: str, columns: Sequence[str] | None = None, low: str = "", high: str | None = None
+        self, folder: str, columns: Sequence[str] | None = None, low: str = "", high: str | None = None, records: bool = False
     ) -> Iterator[Piece]:
         """Yield the units from `low` to before `high` (None: to the end) in pieces, each of one schema.
 
-        columns: those of the rows that are wanted; None: all. A piece lacks those that its units do not have.
+        columns: those of the rows that are wanted; None: all. A piece lacks those that its units do not have. records: whether
+        pieces have the records of their units, which costs a request for each segment.
         """
         dropped = self.manifest.dropped.get(folder, frozenset())
         for file in self._files(folder):
             if file.segment.last >= low and (high is None or file.segment.first < high):
-                yield file.between(low, high, columns).without(dropped)
+                yield file.between(low, high, columns, records).without(dropped)
         for tail in self._tail(folder):
             if (piece := tail.between(low, high)).units:
                 names = piece.table.column_names

@@ -89,7 +89,7 @@ def read_output(out: str, on_part: Callable[[Part], None] | None = None, columns
     with unit_files.shared(out):
         parts: list[Part] = []
         clips, ended = 0, True
-        for part in ledger.scan(out):
+        for part in ledger.scan(out, records=True):
             parts.append(part)
             clips += len(part.clips)
             if on_part:
