@@ -4,7 +4,7 @@ It has all that a resume reads, and 100,000 sources take minutes to make. `bench
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -19,8 +19,9 @@ from curation import shards, storage
 from curation.schema import digest
 from pipelines import ledger, planning, recipes, units
 from pipelines.compact import compact
+from pipelines.sources import Listing
 from pipelines.unit_files import RECORD_KEY, UNITS_PER_SEGMENT, Piece, UnitFiles, write_segment
-from pipelines.units import PART_CLIPS, UnitName
+from pipelines.units import PART_CLIPS, Unit, UnitName
 
 _SOURCE_BYTES = 24680
 _SEGMENT_BYTES = 128 << 20
@@ -119,7 +120,7 @@ def make_up(folder: Path, out: Path, template: Path, count: int, recipe_file: Pa
         results.add("clips/score", str(name), **{**about, "unit_id": str(name)})
     results.commit()
     for phase in ("annotate", "caption", "relate"):
-        for later in planning.pending_units(phase, str(out), recipe, [])[0]:
+        for later in _pending(phase, str(out), recipe):
             about = partitions[later.upstream[0].removeprefix("partition/")]
             results.add(f"clips/{phase}", later.name, **{**about, "unit_id": later.name})
             if phase == "annotate" and "sidecar/camera" in results.tables:
@@ -131,6 +132,11 @@ def make_up(folder: Path, out: Path, template: Path, count: int, recipe_file: Pa
     _write_shards(out, template, recipe, {digest(video, clip): video for video in videos for clip in template_clips})
     if packed:
         compact(str(out))
+
+
+def _pending(phase: str, out: str, recipe: recipes.Recipe) -> Iterator[Unit]:
+    for group in planning.pending_units(phase, out, recipe, Listing([], recipe)):
+        yield from group.units
 
 
 def _write_sources(folder: Path, count: int) -> None:
@@ -152,7 +158,7 @@ def _write_shards(out: Path, template: Path, recipe: recipes.Recipe, video_of: M
     table = pq.ParquetFile(next((template / "clips" / "shard").glob("*.parquet"))).read()
     row = table.to_pylist()[0]
     (out / "clips" / "shard").mkdir(parents=True, exist_ok=True)
-    for shard in planning.pending_units("shard", str(out), recipe, [])[0]:
+    for shard in _pending("shard", str(out), recipe):
         index = shards.put_tar(str(out), shard.name, [replace(sample, clip_id=clip_id) for clip_id in shard.clips])
         about = {"unit_id": shard.name, "shard": shard.name}
         rows = [{**row, **about, "clip_id": clip, "video_id": video_of[clip]} for clip in shard.clips]

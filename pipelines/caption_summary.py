@@ -1,13 +1,13 @@
 """Summarise captions and interactions in a few lines for a run's summary and the report: sources, verdicts, errors, cost."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.ledger import Record
+from pipelines.ledger import Work
 from pipelines.wording import plural
 
 COLUMNS = (
@@ -57,9 +57,9 @@ class CaptionSummary:
         for name in _ERRORS:
             self.errors.update((error.partition(":")[0], "") for error in _values(table, name))
 
-    def lines(self, records: Iterable[Record]) -> list[tuple[str, str]]:
+    def lines(self, work: Work) -> list[tuple[str, str]]:
         """Return the title and text of each line: of the captions, and of the cost of a model if one was asked."""
-        return [*(self._caption_lines() if self.clips else ()), *_vlm_line(list(records))]
+        return [*(self._caption_lines() if self.clips else ()), *_vlm_line(work)]
 
     def _caption_lines(self) -> Iterator[tuple[str, str]]:
         yield "semantic check", _describe(self.checks)
@@ -86,19 +86,16 @@ class CaptionSummary:
         )
 
 
-def lines(kept: pa.Table, records: Iterable[Record]) -> list[tuple[str, str]]:
+def lines(kept: pa.Table, work: Work) -> list[tuple[str, str]]:
     """Return the title and text of each line about these kept clips."""
     summary = CaptionSummary()
     summary.add(kept)
-    return summary.lines(records)
+    return summary.lines(work)
 
 
-def _vlm_line(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+def _vlm_line(work: Work) -> Iterator[tuple[str, str]]:
     """Yield the calls, tokens and seconds of a model, if one was asked."""
-    usage: Counter[str] = Counter()
-    for record in records:
-        usage.update(record.vlm)
-    clips = sum(record.rows for record in records if record.phase == "caption") or 1
+    usage, clips = work.vlm, work.captioned or 1
     if not (usage["calls"] or usage["cached"]):
         return
     tokens = usage["prompt_tokens"] + usage["completion_tokens"]

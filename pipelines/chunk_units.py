@@ -15,9 +15,10 @@ from curation.partition import chunks
 from curation.partition.chunks import Chunk
 from curation.schema import digest
 from curation.storage import Entry
-from pipelines import source_manifest, sources, units
+from pipelines import source_manifest, sources, unit_files, units
 from pipelines.recipes import Recipe
-from pipelines.units import Unit, UnitName
+from pipelines.sources import Listing
+from pipelines.units import Group, Unit, UnitName
 
 # A file smaller than two chunks at the first rate is not opened to read its duration: opening all files would cost more than
 # that gains. Nothing is coded with fewer bytes than the second, so a container that declares a length of years does not make a
@@ -31,23 +32,31 @@ _JOINED_BYTES_PER_S = 120_000
 _PICTURE_BYTES_PER_S = 2 * 27 * 48 * 3 * 60  # of the detector transnet: those of the chunks and those of the whole, at 60 fps
 
 
-def pending_chunks(entries: Sequence[Entry], out: str, recipe: Recipe) -> list[Unit]:
-    """List the chunks, not yet measured, of long sources that have no unit in `partition` yet."""
+def pending_chunks(entries: Iterable[Entry], out: str, recipe: Recipe) -> Iterator[Group]:
+    """List the chunks, not yet measured, of long sources that have no unit in `partition` yet, those of a group of sources at a
+    time.
+    """
     chunk_s = recipe.partition.chunk_s
     if chunk_s is None:
-        return []
+        return
     min_bytes = 2 * chunk_s * _OPENED_BYTES_PER_S
-    large = {entry.uri: entry for entry in entries if entry.size >= min_bytes}
-    pending = sources.pending_sources(list(large.values()), out, recipe, min_bytes)
-    long = [unit for unit in pending if not (unit.duplicate_of or unit.problem)]
-    known = source_manifest.identify(out, [large[unit.uri] for unit in long], min_bytes)
-    committed = {str(name) for name in units.list_committed(out, "scan")}
-    units_ = [
+    large = sources.Listing((entry for entry in entries if entry.size >= min_bytes), recipe)
+    for group in sources.pending_groups(large, out, recipe, min_bytes):
+        yield group._replace(units=_pending_chunks(group.units, large, chunk_s, out, recipe), done=0)
+
+
+def _pending_chunks(group: Sequence[Unit], large: Listing, chunk_s: float, out: str, recipe: Recipe) -> list[Unit]:
+    """Return the chunks of a group of sources."""
+    long = {unit: large.find(unit.uri) for unit in group if not (unit.duplicate_of or unit.problem)}
+    entries = {unit: entry for unit, entry in long.items() if entry}
+    known = source_manifest.identify(out, list(entries.values()), 2 * chunk_s * _OPENED_BYTES_PER_S)
+    chunks_ = [
         chunk
-        for unit in long
-        for chunk in _chunks(unit, recipe, _bounds_s(large[unit.uri], known[large[unit.uri]].duration_s or 0.0, chunk_s))
+        for unit, entry in entries.items()
+        for chunk in _chunks(unit, recipe, _bounds_s(entry, known[entry].duration_s or 0.0, chunk_s))
     ]
-    return [unit for unit in units_ if unit.name not in committed]
+    files = unit_files.of(out)
+    return [chunk for chunk in chunks_ if not files.has("clips/scan", chunk.name)]
 
 
 def _bounds_s(entry: Entry, duration_s: float, chunk_s: float) -> list[float]:
@@ -113,5 +122,6 @@ def delete_chunks(out: str, names: Iterable[str]) -> None:
 def delete_leftover_chunks(out: str) -> None:
     """Delete the chunks of sources that are committed. A killed run leaves them, and so does a source with a missing chunk."""
     if stored := _stored_names(out):
-        committed = {name.video_id for name in units.list_committed(out, "partition")}
+        done = units.list_of_videos(out, "partition", {name.video_id for name in stored})
+        committed = {UnitName.parse(unit).video_id for unit in done}
         delete_chunks(out, [str(name) for name in stored if name.video_id in committed])

@@ -70,6 +70,4 @@ def delete_outdated(out: str) -> None:
     """Delete the letters of units that are no longer committed: their source changed or moved, or settings did."""
     if letters := list_letters(out):
         files = unit_files.of(out)
-        phases = {phase for phase, _ in letters}
-        committed = {phase: set(files.names(f"clips/{_COMMITTED_IN.get(phase, phase)}")) for phase in phases}
-        delete(out, [(phase, unit) for phase, unit in letters if unit not in committed[phase]])
+        delete(out, [(p, unit) for p, unit in letters if not files.has(f"clips/{_COMMITTED_IN.get(p, p)}", unit)])

@@ -141,5 +141,5 @@ def _notes(recipe: Recipe, chosen: Sequence[Entry], entries: Sequence[Entry], su
     if recipe.caption.vlm.enabled:
         notes.append(f"the model {recipe.caption.vlm.model} was asked about the sample; its own time is not in the CPU time")
     if summary.failures:
-        notes.append(f"{len(summary.failures)} units of the sample could not be finished: {summary.failures[0].failure}")
+        notes.append(f"{summary.work.failed} units of the sample could not be finished: {summary.failures[0].failure}")
     return notes

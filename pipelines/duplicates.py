@@ -6,13 +6,14 @@ packets, so that a file that crashes the demuxer does not crash the driver. Afte
 a remux.
 """
 
-from bisect import bisect_right
+import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from pathlib import PurePosixPath
+
+import numpy as np
 
 from curation import source_files, storage
 from curation.media.container import packet_digest
@@ -55,8 +56,9 @@ def find_remuxes(new: Sequence[Entry], committed: Iterable[Entry]) -> dict[str, 
     """Find new sources with the video packets of another one. Return the original of each by uri: a committed source, else
     the first one.
     """
-    old = set(committed)
-    candidates = _candidates([*old, *new], {entry.uri for entry in new})
+    entries = [*committed, *new]
+    candidates = _candidates(entries, np.arange(len(entries)) >= len(entries) - len(new))
+    unmeasured = set(new)
     for max_packets in (_FIRST_PACKETS, None):
         digests = _packet_digests(candidates, max_packets)
         by_digest = defaultdict(list)
@@ -66,26 +68,35 @@ def find_remuxes(new: Sequence[Entry], committed: Iterable[Entry]) -> dict[str, 
         candidates = [entry for group in groups for entry in group]
     originals: dict[str, Entry] = {}
     for group in groups:
-        first, *others = sorted(group, key=lambda entry: (entry not in old, entry.uri))
-        originals.update({entry.uri: first for entry in others if entry not in old})
+        first, *others = sorted(group, key=lambda entry: (entry in unmeasured, entry.uri))
+        originals.update({entry.uri: first for entry in others if entry in unmeasured})
     return originals
 
 
-def _candidates(entries: Sequence[Entry], new: set[str]) -> list[Entry]:
+def _candidates(entries: Sequence[Entry], is_new_N: np.ndarray) -> list[Entry]:
     """Return the sources for which another one, in another container, has nearly the same size. One of the two is new."""
-    ordered = sorted(entries, key=lambda entry: entry.size)
-    sizes = [entry.size for entry in ordered]
-    candidates: set[Entry] = set()
-    for i, entry in enumerate(ordered):
-        end = bisect_right(sizes, entry.size * (1 + _OVERHEAD) + _OVERHEAD_BYTES)
-        for other in ordered[i + 1 : end]:
-            if _suffix(other) != _suffix(entry) and new & {entry.uri, other.uri}:
-                candidates |= {entry, other}
-    return sorted(candidates)
+    suffixes, kind_N = np.unique([_suffix(entry) for entry in entries], return_inverse=True)
+    if len(suffixes) < 2:
+        return []
+    sizes_N = np.array([entry.size for entry in entries], float)
+    chosen_N = np.zeros(len(entries), bool)
+    for kind in range(len(suffixes)):
+        ours, others = np.flatnonzero(kind_N == kind), kind_N != kind
+        any_other, new_other = (_is_near(sizes_N[ours], np.sort(sizes_N[mask])) for mask in (others, others & is_new_N))
+        chosen_N[ours] = np.where(is_new_N[ours], any_other, new_other)
+    return sorted(entries[number] for number in np.flatnonzero(chosen_N))
+
+
+def _is_near(sizes_N: np.ndarray, sorted_M: np.ndarray) -> np.ndarray:
+    """Return for each size whether one of the sorted ones is nearly the same, bool [N]."""
+    smallest = (sizes_N - _OVERHEAD_BYTES) / (1 + _OVERHEAD)
+    largest = sizes_N * (1 + _OVERHEAD) + _OVERHEAD_BYTES
+    near: np.ndarray = np.searchsorted(sorted_M, largest, "right") > np.searchsorted(sorted_M, smallest, "left")
+    return near
 
 
 def _suffix(entry: Entry) -> str:
-    return PurePosixPath(entry.uri).suffix.lower()
+    return posixpath.splitext(entry.uri)[1].lower()
 
 
 def _packet_digests(entries: Sequence[Entry], max_packets: int | None) -> list[str]:

@@ -5,6 +5,7 @@ part by part, so that its memory does not grow with the number of clips.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -77,6 +78,11 @@ class Record:
     failure: str | None = None
     note: str | None = None
 
+    @property
+    def is_failure(self) -> bool:
+        """Whether the unit is still to do. A failed chunk does not count: its source is measured in one pass instead."""
+        return bool(self.failure) and self.phase != "scan"
+
     def to_json(self) -> str:
         fields = {name: value for name, value in asdict(self).items() if value or name not in _NEWER_FIELDS}
         return json.dumps(fields, sort_keys=True)
@@ -84,6 +90,35 @@ class Record:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Record":
         return cls(**json.loads(text))
+
+
+@dataclass
+class Work:
+    """Sums over units that were done: how many, how many are still to do, CPU seconds by operator, and as `Record` has it."""
+
+    units: int = 0
+    failed: int = 0
+    captioned: int = 0  # clips
+    cpu_s: Counter[str] = field(default_factory=Counter)
+    decodes: Counter[str] = field(default_factory=Counter)
+    vlm: Counter[str] = field(default_factory=Counter)
+    s3: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> "Work":
+        work = cls()
+        for record in records:
+            work.add(record)
+        return work
+
+    def add(self, record: Record) -> None:
+        self.units += 1
+        self.failed += record.is_failure
+        self.captioned += record.rows if record.phase == "caption" else 0
+        self.cpu_s.update(record.cpu_s)
+        self.decodes.update(record.decodes)
+        self.vlm.update(record.vlm)
+        self.s3.update(record.s3)
 
 
 def phase_columns(chain: Iterable[Op]) -> pa.Schema:
@@ -269,13 +304,12 @@ def _bounds(files: unit_files.UnitFiles) -> Iterator[tuple[str, str | None]]:
 
 
 def ranges(files: unit_files.UnitFiles, size: int) -> Iterator[tuple[str, str | None]]:
-    """Yield ranges of video_ids, from one to before another (None: to the end), each of so many sources that were scored.
+    """Yield ranges of video_ids, from one to before another (None: to the end), with about so many units each.
 
-    Where none was scored, sources that were measured count.
+    Those of `score` count, or those of `partition` where there are more of them. All units of a source are in one range.
     """
-    videos = files.first_parts("clips/score")
-    videos = videos if len(videos) else files.first_parts(_PARTITION)
-    starts = ["", *(video.decode() for video in videos[size::size])]
+    videos = max((np.concatenate(list(files.parts_of_names(name, 0))) for name in ("clips/score", _PARTITION)), key=len)
+    starts = ["", *(video.decode() for video in np.unique(np.sort(videos)[size::size]))]
     yield from zip(starts, [*starts[1:], None], strict=True)
 
 

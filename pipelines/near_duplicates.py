@@ -7,6 +7,7 @@ duplicates.json says from what they were made, so that a run with nothing new co
 compared again. Sources that were measured by an earlier release have no fingerprint, and their clips are not compared.
 """
 
+import hashlib
 import json
 import tempfile
 from collections import defaultdict
@@ -22,7 +23,8 @@ from curation.output_folder import OutputFolder
 from curation.partition import fingerprint
 from curation.partition.fingerprint import KEYS, Fingerprint
 from curation.schema import CLIP, Row, columns, digest
-from pipelines import ledger, lock, unit_files, units
+from pipelines import ledger, lock, sources, unit_files, units
+from pipelines.ids import Ids, column_to_array, to_array
 from pipelines.ledger import DUPLICATES, Record
 from pipelines.recipes import Recipe
 from pipelines.units import UnitName
@@ -57,8 +59,12 @@ def mark_duplicates(out: str, recipe: Recipe) -> None:
 
 def _digest_inputs(out: str, settings: DuplicateSettings) -> str:
     """Identify what the rows are made from. Names of scored units hash their clips and all limits."""
-    names = [str(name) for name in (*units.list_current(out), *units.list_committed(out, "score"))]
-    return digest(str(fingerprint.VERSION), json.dumps(asdict(settings), sort_keys=True), *sorted(names))
+    sha = hashlib.sha256(f"{fingerprint.VERSION} {json.dumps(asdict(settings), sort_keys=True)}".encode())
+    files = unit_files.of(out)
+    for videos in ledger.ranges(files, sources.GROUP):
+        for folder in ("clips/partition", f"clips/{units.SUPERSEDED}", "clips/score"):
+            sha.update("\n".join([folder, *files.names(folder, *videos)]).encode())
+    return sha.hexdigest()
 
 
 def _read(state: str) -> str | None:
@@ -71,13 +77,14 @@ def _read(state: str) -> str | None:
 
 def _find(out: str, settings: DuplicateSettings) -> dict[str, list[Row]]:
     """Return the rows of clips that repeat another one, by the name of the unit that holds them."""
-    planned = set(shards.read_plan(out)["clip_id"].to_pylist())
+    planned = Ids([column_to_array(shards.read_plan(out)["clip_id"])])
     clip_ids: list[bytes] = []
     of_unit: list[str] = []  # the partition unit of each clip; one string object for all clips of a unit
     with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
         index = Index(folder)
         for unit, prints, rows in _sources(out):
-            index.add(prints, [_clip(row, row["clip_id"] in planned) for row in rows])
+            is_planned = planned.mask(to_array([row["clip_id"] for row in rows]))
+            index.add(prints, [_clip(row, bool(known)) for row, known in zip(rows, is_planned, strict=True)])
             clip_ids += [row["clip_id"].encode() for row in rows]
             of_unit += [unit] * len(rows)
         copies = index.copies(settings.min_similarity)
@@ -110,11 +117,11 @@ def _clip(row: Row, is_planned: bool) -> Clip:
 
 def _sources(out: str) -> Iterator[tuple[str, Fingerprint, list[Row]]]:
     """Yield each source that has a fingerprint and kept clips: its partition unit, the fingerprint, and those clips' rows."""
-    current = {str(name) for name in units.list_current(out)}
+    superseded = set(units.list_superseded(out))
     for part in ledger.scan(out, _COLUMNS, duplicates=False):
         rows_of: dict[str, list[Row]] = defaultdict(list)
         for row in ledger.kept_clips(part.clips).to_pylist():
-            if row["unit_id"] in current and row["source"] == "curated":
+            if row["unit_id"] not in superseded and row["source"] == "curated":
                 rows_of[row["unit_id"]].append(row)
         names = sorted(rows_of)
         for first in range(0, len(names), _UNITS_AT_ONCE):

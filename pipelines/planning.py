@@ -1,55 +1,66 @@
 """The pending units of each phase: list the wanted units, leave out the committed ones. This reads verdicts, but no pixels.
 
-Listings, and what is derived from verdicts, are kept in `UnitFiles.memo` until units change.
+Units are planned in groups: those of a range of video_ids, of some sources of the input, or some shards. The next group is
+planned after the one before was done, so memory does not depend on how many units there are. Where one group is all, what is
+derived from verdicts is kept in `UnitFiles.memo` until units change.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import shards, storage
+from curation import shards
 from curation.schema import digest
 from pipelines import chunk_units, ledger, sources, unit_files, units
+from pipelines.ids import Ids, column_to_array
 from pipelines.lock import renew_lock
 from pipelines.recipes import Recipe
+from pipelines.sources import Listing
 from pipelines.unit_files import UnitFiles
-from pipelines.units import Unit, UnitName
-
-Clip = tuple[str, str | None]
-"""A clip's id and the category of its interaction."""
+from pipelines.units import Group, Range, Unit, UnitName
 
 # The lock is renewed after this many deleted units.
 _DELETIONS_PER_RENEWAL = 5000
+# Whose rows go into a shard, next to those of `partition`.
+_LATER_PHASES = (ledger.DUPLICATES, "annotate", "caption", "relate")
+# Shards that are planned together. One of 64 one-clip sources takes 40 kB as a unit.
+_SHARDS_AT_ONCE = 4096
 
 
-class Pending(NamedTuple):
-    """The units of a phase that are still to be done, and how many were done before."""
-
-    units: list[Unit]
-    done: int
-
-
-def pending_units(phase: str, out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> Pending:
-    """List the pending units of a phase. Committed units of other settings or clips are deleted on the way."""
-    return _PENDING[phase](out, recipe, entries)
-
-
-def _pending_chunks(out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> Pending:
-    return Pending(chunk_units.pending_chunks(entries, out, recipe), len(units.list_committed(out, "scan")))
+def pending_units(phase: str, out: str, recipe: Recipe, listing: Listing) -> Iterator[Group]:
+    """Yield the pending units of a phase in groups, at least one. Committed units of other settings or clips are deleted on the
+    way.
+    """
+    if phase in _PENDING_IN_RANGE:
+        ranges = list(_ranges(out))
+        for number, videos in enumerate(ranges, 1):
+            yield _PENDING_IN_RANGE[phase](out, recipe, videos)._replace(planned=number / len(ranges))
+    else:
+        yield from _PENDING[phase](out, recipe, listing)
 
 
-def _pending_sources(out: str, recipe: Recipe, entries: Sequence[storage.Entry]) -> Pending:
-    pending = chunk_units.attach_chunks(sources.pending_sources(entries, out, recipe), out, recipe)
-    return Pending(pending, len(entries) - len(pending))
+def _ranges(out: str) -> Iterator[Range]:
+    """Yield ranges of video_ids, each with as many sources as are planned together."""
+    return (Range(low, high) for low, high in ledger.ranges(unit_files.of(out), sources.GROUP))
 
 
-def _pending_scores(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> Pending:
-    limits, committed = recipe.digest("score"), units.list_committed(out, "score")
-    _delete_units(out, "score", units.find_stale(units.list_committed(out, "partition"), committed, limits))
-    incomplete = dict(units.find_incomplete(units.list_current(out), committed, limits))
+def _pending_chunks(out: str, recipe: Recipe, listing: Listing) -> Iterator[Group]:
+    yield Group([], sum(map(len, unit_files.of(out).parts_of_names("clips/scan", 0))), planned=0.0)
+    yield from chunk_units.pending_chunks(listing, out, recipe)
+
+
+def _pending_sources(out: str, recipe: Recipe, listing: Listing) -> Iterator[Group]:
+    for group in sources.pending_groups(listing, out, recipe):
+        yield group._replace(units=chunk_units.attach_chunks(group.units, out, recipe))
+
+
+def _pending_scores(out: str, recipe: Recipe, videos: Range) -> Group:
+    limits, committed = recipe.digest("score"), units.list_committed(out, "score", videos)
+    _delete_units(out, "score", units.find_stale(units.list_committed(out, "partition", videos), committed, limits))
+    incomplete = dict(units.find_incomplete(units.list_current(out, videos), committed, limits))
     rows = unit_files.of(out).rows_of("clips/partition", incomplete, ("reject", "error"))
     clips = {unit: int(pc.sum(ledger.kept_mask(table)).as_py() or 0) for unit, table in rows}
     pending = [
@@ -58,14 +69,15 @@ def _pending_scores(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> Pen
         for name in units.part_names(unit, clips[unit], limits)
         if name.part not in present
     ]
-    return Pending(pending, len(committed))
+    return Group(pending, len(committed))
 
 
-def _pending_annotations(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> Pending:
-    return _pending_of(out, "annotate", _wanted_annotations(out, recipe), _unscored_sources(out, recipe))
+def _pending_annotations(out: str, recipe: Recipe, videos: Range) -> Group:
+    wanted = _wanted_annotations(out, recipe, videos)
+    return _pending_of(out, "annotate", wanted, _unscored_sources(out, recipe, videos), videos)
 
 
-def _wanted_annotations(out: str, recipe: Recipe) -> dict[str, Unit]:
+def _wanted_annotations(out: str, recipe: Recipe, videos: Range = units.ALL) -> dict[str, Unit]:
     """Return one unit for each scored part that keeps a clip, by name.
 
     The name hashes the kept clips, not the limits that kept them: after a change of limits only the parts that differ are
@@ -73,27 +85,30 @@ def _wanted_annotations(out: str, recipe: Recipe) -> dict[str, Unit]:
     """
     limits, settings = recipe.digest("score"), recipe.digest("annotate")
     files, key = unit_files.of(out), ("annotations", limits, settings)
-    if key not in files.memo:
-        source_of = {digest(str(name), limits): str(name) for name in units.list_current(out)}
-        duplicates = _paths_by_video(out, (ledger.DUPLICATES,))
-        wanted = {}
-        for score, kept in _kept_clips(files):
-            part = UnitName.parse(score)
-            if kept and (unit := source_of.get(part.digest)):
-                name = str(part._replace(digest=digest(unit, settings, *kept)))
-                wanted[name] = Unit(
-                    "annotate", name, upstream=(f"partition/{unit}", f"score/{score}", *duplicates.get(part.video_id, ()))
-                )
-        # In order of the scored parts: names of later units hash the names of a source's parts.
-        files.memo[key] = dict(sorted(wanted.items(), key=lambda item: item[1].upstream))
-    result: dict[str, Unit] = files.memo[key]
-    return result
+    if videos == units.ALL and key in files.memo:
+        known: dict[str, Unit] = files.memo[key]
+        return known
+    source_of = {digest(str(name), limits): str(name) for name in units.list_current(out, videos)}
+    duplicates = _paths_by_video(out, (ledger.DUPLICATES,), videos)
+    wanted = {}
+    for score, kept in _kept_clips(files, videos):
+        part = UnitName.parse(score)
+        if kept and (unit := source_of.get(part.digest)):
+            name = str(part._replace(digest=digest(unit, settings, *kept)))
+            wanted[name] = Unit(
+                "annotate", name, upstream=(f"partition/{unit}", f"score/{score}", *duplicates.get(part.video_id, ()))
+            )
+    # In order of the scored parts: names of later units hash the names of a source's parts.
+    wanted = dict(sorted(wanted.items(), key=lambda item: item[1].upstream))
+    if videos == units.ALL:
+        files.memo[key] = wanted
+    return wanted
 
 
-def _kept_clips(files: UnitFiles) -> Iterator[tuple[str, list[str]]]:
+def _kept_clips(files: UnitFiles, videos: Range) -> Iterator[tuple[str, list[str]]]:
     """Yield each scored part with the clips that it keeps, and that are not dropped as duplicates."""
-    duplicates = {clip for clip, reject in _duplicate_verdicts(files) if reject}
-    for piece in files.scan("clips/score", ("clip_id", "reject", "error")):
+    duplicates = {clip for clip, reject in _duplicate_verdicts(files, videos) if reject}
+    for piece in files.scan("clips/score", ("clip_id", "reject", "error"), *videos):
         clips, is_kept = piece.table["clip_id"].to_pylist(), ledger.kept_mask(piece.table).to_pylist()
         bounds = piece.starts.tolist()
         for unit, begin, end in zip(piece.units, bounds, bounds[1:], strict=False):
@@ -107,21 +122,21 @@ def _kept_clips(files: UnitFiles) -> Iterator[tuple[str, list[str]]]:
             )
 
 
-def _duplicate_verdicts(files: UnitFiles) -> Iterator[tuple[str, str | None]]:
+def _duplicate_verdicts(files: UnitFiles, videos: Range) -> Iterator[tuple[str, str | None]]:
     """Yield each clip that repeats another one, with the reason if it is dropped for that."""
-    for piece in files.scan(f"clips/{ledger.DUPLICATES}", ("clip_id", "reject")):
+    for piece in files.scan(f"clips/{ledger.DUPLICATES}", ("clip_id", "reject"), *videos):
         yield from zip(piece.table["clip_id"].to_pylist(), piece.table["reject"].to_pylist(), strict=True)
 
 
-def _pending_captions(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> Pending:
-    annotations = _wanted_annotations(out, recipe)
-    captions = _wanted_captions(out, recipe, annotations)
-    return _pending_of(out, "caption", captions, _unannotated_sources(out, recipe, annotations))
+def _pending_captions(out: str, recipe: Recipe, videos: Range) -> Group:
+    annotations = _wanted_annotations(out, recipe, videos)
+    captions = _wanted_captions(out, recipe, annotations, videos)
+    return _pending_of(out, "caption", captions, _unannotated_sources(out, recipe, annotations, videos), videos)
 
 
-def _wanted_captions(out: str, recipe: Recipe, annotations: dict[str, Unit]) -> dict[str, Unit]:
+def _wanted_captions(out: str, recipe: Recipe, annotations: dict[str, Unit], videos: Range) -> dict[str, Unit]:
     """Return one unit for each annotated part, by name. The name hashes the name of that part."""
-    settings, annotated = recipe.digest("caption"), {str(name) for name in units.list_committed(out, "annotate")}
+    settings, annotated = recipe.digest("caption"), {str(name) for name in units.list_committed(out, "annotate", videos)}
     wanted = {}
     for name, unit in annotations.items():
         if name in annotated:
@@ -131,17 +146,19 @@ def _wanted_captions(out: str, recipe: Recipe, annotations: dict[str, Unit]) -> 
     return wanted
 
 
-def _pending_relations(out: str, recipe: Recipe, _: Sequence[storage.Entry]) -> Pending:
-    annotations = _wanted_annotations(out, recipe)
-    unannotated = _unannotated_sources(out, recipe, annotations)
-    return _pending_of(out, "relate", _wanted_relations(out, recipe, annotations, unannotated), unannotated)
+def _pending_relations(out: str, recipe: Recipe, videos: Range) -> Group:
+    annotations = _wanted_annotations(out, recipe, videos)
+    unannotated = _unannotated_sources(out, recipe, annotations, videos)
+    return _pending_of(out, "relate", _wanted_relations(out, recipe, annotations, unannotated, videos), unannotated, videos)
 
 
-def _wanted_relations(out: str, recipe: Recipe, annotations: dict[str, Unit], unannotated: set[str]) -> dict[str, Unit]:
+def _wanted_relations(
+    out: str, recipe: Recipe, annotations: dict[str, Unit], unannotated: set[str], videos: Range
+) -> dict[str, Unit]:
     """Return one unit for each video whose kept clips all have captions, by name. The name hashes the caption units' names."""
-    settings, captioned = recipe.digest("relate"), {str(name) for name in units.list_committed(out, "caption")}
+    settings, captioned = recipe.digest("relate"), {str(name) for name in units.list_committed(out, "caption", videos)}
     parts: dict[str, list[Unit]] = {}
-    for unit in _wanted_captions(out, recipe, annotations).values():
+    for unit in _wanted_captions(out, recipe, annotations, videos).values():
         parts.setdefault(unit.upstream[0], []).append(unit)
     wanted = {}
     for source, captions in parts.items():
@@ -152,53 +169,86 @@ def _wanted_relations(out: str, recipe: Recipe, annotations: dict[str, Unit], un
     return wanted
 
 
-def _pending_of(out: str, phase: str, wanted: dict[str, Unit], unfinished: set[str]) -> Pending:
+def _pending_of(out: str, phase: str, wanted: dict[str, Unit], unfinished: set[str], videos: Range) -> Group:
     """Return the wanted units that are not committed, and delete committed units that are not wanted.
 
     Two kinds are not deleted: units of videos whose partition unit is `unfinished`, since their new units cannot be named yet,
     and units of superseded sources, since shards may hold their clips.
     """
-    committed = units.list_committed(out, phase)
-    kept_videos = {UnitName.parse(unit).video_id for unit in (*unfinished, *units.list_superseded(out))}
+    committed = units.list_committed(out, phase, videos)
+    kept_videos = {UnitName.parse(unit).video_id for unit in (*unfinished, *units.list_superseded(out, videos))}
     _delete_units(out, phase, [name for name in committed if str(name) not in wanted and name.video_id not in kept_videos])
     done = {str(name) for name in committed}
-    return Pending([unit for name, unit in wanted.items() if name not in done], len(done & set(wanted)))
+    return Group([unit for name, unit in wanted.items() if name not in done], len(done & set(wanted)))
 
 
-def _pending_shards(out: str, _recipe: Recipe, _: Sequence[storage.Entry]) -> Pending:
-    """List the planned shards that are not committed, each with those of its clips that are still kept."""
-    committed = set(shards.list_committed(out))
-    planned: dict[str, list[str]] = {}
-    for row in shards.read_plan(out).to_pylist():
-        if row["shard"] not in committed:
-            planned.setdefault(row["shard"], []).append(row["clip_id"])
-    if not planned:
-        return Pending([], len(committed))
-    wanted = pa.array([clip for ids in planned.values() for clip in ids], pa.string())
-    unit_of: dict[str, str] = {}
+def _pending_shards(out: str, _recipe: Recipe, _: Listing) -> Iterator[Group]:
+    """List the planned shards that are not committed, each with those of its clips that are still kept.
+
+    A plan is in order of the ledger. So while the ledger is read part by part, only shards that have clips on both sides of a
+    part's end are held, one for each plan.
+    """
+    committed = shards.list_committed(out)
+    plan = shards.read_plan(out)
+    plan = plan.filter(pc.invert(pc.is_in(plan["shard"], pa.array(committed, pa.string()))))
+    names = plan["shard"].unique().to_pylist()
+    group, done = list[Unit](), len(committed)
+    for planned, unit in enumerate(_planned_shards(out, plan, names) if names else (), 1):
+        group.append(unit)
+        if len(group) == _SHARDS_AT_ONCE and planned < len(names):
+            yield Group(sorted(group, key=lambda unit: unit.name), done, planned / len(names))
+            group, done = [], 0
+    yield Group(sorted(group, key=lambda unit: unit.name), done)
+
+
+def _planned_shards(out: str, plan: pa.Table, names: Sequence[str]) -> Iterator[Unit]:
+    """Yield the unit of each of these planned shards, as soon as all of its clips were seen in the ledger."""
+    number_of = {name: number for number, name in enumerate(names)}
+    shard_N = np.array([number_of[name] for name in plan["shard"].to_pylist()], np.int32)
+    ids_N = column_to_array(plan["clip_id"])
+    order_N = np.argsort(ids_N)
+    sorted_N = ids_N[order_N]
+    unseen = np.bincount(shard_N, minlength=len(names))
+    kept: dict[int, list[tuple[int, str]]] = {}  # by shard: the place in the plan and the source of each clip that is kept
+    paths: dict[str, tuple[str, ...]] = {}  # of later units of the sources of these clips
+
+    def unit_of(shard: int) -> Unit:
+        places = sorted(kept.pop(shard, []))
+        clips = tuple(ids_N[place].decode() for place, _ in places)
+        return Unit("shard", names[shard], upstream=_upstream_paths({unit for _, unit in places}, paths), clips=clips)
+
     for part in ledger.scan(out, ("reject", "error")):
-        kept = ledger.kept_clips(part.clips)
-        kept = kept.filter(pc.is_in(kept["clip_id"], wanted))
-        unit_of.update(zip(kept["clip_id"].to_pylist(), kept["unit_id"].to_pylist(), strict=True))
-    later_paths = _paths_by_video(out, (ledger.DUPLICATES, "annotate", "caption", "relate"))
-    pending = []
-    for name, ids in sorted(planned.items()):
-        clips = tuple(clip for clip in ids if clip in unit_of)
-        paths = _upstream_paths({unit_of[clip] for clip in clips}, later_paths)
-        pending.append(Unit("shard", name, upstream=paths, clips=clips))
-    return Pending(pending, len(committed))
+        clips_M = column_to_array(part.clips["clip_id"])
+        first_M, last_M = (np.searchsorted(sorted_N, clips_M, side) for side in ("left", "right"))
+        is_kept, sources_M = ledger.kept_mask(part.clips).to_pylist(), part.clips["unit_id"].to_pylist()
+        seen, videos = set[int](), set[str]()
+        for row in np.flatnonzero(first_M < last_M):
+            for place in order_N[first_M[row] : last_M[row]].tolist():
+                shard = int(shard_N[place])
+                unseen[shard] -= 1
+                seen.add(shard)
+                if is_kept[row]:
+                    kept.setdefault(shard, []).append((place, sources_M[row]))
+                    videos.add(UnitName.parse(sources_M[row]).video_id)
+        if videos:
+            later = _paths_by_video(out, _LATER_PHASES, Range.of(min(videos), max(videos)))
+            paths |= {video: tuple(later.get(video, ())) for video in videos}
+        yield from (unit_of(shard) for shard in sorted(seen) if not unseen[shard])
+        open_videos = {UnitName.parse(unit).video_id for places in kept.values() for _, unit in places}
+        paths = {video: some for video, some in paths.items() if video in open_videos}
+    yield from (unit_of(shard) for shard in np.flatnonzero(unseen).tolist())  # clips of these are in the ledger no more
 
 
-def _paths_by_video(out: str, phases: Sequence[str]) -> dict[str, list[str]]:
+def _paths_by_video(out: str, phases: Sequence[str], videos: Range) -> dict[str, list[str]]:
     """Return the paths "phase/name" of committed units, by video_id."""
     paths: dict[str, list[str]] = {}
     for phase in phases:
-        for name in units.list_committed(out, phase):
+        for name in units.list_committed(out, phase, videos):
             paths.setdefault(name.video_id, []).append(f"{phase}/{name}")
     return paths
 
 
-def _upstream_paths(partition_units: Iterable[str], later_paths: dict[str, list[str]]) -> tuple[str, ...]:
+def _upstream_paths(partition_units: Iterable[str], later_paths: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Return the paths of all units with rows about the clips of these sources, in order of phase."""
     partitions = sorted(partition_units)
     return tuple(f"partition/{unit}" for unit in partitions) + tuple(
@@ -223,38 +273,68 @@ def plan_shards(
     unfinished_inputs = [unit for unit in sorted(unfinished) if is_input(unit)]
     if (pending_inputs or unfinished_inputs) and not partial:
         return _describe_unfinished(out, pending_inputs, unfinished_inputs)
-    planned, committed = shards.read_plan(out).to_pylist(), set(shards.list_committed(out))
-    stored = _stored_clips(out)
+    plan, committed = shards.read_plan(out), pa.array(shards.list_committed(out), pa.string())
     # A clip that was dropped before its shard was committed can be planned again, once it is kept again (`gamecraft retry`).
-    known = {row["clip_id"] for row in planned if row["shard"] not in committed or row["clip_id"] in stored}
-    kept = list(_plannable(out, unfinished, known, recipe.shard.max_category_ratio is None))
-    balanced = _balance_categories(kept, known, recipe.shard.max_category_ratio)
-    new = [clip_id for clip_id, _ in balanced if clip_id not in known]
-    if new:
-        first = 1 + max((int(row["shard"]) for row in planned), default=-1)
-        size = recipe.shard.clips_per_shard
-        rows = [{"shard": f"{first + i // size:06d}", "clip_id": clip_id} for i, clip_id in enumerate(new)]
+    waiting = plan.filter(pc.invert(pc.is_in(plan["shard"], committed)))
+    known = Ids([*_stored_clips(out), column_to_array(waiting["clip_id"])])
+    first = 1 + max((int(name) for name in plan["shard"].unique().to_pylist()), default=-1)
+    rows = _new_rows(out, recipe, unfinished, known, first)
+    if len(rows):
         renew_lock(out)
-        shards.put_plan(out, len(shards.list_plans(out)), pa.Table.from_pylist(rows, schema=shards.PLAN))
+        shards.put_plan(out, len(shards.list_plans(out)), rows)
     return None
 
 
-def _stored_clips(out: str) -> set[str]:
-    """Return the clips that a shard holds."""
-    stored: set[str] = set()
+def _new_rows(out: str, recipe: Recipe, unfinished: set[str], known: Ids, first: int) -> pa.Table:
+    """Return the rows of the next plan: the kept clips of finished sources that are not known, from shard `first` on."""
+    size, clips = recipe.shard.clips_per_shard, 0
+    tables = [shards.PLAN.empty_table()]
+    for ids in _plannable(out, unfinished, known, recipe.shard.max_category_ratio):
+        names = [f"{first + number // size:06d}" for number in range(clips, clips + len(ids))]
+        tables.append(pa.table([pa.array(names, pa.string()), pa.array(ids, pa.string())], schema=shards.PLAN))
+        clips += len(ids)
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _stored_clips(out: str) -> Iterator[np.ndarray]:
+    """Yield the clips that a shard holds."""
     for piece in unit_files.of(out).scan("clips/shard", ("clip_id", "shard")):
-        stored.update(piece.table.filter(pc.is_valid(piece.table["shard"]))["clip_id"].to_pylist())
-    return stored
+        yield column_to_array(piece.table.filter(pc.is_valid(piece.table["shard"]))["clip_id"])
 
 
-def _plannable(out: str, unfinished: set[str], known: set[str], only_new: bool) -> Iterator[Clip]:
-    """Yield the kept clips of finished sources, in order of content. only_new: without those that are planned already."""
+def _plannable(out: str, unfinished: set[str], known: Ids, ratio: float | None) -> Iterator[list[str]]:
+    """Yield the kept clips of finished sources that are not known, in order of content.
+
+    ratio: limits the clips of each category to so many times the count of the rarest category. Clips that are known already
+    come first. Clips of no known category are not limited.
+    """
+    sizes, counts = Counter[str](), Counter[str]()
+    if ratio is not None:
+        for clips in _finished_clips(out, unfinished):
+            is_known = known.mask(column_to_array(clips["clip_id"]))
+            for category, counted in zip(clips["interaction_category"].to_pylist(), is_known.tolist(), strict=True):
+                sizes[category or ""] += 1
+                counts[category or ""] += counted
+    most = min((size for category, size in sizes.items() if category), default=None)
+    max_count = None if ratio is None or most is None else int(ratio * most)
+    for clips in _finished_clips(out, unfinished):
+        is_new = ~known.mask(column_to_array(clips["clip_id"]))
+        new = clips.filter(pa.array(is_new))
+        ids = []
+        for clip_id, category in zip(new["clip_id"].to_pylist(), new["interaction_category"].to_pylist(), strict=True):
+            counts[category or ""] += 1
+            if not category or max_count is None or counts[category] <= max_count:
+                ids.append(clip_id)
+        if ids:
+            yield ids
+
+
+def _finished_clips(out: str, unfinished: set[str]) -> Iterator[pa.Table]:
+    """Yield the kept clips of finished sources, part by part."""
+    left_out = pa.array(sorted(unfinished), pa.string())
     for part in ledger.scan(out, ("interaction_category", "reject", "error")):
         kept = ledger.kept_clips(part.clips)
-        names = ("clip_id", "unit_id", "interaction_category")
-        for clip_id, unit, category in zip(*(kept[name].to_pylist() for name in names), strict=True):
-            if unit not in unfinished and not (only_new and clip_id in known):
-                yield clip_id, category
+        yield kept.filter(pc.invert(pc.is_in(kept["unit_id"], left_out))) if unfinished else kept
 
 
 def _describe_unfinished(out: str, pending_inputs: Sequence[str], partition_units: Sequence[str]) -> str:
@@ -265,43 +345,32 @@ def _describe_unfinished(out: str, pending_inputs: Sequence[str], partition_unit
     return f"{count} {sources} not finished ({names}{more}); run the same command again, or use --partial to plan without"
 
 
-def _balance_categories(kept: Sequence[Clip], known: set[str], ratio: float | None) -> list[Clip]:
-    """Limit the clips of each category to `ratio` times the count of the rarest category.
-
-    Clips that are planned already come first. Clips of no known category are not limited.
-    """
-    sizes = Counter(category for _, category in kept if category)
-    if ratio is None or not sizes:
-        return list(kept)
-    max_count, counts, balanced = int(ratio * min(sizes.values())), Counter[str](), []
-    for clip_id, category in sorted(kept, key=lambda clip: clip[0] not in known):
-        counts[category or ""] += 1
-        if not category or counts[category] <= max_count:
-            balanced.append((clip_id, category))
-    return balanced
-
-
 def _unfinished_sources(out: str, recipe: Recipe) -> set[str]:
     """Return the partition units with clips that have not been through every phase."""
-    related, annotations = {str(name) for name in units.list_committed(out, "relate")}, _wanted_annotations(out, recipe)
-    unannotated = _unannotated_sources(out, recipe, annotations)
-    relations = _wanted_relations(out, recipe, annotations, unannotated)
+    return {unit for videos in _ranges(out) for unit in _unfinished_in_range(out, recipe, videos)}
+
+
+def _unfinished_in_range(out: str, recipe: Recipe, videos: Range) -> set[str]:
+    related = {str(name) for name in units.list_committed(out, "relate", videos)}
+    annotations = _wanted_annotations(out, recipe, videos)
+    unannotated = _unannotated_sources(out, recipe, annotations, videos)
+    relations = _wanted_relations(out, recipe, annotations, unannotated, videos)
     done = {unit.upstream[0] for name, unit in relations.items() if name in related}
     with_kept_clips = {unit.upstream[0] for unit in annotations.values()}
     return unannotated | {path.removeprefix("partition/") for path in with_kept_clips - done}
 
 
-def _unannotated_sources(out: str, recipe: Recipe, annotations: dict[str, Unit]) -> set[str]:
+def _unannotated_sources(out: str, recipe: Recipe, annotations: dict[str, Unit], videos: Range) -> set[str]:
     """Return the partition units whose parts are not all scored, or not all annotated."""
-    done = {str(name) for name in units.list_committed(out, "annotate")}
+    done = {str(name) for name in units.list_committed(out, "annotate", videos)}
     pending = [unit for name, unit in annotations.items() if name not in done]
-    return _unscored_sources(out, recipe) | {unit.upstream[0].removeprefix("partition/") for unit in pending}
+    return _unscored_sources(out, recipe, videos) | {unit.upstream[0].removeprefix("partition/") for unit in pending}
 
 
-def _unscored_sources(out: str, recipe: Recipe) -> set[str]:
+def _unscored_sources(out: str, recipe: Recipe, videos: Range) -> set[str]:
     """Return the partition units whose parts are not all scored."""
-    scored, limits = units.list_committed(out, "score"), recipe.digest("score")
-    return {unit for unit, _ in units.find_incomplete(units.list_current(out), scored, limits)}
+    scored, limits = units.list_committed(out, "score", videos), recipe.digest("score")
+    return {unit for unit, _ in units.find_incomplete(units.list_current(out, videos), scored, limits)}
 
 
 def _delete_units(out: str, phase: str, names: Sequence[UnitName]) -> None:
@@ -313,12 +382,14 @@ def _delete_units(out: str, phase: str, names: Sequence[UnitName]) -> None:
         unit_files.of(out).delete(dict.fromkeys(folders, some))
 
 
-_PENDING: dict[str, Callable[[str, Recipe, Sequence[storage.Entry]], Pending]] = {
+_PENDING: dict[str, Callable[[str, Recipe, Listing], Iterator[Group]]] = {
     "scan": _pending_chunks,
     "partition": _pending_sources,
+    "shard": _pending_shards,
+}
+_PENDING_IN_RANGE: dict[str, Callable[[str, Recipe, Range], Group]] = {
     "score": _pending_scores,
     "annotate": _pending_annotations,
     "caption": _pending_captions,
     "relate": _pending_relations,
-    "shard": _pending_shards,
 }

@@ -167,22 +167,16 @@ def _print_members(out: str, row: dict[str, Any]) -> None:
 
 def print_summary(summary: Any, report: str) -> None:
     """Print the cost by operator, then what came out and where to look."""
-    cost: dict[str, float] = {}
-    decodes: dict[str, int] = {}
-    for record in summary.records:
-        for name, seconds in record.cpu_s.items():
-            cost[name] = cost.get(name, 0) + seconds
-        for name, count in record.decodes.items():
-            decodes[name] = decodes.get(name, 0) + count
-    for name, seconds in cost.items():
+    work = summary.work
+    for name, seconds in work.cpu_s.items():
         say(f"  {name:20} {seconds:9.2f} CPU-s")
-    if decodes:
-        say("  decodes: " + ", ".join(f"{count} {name}" for name, count in sorted(decodes.items())))
+    if work.decodes:
+        say("  decodes: " + ", ".join(f"{count} {name}" for name, count in sorted(work.decodes.items())))
     if words := s3.throttling(summary.s3):
         say(f"  {words}")
     for title, words in summary.notes:
         say(f"  {title}: {words}")
-    done, before = len(summary.records) - len(summary.failures), sum(summary.before.values())
+    done, before = work.units - work.failed, sum(summary.before.values())
     say(f"  {plural(done, 'unit')} done in {summary.wall_s:.1f} s, {before} were done before")
     left_out = [f"{n} {what}" for n, what in ((summary.unreadable, "unreadable"), (summary.duplicates, "duplicate")) if n]
     say(
@@ -197,8 +191,8 @@ def print_summary(summary: Any, report: str) -> None:
         )
     if summary.held:
         say(f"no new shards are planned: {summary.held}")
-    if summary.failures:
-        say(f"{plural(len(summary.failures), 'unit')} could not be finished; run the same command again to retry")
+    if work.failed:
+        say(f"{plural(work.failed, 'unit')} could not be finished; run the same command again to retry")
     if summary.lost:
         say(f"{plural(summary.lost, 'source')} lost: OUT/dead says why; `gamecraft retry OUT` lets the next run try again")
     say(f"report: {report}")

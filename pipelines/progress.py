@@ -40,10 +40,14 @@ _SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 @dataclass
 class PhaseProgress:
-    """Counts of one phase of this run. before: units that earlier runs did. part: what is done of current units."""
+    """Counts of one phase of this run. before: units that earlier runs did. part: what is done of current units.
+
+    total: units of this run, of which so many are planned.
+    """
 
     total: int
     before: int
+    planned: int = 0
     done: int = 0
     failed: int = 0
     rows: int = 0
@@ -82,13 +86,24 @@ class RunProgress:
             thread.join(_EVERY_S)
             self.write()
 
-    def begin(self, phase: str, total: int, before: int) -> None:
-        """Begin a phase, or another round of it, with so many units."""
+    def plan(self, phase: str, units: int, before: int, share: float = 1.0) -> None:
+        """Add a group of a phase with so many units, with which this share of the phase is planned.
+
+        Until all groups are planned, the total is an estimate by those that are.
+        """
         with self._lock:
-            known = self._phases.setdefault(phase, PhaseProgress(0, before))
-            known.total += total
-            self._phase, self._phase_began, self._ended = phase, time.monotonic(), []
+            known = self._phases.setdefault(phase, PhaseProgress(0, 0))
+            known.planned, known.before = known.planned + units, known.before + before
+            known.total = max(known.planned, round(known.planned / share)) if share else known.planned
+            if phase != self._phase:
+                self._phase, self._phase_began, self._ended = phase, time.monotonic(), []
         self._gauge(phase)
+
+    def total(self, phase: str) -> int:
+        return self._phases[phase].total
+
+    def done(self, phase: str) -> int:
+        return self._phases[phase].done
 
     def set_part(self, part: float) -> None:
         """Set how much of the current units is done, summed over them."""

@@ -46,16 +46,18 @@ from pipelines import (
     worker_pool,
 )
 from pipelines import totals as totals_module
-from pipelines.ledger import Record
+from pipelines.ledger import Record, Work
 from pipelines.lock import hold_lock
 from pipelines.phases import Phase
 from pipelines.progress import RunProgress
 from pipelines.recipes import CLIP_PHASES, PHASES, SYNTH_PHASES, Recipe
 from pipelines.report.output import Output, read_output
 from pipelines.totals import Totals
-from pipelines.units import SUPERSEDED, Unit
+from pipelines.units import SUPERSEDED, Group, Unit
 
 _POSE_UNIT = "translation times a camera's scale_to_unit: what the player moves in a second at top speed is 1"
+# Records that a summary holds.
+_MAX_RECORDS = 100_000
 # What may differ from the run before, as long as no clip is planned into a shard.
 _CHANGEABLE = ("synth.", "score.", "annotate.", "caption.", "relate.")
 
@@ -66,10 +68,10 @@ log = logging.getLogger(__name__)
 class Summary:
     """What a run did, and what the output holds after it.
 
-    records: of the units that this run did. Counts are of the whole output. changed: units of sources that changed since they
-    were measured, as this run noticed. held: why no new shards were planned. notes: (title, words) for the summary and the
-    report. before: committed units by phase that this run found. s3: requests by this process and its workers, as
-    `WorkerState.s3_requests` counts them. output: what the report shows.
+    records: of the units that this run did; of many, the first ones. work: sums over all of them. Counts are of the whole
+    output. changed: units of sources that changed since they were measured, as this run noticed. held: why no new shards were
+    planned. notes: (title, words) for the summary and the report. before: committed units by phase that this run found. s3:
+    requests by this process and its workers, as `WorkerState.s3_requests` counts them. output: what the report shows.
     """
 
     out: str
@@ -91,6 +93,7 @@ class Summary:
     notes: list[tuple[str, str]] = field(default_factory=list)
     before: dict[str, int] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
+    work: Work = field(default_factory=Work)
     s3: Counter[str] = field(default_factory=Counter)
     wall_s: float = 0.0
     output: Output | None = field(default=None, repr=False)
@@ -98,7 +101,7 @@ class Summary:
     @property
     def finished(self) -> bool:
         """Whether all input is in shards or left out for a reason, and no source changed since it was measured."""
-        return not (self.failures or self.held or self.changed)
+        return not (self.work.failed or self.held or self.changed)
 
     @property
     def lost(self) -> int:
@@ -107,8 +110,14 @@ class Summary:
 
     @property
     def failures(self) -> list[Record]:
-        """Units that are still to do. A failed chunk does not count: its source is measured in one pass instead."""
-        return [record for record in self.records if record.failure and record.phase != "scan"]
+        """Units, among the records, that are still to do."""
+        return [record for record in self.records if record.is_failure]
+
+    def add(self, record: Record) -> None:
+        """Count a unit that this run did."""
+        self.work.add(record)
+        if len(self.records) < _MAX_RECORDS:
+            self.records.append(record)
 
 
 def curate(
@@ -132,14 +141,14 @@ def curate(
     exclude = storage.normal(out)
 
     def list_inputs() -> Inputs:
-        listed = source_files.find_sources(inputs, exclude=exclude) if {"scan", "partition", "shard"} & set(phases) else []
-        entries, growing = sources.split_growing(listed)
-        digests = {units.source_digest(entry, recipe) for entry in entries}
+        found = source_files.find_sources(inputs, exclude=exclude) if {"scan", "partition", "shard"} & set(phases) else []
+        entries, growing = sources.split_growing(found)
+        listing = sources.Listing(entries, recipe)
         return Inputs(
-            todo=lambda name, folder: planning.pending_units(name, folder, recipe, entries),
-            prepare=lambda folder: sources.supersede_changed(entries, growing, folder, recipe),
-            unmade=lambda folder: sources.unmeasured_uris(entries, folder, recipe),
-            includes=lambda unit: units.UnitName.parse(unit).digest in digests,
+            pending=lambda name, folder: planning.pending_units(name, folder, recipe, listing),
+            prepare=lambda folder: sources.supersede_changed(listing, growing, folder),
+            unmade=lambda folder: sources.unmeasured_uris(listing, folder),
+            includes=lambda unit: units.UnitName.parse(unit).digest in listing.ids,
             notes=[("still being written, so the next run takes it", uri) for uri in growing],
         )
 
@@ -169,13 +178,13 @@ def synthesise(
     """
     wanted = synth_units.plan_requests(interactions, frames, recipe)
 
-    def todo(name: str, folder: str) -> tuple[list[Unit], int]:
+    def pending(name: str, folder: str) -> Iterator[Group]:
         if name == "generate":
-            return synth_units.todo(folder, recipe, wanted)
-        return planning.pending_units(name, folder, recipe, [])
+            return synth_units.pending_groups(folder, recipe, wanted)
+        return planning.pending_units(name, folder, recipe, sources.Listing([], recipe))
 
     inputs = Inputs(
-        todo=todo,
+        pending=pending,
         prepare=lambda _: None,
         unmade=lambda folder: [unit.name for unit in synth_units.todo(folder, recipe, wanted)[0]],
         includes=lambda _: True,
@@ -187,11 +196,11 @@ def synthesise(
 class Inputs:
     """The input of a run, as functions of the output folder.
 
-    todo: (phase, out) -> the units left to do, and how many were done before. prepare: called once, before the phases.
+    pending: (phase, out) -> the units left to do, in groups. prepare: called once, before the phases.
     unmade: the inputs that have no unit yet. includes: whether a partition unit belongs to the input. notes: for the summary.
     """
 
-    todo: Callable[[str, str], tuple[list[Unit], int]]
+    pending: Callable[[str, str], Iterator[Group]]
     prepare: Callable[[str], None]
     unmade: Callable[[str], list[str]]
     includes: Callable[[str], bool]
@@ -236,14 +245,19 @@ def _run(
             lock.renew_lock(out)  # listing units may delete those of other settings, and plans shards
             if name == "shard":
                 summary.held = planning.plan_shards(out, recipe, inputs.unmade(out), partial, inputs.includes)
-            for left, done in _rounds(name, out, recipe, inputs.todo):
-                summary.before.setdefault(name, done)
-                _delete_logs(out, left, logged)
-                dead_letters.delete(out, letters & {(name, unit.name) for unit in left})
-                progress.begin(name, len(left), done)
-                summary.records += _run_phase(Phase(name, recipe, out, files.manifest.number), left, runner, progress)
-                if left:
-                    files.refresh()
+            with _Shown(progress) as shown:
+                for group in inputs.pending(name, out):
+                    summary.before[name] = summary.before.get(name, 0) + group.done
+                    _delete_logs(out, group.units, logged)
+                    dead_letters.delete(out, letters & {(name, unit.name) for unit in group.units})
+                    progress.plan(name, len(group.units), group.done, group.planned)
+                    for record in _run_phase(Phase(name, recipe, out, files.manifest.number), group.units, runner, shown):
+                        summary.add(record)
+                    if group.units and group.planned < 1:
+                        compact.pack(out)
+                    if group.units:
+                        files.refresh()
+                    lock.renew_lock(out)
             if name == "score":
                 near_duplicates.mark_duplicates(out, recipe)
             compact.pack(out)
@@ -256,24 +270,9 @@ def _run(
         scratch.remove_stale_folders()  # of workers that were killed
         _conclude(summary, recipe)
     summary.notes = [*inputs.notes, *summary.notes]
-    summary.s3 = sum((Counter(record.s3) for record in summary.records), worker.s3_requests - requests)
+    summary.s3 = summary.work.s3 + (worker.s3_requests - requests)
     summary.wall_s = time.monotonic() - began
     return summary
-
-
-def _rounds(
-    name: str, out: str, recipe: Recipe, todo: Callable[[str, str], tuple[list[Unit], int]]
-) -> Iterator[tuple[list[Unit], int]]:
-    """Yield the units left of a phase, and how many were done before: once, except that a failed attempt of `generate` may
-    add another attempt. No unit is tried twice.
-    """
-    tried: set[str] = set()
-    for _ in range(recipe.synth.attempts if name == "generate" else 1):
-        left, before = todo(name, out)
-        new = [unit for unit in left if unit.name not in tried]
-        if new or not tried:
-            yield new, before
-        tried |= {unit.name for unit in new}
 
 
 def _check_writable(out: str) -> None:
@@ -311,26 +310,47 @@ def _check_recipe(out: str, recipe: Recipe) -> None:
     )
 
 
-def _run_phase(phase: Phase, todo: Sequence[Unit], runner: str, run_progress: RunProgress) -> Iterator[Record]:
-    """Run a phase's units and show progress with a rate and the time left. Each kind of failure is logged once, as it comes."""
-    if not todo:
+class _Shown:
+    """A progress bar over all groups of a phase, and the progress of the run. A phase without units has none."""
+
+    def __init__(self, progress: RunProgress) -> None:
+        self._bar, self._progress = _progress(), progress
+
+    def __enter__(self) -> "_Shown":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar.tasks:
+            self._bar.stop()
+
+    def begin(self, phase: str) -> None:
+        """Begin a group of the phase."""
+        if not self._bar.tasks:
+            self._bar.add_task(f"{phase:9}", total=0)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], total=self._progress.total(phase))
+
+    def set_part(self, phase: str, part: float) -> None:
+        """Show how much of the current units is done, summed over them."""
+        self._bar.update(self._bar.task_ids[0], completed=self._progress.done(phase) + part)
+        self._progress.set_part(part)
+
+    def add(self, record: Record) -> None:
+        self._progress.add(record)
+        self._bar.update(self._bar.task_ids[0], completed=self._progress.done(record.phase))
+
+
+def _run_phase(phase: Phase, units_: Sequence[Unit], runner: str, shown: _Shown) -> Iterator[Record]:
+    """Run units of a phase, and show progress with a rate and the time left. Each kind of failure is logged once."""
+    if not units_:
         return
     logged: set[str] = set()
-    with _progress() as progress:
-        task = progress.add_task(f"{phase.name:9}", total=len(todo))
-
-        finished = 0
-
-        def show_part(part: float) -> None:
-            progress.update(task, completed=finished + part)
-            run_progress.set_part(part)
-
-        records = runners.run_ray(phase, todo) if runner == "ray" else runners.run_local(phase, todo, show_part)
-        for finished, record in enumerate(records, start=1):
-            progress.update(task, completed=finished)
-            run_progress.add(record)
-            _log_record(record, logged)
-            yield record
+    shown.begin(phase.name)
+    show_part = partial(shown.set_part, phase.name)
+    for record in runners.run_ray(phase, units_) if runner == "ray" else runners.run_local(phase, units_, show_part):
+        shown.add(record)
+        _log_record(record, logged)
+        yield record
 
 
 def _log_record(record: Record, logged: set[str]) -> None:
@@ -375,7 +395,7 @@ def _conclude(summary: Summary, recipe: Recipe) -> None:
     summary.rejected = summary.clips - summary.kept - summary.errors
     summary.stored = totals.stored.clips
     summary.kept_s, summary.total_s = totals.kept_s, totals.total_s
-    summary.notes = [*totals.notes(), *totals.captions.lines(summary.records)]
+    summary.notes = [*totals.notes(), *totals.captions.lines(summary.work)]
     summary.near_duplicates = totals.near_duplicates
     names = shards.list_committed(out)
     summary.shards = len(names)

@@ -8,12 +8,13 @@ no row: the next run tries it again.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from curation import source_files, storage
@@ -23,6 +24,7 @@ from curation.schema import digest
 from curation.shards import from_parquet, to_parquet
 from curation.storage import Entry
 from pipelines import unit_files
+from pipelines.ids import to_array
 
 SOURCES = pa.schema(
     [
@@ -34,6 +36,7 @@ SOURCES = pa.schema(
     ]
 )
 _GROUP = 1000
+_READ_AT_ONCE = 256  # parts of the manifest
 
 
 class Identified(NamedTuple):
@@ -50,12 +53,14 @@ def identify(out: str, entries: Sequence[Entry], probed_bytes: float = math.inf)
     probed_bytes: sources of at least this size are also opened for their declared length.
     """
     files = unit_files.of(out)
-    known = _read(out, entries)
+    manifest = files.kept.setdefault("sources", _Manifest(out))
+    known = manifest.find(entries)
     missing = [entry for entry in entries if _is_missing(known.get(entry), entry, probed_bytes)]
-    groups = [(out, missing[first : first + _GROUP], probed_bytes) for first in range(0, len(missing), _GROUP)]
-    for group in files.run_tasks(_identify_group, groups):
-        known.update(zip(missing[: len(group)], group, strict=True))
-        del missing[: len(group)]
+    groups = [missing[first : first + _GROUP] for first in range(0, len(missing), _GROUP)]
+    found_in = files.run_tasks(_identify_group, [(out, group, probed_bytes) for group in groups])
+    for group, found in zip(groups, found_in, strict=True):
+        known.update(zip(group, found, strict=True))
+        manifest.add(group, found)
     return known
 
 
@@ -63,19 +68,61 @@ def _is_missing(known: Identified | None, entry: Entry, probed_bytes: float) -> 
     return known is None or (known.duration_s is None and entry.size >= probed_bytes)
 
 
-def _read(out: str, entries: Iterable[Entry]) -> dict[Entry, Identified]:
-    """Return the rows of these entries. Later parts may repeat a source with its length."""
-    wanted = {(entry.uri, entry.token): entry for entry in entries}
-    folder = OutputFolder(out).sources
-    known: dict[Entry, Identified] = {}
-    uris = [storage.join(folder, name) for name in storage.names(folder)] if wanted else []
-    for data in storage.at_once(storage.read, uris) if uris else ():
-        for row in from_parquet(data).to_pylist():
-            if entry := wanted.get((row["uri"], row["token"])):
-                before = known.get(entry)
-                duration_s = row["duration_s"] if row["duration_s"] is not None else before and before.duration_s
-                known[entry] = Identified(row["video_id"], duration_s)
-    return known
+class _Manifest:
+    """The rows of the manifest: those of earlier runs, which are read once, and those that this run adds. 40 bytes a source."""
+
+    def __init__(self, out: str) -> None:
+        self._out = out
+        self._blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None  # sorted keys, video_ids, lengths
+
+    def find(self, entries: Sequence[Entry]) -> dict[Entry, Identified]:
+        """Return what is known of these sources."""
+        if not entries:
+            return {}
+        if self._blocks is None:
+            self._blocks = []
+            folder = OutputFolder(self._out).sources
+            names = storage.names(folder)
+            for first in range(0, len(names), _READ_AT_ONCE):
+                some = names[first : first + _READ_AT_ONCE]
+                rows = [
+                    row
+                    for data in storage.at_once(lambda name: storage.read(storage.join(folder, name)), some)
+                    for row in from_parquet(data).to_pylist()
+                ]
+                self._add([(row["uri"], row["token"], row["video_id"], row["duration_s"]) for row in rows])
+        known: dict[Entry, Identified] = {}
+        keys_N = to_array([_key(entry.uri, entry.token) for entry in entries])
+        for keys, video_ids, lengths in self._blocks:
+            at = np.minimum(np.searchsorted(keys, keys_N), len(keys) - 1)
+            for number in np.flatnonzero(keys[at] == keys_N):
+                length, before = float(lengths[at[number]]), known.get(entries[number])
+                duration_s = (before and before.duration_s) if math.isnan(length) else length
+                known[entries[number]] = Identified(video_ids[at[number]].decode(), duration_s)
+        return known
+
+    def add(self, entries: Sequence[Entry], found: Sequence[Identified]) -> None:
+        """Add what this run read of sources. Those that could not be read are left out."""
+        known = zip(entries, found, strict=True)
+        self._add([(e.uri, e.token, source.video_id, source.duration_s) for e, source in known if source.problem is None])
+
+    def _add(self, rows: Sequence[tuple[str, str, str, float | None]]) -> None:
+        """Add rows as a block. Later parts may repeat a source with its length, so a source can be in several blocks."""
+        last: dict[str, tuple[str, float]] = {}
+        for uri, token, video_id, duration_s in rows:
+            key = _key(uri, token)
+            length = last[key][1] if duration_s is None and key in last else duration_s
+            last[key] = video_id, math.nan if length is None else length
+        if last:
+            keys = to_array(list(last))
+            order = np.argsort(keys)
+            video_ids, lengths = to_array([v for v, _ in last.values()]), np.array([s for _, s in last.values()])
+            assert self._blocks is not None
+            self._blocks.append((keys[order], video_ids[order], lengths[order]))
+
+
+def _key(uri: str, token: str) -> str:
+    return digest(uri, token)
 
 
 def _identify_group(out: str, entries: Sequence[Entry], probed_bytes: float) -> list[Identified]:

@@ -9,12 +9,15 @@ to the output cost more than that, and only once (`pipelines.source_manifest`).
 
 import math
 import time
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-from typing import NamedTuple
+from functools import cache, cached_property
+from typing import NamedTuple, overload
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import shards, source_files, storage
@@ -22,16 +25,19 @@ from curation.errors import SourceChanged
 from curation.schema import CLIP, Row, columns
 from curation.storage import Entry
 from pipelines import duplicates, ledger, source_manifest, unit_files, units
+from pipelines.ids import Ids, to_array
 from pipelines.ledger import Record
 from pipelines.recipes import Recipe
 from pipelines.source_manifest import Identified
-from pipelines.units import SUPERSEDED, Unit, UnitName, source_digest
+from pipelines.units import SUPERSEDED, Group, Unit, UnitName, source_digest
 
 CHANGED = "superseded: the source changed since it was measured"
 GREW = "the file grew after clips of its shorter version were stored in shards; curate it into another --out"
 
 # A file that changed this recently is listed again a second later. If it is being written, it waits for the next run.
 _YOUNG_S, _RECHECK_S = 2.0, 1.0
+GROUP = 1 << 16
+"""Sources that are listed, measured and packed together: what a group needs in memory does not depend on how many there are."""
 
 
 class _Identity(NamedTuple):
@@ -69,58 +75,127 @@ def _changed(entry: Entry) -> bool:
     return False
 
 
-def unmeasured_uris(entries: Iterable[Entry], out: str, recipe: Recipe) -> list[str]:
-    """List the uris of sources that have no committed unit in `partition`."""
-    measured = {name.digest for name in units.list_current(out)}
-    return [entry.uri for entry in entries if source_digest(entry, recipe) not in measured]
+class Listing(Sequence[Entry]):
+    """The listed sources of an input, in order of their uris, with what is compared to the units of an output."""
+
+    def __init__(self, entries: Iterable[Entry], recipe: Recipe) -> None:
+        self._entries = sorted(entries)
+        self._recipe = recipe
+
+    @overload
+    def __getitem__(self, at: int) -> Entry: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Entry]: ...
+    def __getitem__(self, at: int | slice) -> Entry | list[Entry]:
+        return self._entries[at]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @cached_property
+    def digests(self) -> np.ndarray:
+        """By `units.source_digest`, as bytes, [N]."""
+        return to_array([source_digest(entry, self._recipe) for entry in self._entries])
+
+    @cached_property
+    def ids(self) -> Ids:
+        """The digests as a set."""
+        return Ids([self.digests])
+
+    def find(self, uri: str) -> Entry | None:
+        """Return the source with a uri."""
+        at = bisect_left(self._entries, uri, key=lambda entry: entry.uri)
+        return self._entries[at] if at < len(self) and self._entries[at].uri == uri else None
+
+    def choose(self, mask_N: np.ndarray) -> list[Entry]:
+        """Return the sources for which a mask is true."""
+        return [self._entries[number] for number in np.flatnonzero(mask_N)]
+
+    def unmeasured(self, out: str) -> list[Entry]:
+        """Return the sources that have no committed unit in `partition`."""
+        return self.choose(~units.committed_digests(out, "partition").mask(self.digests))
+
+
+def unmeasured_uris(listing: Listing, out: str) -> list[str]:
+    """List the uris of sources that have no committed unit in `partition`, or one of another version."""
+    superseded = Ids([to_array([UnitName.parse(name).digest for name in units.list_superseded(out)])])
+    measured = units.committed_digests(out, "partition").mask(listing.digests) & ~superseded.mask(listing.digests)
+    return [entry.uri for entry in listing.choose(~measured)]
 
 
 def pending_sources(entries: Iterable[Entry], out: str, recipe: Recipe, probed_bytes: float = math.inf) -> list[Unit]:
-    """List units for the sources that have none yet. A second copy of a recording gets a unit that only records the duplicate.
+    """List units for the sources that have none yet: all groups of `pending_groups`, though none is measured in between."""
+    groups = pending_groups(Listing(entries, recipe), out, recipe, probed_bytes)
+    return [unit for group in groups for unit in group.units]
+
+
+def pending_groups(listing: Listing, out: str, recipe: Recipe, probed_bytes: float = math.inf) -> Iterator[Group]:
+    """Group the sources that have no unit yet. A second copy of a recording gets a unit that only records the duplicate.
 
     Only new sources are read, and of those only the few blocks that identify them. The original among equal sources is the one
-    that was committed before, else the first by uri.
+    that was committed before, else the first by uri. A group is read when it is asked for, after the ones before it were
+    measured. There is at least one group, which may be empty.
     """
-    entries = sorted(entries)
-    committed = {name.digest for name in units.list_committed(out, "partition")}
-    digest_of = {entry: source_digest(entry, recipe) for entry in entries}
-    new = [entry for entry in entries if digest_of[entry] not in committed]
+    new = listing.unmeasured(out)
+    done = len(listing) - len(new)
     if not new:
-        return []
+        yield Group([], done)
+        return
+    remuxes = duplicates.find_remuxes(new, _without(listing, new))
+    for first in range(0, len(new), GROUP):
+        pending = _pending_group(new[first : first + GROUP], remuxes, listing, out, recipe, probed_bytes)
+        yield Group(pending, done if first == 0 else 0, min(1.0, (first + GROUP) / len(new)))
+
+
+def _without(listing: Listing, entries: Iterable[Entry]) -> list[Entry]:
+    left_out = set(entries)
+    return [entry for entry in listing if entry not in left_out]
+
+
+def _pending_group(
+    new: Sequence[Entry], remuxes: Mapping[str, Entry], listing: Listing, out: str, recipe: Recipe, probed_bytes: float
+) -> list[Unit]:
+    """Return the units of some sources that have none yet."""
     identified = source_manifest.identify(out, new, probed_bytes)
-    pending = [_source_unit(recipe, identity) for identity in _identify_new(new, entries, out, identified)]
+    pending = [_source_unit(recipe, identity) for identity in _identify_new(new, listing, out, identified, remuxes)]
     superseded = _superseded_rows(out)
     ids = {UnitName.parse(unit.name).video_id for unit in pending}
     moved = {UnitName.parse(unit.name).video_id for unit in pending if not unit.duplicate_of}
     returned = [name for name in superseded if UnitName.parse(name).video_id in ids]  # the same bytes under a new date or name
-    taken_back = [*returned, *(str(name) for name in units.list_current(out) if name.video_id in moved)]
+    measured = units.list_of_videos(out, "partition", moved)
+    taken_back = [*returned, *(name for name in measured if name not in superseded)]
     ledger.take_back(out, taken_back)
-    listed = set(digest_of.values())
-    if any(UnitName.parse(name).digest in listed for name in taken_back):
-        # A copy in the input had been recorded before its original was measured. It is new again, so sources are listed again.
-        return pending_sources(entries, out, recipe, probed_bytes)
+    again = Ids([to_array([UnitName.parse(name).digest for name in taken_back])]).mask(listing.digests)
+    if again.any():
+        # A copy in the input had been recorded before its original was measured. It is new again.
+        new = sorted({*new, *listing.choose(again)})
+        remuxes = duplicates.find_remuxes(new, _without(listing, (*new, *listing.unmeasured(out))))
+        return _pending_group(new, remuxes, listing, out, recipe, probed_bytes)
     superseded = {name: row for name, row in superseded.items() if name not in taken_back}
     return [_refuse_grown(out, unit, superseded) for unit in pending]
 
 
 def _identify_new(
-    new: Sequence[Entry], entries: Sequence[Entry], out: str, identified: Mapping[Entry, Identified]
+    new: Sequence[Entry], listing: Listing, out: str, identified: Mapping[Entry, Identified], remuxes: Mapping[str, Entry]
 ) -> Iterator[_Identity]:
     """Identify each new source, and find an earlier source with the same recording."""
-    listed = {entry.uri: entry for entry in entries}
-    measured = {name.video_id: name for name in units.list_current(out)}
-    unmeasured = set(new)
-    remuxes = duplicates.find_remuxes(new, [entry for entry in entries if entry not in unmeasured])
+    superseded = set(units.list_superseded(out))
+    known_ids = {identified[entry].video_id for entry in new}
+    measured = _by_video(units.list_of_videos(out, "partition", known_ids), superseded)
     first: dict[str, Entry] = {}
 
     unstored = cache(lambda: _units_with_unstored_clips(out))
 
     def owner_of(video_id: str) -> Entry | None:
+        if video_id not in known_ids:  # by all bytes of a source
+            known_ids.add(video_id)
+            measured.update(_by_video(units.list_of_videos(out, "partition", {video_id}), superseded))
         if name := measured.get(video_id):
             source = _measured_source(out, name)
+            listed = listing.find(source.uri)
             # A source that is gone before all of its clips are stored has moved. It is measured where it is now.
-            if source.uri in listed or storage.exists(source.uri) or str(name) not in unstored():
-                return listed.get(source.uri, source)
+            if listed or storage.exists(source.uri) or str(name) not in unstored():
+                return listed or source
         return first.get(video_id)
 
     for entry in new:
@@ -134,6 +209,12 @@ def _identify_new(
             except OSError as error:
                 video_id, _, problem = source_manifest.stand_in(entry, error)
         yield _Identity(entry, video_id, original, same, problem)
+
+
+def _by_video(partition_units: Iterable[str], superseded: set[str]) -> dict[str, UnitName]:
+    """Return the units whose source has not changed, by video_id."""
+    names = (UnitName.parse(unit) for unit in partition_units if unit not in superseded)
+    return {name.video_id: name for name in names}
 
 
 def _source_unit(recipe: Recipe, identity: _Identity) -> Unit:
@@ -188,39 +269,46 @@ def _has_stored_clips(out: str, unit: str) -> bool:
     return len(ledger.read_unit(out, "partition", unit)) > len(ledger.read_unit(out, SUPERSEDED, unit))
 
 
-def supersede_changed(entries: Sequence[Entry], growing: Sequence[str], out: str, recipe: Recipe) -> None:
+def supersede_changed(listing: Listing, growing: Sequence[str], out: str) -> None:
     """Drop the clips of sources that changed, and restore those of a version that returned.
 
     growing: uris of sources that are changing now. If no source has changed, this costs two listings.
     """
-    committed, superseded = units.list_committed(out, "partition"), set(units.list_superseded(out))
-    current = {source_digest(entry, recipe): entry for entry in entries}
-    returned = [name for name in committed if name.digest in current and str(name) in superseded]
+    superseded = {name: UnitName.parse(name).digest for name in units.list_superseded(out)}
+    returned = [name for name, digest_ in superseded.items() if digest_ in listing.ids]
     # sources with the size and date of an earlier version again
-    unit_files.of(out).delete({f"clips/{SUPERSEDED}": [str(name) for name in returned]})
-    known = {name.digest for name in committed}
-    new = {entry.uri for key, entry in current.items() if key not in known}
-    new |= {current[name.digest].uri for name in returned}
-    old = []
-    if new or growing:
-        old = [name for name in committed if name.digest not in current and str(name) not in superseded]
-    rows = storage.at_once(lambda name: ledger.read_video(out, str(name)), old)
-    changed = [(name, row) for name, row in zip(old, rows, strict=True) if row and row["uri"] in new.union(growing)]
+    unit_files.of(out).delete({f"clips/{SUPERSEDED}": returned})
+    again = Ids([to_array([superseded[name] for name in returned])]).mask(listing.digests)
+    new = {entry.uri for entry in (*listing.unmeasured(out), *listing.choose(again))}
+    if not (new or growing):
+        return
+    changed, copies = _changed_sources(out, listing, new.union(growing), superseded.keys())
     if not changed:
         return
     stored = {clip for shard in shards.list_committed(out) for clip in shards.read_index(out, shard)["clip_id"].to_pylist()}
-    copies = _copies_by_original(out, [name for name in committed if name.digest in current])
-    for name, row in changed:
-        _replace_by_copy(out, name, copies.get(row["uri"], []), stored)
+    for name, uri in changed:
+        _replace_by_copy(out, name, copies.get(uri, []), stored)
 
 
-def _copies_by_original(out: str, names: Sequence[UnitName]) -> dict[str, list[UnitName]]:
-    """Return the units that only record a source as a duplicate, by the uri of the original."""
+def _changed_sources(
+    out: str, listing: Listing, changed_uris: Collection[str], superseded: Collection[str]
+) -> tuple[list[tuple[UnitName, str]], dict[str, list[UnitName]]]:
+    """Return units of older versions of these sources, each with its uri, and units of copies in the input by original."""
+    files, uris = unit_files.of(out), pa.array(sorted(changed_uris), pa.string())
+    changed: list[tuple[UnitName, str]] = []
     copies: dict[str, list[UnitName]] = defaultdict(list)
-    for name, row in zip(names, storage.at_once(lambda name: ledger.read_video(out, str(name)), names), strict=True):
-        if row and row["duplicate_of"] and row["duplicate_of"] != row["uri"]:
-            copies[row["duplicate_of"]].append(name)
-    return copies
+    for piece in files.scan("videos", ("unit_id", "uri", "duplicate_of")):
+        either = pc.or_(pc.is_in(piece.table["uri"], uris), pc.is_in(piece.table["duplicate_of"], uris))
+        for row in piece.table.filter(either).to_pylist():
+            name = UnitName.parse(row["unit_id"])
+            is_listed = name.digest in listing.ids
+            if not files.has("clips/partition", row["unit_id"]):
+                continue
+            if row["uri"] in changed_uris and not is_listed and row["unit_id"] not in superseded:
+                changed.append((name, row["uri"]))
+            elif is_listed and row["duplicate_of"] != row["uri"] and row["duplicate_of"]:
+                copies[row["duplicate_of"]].append(name)
+    return sorted(changed), copies
 
 
 def _replace_by_copy(out: str, name: UnitName, copies: Sequence[UnitName], stored: set[str]) -> None:

@@ -15,7 +15,7 @@ from curation.output_folder import OutputFolder
 from curation.schema import Row, digest
 from pipelines import ledger, units
 from pipelines.recipes import Recipe
-from pipelines.units import Unit, UnitName
+from pipelines.units import Group, Unit, UnitName
 from synth import initial_frames, taxonomy
 from synth.requests import InitialFrame, Request, draw_requests
 
@@ -64,6 +64,17 @@ def _kept_clips(out: str) -> list[Row]:
     if not footage:
         raise InputError(f"{out}: no kept clip of footage to take an initial frame from")
     return footage
+
+
+def pending_groups(out: str, recipe: Recipe, requests: Sequence[Request]) -> Iterator[Group]:
+    """Yield the attempts to make in rounds, since a failed attempt may be followed by another one. No unit is in two rounds."""
+    tried: set[str] = set()
+    for _ in range(recipe.synth.attempts):
+        left, before = todo(out, recipe, requests)
+        new = [unit for unit in left if unit.name not in tried]
+        if new or not tried:
+            yield Group(new, 0 if tried else before)
+        tried |= {unit.name for unit in new}
 
 
 def todo(out: str, recipe: Recipe, requests: Sequence[Request]) -> tuple[list[Unit], int]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -30,6 +31,7 @@ from curation.output_folder import OutputFolder
 from curation.ranged_file import RangedFile
 from curation.schema import digest
 from curation.shards import from_parquet, to_parquet
+from pipelines.ids import to_array
 
 RECORD_KEY = b"gamecraft.record"
 """The key of a unit's record in the metadata of its file."""
@@ -51,6 +53,10 @@ _FILES_AT_ONCE = 512
 _PACKED_AT_ONCE, _FIRST_FILES = 128 << 20, 16
 # Bytes of rows from which small segments that are merged are written.
 _MERGED_AT_ONCE = 512 << 20
+# How much a segment is smaller than its rows in memory, about.
+_COMPRESSED = 8
+# A name lies within at most so many segments, and one that covers more than this part of all names is wide.
+_MAX_DEPTH, _NARROW = 16, 8
 # A folder with more files of units than this is packed without holding all of its rows in memory.
 _MAX_TAIL = 2 * UNITS_PER_SEGMENT
 # So many packed units are looked up one by one, and more of them by reading the whole folder.
@@ -299,19 +305,19 @@ class _SegmentFile:
         first = int(np.searchsorted(self._group_starts, begin, "right")) - 1
         return first, int(np.searchsorted(self._group_starts, end, "left"))
 
-    def _next_groups(self, first: int, last: int, columns: tuple[str, ...] | None) -> pa.Table:
+    def _next_groups(self, first: int, last: int, columns: tuple[str, ...] | None, keep: bool) -> pa.Table:
         """Read row groups, of which the first may be the last one of the call before, and is not read again.
 
         Whoever reads a segment range by range meets each row group once or, where ranges are short, many times in a row.
         """
         before = self._last[2] if self._last and self._last[:2] == (first, columns) else None
         if before is not None and last == first + 1:
+            self._last = self._last if keep else None
             return before
         read = self._read_groups(first if before is None else first + 1, last, columns)
         table = read if before is None else pa.concat_tables([before, read])
-        more = last < len(self._group_starts) - 1  # whoever reads the whole segment leaves nothing behind
         begin = int(self._group_starts[last - 1] - self._group_starts[first])
-        self._last = (last - 1, columns, table.slice(begin)) if more else None
+        self._last = (last - 1, columns, table.slice(begin)) if keep else None
         return table
 
     def _read_groups(self, first: int, last: int, columns: Sequence[str] | None) -> pa.Table:
@@ -335,8 +341,13 @@ class _SegmentFile:
         first, last = self._bounds(low, high)
         return list(self.units[first:last]) if first < last else []
 
-    def between(self, low: str, high: str | None, columns: Sequence[str] | None, records: bool = True) -> Piece:
-        """Return the units from `low` to before `high`, with these columns of their rows. records: False to leave them out."""
+    def between(
+        self, low: str, high: str | None, columns: Sequence[str] | None, records: bool | Sequence[bytes | None] = True
+    ) -> Piece:
+        """Return the units from `low` to before `high`, with these columns of their rows.
+
+        records: those of all units of the segment, if they are at hand; else whether to read them.
+        """
         first, last = self._bounds(low, high)
         begin, end = int(self.starts[first]), int(self.starts[last])
         groups = self._groups(begin, end)
@@ -345,9 +356,14 @@ class _SegmentFile:
             kept = [item for item in schema if columns is None or item.name in columns]
             rows = pa.schema(kept).empty_table()
         else:
-            table = self._next_groups(*groups, None if columns is None else tuple(columns))
+            more = end < int(self.starts[-1])  # whoever reads to the end leaves nothing behind
+            table = self._next_groups(*groups, None if columns is None else tuple(columns), more)
             rows = table.slice(begin - int(self._group_starts[groups[0]]), end - begin)
-        about = self.records(first, last) if records and first < last else [None] * (last - first)
+        about: list[bytes | None] = [None] * (last - first)
+        if not isinstance(records, bool):
+            about = list(records[first:last])
+        elif records and first < last:
+            about = self.records(first, last)
         return Piece(self.units[first:last], self.starts[first : last + 1] - begin, about, rows)
 
 
@@ -393,6 +409,8 @@ class UnitFiles:
         self.manifest = newest_manifest(out) if manifest is None else manifest
         self.memo: dict[Any, Any] = {}
         """What callers derived from the committed units. It is cleared whenever units may have changed."""
+        self.kept: dict[Any, Any] = {}
+        """What callers keep as long as this is used."""
         self.run_tasks: RunTasks = _run_here
         """How work that needs no unit is done: here, or on the cluster of the run."""
         self._listed: dict[str, dict[str, None]] = {}  # the files of units, in order of their names
@@ -413,15 +431,19 @@ class UnitFiles:
         dropped = self.manifest.dropped.get(folder, frozenset())
         return sorted({*files, *(unit for unit in packed if unit not in dropped)}) if packed else files
 
-    def first_parts(self, folder: str) -> np.ndarray:
-        """Return what stands before the first "-" in the names of a folder's committed units: bytes, sorted, each once.
+    def parts_of_names(self, folder: str, part: int) -> Iterator[np.ndarray]:
+        """Yield one of the parts, between dashes, of the names of a folder's committed units: bytes, in no order.
 
-        In most folders these are video_ids. An array takes a tenth of the memory of a list of names.
+        Part 0 is the video_id of most units. Arrays take a tenth of the memory of a list of names.
         """
         dropped = self.manifest.dropped.get(folder, frozenset())
-        lists = [list(self._files_of_units(folder)), *(file.units[:] for file in self._files(folder))]
-        arrays = [np.array([name.partition("-")[0].encode() for name in names if name not in dropped]) for names in lists if names]
-        return np.unique(np.concatenate(arrays)) if arrays else np.empty(0, "S1")
+        yield to_array([name.split("-")[part] for name in self._files_of_units(folder)])
+        for file in self._files(folder):
+            yield to_array([name.split("-")[part] for name in file.units[:] if name not in dropped])
+
+    def has(self, folder: str, unit: str) -> bool:
+        """Whether a unit is committed."""
+        return unit in self._files_of_units(folder) or self._is_packed(folder, unit)
 
     def count_files(self, folder: str) -> int:
         """Return how many units of a folder are not packed."""
@@ -651,27 +673,32 @@ class UnitFiles:
         small = [file for file in self._files(folder) if file.segment.size < _SMALL_BYTES]
         if len(small) > _MAX_SMALL_SEGMENTS:
             self._merge(folder, small)
+        if folder not in _LARGE_FOLDERS:
+            self._merge(folder, _overlapping(self._files(folder)))
 
-    def _merge(self, folder: str, small: Sequence[_SegmentFile]) -> None:
-        """Replace small segments by larger ones, without their deleted units."""
-        others = [file.segment for file in self._files(folder) if file not in small]
+    def _merge(self, folder: str, files: Sequence[_SegmentFile]) -> None:
+        """Replace segments by others that hold a range of names each, without the deleted units. A range is read at a time."""
         dropped = self.manifest.dropped.get(folder, frozenset())
+        names = sorted(unit for file in files for unit in file.units[:] if unit not in dropped)
+        if not names:
+            return
+        records = {file: file.records(0, len(file.units)) for file in files}
+        mean = max(1, sum(file.segment.size for file in files) // len(names))
+        step = max(1, min(UNITS_PER_SEGMENT, _MERGED_AT_ONCE // (_COMPRESSED * mean)))
         merged: list[Segment] = []
         pieces: list[Piece] = []
-        stored = 0  # bytes of the segments of `pieces`
-        ordered = sorted(small, key=lambda file: file.segment.first)
-        for file in ordered:
-            pieces += _live([file], dropped)
-            stored += file.segment.size
-            if file is ordered[-1] or sum(piece.table.nbytes for piece in pieces) >= _MERGED_AT_ONCE:
-                parts = max(1, stored // _SEGMENT_BYTES)
+        for first in range(0, len(names), step):
+            low, high = names[first], names[first + step] if first + step < len(names) else None
+            pieces += [file.between(low, high, None, records[file]).without(dropped) for file in files]
+            if high is None or sum(piece.table.nbytes for piece in pieces) >= _MERGED_AT_ONCE:
+                parts = max(1, sum(len(piece.units) for piece in pieces) * mean // _SEGMENT_BYTES)
                 merged += [
                     write_segment(self.out, folder, part, self.manifest.number + 1)
                     for piece in _join(pieces)
                     for part in piece.split(-(-len(piece.units) // parts))
                 ]
-                pieces, stored = [], 0
-        self._replace(folder, others + merged)
+                pieces = []
+        self._replace(folder, [file.segment for file in self._files(folder) if file not in files] + merged)
 
     def _replace(self, folder: str, segments: Sequence[Segment], again: frozenset[str] = frozenset()) -> None:
         """Commit other segments for a folder. Deleted units that are in none of them, or were done `again`, are forgotten."""
@@ -704,6 +731,36 @@ def _live(files: Iterable[_SegmentFile], dropped: frozenset[str]) -> list[Piece]
     """Return the units of segments that were not deleted, one piece for each segment that has any."""
     pieces = [file.between("", None, None).without(dropped) for file in files]
     return [piece for piece in pieces if piece.units]
+
+
+def _overlapping(files: Sequence[_SegmentFile]) -> list[_SegmentFile]:
+    """Return the segments to merge so that a unit is looked for in few. None while no name lies within more than some.
+
+    Each time units are packed, their segments cover all names together, since names begin with hashes. So the widest segments
+    are merged first, and all of them where the narrow ones overlap too much as well: that is how log-structured stores bound
+    both what a reader opens and how often a row is written again.
+    """
+    if _depth(files) <= _MAX_DEPTH:
+        return []
+    places = {file: (_place(file.segment.first), _place(file.segment.last)) for file in files}
+    whole = max(last for _, last in places.values()) - min(first for first, _ in places.values())
+    wide = [file for file, (first, last) in places.items() if (last - first) * _NARROW > whole]
+    narrow = [file for file in files if file not in wide]
+    return wide if len(wide) > 1 and _depth(narrow) <= _MAX_DEPTH // 2 else list(files)
+
+
+def _place(name: str) -> int:
+    """Return a number that orders names as they are ordered: for hashes one that is spread evenly."""
+    try:
+        return int(name[:8], 16)
+    except ValueError:
+        return int.from_bytes(name[:8].encode().ljust(8), "big")
+
+
+def _depth(files: Iterable[_SegmentFile]) -> int:
+    """Return within how many segments a name lies at most."""
+    ends = sorted(end for file in files for end in ((file.segment.first, 0), (file.segment.last, 1)))
+    return max(accumulate((-1 if is_last else 1 for _, is_last in ends), initial=0))
 
 
 # Side files, which the driver need not read: they are packed without being kept in memory.

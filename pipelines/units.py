@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from curation.schema import digest
 from curation.storage import Entry
 from pipelines import unit_files
+from pipelines.ids import Ids
 from pipelines.recipes import Recipe
 
 PART_CLIPS = 64
@@ -67,28 +68,71 @@ class Unit:
         return cls(**fields)
 
 
-def list_committed(out: str, phase: str) -> list[UnitName]:
-    """List the committed units of a phase. Costs one listing, or none where this process has listed them before."""
+class Group(NamedTuple):
+    """Units of a phase that are planned together. The next group is planned after these were done.
+
+    done: units, of the part of the input that this group is about, that were done before. planned: share of the phase that is
+    planned with this group and the ones before it.
+    """
+
+    units: list[Unit]
+    done: int = 0
+    planned: float = 1.0
+
+
+class Range(NamedTuple):
+    """Video_ids from `low` to before `high` (None: to the end). The names of most units begin with a video_id."""
+
+    low: str = ""
+    high: str | None = None
+
+    @classmethod
+    def of(cls, first: str, last: str) -> "Range":
+        """Return the range from one video_id to another, both included."""
+        return cls(first, last + _AFTER_DASH)
+
+
+ALL = Range()
+_AFTER_DASH = "."  # the character after "-", which follows the video_id in names
+# Units of so many videos are looked up one by one, and those of more in the whole list.
+_FEW_VIDEOS = 64
+
+
+def list_committed(out: str, phase: str, videos: Range = ALL) -> list[UnitName]:
+    """List the committed units of a phase, of a range of videos.
+
+    Costs one listing, or none where this process has listed them before.
+    """
     files, key = unit_files.of(out), ("committed", phase)
+    if videos != ALL:
+        return [UnitName.parse(name) for name in files.names(f"clips/{phase}", *videos)]
     if key not in files.memo:
         files.memo[key] = [UnitName.parse(name) for name in files.names(f"clips/{phase}")]
     return list(files.memo[key])
 
 
-def list_superseded(out: str) -> list[str]:
+def list_superseded(out: str, videos: Range = ALL) -> list[str]:
     """List the partition units whose source has changed since (`pipelines.sources`)."""
-    return [str(name) for name in list_committed(out, SUPERSEDED)]
+    return [str(name) for name in list_committed(out, SUPERSEDED, videos)]
 
 
-def list_current(out: str) -> list[UnitName]:
+def list_current(out: str, videos: Range = ALL) -> list[UnitName]:
     """List the committed partition units whose source has not changed since it was measured."""
-    superseded = set(list_superseded(out))
-    return [name for name in list_committed(out, "partition") if str(name) not in superseded]
+    superseded = set(list_superseded(out, videos))
+    return [name for name in list_committed(out, "partition", videos) if str(name) not in superseded]
 
 
 def list_of_videos(out: str, phase: str, video_ids: Collection[str]) -> list[str]:
     """List the committed units of a phase that hold clips of these videos."""
-    return [str(name) for name in list_committed(out, phase) if name.video_id in video_ids]
+    files, folder = unit_files.of(out), f"clips/{phase}"
+    if len(video_ids) > _FEW_VIDEOS:
+        return [name for name in files.names(folder) if name.partition("-")[0] in video_ids]
+    return [name for video in sorted(video_ids) for name in files.names(folder, *Range.of(video, video))]
+
+
+def committed_digests(out: str, phase: str) -> Ids:
+    """Return the digests in the names of a phase's committed units: in `partition`, those of their sources."""
+    return Ids(unit_files.of(out).parts_of_names(f"clips/{phase}", 1))
 
 
 def source_digest(entry: Entry, recipe: Recipe) -> str:

@@ -21,6 +21,7 @@ from curation.quality.luminance import RULES, Luminance
 from curation.schema import CLIP
 from curation.yaml_text import dump_yaml
 from pipelines import caption_summary
+from pipelines.ledger import Work
 from pipelines.recipes import PHASES, SYNTH_PHASES
 from pipelines.report import cameras, clips, funnel, svg, synth
 from pipelines.report.output import Output, column, read_output, sample_clips, thumbs
@@ -73,7 +74,7 @@ def _page(output: Output) -> dict[str, Any]:
         "lost_sources": funnel.lost_sources(output),
         "histograms": _histograms(output),
         "timelines": clips.timelines(output, linked),
-        "captioned": caption_summary.lines(output.clips.filter(pa.array(output.kept)), output.records),
+        "captioned": caption_summary.lines(output.clips.filter(pa.array(output.kept)), Work.of(output.records)),
         "sheet": clips.sheet(output, sheet, linked),
         "cameras": _cameras(output),
         "synth": _synth(output),

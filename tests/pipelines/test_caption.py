@@ -10,7 +10,7 @@ from curation import shards, source_files, vlm
 from curation.captions import embeddings
 from curation.vlm import ServerSettings, VlmSettings
 from curation.vlm.frames import FrameSettings, grab_frames
-from pipelines import ledger, phases, planning, recipes, run
+from pipelines import ledger, phases, planning, recipes, run, sources
 from pipelines.phases import Phase
 
 BEFORE = ["partition", "score", "annotate"]
@@ -44,8 +44,9 @@ def _units(film, out):
     recipe = recipes.smoke()
     run._write_dataset(out, recipe, [], {})
     for name in BEFORE:
-        for unit in planning.pending_units(name, out, recipe, source_files.find_sources([film], exclude=out))[0]:
-            yield Phase(name, recipe, out), unit
+        listing = sources.Listing(source_files.find_sources([film], exclude=out), recipe)
+        for group in planning.pending_units(name, out, recipe, listing):
+            yield from ((Phase(name, recipe, out), unit) for unit in group.units)
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def test_all_chunks_of_a_source_are_equally_long(duration_s, mb, count, length_s
     monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 5_000)
     entry = storage.Entry("/a.mp4", mb * 1_000_000, "1-2")
     monkeypatch.setattr(source_manifest, "identify", lambda *_: {entry: source_manifest.Identified("0" * 16, duration_s)})
-    found = chunk_units.pending_chunks([entry], str(tmp_path), SMOKE)
+    found = pending_chunks([entry], str(tmp_path), SMOKE)
     assert len(found) == count
     if count:
         starts_s = [start_s for start_s, _ in spans(found)]
@@ -196,6 +196,10 @@ def test_all_chunks_of_a_source_are_equally_long(duration_s, mb, count, length_s
         assert [units.Unit.from_json(unit.to_json()) for unit in found] == found
 
 
+def pending_chunks(entries, out, recipe):
+    return [unit for group in chunk_units.pending_chunks(entries, out, recipe) for unit in group.units]
+
+
 def test_only_large_files_are_asked_how_long_they_are(raw, tmp_path, monkeypatch):
     entries, asked = source_files.find_sources([str(raw)]), []
     monkeypatch.setattr(source_manifest, "declared_durations_s", lambda uris: asked.extend(uris) or [600.0 for _ in uris])
@@ -203,10 +207,10 @@ def test_only_large_files_are_asked_how_long_they_are(raw, tmp_path, monkeypatch
     assert size["b.mp4"] < 0.8 * size["a.mp4"]
     monkeypatch.setattr(chunk_units, "_OPENED_BYTES_PER_S", size["a.mp4"] / 50)
     monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", size["a.mp4"] / 50)
-    found = chunk_units.pending_chunks(entries, str(tmp_path), in_chunks_of(20.0))
+    found = pending_chunks(entries, str(tmp_path), in_chunks_of(20.0))
     assert [Path(uri).name for uri in asked] == ["a.mp4"], "its copy is a duplicate, the rest is small"
     assert spans(found) == [(0.0, 25.0), (25.0, None)], "as many as its size makes likely, not as it declares"
-    assert chunk_units.pending_chunks(entries, str(tmp_path), in_chunks_of(26.0)) == []
+    assert pending_chunks(entries, str(tmp_path), in_chunks_of(26.0)) == []
 
 
 def test_a_file_that_kills_whoever_opens_it_leaves_the_driver_alone(raw, monkeypatch):

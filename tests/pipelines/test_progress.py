@@ -25,9 +25,9 @@ def test_the_file_has_counts_by_phase_and_the_time_left(tmp_path, monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock.now)
     run = RunProgress(str(tmp_path), "local")
     with run.written():
-        run.begin("partition", 1, before=7)
+        run.plan("partition", 1, before=7)
         run.add(record("partition"))
-        run.begin("score", 10, before=0)
+        run.plan("score", 10, before=0)
         for _ in range(4):
             clock.now += 3
             run.add(record(s3={"all": 5}))
@@ -53,7 +53,7 @@ def test_the_file_is_written_while_one_unit_lasts(tmp_path, monkeypatch):
     real = storage.put
     monkeypatch.setattr(storage, "put", lambda *args: (real(*args), written.set())[0])
     with RunProgress(str(tmp_path), "local").written() as run:
-        run.begin("partition", 1, 0)
+        run.plan("partition", 1, 0)
         assert written.wait(20)
     assert read(tmp_path)["eta_s"] is None
 
@@ -85,7 +85,7 @@ def test_metrics_count_units_verdicts_operators_requests_and_deaths(tmp_path, mo
     monkeypatch.setattr("ray.util.metrics.Gauge", Metric)
     monkeypatch.setattr("ray.util.metrics.Histogram", Metric)
     run = RunProgress(str(tmp_path), "ray")
-    run.begin("score", 3, 0)
+    run.plan("score", 3, 0)
     run.add(record(reasons={"rejected too dark": 1}, s3={"all": 9, "throttled": 0}, deaths={"SIGKILL": 2}))
     assert values == [
         ("gamecraft_units_left", 3, "score"),

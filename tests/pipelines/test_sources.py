@@ -108,7 +108,7 @@ def test_planned_clips_of_a_source_that_changed_are_never_encoded(films, alone, 
     done = curate(folder, tmp_path, BEFORE_SHARDS)
     recipe = recipes.smoke()
     assert planning.plan_shards(done.out, recipe, []) is None
-    (unit,) = planning.pending_units("shard", done.out, recipe, [])[0]
+    ((unit,),) = (group.units for group in planning.pending_units("shard", done.out, recipe, sources.Listing([], recipe)))
     put(films[1], folder / "a.mp4", 60)
     record = phases.work(Phase("shard", recipe, done.out), unit)
     assert record.failure.startswith("SourceChanged: ")
@@ -122,7 +122,8 @@ def test_other_phases_do_not_read_another_version_either(films, folder, tmp_path
     """Their operators read the source to ask a model or to estimate a camera. Here a stand-in reads it."""
     put(films[0], folder / "a.mp4")
     done = curate(folder, tmp_path, BEFORE_SHARDS[: BEFORE_SHARDS.index(phase)])
-    (unit,) = planning.pending_units(phase, done.out, recipes.smoke(), [])[0]
+    (group,) = planning.pending_units(phase, done.out, recipes.smoke(), sources.Listing([], recipes.smoke()))
+    (unit,) = group.units
     put(films[1], folder / "a.mp4", 60)
     monkeypatch.setattr(phases, "_step", lambda phase: Reader())
     record = phases.work(Phase(phase, recipes.smoke(), done.out), unit)

@@ -44,9 +44,7 @@ def write(out, numbers, reject=None, clips=2, phase="score", schema=SCORES):
 
 def content(out, folder=SCORE):
     files = unit_files.of(out)
-    return {
-        unit: (files.read(folder, unit).to_pylist(), files.read_record(folder, unit)) for unit in files.names(folder)
-    }
+    return {unit: (files.read(folder, unit).to_pylist(), files.read_record(folder, unit)) for unit in files.names(folder)}
 
 
 def scanned(out, folder=SCORE):
@@ -164,6 +162,52 @@ def test_merged_segments_are_cut_by_size(out, monkeypatch):
     assert len(segments) > 1
     assert all(a.last < b.first for a, b in pairwise(segments)), "each holds a range of names"
     assert len(scanned(out)) == 60
+
+
+def test_a_unit_lies_within_few_segments_however_often_units_were_packed(out, monkeypatch):
+    """Each pack covers all names, so a reader would look for a unit in as many segments as there were packs."""
+    monkeypatch.setattr(unit_files, "_MAX_DEPTH", 4)
+    monkeypatch.setattr(unit_files, "_MAX_SMALL_SEGMENTS", 1)
+    monkeypatch.setattr(unit_files, "_SMALL_BYTES", 1)
+    monkeypatch.setattr(unit_files, "_SEGMENT_BYTES", 1500)
+    written, real = 0, unit_files.write_segment
+
+    def write_segment(out, folder, piece, number):
+        nonlocal written
+        written += len(piece.units)
+        return real(out, folder, piece, number)
+
+    monkeypatch.setattr(unit_files, "write_segment", write_segment)
+    depths = []
+    for start in range(0, 400, 10):
+        write(out, range(start, start + 10))
+        pack(out)
+        segments = unit_files.newest_manifest(out).segments[SCORE]
+        depths.append(max(sum(a.first <= b.first <= a.last for a in segments) for b in segments))
+    assert max(depths) <= 4 and max(depths[:4]) == 4, depths
+    assert len(segments) > 10, "not all in one"
+    assert written < 400 * 8, "rows are written again a few times only"
+    assert sorted(scanned(out)) == sorted(name(number) for number in range(400))
+
+
+def test_ranges_in_order_read_each_row_group_once(out, monkeypatch):
+    monkeypatch.setattr(unit_files, "_MAX_ROW_GROUP", 16)
+    monkeypatch.setattr(unit_files, "_ROW_GROUP_BYTES", 1)
+    write(out, range(90))
+    pack(out)
+    whole, names, groups = scanned(out), sorted(name(number) for number in range(90)), []
+    real = unit_files._SegmentFile._read_groups
+    monkeypatch.setattr(
+        unit_files._SegmentFile,
+        "_read_groups",
+        lambda self, first, last, _: (groups.extend(range(first, last)), real(self, first, last, _))[1],
+    )
+    reader, seen = UnitFiles(out), {}
+    for low, high in zip(["", *names[3::3]], [*names[3::3], None], strict=True):
+        for piece in reader.scan(SCORE, None, low, high):
+            seen |= {unit: piece.unit(unit).to_pylist() for unit in piece.units}
+    assert seen == whole
+    assert groups == sorted(set(groups)) and len(groups) > 5
 
 
 def test_units_with_much_data_are_packed_by_their_bytes(out, monkeypatch):
@@ -320,7 +364,7 @@ def test_the_ledger_in_parts_is_the_whole_ledger(out, monkeypatch):
     pack(out)
     monkeypatch.setattr(ledger, "_UNITS_PER_PART", 7)
     parts = list(ledger.scan(out))
-    assert len(parts) == 5
+    assert len(parts) == 9
     assert [row for part in parts for row in part.clips.to_pylist()] == whole
     assert not any(part.records for part in parts)
     assert sum(len(part.records) for part in ledger.scan(out, records=True)) == 96

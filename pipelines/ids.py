@@ -1,0 +1,42 @@
+"""Many ids of sixteen characters in an array, which takes a seventh of the memory of a set of strings."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+_AT_ONCE = 1 << 16
+
+
+def to_array(ids: Sequence[str]) -> np.ndarray:
+    """Return ids as bytes, [N], in their order."""
+    return np.array([each.encode() for each in ids]) if ids else np.empty(0, "S1")
+
+
+def column_to_array(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column of ids as bytes, [N], in its order."""
+    parts = [to_array(column.slice(first, _AT_ONCE).to_pylist()) for first in range(0, len(column), _AT_ONCE)]
+    return np.concatenate(parts) if parts else np.empty(0, "S1")
+
+
+class Ids:
+    """A set of ids."""
+
+    def __init__(self, arrays: Iterable[np.ndarray] = ()) -> None:
+        """Hold what arrays of bytes hold."""
+        some = [array for array in arrays if len(array)]
+        self._sorted = np.unique(np.concatenate(some)) if some else np.empty(0, "S1")
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def __contains__(self, id_: str) -> bool:
+        return bool(self.mask(to_array([id_]))[0])
+
+    def mask(self, ids_N: np.ndarray) -> np.ndarray:
+        """Return which of these ids are in the set, bool [N]."""
+        if not len(self._sorted):
+            return np.zeros(len(ids_N), bool)
+        at = np.minimum(np.searchsorted(self._sorted, ids_N), len(self._sorted) - 1)
+        found: np.ndarray = self._sorted[at] == ids_N
+        return found
