@@ -86,9 +86,10 @@ def test_a_run_stopped_in_any_group_goes_on(raw, whole, groups, tmp_path, monkey
             done += 1
             yield from real(phase, [unit], show)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(run.runners, "run_local", stop)
-        run.curate([str(raw)], str(tmp_path / "o"), RECIPE)
+        with pytest.raises(KeyboardInterrupt):
+            run.curate([str(raw)], str(tmp_path / "o"), RECIPE)
     resumed = run.curate([str(raw)], str(tmp_path / "o"), RECIPE)
     assert resumed.finished
     assert resumed.work.units == 2 * 7 + 3 * 5 + len(whole[3]) - last

@@ -184,7 +184,7 @@ def test_a_unit_lies_within_few_segments_however_often_units_were_packed(out, mo
         pack(out)
         segments = unit_files.newest_manifest(out).segments[SCORE]
         depths.append(max(sum(a.first <= b.first <= a.last for a in segments) for b in segments))
-    assert max(depths) <= 4 and max(depths[:4]) == 4, depths
+    assert (max(depths), max(depths[:4])) == (4, 4), depths
     assert len(segments) > 10, "not all in one"
     assert written < 400 * 8, "rows are written again a few times only"
     assert sorted(scanned(out)) == sorted(name(number) for number in range(400))
@@ -207,7 +207,8 @@ def test_ranges_in_order_read_each_row_group_once(out, monkeypatch):
         for piece in reader.scan(SCORE, None, low, high):
             seen |= {unit: piece.unit(unit).to_pylist() for unit in piece.units}
     assert seen == whole
-    assert groups == sorted(set(groups)) and len(groups) > 5
+    assert groups == sorted(set(groups))
+    assert len(groups) > 5
 
 
 def test_units_with_much_data_are_packed_by_their_bytes(out, monkeypatch):
