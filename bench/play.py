@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("play-bench"))
     parser.add_argument("--windows", type=int, default=24, help="held-out windows; default 24")
     parser.add_argument("--long-s", type=float, default=59.0, help="seconds of the long rollouts; 0: none")
+    parser.add_argument("--takes", type=int, default=4, help="recordings that are rolled out at most; default 4")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     worlds = {"world": load_world(find_world(options.world))}
@@ -99,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show("mirror", mirror(loaded, held_out, distance))
     if options.long_s:
         table, drifted = long_rollouts(
-            {n: w for n, w in worlds.items() if n != "teacher"}, options.data, options.long_s, options.out
+            {n: w for n, w in worlds.items() if n != "teacher"},
+            read_takes(loaded, options.data, options.long_s, options.takes),
+            options.out,
         )
         show("long", table)
         show("drift", drifted)
@@ -285,7 +288,7 @@ def mirror(loaded: LoadedWorld, held_out: HeldOut, distance: Distance | None) ->
 
 
 def long_rollouts(
-    worlds: Mapping[str, LoadedWorld], outputs: Sequence[str], seconds: float, out: Path
+    worlds: Mapping[str, LoadedWorld], takes: HeldOut, out: Path
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Roll out whole recordings from their first frames under their cameras, and compare with the recordings.
 
@@ -293,29 +296,33 @@ def long_rollouts(
     recordings after the first ten seconds, and for all how often a named event of drift happens.
     """
     loaded = worlds["world"]
-    takes = read_takes(loaded, outputs, seconds)
     made = {name: roll(each, takes.video[:, :, 0], takes.intrinsics, takes.pose) for name, each in worlds.items()}
     videos = {"real": takes.video, **made}
     fps, frames = loaded.file.causal.fps, takes.video.shape[2]
     table: dict[str, dict[str, Any]] = {}
     curves: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in videos}
     similar = {name: _similarity_to_first(video) for name, video in videos.items()}
+    luma = {name: _mean_luma(video) for name, video in videos.items()}
     chroma = {name: _chroma(video) for name, video in videos.items()}
     for start in range(0, frames - 1, round(10 * fps)):
         span = range(start, min(frames - 1, start + round(10 * fps)))
         row: dict[str, Any] = {}
         for name, video in videos.items():
             measured = {
-                "luminance": float(np.mean([float(_luma(video[:, :, f]).mean()) for f in span[::4]])),
+                "luminance": float(luma[name][:, span].mean()),
                 "sharpness": float(np.mean([float(sharpness(video[:, :, f])) for f in span[::4]])),
                 "obedience": _obedience_within(video, takes.pose, span),
-                "similarity to the first frame": float(np.mean(similar[name][span.start : span.stop])),
+                "similarity to the first frame": float(similar[name][:, span].mean()),
+            }
+            differences = {
+                "luminance difference": _difference(luma[name], luma["real"], span),
+                "similarity difference": _difference(similar[name], similar["real"], span),
                 "colour difference": float((chroma[name] - chroma["real"])[:, span].norm(dim=-1).mean()),
             }
-            for measure, value in measured.items():
+            for measure, value in (measured | differences).items():
                 curves[name][measure].append(value)
-                row[f"{measure} {name}"] = round(value, 2 if measure in ("obedience", "similarity to the first frame") else 1)
-            jumps = np.abs(np.diff(similar[name][span.start : span.stop + 1]))
+                row[f"{measure} {name}"] = round(value, 2 if measure.startswith(("obedience", "similarity")) else 1)
+            jumps = np.abs(np.diff(similar[name][:, span.start : span.stop + 1].mean(0)))
             row[f"largest jump of similarity {name}"] = round(float(jumps.max()), 3)
         table[f"{span.start / fps:.0f} s"] = row
     draw_curves(curves, out / "long-curves.png")
@@ -340,16 +347,18 @@ def _named_events(video_N3FHW: Tensor, pose: Tensor, fps: float) -> dict[str, fl
 
 
 def _drift(world: Mapping[str, Sequence[float]], real: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return how far the curves of a world are from real ones after their first span, on average over the spans."""
+    """Return how far the curves of a world are from real ones after their first span, on average over the spans.
+
+    Differences are of each recording by itself: in a mean over several, one that is too dark hides behind one that is too bright.
+    """
     ours, theirs = ({name: np.array(values[1:]) for name, values in each.items()} for each in (world, real))
     return {
-        "luminance, absolute difference": round(float(np.abs(ours["luminance"] - theirs["luminance"]).mean()), 1),
+        "luminance difference": round(float(ours["luminance difference"].mean()), 1),
+        "luminance, world less real": round(float((ours["luminance"] - theirs["luminance"]).mean()), 1),
         "colour difference": round(float(ours["colour difference"].mean()), 1),
         "sharpness, share of real": round(float((ours["sharpness"] / theirs["sharpness"]).mean()), 3),
         "obedience": round(float(np.nanmean(ours["obedience"])), 3),
-        "similarity to the first frame, absolute difference": round(
-            float(np.abs(ours["similarity to the first frame"] - theirs["similarity to the first frame"]).mean()), 3
-        ),
+        "similarity difference": round(float(ours["similarity difference"].mean()), 3),
     }
 
 
@@ -365,9 +374,19 @@ def _chroma(video_N3FHW: Tensor) -> Tensor:
 
 
 def _similarity_to_first(video_N3FHW: Tensor) -> np.ndarray:
-    """Return the similarity of each frame to the first, [F], mean over the videos."""
+    """Return the similarity of each frame to the first, [N, F]."""
     first = _luma(video_N3FHW[:, :, 0])
-    return np.array([float(_similarity(first, _luma(video_N3FHW[:, :, f]))) for f in range(video_N3FHW.shape[2])])
+    return torch.stack([_similarity(first, _luma(video_N3FHW[:, :, f])) for f in range(video_N3FHW.shape[2])], 1).numpy()
+
+
+def _mean_luma(video_N3FHW: Tensor) -> np.ndarray:
+    """Return the mean luma of each frame, [N, F], 0 to 255."""
+    return torch.stack([_luma(video_N3FHW[:, :, f]).mean((1, 2)) for f in range(video_N3FHW.shape[2])], 1).numpy()
+
+
+def _difference(world_NF: np.ndarray, real_NF: np.ndarray, span: range) -> float:
+    """Return how far the mean over a span of frames is from that of the recording, on average over the recordings."""
+    return float(np.abs(world_NF[:, span].mean(1) - real_NF[:, span].mean(1)).mean())
 
 
 def read_takes(loaded: LoadedWorld, outputs: Sequence[str], seconds: float, most: int = 4) -> HeldOut:
@@ -404,7 +423,7 @@ def draw_curves(curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
     from matplotlib import pyplot
 
     measures = list(next(iter(curves.values())))
-    figure, axes = pyplot.subplots(1, len(measures), figsize=(10, 2.6), layout="constrained")
+    figure, axes = pyplot.subplots(1, len(measures), figsize=(2.4 * len(measures), 2.6), layout="constrained")
     for axis, measure in zip(axes, measures, strict=True):
         for name, of in curves.items():
             axis.plot([10 * (i + 0.5) for i in range(len(of[measure]))], of[measure], marker="o", label=name)
@@ -428,9 +447,9 @@ def contact_sheet(loaded: LoadedWorld, path: Path) -> None:
 
 
 def _similarity(a_NHW: Tensor, b_NHW: Tensor) -> Tensor:
-    """Return the mean correlation of pictures at an eighth of their size."""
+    """Return the correlation of pictures at an eighth of their size, [N]."""
     small = [torch.nn.functional.avg_pool2d(x[:, None], 8).flatten(1) for x in (a_NHW, b_NHW)]
-    return torch.nn.functional.cosine_similarity(*(x - x.mean(1, keepdim=True) for x in small)).mean()
+    return torch.nn.functional.cosine_similarity(*(x - x.mean(1, keepdim=True) for x in small))
 
 
 if __name__ == "__main__":
