@@ -349,7 +349,7 @@ def _named_events(video_N3FHW: Tensor, pose: Tensor, fps: float) -> dict[str, fl
 def _drift(world: Mapping[str, Sequence[float]], real: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Return how far the curves of a world are from real ones after their first span, on average over the spans.
 
-    Differences are of each recording by itself: in a mean over several, one that is too dark hides behind one that is too bright.
+    Differences are of each recording by itself: in a mean over several, a dark one hides behind a bright one.
     """
     ours, theirs = ({name: np.array(values[1:]) for name, values in each.items()} for each in (world, real))
     return {
