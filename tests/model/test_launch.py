@@ -11,8 +11,11 @@ from typer.testing import CliRunner
 ray = pytest.importorskip("ray")
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
+from ray.train import WorkerGroupError  # noqa: E402
+
+from curation.errors import InputError, Unavailable  # noqa: E402
 from model.parallel import dist  # noqa: E402
-from model.parallel.launch import map_on_ray, run_on_ray  # noqa: E402
+from model.parallel.launch import _error_of_ranks, map_on_ray, run_on_ray  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -43,6 +46,25 @@ def test_a_rank_that_dies_is_started_again_with_the_others(cluster, tmp_path):
     run_on_ray(work, {"folder": str(tmp_path)}, workers=2, folder=str(tmp_path))
     assert [(tmp_path / f"rank{i}").read_text() for i in range(2)] == ["0 of 2, mean 0.5", "1 of 2, mean 0.5"]
     assert (tmp_path / "died").exists()
+
+
+def test_what_a_rank_raises_is_raised_and_what_ray_loses_is_unavailable():
+    """Ray Train retries both. Its own error would end as a bug of ours, with a traceback."""
+    lost = ray.exceptions.ActorDiedError()
+    refused, waited = InputError("train.batch: too large"), RuntimeError("a peer closed the connection")
+    assert str(_error_of_ranks(WorkerGroupError("", {0: waited, 1: refused}))) == "train.batch: too large"
+    assert isinstance(_error_of_ranks(WorkerGroupError("", {0: waited, 1: lost})), RuntimeError)
+    said = _error_of_ranks(WorkerGroupError("", {1: lost}))
+    assert isinstance(said, Unavailable)
+    assert "run the same command again to resume" in str(said)
+
+
+def test_an_error_of_a_rank_is_raised_here(cluster, tmp_path):
+    def work(config):
+        raise InputError("no clip has a camera")
+
+    with pytest.raises(InputError, match="no clip has a camera"):
+        run_on_ray(work, {}, workers=1, folder=str(tmp_path))
 
 
 def test_jobs_go_over_actors_and_one_that_dies_does_its_job_again(cluster, tmp_path):
