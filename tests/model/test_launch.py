@@ -59,6 +59,7 @@ def test_what_a_rank_raises_is_raised_and_what_ray_loses_is_unavailable():
     assert "run the same command again to resume" in str(said)
 
 
+@pytest.mark.exhaustive  # Ray Train tries it four times, which takes a minute
 def test_an_error_of_a_rank_is_raised_here(cluster, tmp_path):
     def work(config):
         raise InputError("no clip has a camera")
