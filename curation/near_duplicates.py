@@ -5,6 +5,7 @@ are sorted on disk, and an entry is paired with few others of its key, however m
 stands still (a menu, a black screen, a wait at the start of a map) looks alike in different recordings.
 """
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -88,11 +89,10 @@ class Index:
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
         self._files: dict[str, Any] = {}
-        self._video: list[int] = []
-        self._start_s: list[float] = []
-        self._end_s: list[float] = []
-        self._order: list[tuple[int, ...]] = []
-        self._first_hash = [0]
+        # Arrays: as lists of Python's objects they would take seven times as much memory.
+        self._video, self._start_s, self._end_s = array("i"), array("d"), array("d")
+        self._order, self._orders = array("i"), dict[tuple[int, ...], int]()  # the number of each clip's order; few differ
+        self._first_hash = array("q", [0])
 
     def add(self, video: Fingerprint, clips: Sequence[Clip]) -> None:
         """Add a video with its clips, in order of time."""
@@ -100,10 +100,11 @@ class Index:
         self._append("hashes", video.hashes.astype(np.uint64))
         self._append("times", video.times_s.astype(np.float32))
         self._first_hash.append(self._first_hash[-1] + len(video.hashes))
-        self._video += [number] * len(clips)
-        self._start_s += [clip.start_s for clip in clips]
-        self._end_s += [clip.end_s for clip in clips]
-        self._order += [clip.order for clip in clips]
+        for clip in clips:
+            self._video.append(number)
+            self._start_s.append(clip.start_s)
+            self._end_s.append(clip.end_s)
+            self._order.append(self._orders.setdefault(clip.order, len(self._orders)))
         owner = _owners(video.times_s[video.key_frame], [clip.start_s for clip in clips], [clip.end_s for clip in clips])
         keys, owners = video.keys[owner >= 0], owner[owner >= 0] + first
         tables = np.arange(KEYS, dtype=np.uint64) << np.uint64(_KEY_BITS)
@@ -147,9 +148,10 @@ class Index:
         return sorted(found)
 
     def _columns(self) -> _Columns:
-        orders = sorted(range(len(self._order)), key=lambda clip: (self._order[clip], clip))
-        rank = np.empty(len(orders), np.int64)
-        rank[orders] = np.arange(len(orders))
+        place = np.empty(len(self._orders), np.int64)
+        place[[number for _, number in sorted(self._orders.items())]] = np.arange(len(self._orders))
+        rank = np.empty(len(self._order), np.int64)
+        rank[np.argsort(place[np.array(self._order)], kind="stable")] = np.arange(len(self._order))
         return _Columns(np.array(self._video, np.int32), np.array(self._start_s), np.array(self._end_s), rank)
 
     def _shared_keys(self, columns: _Columns) -> Iterator[np.ndarray]:
@@ -188,6 +190,9 @@ def _pairs_of_keys(keys: np.ndarray, clips: np.ndarray, video: np.ndarray) -> It
 def _candidates(shared: Iterator[np.ndarray], columns: _Columns) -> Iterator[tuple[int, list[int]]]:
     """Yield each clip with the clips of other videos that share most keys with it, one a video, all in order of rank."""
     pairs = np.concatenate([np.empty((0, 2), np.int64), *shared])
+    # Of millions of clips many share a key by chance, and few share two with one video.
+    _, group, size = np.unique((pairs[:, 1] << 32) | columns.video[pairs[:, 0]], return_inverse=True, return_counts=True)
+    pairs = pairs[size[group] >= _MIN_SHARED]
     if not len(pairs):
         return
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)

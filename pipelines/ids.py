@@ -19,6 +19,24 @@ def column_to_array(column: pa.ChunkedArray) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, "S1")
 
 
+class IdList:
+    """A list of ids or names that are appended one by one."""
+
+    def __init__(self) -> None:
+        self._blocks: list[np.ndarray] = []
+        self._open: list[str] = []
+
+    def append(self, id_: str) -> None:
+        self._open.append(id_)
+        if len(self._open) == _AT_ONCE:
+            self._blocks.append(to_array(self._open))
+            self._open = []
+
+    def __getitem__(self, number: int) -> str:
+        block, at = divmod(number, _AT_ONCE)
+        return self._blocks[block][at].decode() if block < len(self._blocks) else self._open[at]
+
+
 class Ids:
     """A set of ids."""
 

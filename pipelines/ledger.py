@@ -211,13 +211,14 @@ class Part:
 
     clips: one row a clip, all phases joined. phases: the rows of each phase alone, with its own columns. videos: one row a
     source. records: of all units, if they were asked for. In the first part: also those of units that are of no source, such as
-    shards.
+    shards. bounds: the video_id with which the part begins, and the one before which it ends (None: to the end).
     """
 
     clips: pa.Table
     phases: dict[str, pa.Table]
     videos: pa.Table
     records: list[bytes]
+    bounds: tuple[str, str | None]
 
 
 def scan(
@@ -252,7 +253,7 @@ def scan(
         videos = _fit(_concat(files.scan(_VIDEOS, None, low, high)), VIDEO)
         known += [record for some in pieces.values() for record in _records(some)] if records else []
         clips = _fit(clips, schema).sort_by([("video_id", "ascending"), ("index", "ascending")])
-        yield Part(clips, tables, _with_superseded(files, videos, low, high), known)
+        yield Part(clips, tables, _with_superseded(files, videos, low, high), known, (low, high))
         known = []
 
 

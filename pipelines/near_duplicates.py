@@ -16,6 +16,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation import scratch, shards, storage
 from curation.near_duplicates import Clip, DuplicateSettings, Index
@@ -24,15 +25,13 @@ from curation.partition import fingerprint
 from curation.partition.fingerprint import KEYS, Fingerprint
 from curation.schema import CLIP, Row, columns, digest
 from pipelines import ledger, lock, sources, unit_files, units
-from pipelines.ids import Ids, column_to_array, to_array
+from pipelines.ids import IdList, Ids, column_to_array, to_array
 from pipelines.ledger import DUPLICATES, Record
 from pipelines.recipes import Recipe
 from pipelines.units import UnitName
 
 _ROWS = columns(CLIP, ("clip_id", "video_id", "unit_id", "duplicate_of_clip", "duplicate_similarity", "reject", "error"))
 _COLUMNS = ("start_s", "end_s", "picture", "source", "reject", "error")
-# Side files that are read at once: those of an hour of footage take a third of a megabyte each.
-_UNITS_AT_ONCE = 64
 
 
 def mark_duplicates(out: str, recipe: Recipe) -> None:
@@ -61,9 +60,9 @@ def _digest_inputs(out: str, settings: DuplicateSettings) -> str:
     """Identify what the rows are made from. Names of scored units hash their clips and all limits."""
     sha = hashlib.sha256(f"{fingerprint.VERSION} {json.dumps(asdict(settings), sort_keys=True)}".encode())
     files = unit_files.of(out)
-    for videos in ledger.ranges(files, sources.GROUP):
-        for folder in ("clips/partition", f"clips/{units.SUPERSEDED}", "clips/score"):
-            sha.update("\n".join([folder, *files.names(folder, *videos)]).encode())
+    for folder in ("clips/partition", f"clips/{units.SUPERSEDED}", "clips/score"):
+        for videos in ledger.ranges(files, sources.GROUP):
+            sha.update("".join(f"{folder}/{name}\n" for name in files.names(folder, *videos)).encode())
     return sha.hexdigest()
 
 
@@ -78,25 +77,25 @@ def _read(state: str) -> str | None:
 def _find(out: str, settings: DuplicateSettings) -> dict[str, list[Row]]:
     """Return the rows of clips that repeat another one, by the name of the unit that holds them."""
     planned = Ids([column_to_array(shards.read_plan(out)["clip_id"])])
-    clip_ids: list[bytes] = []
-    of_unit: list[str] = []  # the partition unit of each clip; one string object for all clips of a unit
+    clip_ids, of_unit = IdList(), IdList()  # and the partition unit of each clip
     with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
         index = Index(folder)
         for unit, prints, rows in _sources(out):
             is_planned = planned.mask(to_array([row["clip_id"] for row in rows]))
             index.add(prints, [_clip(row, bool(known)) for row, known in zip(rows, is_planned, strict=True)])
-            clip_ids += [row["clip_id"].encode() for row in rows]
-            of_unit += [unit] * len(rows)
+            for row in rows:
+                clip_ids.append(row["clip_id"])
+                of_unit.append(unit)
         copies = index.copies(settings.min_similarity)
     rows_of: dict[str, list[Row]] = defaultdict(list)
     for copy in copies:
-        clip_id, original = clip_ids[copy.clip].decode(), clip_ids[copy.original].decode()
+        clip_id, original, unit = clip_ids[copy.clip], clip_ids[copy.original], of_unit[copy.clip]
         rejected = settings.action == "reject" and clip_id not in planned
         words = f"near-duplicate: {copy.similarity:.2f} of its motion is in clip {original}" if rejected else None
-        rows_of[of_unit[copy.clip]].append(
+        rows_of[unit].append(
             {
                 "clip_id": clip_id,
-                "video_id": UnitName.parse(of_unit[copy.clip]).video_id,
+                "video_id": UnitName.parse(unit).video_id,
                 "duplicate_of_clip": original,
                 "duplicate_similarity": copy.similarity,
                 "reject": words,
@@ -123,25 +122,13 @@ def _sources(out: str) -> Iterator[tuple[str, Fingerprint, list[Row]]]:
         for row in ledger.kept_clips(part.clips).to_pylist():
             if row["unit_id"] not in superseded and row["source"] == "curated":
                 rows_of[row["unit_id"]].append(row)
-        names = sorted(rows_of)
-        for first in range(0, len(names), _UNITS_AT_ONCE):
-            some = names[first : first + _UNITS_AT_ONCE]
-            prints = _fingerprints(out, some)
-            for unit in some:
-                if (video := prints.get(rows_of[unit][0]["video_id"])) is not None:
-                    yield unit, video, sorted(rows_of[unit], key=lambda row: row["start_s"])
-
-
-def _fingerprints(out: str, partition_units: Sequence[str]) -> dict[str, Fingerprint]:
-    """Return the fingerprints of these units' sources by video_id, of those that have one of this version."""
-    prints = {}
-    for table in ledger.sidecars(out, "signals", partition_units):
-        if "fingerprint_version" in table.column_names:
-            rows = table.select(["video_id", "fingerprint_version", *_PRINT_COLUMNS])
-            for number in range(len(rows)):
-                if rows["fingerprint_version"][number].as_py() == fingerprint.VERSION:
-                    prints[rows["video_id"][number].as_py()] = _fingerprint(rows, number)
-    return prints
+        for piece in unit_files.of(out).scan("sidecar/signals", (*_PRINT_COLUMNS, "fingerprint_version"), *part.bounds):
+            if "fingerprint_version" not in piece.table.column_names:
+                continue
+            current = pc.equal(piece.table["fingerprint_version"], fingerprint.VERSION).to_pylist()
+            for unit, begin, end in zip(piece.units, piece.starts.tolist(), piece.starts[1:].tolist(), strict=False):
+                if unit in rows_of and begin < end and current[begin]:
+                    yield unit, _fingerprint(piece.table, begin), sorted(rows_of[unit], key=lambda row: row["start_s"])
 
 
 _PRINT_COLUMNS = ("hash_times_s", "hashes", "key_frame", "keys")

@@ -61,8 +61,8 @@ _MAX_DEPTH, _NARROW = 16, 8
 _MAX_TAIL = 2 * UNITS_PER_SEGMENT
 # So many packed units are looked up one by one, and more of them by reading the whole folder.
 _FEW_UNITS = 256
-# Row groups that a process keeps: units that follow each other are in the same.
-_KEPT_ROW_GROUPS = 12
+# Row groups that a reader keeps, of about 4 MB: units that follow each other are in the same, and in few segments.
+_KEPT_ROW_GROUPS = 48
 # How often a reader looks again for a unit whose file was packed just now.
 _TRIES = 3
 _UNITS = pa.schema([("unit", pa.string()), ("rows", pa.int32()), ("record", pa.binary())])
@@ -206,6 +206,10 @@ def _join_equal(pieces: Sequence[Piece]) -> Piece:
     return Piece([units[i] for i in order], starts, [records[i] for i in order], table)
 
 
+_RowGroups = OrderedDict[tuple[str, str, int], pa.Table]
+"""Row groups by folder, segment and number."""
+
+
 class Names(Sequence[str]):
     """Names in an Arrow array, which takes a third of the memory of a list."""
 
@@ -227,9 +231,10 @@ class Names(Sequence[str]):
 class _SegmentFile:
     """A packed segment, read in parts: its units and its footer once, its rows by row groups."""
 
-    def __init__(self, out: str, folder: str, segment: Segment) -> None:
+    def __init__(self, out: str, folder: str, segment: Segment, kept: _RowGroups | None = None) -> None:
+        """kept: row groups that are kept for the next unit, of all segments of this reader."""
         self._out, self._folder, self.segment = out, folder, segment
-        self._kept: OrderedDict[int, pa.Table] = OrderedDict()
+        self._kept: _RowGroups = OrderedDict() if kept is None else kept
         self._last: tuple[int, Sequence[str] | None, pa.Table] | None = None  # the last row group of `between`, by its columns
 
     @property
@@ -288,10 +293,11 @@ class _SegmentFile:
         first, last = self._groups(begin, end)
         parts = []
         for number in range(first, last):
-            if number not in self._kept:
-                self._kept[number] = self._read_groups(number, number + 1, None)
-            self._kept.move_to_end(number)
-            parts.append(self._kept[number])
+            key = self._folder, self.segment.name, number
+            if key not in self._kept:
+                self._kept[key] = self._read_groups(number, number + 1, None)
+            self._kept.move_to_end(key)
+            parts.append(self._kept[key])
         while len(self._kept) > _KEPT_ROW_GROUPS:
             self._kept.popitem(last=False)
         if not parts:
@@ -417,6 +423,7 @@ class UnitFiles:
         self._replaced: dict[str, list[str]] = {}  # files whose unit is packed: a run was killed before it deleted them
         self._tails: dict[str, list[Piece]] = {}  # the rows in files of units
         self._segments: dict[tuple[str, str], _SegmentFile] = {}
+        self._row_groups: _RowGroups = OrderedDict()
 
     def refresh(self) -> None:
         """List folders anew when they are asked for: workers may have committed units."""
@@ -463,7 +470,7 @@ class UnitFiles:
         for segment in self.manifest.segments.get(folder, ()):
             key = folder, segment.name
             if key not in self._segments:
-                self._segments[key] = _SegmentFile(self.out, folder, segment)
+                self._segments[key] = _SegmentFile(self.out, folder, segment, self._row_groups)
             files.append(self._segments[key])
         return files
 
