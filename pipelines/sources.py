@@ -36,7 +36,7 @@ GREW = "the file grew after clips of its shorter version were stored in shards; 
 
 # A file that changed this recently is listed again a second later. If it is being written, it waits for the next run.
 _YOUNG_S, _RECHECK_S = 2.0, 1.0
-GROUP = 1 << 16
+GROUP = 1 << 15
 """Sources that are listed, measured and packed together: what a group needs in memory does not depend on how many there are."""
 
 
