@@ -31,7 +31,12 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Fvd(NamedTuple):
-    """A distance, and what it was measured on. interval: 95 %, bootstrap over the videos of both sets."""
+    """A distance, and what it was measured on.
+
+    interval: 95 %, how far the distance varies with the videos of both sets that were drawn, by bootstrap. It lies around the
+    distance: a set that is drawn again repeats some videos, which shifts all distances of such sets upwards, and that shift is
+    taken out. It says nothing about the bias that all sets of this size have.
+    """
 
     distance: float
     interval: Interval
@@ -68,8 +73,12 @@ def fvd(a_NC: np.ndarray, b_NC: np.ndarray, frames: int, draws: int = 50, seed: 
     for _ in range(draws):
         rows = rng.integers(0, len(a_NC), len(a_NC))
         drawn.append(frechet_distance(a_NC[rows], b_NC[rows if paired else rng.integers(0, len(b_NC), len(b_NC))]))
-    interval = Interval(*(float(v) for v in np.percentile(drawn, (2.5, 97.5)))) if draws else Interval.unknown()
-    return Fvd(frechet_distance(a_NC, b_NC), interval, (len(a_NC), len(b_NC)), frames)
+    distance = frechet_distance(a_NC, b_NC)
+    interval = Interval.unknown()
+    if draws:
+        low, high = np.percentile(drawn, (2.5, 97.5)) - np.mean(drawn) + distance
+        interval = Interval(max(0.0, float(low)), float(high))
+    return Fvd(distance, interval, (len(a_NC), len(b_NC)), frames)
 
 
 def load_features(path: str, device: str = "") -> Features:

@@ -53,6 +53,20 @@ def test_fewer_videos_than_features_are_fine_and_one_is_not():
         frechet_distance(a[:1], a)
 
 
+def test_the_interval_holds_what_sets_of_this_size_have_on_average():
+    """Sets that are drawn again repeat videos, and are further from each other than sets without repeats."""
+    rng = np.random.default_rng(0)
+    mix = np.eye(8) + rng.normal(size=(8, 8)) / 4
+
+    def draw():
+        return rng.normal(size=(30, 8)), rng.normal(size=(30, 8)) @ mix + 0.3
+
+    mean = np.mean([frechet_distance(*draw()) for _ in range(400)])
+    intervals = [fvd.fvd(*draw(), 10, draws=60, seed=number).interval for number in range(60)]
+    assert np.mean([interval.low <= mean <= interval.high for interval in intervals]) > 0.8
+    assert np.mean([interval.low > mean for interval in intervals]) < 0.15, "not shifted"
+
+
 def test_the_bench_states_the_formula_and_draws_pairs():
     real = np.random.default_rng(3).normal(size=(40, 6))
     table = fvd_table(real, {"shifted": real + 1}, 10, "")
