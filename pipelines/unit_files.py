@@ -61,8 +61,8 @@ _MAX_DEPTH, _NARROW = 16, 8
 _MAX_TAIL = 2 * UNITS_PER_SEGMENT
 # So many packed units are looked up one by one, and more of them by reading the whole folder.
 _FEW_UNITS = 256
-# Row groups that a reader keeps, of about 4 MB: units that follow each other are in the same, and in few segments.
-_KEPT_ROW_GROUPS = 48
+# Bytes of row groups that a reader keeps: units that follow each other are in the same, and in few segments.
+_KEPT_BYTES = 48 << 20
 # How often a reader looks again for a unit whose file was packed just now.
 _TRIES = 3
 _UNITS = pa.schema([("unit", pa.string()), ("rows", pa.int32()), ("record", pa.binary())])
@@ -298,7 +298,7 @@ class _SegmentFile:
                 self._kept[key] = self._read_groups(number, number + 1, None)
             self._kept.move_to_end(key)
             parts.append(self._kept[key])
-        while len(self._kept) > _KEPT_ROW_GROUPS:
+        while sum(table.nbytes for table in self._kept.values()) > _KEPT_BYTES:
             self._kept.popitem(last=False)
         if not parts:
             return self._footer.schema.to_arrow_schema().remove_metadata().empty_table()
