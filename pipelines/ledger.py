@@ -47,8 +47,8 @@ _NEWER_FIELDS = ("reasons", "deaths")
 DUPLICATES = "duplicates"
 """The folder under `clips` with the clips that repeat another one. Its rows are part of the verdicts of `score`."""
 _VIDEOS, _PARTITION = "videos", "clips/partition"
-# Sources that `scan` joins at once, each with at most 64 clips a unit of `score`: 64k clips take 130 MB.
-_UNITS_PER_PART = 1024
+# Units of `score` or `partition` that `scan` joins at once, with at most 64 clips each: 16k clips take 35 MB.
+_UNITS_PER_PART = 256
 # Side files that are read at once: thumbnails of an hour of video take some 15 MB.
 _SIDECARS_AT_ONCE = 16
 
