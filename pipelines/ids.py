@@ -1,4 +1,4 @@
-"""Many ids of sixteen characters in an array, which takes a seventh of the memory of a set of strings."""
+"""Many ids, or other ASCII names, as bytes in arrays: an id of sixteen characters takes a seventh of its memory in a set."""
 
 from collections.abc import Iterable, Sequence
 
@@ -33,6 +33,7 @@ class IdList:
             self._open = []
 
     def __getitem__(self, number: int) -> str:
+        """Return the id with a number, from 0. IndexError beyond the end."""
         block, at = divmod(number, _AT_ONCE)
         return self._blocks[block][at].decode() if block < len(self._blocks) else self._open[at]
 

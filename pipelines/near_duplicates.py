@@ -122,13 +122,21 @@ def _sources(out: str) -> Iterator[tuple[str, Fingerprint, list[Row]]]:
         for row in ledger.kept_clips(part.clips).to_pylist():
             if row["unit_id"] not in superseded and row["source"] == "curated":
                 rows_of[row["unit_id"]].append(row)
-        for piece in unit_files.of(out).scan("sidecar/signals", (*_PRINT_COLUMNS, "fingerprint_version"), *part.bounds):
-            if "fingerprint_version" not in piece.table.column_names:
-                continue
+        prints = _fingerprints(out, part.bounds)
+        for unit in sorted(rows_of.keys() & prints.keys()):  # in order, since the first of equal clips stays
+            yield unit, prints[unit], sorted(rows_of[unit], key=lambda row: row["start_s"])
+
+
+def _fingerprints(out: str, videos: tuple[str, str | None]) -> dict[str, Fingerprint]:
+    """Return the fingerprints of a range of sources, by partition unit, of those that have one of this version."""
+    prints = {}
+    for piece in unit_files.of(out).scan("sidecar/signals", (*_PRINT_COLUMNS, "fingerprint_version"), *videos):
+        if "fingerprint_version" in piece.table.column_names:
             current = pc.equal(piece.table["fingerprint_version"], fingerprint.VERSION).to_pylist()
             for unit, begin, end in zip(piece.units, piece.starts.tolist(), piece.starts[1:].tolist(), strict=False):
-                if unit in rows_of and begin < end and current[begin]:
-                    yield unit, _fingerprint(piece.table, begin), sorted(rows_of[unit], key=lambda row: row["start_s"])
+                if begin < end and current[begin]:
+                    prints[unit] = _fingerprint(piece.table, begin)
+    return prints
 
 
 _PRINT_COLUMNS = ("hash_times_s", "hashes", "key_frame", "keys")

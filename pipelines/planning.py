@@ -1,8 +1,8 @@
 """The pending units of each phase: list the wanted units, leave out the committed ones. This reads verdicts, but no pixels.
 
 Units are planned in groups: those of a range of video_ids, of some sources of the input, or some shards. The next group is
-planned after the one before was done, so memory does not depend on how many units there are. Where one group is all, what is
-derived from verdicts is kept in `UnitFiles.memo` until units change.
+planned after the one before was done, so units, their names and their verdicts are in memory for one group at a time. Where one
+group is all, what is derived from verdicts is kept in `UnitFiles.memo` until units change.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ def pending_units(phase: str, out: str, recipe: Recipe, listing: Listing) -> Ite
 
 
 def _ranges(out: str) -> Iterator[Range]:
-    """Yield ranges of video_ids, each with as many sources as are planned together."""
+    """Yield ranges of video_ids, each with about as many units as are planned together."""
     return (Range(low, high) for low, high in ledger.ranges(unit_files.of(out), sources.GROUP))
 
 

@@ -37,7 +37,7 @@ GREW = "the file grew after clips of its shorter version were stored in shards; 
 # A file that changed this recently is listed again a second later. If it is being written, it waits for the next run.
 _YOUNG_S, _RECHECK_S = 2.0, 1.0
 GROUP = 1 << 15
-"""Sources that are listed, measured and packed together: what a group needs in memory does not depend on how many there are."""
+"""Sources, or units of later phases, that are planned, done and packed together."""
 
 
 class _Identity(NamedTuple):
@@ -108,7 +108,7 @@ class Listing(Sequence[Entry]):
         return self._entries[at] if at < len(self) and self._entries[at].uri == uri else None
 
     def choose(self, mask_N: np.ndarray) -> list[Entry]:
-        """Return the sources for which a mask is true."""
+        """Return the sources for which a mask, bool [N], is true."""
         return [self._entries[number] for number in np.flatnonzero(mask_N)]
 
     def unmeasured(self, out: str) -> list[Entry]:
@@ -133,8 +133,8 @@ def pending_groups(listing: Listing, out: str, recipe: Recipe, probed_bytes: flo
     """Group the sources that have no unit yet. A second copy of a recording gets a unit that only records the duplicate.
 
     Only new sources are read, and of those only the few blocks that identify them. The original among equal sources is the one
-    that was committed before, else the first by uri. A group is read when it is asked for, after the ones before it were
-    measured. There is at least one group, which may be empty.
+    that was committed before, else the first by uri. A group is identified when it is asked for; what may be a remux of another
+    source is opened before the first group. There is at least one group, which may be empty.
     """
     new = listing.unmeasured(out)
     done = len(listing) - len(new)
@@ -142,8 +142,9 @@ def pending_groups(listing: Listing, out: str, recipe: Recipe, probed_bytes: flo
         yield Group([], done)
         return
     remuxes = duplicates.find_remuxes(new, _without(listing, new))
+    originals: dict[str, Entry] = {}
     for first in range(0, len(new), GROUP):
-        pending = _pending_group(new[first : first + GROUP], remuxes, listing, out, recipe, probed_bytes)
+        pending = _pending_group(new[first : first + GROUP], remuxes, originals, listing, out, recipe, probed_bytes)
         yield Group(pending, done if first == 0 else 0, min(1.0, (first + GROUP) / len(new)))
 
 
@@ -153,11 +154,21 @@ def _without(listing: Listing, entries: Iterable[Entry]) -> list[Entry]:
 
 
 def _pending_group(
-    new: Sequence[Entry], remuxes: Mapping[str, Entry], listing: Listing, out: str, recipe: Recipe, probed_bytes: float
+    new: Sequence[Entry],
+    remuxes: Mapping[str, Entry],
+    originals: dict[str, Entry],
+    listing: Listing,
+    out: str,
+    recipe: Recipe,
+    probed_bytes: float,
 ) -> list[Unit]:
-    """Return the units of some sources that have none yet."""
+    """Return the units of some sources that have none yet. originals: the first source of each recording of earlier groups, by
+    video_id, to which those of this group are added.
+    """
     identified = source_manifest.identify(out, new, probed_bytes)
-    pending = [_source_unit(recipe, identity) for identity in _identify_new(new, listing, out, identified, remuxes)]
+    first: dict[str, Entry] = {}
+    identities = _identify_new(new, listing, out, identified, remuxes, originals, first)
+    pending = [_source_unit(recipe, identity) for identity in identities]
     superseded = _superseded_rows(out)
     ids = {UnitName.parse(unit.name).video_id for unit in pending}
     moved = {UnitName.parse(unit.name).video_id for unit in pending if not unit.duplicate_of}
@@ -165,24 +176,32 @@ def _pending_group(
     measured = units.list_of_videos(out, "partition", moved)
     taken_back = [*returned, *(name for name in measured if name not in superseded)]
     ledger.take_back(out, taken_back)
-    again = Ids([to_array([UnitName.parse(name).digest for name in taken_back])]).mask(listing.digests)
-    if again.any():
-        # A copy in the input had been recorded before its original was measured. It is new again.
-        new = sorted({*new, *listing.choose(again)})
+    is_new_again = Ids([to_array([UnitName.parse(name).digest for name in taken_back])]).mask(listing.digests)
+    if is_new_again.any():
+        # A copy in the input had been recorded before its original was measured.
+        new = sorted({*new, *listing.choose(is_new_again)})
         remuxes = duplicates.find_remuxes(new, _without(listing, (*new, *listing.unmeasured(out))))
-        return _pending_group(new, remuxes, listing, out, recipe, probed_bytes)
+        return _pending_group(new, remuxes, originals, listing, out, recipe, probed_bytes)
+    originals.update({video_id: entry for video_id, entry in first.items() if video_id not in originals})
     superseded = {name: row for name, row in superseded.items() if name not in taken_back}
     return [_refuse_grown(out, unit, superseded) for unit in pending]
 
 
 def _identify_new(
-    new: Sequence[Entry], listing: Listing, out: str, identified: Mapping[Entry, Identified], remuxes: Mapping[str, Entry]
+    new: Sequence[Entry],
+    listing: Listing,
+    out: str,
+    identified: Mapping[Entry, Identified],
+    remuxes: Mapping[str, Entry],
+    originals: Mapping[str, Entry],
+    first: dict[str, Entry],
 ) -> Iterator[_Identity]:
-    """Identify each new source, and find an earlier source with the same recording."""
+    """Identify each new source, and find an earlier source with the same recording: a measured one, one of `originals`, or the
+    first in this group, which is entered into `first`.
+    """
     superseded = set(units.list_superseded(out))
     known_ids = {identified[entry].video_id for entry in new}
     measured = _by_video(units.list_of_videos(out, "partition", known_ids), superseded)
-    first: dict[str, Entry] = {}
 
     unstored = cache(lambda: _units_with_unstored_clips(out))
 
@@ -196,7 +215,7 @@ def _identify_new(
             # A source that is gone before all of its clips are stored has moved. It is measured where it is now.
             if listed or storage.exists(source.uri) or str(name) not in unstored():
                 return listed or source
-        return first.get(video_id)
+        return originals.get(video_id) or first.get(video_id)
 
     for entry in new:
         video_id, _, problem = identified[entry]
@@ -278,8 +297,8 @@ def supersede_changed(listing: Listing, growing: Sequence[str], out: str) -> Non
     returned = [name for name, digest_ in superseded.items() if digest_ in listing.ids]
     # sources with the size and date of an earlier version again
     unit_files.of(out).delete({f"clips/{SUPERSEDED}": returned})
-    again = Ids([to_array([superseded[name] for name in returned])]).mask(listing.digests)
-    new = {entry.uri for entry in (*listing.unmeasured(out), *listing.choose(again))}
+    has_returned = Ids([to_array([superseded[name] for name in returned])]).mask(listing.digests)
+    new = {entry.uri for entry in (*listing.unmeasured(out), *listing.choose(has_returned))}
     if not (new or growing):
         return
     changed, copies = _changed_sources(out, listing, new.union(growing), superseded.keys())

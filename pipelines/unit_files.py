@@ -15,7 +15,7 @@ import io
 import json
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation import storage
@@ -55,7 +56,7 @@ _PACKED_AT_ONCE, _FIRST_FILES = 128 << 20, 16
 _MERGED_AT_ONCE = 512 << 20
 # How much a segment is smaller than its rows in memory, about.
 _COMPRESSED = 8
-# A name lies within at most so many segments, and one that covers more than this part of all names is wide.
+# A name lies within at most so many segments. A segment that covers more than an eighth of all names is wide.
 _MAX_DEPTH, _NARROW = 16, 8
 # A folder with more files of units than this is packed without holding all of its rows in memory.
 _MAX_TAIL = 2 * UNITS_PER_SEGMENT
@@ -311,9 +312,10 @@ class _SegmentFile:
         first = int(np.searchsorted(self._group_starts, begin, "right")) - 1
         return first, int(np.searchsorted(self._group_starts, end, "left"))
 
-    def _next_groups(self, first: int, last: int, columns: tuple[str, ...] | None, keep: bool) -> pa.Table:
-        """Read row groups, of which the first may be the last one of the call before, and is not read again.
+    def _next_row_groups(self, first: int, last: int, columns: tuple[str, ...] | None, keep: bool) -> pa.Table:
+        """Read row groups from `first` to before `last`. The first one is not read again where the call before ended with it.
 
+        keep: hold the last one for the next call.
         Whoever reads a segment range by range meets each row group once or, where ranges are short, many times in a row.
         """
         before = self._last[2] if self._last and self._last[:2] == (first, columns) else None
@@ -347,6 +349,12 @@ class _SegmentFile:
         first, last = self._bounds(low, high)
         return list(self.units[first:last]) if first < last else []
 
+    def units_with_prefix(self, prefixes: pa.Array, length: int) -> list[str]:
+        """Return the units whose first so many characters are one of these."""
+        names = self._units_table["unit"]
+        chosen: list[str] = names.filter(pc.is_in(pc.utf8_slice_codeunits(names, 0, length), prefixes)).to_pylist()
+        return chosen
+
     def between(
         self, low: str, high: str | None, columns: Sequence[str] | None, records: bool | Sequence[bytes | None] = True
     ) -> Piece:
@@ -363,7 +371,7 @@ class _SegmentFile:
             rows = pa.schema(kept).empty_table()
         else:
             more = end < int(self.starts[-1])  # whoever reads to the end leaves nothing behind
-            table = self._next_groups(*groups, None if columns is None else tuple(columns), more)
+            table = self._next_row_groups(*groups, None if columns is None else tuple(columns), more)
             rows = table.slice(begin - int(self._group_starts[groups[0]]), end - begin)
         about: list[bytes | None] = [None] * (last - first)
         if not isinstance(records, bool):
@@ -447,6 +455,15 @@ class UnitFiles:
         yield to_array([name.split("-")[part] for name in self._files_of_units(folder)])
         for file in self._files(folder):
             yield to_array([name.split("-")[part] for name in file.units[:] if name not in dropped])
+
+    def names_of_videos(self, folder: str, video_ids: Collection[str]) -> list[str]:
+        """List the committed units of a folder whose names begin with these video_ids, sorted."""
+        dropped, wanted = self.manifest.dropped.get(folder, frozenset()), pa.array(sorted(video_ids), pa.string())
+        found = {name for name in self._files_of_units(folder) if name.partition("-")[0] in video_ids}
+        for length in {len(video_id) for video_id in video_ids}:
+            for file in self._files(folder):
+                found.update(name for name in file.units_with_prefix(wanted, length) if name.partition("-")[0] in video_ids)
+        return sorted(found - dropped)
 
     def has(self, folder: str, unit: str) -> bool:
         """Whether a unit is committed."""
@@ -741,7 +758,7 @@ def _live(files: Iterable[_SegmentFile], dropped: frozenset[str]) -> list[Piece]
 
 
 def _overlapping(files: Sequence[_SegmentFile]) -> list[_SegmentFile]:
-    """Return the segments to merge so that a unit is looked for in few. None while no name lies within more than some.
+    """Return the segments to merge so that a unit is looked for in few: none while no name lies within more than `_MAX_DEPTH`.
 
     Each time units are packed, their segments cover all names together, since names begin with hashes. So the widest segments
     are merged first, and all of them where the narrow ones overlap too much as well: that is how log-structured stores bound

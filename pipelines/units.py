@@ -126,7 +126,7 @@ def list_of_videos(out: str, phase: str, video_ids: Collection[str]) -> list[str
     """List the committed units of a phase that hold clips of these videos."""
     files, folder = unit_files.of(out), f"clips/{phase}"
     if len(video_ids) > _FEW_VIDEOS:
-        return [name for name in files.names(folder) if name.partition("-")[0] in video_ids]
+        return files.names_of_videos(folder, video_ids)
     return [name for video in sorted(video_ids) for name in files.names(folder, *Range.of(video, video))]
 
 

@@ -34,15 +34,18 @@ def run_on_ray(work: Callable[[dict[str, Any]], None], config: dict[str, Any], w
 
 
 def _error_of_ranks(error: Exception) -> Exception:
-    """Return what an error of Ray Train is about: what a rank raised, or that ranks were lost."""
+    """Return what an error of Ray Train is about: what a rank raised, or else Unavailable: ranks were lost or never ran."""
     failures: list[Exception] = [*getattr(error, "worker_failures", {}).values()]
     raised = [failure for failure in failures if not type(failure).__module__.startswith("ray.")]
     # Where one rank fails, others fail as they wait for it: what our own code says is what to read.
     ours = [each for each in raised if isinstance(each, GamecraftError)]
     if ours or raised:
         return (ours or raised)[0]
-    reason = " ".join(str(failures[0] if failures else error).split())
-    return Unavailable(f"Ray Train lost ranks of this run ({reason[:300]}); run the same command again to resume")
+    cause = failures[0] if failures else getattr(error, "controller_failure", error)
+    reason = " ".join(str(cause).split())[:300]
+    if not failures:  # no rank ran, or its node was taken away: the cluster may lack what the run asks for
+        return Unavailable(f"Ray Train could not go on: {reason}")
+    return Unavailable(f"Ray Train lost ranks of this run ({reason}); run the same command again to resume")
 
 
 def map_on_ray(work: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 ray = pytest.importorskip("ray")
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
-from ray.train import WorkerGroupError  # noqa: E402
+from ray.train import ControllerError, WorkerGroupError  # noqa: E402
 
 from curation.errors import InputError, Unavailable  # noqa: E402
 from model.parallel import dist  # noqa: E402
@@ -57,6 +57,7 @@ def test_what_a_rank_raises_is_raised_and_what_ray_loses_is_unavailable():
     said = _error_of_ranks(WorkerGroupError("", {1: lost}))
     assert isinstance(said, Unavailable)
     assert "run the same command again to resume" in str(said)
+    assert str(_error_of_ranks(ControllerError(ValueError("no GPU")))) == "Ray Train could not go on: no GPU"
 
 
 @pytest.mark.exhaustive  # Ray Train tries it four times, which takes a minute

@@ -3,12 +3,14 @@
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from curation import shards, storage
+from curation import shards, source_files, storage
 from curation.output_folder import OutputFolder
-from pipelines import compact, ledger, phases, planning, recipes, run, sources, unit_files
+from pipelines import chunk_units, compact, ledger, phases, planning, recipes, run, sources, unit_files
+from pipelines.ledger import Record
 
 SMOKE = recipes.smoke()
 RECIPE = replace(SMOKE, shard=replace(SMOKE.shard, clips_per_shard=2))
@@ -94,6 +96,33 @@ def test_a_run_stopped_in_any_group_goes_on(raw, whole, groups, tmp_path, monkey
     assert resumed.finished
     assert resumed.work.units == 2 * 7 + 3 * 5 + len(whole[3]) - last
     assert content(resumed.out) == whole
+
+
+def test_a_copy_in_a_later_group_has_the_original_of_an_earlier_one(raw, groups, tmp_path, monkeypatch):
+    """Also where the original could not be measured now: the next run does that."""
+    real = run.runners.run_local
+
+    def lose_the_first(phase, todo, show):
+        for unit in todo:
+            lost = phase.name == "partition" and unit.uri.endswith("/0.mp4")
+            yield from [Record(phase.name, unit.name, failure="OSError: gone")] if lost else real(phase, [unit], show)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.runners, "run_local", lose_the_first)
+        done = run.curate([str(raw)], str(tmp_path / "o"), RECIPE)
+    assert not done.finished
+    copies = [(row["uri"], row["duplicate_of"]) for row in ledger.videos(done.out).to_pylist() if row["duplicate_of"]]
+    assert [tuple(Path(uri).name for uri in pair) for pair in copies] == [("z.mp4", "0.mp4")]
+    assert run.curate([str(raw)], done.out, RECIPE).finished
+
+
+def test_only_the_first_of_copies_in_two_groups_is_cut_into_chunks(raw, groups, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunk_units, "_OPENED_BYTES_PER_S", 1)
+    monkeypatch.setattr(chunk_units, "_MIN_BYTES_PER_S", 1)
+    recipe = replace(RECIPE, partition=replace(RECIPE.partition, chunk_s=1.0))
+    entries = source_files.find_sources([str(raw)])
+    units = [unit for group in chunk_units.pending_chunks(entries, str(tmp_path / "o"), recipe) for unit in group.units]
+    assert {Path(unit.uri).name for unit in units} == {f"{seed}.mp4" for seed in range(5)}
 
 
 def test_a_category_is_limited_over_all_groups(raw, groups, tmp_path):

@@ -144,6 +144,17 @@ def test_the_rows_do_not_depend_on_the_order_in_which_sources_come(flagged, outp
     assert ledger.read_unit(output, "duplicates", unit) == ledger.read_unit(flagged.out, "duplicates", unit)
 
 
+def test_the_order_of_sources_does_not_depend_on_what_is_packed(output):
+    """Of equal clips the first stays."""
+    names = unit_files.of(output).names("sidecar/signals")
+    last = storage.read(f"{output}/sidecar/signals/{names[0]}.parquet")
+    storage.delete(f"{output}/sidecar/signals/{names[0]}.parquet")
+    unit_files.UnitFiles(output).pack("sidecar/signals")
+    storage.put(f"{output}/sidecar/signals/{names[0]}.parquet", last)
+    assert len(names) > 2
+    assert [unit for unit, _, _ in near_duplicates._sources(output)] == names
+
+
 def test_sources_measured_by_an_earlier_release_are_not_compared(output):
     earlier = ledger.SIGNALS.names[: ledger.SIGNALS.names.index("fingerprint_version")]
     one, *others = unit_files.of(output).names("sidecar/signals")
