@@ -34,6 +34,7 @@ def show(source):
 """
 
 
+@pytest.mark.exhaustive  # the commands in it have tests of their own
 @pytest.mark.timeout(280)
 def test_its_cells_run_in_order(tmp_path):
     for package in ("torch", "diffusers", "vizdoom", "PIL"):

@@ -117,6 +117,7 @@ def test_stage_two_adds_the_cross_attention_that_stage_one_did_not_have(stage1, 
     assert state["step"] == second.train.steps
 
 
+@pytest.mark.exhaustive  # as stages 1, 3 and 4 do, in shorter tests
 def test_a_killed_stage_two_resumes_to_the_result_of_an_undisturbed_one(second, stage2, stage1, out, tmp_path):
     folder = tmp_path / "run"
     (tmp_path / "second.yaml").write_text(to_commented_yaml(second))

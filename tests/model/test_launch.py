@@ -29,6 +29,7 @@ def cluster(tmp_path_factory):
     ray.shutdown()
 
 
+@pytest.mark.exhaustive  # Ray Train waits half a minute
 def test_a_rank_that_dies_is_started_again_with_the_others(cluster, tmp_path):
     def work(config):
         rank, count, _ = dist.start()

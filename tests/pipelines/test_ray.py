@@ -187,6 +187,7 @@ def kill_at(rows):
     return rows
 
 
+@pytest.mark.exhaustive  # as a clip that does, and half a minute of waiting
 def test_ray_outlives_a_chunk_that_kills_its_worker_and_keeps_its_source(cluster, local, raw, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "Phase", PoisonedScan)
     done = run.curate([str(raw)], str(tmp_path / "o"), in_chunks(monkeypatch), runner="ray")

@@ -403,6 +403,7 @@ async def is_steady(client: Client, limit_s: float) -> bool:
     return False
 
 
+@pytest.mark.exhaustive  # twenty seconds of waiting
 def test_flooding_garbage_stalled_and_vanished_clients_harm_nobody():
     async def flood(server: Server, over: asyncio.Event) -> None:
         async with connect(server, {}) as client:
