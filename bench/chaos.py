@@ -414,3 +414,7 @@ def _run_store() -> Iterator[_FlakyStore]:
     finally:
         server.kill()
         server.wait()
+
+
+if __name__ == "__main__":
+    main()
