@@ -19,8 +19,9 @@ from curation import shards, storage
 from curation.schema import digest
 from pipelines import ledger, planning, recipes, units
 from pipelines.compact import compact
+from pipelines.segments import RECORD_KEY, Piece, write_segment
 from pipelines.sources import Listing
-from pipelines.unit_files import RECORD_KEY, UNITS_PER_SEGMENT, Piece, UnitFiles, write_segment
+from pipelines.unit_files import UNITS_PER_SEGMENT, UnitFiles
 from pipelines.units import PART_CLIPS, Unit, UnitName
 
 _SOURCE_BYTES = 24680

@@ -20,7 +20,7 @@ from curation.shards import to_parquet
 from operators.op import Op
 from pipelines import unit_files
 from pipelines.recipes import CLIP_PHASES, PHASES
-from pipelines.unit_files import RECORD_KEY, Piece
+from pipelines.segments import RECORD_KEY, Piece
 from pipelines.units import SUPERSEDED
 
 THUMBS = pa.schema([("clip_id", pa.string()), ("times_s", pa.list_(pa.float64())), ("jpegs", pa.list_(pa.binary()))])

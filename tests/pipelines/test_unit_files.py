@@ -10,6 +10,7 @@ import pytest
 from curation import storage
 from curation.schema import CLIP, columns
 from pipelines import ledger, unit_files
+from pipelines import segments as segment_module
 from pipelines.ledger import Record
 from pipelines.unit_files import UnitFiles
 
@@ -166,7 +167,7 @@ def test_merged_segments_are_cut_by_size(out, monkeypatch):
 
 def test_a_unit_lies_within_few_segments_however_often_units_were_packed(out, monkeypatch):
     """Each pack covers all names, so a reader would look for a unit in as many segments as there were packs."""
-    monkeypatch.setattr(unit_files, "_MAX_DEPTH", 4)
+    monkeypatch.setattr(segment_module, "_MAX_DEPTH", 4)
     monkeypatch.setattr(unit_files, "_MAX_SMALL_SEGMENTS", 1)
     monkeypatch.setattr(unit_files, "_SMALL_BYTES", 1)
     monkeypatch.setattr(unit_files, "_SEGMENT_BYTES", 1500)
@@ -191,14 +192,14 @@ def test_a_unit_lies_within_few_segments_however_often_units_were_packed(out, mo
 
 
 def test_ranges_in_order_read_each_row_group_once(out, monkeypatch):
-    monkeypatch.setattr(unit_files, "_MAX_ROW_GROUP", 16)
-    monkeypatch.setattr(unit_files, "_ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(segment_module, "_MAX_ROW_GROUP", 16)
+    monkeypatch.setattr(segment_module, "_ROW_GROUP_BYTES", 1)
     write(out, range(90))
     pack(out)
     whole, names, groups = scanned(out), sorted(name(number) for number in range(90)), []
-    real = unit_files._SegmentFile._read_groups
+    real = segment_module.SegmentFile._read_groups
     monkeypatch.setattr(
-        unit_files._SegmentFile,
+        segment_module.SegmentFile,
         "_read_groups",
         lambda self, first, last, _: (groups.extend(range(first, last)), real(self, first, last, _))[1],
     )
@@ -265,8 +266,8 @@ def test_units_of_other_columns_stay_apart(out):
 
 
 def test_a_unit_is_found_in_any_row_group(out, monkeypatch):
-    monkeypatch.setattr(unit_files, "_MAX_ROW_GROUP", 16)
-    monkeypatch.setattr(unit_files, "_ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(segment_module, "_MAX_ROW_GROUP", 16)
+    monkeypatch.setattr(segment_module, "_ROW_GROUP_BYTES", 1)
     write(out, range(60), phase="partition", schema=CLIPS)
     before = content(out, PARTITION)
     pack(out, PARTITION)
