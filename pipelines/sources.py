@@ -144,8 +144,10 @@ def pending_groups(listing: Listing, out: str, recipe: Recipe, probed_bytes: flo
     remuxes = duplicates.find_remuxes(new, _without(listing, new))
     originals: dict[str, Entry] = {}
     for first in range(0, len(new), GROUP):
-        pending = _pending_group(new[first : first + GROUP], remuxes, originals, listing, out, recipe, probed_bytes)
-        yield Group(pending, done if first == 0 else 0, min(1.0, (first + GROUP) / len(new)))
+        part = new[first : first + GROUP]
+        pending = _pending_group(part, remuxes, originals, listing, out, recipe, probed_bytes)
+        again = len(pending) - len(part)  # copies that had been done before, and are to be done again
+        yield Group(pending, (done if first == 0 else 0) - again, min(1.0, (first + GROUP) / len(new)))
 
 
 def _without(listing: Listing, entries: Iterable[Entry]) -> list[Entry]:

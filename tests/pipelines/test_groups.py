@@ -115,7 +115,10 @@ def test_a_copy_in_a_later_group_has_the_original_of_an_earlier_one(raw, groups,
     assert not done.finished
     copies = [(row["uri"], row["duplicate_of"]) for row in ledger.videos(done.out).to_pylist() if row["duplicate_of"]]
     assert [tuple(Path(uri).name for uri in pair) for pair in copies] == [("z.mp4", "0.mp4")]
-    assert run.curate([str(raw)], done.out, RECIPE).finished
+    again = run.curate([str(raw)], done.out, RECIPE)
+    assert again.finished
+    assert again.before["partition"] == 5, "the copy is done again"
+    assert len([record for record in again.records if record.phase == "partition"]) == 2
 
 
 def test_only_the_first_of_copies_in_two_groups_is_cut_into_chunks(raw, groups, tmp_path, monkeypatch):
