@@ -235,7 +235,7 @@ def scan(
     schema = CLIP if wanted is None else pa.schema([field for field in CLIP if field.name in wanted])
     stored = _StoredRows(files, wanted)
     known = _records(files.scan("clips/shard", ["clip_id"], records=True)) if records else []  # of no source: in the first part
-    for low, high in islice(_bounds(files), skip, None):
+    for low, high in islice(ranges(files, _UNITS_PER_PART), skip, None):
         folders = [f"clips/{phase}" for phase in PHASES if phase != "shard"]
         pieces = {folder: list(files.scan(folder, wanted, low, high, records)) for folder in folders}
         tables = {phase: _concat(pieces[f"clips/{phase}"]) for phase in CLIP_PHASES if phase != "shard"}
@@ -269,7 +269,7 @@ class _StoredRows:
         spans: list[tuple[str, str]] = []
         for piece in files.scan("clips/shard", ["video_id"]):
             videos = piece.table["video_id"].combine_chunks()
-            for unit, begin, end in zip(piece.units, piece.starts.tolist(), piece.starts[1:].tolist(), strict=False):
+            for unit, begin, end in piece.spans():
                 if begin < end:
                     bounds = pc.min_max(videos[begin:end]).as_py()
                     self._names.append(unit)
@@ -296,18 +296,11 @@ class _StoredRows:
         return rows.filter(inside if high is None else pc.and_(inside, pc.less(rows["video_id"], high)))
 
 
-def _bounds(files: unit_files.UnitFiles) -> Iterator[tuple[str, str | None]]:
-    """Yield where the names of parts begin and end, so that a part has about as many units of `score` as one process can hold.
-
-    Names of units begin with their video_id, so that all units of a source are in one part.
-    """
-    yield from ranges(files, _UNITS_PER_PART)
-
-
 def ranges(files: unit_files.UnitFiles, size: int) -> Iterator[tuple[str, str | None]]:
     """Yield ranges of video_ids, from one to before another (None: to the end), with about so many units each.
 
-    Those of `score` count, or those of `partition` where there are more of them. All units of a source are in one range.
+    Those of `score` count, or those of `partition` where there are more of them. Names of units begin with their video_id, so
+    all units of a source are in one range.
     """
     videos = max((np.concatenate(list(files.parts_of_names(name, 0))) for name in ("clips/score", _PARTITION)), key=len)
     starts = ["", *(video.decode() for video in np.unique(np.sort(videos)[size::size]))]

@@ -77,7 +77,7 @@ def _read(state: str) -> str | None:
 def _find(out: str, settings: DuplicateSettings) -> dict[str, list[Row]]:
     """Return the rows of clips that repeat another one, by the name of the unit that holds them."""
     planned = Ids([column_to_array(shards.read_plan(out)["clip_id"])])
-    clip_ids, of_unit = IdList(), IdList()  # and the partition unit of each clip
+    clip_ids, of_unit = IdList(), IdList()  # the id of each clip, and its partition unit
     with tempfile.TemporaryDirectory(dir=scratch.folder()) as folder:
         index = Index(folder)
         for unit, prints, rows in _sources(out):
@@ -133,7 +133,7 @@ def _fingerprints(out: str, videos: tuple[str, str | None]) -> dict[str, Fingerp
     for piece in unit_files.of(out).scan("sidecar/signals", (*_PRINT_COLUMNS, "fingerprint_version"), *videos):
         if "fingerprint_version" in piece.table.column_names:
             current = pc.equal(piece.table["fingerprint_version"], fingerprint.VERSION).to_pylist()
-            for unit, begin, end in zip(piece.units, piece.starts.tolist(), piece.starts[1:].tolist(), strict=False):
+            for unit, begin, end in piece.spans():
                 if begin < end and current[begin]:
                     prints[unit] = _fingerprint(piece.table, begin)
     return prints

@@ -110,8 +110,7 @@ def _kept_clips(files: UnitFiles, videos: Range) -> Iterator[tuple[str, list[str
     duplicates = {clip for clip, reject in _duplicate_verdicts(files, videos) if reject}
     for piece in files.scan("clips/score", ("clip_id", "reject", "error"), *videos):
         clips, is_kept = piece.table["clip_id"].to_pylist(), ledger.kept_mask(piece.table).to_pylist()
-        bounds = piece.starts.tolist()
-        for unit, begin, end in zip(piece.units, bounds, bounds[1:], strict=False):
+        for unit, begin, end in piece.spans():
             yield (
                 unit,
                 [

@@ -66,6 +66,11 @@ class Piece:
         starts = self.starts[first : last + 1] - begin
         return Piece(self.units[first:last], starts, self.records[first:last], self.table.slice(begin, end - begin))
 
+    def spans(self) -> Iterator[tuple[str, int, int]]:
+        """Yield each unit with its first row and the one after its last."""
+        bounds = self.starts.tolist()
+        yield from zip(self.units, bounds, bounds[1:], strict=False)
+
     def split(self, size: int) -> Iterator["Piece"]:
         for first in range(0, len(self.units), size):
             yield self._slice(first, min(first + size, len(self.units)))

@@ -111,6 +111,10 @@ class Listing(Sequence[Entry]):
         """Return the sources for which a mask, bool [N], is true."""
         return [self._entries[number] for number in np.flatnonzero(mask_N)]
 
+    def of_units(self, partition_units: Iterable[str]) -> np.ndarray:
+        """Return which sources, in the listed version, have one of these partition units, bool [N]."""
+        return Ids([to_array([UnitName.parse(unit).digest for unit in partition_units])]).mask(self.digests)
+
     def unmeasured(self, out: str) -> list[Entry]:
         """Return the sources that have no committed unit in `partition`."""
         return self.choose(~units.committed_digests(out, "partition").mask(self.digests))
@@ -118,8 +122,8 @@ class Listing(Sequence[Entry]):
 
 def unmeasured_uris(listing: Listing, out: str) -> list[str]:
     """List the uris of sources that have no committed unit in `partition`, or one of another version."""
-    superseded = Ids([to_array([UnitName.parse(name).digest for name in units.list_superseded(out)])])
-    measured = units.committed_digests(out, "partition").mask(listing.digests) & ~superseded.mask(listing.digests)
+    superseded = listing.of_units(units.list_superseded(out))
+    measured = units.committed_digests(out, "partition").mask(listing.digests) & ~superseded
     return [entry.uri for entry in listing.choose(~measured)]
 
 
@@ -178,7 +182,7 @@ def _pending_group(
     measured = units.list_of_videos(out, "partition", moved)
     taken_back = [*returned, *(name for name in measured if name not in superseded)]
     ledger.take_back(out, taken_back)
-    is_new_again = Ids([to_array([UnitName.parse(name).digest for name in taken_back])]).mask(listing.digests)
+    is_new_again = listing.of_units(taken_back)
     if is_new_again.any():
         # A copy in the input had been recorded before its original was measured.
         new = sorted({*new, *listing.choose(is_new_again)})
@@ -295,15 +299,14 @@ def supersede_changed(listing: Listing, growing: Sequence[str], out: str) -> Non
 
     growing: uris of sources that are changing now. If no source has changed, this costs two listings.
     """
-    superseded = {name: UnitName.parse(name).digest for name in units.list_superseded(out)}
-    returned = [name for name, digest_ in superseded.items() if digest_ in listing.ids]
+    superseded = units.list_superseded(out)
+    returned = [name for name in superseded if UnitName.parse(name).digest in listing.ids]
     # sources with the size and date of an earlier version again
     unit_files.of(out).delete({f"clips/{SUPERSEDED}": returned})
-    has_returned = Ids([to_array([superseded[name] for name in returned])]).mask(listing.digests)
-    new = {entry.uri for entry in (*listing.unmeasured(out), *listing.choose(has_returned))}
+    new = {entry.uri for entry in (*listing.unmeasured(out), *listing.choose(listing.of_units(returned)))}
     if not (new or growing):
         return
-    changed, copies = _changed_sources(out, listing, new.union(growing), superseded.keys())
+    changed, copies = _changed_sources(out, listing, new.union(growing), set(superseded))
     if not changed:
         return
     stored = {clip for shard in shards.list_committed(out) for clip in shards.read_index(out, shard)["clip_id"].to_pylist()}

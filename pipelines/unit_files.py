@@ -267,9 +267,9 @@ class UnitFiles:
         else:
             pieces = self.scan(folder, columns)
         for piece in pieces:
-            for at in (at for at, unit in enumerate(piece.units) if unit in wanted):
-                begin, end = int(piece.starts[at]), int(piece.starts[at + 1])
-                yield piece.units[at], piece.table.slice(begin, end - begin).select(columns)
+            for unit, begin, end in piece.spans():
+                if unit in wanted:
+                    yield unit, piece.table.slice(begin, end - begin).select(columns)
 
     def scan(
         self, folder: str, columns: Sequence[str] | None = None, low: str = "", high: str | None = None, records: bool = False
