@@ -4,7 +4,7 @@
  * with it the functions that name a model, add an entity and draw a scene. One write to stderr for every scene of the world:
  *
  *   GAMECRAFT_REF x y width height fov_x fov_y eye[3] forward[3] left[3] up[3] time_ms   (19 numbers)
- *   GAMECRAFT_ENT type flags model x y z            (only models of MODELS: weapons, flashes, blasts, movers "*12", players)
+ *   GAMECRAFT_ENT type flags name x y z             (the models and sprites of NAMED; a sprite's name is "@" and its shader)
  *
  * The lines come before the buffer swap of the same frame. Offsets are those of refdef_t and refEntity_t in tr_types.h.
  */
@@ -14,19 +14,29 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MODEL_CALL = 2, CLEAR_CALL = 9, ENTITY_CALL = 10, SCENE_CALL = 15, NO_WORLD = 1, NAMES = 8192 };
+enum { MODEL_CALL = 2, SHADER_CALL = 4, CLEAR_CALL = 9, ENTITY_CALL = 10, SCENE_CALL = 15, NO_WORLD = 1, NAMES = 8192 };
 
-static const char *const MODELS[] = {"weapons", "*", "players", "flash", "boom"};
-static char names[NAMES][64], entities[1 << 15];
+enum { SPRITE = 2 }; /* of an entity's type */
+
+/* Weapons with their flashes, movers "*12", players, what they throw, what it leaves, and what lies about. */
+static const char *const NAMED[] = {"weapons2", "*",    "players", "boom",     "ammo/",         "weaphits",
+                                    "misc/tele", "gibs", "powerups", "sprites/plasma", "bloodExplosion", "viewBloodBlend"};
+static char models[NAMES][64], shaders[NAMES][64], entities[1 << 16];
 static int filled = 0;
 static void **table;
-static int (*real_model)(const char *);
+static int (*real_model)(const char *), (*real_shader)(const char *);
 static void (*real_clear)(void), (*real_entity)(const void *), (*real_scene)(const void *);
 static void *(*real_api)(int, void *);
 
 static int name_model(const char *name) {
     int handle = real_model(name);
-    if (handle >= 0 && handle < NAMES) strncpy(names[handle], name, sizeof names[0] - 1);
+    if (handle >= 0 && handle < NAMES) strncpy(models[handle], name, sizeof models[0] - 1);
+    return handle;
+}
+
+static int name_shader(const char *name) {
+    int handle = real_shader(name);
+    if (handle >= 0 && handle < NAMES) strncpy(shaders[handle], name, sizeof shaders[0] - 1);
     return handle;
 }
 
@@ -38,11 +48,12 @@ static void clear_scene(void) {
 static void add_entity(const void *entity) {
     const int *whole = entity;
     const float *real = entity;
-    const char *name = whole[2] > 0 && whole[2] < NAMES ? names[whole[2]] : "";
-    for (unsigned k = 0; k < sizeof MODELS / sizeof *MODELS; k++) {
-        if (*name && strstr(name, MODELS[k]) && filled < (int)sizeof entities - 256) {
-            filled += sprintf(entities + filled, "GAMECRAFT_ENT %d %d %s %.3f %.3f %.3f\n", whole[0], whole[1], name, real[17],
-                              real[18], real[19]);
+    int sprite = whole[0] == SPRITE && whole[2] <= 0, handle = sprite ? whole[28] : whole[2];
+    const char *name = handle > 0 && handle < NAMES ? (sprite ? shaders : models)[handle] : "";
+    for (unsigned k = 0; k < sizeof NAMED / sizeof *NAMED; k++) {
+        if (*name && strstr(name, NAMED[k]) && filled < (int)sizeof entities - 256) {
+            filled += sprintf(entities + filled, "GAMECRAFT_ENT %d %d %s%s %.3f %.3f %.3f\n", whole[0], whole[1], sprite ? "@" : "",
+                              name, real[17], real[18], real[19]);
             break;
         }
     }
@@ -78,7 +89,9 @@ static void *wrap_api(int version, void *import) {
         real_clear = functions[CLEAR_CALL];
         real_entity = functions[ENTITY_CALL];
         real_scene = functions[SCENE_CALL];
+        real_shader = functions[SHADER_CALL];
         functions[MODEL_CALL] = name_model;
+        functions[SHADER_CALL] = name_shader;
         functions[CLEAR_CALL] = clear_scene;
         functions[ENTITY_CALL] = add_entity;
         functions[SCENE_CALL] = draw_scene;

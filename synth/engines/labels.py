@@ -14,6 +14,7 @@ from curation.actions.learned import KINDS
 from curation.actions.spans import merge_short_runs
 from synth.doom import truth
 from synth.doom.truth import Truth
+from synth.engines.truth_file import OTHER
 
 # Rates of pitch from which a player looks up or down, where the view does not turn faster.
 _LOOK_DEG_S = 20.0
@@ -118,7 +119,7 @@ def _spans(recorded: Truth, footer: dict[str, Any], engine: str, doubtful: Seque
             in_view = span.get(
                 "in_view", span.get("dist", 0) < 24 and span.get("off", 0) < 45 and not (hidden and kind == "wield")
             )
-            if in_view and span["end"] > span["start"] and span not in doubtful:
+            if in_view and kind != OTHER and span["end"] > span["start"] and span not in doubtful:
                 yield LabelSpan(kind, span["start"], span["end"])
     else:
         for event in recorded.events:
@@ -128,12 +129,16 @@ def _spans(recorded: Truth, footer: dict[str, Any], engine: str, doubtful: Seque
 
 
 def _doubtful(spans: Sequence[dict[str, Any]], frames: int) -> list[dict[str, Any]]:
-    """Return the events that may be hidden: others shoot, or a part of the map moves all the time; walls are not known."""
+    """Return what counts as neither: others shoot, a part of the map moves all the time, or something has no kind."""
     moving: Counter[str] = Counter()
     for span in spans:
         moving[span.get("model", "")] += span["end"] - span["start"]
     restless = {model for model, count in moving.items() if model and count > _RESTLESS * frames}
-    return [span for span in spans if span.get("in_view") and (span.get("by_other") or span.get("model") in restless)]
+    return [
+        span
+        for span in spans
+        if span.get("in_view") and (span.get("by_other") or span.get("model") in restless or span.get("kind") == OTHER)
+    ]
 
 
 def _hand_is_hidden(header: dict[str, Any]) -> bool:

@@ -8,9 +8,7 @@ In `fight` the camera follows bots that fight each other, and no keys are known.
 import contextlib
 import math
 import random
-import struct
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +19,9 @@ from numpy.typing import NDArray
 
 from curation.errors import AttemptFailed
 from synth.engines.lockstep import Game, XInput, build_library, require, virtual_display
+from synth.engines.quake_map import QuakeMap, read_map
 from synth.engines.takes import Engine, Played, Take
-from synth.engines.truth_file import UNITS_PER_M, EventSpan, FrameTruth, Optics
+from synth.engines.truth_file import OTHER, UNITS_PER_M, EventSpan, FrameTruth, Optics, view_of
 
 FPS = 30
 PACKAGES = "openarena xvfb libxtst6 libgl1-mesa-dri gcc libc6-dev"
@@ -43,11 +42,23 @@ MAPS = (
     ),
 )
 _PROGRAM = "/usr/lib/ioquake3/ioquake3"
-_DATA, _MODELS_LUMP = "/usr/lib/openarena/baseoa", 7  # of a .bsp file
+_DATA = "/usr/lib/openarena/baseoa"
 _BOTS = ("sarge", "grism", "kyonshi")
-_FIRST_PERSON = 4  # of an entity's flags
+_MIRRORS_ONLY, _FIRST_PERSON = 2, 4  # of an entity's flags
 _NEAR_UNITS = 130.0  # of the weapon of the player whom a third-person camera shows
 _JUMP_UNITS = 60.0  # a step of the eye in one frame that is no move: a teleport, a new life, another player
+_DEAD_S, _NEAR_ITEM_UNITS, _TAKEN_SHOWN = 0.1, 80.0, 10  # no weapon so long; how far an item is that vanishes; frames
+# What may be seen and is none of the kinds of events, by a part of its name, with its radius in units.
+_UNNAMED = {
+    "players": 30.0,
+    "ammo/": 12.0,  # a missile
+    "plasma1": 16.0,
+    "weaphits": 12.0,
+    "boom": 38.0,
+    "gibs": 8.0,
+    "misc/tele": 40.0,
+    "bloodExplosion": 16.0,
+}
 _FLASH_GAP, _FLASH_SHOWN, _WEAPON_BEFORE, _WEAPON_SHOWN, _BLAST_SHOWN = 11, 5, 6, 8, 12  # frames
 _TRUTH_KEYS = {"w": "W", "s": "S", "a": "A", "d": "D", "space": "JUMP", "mouse1": "FIRE"}
 _WORLD_FRAMES, _START_FRAMES, _SETTLE_FRAMES, _FOLLOW_TRIES = 60, 4000, 90, 12
@@ -143,7 +154,7 @@ def read_scene(lines: Iterable[str]) -> Scene | None:
         words = line.split()
         if words[:1] == ["GAMECRAFT_REF"] and len(words) == 20:
             head, entities = [float(word) for word in words[1:]], []
-        elif words[:1] == ["GAMECRAFT_ENT"] and len(words) == 7:
+        elif words[:1] == ["GAMECRAFT_ENT"] and len(words) == 7 and not int(words[2]) & _MIRRORS_ONLY:
             entities.append((int(words[2]), words[3], np.array([float(word) for word in words[4:7]])))
     if head is None:
         return None
@@ -341,8 +352,13 @@ def play(take: Take, encode: Callable[[NDArray[np.uint8]], None]) -> Played:
     optics = Optics(*take.size, take.size[0] / 2 / math.tan(math.radians(frames[0].scene.fov_deg[0] / 2)))
     header = {"game": "OpenArena", "place": name, "bots": bots, "gamma": gamma, "keys_known": take.scenario != "fight"}
     jumps = _jumps(frames)
-    events = list(_events(frames, jumps, take, mover_bounds(name)))
-    return Played(header, optics, [_frame_truth(frame) for frame in frames], events, jumps)
+    quake_map = read_map(name, Path(_DATA))
+    truths = [_frame_truth(frame) for frame in frames]
+    events = [
+        *(event for event in _events(frames, jumps, take, quake_map) if not _hidden(event, frames, quake_map)),
+        *_unnamed(frames, jumps, take, quake_map, truths, optics),
+    ]
+    return Played(header, optics, truths, events, jumps)
 
 
 def _frame_truth(frame: _Frame) -> FrameTruth:
@@ -371,7 +387,7 @@ def _jumps(frames: Sequence[_Frame]) -> list[int]:
 
 
 def _events(
-    frames: Sequence[_Frame], jumps: Sequence[int], take: Take, bounds: Sequence[tuple[NDArray[np.float64], float]]
+    frames: Sequence[_Frame], jumps: Sequence[int], take: Take, quake_map: QuakeMap
 ) -> Iterator[EventSpan]:
     """Find shots, changes of weapon, movers and blasts in what was drawn."""
     drawn = take.hand or take.third_person
@@ -387,14 +403,14 @@ def _events(
             if held[number] and held[number - 1] and held[number] != held[number - 1] and number not in jumps:
                 yield EventSpan("wield", number - _WEAPON_BEFORE, number + _WEAPON_SHOWN, details={"item": held[number]})
     yield from _shots_of_others(frames, take)
-    yield from _movers(frames, bounds)
+    yield from _movers(frames, quake_map.movers)
     blasts = [[at for _, model, at in frame.scene.entities if "boom" in model] for frame in frames]
     for start, end in _joined_runs([bool(places) for places in blasts], 4):
         yield EventSpan("explosion", start, min(end + 2, start + _BLAST_SHOWN), _metres(blasts[start][0]), 1.2)
 
 
 def _shots_of_others(frames: Sequence[_Frame], take: Take) -> Iterator[EventSpan]:
-    """Find the shots of players other than the one who is shown: a muzzle flash elsewhere. Walls between are not known."""
+    """Find the shots of players other than the one who is shown: a muzzle flash elsewhere."""
     seen = [_other_flashes(frame.scene, take.third_person) for frame in frames]
     for start, end in _joined_runs([bool(places) for places in seen], _FLASH_GAP):
         at = next(places[0] for places in seen[start:end] if places)
@@ -429,16 +445,58 @@ def _movers(frames: Sequence[_Frame], bounds: Sequence[tuple[NDArray[np.float64]
             yield EventSpan("door", start, end, at_m, radius / UNITS_PER_M, {"model": model})
 
 
-def mover_bounds(name: str) -> list[tuple[NDArray[np.float64], float]]:
-    """Return the middle and the radius of each model of a map, from its file: models "*N" are doors and lifts."""
-    for archive in sorted(Path(_DATA).glob("*.pk3")):
-        with zipfile.ZipFile(archive) as packed:
-            if f"maps/{name}.bsp" in packed.namelist():
-                data = packed.read(f"maps/{name}.bsp")
-                start, size = struct.unpack_from("<2i", data, 8 + 8 * _MODELS_LUMP)
-                boxes = np.frombuffer(data, "<f4", size // 4, start).reshape(-1, 10)[:, :6].astype(np.float64)
-                return [((box[:3] + box[3:]) / 2, float(np.linalg.norm(box[3:] - box[:3]) / 2)) for box in boxes]
-    return []
+def _hidden(event: EventSpan, frames: Sequence[_Frame], quake_map: QuakeMap) -> bool:
+    """Return whether a wall hides where an event happens for as long as it lasts. A door is in the wall, so none hides it."""
+    if event.at_m is None or event.kind == "door":
+        return False
+    at = np.array(event.at_m) * UNITS_PER_M
+    last = min(event.end, len(frames))
+    return all(quake_map.hides(frame.scene.eye, at) for frame in frames[max(0, event.start) : max(last, event.start + 1)])
+
+
+def _unnamed(
+    frames: Sequence[_Frame],
+    jumps: Sequence[int],
+    take: Take,
+    quake_map: QuakeMap,
+    truths: Sequence[FrameTruth],
+    optics: Optics,
+) -> Iterator[EventSpan]:
+    """Find when something is seen to happen, or may be, that is no event: `other`.
+
+    Another player, a missile, an impact, blood or a teleporter is in view; an item is taken; the screen is tinted since the
+    player is hit; the player lies dead.
+    """
+    flags = np.array([_shows_unnamed(*pair, take, quake_map, optics) for pair in zip(frames, truths, strict=True)], bool)
+    armed = [bool(_own_weapons(frame.scene, take.third_person)) for frame in frames]
+    if any(armed):
+        for start, end in _joined_runs([not one for one in armed], 0):
+            if end - start > _DEAD_S * FPS:
+                flags[start:end] = True
+    items = [[at for _, model, at in frame.scene.entities if "powerups" in model] for frame in frames]
+    for number in range(1, len(frames)):
+        eye = frames[number - 1].scene.eye
+        near = [at for at in items[number - 1] if np.linalg.norm(at - eye) < _NEAR_ITEM_UNITS]
+        left = {tuple(np.rint(at[:2])) for at in items[number]}
+        if number not in jumps and any(tuple(np.rint(at[:2])) not in left for at in near):
+            flags[number : number + _TAKEN_SHOWN] = True
+    for start, end in _joined_runs(flags.tolist(), 2):
+        yield EventSpan(OTHER, start, end)
+
+
+def _shows_unnamed(frame: _Frame, truth: FrameTruth, take: Take, quake_map: QuakeMap, optics: Optics) -> bool:
+    scene = frame.scene
+    for flags, model, at in scene.entities:
+        if "viewBloodBlend" in model:
+            return True
+        radius = next((radius for part, radius in _UNNAMED.items() if part in model), None)
+        own = flags & _FIRST_PERSON or (take.third_person and "players" in model and np.linalg.norm(at - scene.eye) < _NEAR_UNITS)
+        if radius is None or own or "powerups" in model:
+            continue
+        seen = view_of(EventSpan(OTHER, 0, 1, _metres(at), radius / UNITS_PER_M), truth, optics)[2]
+        if seen and not quake_map.hides(scene.eye, at):
+            return True
+    return False
 
 
 def _joined_runs(flags: Sequence[bool], gap: int) -> list[tuple[int, int]]:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 UNITS_PER_M = 32.0
 HAND_KINDS = frozenset({"place", "dig", "wield", "shot"})
 """Kinds of events that the player's hand does. The others happen in the world."""
+OTHER = "other"
+"""What is seen to happen, or may be, and is no event: frames in which it is the only thing count as neither."""
 
 # How far away a thing may be, in metres per metre of its radius, to count as in view: then it is 4 % of a view of 90 degrees.
 _FAR_PER_RADIUS = 25.0
@@ -56,7 +58,7 @@ class FrameTruth:
 class EventSpan:
     """An event, from the first frame that shows it to the first that no longer does."""
 
-    kind: str  # one of `curation.actions.learned.KINDS`
+    kind: str  # one of `curation.actions.learned.KINDS`, or `OTHER`
     start: int
     end: int
     at_m: tuple[float, float, float] | None = None  # where it happens; None: in the hand, or all over the picture
@@ -105,10 +107,10 @@ def write_truth(
             moving = [
                 {"sector": span["kind"], "motion": span["kind"], "dist": round(span["distance_m"] or 0.0, 2), "visible": True}
                 for span in spans
-                if span["kind"] not in HAND_KINDS and span["in_view"] and span["start"] <= number < span["end"]
+                if span["kind"] not in (*HAND_KINDS, OTHER) and span["in_view"] and span["start"] <= number < span["end"]
             ]
             file.write(json.dumps(_line(number, fps, frame, bool(busy[number]), started.get(number, []), moving)) + "\n")
-        counts = Counter(span["kind"] for span in spans if span["in_view"])
+        counts = Counter(span["kind"] for span in spans if span["in_view"] and span["kind"] != OTHER)
         footer = {"footer": True, "frames": len(frames), "true_cuts": [], "jumps": list(cuts), "event_counts": dict(counts)}
         file.write(json.dumps({**footer, "spans": spans}) + "\n")
 
