@@ -66,13 +66,22 @@ _DOOM = (
     ("explore", False, False, False),
 )
 _NEVERBALL = (("roll", True, False, True),)
+_PAINTED = (
+    ("mixed", True, True, False),
+    ("mixed", False, True, False),
+    ("mixed", True, False, False),
+    ("walk", True, True, False),
+    ("mixed", False, True, False),
+    ("mixed", True, True, True),
+    ("walk", False, False, False),
+)
 _SPLITS = ("train", "train", "test", "train", "train", "valid", "train", "train")  # in turn
-TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "neverball": 3}
+TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "painted": 32, "neverball": 3}
 """How many takes of `SECONDS` the set has in each engine."""
 SECONDS = 45.0
-_KINDS = {"minetest": _MINETEST, "openarena": _OPENARENA, "doom": _DOOM, "neverball": _NEVERBALL}
+_KINDS = {"minetest": _MINETEST, "openarena": _OPENARENA, "doom": _DOOM, "painted": _PAINTED, "neverball": _NEVERBALL}
 _SIZES = ((320, 240), (320, 240), (384, 216), (320, 180))
-_SEEDS = {"doom": 40000, "minetest": 41000, "openarena": 42000, "neverball": 43000}
+_SEEDS = {"doom": 40000, "minetest": 41000, "openarena": 42000, "neverball": 43000, "painted": 44000}
 _TRIES = 3
 
 

@@ -44,6 +44,7 @@ _UNTOLD = {
     "doom": frozenset({"appear", "explosion"}),
     "openarena": frozenset({"appear"}),
     "minetest": frozenset[str](),
+    "painted": frozenset[str](),
     "neverball": frozenset(KINDS),
 }
 
@@ -62,7 +63,7 @@ class Labels:
     """The labels of n frames."""
 
     truth: Truth
-    engine: str  # doom | minetest | openarena | neverball
+    engine: str  # doom | minetest | openarena | neverball | painted
     spans: tuple[LabelSpan, ...]
     event: NDArray[np.bool_]  # [n], something happens in view
     kinds: NDArray[np.bool_]  # [n, 10], of each of `KINDS`
@@ -106,7 +107,7 @@ def read_labels(jsonl: str | Path) -> Labels:
 
 def _engine(header: dict[str, Any]) -> str:
     name = str(header.get("engine", header.get("game", ""))).lower()
-    return next((engine for engine in ("minetest", "openarena", "neverball") if name.startswith(engine)), "doom")
+    return next((engine for engine in ("minetest", "openarena", "neverball", "painted") if name.startswith(engine)), "doom")
 
 
 def _spans(recorded: Truth, footer: dict[str, Any], engine: str, doubtful: Sequence[dict[str, Any]]) -> Iterator[LabelSpan]:

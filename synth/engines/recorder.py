@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from curation.errors import InputError
-from synth.engines import minetest_scenes, neverball, openarena
+from synth.engines import minetest_scenes, neverball, openarena, painted
 from synth.engines.takes import Engine, Take
 from synth.engines.truth_file import write_truth
 from synth.recording_files import encoder, staged
@@ -24,7 +24,12 @@ MAX_SEED = 2**31 - 1
 
 def engines() -> dict[str, Engine]:
     """Return the engines by name."""
-    return {"minetest": minetest_scenes.ENGINE, "openarena": openarena.ENGINE, "neverball": neverball.ENGINE}
+    return {
+        "minetest": minetest_scenes.ENGINE,
+        "openarena": openarena.ENGINE,
+        "neverball": neverball.ENGINE,
+        "painted": painted.ENGINE,
+    }
 
 
 def record(engine: str, out_mp4: str | Path, take: Take) -> None:
