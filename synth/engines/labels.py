@@ -21,6 +21,8 @@ _LOOK_DEG_S = 20.0
 _SAME_REGIME_S = 0.3
 _RESTLESS = 0.3  # share of the time from which a part of the map moves by itself: a machine, no door
 _CUT_S = 0.2  # how long a cut shows in measurements that compare pictures
+# What Doom's truth tells beside doors and the weapon, and for how long it shows; from which share of the picture monsters do.
+_UNNAMED_IN_DOOM, _UNNAMED_SHOWN_S, _MONSTER_SHARE = frozenset({"hurt", "pickup", "kill"}), 0.35, 0.004
 # Names of events in recordings of other recorders.
 _ALIASES = {
     "fire": "shot",
@@ -68,8 +70,8 @@ class Labels:
     event: NDArray[np.bool_]  # [n], something happens in view
     kinds: NDArray[np.bool_]  # [n, 10], of each of `KINDS`
     knows_kind: NDArray[np.bool_]  # [10], False where the truth does not tell of a kind
-    # [n], False where the truth does not tell whether an event is visible: others shoot, or a machine moves, and a wall may be
-    # between; a cut
+    # [n], False where nothing of `KINDS` is known to happen and yet something may be seen to: others are in view and shoot, the
+    # player is hurt or takes something, a machine moves all the time; a cut
     known: NDArray[np.bool_]
     regimes: list[str]  # [n], none shorter than 0.3 s
 
@@ -93,6 +95,8 @@ def read_labels(jsonl: str | Path) -> Labels:
         known[near] &= event[near]
     for hidden in doubtful:
         known[hidden["start"] : hidden["end"]] &= event[hidden["start"] : hidden["end"]]
+    if engine == "doom":
+        known &= event | ~_shows_unnamed(recorded, [line for line in lines if "frame" in line])
     return Labels(
         recorded,
         engine,
@@ -157,6 +161,17 @@ def _doom_spans(recorded: Truth) -> Iterator[LabelSpan]:
         switched = any(start - 4 <= frame < end and name == "weapon_switched" for frame, name in names)
         fired = any(start - 4 <= frame < end and name == "shot_fired" for frame, name in names)
         yield LabelSpan("wield" if switched and not fired else "shot", start, end)
+
+
+def _shows_unnamed(recorded: Truth, frames: Sequence[dict[str, Any]]) -> NDArray[np.bool_]:
+    """Return the frames [n] of Doom in which something else is seen: a monster, or the player is hurt, kills or takes something."""
+    header = recorded.header
+    min_area = _MONSTER_SHARE * header["width"] * header["height"]
+    shown = np.array([any(box["w"] * box["h"] >= min_area for box in frame.get("enemies", ())) for frame in frames], bool)
+    for event in recorded.events:
+        if event.name in _UNNAMED_IN_DOOM:
+            shown[event.frame : event.frame + round(_UNNAMED_SHOWN_S * recorded.fps)] = True
+    return shown
 
 
 def _regimes(recorded: Truth) -> list[str]:

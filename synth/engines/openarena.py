@@ -355,7 +355,7 @@ def play(take: Take, encode: Callable[[NDArray[np.uint8]], None]) -> Played:
     quake_map = read_map(name, Path(_DATA))
     truths = [_frame_truth(frame) for frame in frames]
     events = [
-        *(event for event in _events(frames, jumps, take, quake_map) if not _hidden(event, frames, quake_map)),
+        *(event for event in _events(frames, jumps, take, quake_map.movers) if not _hidden(event, frames, quake_map)),
         *_unnamed(frames, jumps, take, quake_map, truths, optics),
     ]
     return Played(header, optics, truths, events, jumps)
@@ -387,7 +387,7 @@ def _jumps(frames: Sequence[_Frame]) -> list[int]:
 
 
 def _events(
-    frames: Sequence[_Frame], jumps: Sequence[int], take: Take, quake_map: QuakeMap
+    frames: Sequence[_Frame], jumps: Sequence[int], take: Take, movers: Sequence[tuple[NDArray[np.float64], float]]
 ) -> Iterator[EventSpan]:
     """Find shots, changes of weapon, movers and blasts in what was drawn."""
     drawn = take.hand or take.third_person
@@ -403,7 +403,7 @@ def _events(
             if held[number] and held[number - 1] and held[number] != held[number - 1] and number not in jumps:
                 yield EventSpan("wield", number - _WEAPON_BEFORE, number + _WEAPON_SHOWN, details={"item": held[number]})
     yield from _shots_of_others(frames, take)
-    yield from _movers(frames, quake_map.movers)
+    yield from _movers(frames, movers)
     blasts = [[at for _, model, at in frame.scene.entities if "boom" in model] for frame in frames]
     for start, end in _joined_runs([bool(places) for places in blasts], 4):
         yield EventSpan("explosion", start, min(end + 2, start + _BLAST_SHOWN), _metres(blasts[start][0]), 1.2)
@@ -490,7 +490,9 @@ def _shows_unnamed(frame: _Frame, truth: FrameTruth, take: Take, quake_map: Quak
         if "viewBloodBlend" in model:
             return True
         radius = next((radius for part, radius in _UNNAMED.items() if part in model), None)
-        own = flags & _FIRST_PERSON or (take.third_person and "players" in model and np.linalg.norm(at - scene.eye) < _NEAR_UNITS)
+        own = flags & _FIRST_PERSON or (
+            take.third_person and "players" in model and np.linalg.norm(at - scene.eye) < _NEAR_UNITS
+        )
         if radius is None or own or "powerups" in model:
             continue
         seen = view_of(EventSpan(OTHER, 0, 1, _metres(at), radius / UNITS_PER_M), truth, optics)[2]

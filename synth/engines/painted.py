@@ -78,7 +78,9 @@ class _Stage:
         self.depth_ahead = 3.0
 
     def log(self, kind: str, frames: int, at: tuple[float, float, float] | None = None, radius_m: float = 0.5) -> None:
-        self.events.append(EventSpan(kind, self.number, self.number + frames, at, radius_m))
+        """Log an event whose first picture is the next one."""
+        first = self.number + 1
+        self.events.append(EventSpan(kind, first, first + frames, at, radius_m))
 
     def place_ahead(self) -> tuple[float, float, float] | None:
         """Return a place on the floor that is in view and free, or None."""
@@ -101,7 +103,9 @@ class _Stage:
 
     def move(self, motion: _Motion) -> None:
         eye, yaw = self.eye, math.radians(self.eye.yaw_deg)
-        wanted = motion.ahead * np.array([math.cos(yaw), math.sin(yaw)]) + motion.right * np.array([math.sin(yaw), -math.cos(yaw)])
+        wanted = motion.ahead * np.array([math.cos(yaw), math.sin(yaw)]) + motion.right * np.array(
+            [math.sin(yaw), -math.cos(yaw)]
+        )
         self.speed = _MOMENTUM * self.speed + (1 - _MOMENTUM) * wanted
         for axis, name in enumerate(("x", "y")):
             before = getattr(eye, name)
@@ -159,7 +163,9 @@ def _build_world(stage: _Stage) -> World:
     rng, draws = stage.rng, stage.draws
     indoors = rng.random() < 0.5
     gain = draws.uniform(0.5, 1.3) * draws.uniform(0.8, 1.1, 3)
-    light = Light(gain.astype(np.float32), draws.uniform(10, 200, 3).astype(np.float32), rng.uniform(15, 90), rng.uniform(0.7, 1.4))
+    light = Light(
+        gain.astype(np.float32), draws.uniform(10, 200, 3).astype(np.float32), rng.uniform(15, 90), rng.uniform(0.7, 1.4)
+    )
     floor, ceiling, sky, wall = (rng.randrange(_TEXTURES) for _ in range(4))
     ceiling_m = rng.uniform(2.6, 5)
     world = World(make_atlas(draws, _TEXTURES), floor, ceiling if indoors else None, sky, ceiling_m, light, rng.uniform(1, 4))
@@ -239,7 +245,9 @@ def _paint_hand(stage: _Stage) -> _Hand:
     picture = paint_figure(draws, rng.randrange(2, 6))
     if stage.take.third_person:
         return _Hand(picture, (0.5, rng.uniform(0.6, 0.75)), rng.uniform(0.25, 0.5))
-    return _Hand(picture, (rng.uniform(0.5, 0.9), rng.uniform(0.85, 1.0)), rng.uniform(0.3, 1.0), turned_deg=rng.uniform(-50, 50))
+    return _Hand(
+        picture, (rng.uniform(0.5, 0.9), rng.uniform(0.85, 1.0)), rng.uniform(0.3, 1.0), turned_deg=rng.uniform(-50, 50)
+    )
 
 
 def _paint_panel(stage: _Stage) -> NDArray[np.uint8]:
@@ -250,7 +258,9 @@ def _paint_panel(stage: _Stage) -> NDArray[np.uint8]:
         x, y = rng.randrange(0, width - wide), rng.choice([2, height - high - 2])
         tone = [rng.randrange(256) for _ in range(3)]
         cv2.rectangle(panel, (x, y), (x + wide, y + high), (*tone, rng.choice([120, 200, 255])), -1)
-        cv2.putText(panel, str(rng.randrange(1000)), (x + 2, y + high - 2), cv2.FONT_HERSHEY_PLAIN, high / 16, (240, 240, 240, 255), 1)
+        cv2.putText(
+            panel, str(rng.randrange(1000)), (x + 2, y + high - 2), cv2.FONT_HERSHEY_PLAIN, high / 16, (240, 240, 240, 255), 1
+        )
     return panel
 
 
@@ -367,7 +377,9 @@ def _torch(stage: _Stage) -> _Act:
     _maybe_swing(stage)
     high = stage.rng.uniform(0.2, 1.4)
     colour = np.array([255.0, 200.0, 90.0])
-    stage.world.sprites.append(Sprite(_glow(stage.draws, colour), (at[0], at[1], high), stage.rng.uniform(0.2, 0.5), glows=True))
+    stage.world.sprites.append(
+        Sprite(_glow(stage.draws, colour), (at[0], at[1], high), stage.rng.uniform(0.2, 0.5), glows=True)
+    )
     stage.log("torch", _SHOWN, (at[0], at[1], high), 0.7)
     stage.world.light.gain *= np.float32(stage.rng.uniform(1.0, 1.25))
     yield
@@ -571,7 +583,9 @@ def _moves(rng: random.Random, stage: _Stage) -> Iterator[_Motion]:
         tried = 0
         for _ in range(round(seconds * FPS)):
             level = -stage.eye.pitch_deg * 1.5 if motion.ahead else 0.0
-            still = motion.ahead > 0 and (stage.depth_ahead < 1.0 or float(np.linalg.norm(stage.speed)) < 0.3 * motion.ahead * tried)
+            still = motion.ahead > 0 and (
+                stage.depth_ahead < 1.0 or float(np.linalg.norm(stage.speed)) < 0.3 * motion.ahead * tried
+            )
             tried = 1
             yield _Motion(motion.ahead, motion.right, motion.turn + (150 if still else 0), motion.look + level, motion.jump)
 

@@ -202,9 +202,9 @@ class _View:
         nearest = np.argsort(depth, axis=0)[:_LAYERS][::-1]
         bottom, top, tile, slide = np.array([[w.bottom_m, w.top_m, w.tile_m, w.slide] for w in walls], np.float32).T
         texture, length = np.array([wall.texture for wall in walls]), np.hypot(step_ahead, step_right)
-        facing = (0.75 + 0.25 * np.abs(np.sin(np.arctan2(ends[:, 1, 1] - ends[:, 0, 1], ends[:, 1, 0] - ends[:, 0, 0])))).astype(
-            np.float32
-        )
+        facing = (
+            0.75 + 0.25 * np.abs(np.sin(np.arctan2(ends[:, 1, 1] - ends[:, 0, 1], ends[:, 1, 0] - ends[:, 0, 0])))
+        ).astype(np.float32)
         columns, rows = np.arange(self._width), np.arange(self._height, dtype=np.float32)[:, None] + 0.5
         layers = []
         for which in nearest:

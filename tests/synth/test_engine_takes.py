@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from synth.engines import label_set, minetest_scenes, neverball, openarena, reco
 from synth.engines.__main__ import main
 from synth.engines.labels import LabelSpan, read_labels
 from synth.engines.minetest_player import SCENARIOS, Player
+from synth.engines.quake_map import QuakeMap, parse_map
 from synth.engines.takes import Engine, Take
 from synth.engines.truth_file import EventSpan, FrameTruth, Optics, write_truth
 
@@ -182,6 +184,137 @@ def test_a_shot_of_somebody_else_is_no_event_and_its_frames_are_not_known(tmp_pa
     assert read_labels(written(tmp_path, behind, engine="openarena")).known.all()
 
 
+def test_what_is_drawn_in_mirrors_only_is_not_seen():
+    assert not scene(entities=[(2, "models/players/sarge/head.md3", (0, 200, 50))]).entities
+
+
+def wall_map(*walls):
+    """A map of walls, each a box (low, high) in units."""
+    axes = np.concatenate([np.eye(3), -np.eye(3)])
+    offsets = [np.concatenate([np.array(high), -np.array(low)]) for low, high in walls]
+    normals = np.tile(axes, (len(walls), 1)) if walls else np.zeros((0, 3))
+    return QuakeMap(normals, np.concatenate([*offsets, []]), 6 * np.arange(len(walls)), [])
+
+
+def test_a_wall_hides_what_is_behind_it_and_nothing_else():
+    eye, wall = np.array([0.0, 0.0, 50.0]), wall_map(((-50, 90, 0), (50, 110, 100)))
+    seen = {
+        "behind": (0, 200, 50),
+        "before": (0, 80, 50),
+        "beside": (300, 200, 50),
+        "above": (0, 120, 400),
+        "back": (0, -200, 50),
+    }
+    assert [name for name, at in seen.items() if wall.hides(eye, np.array(at, float))] == ["behind"]
+    assert not wall_map().hides(eye, np.array([0.0, 200.0, 50.0]))
+
+
+def lumps(**parts):
+    """A .bsp file of id Tech 3 with some of its lumps, by their numbers."""
+    head, body = [b"IBSP", struct.pack("<i", 46)], b""
+    for number in range(17):
+        data = parts.get(f"lump{number}", b"")
+        head.append(struct.pack("<2i", 8 + 17 * 8 + len(body), len(data)))
+        body += data
+    return b"".join(head) + body
+
+
+def test_a_map_file_has_walls_glass_and_doors():
+    planes = np.concatenate([np.eye(3), -np.eye(3)]), [50, 110, 100, 50, -90, 0]
+    textures = [(b"wall", 0, 1), (b"glass", 0, 1 | 0x20000000), (b"water", 0, 32)]
+    boxes = [(-9, -9, -9, 9, 9, 9), (0, 0, 0, 60, 0, 80)]
+
+    def map_of(texture):
+        return parse_map(
+            lumps(
+                lump1=b"".join(struct.pack("<64s2i", *one) for one in textures),
+                lump2=np.column_stack(planes).astype("<f4").tobytes(),
+                lump7=b"".join(struct.pack("<6f4i", *box, 0, 0, 0, 1 - number) for number, box in enumerate(boxes)),
+                lump8=struct.pack("<3i", 0, 6, texture),
+                lump9=np.column_stack([np.arange(6), np.zeros(6)]).astype("<i4").tobytes(),
+            )
+        )
+
+    hidden = [map_of(texture).hides(np.array([0.0, 0, 50]), np.array([0.0, 200, 50])) for texture in range(3)]
+    assert hidden == [True, False, False]
+    middle, radius = map_of(0).movers[1]
+    np.testing.assert_allclose(middle, [30, 0, 40])
+    assert radius == pytest.approx(50)
+
+
+def unnamed(frames, quake_map=None, take=None):
+    frames = [openarena._Frame(one, openarena._Act(), "") for one in frames]
+    truths = [openarena._frame_truth(frame) for frame in frames]
+    found = openarena._unnamed(frames, [], take or Take("fight"), quake_map or wall_map(), truths, OPTICS)
+    return [(span.kind, span.start, span.end) for span in found]
+
+
+GUN = (4, "models/weapons2/shotgun/shotgun.md3", (0, 0, 50))
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        (0, "models/players/sarge/head.md3", (0, 300, 50)),
+        (0, "models/ammo/rocket/rocket.md3", (0, 200, 50)),
+        (0, "@sprites/plasma1", (0, 200, 50)),
+        (0, "@bloodExplosion", (0, 200, 50)),
+        (0, "@viewBloodBlend", (0, 1, 50)),
+        (0, "models/weaphits/boom01.md3", (0, 300, 50)),
+    ],
+)
+def test_what_is_seen_and_is_no_event_is_told_apart_from_quiet(seen):
+    frames = [scene(entities=[GUN, seen] if 10 <= number < 20 else [GUN]) for number in range(30)]
+    assert unnamed(frames) == [("other", 10, 20)]
+    if "Blend" not in seen[1]:
+        assert unnamed(frames, wall_map(((-500, 90, -500), (500, 110, 500)))) == [], "a wall hides it"
+        away = (*seen[:2], (0, -300, 50))
+        assert unnamed([scene(entities=[GUN, away])] * 5) == [], "it is behind the player"
+
+
+def test_who_lies_dead_or_takes_something_is_no_quiet_player():
+    armour = (0, "models/powerups/armor/armor_yel.md3", (0, 60, 50))
+    taken = [scene(entities=[GUN, armour] if number < 10 else [GUN]) for number in range(40)]
+    assert unnamed(taken) == [("other", 10, 20)]
+    far = (*armour[:2], (0, 400, 50))
+    assert unnamed([scene(entities=[GUN, far] if number < 10 else [GUN]) for number in range(40)]) == []
+    dead = [scene(entities=[GUN] if number < 10 else []) for number in range(40)]
+    assert unnamed(dead) == [("other", 10, 40)]
+
+
+def test_an_explosion_behind_a_wall_is_no_event():
+    frames = [openarena._Frame(scene(entities=[GUN]), openarena._Act(), "") for _ in range(30)]
+    blast = EventSpan("explosion", 5, 17, (0.0, 10.0, 1.5), 1.2)
+    assert openarena._hidden(blast, frames, wall_map(((-500, 90, -500), (500, 110, 500))))
+    assert not openarena._hidden(blast, frames, wall_map())
+    assert not openarena._hidden(EventSpan("shot", 5, 9), frames, wall_map(((-500, 90, -500), (500, 110, 500)))), "in the hand"
+
+
+def test_what_has_no_kind_counts_as_neither_event_nor_quiet(tmp_path):
+    labels = read_labels(written(tmp_path, [EventSpan("other", 5, 20), EventSpan("shot", 8, 12)], engine="openarena"))
+    assert np.flatnonzero(labels.event).tolist() == [*range(8, 12)]
+    assert np.flatnonzero(~labels.known).tolist() == [*range(5, 8), *range(12, 20)]
+    assert [span.kind for span in labels.spans] == ["shot"]
+
+
+def test_monsters_wounds_and_finds_in_doom_count_as_neither(tmp_path):
+    def line(number):
+        enemies = [{"name": "Zombie", "id": 1, "x": 0, "y": 0, "w": 30, "h": 40}] if 5 <= number < 8 else []
+        enemies += [{"name": "Zombie", "id": 2, "x": 0, "y": 0, "w": 5, "h": 9}] if number == 10 else []
+        events = [{"e": "hurt", "by": 3}] if number == 12 else ["pickup"] if number == 40 else []
+        state = {f"CAMERA_POSITION_{axis}": 0.0 for axis in "XYZ"} | {"CAMERA_ANGLE": 0.0, "ATTACK_READY": 1.0}
+        common = {"frame": number, "mode": "", "keys": [], "mouse_dx": 0.0, "state": state, "moving": []}
+        return {**common, "enemies": enemies, "events": events}
+
+    header = {"header": True, "fps": 35, "game": "ViZDoom", "width": 320, "height": 240}
+    lines = [header, *(line(number) for number in range(60)), {"footer": True, "frames": 60, "true_cuts": []}]
+    path = tmp_path / "doom.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    labels = read_labels(path)
+    assert not labels.event.any()
+    assert np.flatnonzero(~labels.known).tolist() == [*range(5, 8), *range(12, 24), *range(40, 52)]
+
+
 def test_a_part_of_the_map_that_hardly_rests_is_no_event_and_a_door_is(tmp_path):
     near = (4.0, 0.0, 1.5)
     machine = [EventSpan("door", start, start + 5, near, 1.0, {"model": "*3"}) for start in (0, 7, 14)]
@@ -257,7 +390,10 @@ def test_a_set_that_is_cut_short_is_balanced():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--engine", "quake", "--scenario", "fight"], "unknown engine 'quake'; known: minetest, openarena, neverball"),
+        (
+            ["--engine", "quake", "--scenario", "fight"],
+            "unknown engine 'quake'; known: minetest, openarena, neverball, painted",
+        ),
         (["--scenario", "fly"], "unknown scenario 'fly'; known: walk, jump, spin, build, house, events, inventory, mixed"),
         (["--scenario", "walk", "--size", "63x64"], "the size must be even and at least 64x64, not 63x64"),
         (["--scenario", "walk", "--seconds", "0"], "record at least two frames, not 0.0 s"),
