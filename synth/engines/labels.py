@@ -164,7 +164,7 @@ def _doom_spans(recorded: Truth) -> Iterator[LabelSpan]:
 
 
 def _shows_unnamed(recorded: Truth, frames: Sequence[dict[str, Any]]) -> NDArray[np.bool_]:
-    """Return the frames [n] of Doom in which something else is seen: a monster, or the player is hurt, kills or takes something."""
+    """Return the frames [n] of Doom with something else in view: a monster, or the player is hurt, kills or takes something."""
     header = recorded.header
     min_area = _MONSTER_SHARE * header["width"] * header["height"]
     shown = np.array([any(box["w"] * box["h"] >= min_area for box in frame.get("enemies", ())) for frame in frames], bool)

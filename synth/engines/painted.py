@@ -5,10 +5,11 @@ colours, hands, panels, the way that a hand swings, or how a door opens, so what
 looks. `painted_world` draws it. In `mixed` something happens every few seconds, in `walk` nothing does.
 """
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -22,8 +23,10 @@ FPS = 30
 _TEXTURES = 24
 _EYE_M, _ROOM_M, _REACH_M = 1.6, 0.5, 7.0  # of the eye, between it and what it cannot walk through, of what is acted
 _MOMENTUM = 0.8  # of the speed that is left after a frame
+_AWAY_DEG_S = 150.0  # a turn where a wall is ahead
 _SHOWN = 8  # frames in which what happens at once counts as shown
 _Act = Iterator[None]
+Vector = NDArray[np.float64]
 
 
 @dataclass
@@ -44,7 +47,7 @@ class _Hand:
     picture: NDArray[np.uint8]  # [H, W, 4]
     at: tuple[float, float]  # of its middle, as shares of the picture
     height: float  # share of the picture's
-    offset: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # shares of its height
+    offset: Vector = field(default_factory=lambda: np.zeros(2))  # shares of its height
     turned_deg: float = 0.0
     flash: float = 0.0
 
@@ -53,7 +56,8 @@ class _Stage:
     """A painted world, its player, and what goes on."""
 
     def __init__(self, take: Take) -> None:
-        self.rng, self.draws = random.Random(f"{take.seed}/painted"), np.random.default_rng([take.seed, 7])
+        self.rng = random.Random(f"{take.seed}/painted")  # noqa: S311
+        self.draws = np.random.default_rng([take.seed, 7])
         self.take, self.number = take, 0
         self.optics = Optics(*take.size, take.size[0] / 2 / math.tan(math.radians(self.rng.uniform(60, 100) / 2)))
         self.half_m = self.rng.uniform(6, 16)
@@ -62,13 +66,15 @@ class _Stage:
         self.doors: list[Wall] = []
         _furnish(self)
         self.eye = Eye(0.0, 0.0, _EYE_M, self.rng.uniform(0, 360), 0.0)
-        self.speed, self.rise = np.zeros(2), 0.0
+        self.speed: Vector = np.zeros(2)
+        self.rise = 0.0
         self.bob_m, self.hand_bob = self.rng.choice([0, 0, 0.03, 0.05]), self.rng.choice([0, 0.02, 0.05])
         self.walked = 0.0
         self.hand = _paint_hand(self) if take.hand or take.third_person else None
         self.panel = _paint_panel(self) if take.hud else None
         self.menu: Floats | None = None
-        self.tint, self.pulse = np.zeros(3), 1.0  # added grey levels, and times the light
+        self.tint: Vector = np.zeros(3)
+        self.pulse = 1.0  # added grey levels, and times the light
         self.flakes: list[NDArray[np.float64]] = []
         self.wanderers: list[Sprite] = []
         self.events: list[EventSpan] = []
@@ -143,11 +149,9 @@ class _Stage:
         if self.panel is not None:
             if self.draws.random() < 0.03:
                 _count(self.panel, self.draws)
-            opacity = self.panel[..., 3:] / 255
-            picture += (self.panel[..., :3] - picture) * opacity
+            picture += (self.panel[..., :3] - picture) * (self.panel[..., 3:] / 255)
         if self.menu is not None:
-            opacity = self.menu[..., 3:]
-            picture += (self.menu[..., :3] - picture) * opacity
+            picture += (self.menu[..., :3] - picture) * self.menu[..., 3:]
         gamma = self.world.light.gamma
         return np.clip(255 * np.power(np.clip(picture / 255, 0, 1), gamma), 0, 255).astype(np.uint8)
 
@@ -270,8 +274,11 @@ def _count(panel: NDArray[np.uint8], draws: np.random.Generator) -> None:
     x, y = int(draws.integers(0, width - 30)), int(draws.choice([2, height - 14]))
     if panel[y + 5, x + 5, 3]:
         cv2.rectangle(panel, (x, y), (x + 24, y + 11), (40, 40, 40, 255), -1)
-        text = str(draws.integers(100))
-        cv2.putText(panel, text, (x + 2, y + 10), cv2.FONT_HERSHEY_PLAIN, 0.8, (240, 240, 240, 255), 1)
+        _write(panel, str(draws.integers(100)), (x + 2, y + 10), 0.8)
+
+
+def _write(panel: NDArray[np.uint8], text: str, at: tuple[int, int], size: float) -> None:
+    cv2.putText(panel, text, at, cv2.FONT_HERSHEY_PLAIN, size, (240, 240, 240, 255), 1)
 
 
 def _draw_hand(picture: Floats, hand: _Hand, bob: float) -> None:
@@ -551,18 +558,12 @@ def _happen(stage: _Stage) -> Iterator[None]:
             stage.acts.append(_ACTS[stage.rng.choice(kinds)](stage))
 
 
-def _nothing(stage: _Stage) -> Iterator[None]:
-    """Let nothing happen."""
-    while True:
-        yield
+SCENARIOS: dict[str, Callable[[_Stage], Iterator[None]]] = {"mixed": _happen, "walk": lambda _: itertools.repeat(None)}
 
 
-SCENARIOS: dict[str, Callable[[_Stage], Iterator[None]]] = {"mixed": _happen, "walk": _nothing}
-
-
-def _moves(rng: random.Random, stage: _Stage) -> Iterator[_Motion]:
+def _moves(stage: _Stage) -> Iterator[_Motion]:
     """Walk, turn, strafe, back, look, jump and stand."""
-    brisk = rng.uniform(1.5, 6)
+    rng, brisk = stage.rng, stage.rng.uniform(1.5, 6)
     while True:
         draw, seconds, motion, stage.behaviour = rng.random(), rng.uniform(0.4, 2.0), _Motion(), "stand"
         if draw < 0.35:
@@ -580,14 +581,11 @@ def _moves(rng: random.Random, stage: _Stage) -> Iterator[_Motion]:
             stage.behaviour = "look"
             motion = _Motion(look=rng.choice([-1, 1]) * rng.uniform(25, 90))
             seconds = min(seconds, 0.8)
-        tried = 0
-        for _ in range(round(seconds * FPS)):
+        for step in range(round(seconds * FPS)):
             level = -stage.eye.pitch_deg * 1.5 if motion.ahead else 0.0
-            still = motion.ahead > 0 and (
-                stage.depth_ahead < 1.0 or float(np.linalg.norm(stage.speed)) < 0.3 * motion.ahead * tried
-            )
-            tried = 1
-            yield _Motion(motion.ahead, motion.right, motion.turn + (150 if still else 0), motion.look + level, motion.jump)
+            stopped = step > 0 and float(np.linalg.norm(stage.speed)) < 0.1 * motion.ahead
+            away = _AWAY_DEG_S if motion.ahead > 0 and (stage.depth_ahead < 1.0 or stopped) else 0.0
+            yield replace(motion, turn=motion.turn + away, look=motion.look + level)
 
 
 def _wander(stage: _Stage) -> None:
@@ -611,7 +609,7 @@ def _runs_of_others(seen: list[bool]) -> Iterator[EventSpan]:
 def play(take: Take, encode: Callable[[NDArray[np.uint8]], None]) -> Played:
     """Record a take."""
     stage = _Stage(take)
-    moves, course = _moves(random.Random(f"{take.seed}/moves"), stage), SCENARIOS[take.scenario](stage)
+    moves, course = _moves(stage), SCENARIOS[take.scenario](stage)
     frames: list[FrameTruth] = []
     seen_wanderers: list[bool] = []
     for number in range(round(take.seconds * FPS)):

@@ -6,6 +6,7 @@ level pinhole; looking up and down shifts the horizon, as old engines did it. Le
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -187,7 +188,7 @@ class _View:
             return self._lit(picture, shade, np.where(is_sky, 0.25 * world.light.fog_m, self._depth))
         return self._lit(picture, shade, self._depth)
 
-    def _wall_layers(self) -> list[tuple[Floats, ...]]:
+    def _wall_layers(self) -> list[tuple[NDArray[Any], ...]]:
         """Return the walls behind each column, farthest first: the rows of each and what to draw there."""
         walls = self._world.walls
         if not walls:
@@ -202,11 +203,10 @@ class _View:
         nearest = np.argsort(depth, axis=0)[:_LAYERS][::-1]
         bottom, top, tile, slide = np.array([[w.bottom_m, w.top_m, w.tile_m, w.slide] for w in walls], np.float32).T
         texture, length = np.array([wall.texture for wall in walls]), np.hypot(step_ahead, step_right)
-        facing = (
-            0.75 + 0.25 * np.abs(np.sin(np.arctan2(ends[:, 1, 1] - ends[:, 0, 1], ends[:, 1, 0] - ends[:, 0, 0])))
-        ).astype(np.float32)
+        steps = ends[:, 1] - ends[:, 0]
+        facing = (0.75 + 0.25 * np.abs(steps[:, 1]) / np.maximum(length, 1e-9)).astype(np.float32)
         columns, rows = np.arange(self._width), np.arange(self._height, dtype=np.float32)[:, None] + 0.5
-        layers = []
+        layers: list[tuple[NDArray[Any], ...]] = []
         for which in nearest:
             near = depth[which, columns].astype(np.float32)
             if not np.isfinite(near).any():
@@ -263,6 +263,6 @@ class _View:
         colour = shown[..., :3]
         if not sprite.glows:
             ones = np.ones(colour.shape[:2], np.float32)
-            colour = self._lit(colour, ones, depth * ones)
+            colour = self._lit(colour, ones, ones * np.float32(depth))
         part = picture[upper:lower, left:right]
         part += (colour - part) * opacity
