@@ -446,12 +446,16 @@ def _movers(frames: Sequence[_Frame], bounds: Sequence[tuple[NDArray[np.float64]
 
 
 def _hidden(event: EventSpan, frames: Sequence[_Frame], quake_map: QuakeMap) -> bool:
-    """Return whether a wall hides where an event happens for as long as it lasts. A door is in the wall, so none hides it."""
-    if event.at_m is None or event.kind == "door":
+    """Return whether walls hide the nearest point of an event for as long as it lasts."""
+    if event.at_m is None:
         return False
-    at = np.array(event.at_m) * UNITS_PER_M
-    last = min(event.end, len(frames))
-    return all(quake_map.hides(frame.scene.eye, at) for frame in frames[max(0, event.start) : max(last, event.start + 1)])
+    at, radius, last = np.array(event.at_m) * UNITS_PER_M, event.radius_m * UNITS_PER_M, min(event.end, len(frames))
+    for frame in frames[max(0, event.start) : max(last, event.start + 1)]:
+        away = frame.scene.eye - at
+        distance = float(np.linalg.norm(away))
+        if distance <= radius or not quake_map.hides(frame.scene.eye, at + away * (radius / distance)):
+            return False
+    return True
 
 
 def _unnamed(

@@ -52,6 +52,39 @@ class _Hand:
     flash: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Habits:
+    """How a take moves all the time, whatever happens: no event, and unlike any other take."""
+
+    bob_m: float  # of the eye, as it walks
+    hand_bob: float  # shares of the hand's height: as the player walks, stands, and a degree that it lags behind in a turn
+    hand_idle: float
+    hand_lag: float
+    flicker: float  # share of the light
+    messages: float  # share of the frames in which words come up, where there are panels
+    brisk: float  # m/s
+    quick: float  # the fastest turn, degrees a second
+    jumpy: float  # share of walks in which the player jumps
+    water: float  # copies of the floor's texture a second
+    screens: tuple[tuple[Wall, float], ...]  # walls whose texture moves, in copies a second
+
+
+def _draw_habits(rng: random.Random, walls: list[Wall]) -> _Habits:
+    return _Habits(
+        rng.choice([0, 0, 0.03, 0.06]),
+        rng.choice([0, 0.02, 0.06]),
+        rng.choice([0, 0, 0.01, 0.03]),
+        rng.choice([0, 0.0005, 0.002]),
+        rng.choice([0, 0, 0, 0.03, 0.1]),
+        rng.choice([0, 0.005, 0.01]),
+        rng.uniform(1.5, 9),
+        rng.uniform(120, 420),
+        rng.choice([0, 0.1, 0.5]),
+        rng.choice([0, 0, 0, 0, rng.uniform(-1, 1)]),
+        tuple((rng.choice(walls), rng.uniform(-1.5, 1.5)) for _ in range(rng.choice([0, 0, 1, 3]))),
+    )
+
+
 class _Stage:
     """A painted world, its player, and what goes on."""
 
@@ -68,7 +101,11 @@ class _Stage:
         self.eye = Eye(0.0, 0.0, _EYE_M, self.rng.uniform(0, 360), 0.0)
         self.speed: Vector = np.zeros(2)
         self.rise = 0.0
-        self.bob_m, self.hand_bob = self.rng.choice([0, 0, 0.03, 0.05]), self.rng.choice([0, 0.02, 0.05])
+        self.habits = _draw_habits(self.rng, self.world.walls)
+        self.words: NDArray[np.uint8] | None = None
+        self.sway, self.flicker = np.zeros(2), 1.0
+        levels = 255 * (np.arange(256) / 255) ** self.world.light.gamma
+        self.gamma = np.rint(levels).astype(np.uint8)
         self.walked = 0.0
         self.hand = _paint_hand(self) if take.hand or take.third_person else None
         self.panel = _paint_panel(self) if take.hud else None
@@ -122,7 +159,7 @@ class _Stage:
         eye.yaw_deg = (eye.yaw_deg - motion.turn / FPS) % 360
         eye.pitch_deg = max(-35.0, min(35.0, eye.pitch_deg + motion.look / FPS))
         self.walked += float(np.linalg.norm(self.speed)) / FPS
-        ground = _EYE_M + self.bob_m * math.sin(self.walked * 7)
+        ground = _EYE_M + self.habits.bob_m * math.sin(self.walked * 7)
         if motion.jump and self.rise == 0.0:
             self.rise = 5.0
         if self.rise or eye.z > ground + 0.1:
@@ -137,23 +174,44 @@ class _Stage:
             return True
         return any(_distance(wall, self.eye.x, self.eye.y) < _ROOM_M for wall in self.world.walls if wall.top_m > 0.3)
 
+    def live(self, motion: _Motion) -> None:
+        """Let go on what always does: moving walls, water, the hand, flickering light, words that come and go."""
+        habits, panel = self.habits, self.panel
+        for wall, speed in habits.screens:
+            wall.slide += speed / FPS
+        self.world.floor_slide += habits.water / FPS
+        self.flicker = 1 + habits.flicker * self.draws.uniform(-1, 1) if self.draws.random() < 0.3 else self.flicker
+        walk, idle = math.sin(self.walked * 3.5), math.sin(self.number * 0.13)
+        self.sway = np.array([habits.hand_bob * walk - habits.hand_lag * motion.turn, habits.hand_bob * abs(walk)])
+        self.sway[1] += habits.hand_idle * idle + habits.hand_lag * abs(motion.look)
+        if panel is None:
+            return
+        if self.draws.random() < 0.03:
+            _count(panel, self.draws)
+        if self.words is None and self.draws.random() < habits.messages:
+            self.words = np.zeros_like(panel)
+            at = self.rng.randrange(panel.shape[1] // 2), self.rng.randrange(12, panel.shape[0])
+            _write(self.words, "".join(self.rng.sample("ABCDEFGHIK LMNO", 10)), at, self.rng.uniform(0.8, 1.5))
+        elif self.words is not None and self.draws.random() < 0.02:
+            self.words = None
+
     def draw(self) -> NDArray[np.uint8]:
         """Draw the frame."""
         picture, self.depth_ahead = self.world.draw(self.eye, self.take.size, self.optics.focal_px)
-        picture *= self.pulse
-        picture += self.tint
+        picture *= self.pulse * self.flicker
+        if self.tint.any():
+            picture += self.tint
         for flake in self.flakes:
             _draw_flakes(picture, flake)
         if self.hand is not None:
-            _draw_hand(picture, self.hand, self.hand_bob * math.sin(self.walked * 3.5))
-        if self.panel is not None:
-            if self.draws.random() < 0.03:
-                _count(self.panel, self.draws)
-            picture += (self.panel[..., :3] - picture) * (self.panel[..., 3:] / 255)
+            _draw_hand(picture, self.hand, self.sway)
+        for panel in (self.panel, self.words):
+            if panel is not None:
+                picture += (panel[..., :3] - picture) * (panel[..., 3:] / np.float32(255))
         if self.menu is not None:
             picture += (self.menu[..., :3] - picture) * self.menu[..., 3:]
-        gamma = self.world.light.gamma
-        return np.clip(255 * np.power(np.clip(picture / 255, 0, 1), gamma), 0, 255).astype(np.uint8)
+        levels = np.clip(picture, 0, 255).astype(np.uint8)
+        return np.asarray(cv2.LUT(levels, self.gamma))
 
 
 def _distance(wall: Wall, x: float, y: float) -> float:
@@ -281,11 +339,11 @@ def _write(panel: NDArray[np.uint8], text: str, at: tuple[int, int], size: float
     cv2.putText(panel, text, at, cv2.FONT_HERSHEY_PLAIN, size, (240, 240, 240, 255), 1)
 
 
-def _draw_hand(picture: Floats, hand: _Hand, bob: float) -> None:
+def _draw_hand(picture: Floats, hand: _Hand, sway: Vector) -> None:
     height, width = picture.shape[:2]
     tall = hand.height * height
-    x = hand.at[0] * width + (hand.offset[0] + bob) * tall
-    y = hand.at[1] * height + (hand.offset[1] + abs(bob)) * tall
+    x = hand.at[0] * width + (hand.offset[0] + sway[0]) * tall
+    y = hand.at[1] * height + (hand.offset[1] + sway[1]) * tall
     scale = tall / hand.picture.shape[0]
     turn = cv2.getRotationMatrix2D((32, 60), hand.turned_deg, scale)
     turn[:, 2] += (x - 32, y - 60)
@@ -563,15 +621,15 @@ SCENARIOS: dict[str, Callable[[_Stage], Iterator[None]]] = {"mixed": _happen, "w
 
 def _moves(stage: _Stage) -> Iterator[_Motion]:
     """Walk, turn, strafe, back, look, jump and stand."""
-    rng, brisk = stage.rng, stage.rng.uniform(1.5, 6)
+    rng, habits, brisk = stage.rng, stage.habits, stage.habits.brisk
     while True:
         draw, seconds, motion, stage.behaviour = rng.random(), rng.uniform(0.4, 2.0), _Motion(), "stand"
         if draw < 0.35:
             stage.behaviour = "walk"
-            motion = _Motion(brisk, turn=rng.choice([0, 0, rng.uniform(-60, 60)]), jump=rng.random() < 0.1)
+            motion = _Motion(brisk, turn=rng.choice([0, 0, rng.uniform(-60, 60)]), jump=rng.random() < habits.jumpy)
         elif draw < 0.6:
             stage.behaviour = "turn"
-            motion = _Motion(rng.choice([0, 0, brisk]), turn=rng.choice([-1, 1]) * rng.uniform(40, 220))
+            motion = _Motion(rng.choice([0, 0, brisk]), turn=rng.choice([-1, 1]) * rng.uniform(40, habits.quick))
         elif draw < 0.7:
             stage.behaviour = "strafe"
             motion = _Motion(right=rng.choice([-1, 1]) * brisk)
@@ -617,7 +675,9 @@ def play(take: Take, encode: Callable[[NDArray[np.uint8]], None]) -> Played:
         encode(stage.draw())
         frames.append(stage.frame_truth())
         seen_wanderers.append(any(stage.sees(*one.at[:2], one.height_m / 2, 99.0) for one in stage.wanderers))
-        stage.move(next(moves) if not stage.busy else _Motion())
+        motion = next(moves) if not stage.busy else _Motion()
+        stage.move(motion)
+        stage.live(motion)
         _wander(stage)
         next(course)
         stage.acts = [act for act in stage.acts if next(act, stage) is None]

@@ -73,6 +73,7 @@ class World:
     ceiling_m: float
     light: Light
     floor_tile_m: float = 2.0
+    floor_slide: float = 0.0  # of its texture, in copies of it
     walls: list[Wall] = field(default_factory=list)
     sprites: list[Sprite] = field(default_factory=list)
 
@@ -164,23 +165,24 @@ class _View:
         depth = np.minimum(focal * rise / np.maximum(np.abs(below), 1e-3), 1e4).astype(np.float32)
         east = eye.x + depth * (self._ahead[0] + self._right[0] * self._tangent)
         north = eye.y + depth * (self._ahead[1] + self._right[1] * self._tangent)
-        u, v = (east / world.floor_tile_m).astype(np.float32), (north / world.floor_tile_m).astype(np.float32)
+        u = (east / world.floor_tile_m + np.where(is_floor, world.floor_slide, 0)).astype(np.float32)
+        v = (north / world.floor_tile_m).astype(np.float32)
         texture = np.where(is_floor, world.floor, world.ceiling if world.ceiling is not None else world.sky)
         texture = np.broadcast_to(texture, shape).astype(np.int32)
         tile = np.full(shape, world.floor_tile_m, np.float32)
         if world.ceiling is None:
             turn = (math.radians(eye.yaw_deg) - np.arctan(self._tangent)) * (3 / math.pi)
-            u, v = np.where(is_floor, u, turn), np.where(is_floor, v, below / focal)
-            tile = np.where(is_floor, tile, 0.5)
-        self._depth = np.broadcast_to(depth, shape).copy()
-        shade = np.ones(shape, np.float32)
-        for layer in self._wall_layers():
-            inside, ahead, along, wall_texture, wall_tile, facing, top = layer
-            u = np.where(inside, along, u)
-            v = np.where(inside, (top - (eye.z - below * ahead / focal)) / wall_tile, v)
-            texture, tile = np.where(inside, wall_texture, texture), np.where(inside, wall_tile, tile)
-            shade = np.where(inside, facing, shade)
-            self._depth = np.where(inside, ahead, self._depth)
+            u, v = np.where(is_floor, u, turn).astype(np.float32), np.where(is_floor, v, below / focal).astype(np.float32)
+            tile = np.where(is_floor, tile, np.float32(0.5))
+        self._depth, shade = np.broadcast_to(depth, shape).copy(), np.ones(shape, np.float32)
+        u, v, texture, tile = (np.array(np.broadcast_to(one, shape)) for one in (u, v, texture, tile))
+        for inside, ahead, along, wall_texture, wall_tile, facing, top in self._wall_layers():
+            np.copyto(u, along, where=inside)
+            np.copyto(v, (top - eye.z) / wall_tile + below * (ahead / wall_tile / focal), where=inside)
+            np.copyto(texture, wall_texture, where=inside)
+            np.copyto(tile, wall_tile, where=inside)
+            np.copyto(shade, facing, where=inside)
+            np.copyto(self._depth, ahead, where=inside)
         picture = self._sample(u, v, texture, tile)
         if world.ceiling is None:
             is_sky = (texture == world.sky) & ~is_floor & (tile == 0.5)
