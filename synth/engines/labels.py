@@ -118,13 +118,18 @@ def _spans(recorded: Truth, footer: dict[str, Any], engine: str, doubtful: Seque
     if engine == "doom":
         yield from _doom_spans(recorded)
     elif "spans" in footer:
-        hidden = _hand_is_hidden(recorded.header)
+        # Minetest draws nothing in the hand of a player who is seen from behind.
+        hidden = _hand_is_hidden(recorded.header) or (engine == "minetest" and recorded.header.get("third_person", False))
         for span in footer["spans"]:
             kind = span.get("kind") or _ALIASES.get(span["name"], span["name"])
-            in_view = span.get(
-                "in_view", span.get("dist", 0) < 24 and span.get("off", 0) < 45 and not (hidden and kind == "wield")
-            )
-            if in_view and kind != OTHER and span["end"] > span["start"] and span not in doubtful:
+            in_view = span.get("in_view", span.get("dist", 0) < 24 and span.get("off", 0) < 45)
+            if (
+                in_view
+                and not (hidden and kind == "wield")
+                and kind != OTHER
+                and span["end"] > span["start"]
+                and span not in doubtful
+            ):
                 yield LabelSpan(kind, span["start"], span["end"])
     else:
         for event in recorded.events:

@@ -65,6 +65,7 @@ class _Habits:
     brisk: float  # m/s
     quick: float  # the fastest turn, degrees a second
     jumpy: float  # share of walks in which the player jumps
+    pushed: float  # share of the frames in which a view from behind comes closer, as where a wall is behind the camera
     water: float  # copies of the floor's texture a second
     screens: tuple[tuple[Wall, float], ...]  # walls whose texture moves, in copies a second
 
@@ -80,6 +81,7 @@ def _draw_habits(rng: random.Random, walls: list[Wall]) -> _Habits:
         rng.uniform(1.5, 9),
         rng.uniform(120, 420),
         rng.choice([0, 0.1, 0.5]),
+        rng.choice([0, 0.005, 0.02]),
         rng.choice([0, 0, 0, 0, rng.uniform(-1, 1)]),
         tuple((rng.choice(walls), rng.uniform(-1.5, 1.5)) for _ in range(rng.choice([0, 0, 1, 3]))),
     )
@@ -103,7 +105,7 @@ class _Stage:
         self.rise = 0.0
         self.habits = _draw_habits(self.rng, self.world.walls)
         self.words: NDArray[np.uint8] | None = None
-        self.sway, self.flicker = np.zeros(2), 1.0
+        self.sway, self.flicker, self.closer, self.near = np.zeros(2), 1.0, 1.0, 1.0
         levels = 255 * (np.arange(256) / 255) ** self.world.light.gamma
         self.gamma = np.rint(levels).astype(np.uint8)
         self.walked = 0.0
@@ -183,6 +185,12 @@ class _Stage:
         self.flicker = 1 + habits.flicker * self.draws.uniform(-1, 1) if self.draws.random() < 0.3 else self.flicker
         walk, idle = math.sin(self.walked * 3.5), math.sin(self.number * 0.13)
         self.sway = np.array([habits.hand_bob * walk - habits.hand_lag * motion.turn, habits.hand_bob * abs(walk)])
+        if self.take.third_person:
+            if self.draws.random() < habits.pushed:
+                self.closer = float(self.draws.uniform(1, 3))
+            elif self.draws.random() < 0.05:
+                self.closer = 1.0
+            self.near += (self.closer - self.near) * 0.3
         self.sway[1] += habits.hand_idle * idle + habits.hand_lag * abs(motion.look)
         if panel is None:
             return
@@ -204,7 +212,7 @@ class _Stage:
         for flake in self.flakes:
             _draw_flakes(picture, flake)
         if self.hand is not None:
-            _draw_hand(picture, self.hand, self.sway)
+            _draw_hand(picture, self.hand, self.sway, self.near)
         for panel in (self.panel, self.words):
             if panel is not None:
                 picture += (panel[..., :3] - picture) * (panel[..., 3:] / np.float32(255))
@@ -339,9 +347,9 @@ def _write(panel: NDArray[np.uint8], text: str, at: tuple[int, int], size: float
     cv2.putText(panel, text, at, cv2.FONT_HERSHEY_PLAIN, size, (240, 240, 240, 255), 1)
 
 
-def _draw_hand(picture: Floats, hand: _Hand, sway: Vector) -> None:
+def _draw_hand(picture: Floats, hand: _Hand, sway: Vector, near: float) -> None:
     height, width = picture.shape[:2]
-    tall = hand.height * height
+    tall = hand.height * height * near
     x = hand.at[0] * width + (hand.offset[0] + sway[0]) * tall
     y = hand.at[1] * height + (hand.offset[1] + sway[1]) * tall
     scale = tall / hand.picture.shape[0]
@@ -356,11 +364,12 @@ def _draw_hand(picture: Floats, hand: _Hand, sway: Vector) -> None:
 
 def _draw_flakes(picture: Floats, flakes: NDArray[np.float64]) -> None:
     height, width = picture.shape[:2]
-    for x, y, dx, dy, tone in flakes:
+    for x, y, dx, dy, tone, size in flakes:
         start = (round(x * width), round(y * height))
-        cv2.line(picture, start, (round((x + dx) * width), round((y + dy) * height)), (tone, tone, tone), 1)
+        cv2.line(picture, start, (round((x + dx) * width), round((y + dy) * height)), (tone, tone, tone), int(size))
     flakes[:, 0] = (flakes[:, 0] + flakes[:, 2]) % 1
-    flakes[:, 1] = (flakes[:, 1] + flakes[:, 3]) % 1
+    flakes[:, 1] += flakes[:, 3]
+    flakes[flakes[:, 1] > 1, 1] -= 1
 
 
 # What can happen: each act is a generator with a step a frame.
@@ -405,11 +414,16 @@ def _dig(stage: _Stage) -> _Act:
     if not seen:
         return
     block = stage.rng.choice(seen)
-    at, frames = _middle(block), stage.rng.randrange(4, 30)
+    at, frames, cracks = _middle(block), stage.rng.randrange(4, 40), stage.rng.randrange(2, 8)
     stage.log("dig", frames + _SHOWN, (*at, 0.4), 0.7)
     for step in range(frames):
         if stage.hand is not None and step % 9 == 0:
             stage.acts.append(_swing(stage, 8))
+        if step % cracks == 0:
+            for wall in block:
+                wall.shade, wall.slide = 1 - 0.5 * step / frames, stage.rng.uniform(0, 0.2)
+            if stage.rng.random() < 0.3:
+                stage.acts.append(_burst(stage, (*at, 0.4), stage.rng.randrange(1, 5), 0.1))
         yield
     stage.world.walls = [wall for wall in stage.world.walls if wall not in block]
     stage.blocks.remove(block)
@@ -478,10 +492,11 @@ def _weather(stage: _Stage) -> _Act:
     if stage.flakes:
         stage.flakes = []
     elif rng.random() < 0.7:
-        count, fall = rng.randrange(60, 300), rng.uniform(0.01, 0.08)
-        places = draws.random((count, 2))
+        count, fall, large = rng.randrange(60, 300), rng.uniform(0.01, 0.08), rng.choice([1, 3, 9])
+        places = draws.random((count, 2)) - (0, rng.choice([0, 1]))  # all at once, or from above
         ways = np.stack([draws.normal(0, 0.004, count), fall * draws.uniform(0.7, 1.3, count)], 1)
-        stage.flakes = [np.concatenate([places, ways, draws.uniform(140, 255, (count, 1))], 1)]
+        sizes = np.maximum(1, large * draws.random((count, 1)) ** 4)
+        stage.flakes = [np.concatenate([places, ways, draws.uniform(140, 255, (count, 1)), sizes], 1)]
         if rng.random() < 0.5:
             return
     for step in range(frames):

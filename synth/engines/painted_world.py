@@ -28,6 +28,7 @@ class Wall:
     texture: int
     tile_m: float = 2.0  # how wide a copy of the texture is
     slide: float = 0.0  # of the texture, in copies of it
+    shade: float = 1.0  # times its light
 
 
 @dataclass(eq=False)
@@ -206,7 +207,8 @@ class _View:
         bottom, top, tile, slide = np.array([[w.bottom_m, w.top_m, w.tile_m, w.slide] for w in walls], np.float32).T
         texture, length = np.array([wall.texture for wall in walls]), np.hypot(step_ahead, step_right)
         steps = ends[:, 1] - ends[:, 0]
-        facing = (0.75 + 0.25 * np.abs(steps[:, 1]) / np.maximum(length, 1e-9)).astype(np.float32)
+        shades = np.array([wall.shade for wall in walls])
+        facing = (shades * (0.75 + 0.25 * np.abs(steps[:, 1]) / np.maximum(length, 1e-9))).astype(np.float32)
         columns, rows = np.arange(self._width), np.arange(self._height, dtype=np.float32)[:, None] + 0.5
         layers: list[tuple[NDArray[Any], ...]] = []
         for which in nearest:
