@@ -32,7 +32,7 @@ from synth.engines.minetest_game import (
 )
 from synth.engines.minetest_player import FPS, SCENARIOS, SCENES, Act, Acts, Player
 from synth.engines.takes import Engine, Played, Take
-from synth.engines.truth_file import EventSpan, FrameTruth, Optics
+from synth.engines.truth_file import OTHER, EventSpan, FrameTruth, Optics
 
 _X_KEYS = {
     "up": "w",
@@ -54,9 +54,11 @@ _TRUTH_KEYS = {
     "dig": "FIRE",
     "place": "USE",
 }
-_MAPGENS = ("v7", "v7", "valleys", "carpathian", "fractal")
+_MAPGENS = ("v7", "v7", "valleys", "carpathian", "v7")  # fractal ones hang full of water
 # How many frames an event shows after its first: the hand's swing, a block that comes up, smoke.
 _SHOWN = {"place": 8, "dig": 8, "wield": 10, "door": 8, "torch": 8, "explosion": 36, "weather": 30, "appear": 15, "menu": 4}
+_SMOKE, _FLAKES, _CREATURE = 60, 90, 150  # frames in which what has happened, or begins, may still be seen to change
+_DARK_LEVEL, _MAX_UNSEEN = 12.0, 0.25  # mean grey level of a dark picture; share of the frames that may be dark, or wet
 _READY_FRAMES, _SETTLE_FRAMES, _SETTLE_S = 6000, 90, 0.03
 _DEG_A_PX = 0.1  # by how much a px of the mouse turns
 _SNAP_M = 0.8  # a step of the camera in one frame, beyond that of the player, that is a jump of the picture
@@ -182,8 +184,19 @@ class _Session:
 
 
 def play(take: Take, encode: Callable[[NDArray[np.uint8]], None]) -> Played:
-    """Record a take."""
-    return play_acts(take, Look.draw(take), SCENARIOS[take.scenario], encode)
+    """Record a take. Raises AttemptFailed where too little of it can be seen: in the dark, or under water."""
+    dark: list[bool] = []
+
+    def watch(picture: NDArray[np.uint8]) -> None:
+        dark.append(float(picture.mean()) < _DARK_LEVEL)
+        encode(picture)
+
+    played = play_acts(take, Look.draw(take), SCENARIOS[take.scenario], watch)
+    wet = [bool(frame.notes["in_liquid"]) for frame in played.frames]
+    for what, flags in (("dark", dark), ("under water", wet)):
+        if np.mean(flags) > _MAX_UNSEEN:
+            raise AttemptFailed(f"{np.mean(flags):.0%} of the take is {what}: try another seed")
+    return played
 
 
 def play_acts(take: Take, look: Look, acts_of: Callable[[Player], Acts], encode: Callable[[NDArray[np.uint8]], None]) -> Played:
@@ -234,13 +247,23 @@ def _frame_truth(frame: _Frame) -> FrameTruth:
         keys=tuple(_TRUTH_KEYS[key] for key in frame.client["keys"] or [] if key in _TRUTH_KEYS),
         mouse_deg=frame.turned_deg,
         behaviour=frame.behaviour,
-        notes={"tic": frame.client["number"], "item": frame.client["item"], "in_menu": frame.in_menu},
+        notes={
+            "tic": frame.client["number"],
+            "item": frame.client["item"],
+            "in_menu": frame.in_menu,
+            "in_liquid": frame.client["in_liquid"],
+        },
     )
 
 
 def _events(frames: Sequence[_Frame]) -> Iterator[EventSpan]:
-    """Find the events in what the client knew of each frame."""
+    """Find the events in what the client knew of each frame, and when something else may be seen to change.
+
+    A lit charge smoulders until it explodes, smoke stays, who has appeared walks about, and flakes have to fall. Weather is no
+    event where the player is under a roof.
+    """
     started: int | None = None
+    lit: int | None = None  # since when a charge smoulders
     for number, frame in enumerate(frames):
         digs = "dig" in (frame.client["keys"] or [])
         if digs and started is None:
@@ -253,8 +276,27 @@ def _events(frames: Sequence[_Frame]) -> Iterator[EventSpan]:
         if number and frame.in_menu != frames[number - 1].in_menu:
             yield EventSpan("menu", number, number + _SHOWN["menu"], details={"opens": frame.in_menu})
         for event in frame.client["events"] or []:
-            if (span := _event(number, event)) is not None:
-                yield span
+            if (span := _event(number, event)) is None:
+                continue
+            if span.kind == "weather" and not event.get("open", True):
+                yield EventSpan(OTHER, number, number + _FLAKES)
+                continue
+            yield span
+            if event["name"] == "place":
+                lit = number
+            elif span.kind == "explosion":
+                yield EventSpan(OTHER, number if lit is None else lit, span.end + _SMOKE)
+                lit = None
+            elif span.kind == "weather":
+                yield EventSpan(OTHER, span.end, number + _FLAKES)
+            elif span.kind == "appear":
+                yield EventSpan(OTHER, span.end, number + _CREATURE, span.at_m, 2.0)
+    if lit is not None:
+        yield EventSpan(OTHER, lit, len(frames))
+    wet = [bool(frame.client.get("in_liquid")) for frame in frames]
+    edges = np.flatnonzero(np.diff(np.array([False, *wet, False]).astype(int)))
+    for start, end in edges.reshape(-1, 2).tolist():
+        yield EventSpan(OTHER, start, end)
 
 
 def _event(number: int, event: dict[str, Any]) -> EventSpan | None:

@@ -12,8 +12,13 @@ local channel = minetest.mod_channel_join("gamecraft")
 local function round(x) return math.floor(x * 1000 + 0.5) / 1000 end
 local function rounded(p) return {round(p.x), round(p.y), round(p.z)} end
 local function log(line) minetest.log("action", "GAMECRAFT_SERVER " .. minetest.write_json(line)) end
-local function tell(name, pos, radius)
-	channel:send_all(minetest.write_json({name = name, pos = pos and rounded(pos) or nil, radius = radius}))
+local function tell(name, pos, radius, open)
+	channel:send_all(minetest.write_json({name = name, pos = pos and rounded(pos) or nil, radius = radius, open = open}))
+end
+-- Tell of weather, and whether the player is under the open sky: under a roof it is hardly seen.
+local function tell_weather(player)
+	local light = minetest.get_natural_light(vector.add(player:get_pos(), {x = 0, y = 1.6, z = 0}), 0.5)
+	tell("weather", nil, nil, (light or 0) >= 14)
 end
 local function pick(list) return list[random:next(1, #list)] end
 
@@ -129,19 +134,19 @@ local act = {}
 function act.snow(player)
 	set_weather(player, {"#8a9096", "#a8adb2"}, {0.9, "#9aa0a8f0"},
 		{amount = 700 + random:next(0, 900), speed = 4, size = 1.6, texture = "default_snow.png", vertical = false})
-	tell("weather")
+	tell_weather(player)
 end
 function act.rain(player)
 	set_weather(player, {"#5a6068", "#70767c"}, {0.95, "#50565ef0"}, {amount = 900 + random:next(0, 800), speed = 12, size = 2.4,
 		texture = "blank.png^[noalpha^[colorize:#7890b8:255^[resize:2x16", vertical = true})
-	tell("weather")
+	tell_weather(player)
 end
 function act.clear(player)
 	set_weather(player, {"#61b5f5", "#90d3f6"}, {0.4, "#fff0f0e5"})
-	tell("weather")
+	tell_weather(player)
 end
-function act.night() minetest.set_timeofday(0.8); tell("weather") end
-function act.day() minetest.set_timeofday(0.45); tell("weather") end
+function act.night(player) minetest.set_timeofday(0.8); tell_weather(player) end
+function act.day(player) minetest.set_timeofday(0.45); tell_weather(player) end
 function act.creature(player)
 	local pos = ahead(player, 4 + random:next(0, 4))
 	minetest.add_entity(pos, "gamecraft_scenes:walker")
