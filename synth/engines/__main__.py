@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     take = games.add_parser("take", help="scenes with labels: what happens in view, and how the player moves")
     add = take.add_argument
     add("out", metavar="OUT.mp4", help="the video; the truth goes to OUT.jsonl")
-    add("--engine", default="minetest", help="minetest (default), openarena or neverball")
+    add("--engine", default="minetest", help="minetest (default), openarena, neverball or painted")
     add("--scenario", required=True, help="what is played; a wrong name lists the engine's")
     add("--seconds", type=float, default=60.0, help="default 60")
     add("--seed", type=int, default=0, help="seed of all random choices, also of how it looks; default 0")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from curation.actions.learned import KINDS
-from curation.errors import InputError
+from curation.errors import AttemptFailed, InputError
 from curation.media.decode import Span, read_frames
 from synth.doom.truth import interactions, read_truth
 from synth.engines import label_set, minetest_scenes, neverball, openarena, recorder
@@ -18,7 +18,7 @@ from synth.engines.__main__ import main
 from synth.engines.labels import LabelSpan, read_labels
 from synth.engines.minetest_player import SCENARIOS, Player
 from synth.engines.quake_map import QuakeMap, parse_map
-from synth.engines.takes import Engine, Take
+from synth.engines.takes import Engine, Played, Take
 from synth.engines.truth_file import EventSpan, FrameTruth, Optics, write_truth
 
 OPTICS = Optics(320, 240, 160.0)  # 90 degrees across
@@ -139,6 +139,44 @@ def test_events_of_minetest_are_found_in_what_its_client_knew():
     spans = {span.kind: span for span in minetest_scenes._events(frames)}
     assert {kind: span.start for kind, span in spans.items()} == {"door": 1, "dig": 2, "wield": 4, "menu": 5}
     assert spans["door"].at_m == (3, 5, 1), "east, north, up"
+
+
+def minetest_frames(count, **events):
+    """Frames of Minetest's client; events by `at<frame>`."""
+
+    def frame(number):
+        logged = [events[name] for name in (f"at{number}",) if name in events]
+        client = {"events": logged, "keys": [], "slot": 1, "item": "", "in_liquid": 90 <= number < 95}
+        return minetest_scenes._Frame(client, "", (0.0, 0.0), False)
+
+    return [(span.kind, span.start, span.end) for span in minetest_scenes._events([frame(n) for n in range(count)])]
+
+
+def test_what_smoulders_falls_or_walks_in_minetest_is_neither_event_nor_quiet():
+    lit, blast = {"name": "place", "pos": [0, 1, 5]}, {"name": "explosion", "pos": [0, 1, 5], "radius": 3}
+    assert minetest_frames(90, at10=lit, at40=blast) == [("place", 10, 18), ("explosion", 40, 76), ("other", 10, 136)]
+    assert minetest_frames(90, at10=lit) == [("place", 10, 18), ("other", 10, 90)]
+    assert minetest_frames(90, at5={"name": "appear", "pos": [0, 1, 5]}) == [("appear", 5, 20), ("other", 20, 155)]
+    assert minetest_frames(100) == [("other", 90, 95)], "under water"
+
+
+def test_weather_under_a_roof_is_no_event():
+    assert minetest_frames(90, at5={"name": "weather", "open": False}) == [("other", 5, 95)]
+    assert minetest_frames(90, at5={"name": "weather", "open": True}) == [("weather", 5, 35), ("other", 35, 95)]
+
+
+@pytest.mark.parametrize(("level", "wet", "message"), [(5, False, "100% of the take is dark"), (90, True, "is under water")])
+def test_a_take_in_which_nothing_can_be_seen_fails(level, wet, message, monkeypatch):
+    picture = np.full((4, 4, 3), level, np.uint8)
+    frame = FrameTruth((0.0, 0.0, 0.0), 0.0, 0.0, notes={"in_liquid": wet})
+
+    def play_acts(take, look, acts, encode):
+        encode(picture)
+        return Played({}, OPTICS, [frame])
+
+    monkeypatch.setattr(minetest_scenes, "play_acts", play_acts)
+    with pytest.raises(AttemptFailed, match=message):
+        minetest_scenes.play(Take("walk"), lambda picture: None)
 
 
 def scene(eye=(0, 0, 50), entities=()):
