@@ -47,6 +47,7 @@ _BOTS = ("sarge", "grism", "kyonshi")
 _MIRRORS_ONLY, _FIRST_PERSON = 2, 4  # of an entity's flags
 _NEAR_UNITS = 130.0  # of the weapon of the player whom a third-person camera shows
 _JUMP_UNITS = 60.0  # a step of the eye in one frame that is no move: a teleport, a new life, another player
+_MAX_DEAD = 0.25  # share of a take
 _DEAD_S, _NEAR_ITEM_UNITS, _TAKEN_SHOWN = 0.1, 80.0, 10  # no weapon so long; how far an item is that vanishes; frames
 # What may be seen and is none of the kinds of events, by a part of its name, with its radius in units.
 _UNNAMED = {
@@ -337,7 +338,7 @@ def play(take: Take, encode: Callable[[NDArray[np.uint8]], None]) -> Played:
             session.follow(take.third_person)
         session.skip(_SETTLE_FRAMES)
         player = Player(random.Random(f"{take.seed}/play"))
-        acts = SCENARIOS[take.scenario](player)
+        acts, unarmed = SCENARIOS[take.scenario](player), 0
         for number in range(round(take.seconds * FPS)):
             picture = session.picture()
             if session.scene is None:
@@ -347,11 +348,17 @@ def play(take: Take, encode: Callable[[NDArray[np.uint8]], None]) -> Played:
             encode(picture)
             player.scene = session.scene
             act = next(acts)
+            unarmed = 0 if _own_weapons(session.scene, take.third_person) else unarmed + 1
+            if take.scenario != "fight" and (take.hand or take.third_person) and unarmed > FPS:
+                act, player.behaviour = _Act(frozenset({"mouse1"} if unarmed % 10 < 2 else ())), "dead"  # live again
             frames.append(_Frame(session.scene, act, player.behaviour))
             session.act(act)
     optics = Optics(*take.size, take.size[0] / 2 / math.tan(math.radians(frames[0].scene.fov_deg[0] / 2)))
     header = {"game": "OpenArena", "place": name, "bots": bots, "gamma": gamma, "keys_known": take.scenario != "fight"}
     jumps = _jumps(frames)
+    dead = sum(frame.behaviour == "dead" for frame in frames) / len(frames)
+    if dead > _MAX_DEAD:
+        raise AttemptFailed(f"the player lies dead for {dead:.0%} of the take: try another seed")
     quake_map = read_map(name, Path(_DATA))
     truths = [_frame_truth(frame) for frame in frames]
     events = [
