@@ -82,7 +82,7 @@ def read_labels(jsonl: str | Path) -> Labels:
     with open(jsonl, encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     engine = _engine(recorded.header)
-    doubtful = _doubtful(lines[-1].get("spans", ()), len(recorded))
+    doubtful = _doubtful(lines[-1].get("spans", ()), len(recorded), recorded.header.get("third_person") and engine != "painted")
     spans = tuple(_spans(recorded, lines[-1], engine, doubtful))
     kinds = np.zeros((len(recorded), len(KINDS)), bool)
     for span in spans:
@@ -118,8 +118,7 @@ def _spans(recorded: Truth, footer: dict[str, Any], engine: str, doubtful: Seque
     if engine == "doom":
         yield from _doom_spans(recorded)
     elif "spans" in footer:
-        # Minetest draws nothing in the hand of a player who is seen from behind.
-        hidden = _hand_is_hidden(recorded.header) or (engine == "minetest" and recorded.header.get("third_person", False))
+        hidden = _hand_is_hidden(recorded.header)
         for span in footer["spans"]:
             kind = span.get("kind") or _ALIASES.get(span["name"], span["name"])
             in_view = span.get("in_view", span.get("dist", 0) < 24 and span.get("off", 0) < 45)
@@ -138,8 +137,12 @@ def _spans(recorded: Truth, footer: dict[str, Any], engine: str, doubtful: Seque
                 yield LabelSpan(_PLACE_KINDS[event.name], event.frame, min(len(recorded), event.frame + shown))
 
 
-def _doubtful(spans: Sequence[dict[str, Any]], frames: int) -> list[dict[str, Any]]:
-    """Return what counts as neither: others shoot, a part of the map moves all the time, or something has no kind."""
+def _doubtful(spans: Sequence[dict[str, Any]], frames: int, from_behind: bool) -> list[dict[str, Any]]:
+    """Return what counts as neither.
+
+    Others shoot, a part of the map moves all the time, something has no kind, or a player who is seen from behind takes another
+    tool in a small hand.
+    """
     moving: Counter[str] = Counter()
     for span in spans:
         moving[span.get("model", "")] += span["end"] - span["start"]
@@ -147,7 +150,13 @@ def _doubtful(spans: Sequence[dict[str, Any]], frames: int) -> list[dict[str, An
     return [
         span
         for span in spans
-        if span.get("in_view") and (span.get("by_other") or span.get("model") in restless or span.get("kind") == OTHER)
+        if span.get("in_view")
+        and (
+            span.get("by_other")
+            or span.get("model") in restless
+            or span.get("kind") == OTHER
+            or (from_behind and span.get("kind") == "wield")
+        )
     ]
 
 
