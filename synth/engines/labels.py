@@ -82,7 +82,8 @@ def read_labels(jsonl: str | Path) -> Labels:
     with open(jsonl, encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     engine = _engine(recorded.header)
-    doubtful = _doubtful(lines[-1].get("spans", ()), len(recorded), recorded.header.get("third_person") and engine != "painted")
+    from_behind = bool(recorded.header.get("third_person")) and engine != "painted"
+    doubtful = _doubtful(lines[-1].get("spans", ()), len(recorded), from_behind)
     spans = tuple(_spans(recorded, lines[-1], engine, doubtful))
     kinds = np.zeros((len(recorded), len(KINDS)), bool)
     for span in spans:
