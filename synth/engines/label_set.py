@@ -76,7 +76,7 @@ _PAINTED = (
     ("walk", False, False, False),
 )
 _SPLITS = ("train", "train", "test", "train", "train", "valid", "train", "train")  # in turn
-TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "painted": 48, "neverball": 3}
+TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "painted": 40, "neverball": 3}
 """How many takes of `SECONDS` the set has in each engine."""
 SECONDS = 45.0
 _KINDS = {"minetest": _MINETEST, "openarena": _OPENARENA, "doom": _DOOM, "painted": _PAINTED, "neverball": _NEVERBALL}
