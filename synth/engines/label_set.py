@@ -76,9 +76,10 @@ _PAINTED = (
     ("walk", False, False, False),
 )
 _SPLITS = ("train", "train", "test", "train", "train", "valid", "train", "train")  # in turn
-TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "painted": 40, "neverball": 3}
-"""How many takes of `SECONDS` the set has in each engine."""
-SECONDS = 45.0
+TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "painted": 240, "neverball": 3}
+"""How many takes the set has in each engine."""
+SECONDS, PAINTED_SECONDS = 45.0, 12.0
+"""How long a take is. Painted ones are short, since each is another game."""
 _KINDS = {"minetest": _MINETEST, "openarena": _OPENARENA, "doom": _DOOM, "painted": _PAINTED, "neverball": _NEVERBALL}
 _SIZES = ((320, 240), (320, 240), (384, 216), (320, 180))
 _SEEDS = {"doom": 40000, "minetest": 41000, "openarena": 42000, "neverball": 43000, "painted": 44000}
@@ -110,7 +111,8 @@ def takes(engine: str) -> Iterator[tuple[str, Take | doom.Recording]]:
         if engine == "doom":
             yield name, _doom_take(kind, split, seed, rng)
         else:
-            yield name, _take(kind, rng.choice(_openarena_maps(split)) if engine == "openarena" else None, seed, rng)
+            place = rng.choice(_openarena_maps(split)) if engine == "openarena" else None
+            yield name, _take(kind, place, seed, rng, PAINTED_SECONDS if engine == "painted" else SECONDS)
 
 
 def _openarena_maps(split: str) -> list[str]:
@@ -118,9 +120,10 @@ def _openarena_maps(split: str) -> list[str]:
     return shares.get(split) or [name for name in MAPS if name not in TEST_MAPS and name not in VALID_MAPS]
 
 
-def _take(kind: tuple[str, bool, bool, bool], place: str | None, seed: int, rng: random.Random) -> Take:
+def _take(kind: tuple[str, bool, bool, bool], place: str | None, seed: int, rng: random.Random, seconds: float) -> Take:
     scenario, hud, hand, third_person = kind
-    return Take(scenario, seed, SECONDS, rng.choice(_SIZES), hud, hand, place, third_person, crf=rng.choice((20, 23, 26, 30)))
+    size, crf = rng.choice(_SIZES), rng.choice((20, 23, 26, 30))
+    return Take(scenario, seed, seconds, size, hud, hand, place, third_person, crf=crf)
 
 
 def _doom_take(kind: tuple[str, bool, bool, bool], split: str, seed: int, rng: random.Random) -> doom.Recording:

@@ -21,7 +21,7 @@ from synth.engines.truth_file import OTHER, EventSpan, FrameTruth, Optics, view_
 
 FPS = 30
 _TEXTURES = 24
-_EYE_M, _ROOM_M, _REACH_M = 1.6, 0.5, 7.0  # of the eye, between it and what it cannot walk through, of what is acted
+_EYE_M, _ROOM_M, _REACH_M = 1.6, 0.5, 5.5  # of the eye, between it and what it cannot walk through, of what is acted
 _MOMENTUM = 0.8  # of the speed that is left after a frame
 _AWAY_DEG_S = 150.0  # a turn where a wall is ahead
 _SHOWN = 8  # frames in which what happens at once counts as shown
@@ -398,7 +398,7 @@ def _place(stage: _Stage) -> _Act:
     if at is None:
         return
     _maybe_swing(stage)
-    side = stage.rng.uniform(0.4, 1.0)
+    side = stage.rng.uniform(0.5, 1.2)
     if stage.rng.random() < 0.7:
         block = _block(at[0], at[1], side, side, stage.rng.randrange(_TEXTURES))
         stage.world.walls += block
@@ -457,7 +457,7 @@ def _torch(stage: _Stage) -> _Act:
     high = stage.rng.uniform(0.2, 1.4)
     colour = np.array([255.0, 200.0, 90.0])
     stage.world.sprites.append(
-        Sprite(_glow(stage.draws, colour), (at[0], at[1], high), stage.rng.uniform(0.2, 0.5), glows=True)
+        Sprite(_glow(stage.draws, colour), (at[0], at[1], high), stage.rng.uniform(0.3, 0.8), glows=True)
     )
     stage.log("torch", _SHOWN, (at[0], at[1], high), 0.7)
     stage.world.light.gain *= np.float32(stage.rng.uniform(1.0, 1.25))
@@ -510,7 +510,7 @@ def _appear(stage: _Stage) -> _Act:
     at = stage.place_ahead()
     if at is None:
         return
-    high = stage.rng.uniform(0.7, 2.2)
+    high = stage.rng.uniform(1.0, 2.4)
     figure = Sprite(paint_figure(stage.draws), at, high, opacity=0.0)
     stage.world.sprites.append(figure)
     stage.log("appear", 15, (at[0], at[1], high / 2), high / 2)
