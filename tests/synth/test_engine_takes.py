@@ -424,6 +424,7 @@ def test_test_maps_and_worlds_are_in_no_other_split():
         assert len(maps["train"] | maps["valid"] | maps["test"]) == sum(map(len, maps.values()))
     assert len({take.seed for take in dict(label_set.takes("minetest")).values()}) == label_set.TAKES["minetest"]
     assert all("-test" in name for name in dict(label_set.takes("neverball")))
+    assert {take.seconds for take in dict(label_set.takes("painted")).values()} == {label_set.PAINTED_SECONDS}
 
 
 def test_a_set_that_is_cut_short_is_balanced():
