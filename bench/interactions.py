@@ -71,14 +71,17 @@ def predict(detector: Detector, one: Recording) -> Prediction:
 
 
 def clip_verdicts(detector: Detector, one: Recording, prediction: Prediction) -> Iterator[ClipVerdict]:
-    """Yield the verdict for each clip of six seconds."""
+    """Yield the verdict for each clip of six seconds, but for those without an event in which something else may be seen."""
     found = interaction_spans(prediction, InteractionSettings(), one.end_s)
     fps = one.labels.truth.fps
     for number in range(max(1, round(one.end_s / _CLIP_S))):
         start_s, end_s = number * _CLIP_S, min((number + 1) * _CLIP_S, one.end_s)
         inside = spans.clip_to(found, start_s, end_s)
         events = tuple(MeasuredEvent(s.start_s - start_s, s.peak_s - start_s, s.end_s - start_s, s.energy) for s in inside)
-        visible = one.labels.event[round(start_s * fps) : round(end_s * fps)].sum() >= _MIN_VISIBLE_S * fps
+        within = slice(round(start_s * fps), round(end_s * fps))
+        visible = one.labels.event[within].sum() >= _MIN_VISIBLE_S * fps
+        if not visible and (~one.labels.known[within]).sum() >= _MIN_VISIBLE_S * fps:
+            continue
         yield ClipVerdict(
             one.labels.engine,
             bool(visible),

@@ -131,7 +131,7 @@ class InteractionSettings:
     max_quiet_distance: float = 0.6
     min_seen: float = 0.2  # certainty (0-1) under which an interaction counts as nothing that happens
     min_kind: float = 0.5  # probability from which an interaction is named: a door, a shot; otherwise it is an event
-    min_confidence: float = 0.7  # 0-1; a clip's interactions are unknown where the detector is less sure of them
+    min_confidence: float = 0.6  # 0-1; a clip's interactions are unknown where the detector is less sure of them
 
 
 def interaction_spans(times_s: np.ndarray, event: np.ndarray, settings: InteractionSettings, end_s: float) -> list[ActionSpan]:
