@@ -174,8 +174,8 @@ def verdict_words(verdicts: Sequence[ClipVerdict]) -> str:
 def categories_right(one: Recording, prediction: Prediction, verdicts: Sequence[ClipVerdict], clip_s: float) -> tuple[int, int]:
     """Return how many of the clips that are called interactive in a category have an event of it, and how many there are."""
     fps, right, said = one.labels.truth.fps, 0, 0
-    for number, verdict in enumerate(verdicts):
-        start_s, end_s = number * clip_s, (number + 1) * clip_s
+    for verdict in verdicts:
+        start_s, end_s = verdict.start_s, verdict.start_s + clip_s
         if not answer(verdict):
             continue
         predicted = spans.clip_to(interaction_spans(prediction, InteractionSettings(), one.end_s), start_s, end_s)

@@ -59,6 +59,7 @@ class ClipVerdict:
     confidence: float
     features: np.ndarray
     distance: float = 0.0  # from the training set
+    start_s: float = 0.0  # of the clip
 
 
 def load(path: Path) -> Recording:
@@ -89,6 +90,7 @@ def clip_verdicts(detector: Detector, one: Recording, prediction: Prediction) ->
             clip_confidence(prediction, start_s, end_s, *detector.confidence_rule),
             clip_features(prediction, start_s, end_s),
             float(np.median(prediction.distance[(prediction.times_s >= start_s - 1e-6) & (prediction.times_s < end_s)])),
+            start_s,
         )
 
 

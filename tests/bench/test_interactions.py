@@ -40,7 +40,7 @@ def recording(at_s=(5.0, 6.0), seconds=20, regimes=None):
     event[round(at_s[0] * fps) : round(at_s[1] * fps)] = True
     labels = SimpleNamespace(
         engine="minetest", event=event, truth=SimpleNamespace(fps=fps), regimes=regimes or ["still"] * len(event),
-        spans=(LabelSpan("place", round(at_s[0] * fps), round(at_s[1] * fps)),),
+        spans=(LabelSpan("place", round(at_s[0] * fps), round(at_s[1] * fps)),), known=np.ones(len(event), bool),
     )  # fmt: skip
     return Recording(None, one, labels)
 
@@ -85,6 +85,14 @@ def test_clips_are_true_where_something_is_visible_in_them():
     assert [verdict.true for verdict in verdicts] == [True, False, False]
     assert [verdict.score > 0.8 for verdict in verdicts] == [True, False, False]
     assert verdicts[0].confidence == pytest.approx(1 / (1 + np.exp(-2)))
+    assert [verdict.start_s for verdict in verdicts] == [0, 6, 12]
+
+
+def test_a_clip_without_an_event_in_which_something_else_may_be_seen_has_no_verdict():
+    detector, one = SimpleNamespace(confidence_rule=(np.zeros(6), 2.0)), recording()
+    one.labels.known[[*range(60, 120), *range(300, 320)]] = False
+    verdicts = [*clip_verdicts(detector, one, predicted(event_at((5.0, 6.0))))]
+    assert [(verdict.start_s, verdict.true) for verdict in verdicts] == [(0, True), (12, False)]
 
 
 def test_a_change_of_regime_is_matched_in_time():
