@@ -63,7 +63,7 @@ def test_a_clip_that_the_network_is_not_sure_of_is_unknown_with_the_reason(monke
     settings = InteractionSettings()
     actions = detect.detect_actions(Played(), ActionSettings())
     monkeypatch.setattr(detect, "clip_confidence", lambda *given: 0.3)
-    assert unknown_reason(actions, 10, 16, settings) == "the detector is not sure: confidence 0.30 < 0.7"
+    assert unknown_reason(actions, 10, 16, settings) == "the detector is not sure: confidence 0.30 < 0.6"
     monkeypatch.setattr(detect, "clip_confidence", lambda *given: 0.9)
     assert unknown_reason(actions, 10, 16, settings) is None
     far = detect.detect_actions(Played(distance=1.7), ActionSettings())
