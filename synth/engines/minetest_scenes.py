@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import AttemptFailed
+from synth.doom.truth import runs
 from synth.engines.lockstep import Game, XInput
 from synth.engines.minetest_game import (
     COMMON_CONFIGURATION,
@@ -294,8 +295,7 @@ def _events(frames: Sequence[_Frame]) -> Iterator[EventSpan]:
     if lit is not None:
         yield EventSpan(OTHER, lit, len(frames))
     wet = [bool(frame.client.get("in_liquid")) for frame in frames]
-    edges = np.flatnonzero(np.diff(np.array([False, *wet, False]).astype(int)))
-    for start, end in edges.reshape(-1, 2).tolist():
+    for start, end in runs(np.array(wet)):
         yield EventSpan(OTHER, start, end)
 
 

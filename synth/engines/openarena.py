@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import AttemptFailed
+from synth.doom.truth import runs
 from synth.engines.lockstep import Game, XInput, build_library, require, virtual_display
 from synth.engines.quake_map import QuakeMap, read_map
 from synth.engines.takes import Engine, Played, Take
@@ -49,7 +50,7 @@ _NEAR_UNITS = 130.0  # of the weapon of the player whom a third-person camera sh
 _JUMP_UNITS = 60.0  # a step of the eye in one frame that is no move: a teleport, a new life, another player
 _MAX_DEAD = 0.25  # share of a take
 _DEAD_S, _NEAR_ITEM_UNITS, _TAKEN_SHOWN = 0.1, 80.0, 10  # no weapon so long; how far an item is that vanishes; frames
-# What may be seen and is none of the kinds of events, by a part of its name, with its radius in units.
+# Things that no kind of event covers, by a part of their names, and the radius of each in units.
 _UNNAMED = {
     "players": 30.0,
     "ammo/": 12.0,  # a missile
@@ -141,6 +142,10 @@ class Scene:
     @property
     def yaw_deg(self) -> float:
         return math.degrees(math.atan2(self.forward[1], self.forward[0]))
+
+    def is_near(self, at: NDArray[np.float64]) -> bool:
+        """Return whether a place is where a third-person camera shows its player."""
+        return bool(np.linalg.norm(at - self.eye) < _NEAR_UNITS)
 
     @property
     def pitch_deg(self) -> float:
@@ -384,7 +389,7 @@ def _frame_truth(frame: _Frame) -> FrameTruth:
 def _own_weapons(scene: Scene, third_person: bool) -> list[str]:
     """Return the models of the weapon that the followed or own player holds."""
     if third_person:
-        return [model for _, model, at in scene.entities if "weapons" in model and np.linalg.norm(at - scene.eye) < _NEAR_UNITS]
+        return [model for _, model, at in scene.entities if "weapons" in model and scene.is_near(at)]
     return [model for flags, model, _ in scene.entities if flags & _FIRST_PERSON and "weapons" in model]
 
 
@@ -428,10 +433,7 @@ def _other_flashes(scene: Scene, third_person: bool) -> list[NDArray[np.float64]
     return [
         at
         for flags, model, at in scene.entities
-        if "weapons" in model
-        and "flash" in model
-        and not flags & _FIRST_PERSON
-        and not (third_person and np.linalg.norm(at - scene.eye) < _NEAR_UNITS)
+        if "weapons" in model and "flash" in model and not flags & _FIRST_PERSON and not (third_person and scene.is_near(at))
     ]
 
 
@@ -479,9 +481,9 @@ def _unnamed(
     player is hit; the player lies dead.
     """
     flags = np.array([_shows_unnamed(*pair, take, quake_map, optics) for pair in zip(frames, truths, strict=True)], bool)
-    armed = [bool(_own_weapons(frame.scene, take.third_person)) for frame in frames]
-    if any(armed):
-        for start, end in _joined_runs([not one for one in armed], 0):
+    armed = np.array([bool(_own_weapons(frame.scene, take.third_person)) for frame in frames])
+    if armed.any():
+        for start, end in runs(~armed):
             if end - start > _DEAD_S * FPS:
                 flags[start:end] = True
     items = [[at for _, model, at in frame.scene.entities if "powerups" in model] for frame in frames]
@@ -501,9 +503,7 @@ def _shows_unnamed(frame: _Frame, truth: FrameTruth, take: Take, quake_map: Quak
         if "viewBloodBlend" in model:
             return True
         radius = next((radius for part, radius in _UNNAMED.items() if part in model), None)
-        own = flags & _FIRST_PERSON or (
-            take.third_person and "players" in model and np.linalg.norm(at - scene.eye) < _NEAR_UNITS
-        )
+        own = flags & _FIRST_PERSON or (take.third_person and "players" in model and scene.is_near(at))
         if radius is None or own or "powerups" in model:
             continue
         seen = view_of(EventSpan(OTHER, 0, 1, _metres(at), radius / UNITS_PER_M), truth, optics)[2]

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-_TEXTURE_PX, _LEVELS, _TEXTURES = 128, 5, 24  # of a texture; coarser copies of it, each half as large
+TEXTURES = 24
+"""How many textures a world has."""
+_TEXTURE_PX, _LEVELS = 128, 5  # of a texture; coarser copies of it, each half as large
 _NEAR_M, _LAYERS = 0.08, 6  # walls behind the sixth are not drawn
 
 
@@ -87,15 +89,15 @@ class World:
         return picture, view.depth_ahead()
 
 
-def make_atlas(rng: np.random.Generator, textures: int = _TEXTURES) -> Floats:
+def make_atlas(rng: np.random.Generator) -> Floats:
     """Paint textures and coarser copies of each: a column of them, and columns of half the size to the right."""
-    painted = [paint_texture(rng) for _ in range(textures)]
+    painted = [paint_texture(rng) for _ in range(TEXTURES)]
     columns = []
     for level in range(_LEVELS):
         side = _TEXTURE_PX >> level
         smaller = [cv2.resize(one, (side, side), interpolation=cv2.INTER_AREA) for one in painted]
         # Each place is as high as the largest, so that rows are the same at all levels.
-        column = np.zeros((textures * _TEXTURE_PX, side, 3), np.float32)
+        column = np.zeros((TEXTURES * _TEXTURE_PX, side, 3), np.float32)
         for number, one in enumerate(smaller):
             column[number * _TEXTURE_PX : number * _TEXTURE_PX + side] = one
         columns.append(column)

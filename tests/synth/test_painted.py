@@ -11,13 +11,14 @@ from curation.media.decode import Span, read_frames
 from synth.engines import painted
 from synth.engines.__main__ import main
 from synth.engines.labels import read_labels
-from synth.engines.painted import _ACTS, _Motion, _Stage
+from synth.engines.painted import _ACTS
+from synth.engines.painted_stage import Motion, Stage
 from synth.engines.takes import Take
 from synth.engines.truth_file import OTHER
 
 
 def stage_of(seed=3, **settings):
-    return _Stage(Take("mixed", seed, size=(160, 120), **settings))
+    return Stage(Take("mixed", seed, size=(160, 120), **settings))
 
 
 def pictures(stage, frames, motion=None):
@@ -25,7 +26,7 @@ def pictures(stage, frames, motion=None):
     for number in range(frames):
         stage.number = number
         shown.append(stage.draw())
-        stage.move(motion or _Motion())
+        stage.move(motion or Motion())
         stage.acts = [act for act in stage.acts if next(act, stage) is None]
     return np.array(shown)
 
@@ -72,9 +73,7 @@ def test_nothing_happens_on_a_walk(tmp_path):
     assert len(read_frames(str(path), Span(0, 3)).rgb) == 90
 
 
-@pytest.mark.parametrize(
-    ("motion", "way"), [(_Motion(turn=60), (-1, 0)), (_Motion(turn=-60), (1, 0)), (_Motion(look=50), (0, 1))]
-)
+@pytest.mark.parametrize(("motion", "way"), [(Motion(turn=60), (-1, 0)), (Motion(turn=-60), (1, 0)), (Motion(look=50), (0, 1))])
 def test_the_picture_moves_against_the_view(motion, way):
     stage = stage_of(6, hand=False, hud=False)
     first, second = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY).astype(np.float32) for one in pictures(stage, 2, motion))
@@ -86,7 +85,7 @@ def test_the_picture_moves_against_the_view(motion, way):
 
 def test_a_wall_stops_the_player():
     stage = stage_of(2)
-    pictures(stage, 200, _Motion(ahead=6.0))
+    pictures(stage, 200, Motion(ahead=6.0))
     assert max(abs(stage.eye.x), abs(stage.eye.y)) < stage.half_m
 
 
