@@ -76,7 +76,7 @@ _PAINTED = (
     ("walk", False, False, False),
 )
 _SPLITS = ("train", "train", "test", "train", "train", "valid", "train", "train")  # in turn
-TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "painted": 240, "neverball": 3}
+TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "painted": 960, "neverball": 3}
 """How many takes the set has in each engine."""
 SECONDS, PAINTED_SECONDS = 45.0, 12.0
 """How long a take is. Painted ones are short, since each is another game."""
@@ -170,7 +170,7 @@ def _recorded(engine: str, target: Path, take: Take) -> bool:
     """Record a take. Try again with other seeds where it fails, and return whether one succeeded."""
     for again in range(_TRIES):
         try:
-            record(engine, target, replace(take, seed=take.seed + 500 * again))
+            record(engine, target, replace(take, seed=take.seed + 1000 * again))
         except AttemptFailed as error:
             print(f"{target.stem}: {error}", flush=True)
         else:
