@@ -394,8 +394,12 @@ def _own_weapons(scene: Scene, third_person: bool) -> list[str]:
 
 
 def _jumps(frames: Sequence[_Frame]) -> list[int]:
-    eyes = np.array([frame.scene.eye for frame in frames])
-    return [int(number) + 1 for number in np.flatnonzero(np.linalg.norm(np.diff(eyes, axis=0), axis=1) > _JUMP_UNITS)]
+    """Return the frames at which the eye is elsewhere. A fall is as fast, but its steps are like the one before or after."""
+    steps = np.diff([frame.scene.eye for frame in frames], axis=0)
+    around = np.concatenate([steps[:1], steps, steps[-1:]])
+    unlike = np.minimum(*(np.linalg.norm(steps - other, axis=1) for other in (around[:-2], around[2:])))
+    far = np.linalg.norm(steps, axis=1) > _JUMP_UNITS
+    return [int(number) + 1 for number in np.flatnonzero(far & (unlike > _JUMP_UNITS / 2))]
 
 
 def _events(

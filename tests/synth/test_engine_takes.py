@@ -213,6 +213,14 @@ def test_shots_weapons_lifts_and_new_lives_are_found_in_what_was_drawn():
     assert hidden == ["door"]
 
 
+def test_a_fall_is_fast_and_no_jump():
+    fall = [(0, 0, -2 * number**2) for number in range(40)]  # 150 units a frame at the end
+    thrown = [(0, 0, -3042 + 90 * max(number, 0)) for number in range(-5, 20)]  # a launch pad begins with its full speed
+    elsewhere = [(500, 0, -1332 + number) for number in range(10)]
+    frames = [openarena._Frame(scene(eye, []), openarena._Act(), "") for eye in (*fall, *thrown, *elsewhere)]
+    assert openarena._jumps(frames) == [65]
+
+
 def test_a_shot_of_somebody_else_is_no_event_and_its_frames_are_not_known(tmp_path):
     flash, gun = "models/weapons2/shotgun/shotgun_flash.md3", "models/weapons2/shotgun/shotgun.md3"
     frames = [
@@ -376,6 +384,11 @@ def test_a_part_of_the_map_that_hardly_rests_is_no_event_and_a_door_is(tmp_path)
 def test_what_a_cut_changes_in_the_picture_is_not_known_to_be_an_event(tmp_path):
     labels = read_labels(written(tmp_path, [EventSpan("place", 20, 24)], cuts=[10, 21]))
     assert np.flatnonzero(~labels.known).tolist() == [*range(9, 16), *range(24, 27)]
+
+
+def test_who_comes_to_life_in_openarena_shines_and_that_is_neither_event_nor_quiet(tmp_path):
+    labels = read_labels(written(tmp_path, [], frames=60, cuts=[10], engine="openarena"))
+    assert np.flatnonzero(~labels.known).tolist() == [*range(9, 34)]
 
 
 def view(rotation, eye, ball=(1.0, 0.25, -1.0)):
