@@ -76,6 +76,7 @@ def _dig(stage: Stage) -> Act:
     if not seen:
         return
     block = stage.rng.choice(seen)
+    stage.blocks.remove(block)  # nothing else is done to it
     at, frames, cracks = middle_of(block), stage.rng.randrange(4, 40), stage.rng.randrange(2, 8)
     stage.log("dig", frames + _SHOWN, (*at, 0.4), 0.7)
     for step in range(frames):
@@ -88,7 +89,6 @@ def _dig(stage: Stage) -> Act:
                 stage.acts.append(_burst(stage, (*at, 0.4), stage.rng.randrange(1, 5), 0.1))
         yield
     stage.world.walls = [wall for wall in stage.world.walls if wall not in block]
-    stage.blocks.remove(block)
     yield from _burst(stage, (*at, 0.4), stage.rng.randrange(0, 8), 0.2)
 
 
@@ -225,6 +225,7 @@ def _door(stage: Stage) -> Act:
     if not seen:
         return
     door, rng = stage.rng.choice(seen), stage.rng
+    stage.doors.remove(door)  # nothing else is done to it
     way, frames = rng.choice(["up", "aside", "swing", "swap"]), rng.randrange(10, 45)
     frames = 1 if way == "swap" else frames
     wide = math.dist(door.start, door.end)
@@ -244,8 +245,8 @@ def _door(stage: Stage) -> Act:
             swung = start + (end - start) * math.cos(share * math.pi / 2) + turned * math.sin(share * math.pi / 2)
             door.end = (float(swung[0]), float(swung[1]))
         yield
-    if way == "aside":  # it comes back out of sight
-        stage.doors.remove(door)
+    if way != "aside":  # that one has left the picture
+        stage.doors.append(door)
 
 
 def _hurt(stage: Stage) -> Act:

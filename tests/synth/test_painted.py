@@ -63,6 +63,19 @@ def test_an_act_is_logged_when_the_picture_changes_and_not_before(kind):
     assert changed[1 : event.end + 1].max() > 0.05
 
 
+@pytest.mark.parametrize(("act", "place"), [(painted._dig, "blocks"), (painted._door, "doors")])
+def test_two_at_once_do_not_touch_the_same_thing(act, place):
+    for seed in range(40):
+        stage = stage_of(seed)
+        things = getattr(stage, place)
+        del things[1:]
+        stage.acts = [act(stage), act(stage)]
+        pictures(stage, 60)
+        if stage.events:
+            break
+    assert len(stage.events) == 1
+
+
 def test_nothing_happens_on_a_walk(tmp_path):
     path = tmp_path / "walk.mp4"
     assert main(["take", str(path), "--engine", "painted", "--scenario", "walk", "--seconds", "3", "--size", "160x120"]) == 0
