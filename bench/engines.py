@@ -10,6 +10,7 @@ it.
 """
 
 import argparse
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,9 +47,12 @@ from curation.partition.cuts import SceneSettings, cut_frames
 from curation.partition.optical_flow import FlowSettings
 from curation.partition.scan import scan
 from synth.doom import truth
+from synth.doom.truth import Truth
+from synth.engines.truth_file import UNITS_PER_M
 
 _BRIEF_S = 0.3  # an event that is not longer is brief
 _WITHIN_S = 0.25
+_SNAP_M, _SNAP_DEG = 4.0, 45.0  # how far a camera that snaps stays near the same view
 _BANDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _HEAD = (
     "| engine | weights | AUC | recall at <= 2.5 x time | brief events found | regime F1 | right regime | boundaries inside |"
@@ -237,12 +241,41 @@ def _count(pair: np.ndarray) -> str:
 def cut_rows(engine: str, recordings: Sequence[Recording], scans: Sequence[Scanned]) -> Iterator[str]:
     """Yield a line for each method of finding cuts."""
     methods = {"ours": Scanned.cuts, "PySceneDetect Adaptive": _adaptive, "PySceneDetect Content": _content}
-    for name, cuts in methods.items():
-        hits = Hits()
+    for name, find in methods.items():
+        hits, snapped = Hits(), Hits()
         for one, measured in zip(recordings, scans, strict=True):
-            hits = hits.plus(match_instants(cuts(measured), truth.discontinuities(one.labels.truth), CUT_WITHIN))
+            cuts, snaps = cuts_and_snaps(one.labels.truth)
+            found = find(measured)
+            of_snaps = [cut for cut in found if _near(cut, snaps) and not _near(cut, cuts)]
+            snapped = snapped.plus(match_instants(of_snaps, snaps, CUT_WITHIN))
+            hits = hits.plus(match_instants([cut for cut in found if cut not in of_snaps], cuts, CUT_WITHIN))
         f1 = _number(hits.f1 if hits.true else float("nan"), 3)
-        yield f"| {engine} | {name} | {f1} | {hits.hit} of {hits.true} | {hits.false} |"
+        snap_words = f"{snapped.hit} of {snapped.true}" if snapped.true else ""
+        yield f"| {engine} | {name} | {f1} | {hits.hit} of {hits.true} | {hits.false} | {snap_words} |"
+
+
+def cuts_and_snaps(recorded: Truth) -> tuple[list[int], list[int]]:
+    """Return the frames at which the picture is of another place, and those at which the camera snaps within the same view.
+
+    A camera snaps where a wall gets in its way, or from the eyes of who dies to behind. Most of the picture is still there, so
+    that whether it is a cut is a matter of taste. Of those less than `min_scene_s` after another only the first counts.
+    """
+    cuts: list[int] = []
+    snaps: list[int] = []
+    last = -math.inf
+    for frame in truth.discontinuities(recorded):
+        if frame - last < SceneSettings.min_scene_s * recorded.fps:
+            continue
+        last = frame
+        far_m = float(np.linalg.norm(recorded.position[frame] - recorded.position[frame - 1])) / UNITS_PER_M
+        turns = (getattr(recorded, name)[frame] - getattr(recorded, name)[frame - 1] for name in ("yaw_deg", "pitch_deg"))
+        turned = max(abs((turn + 180) % 360 - 180) for turn in turns)
+        (snaps if far_m <= _SNAP_M and turned < _SNAP_DEG else cuts).append(frame)
+    return cuts, snaps
+
+
+def _near(frame: int, others: Sequence[int]) -> bool:
+    return any(abs(frame - other) <= CUT_WITHIN for other in others)
 
 
 def _adaptive(one: Scanned) -> list[int]:
@@ -331,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{engine}: confidence orders right over wrong with AUC {order}; said -> right (clips): {bands}")
     print("\n".join(["", _HEAD, f"|{'---|' * (_HEAD.count('|') - 1)}", *lines]))
     if cut_lines:
-        print("\n".join(["", "| engine | cuts by | F1 | found | false |", "|---|---|---|---|---|", *cut_lines]))
+        print("\n".join(["", "| engine | cuts by | F1 | found | false | snaps found |", "|---|---|---|---|---|---|", *cut_lines]))
     if options.plot:
         plot_reliability(curves, options.plot)
 

@@ -122,12 +122,17 @@ def _flow_residual(flow: np.ndarray) -> np.ndarray:
 
 
 class Detector:
-    """Networks in NumPy: three convolutions over a tick's cells, three over time, and heads. Their weighted mean counts."""
+    """Networks in NumPy: three convolutions over a tick's cells, three over time, and heads. Their weighted mean counts.
+
+    Of an event's probability the weighted mean over the ticks nearby counts, because on games that the networks have not seen a
+    single tick is often wrong.
+    """
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         """weights: those of network k alone begin with "k/"; where none does, there is one network.
 
-        Networks without convolutions of their own have those without a prefix in common. `votes` [K] are the networks' shares.
+        Networks without convolutions of their own have those without a prefix in common. `votes` [K] are the networks' shares,
+        `nearby` [odd] those of the ticks around each tick.
         """
         self._w = {name: value.astype(np.float32) for name, value in weights.items()}
         count = len({name.partition("/")[0] for name in weights if "/" in name})
@@ -163,7 +168,7 @@ class Detector:
         heads = [network.classify(features_TKD[:, k]) for k, network in enumerate(self._networks)]
         split = 1 + len(REGIMES)
         events = np.stack([_sigmoid(head[:, 0]) for head in heads])
-        event = self._votes @ events
+        event = _weighted_mean_nearby(self._votes @ events, self._w.get("nearby", np.ones(1, np.float32)))
         regimes = np.tensordot(self._votes, [_softmax(head[:, 1:split]) for head in heads], 1)
         kinds = np.tensordot(self._votes, [_sigmoid(head[:, split:]) for head in heads], 1)
         distance = self._distance(mean_over_ten_seconds(statistics_TH))
@@ -173,6 +178,13 @@ class Detector:
         """Return the Mahalanobis distance from the training set, 1 at its farthest 1 %."""
         whitened = (statistics_TH - self._w["known.mean"]) @ self._w["known.whiten"]
         return np.sqrt((whitened * whitened).mean(1)) / self._w["known.limit"]
+
+
+def _weighted_mean_nearby(values_T: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return the mean of each value and those around it, weighted by `shares` [odd]. The ends are repeated."""
+    if not len(values_T):
+        return values_T
+    return np.convolve(np.pad(values_T, len(shares) // 2, mode="edge"), shares / shares.sum(), "valid").astype(values_T.dtype)
 
 
 def _convolve_alike(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:

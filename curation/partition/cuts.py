@@ -122,7 +122,7 @@ class SceneSettings:
     # structure to match.
     min_content: float = 21.0
     # The largest flow match of a cut, as a share of the mean match of the two frames on either side.
-    max_flow_match: float = 0.41
+    max_flow_match: float = 0.45
     # How much lower that share is where the coarse layout of colours is the same as in the frame before.
     same_layout_penalty: float = 0.10
     # Seconds; of cuts closer together than this, one is kept: by `game` the one with the lowest flow match.

@@ -24,6 +24,10 @@ def recording(kind="door", start_s=5.0, end_s=6.0):
     return Recording(None, SimpleNamespace(), labels)
 
 
+def watched(truth):
+    return Recording(None, SimpleNamespace(), SimpleNamespace(truth=truth))
+
+
 def predicted(start_s=5.0, end_s=6.0, kind="door", sure=0.9, high=0.9):
     times = np.arange(SECONDS * 10) / 10
     inside = (times >= start_s - 1e-6) & (times < end_s - 1e-6)
@@ -90,11 +94,43 @@ def test_reliability_is_the_share_of_right_verdicts_in_each_band(tmp_path):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 5
 
 
+def seen_from(position_m, yaw_deg=0.0, pitch_deg=0.0):
+    """Return the truth of a camera that is at the origin, and from frame 71 on elsewhere."""
+    there, frames = np.arange(SECONDS * FPS) >= 71, SECONDS * FPS
+    return SimpleNamespace(
+        fps=FPS,
+        position=np.outer(there, np.array(position_m) * 32),
+        yaw_deg=np.where(there, yaw_deg, 0.0),
+        pitch_deg=np.where(there, pitch_deg, 0.0) + np.zeros(frames),
+    )
+
+
 def test_cuts_of_each_method_are_matched_with_the_engines(monkeypatch):
-    monkeypatch.setattr(engines.truth, "discontinuities", lambda ground_truth: [71])
-    rows = [*engines.cut_rows("minetest", [recording()], [scan()])]
+    monkeypatch.setattr(engines.truth, "discontinuities", lambda recorded: [71])
+    rows = [*engines.cut_rows("minetest", [watched(seen_from((50.0, 0.0, 0.0)))], [scan()])]
     assert rows == [
-        "| minetest | ours | 0.000 | 0 of 1 | 0 |",
-        "| minetest | PySceneDetect Adaptive | 1.000 | 1 of 1 | 0 |",
-        "| minetest | PySceneDetect Content | 0.000 | 0 of 1 | 0 |",
+        "| minetest | ours | 0.000 | 0 of 1 | 0 |  |",
+        "| minetest | PySceneDetect Adaptive | 1.000 | 1 of 1 | 0 |  |",
+        "| minetest | PySceneDetect Content | 0.000 | 0 of 1 | 0 |  |",
     ]
+
+
+def test_a_snap_that_is_found_is_neither_right_nor_false(monkeypatch):
+    monkeypatch.setattr(engines.truth, "discontinuities", lambda recorded: [71])
+    rows = [*engines.cut_rows("minetest", [watched(seen_from((2.0, 0.0, 0.0), 20.0))], [scan()])]
+    assert rows[1] == "| minetest | PySceneDetect Adaptive |  | 0 of 0 | 0 | 1 of 1 |"
+
+
+@pytest.mark.parametrize(
+    ("position_m", "yaw_deg", "pitch_deg", "cut"),
+    [
+        ((2.0, 2.0, 1.0), 10.0, 0.0, False),
+        ((2.0, 0.0, 0.0), 350.0, 0.0, False),  # ten degrees to the right
+        ((5.0, 0.0, 0.0), 0.0, 0.0, True),
+        ((0.0, 0.0, 0.0), 90.0, 0.0, True),
+        ((0.0, 0.0, 0.0), 0.0, -60.0, True),
+    ],
+)
+def test_a_camera_snaps_that_stays_near_its_view(position_m, yaw_deg, pitch_deg, cut, monkeypatch):
+    monkeypatch.setattr(engines.truth, "discontinuities", lambda recorded: [71, 74])  # the second follows too closely
+    assert engines.cuts_and_snaps(seen_from(position_m, yaw_deg, pitch_deg)) == (([71], []) if cut else ([], [71]))

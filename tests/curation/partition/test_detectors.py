@@ -286,7 +286,7 @@ def test_our_detector_works_in_a_scene_manager(clip, backend, whole):
     assert pictures == [60]
     content, match, _ = manager.stats_manager.get_metrics(scenes[1][0], ["game_content", "game_flow_match", "game_layout"])
     assert content > 21
-    assert match < 0.41
+    assert match < SceneSettings.max_flow_match
 
 
 def test_our_detector_runs_beside_theirs(clip):
