@@ -28,6 +28,7 @@ from synth.doom import truth
 from synth.engines.labels import Labels, read_labels
 
 _WITHIN_S, _CLIP_S, _MIN_VISIBLE_S = 0.25, 6.0, 0.2
+_EDGE = InteractionSettings.min_edge / InteractionSettings.min_peak
 _PEAKS = (0.02, 0.04, 0.06, 0.08, *np.linspace(0.1, 0.95, 18))
 _MAX_TIME = 2.5  # times the time of the events
 
@@ -107,7 +108,7 @@ def recall_within_time(recordings: Sequence[Recording], predictions: Sequence[Pr
     count = sum(len(one.true_events()) for one in recordings)
     best = (0.0, 0.0)
     for peak in _PEAKS:
-        settings = InteractionSettings(min_peak=float(peak), min_edge=float(peak) / 6)
+        settings = InteractionSettings(min_peak=float(peak), min_edge=float(peak) * _EDGE)
         length, hits = 0.0, 0
         for one, prediction in zip(recordings, predictions, strict=True):
             found = [(s.start_s, s.end_s) for s in interaction_spans(prediction, settings, one.end_s)]

@@ -119,7 +119,7 @@ class InteractionSettings:
     """When an interaction is detected, from its probability at each tick."""
 
     min_peak: float = 0.3  # a span's highest probability must exceed this
-    min_edge: float = 0.05  # a span reaches as far as the probability exceeds this
+    min_edge: float = 0.15  # a span reaches as far as the probability exceeds this
     max_gap_s: float = 0.3  # seconds; spans with a shorter gap between them are joined
     min_s: float = 0.15  # seconds; shorter spans are dropped
     pad_s: float = 0.1  # seconds added at both ends, because a tick locates them no better
