@@ -29,9 +29,10 @@ from curation.actions.confidence import FEATURES
 from curation.actions.learned import KINDS, REGIMES
 
 WIDTH, BATCH, TICKS, NETWORKS = 64, 8, 64, 3
-STEPS, OWN_STEPS = 1800, 800  # of all weights, and of what each network has for itself
+STEPS, OWN_STEPS = 3600, 1200  # of all weights, and of what each network has for itself
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
 _KIND_LOSS = 0.5
+_NEARBY = (1, 2, 1)  # the ticks whose probabilities are averaged
 _REGIME_LOSS = (0.5, 1.0)  # of each family
 _VERSIONS = 3  # of a recording that the convolutions have read
 _TAKEN = 0.75  # share of the recordings that each network learns from, so that they differ
@@ -293,6 +294,7 @@ def export(families: Sequence[Sequence[Net]], recordings: list[LabelledTicks], t
         for name, value in net.state_dict().items():
             weights[name if family == 0 and name.startswith("space") else f"{k}/{name}"] = value
     arrays = {name: value.numpy().astype(np.float16) for name, value in weights.items()}
+    arrays |= {"nearby": np.array(_NEARBY, np.float16)}
     arrays |= {"confidence.weight": np.zeros(len(FEATURES), np.float16), "confidence.bias": np.zeros((), np.float16)}
     distribution = {"known.mean": known.mean(0), "known.whiten": whiten, "known.limit": np.quantile(distance, 0.99)}
     np.savez_compressed(

@@ -168,11 +168,12 @@ class Detector:
         heads = [network.classify(features_TKD[:, k]) for k, network in enumerate(self._networks)]
         split = 1 + len(REGIMES)
         events = np.stack([_sigmoid(head[:, 0]) for head in heads])
-        event = _weighted_mean_nearby(self._votes @ events, self._w.get("nearby", np.ones(1, np.float32)))
+        mean = self._votes @ events
         regimes = np.tensordot(self._votes, [_softmax(head[:, 1:split]) for head in heads], 1)
         kinds = np.tensordot(self._votes, [_sigmoid(head[:, split:]) for head in heads], 1)
         distance = self._distance(mean_over_ten_seconds(statistics_TH))
-        return Prediction(times_s, event, regimes, kinds, distance, np.sqrt(self._votes @ (events - event) ** 2))
+        event = _weighted_mean_nearby(mean, self._w.get("nearby", np.ones(1, np.float32)))
+        return Prediction(times_s, event, regimes, kinds, distance, np.sqrt(self._votes @ (events - mean) ** 2))
 
     def _distance(self, statistics_TH: np.ndarray) -> np.ndarray:
         """Return the Mahalanobis distance from the training set, 1 at its farthest 1 %."""
@@ -184,7 +185,7 @@ def _weighted_mean_nearby(values_T: np.ndarray, shares: np.ndarray) -> np.ndarra
     """Return the mean of each value and those around it, weighted by `shares` [odd]. The ends are repeated."""
     if not len(values_T):
         return values_T
-    return np.convolve(np.pad(values_T, len(shares) // 2, mode="edge"), shares / shares.sum(), "valid").astype(values_T.dtype)
+    return np.correlate(np.pad(values_T, len(shares) // 2, mode="edge"), shares / shares.sum(), "valid").astype(values_T.dtype)
 
 
 def _convolve_alike(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
