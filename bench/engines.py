@@ -364,7 +364,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{engine}: confidence orders right over wrong with AUC {order}; said -> right (clips): {bands}")
     print("\n".join(["", _HEAD, f"|{'---|' * (_HEAD.count('|') - 1)}", *lines]))
     if cut_lines:
-        print("\n".join(["", "| engine | cuts by | F1 | found | false | snaps found |", "|---|---|---|---|---|---|", *cut_lines]))
+        head = "| engine | cuts by | F1 | found | false | snaps found |"
+        print("\n".join(["", head, f"|{'---|' * (head.count('|') - 1)}", *cut_lines]))
     if options.plot:
         plot_reliability(curves, options.plot)
 

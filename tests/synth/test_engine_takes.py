@@ -13,7 +13,7 @@ from curation.actions.learned import KINDS
 from curation.errors import AttemptFailed, InputError
 from curation.media.decode import Span, read_frames
 from synth.doom.truth import interactions, read_truth
-from synth.engines import label_set, minetest_scenes, neverball, openarena, recorder
+from synth.engines import label_set, minetest_scenes, neverball, openarena, openarena_scenes, recorder
 from synth.engines.__main__ import main
 from synth.engines.labels import LabelSpan, read_labels
 from synth.engines.minetest_player import SCENARIOS, Player
@@ -185,13 +185,13 @@ def test_a_take_in_which_nothing_can_be_seen_fails(level, wet, message, monkeypa
 def scene(eye=(0, 0, 50), entities=()):
     lines = ["noise", f"GAMECRAFT_REF 0 0 320 240 90.0 73.7 {eye[0]} {eye[1]} {eye[2]} 0 1 0 -1 0 0 0 0 1 1000"]
     lines += [f"GAMECRAFT_ENT 0 {flags} {model} {x} {y} {z}" for flags, model, (x, y, z) in entities]
-    return openarena.read_scene(lines)
+    return openarena_scenes.read_scene(lines)
 
 
 def test_the_renderers_lines_are_the_camera():
     drawn = scene(entities=[(4, "models/weapons2/shotgun/shotgun.md3", (1, 2, 3))])
     assert (drawn.yaw_deg, drawn.pitch_deg, drawn.fov_deg) == (90, 0, (90.0, 73.7))
-    assert openarena.read_scene(["GAMECRAFT_REF 1 2", "noise"]) is None
+    assert openarena_scenes.read_scene(["GAMECRAFT_REF 1 2", "noise"]) is None
 
 
 def test_shots_weapons_lifts_and_new_lives_are_found_in_what_was_drawn():
@@ -202,14 +202,16 @@ def test_shots_weapons_lifts_and_new_lives_are_found_in_what_was_drawn():
         own = [(4, gun if number < 60 else other, (0, 0, 0))] + ([(4, flash, (0, 0, 0))] if number in (20, 24) else [])
         lift = [(0, "*1", (0, 0, min(max(number - 40, 0), 10)))]
         eye = (0, 0, 50) if number < 80 else (900, 0, 50)
-        frames.append(openarena._Frame(scene(eye, [*own, *lift]), openarena._Act(), ""))
-    jumps = openarena._jumps(frames)
-    spans = {span.kind: span for span in openarena._events(frames, jumps, Take("fight"), [(np.zeros(3), 60.0)] * 2)}
+        frames.append(scene(eye, [*own, *lift]))
+    jumps = openarena_scenes.jumps_of(frames)
+    spans = {span.kind: span for span in openarena_scenes.event_spans(frames, jumps, Take("fight"), [(np.zeros(3), 60.0)] * 2)}
     assert jumps == [80]
-    assert (spans["shot"].start, spans["shot"].end) == (20, 25 + openarena._FLASH_SHOWN)
+    assert (spans["shot"].start, spans["shot"].end) == (20, 25 + openarena_scenes._FLASH_SHOWN)
     assert spans["wield"].start < 60 < spans["wield"].end
     assert (spans["door"].start, spans["door"].end) == (41, 51)
-    hidden = [span.kind for span in openarena._events(frames, jumps, Take("fight", hand=False), [(np.zeros(3), 60.0)] * 2)]
+    hidden = [
+        span.kind for span in openarena_scenes.event_spans(frames, jumps, Take("fight", hand=False), [(np.zeros(3), 60.0)] * 2)
+    ]
     assert hidden == ["door"]
 
 
@@ -217,21 +219,17 @@ def test_a_fall_is_fast_and_no_jump():
     fall = [(0, 0, -2 * number**2) for number in range(40)]  # 150 units a frame at the end
     thrown = [(0, 0, -3042 + 90 * max(number, 0)) for number in range(-5, 20)]  # a launch pad begins with its full speed
     elsewhere = [(500, 0, -1332 + number) for number in range(10)]
-    frames = [openarena._Frame(scene(eye, []), openarena._Act(), "") for eye in (*fall, *thrown, *elsewhere)]
-    assert openarena._jumps(frames) == [65]
+    frames = [scene(eye, []) for eye in (*fall, *thrown, *elsewhere)]
+    assert openarena_scenes.jumps_of(frames) == [65]
 
 
 def test_a_shot_of_somebody_else_is_no_event_and_its_frames_are_not_known(tmp_path):
     flash, gun = "models/weapons2/shotgun/shotgun_flash.md3", "models/weapons2/shotgun/shotgun.md3"
     frames = [
-        openarena._Frame(
-            scene(entities=[(4, gun, (0, 0, 0)), *([(0, flash, (0, 200, 50))] if 10 <= number < 13 else [])]),
-            openarena._Act(),
-            "",
-        )
+        scene(entities=[(4, gun, (0, 0, 0)), *([(0, flash, (0, 200, 50))] if 10 <= number < 13 else [])])
         for number in range(30)
     ]
-    spans = [*openarena._events(frames, [], Take("fight"), [])]
+    spans = [*openarena_scenes.event_spans(frames, [], Take("fight"), [])]
     assert [(span.kind, span.start, span.details) for span in spans] == [("shot", 10, {"by_other": True})]
     ahead = [EventSpan("shot", 10, 18, (4.0, 0.0, 1.5), 0.6, {"by_other": True})]
     labels = read_labels(written(tmp_path, ahead, engine="openarena"))
@@ -299,10 +297,9 @@ def test_a_map_file_has_walls_glass_and_doors():
     assert radius == pytest.approx(50)
 
 
-def unnamed(frames, quake_map=None, take=None):
-    frames = [openarena._Frame(one, openarena._Act(), "") for one in frames]
-    truths = [openarena._frame_truth(frame) for frame in frames]
-    found = openarena._unnamed(frames, [], take or Take("fight"), quake_map or wall_map(), truths, OPTICS)
+def unnamed(scenes, quake_map=None, take=None):
+    truths = [openarena._frame_truth(openarena._Frame(one, openarena._Act(), "")) for one in scenes]
+    found = openarena_scenes.unnamed_spans(scenes, [], take or Take("fight"), quake_map or wall_map(), truths, OPTICS)
     return [(span.kind, span.start, span.end) for span in found]
 
 
@@ -340,11 +337,12 @@ def test_who_lies_dead_or_takes_something_is_no_quiet_player():
 
 
 def test_an_explosion_behind_a_wall_is_no_event():
-    frames = [openarena._Frame(scene(entities=[GUN]), openarena._Act(), "") for _ in range(30)]
+    frames = [scene(entities=[GUN])] * 30
     blast = EventSpan("explosion", 5, 17, (0.0, 10.0, 1.5), 1.2)
-    assert openarena._hidden(blast, frames, wall_map(((-500, 90, -500), (500, 110, 500))))
-    assert not openarena._hidden(blast, frames, wall_map())
-    assert not openarena._hidden(EventSpan("shot", 5, 9), frames, wall_map(((-500, 90, -500), (500, 110, 500)))), "in the hand"
+    assert openarena_scenes.is_hidden(blast, frames, wall_map(((-500, 90, -500), (500, 110, 500))))
+    assert not openarena_scenes.is_hidden(blast, frames, wall_map())
+    shot = EventSpan("shot", 5, 9)  # in the hand
+    assert not openarena_scenes.is_hidden(shot, frames, wall_map(((-500, 90, -500), (500, 110, 500))))
 
 
 def test_what_has_no_kind_counts_as_neither_event_nor_quiet(tmp_path):
