@@ -2,18 +2,18 @@
 
     python -m synth.engines.label_set FOLDER                        record play
     python -m bench.shipped_weights.train_interactions FOLDER       train on it, write the weights, print validation figures
-    python -m bench.shipped_weights.train_interactions FOLDER --without minetest --out without-minetest.npz
+    python -m bench.shipped_weights.train_interactions FOLDER --without minetest --families 1 --out without-minetest.npz
 
-Recordings named `test` are never read. `--without` leaves an engine out. Several networks are trained one by one, each on all
-recordings of games and on its own draw of the painted ones, and written together to `curation/actions/interactions.npz`.
-`rebuild_interactions` does all of it.
+Recordings named `test` are never read. `--without` leaves an engine out. Each family begins with one network. Several continue
+from it, keep its convolutions, whose output is computed once, and learn the rest from different draws of the recordings. All
+are exported together to `curation/actions/interactions.npz`. `rebuild_interactions` does all of it.
 """
 
 import argparse
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +28,14 @@ from curation.actions import learned
 from curation.actions.confidence import FEATURES
 from curation.actions.learned import KINDS, REGIMES
 
-WIDTH, BATCH, TICKS = 64, 8, 64
-# Longer training makes a network better on games that it knows and worse on others. Several short ones are good on both.
-NETWORKS, STEPS, _RATE = 5, 900, 2e-3
+WIDTH, BATCH, TICKS, NETWORKS = 64, 8, 64, 3
+STEPS, OWN_STEPS = 1800, 800  # of all weights, and of what each network has for itself
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
 _KIND_LOSS = 0.5
 _NEARBY = (1, 2, 1)  # the ticks whose probabilities are averaged
-_REGIME_LOSS = (0.5, 1.0)  # the weight of its loss, of the networks in turn
-_PAINTED_SHARE = 0.45  # of the painted recordings, from which a network learns: other ones each
+_REGIME_LOSS = (0.5, 1.0)  # of each family
+_VERSIONS = 3  # of a recording that the convolutions have read
+_TAKEN = 0.75  # share of the recordings that each network learns from, so that they differ
 _INPUTS = learned.PLANES + learned.CONTEXT_PLANES
 _GAIN = 0.7  # how much stronger or weaker flow and changes may be than recorded, as a logarithm
 _SPEED, _PACED = 0.4, 0.4  # how much faster or slower a window may be played, as a logarithm; share of batches that are
@@ -62,13 +62,20 @@ class Net(nn.Module):
         self.head = nn.Linear(WIDTH, 1 + len(REGIMES) + len(KINDS))
         self.drop = nn.Dropout(0.2)
 
+    def convolve(self, planes: Tensor) -> Tensor:
+        """Convolve the cells of ticks [N, 11, 12, 16] -> [N, 624]: each place, and the highest of all places."""
+        planes = planes.contiguous(memory_format=torch.channels_last)  # a quarter faster
+        for layer in range(3):
+            planes = functional.relu(getattr(self, f"space{layer}")(planes))
+        return torch.cat([planes.contiguous().flatten(1), planes.amax((2, 3))], 1)
+
     def forward(self, planes: Tensor) -> Tensor:
         """Classify ticks [B, T, 11, 12, 16] -> logits [B, T, 20]: event, regimes, kinds."""
-        x = planes.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # a quarter faster
-        for layer in range(3):
-            x = functional.relu(getattr(self, f"space{layer}")(x))
-        cells = torch.cat([x.contiguous().flatten(1), x.amax((2, 3))], 1)  # each place, and the highest of all places
-        x = self.drop(functional.relu(self.look(cells.unflatten(0, planes.shape[:2])))).transpose(1, 2)
+        return self.classify(self.convolve(planes.flatten(0, 1)).unflatten(0, planes.shape[:2]))
+
+    def classify(self, cells: Tensor) -> Tensor:
+        """Classify ticks [B, T, 624] that `convolve` has read."""
+        x = self.drop(functional.relu(self.look(cells))).transpose(1, 2)
         for layer in range(len(learned._DILATIONS)):
             x = x + self.drop(functional.relu(getattr(self, f"time{layer}")(x)))
         return self.head(x.transpose(1, 2))
@@ -170,24 +177,35 @@ def padded(one: LabelledTicks) -> LabelledTicks:
     return replace(one, **ticks)
 
 
-def train(
-    recordings: list[LabelledTicks], valid: list[LabelledTicks], seed: int, steps: int = STEPS, regime_loss: float = 0.5
-) -> Net:
-    """Train a network and print validation figures. regime_loss: the weight of the regimes' loss."""
-    torch.manual_seed(seed)
-    net = Net()
+@dataclass(frozen=True)
+class Job:
+    """How a network is trained."""
+
+    steps: int
+    regime_loss: float  # the weight of its loss
+    convolved: bool = False  # the recordings' planes are what its convolutions return; only what follows is trained
+    rate: float = 2e-3
+
+
+def train(net: Net, recordings: list[LabelledTicks], valid: list[LabelledTicks], seed: int, job: Job) -> Net:
+    """Train a network and print validation figures."""
+    steps, rate = job.steps, job.rate
     torch.manual_seed(seed)
     draws, windows = torch.Generator().manual_seed(seed), Windows(recordings, seed)
-    optimizer = torch.optim.AdamW(net.parameters(), _RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps + 1)
+    optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1)
     losses = []
-    net.train()
     for _ in range(steps):
+        net.train()
         batch = windows.batch(BATCH)
-        if float(torch.rand(1, generator=draws)) < _PACED:
-            batch = play_faster(batch, math.exp(_SPEED * (2 * float(torch.rand(1, generator=draws)) - 1)))
-        planes, _, batch["regime"] = augment(batch["planes"].float(), batch["event"], batch["regime"], draws)
-        loss = loss_of(net(planes), batch, regime_loss)
+        if job.convolved:
+            logits = net.classify(batch["planes"].float())
+        else:
+            if float(torch.rand(1, generator=draws)) < _PACED:
+                batch = play_faster(batch, math.exp(_SPEED * (2 * float(torch.rand(1, generator=draws)) - 1)))
+            planes, _, batch["regime"] = augment(batch["planes"].float(), batch["event"], batch["regime"], draws)
+            logits = net(planes)
+        loss = loss_of(logits, batch, job.regime_loss)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -196,6 +214,39 @@ def train(
         losses.append(loss.item())
     print(f"seed {seed}, {steps} steps: loss {np.mean(losses[-100:]):.3f}; {validation_figures(net, valid)}", flush=True)
     return net
+
+
+def train_family(
+    recordings: list[LabelledTicks], valid: list[LabelledTicks], seed: int, count: int, share: float, regime_loss: float
+) -> list[Net]:
+    """Train networks that have their convolutions in common. share: of the usual steps."""
+    torch.manual_seed(seed)
+    first = train(Net(), recordings, valid, seed, Job(round(STEPS * share), regime_loss))
+    draws = torch.Generator().manual_seed(seed)
+    versions = [convolved(first, one, draws) for one in recordings]
+    rng, nets = np.random.default_rng(seed), []
+    for number in range(count):
+        net = Net()
+        net.load_state_dict(first.state_dict())
+        taken = rng.random(len(versions)) < (_TAKEN if count > 1 else 1)
+        chosen = [version for of_one, take in zip(versions, taken, strict=True) if take for version in of_one]
+        job = Job(round(OWN_STEPS * share), regime_loss, convolved=True)
+        nets.append(train(net, chosen, valid, seed + number, job))
+    return nets
+
+
+def convolved(net: Net, one: LabelledTicks, draws: torch.Generator) -> list[LabelledTicks]:
+    """Return versions of a recording whose planes the convolutions have read already: as it is, and varied by `augment`."""
+    net.eval()
+    versions = []
+    with torch.inference_mode():
+        for number in range(_VERSIONS):
+            planes, event, regime = torch.from_numpy(one.planes).float()[None], torch.from_numpy(one.event)[None], one.regime
+            if number:
+                planes, _, swapped = augment(planes, event, torch.from_numpy(one.regime)[None], draws)
+                regime = swapped[0].numpy()
+            versions.append(replace(one, planes=net.convolve(planes[0]).numpy().astype(np.float16), regime=regime))
+    return versions
 
 
 def loss_of(logits: Tensor, batch: dict[str, Tensor], regime_weight: float) -> Tensor:
@@ -228,7 +279,7 @@ def validation_figures(net: Net, recordings: list[LabelledTicks]) -> str:
     return "; ".join(figures)
 
 
-def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -> None:
+def export(families: Sequence[Sequence[Net]], recordings: list[LabelledTicks], target: Path) -> None:
     """Write the weights as half floats, and the distribution of the training set's `learned.motion_statistics`."""
     measured = [x.planes[:, : learned.PLANES].astype(np.float32) for x in recordings]
     known = np.concatenate([learned.mean_over_ten_seconds(learned.motion_statistics(planes))[::20] for planes in measured])
@@ -237,7 +288,11 @@ def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -
     correlation = 0.8 * np.corrcoef(known.T) + 0.2 * np.eye(known.shape[1])
     whiten = np.linalg.inv(np.linalg.cholesky(correlation)).T / spread[:, None]
     distance = np.sqrt((((known - known.mean(0)) @ whiten) ** 2).mean(1))
-    weights = {f"{k}/{name}": value for k, net in enumerate(nets) for name, value in net.state_dict().items()}
+    weights: dict[str, Tensor] = {}
+    for k, (family, net) in enumerate((number, net) for number, nets in enumerate(families) for net in nets):
+        # The convolutions of the first family are stored once, those of others with each network.
+        for name, value in net.state_dict().items():
+            weights[name if family == 0 and name.startswith("space") else f"{k}/{name}"] = value
     arrays = {name: value.numpy().astype(np.float16) for name, value in weights.items()}
     arrays |= {"nearby": np.array(_NEARBY, np.float16)}
     arrays |= {"confidence.weight": np.zeros(len(FEATURES), np.float16), "confidence.bias": np.zeros((), np.float16)}
@@ -247,8 +302,10 @@ def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -
     )
 
 
-def build(folders: Sequence[Path], target: Path, without: str = "", networks: int = NETWORKS, steps: int = STEPS) -> None:
-    """Train on the recordings of some folders and write the weights. without: an engine to leave out. steps: of a network."""
+def build(
+    folders: Sequence[Path], target: Path, without: str = "", families: int = len(_REGIME_LOSS), share: float = 1.0
+) -> None:
+    """Train on the recordings of some folders and write the weights. without: an engine to leave out. share: of the steps."""
     paths = sorted(path for folder in folders for path in folder.glob("*.mp4") if path.with_suffix(".jsonl").exists())
     kept = [(path, labelled_ticks(path)) for path in paths if split_of(path) != "test"]
     valid, training = (
@@ -259,10 +316,7 @@ def build(folders: Sequence[Path], target: Path, without: str = "", networks: in
         for one in of_split:
             ticks[one.engine] += len(one.event)
         print(f"{name}: {len(of_split)} recordings, " + ", ".join(f"{n / 600:.1f} min of {e}" for e, n in ticks.items()))
-    rng, nets = np.random.default_rng(0), []
-    for number in range(networks):
-        taken = [one for one in training if one.engine != "painted" or rng.random() < _PAINTED_SHARE]
-        nets.append(train(taken, valid, number, steps, _REGIME_LOSS[number % len(_REGIME_LOSS)]))
+    nets = [train_family(training, valid, 100 * family, NETWORKS, share, _REGIME_LOSS[family]) for family in range(families)]
     # What is known is how real games move: painted ones look like none of them.
     export(nets, [one for one in training if one.engine != "painted"], target)
 
@@ -272,12 +326,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--without", default="", help="an engine to leave out")
-    parser.add_argument("--networks", type=int, default=NETWORKS, help=f"default {NETWORKS}")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"of each network; default {STEPS}")
+    parser.add_argument("--families", type=int, choices=(1, 2), default=2, help="default 2")
+    parser.add_argument("--share", type=float, default=1.0, help="of the usual steps; default 1")
     parser.add_argument("--out", type=Path, default=Path(learned.__file__).with_name("interactions.npz"))
     options = parser.parse_args()
     print(describe())
-    build(options.folders, options.out, options.without, options.networks, options.steps)
+    build(options.folders, options.out, options.without, options.families, options.share)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ _PAINTED = (
     ("walk", False, False, False),
 )
 _SPLITS = ("train", "train", "test", "train", "train", "valid", "train", "train")  # in turn
-TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "painted": 640, "neverball": 3}
+TAKES = {"minetest": 48, "openarena": 36, "doom": 40, "painted": 240, "neverball": 3}
 """How many takes the set has in each engine."""
 SECONDS, PAINTED_SECONDS = 45.0, 12.0
 """How long a take is. Painted ones are short, since each is another game."""
