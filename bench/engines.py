@@ -3,10 +3,10 @@
     python -m bench.engines FOLDER... --release old.npz --left-out minetest=a.npz --left-out openarena=b.npz
         --left-out doom=c.npz [--plot docs/images/interactions-reliability.png]
 
-It judges the recordings named `test` of `synth.engines.label_set`. Each engine has three rows: the release before, weights that
-never saw the engine, and the shipped weights. A game on which nothing is trained has no left-out row, since no weights have
-seen it. Cuts do not depend on the weights; PySceneDetect's are beside them. What is measured of a recording is stored next to
-it.
+It judges the recordings named `test` of `synth.engines.label_set`. With `--split all` it judges all, of which the left-out
+weights have seen none. Each engine has three rows: the release before, weights that never saw the engine, and the shipped
+weights. A game on which nothing is trained has no left-out row, since no weights have seen it. Cuts do not depend on the
+weights; PySceneDetect's are beside them. What is measured of a recording is stored next to it.
 """
 
 import argparse
@@ -338,9 +338,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--left-out", action="append", default=[], metavar="ENGINE=FILE")
     parser.add_argument("--no-scan", action="store_true", help="leave out cuts and boundaries, which take most of the time")
     parser.add_argument("--plot", type=Path, help="where the reliability of left-out weights is drawn")
+    parser.add_argument("--split", choices=("train", "valid", "test", "all"), default="test", help="which takes; default test")
     options = parser.parse_args(arguments)
     print(describe())
-    paths = [path for folder in options.folders for path in sorted(folder.glob("*.mp4")) if split_of(path) == "test"]
+    splits = ("train", "valid", "test") if options.split == "all" else (options.split,)
+    paths = [path for folder in options.folders for path in sorted(folder.glob("*.mp4")) if split_of(path) in splits]
     recordings = [load(path) for path in paths if path.with_suffix(".jsonl").exists()]
     left_out = {name: load_detector(Path(file)) for name, _, file in (word.partition("=") for word in options.left_out)}
     release, shipped = load_detector(options.release), learned.shipped_detector()
