@@ -241,14 +241,14 @@ def _count(pair: np.ndarray) -> str:
 def cut_rows(engine: str, recordings: Sequence[Recording], scans: Sequence[Scanned]) -> Iterator[str]:
     """Yield a line for each method of finding cuts."""
     methods = {"ours": Scanned.cuts, "PySceneDetect Adaptive": _adaptive, "PySceneDetect Content": _content}
-    for name, find in methods.items():
+    for name, detect in methods.items():
         hits, snapped = Hits(), Hits()
         for one, measured in zip(recordings, scans, strict=True):
             cuts, snaps = cuts_and_snaps(one.labels.truth)
-            found = find(measured)
-            of_snaps = [cut for cut in found if _near(cut, snaps) and not _near(cut, cuts)]
+            detected = detect(measured)
+            of_snaps = [cut for cut in detected if _near(cut, snaps) and not _near(cut, cuts)]
             snapped = snapped.plus(match_instants(of_snaps, snaps, CUT_WITHIN))
-            hits = hits.plus(match_instants([cut for cut in found if cut not in of_snaps], cuts, CUT_WITHIN))
+            hits = hits.plus(match_instants([cut for cut in detected if cut not in of_snaps], cuts, CUT_WITHIN))
         f1 = _number(hits.f1 if hits.true else float("nan"), 3)
         snap_words = f"{snapped.hit} of {snapped.true}" if snapped.true else ""
         yield f"| {engine} | {name} | {f1} | {hits.hit} of {hits.true} | {hits.false} | {snap_words} |"
@@ -341,8 +341,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("train", "valid", "test", "all"), default="test", help="which takes; default test")
     options = parser.parse_args(arguments)
     print(describe())
-    splits = ("train", "valid", "test") if options.split == "all" else (options.split,)
-    paths = [path for folder in options.folders for path in sorted(folder.glob("*.mp4")) if split_of(path) in splits]
+    videos = [path for folder in options.folders for path in sorted(folder.glob("*.mp4"))]
+    paths = [path for path in videos if options.split in ("all", split_of(path))]
     recordings = [load(path) for path in paths if path.with_suffix(".jsonl").exists()]
     left_out = {name: load_detector(Path(file)) for name, _, file in (word.partition("=") for word in options.left_out)}
     release, shipped = load_detector(options.release), learned.shipped_detector()

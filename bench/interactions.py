@@ -28,7 +28,7 @@ from synth.doom import truth
 from synth.engines.labels import Labels, read_labels
 
 _WITHIN_S, _CLIP_S, _MIN_VISIBLE_S = 0.25, 6.0, 0.2
-_EDGE = InteractionSettings.min_edge / InteractionSettings.min_peak
+_EDGE = InteractionSettings.min_edge / InteractionSettings.min_peak  # where a span ends, as a share of its lowest peak
 _PEAKS = (0.02, 0.04, 0.06, 0.08, *np.linspace(0.1, 0.95, 18))
 _MAX_TIME = 2.5  # times the time of the events
 

@@ -144,6 +144,7 @@ class Detector:
             weights_of = one if "space0.weight" in one else self._w
             self._convolutions.append(next((w for w in self._convolutions if _convolve_alike(w, weights_of)), weights_of))
         self._votes = self._w.get("votes", np.full(len(own), 1 / len(own), np.float32))
+        self._nearby = self._w.get("nearby", np.ones(1, np.float32))
 
     def __len__(self) -> int:
         return len(self._networks)
@@ -168,11 +169,11 @@ class Detector:
         heads = [network.classify(features_TKD[:, k]) for k, network in enumerate(self._networks)]
         split = 1 + len(REGIMES)
         events = np.stack([_sigmoid(head[:, 0]) for head in heads])
-        mean = self._votes @ events
         regimes = np.tensordot(self._votes, [_softmax(head[:, 1:split]) for head in heads], 1)
         kinds = np.tensordot(self._votes, [_sigmoid(head[:, split:]) for head in heads], 1)
         distance = self._distance(mean_over_ten_seconds(statistics_TH))
-        event = _weighted_mean_nearby(mean, self._w.get("nearby", np.ones(1, np.float32)))
+        mean = self._votes @ events
+        event = _weighted_mean_nearby(mean, self._nearby)
         return Prediction(times_s, event, regimes, kinds, distance, np.sqrt(self._votes @ (events - mean) ** 2))
 
     def _distance(self, statistics_TH: np.ndarray) -> np.ndarray:

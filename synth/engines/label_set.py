@@ -170,7 +170,7 @@ def _recorded(engine: str, target: Path, take: Take) -> bool:
     """Record a take. Try again with other seeds where it fails, and return whether one succeeded."""
     for again in range(_TRIES):
         try:
-            record(engine, target, replace(take, seed=take.seed + 1000 * again))
+            record(engine, target, replace(take, seed=take.seed + 500 * again))
         except AttemptFailed as error:
             print(f"{target.stem}: {error}", flush=True)
         else:

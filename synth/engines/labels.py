@@ -23,7 +23,7 @@ _RESTLESS = 0.3  # share of the time from which a part of the map moves by itsel
 _CUT_S = 0.2  # how long a cut shows in measurements that compare pictures
 _ARRIVAL_S = 0.8  # how long a player of OpenArena shines who comes to life or out of a teleporter
 # What Doom's truth tells beside doors and the weapon, and for how long it shows; from which share of the picture monsters do.
-_UNNAMED_IN_DOOM, _UNNAMED_SHOWN_S, _MONSTER_SHARE = frozenset({"hurt", "pickup", "kill"}), 0.35, 0.004
+_OTHER_IN_DOOM, _OTHER_SHOWN_S, _MONSTER_SHARE = frozenset({"hurt", "pickup", "kill"}), 0.35, 0.004
 # Names of events in recordings of other recorders.
 _ALIASES = {
     "fire": "shot",
@@ -92,14 +92,14 @@ def read_labels(jsonl: str | Path) -> Labels:
     visible = truth.interactions(recorded)
     event: NDArray[np.bool_] = visible if engine == "doom" else np.logical_or.reduce(kinds, axis=1)
     known = ~(recorded.weapon_busy & ~visible)  # a weapon that is not drawn still lights the room when it fires
+    shows_s = _ARRIVAL_S if engine == "openarena" else _CUT_S
     for frame in truth.discontinuities(recorded):
-        shows_s = _ARRIVAL_S if engine == "openarena" else _CUT_S
         near = slice(max(0, frame - 1), frame + round(shows_s * recorded.fps))
         known[near] &= event[near]
     for hidden in doubtful:
         known[hidden["start"] : hidden["end"]] &= event[hidden["start"] : hidden["end"]]
     if engine == "doom":
-        known &= event | ~_shows_unnamed(recorded, [line for line in lines if "frame" in line])
+        known &= event | ~_shows_other(recorded, [line for line in lines if "frame" in line])
     return Labels(
         recorded,
         engine,
@@ -180,14 +180,14 @@ def _doom_spans(recorded: Truth) -> Iterator[LabelSpan]:
         yield LabelSpan("wield" if switched and not fired else "shot", start, end)
 
 
-def _shows_unnamed(recorded: Truth, frames: Sequence[dict[str, Any]]) -> NDArray[np.bool_]:
+def _shows_other(recorded: Truth, frames: Sequence[dict[str, Any]]) -> NDArray[np.bool_]:
     """Return the frames [n] of Doom with something else in view: a monster, or the player is hurt, kills or takes something."""
     header = recorded.header
     min_area = _MONSTER_SHARE * header["width"] * header["height"]
     shown = np.array([any(box["w"] * box["h"] >= min_area for box in frame.get("enemies", ())) for frame in frames], bool)
     for event in recorded.events:
-        if event.name in _UNNAMED_IN_DOOM:
-            shown[event.frame : event.frame + round(_UNNAMED_SHOWN_S * recorded.fps)] = True
+        if event.name in _OTHER_IN_DOOM:
+            shown[event.frame : event.frame + round(_OTHER_SHOWN_S * recorded.fps)] = True
     return shown
 
 

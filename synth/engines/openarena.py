@@ -25,9 +25,9 @@ from synth.engines.openarena_scenes import (
     event_spans,
     is_hidden,
     jumps_of,
+    other_spans,
     own_weapons,
     read_scene,
-    unnamed_spans,
 )
 from synth.engines.quake_map import read_map
 from synth.engines.takes import Engine, Played, Take
@@ -323,7 +323,7 @@ def play(take: Take, encode: Callable[[NDArray[np.uint8]], None]) -> Played:
     quake_map = read_map(name, Path(_DATA))
     truths = [_frame_truth(frame) for frame in frames]
     seen = (event for event in event_spans(scenes, jumps, take, quake_map.movers) if not is_hidden(event, scenes, quake_map))
-    events = [*seen, *unnamed_spans(scenes, jumps, take, quake_map, truths, optics)]
+    events = [*seen, *other_spans(scenes, jumps, take, quake_map, truths, optics)]
     return Played(header, optics, truths, events, jumps)
 
 

@@ -23,7 +23,7 @@ _JUMP_UNITS = 60.0  # a step of the eye in one frame that is no move: a teleport
 _DEAD_S, _NEAR_ITEM_UNITS, _TAKEN_SHOWN = 0.1, 80.0, 10  # no weapon so long; how far an item is that vanishes; frames
 _FLASH_GAP, _FLASH_SHOWN, _WEAPON_BEFORE, _WEAPON_SHOWN, _BLAST_SHOWN = 11, 5, 6, 8, 12  # frames
 # Things that no kind of event covers, by a part of their names, and the radius of each in units.
-_UNNAMED = {
+_OTHER_RADII = {
     "players": 30.0,
     "ammo/": 12.0,  # a missile
     "plasma1": 16.0,
@@ -157,7 +157,7 @@ def is_hidden(event: EventSpan, scenes: Sequence[Scene], quake_map: QuakeMap) ->
     return True
 
 
-def unnamed_spans(
+def other_spans(
     scenes: Sequence[Scene],
     jumps: Sequence[int],
     take: Take,
@@ -170,7 +170,7 @@ def unnamed_spans(
     Another player, a missile, an impact, blood or a teleporter is in view; an item is taken; the screen is tinted since the
     player is hit; the player lies dead.
     """
-    flags = np.array([_shows_unnamed(*pair, take, quake_map, optics) for pair in zip(scenes, truths, strict=True)], bool)
+    flags = np.array([_shows_other(*pair, take, quake_map, optics) for pair in zip(scenes, truths, strict=True)], bool)
     armed = np.array([bool(own_weapons(scene, take.third_person)) for scene in scenes])
     if armed.any():
         for start, end in runs(~armed):
@@ -187,11 +187,11 @@ def unnamed_spans(
         yield EventSpan(OTHER, start, end)
 
 
-def _shows_unnamed(scene: Scene, truth: FrameTruth, take: Take, quake_map: QuakeMap, optics: Optics) -> bool:
+def _shows_other(scene: Scene, truth: FrameTruth, take: Take, quake_map: QuakeMap, optics: Optics) -> bool:
     for flags, model, at in scene.entities:
         if "viewBloodBlend" in model:
             return True
-        radius = next((radius for part, radius in _UNNAMED.items() if part in model), None)
+        radius = next((radius for part, radius in _OTHER_RADII.items() if part in model), None)
         own = flags & _FIRST_PERSON or (take.third_person and "players" in model and scene.is_near(at))
         if radius is None or own or "powerups" in model:
             continue
@@ -203,13 +203,13 @@ def _shows_unnamed(scene: Scene, truth: FrameTruth, take: Take, quake_map: Quake
 
 def _joined_runs(flags: Sequence[bool], gap: int) -> list[tuple[int, int]]:
     """Return the runs [start, end) of set flags. Those that are at most `gap` frames apart are joined."""
-    runs: list[tuple[int, int]] = []
-    for number, flag in enumerate(flags):
-        if flag and runs and number - runs[-1][1] <= gap:
-            runs[-1] = runs[-1][0], number + 1
-        elif flag:
-            runs.append((number, number + 1))
-    return runs
+    joined: list[tuple[int, int]] = []
+    for start, end in runs(np.array(flags, bool)):
+        if joined and start - joined[-1][1] <= gap:
+            joined[-1] = joined[-1][0], end
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _metres(at: NDArray[np.float64]) -> tuple[float, float, float]:

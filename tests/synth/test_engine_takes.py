@@ -299,7 +299,7 @@ def test_a_map_file_has_walls_glass_and_doors():
 
 def unnamed(scenes, quake_map=None, take=None):
     truths = [openarena._frame_truth(openarena._Frame(one, openarena._Act(), "")) for one in scenes]
-    found = openarena_scenes.unnamed_spans(scenes, [], take or Take("fight"), quake_map or wall_map(), truths, OPTICS)
+    found = openarena_scenes.other_spans(scenes, [], take or Take("fight"), quake_map or wall_map(), truths, OPTICS)
     return [(span.kind, span.start, span.end) for span in found]
 
 
