@@ -31,7 +31,7 @@ def main() -> None:
     left_out = {engine: options.folder / f"without-{engine}.npz" for engine in ENGINES}
     for engine, file in left_out.items():
         if not file.exists():
-            build([options.folder], file, engine, families=1)
+            build([options.folder], file, engine)
     shipped = Path(learned.__file__).with_name("interactions.npz")
     build([options.folder], shipped)
     calibrate([options.folder], left_out, [shipped])

@@ -1,25 +1,26 @@
 """Train the detector of interactions and control regimes (`curation.actions.learned`) on play with the engines' ground truth.
 
     python -m synth.engines.label_set FOLDER                        record play
-    python -m bench.shipped_weights.train_interactions FOLDER       train on it, write the weights, print validation figures
-    python -m bench.shipped_weights.train_interactions FOLDER --without minetest --families 1 --out without-minetest.npz
+    python -m bench.shipped_weights.train_interactions FOLDER       train on it, write the weights
+    python -m bench.shipped_weights.train_interactions FOLDER --without minetest --out without-minetest.npz
 
-Recordings named `test` are never read. `--without` leaves an engine out. Each family begins with one network. Several continue
-from it, keep its convolutions, whose output is computed once, and learn the rest from different draws of the recordings. All
-are exported together to `curation/actions/interactions.npz`. `rebuild_interactions` does all of it.
+Recordings named `test` are never read, all others are trained on. `--without` leaves an engine out and prints figures of it.
+Several networks, which differ in their random seed, are trained one by one and written together to
+`curation/actions/interactions.npz`. `rebuild_interactions` does all of it.
 """
 
 import argparse
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from bench.labelled_ticks import LabelledTicks, labelled_ticks, split_of
 from bench.machine import describe
@@ -28,14 +29,12 @@ from curation.actions import learned
 from curation.actions.confidence import FEATURES
 from curation.actions.learned import KINDS, REGIMES
 
-WIDTH, BATCH, TICKS, NETWORKS = 64, 8, 64, 3
-STEPS, OWN_STEPS = 1800, 800  # of all weights, and of what each network has for itself
+WIDTH, BATCH, TICKS = 64, 8, 64
+NETWORKS, STEPS, _RATE, _WARM_UP = 5, 1500, 2e-3, 200
+_AVERAGED_FROM = 1 / 3  # of the steps: from there on a network's weights are averaged over the steps
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
-_KIND_LOSS = 0.5
+_KIND_LOSS, _REGIME_LOSS = 0.5, 0.5  # their weights beside the loss of events
 _NEARBY = (1, 2, 1)  # the ticks whose probabilities are averaged
-_REGIME_LOSS = (0.5, 1.0)  # of each family
-_VERSIONS = 3  # of a recording that the convolutions have read
-_TAKEN = 0.75  # share of the recordings that each network learns from, so that they differ
 _INPUTS = learned.PLANES + learned.CONTEXT_PLANES
 _GAIN = 0.7  # how much stronger or weaker flow and changes may be than recorded, as a logarithm
 _SPEED, _PACED = 0.4, 0.4  # how much faster or slower a window may be played, as a logarithm; share of batches that are
@@ -62,20 +61,13 @@ class Net(nn.Module):
         self.head = nn.Linear(WIDTH, 1 + len(REGIMES) + len(KINDS))
         self.drop = nn.Dropout(0.2)
 
-    def convolve(self, planes: Tensor) -> Tensor:
-        """Convolve the cells of ticks [N, 11, 12, 16] -> [N, 624]: each place, and the highest of all places."""
-        planes = planes.contiguous(memory_format=torch.channels_last)  # a quarter faster
-        for layer in range(3):
-            planes = functional.relu(getattr(self, f"space{layer}")(planes))
-        return torch.cat([planes.contiguous().flatten(1), planes.amax((2, 3))], 1)
-
     def forward(self, planes: Tensor) -> Tensor:
         """Classify ticks [B, T, 11, 12, 16] -> logits [B, T, 20]: event, regimes, kinds."""
-        return self.classify(self.convolve(planes.flatten(0, 1)).unflatten(0, planes.shape[:2]))
-
-    def classify(self, cells: Tensor) -> Tensor:
-        """Classify ticks [B, T, 624] that `convolve` has read."""
-        x = self.drop(functional.relu(self.look(cells))).transpose(1, 2)
+        x = planes.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # a quarter faster
+        for layer in range(3):
+            x = functional.relu(getattr(self, f"space{layer}")(x))
+        cells = torch.cat([x.contiguous().flatten(1), x.amax((2, 3))], 1)  # each place, and the highest of all places
+        x = self.drop(functional.relu(self.look(cells.unflatten(0, planes.shape[:2])))).transpose(1, 2)
         for layer in range(len(learned._DILATIONS)):
             x = x + self.drop(functional.relu(getattr(self, f"time{layer}")(x)))
         return self.head(x.transpose(1, 2))
@@ -177,80 +169,40 @@ def padded(one: LabelledTicks) -> LabelledTicks:
     return replace(one, **ticks)
 
 
-@dataclass(frozen=True)
-class Job:
-    """How a network is trained."""
+def train(recordings: list[LabelledTicks], seed: int, steps: int = STEPS) -> Net:
+    """Train a network. Its weights are their mean over the last two thirds of the steps.
 
-    steps: int
-    regime_loss: float  # the weight of its loss
-    convolved: bool = False  # the recordings' planes are what its convolutions return; only what follows is trained
-    rate: float = 2e-3
-
-
-def train(net: Net, recordings: list[LabelledTicks], valid: list[LabelledTicks], seed: int, job: Job) -> Net:
-    """Train a network and print validation figures."""
-    steps, rate = job.steps, job.rate
+    At a constant rate the weights wander around a flat minimum, whose middle serves games that were not seen better than the
+    sharp one in which a falling rate ends (Cha et al. 2021, SWAD).
+    """
     torch.manual_seed(seed)
+    net = Net().train()
     draws, windows = torch.Generator().manual_seed(seed), Windows(recordings, seed)
-    optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1)
+    optimizer = torch.optim.AdamW(net.parameters(), _RATE, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / _WARM_UP, total_iters=_WARM_UP)
+    averaged = AveragedModel(net)
     losses = []
-    for _ in range(steps):
-        net.train()
+    for step in range(steps):
         batch = windows.batch(BATCH)
-        if job.convolved:
-            logits = net.classify(batch["planes"].float())
-        else:
-            if float(torch.rand(1, generator=draws)) < _PACED:
-                batch = play_faster(batch, math.exp(_SPEED * (2 * float(torch.rand(1, generator=draws)) - 1)))
-            planes, _, batch["regime"] = augment(batch["planes"].float(), batch["event"], batch["regime"], draws)
-            logits = net(planes)
-        loss = loss_of(logits, batch, job.regime_loss)
+        if float(torch.rand(1, generator=draws)) < _PACED:
+            batch = play_faster(batch, math.exp(_SPEED * (2 * float(torch.rand(1, generator=draws)) - 1)))
+        planes, _, batch["regime"] = augment(batch["planes"].float(), batch["event"], batch["regime"], draws)
+        loss = loss_of(net(planes), batch)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        if step >= _AVERAGED_FROM * steps:
+            averaged.update_parameters(net)
         losses.append(loss.item())
-    print(f"seed {seed}, {steps} steps: loss {np.mean(losses[-100:]):.3f}; {validation_figures(net, valid)}", flush=True)
+    print(f"seed {seed}, {steps} steps: loss {np.mean(losses[-100:]):.3f}", flush=True)
+    net.load_state_dict(averaged.module.state_dict())
     return net
 
 
-def train_family(
-    recordings: list[LabelledTicks], valid: list[LabelledTicks], seed: int, count: int, share: float, regime_loss: float
-) -> list[Net]:
-    """Train networks that have their convolutions in common. share: of the usual steps."""
-    torch.manual_seed(seed)
-    first = train(Net(), recordings, valid, seed, Job(round(STEPS * share), regime_loss))
-    draws = torch.Generator().manual_seed(seed)
-    versions = [convolved(first, one, draws) for one in recordings]
-    rng, nets = np.random.default_rng(seed), []
-    for number in range(count):
-        net = Net()
-        net.load_state_dict(first.state_dict())
-        taken = rng.random(len(versions)) < (_TAKEN if count > 1 else 1)
-        chosen = [version for of_one, take in zip(versions, taken, strict=True) if take for version in of_one]
-        job = Job(round(OWN_STEPS * share), regime_loss, convolved=True)
-        nets.append(train(net, chosen, valid, seed + number, job))
-    return nets
-
-
-def convolved(net: Net, one: LabelledTicks, draws: torch.Generator) -> list[LabelledTicks]:
-    """Return versions of a recording whose planes the convolutions have read already: as it is, and varied by `augment`."""
-    net.eval()
-    versions = []
-    with torch.inference_mode():
-        for number in range(_VERSIONS):
-            planes, event, regime = torch.from_numpy(one.planes).float()[None], torch.from_numpy(one.event)[None], one.regime
-            if number:
-                planes, _, swapped = augment(planes, event, torch.from_numpy(one.regime)[None], draws)
-                regime = swapped[0].numpy()
-            versions.append(replace(one, planes=net.convolve(planes[0]).numpy().astype(np.float16), regime=regime))
-    return versions
-
-
-def loss_of(logits: Tensor, batch: dict[str, Tensor], regime_weight: float) -> Tensor:
-    """Return the loss of logits [B, T, 20]: event, kinds where they are known, and regime with its weight."""
+def loss_of(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Return the loss of logits [B, T, 20]: event, kinds where they are known, and regime."""
     event = functional.binary_cross_entropy_with_logits(logits[..., 0], batch["event"].float(), reduction="none")
     kinds = functional.binary_cross_entropy_with_logits(
         logits[..., 1 + len(REGIMES) :], batch["kinds"].float(), reduction="none"
@@ -260,13 +212,11 @@ def loss_of(logits: Tensor, batch: dict[str, Tensor], regime_weight: float) -> T
         logits[..., 1 : 1 + len(REGIMES)].flatten(0, 1), batch["regime"].flatten(), reduction="none"
     )
     regime_loss = (regime * batch["known"].flatten()).mean()
-    return (event * batch["known"]).mean() + _KIND_LOSS * kind_loss + regime_weight * regime_loss
+    return (event * batch["known"]).mean() + _KIND_LOSS * kind_loss + _REGIME_LOSS * regime_loss
 
 
-def validation_figures(net: Net, recordings: list[LabelledTicks]) -> str:
+def figures(net: Net, recordings: list[LabelledTicks]) -> str:
     """Return for each engine the AUC of events and the share of right regimes, as text."""
-    if not recordings:
-        return "none"
     net.eval()
     figures = []
     for engine in sorted({one.engine for one in recordings}):
@@ -279,7 +229,7 @@ def validation_figures(net: Net, recordings: list[LabelledTicks]) -> str:
     return "; ".join(figures)
 
 
-def export(families: Sequence[Sequence[Net]], recordings: list[LabelledTicks], target: Path) -> None:
+def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -> None:
     """Write the weights as half floats, and the distribution of the training set's `learned.motion_statistics`."""
     measured = [x.planes[:, : learned.PLANES].astype(np.float32) for x in recordings]
     known = np.concatenate([learned.mean_over_ten_seconds(learned.motion_statistics(planes))[::20] for planes in measured])
@@ -288,11 +238,7 @@ def export(families: Sequence[Sequence[Net]], recordings: list[LabelledTicks], t
     correlation = 0.8 * np.corrcoef(known.T) + 0.2 * np.eye(known.shape[1])
     whiten = np.linalg.inv(np.linalg.cholesky(correlation)).T / spread[:, None]
     distance = np.sqrt((((known - known.mean(0)) @ whiten) ** 2).mean(1))
-    weights: dict[str, Tensor] = {}
-    for k, (family, net) in enumerate((number, net) for number, nets in enumerate(families) for net in nets):
-        # The convolutions of the first family are stored once, those of others with each network.
-        for name, value in net.state_dict().items():
-            weights[name if family == 0 and name.startswith("space") else f"{k}/{name}"] = value
+    weights = {f"{k}/{name}": value for k, net in enumerate(nets) for name, value in net.state_dict().items()}
     arrays = {name: value.numpy().astype(np.float16) for name, value in weights.items()}
     arrays |= {"nearby": np.array(_NEARBY, np.float16)}
     arrays |= {"confidence.weight": np.zeros(len(FEATURES), np.float16), "confidence.bias": np.zeros((), np.float16)}
@@ -302,36 +248,35 @@ def export(families: Sequence[Sequence[Net]], recordings: list[LabelledTicks], t
     )
 
 
-def build(
-    folders: Sequence[Path], target: Path, without: str = "", families: int = len(_REGIME_LOSS), share: float = 1.0
-) -> None:
-    """Train on the recordings of some folders and write the weights. without: an engine to leave out. share: of the steps."""
+def build(folders: Sequence[Path], target: Path, without: str = "", networks: int = NETWORKS, steps: int = STEPS) -> None:
+    """Train on the recordings of some folders and write the weights. without: an engine to leave out. steps: of a network."""
     paths = sorted(path for folder in folders for path in folder.glob("*.mp4") if path.with_suffix(".jsonl").exists())
-    kept = [(path, labelled_ticks(path)) for path in paths if split_of(path) != "test"]
-    valid, training = (
-        [one for path, one in kept if one.engine != without and split_of(path) == split] for split in ("valid", "train")
-    )
-    for name, of_split in (("train", training), ("valid", valid)):
-        ticks = Counter[str]()
-        for one in of_split:
-            ticks[one.engine] += len(one.event)
-        print(f"{name}: {len(of_split)} recordings, " + ", ".join(f"{n / 600:.1f} min of {e}" for e, n in ticks.items()))
-    nets = [train_family(training, valid, 100 * family, NETWORKS, share, _REGIME_LOSS[family]) for family in range(families)]
+    kept = [labelled_ticks(path) for path in paths if split_of(path) != "test"]
+    training, left_out = [one for one in kept if one.engine != without], [one for one in kept if one.engine == without]
+    ticks = Counter[str]()
+    for one in training:
+        ticks[one.engine] += len(one.event)
+    print(f"{len(training)} recordings: " + ", ".join(f"{n / 600:.1f} min of {engine}" for engine, n in ticks.items()))
+    nets = []
+    for seed in range(networks):
+        nets.append(train(training, seed, steps))
+        if left_out:
+            print(f"left out: {figures(nets[-1], left_out)}", flush=True)
     # What is known is how real games move: painted ones look like none of them.
     export(nets, [one for one in training if one.engine != "painted"], target)
 
 
 def main() -> None:
-    """Measure the recordings, train on them, print validation figures, write the weights."""
+    """Measure the recordings, train on them, write the weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--without", default="", help="an engine to leave out")
-    parser.add_argument("--families", type=int, choices=(1, 2), default=2, help="default 2")
-    parser.add_argument("--share", type=float, default=1.0, help="of the usual steps; default 1")
+    parser.add_argument("--networks", type=int, default=NETWORKS, help=f"default {NETWORKS}")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of each network; default {STEPS}")
     parser.add_argument("--out", type=Path, default=Path(learned.__file__).with_name("interactions.npz"))
     options = parser.parse_args()
     print(describe())
-    build(options.folders, options.out, options.without, options.families, options.share)
+    build(options.folders, options.out, options.without, options.networks, options.steps)
 
 
 if __name__ == "__main__":

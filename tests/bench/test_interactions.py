@@ -149,9 +149,8 @@ def test_a_recording_shorter_than_a_window_is_lengthened_by_ticks_that_do_not_co
 
     def loss(one):
         batch = {name: torch.from_numpy(getattr(one, name))[None] for name in ("event", "kinds", "regime", "known")}
-        return train_interactions.loss_of(
-            net(planes), {**batch, "knows_kind": torch.from_numpy(one.knows_kind)[None, None]}, 0.5
-        ).item()
+        batch["knows_kind"] = torch.from_numpy(one.knows_kind)[None, None]
+        return train_interactions.loss_of(net(planes), batch).item()
 
     changed = replace(short, event=short.event | (np.arange(len(short.event)) > 45))
     assert loss(changed) == pytest.approx(loss(short))
