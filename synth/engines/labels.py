@@ -21,7 +21,6 @@ _LOOK_DEG_S = 20.0
 _SAME_REGIME_S = 0.3
 _RESTLESS = 0.3  # share of the time from which a part of the map moves by itself: a machine, no door
 _CUT_S = 0.2  # how long a cut shows in measurements that compare pictures
-_ARRIVAL_S = 0.8  # how long a player of OpenArena shines who comes to life or out of a teleporter
 # What Doom's truth tells beside doors and the weapon, and for how long it shows; from which share of the picture monsters do.
 _OTHER_IN_DOOM, _OTHER_SHOWN_S, _MONSTER_SHARE = frozenset({"hurt", "pickup", "kill"}), 0.35, 0.004
 # Names of events in recordings of other recorders.
@@ -92,9 +91,8 @@ def read_labels(jsonl: str | Path) -> Labels:
     visible = truth.interactions(recorded)
     event: NDArray[np.bool_] = visible if engine == "doom" else np.logical_or.reduce(kinds, axis=1)
     known = ~(recorded.weapon_busy & ~visible)  # a weapon that is not drawn still lights the room when it fires
-    shows_s = _ARRIVAL_S if engine == "openarena" else _CUT_S
     for frame in truth.discontinuities(recorded):
-        near = slice(max(0, frame - 1), frame + round(shows_s * recorded.fps))
+        near = slice(max(0, frame - 1), frame + round(_CUT_S * recorded.fps))
         known[near] &= event[near]
     for hidden in doubtful:
         known[hidden["start"] : hidden["end"]] &= event[hidden["start"] : hidden["end"]]

@@ -21,6 +21,7 @@ _MIRRORS_ONLY, _FIRST_PERSON = 2, 4  # of an entity's flags
 _NEAR_UNITS = 130.0  # of the weapon of the player whom a third-person camera shows
 _JUMP_UNITS = 60.0  # a step of the eye in one frame that is no move: a teleport, a new life, another player
 _DEAD_S, _NEAR_ITEM_UNITS, _TAKEN_SHOWN = 0.1, 80.0, 10  # no weapon so long; how far an item is that vanishes; frames
+_ARRIVAL_SHOWN = 24  # frames that a player shines who comes to life or out of a teleporter
 _FLASH_GAP, _FLASH_SHOWN, _WEAPON_BEFORE, _WEAPON_SHOWN, _BLAST_SHOWN = 11, 5, 6, 8, 12  # frames
 # Things that no kind of event covers, by a part of their names, and the radius of each in units.
 _OTHER_RADII = {
@@ -168,7 +169,7 @@ def other_spans(
     """Find when something is seen to happen, or may be, that is no event: `other`.
 
     Another player, a missile, an impact, blood or a teleporter is in view; an item is taken; the screen is tinted since the
-    player is hit; the player lies dead.
+    player is hit; the player lies dead or comes to life.
     """
     flags = np.array([_shows_other(*pair, take, quake_map, optics) for pair in zip(scenes, truths, strict=True)], bool)
     armed = np.array([bool(own_weapons(scene, take.third_person)) for scene in scenes])
@@ -183,6 +184,8 @@ def other_spans(
         left = {tuple(np.rint(at[:2])) for at in items[number]}
         if number not in jumps and any(tuple(np.rint(at[:2])) not in left for at in near):
             flags[number : number + _TAKEN_SHOWN] = True
+    for jump in jumps:
+        flags[jump : jump + _ARRIVAL_SHOWN] = True
     for start, end in _joined_runs(flags.tolist(), 2):
         yield EventSpan(OTHER, start, end)
 

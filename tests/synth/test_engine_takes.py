@@ -297,9 +297,9 @@ def test_a_map_file_has_walls_glass_and_doors():
     assert radius == pytest.approx(50)
 
 
-def unnamed(scenes, quake_map=None, take=None):
+def unnamed(scenes, quake_map=None, take=None, jumps=()):
     truths = [openarena._frame_truth(openarena._Frame(one, openarena._Act(), "")) for one in scenes]
-    found = openarena_scenes.other_spans(scenes, [], take or Take("fight"), quake_map or wall_map(), truths, OPTICS)
+    found = openarena_scenes.other_spans(scenes, jumps, take or Take("fight"), quake_map or wall_map(), truths, OPTICS)
     return [(span.kind, span.start, span.end) for span in found]
 
 
@@ -324,6 +324,10 @@ def test_what_is_seen_and_is_no_event_is_told_apart_from_quiet(seen):
         assert unnamed(frames, wall_map(((-500, 90, -500), (500, 110, 500)))) == [], "a wall hides it"
         away = (*seen[:2], (0, -300, 50))
         assert unnamed([scene(entities=[GUN, away])] * 5) == [], "it is behind the player"
+
+
+def test_who_comes_to_life_shines_and_is_no_quiet_player():
+    assert unnamed([scene(entities=[GUN])] * 60, jumps=[10]) == [("other", 10, 34)]
 
 
 def test_who_lies_dead_or_takes_something_is_no_quiet_player():
@@ -382,11 +386,6 @@ def test_a_part_of_the_map_that_hardly_rests_is_no_event_and_a_door_is(tmp_path)
 def test_what_a_cut_changes_in_the_picture_is_not_known_to_be_an_event(tmp_path):
     labels = read_labels(written(tmp_path, [EventSpan("place", 20, 24)], cuts=[10, 21]))
     assert np.flatnonzero(~labels.known).tolist() == [*range(9, 16), *range(24, 27)]
-
-
-def test_who_comes_to_life_in_openarena_shines_and_that_is_neither_event_nor_quiet(tmp_path):
-    labels = read_labels(written(tmp_path, [], frames=60, cuts=[10], engine="openarena"))
-    assert np.flatnonzero(~labels.known).tolist() == [*range(9, 34)]
 
 
 def view(rotation, eye, ball=(1.0, 0.25, -1.0)):
