@@ -18,6 +18,7 @@ import numpy as np
 
 from curation.media import encode
 from curation.media.source import Source
+from synth.angles import wrapped_deg
 from synth.doom.cameras import PIXEL_ASPECT, poses
 from synth.doom.engine import Game, Screen, start_game, wads
 from synth.doom.map_splits import maps_of
@@ -141,7 +142,7 @@ def _record(place: Place, kind: str, seed: int) -> _Recording:
         ) as game:
             _wander(game, ScriptedPlayer(rng, level, "camera"), rng.randint(40, 240))
             recording = _play(game, _script(kind, game, level, rng))
-        turned = np.abs((np.diff(recording.states[:, 3]) + 180) % 360 - 180).sum()
+        turned = np.abs(wrapped_deg(np.diff(recording.states[:, 3]))).sum()
         steps = np.linalg.norm(np.diff(recording.states[:, :3], axis=0), axis=1)
         if min_path <= steps.sum() <= max_path and turned >= min_turn and steps.max() < _TELEPORT:
             return recording

@@ -46,6 +46,7 @@ from curation.partition.clip_spans import boundary_cost, divide_scene
 from curation.partition.cuts import SceneSettings, cut_frames
 from curation.partition.optical_flow import FlowSettings
 from curation.partition.scan import scan
+from synth.angles import wrapped_deg
 from synth.doom import truth
 from synth.doom.truth import Truth
 from synth.engines.truth_file import UNITS_PER_M
@@ -269,7 +270,7 @@ def cuts_and_snaps(recorded: Truth) -> tuple[list[int], list[int]]:
         last = frame
         far_m = float(np.linalg.norm(recorded.position[frame] - recorded.position[frame - 1])) / UNITS_PER_M
         turns = (getattr(recorded, name)[frame] - getattr(recorded, name)[frame - 1] for name in ("yaw_deg", "pitch_deg"))
-        turned = max(abs((turn + 180) % 360 - 180) for turn in turns)
+        turned = max(abs(wrapped_deg(turn)) for turn in turns)
         (snaps if far_m <= _SNAP_M and turned < _SNAP_DEG else cuts).append(frame)
     return cuts, snaps
 

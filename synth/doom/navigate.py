@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from synth.angles import wrapped_deg
 from synth.doom.wad import EXITS, TELEPORTS, Door, Level, Line, Point
 
 CELL = 16  # side of a grid cell
@@ -127,8 +128,7 @@ def offset_right(door: Door, x: float, y: float) -> float:
 
 def bearing_deg(x: float, y: float, yaw_deg: float, target: Point) -> float:
     """Return the angle from the view direction to a target, in (-180, 180], positive to the left."""
-    angle = math.degrees(math.atan2(target[1] - y, target[0] - x)) - yaw_deg
-    return 180 - (180 - angle) % 360
+    return wrapped_deg(math.degrees(math.atan2(target[1] - y, target[0] - x)) - yaw_deg)
 
 
 def _is_solid(line: Line, level: Level, doors: set[int]) -> bool:

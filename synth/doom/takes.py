@@ -15,6 +15,7 @@ import numpy as np
 
 from curation import scratch
 from synth.acted import ACT_S, TURN_DEG_S, UNDO_S, FilmedTake, NoSpot, check_take
+from synth.angles import wrapped_deg
 from synth.doom.engine import Game, Screen, start_game, wads
 from synth.doom.player import Action
 from synth.doom.props import write_addon
@@ -148,7 +149,7 @@ def _try_spot(game: Game, spot: Spot) -> bool:
 def _warp(game: Game, spot: Spot) -> None:
     game.command(f"warp {spot.x:.0f} {spot.y:.0f}")
     _wait(game, 2)
-    turn = (game.observe().state["ANGLE"] - spot.yaw_deg + 180) % 360 - 180
+    turn = wrapped_deg(game.observe().state["ANGLE"] - spot.yaw_deg)
     game.step(Action(turn_deg=turn))
 
 

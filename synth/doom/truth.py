@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from synth.angles import wrapped_deg
 from synth.doom.events import IN_VIEW_DISTANCE
 
 # Rates below which the player counts as not turning and not moving. Walking is 290 units/s and a key turn 60 deg/s or
@@ -79,7 +80,7 @@ def read_truth(jsonl: str | Path) -> Truth:
 
 def yaw_rate_deg_s(truth: Truth) -> Floats:
     """Return the turn rate of the view, [n] degrees per second, positive to the left."""
-    turned = 180.0 - (180.0 - np.diff(truth.yaw_deg)) % 360.0
+    turned = wrapped_deg(np.diff(truth.yaw_deg))
     return _per_frame(truth, turned * truth.fps)
 
 

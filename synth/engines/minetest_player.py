@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from synth.angles import wrapped_deg
+
 FPS = 30
 _REACH_DEG, _STUCK_M = 1.0, 0.03
 
@@ -63,14 +65,14 @@ class Player:
     def _towards(self, yaw: float | None, pitch: float | None, speed: float, keys: Iterable[str] = ()) -> Act:
         """Turn towards a direction, at most at a speed (deg/s)."""
         top = speed / FPS
-        turn = 0.0 if yaw is None else max(-top, min(top, -_wrapped(yaw - self.state.yaw_deg) * 0.6))
+        turn = 0.0 if yaw is None else max(-top, min(top, -wrapped_deg(yaw - self.state.yaw_deg) * 0.6))
         look = 0.0 if pitch is None else max(-top, min(top, -(pitch - self.state.pitch_deg) * 0.5))
         return Act(frozenset(keys), turn, look)
 
     def _turn(self, yaw: float, pitch: float | None = None, speed: float = 150.0, limit: float = 4.0) -> Acts:
         for _ in range(round(limit * FPS)):
             level = pitch is None or abs(pitch - self.state.pitch_deg) < 1.5
-            if abs(_wrapped(yaw - self.state.yaw_deg)) < _REACH_DEG and level:
+            if abs(wrapped_deg(yaw - self.state.yaw_deg)) < _REACH_DEG and level:
                 return
             yield self._towards(yaw, pitch, speed)
 
@@ -82,7 +84,7 @@ class Player:
         spot = [*spot]
         for _ in range(3 * FPS):
             yaw, pitch = self._aim(spot)
-            if abs(_wrapped(yaw - self.state.yaw_deg)) < _REACH_DEG and abs(pitch - self.state.pitch_deg) < _REACH_DEG:
+            if abs(wrapped_deg(yaw - self.state.yaw_deg)) < _REACH_DEG and abs(pitch - self.state.pitch_deg) < _REACH_DEG:
                 return
             yield self._towards(yaw, pitch, speed)
 
@@ -106,7 +108,7 @@ class Player:
             if np.hypot(*away) < near:
                 return
             yaw = math.degrees(math.atan2(away[1], away[0]))
-            yield self._towards(yaw, -4, 140, {"up"} if abs(_wrapped(yaw - self.state.yaw_deg)) < 25 else ())
+            yield self._towards(yaw, -4, 140, {"up"} if abs(wrapped_deg(yaw - self.state.yaw_deg)) < 25 else ())
 
     def _press(self, key: str, frames: int = 3) -> Acts:
         yield from (Act(frozenset({key})) for _ in range(frames))
@@ -327,7 +329,3 @@ SCENARIOS: dict[str, Callable[[Player], Acts]] = {
 }
 SCENES = {"house": "house", "build": "yard", "mixed": "yard"}
 """What is built for a scenario; the others are played in the wild."""
-
-
-def _wrapped(angle_deg: float) -> float:
-    return (angle_deg + 180.0) % 360.0 - 180.0

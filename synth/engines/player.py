@@ -5,6 +5,8 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from synth.angles import wrapped_deg
+
 RADIUS_M = 12.0  # beyond it the player turns back
 KEY_TURN_DEG_S = 90.0  # the turn rate of a held arrow key at play
 _STUCK_FRAMES = 9
@@ -139,7 +141,7 @@ class Roamer:
     def _go_home(self) -> Acts:
         rng = self._rng
         home_deg = math.degrees(math.atan2(-self.view.north, -self.view.east))
-        turn_deg = _wrapped(self.view.yaw_deg - home_deg + rng.uniform(-35, 35))
+        turn_deg = wrapped_deg(self.view.yaw_deg - home_deg + rng.uniform(-35, 35))
         yield from self._hold("turn", abs(turn_deg) / KEY_TURN_DEG_S, (), math.copysign(KEY_TURN_DEG_S, turn_deg))
         yield from self._or_turn_away(self._hold("walk", rng.uniform(1.2, 2.8), {"up"}, rng.uniform(-12, 12)))
 
@@ -164,7 +166,3 @@ class Roamer:
 
 
 PLAYS: dict[str, Callable[[Roamer], Acts]] = {"roam": Roamer.roam, "amble": Roamer.amble, "still": Roamer.still}
-
-
-def _wrapped(angle_deg: float) -> float:
-    return (angle_deg + 180.0) % 360.0 - 180.0
