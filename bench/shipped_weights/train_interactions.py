@@ -30,7 +30,8 @@ from curation.actions.confidence import FEATURES
 from curation.actions.learned import KINDS, REGIMES
 
 WIDTH, BATCH, TICKS = 64, 8, 64
-NETWORKS, STEPS, _RATE, _WARM_UP = 5, 1500, 2e-3, 200
+NETWORKS, _RATE, _WARM_UP = 5, 2e-3, 200
+STEPS = 500  # for each engine that is trained on, so that each is seen as often
 _AVERAGED_FROM = 1 / 3  # of the steps: from there on a network's weights are averaged over the steps
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
 _KIND_LOSS, _REGIME_LOSS = 0.5, 0.5  # their weights beside the loss of events
@@ -169,7 +170,7 @@ def padded(one: LabelledTicks) -> LabelledTicks:
     return replace(one, **ticks)
 
 
-def train(recordings: list[LabelledTicks], seed: int, steps: int = STEPS) -> Net:
+def train(recordings: list[LabelledTicks], seed: int, steps: int) -> Net:
     """Train a network. Its weights are their mean over the last two thirds of the steps.
 
     At a constant rate the weights wander around a flat minimum, whose middle serves games that were not seen better than the
@@ -249,7 +250,7 @@ def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -
 
 
 def build(folders: Sequence[Path], target: Path, without: str = "", networks: int = NETWORKS, steps: int = STEPS) -> None:
-    """Train on the recordings of some folders and write the weights. without: an engine to leave out. steps: of a network."""
+    """Train on the recordings of some folders and write the weights. without: an engine to leave out. steps: an engine."""
     paths = sorted(path for folder in folders for path in folder.glob("*.mp4") if path.with_suffix(".jsonl").exists())
     kept = [labelled_ticks(path) for path in paths if split_of(path) != "test"]
     training, left_out = [one for one in kept if one.engine != without], [one for one in kept if one.engine == without]
@@ -259,7 +260,7 @@ def build(folders: Sequence[Path], target: Path, without: str = "", networks: in
     print(f"{len(training)} recordings: " + ", ".join(f"{n / 600:.1f} min of {engine}" for engine, n in ticks.items()))
     nets = []
     for seed in range(networks):
-        nets.append(train(training, seed, steps))
+        nets.append(train(training, seed, steps * len(ticks)))
         if left_out:
             print(f"left out: {figures(nets[-1], left_out)}", flush=True)
     # What is known is how real games move: painted ones look like none of them.
@@ -272,7 +273,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--without", default="", help="an engine to leave out")
     parser.add_argument("--networks", type=int, default=NETWORKS, help=f"default {NETWORKS}")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"of each network; default {STEPS}")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of a network for each engine; default {STEPS}")
     parser.add_argument("--out", type=Path, default=Path(learned.__file__).with_name("interactions.npz"))
     options = parser.parse_args()
     print(describe())
