@@ -127,7 +127,7 @@ class InteractionSettings:
     # farthest 1 %. Other maps of the same games have 0.3 to 0.9, other games 0.5 to 1.5.
     max_distance: float = 1.5
     # How far a clip may be for it to be known that nothing happens in it: on games that the detector was not trained on, it
-    # misses a third of what happens. Of 777 clips of games that were left out, three with an event were called quiet within it.
+    # misses a third of what happens. Of 777 clips of games that were left out, five with an event were called quiet within it.
     max_quiet_distance: float = 0.6
     min_seen: float = 0.2  # certainty (0-1) under which an interaction counts as nothing that happens
     min_kind: float = 0.5  # probability from which an interaction is named: a door, a shot; otherwise it is an event

@@ -31,10 +31,10 @@ class InteractiveSettings:
 
     # Score (0-1) from which a clip counts as interactive; larger values accept fewer clips. `gamecraft bench captions --tune`
     # shows what other values give.
-    min_score: float = 0.55
+    min_score: float = 0.4
     # Score (0-1) from which a clip is left unknown instead of not interactive. On games that the detector was not trained on,
-    # half of the missed events have a score between the two.
-    min_unknown_score: float = 0.2
+    # four in five of the clips whose event is missed have a score between the two.
+    min_unknown_score: float = 0.15
 
     def __post_init__(self) -> None:
         for name in ("min_score", "min_unknown_score"):

@@ -5,7 +5,7 @@ from curation.captions import interaction
 from curation.captions.caption import ClipMeasurements, MeasuredEvent
 from curation.captions.interaction import InteractiveSettings, definition, event_score, judge_by_measurements, judge_by_model
 
-LIMITS = InteractiveSettings(min_score=0.5)
+LIMITS = InteractiveSettings(min_score=0.5, min_unknown_score=0.2)
 DOOR = ClipMeasurements(
     6.0, (("forward", 0, 2),), (MeasuredEvent(2.0, 2.5, 3.0, 0.9),), True, motion_camera=2.0, motion_object=0.5
 )
