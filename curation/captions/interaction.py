@@ -31,7 +31,7 @@ class InteractiveSettings:
 
     # Score (0-1) from which a clip counts as interactive; larger values accept fewer clips. `gamecraft bench captions --tune`
     # shows what other values give.
-    min_score: float = 0.4
+    min_score: float = 0.45
     # Score (0-1) from which a clip is left unknown instead of not interactive. On games that the detector was not trained on,
     # four in five of the clips whose event is missed have a score between the two.
     min_unknown_score: float = 0.15
