@@ -34,10 +34,10 @@ NETWORKS, _RATE, _WARM_UP = 5, 2e-3, 200
 STEPS = 500  # for each engine that is trained on, so that each is seen as often
 _AVERAGED_FROM = 1 / 3  # of the steps: from there on a network's weights are averaged over the steps
 _QUIET_SHARE = 0.3  # of the windows: those in which nothing happens
-_KIND_LOSS, _REGIME_LOSS = 0.5, 0.5  # their weights beside the loss of events
+_KIND_LOSS, _REGIME_LOSS = 0.5, 0.5  # relative to the loss of events
 _NEARBY = (1, 2, 1)  # the ticks whose probabilities are averaged
 _INPUTS = learned.PLANES + learned.CONTEXT_PLANES
-_GAIN = 0.7  # how much stronger or weaker flow and changes may be than recorded, as a logarithm
+_GAIN = 0.7  # how much stronger or weaker flow and changes may be than recorded, as a logarithm, beside smaller factors
 _SPEED, _PACED = 0.4, 0.4  # how much faster or slower a window may be played, as a logarithm; share of batches that are
 _HIDDEN = 0.5  # share of windows in which a rectangle at the picture's edge stands still, as a game's panel does
 # Planes in px/s (flow, unevenness, flow without the camera's) and in grey levels.
@@ -110,7 +110,7 @@ def _uncovered(batch: int, draw: Callable[..., Tensor]) -> Tensor:
 
 
 def play_faster(batch: dict[str, Tensor], times: float) -> dict[str, Tensor]:
-    """Return windows as if a game moved `times` as fast: fewer ticks of larger motion. Ticks past the end are not known."""
+    """Return windows as if the game ran `times` as fast: larger motion, in other ticks. Ticks past the end are not known."""
     ticks = torch.arange(TICKS) * times
     at = ticks.long().clamp(max=TICKS - 1)
     played = {name: part if name == "knows_kind" else part[:, at] for name, part in batch.items()}
@@ -173,8 +173,8 @@ def padded(one: LabelledTicks) -> LabelledTicks:
 def train(recordings: list[LabelledTicks], seed: int, steps: int) -> Net:
     """Train a network. Its weights are their mean over the last two thirds of the steps.
 
-    At a constant rate the weights wander around a flat minimum, whose middle serves games that were not seen better than the
-    sharp one in which a falling rate ends (Cha et al. 2021, SWAD).
+    After a warm-up the learning rate is constant. The mean of the weights is said to lie in a flatter minimum, which serves
+    data that was not seen better than the end of a decaying rate (Cha et al. 2021, SWAD).
     """
     torch.manual_seed(seed)
     net = Net().train()
@@ -250,7 +250,7 @@ def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -
 
 
 def build(folders: Sequence[Path], target: Path, without: str = "", networks: int = NETWORKS, steps: int = STEPS) -> None:
-    """Train on the recordings of some folders and write the weights. without: an engine to leave out. steps: an engine."""
+    """Train on the recordings of some folders and write the weights. without: an engine to leave out. steps: for each."""
     paths = sorted(path for folder in folders for path in folder.glob("*.mp4") if path.with_suffix(".jsonl").exists())
     kept = [labelled_ticks(path) for path in paths if split_of(path) != "test"]
     training, left_out = [one for one in kept if one.engine != without], [one for one in kept if one.engine == without]
@@ -263,7 +263,7 @@ def build(folders: Sequence[Path], target: Path, without: str = "", networks: in
         nets.append(train(training, seed, steps * len(ticks)))
         if left_out:
             print(f"left out: {figures(nets[-1], left_out)}", flush=True)
-    # What is known is how real games move: painted ones look like none of them.
+    # The distance is from real games only: painted ones look like none of them.
     export(nets, [one for one in training if one.engine != "painted"], target)
 
 
