@@ -140,6 +140,41 @@ def test_windows_are_quiet_in_three_of_ten_and_else_show_each_engine_and_kind_al
     assert batch["knows_kind"].shape == (4, 1, len(KINDS))
 
 
+def test_weights_are_the_mean_over_the_last_two_thirds_of_the_steps(monkeypatch):
+    after_steps = []
+
+    class Recorder(torch.optim.AdamW):
+        def step(self, *given):
+            super().step(*given)
+            after_steps.append(torch.cat([part.detach().flatten().clone() for part in self.param_groups[0]["params"]]))
+
+    monkeypatch.setattr(torch.optim, "AdamW", Recorder)
+    monkeypatch.setattr(train_interactions, "BATCH", 1)
+    net = train_interactions.train([ticks()], 0, 6)
+    weights = torch.cat([part.detach().flatten() for part in net.parameters()])
+    torch.testing.assert_close(weights, torch.stack(after_steps[2:]).mean(0))
+    assert not torch.equal(weights, after_steps[-1])
+
+
+@pytest.mark.parametrize(("without", "engines"), [("", {"doom", "minetest", "painted"}), ("doom", {"minetest", "painted"})])
+def test_a_build_trains_on_all_but_the_test_and_the_engine_left_out(tmp_path, monkeypatch, without, engines):
+    for engine in ("doom", "minetest", "painted"):
+        for split in ("train", "valid", "test"):
+            for ending in (".mp4", ".jsonl"):
+                (tmp_path / f"{engine}-{split}00-walk{ending}").touch()
+    (tmp_path / "doom-train01-walk.mp4").touch()  # it has no truth
+    trained, exported = [], []
+    monkeypatch.setattr(train_interactions, "labelled_ticks", lambda path: ticks(path.name.partition("-")[0]))
+    monkeypatch.setattr(train_interactions, "train", lambda *given: trained.append(given) or train_interactions.Net())
+    monkeypatch.setattr(train_interactions, "export", lambda *given: exported.append(given))
+    train_interactions.build([tmp_path], tmp_path / "out.npz", without, networks=2, steps=10)
+    assert [(seed, steps) for _, seed, steps in trained] == [(0, 10 * len(engines)), (1, 10 * len(engines))]
+    assert sorted(one.engine for one in trained[0][0]) == sorted([*engines, *engines])
+    [(nets, known, _)] = exported
+    assert len(nets) == 2
+    assert {one.engine for one in known} == engines - {"painted"}
+
+
 def test_a_recording_shorter_than_a_window_is_lengthened_by_ticks_that_do_not_count():
     short = train_interactions.padded(ticks(seconds=4, at_s=(1, 2)))
     assert len(short.event) == train_interactions.TICKS
