@@ -32,7 +32,7 @@ from bench.interactions import (
     recall_within_time,
     regime_figures,
 )
-from bench.labelled_ticks import split_of
+from bench.labelled_ticks import SPLITS, recordings_in
 from bench.machine import describe
 from bench.measures import Hits, auc, count_contained, match_instants
 from bench.partition import CUT_WITHIN, pyscenedetect_cuts
@@ -339,12 +339,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--left-out", action="append", default=[], metavar="ENGINE=FILE")
     parser.add_argument("--no-scan", action="store_true", help="leave out cuts and boundaries, which take most of the time")
     parser.add_argument("--plot", type=Path, help="where the reliability of left-out weights is drawn")
-    parser.add_argument("--split", choices=("train", "valid", "test", "all"), default="test", help="which takes; default test")
+    parser.add_argument("--split", choices=(*SPLITS, "all"), default="test", help="which takes; default test")
     options = parser.parse_args(arguments)
     print(describe())
-    videos = [path for folder in options.folders for path in sorted(folder.glob("*.mp4"))]
-    paths = [path for path in videos if options.split in ("all", split_of(path))]
-    recordings = [load(path) for path in paths if path.with_suffix(".jsonl").exists()]
+    splits = SPLITS if options.split == "all" else (options.split,)
+    recordings = [load(path) for path in recordings_in(options.folders, splits)]
     left_out = {name: load_detector(Path(file)) for name, _, file in (word.partition("=") for word in options.left_out)}
     release, shipped = load_detector(options.release), learned.shipped_detector()
     lines: list[str] = []

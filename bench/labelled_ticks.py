@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from curation.media.time_gaps import frame_step
 from curation.partition.chunks import measure_flow
 from curation.partition.optical_flow import FlowSettings
 from synth.engines.labels import read_labels
+
+SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,14 @@ class LabelledTicks:
 
 def split_of(path: Path) -> str:
     """Return train, valid or test, as the name of a recording says: the word begins it or follows a hyphen."""
-    named = re.search(r"(?:^|-)(train|valid|test)", path.name)
+    named = re.search(rf"(?:^|-)({'|'.join(SPLITS)})", path.name)
     return named[1] if named else "train"
+
+
+def recordings_in(folders: Iterable[Path], splits: Sequence[str]) -> list[Path]:
+    """Return the videos of some folders that have ground truth and are of one of the splits, sorted."""
+    videos = sorted(path for folder in folders for path in folder.glob("*.mp4"))
+    return [path for path in videos if split_of(path) in splits and path.with_suffix(".jsonl").exists()]
 
 
 def labelled_ticks(path: Path) -> LabelledTicks:

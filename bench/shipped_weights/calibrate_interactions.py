@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.interactions import ClipVerdict, clip_verdicts, load, load_detector, predict
-from bench.labelled_ticks import split_of
+from bench.labelled_ticks import recordings_in
 from bench.machine import describe
 from bench.measures import auc
 from curation.actions.confidence import FEATURES
@@ -56,8 +56,7 @@ def calibrate(folders: Sequence[Path], left_out: dict[str, Path], into: Sequence
     left_out: for each engine the weights that never saw it. into: weights that get the rule.
     """
     judges = {engine: load_detector(file) for engine, file in left_out.items()}
-    paths = [path for folder in folders for path in sorted(folder.glob("*.mp4")) if split_of(path) != "test"]
-    recordings = [load(path) for path in paths if path.with_suffix(".jsonl").exists()]
+    recordings = [load(path) for path in recordings_in(folders, ("train", "valid"))]
     verdicts = [
         verdict
         for one in recordings

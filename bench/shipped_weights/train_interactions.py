@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from bench.labelled_ticks import LabelledTicks, labelled_ticks, split_of
+from bench.labelled_ticks import LabelledTicks, labelled_ticks, recordings_in
 from bench.machine import describe
 from bench.measures import auc
 from curation.actions import learned
@@ -177,7 +177,7 @@ def train(recordings: list[LabelledTicks], seed: int, steps: int) -> Net:
     data that was not seen better than the end of a decaying rate (Cha et al. 2021, SWAD).
     """
     torch.manual_seed(seed)
-    net = Net().train()
+    net = Net()
     draws, windows = torch.Generator().manual_seed(seed), Windows(recordings, seed)
     optimizer = torch.optim.AdamW(net.parameters(), _RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / _WARM_UP, total_iters=_WARM_UP)
@@ -219,15 +219,15 @@ def loss_of(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
 def figures(net: Net, recordings: list[LabelledTicks]) -> str:
     """Return for each engine the AUC of events and the share of right regimes, as text."""
     net.eval()
-    figures = []
+    texts = []
     for engine in sorted({one.engine for one in recordings}):
         own = [one for one in recordings if one.engine == engine]
         with torch.inference_mode():
             logits = torch.cat([net(torch.from_numpy(one.planes).float()[None])[0] for one in own]).numpy()
         known, event, regime = (np.concatenate([getattr(one, name) for one in own]) for name in ("known", "event", "regime"))
         right = logits[:, 1 : 1 + len(REGIMES)].argmax(1) == regime
-        figures.append(f"{engine} AUC {auc(logits[known, 0], event[known]):.3f}, regimes right {right.mean():.2f}")
-    return "; ".join(figures)
+        texts.append(f"{engine} AUC {auc(logits[known, 0], event[known]):.3f}, regimes right {right.mean():.2f}")
+    return "; ".join(texts)
 
 
 def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -> None:
@@ -250,9 +250,11 @@ def export(nets: Sequence[Net], recordings: list[LabelledTicks], target: Path) -
 
 
 def build(folders: Sequence[Path], target: Path, without: str = "", networks: int = NETWORKS, steps: int = STEPS) -> None:
-    """Train on the recordings of some folders and write the weights. without: an engine to leave out. steps: for each."""
-    paths = sorted(path for folder in folders for path in folder.glob("*.mp4") if path.with_suffix(".jsonl").exists())
-    kept = [labelled_ticks(path) for path in paths if split_of(path) != "test"]
+    """Train on the recordings of some folders and write the weights.
+
+    without: an engine to leave out. steps: of a network, for each engine that it is trained on.
+    """
+    kept = [labelled_ticks(path) for path in recordings_in(folders, ("train", "valid"))]
     training, left_out = [one for one in kept if one.engine != without], [one for one in kept if one.engine == without]
     ticks = Counter[str]()
     for one in training:

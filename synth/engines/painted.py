@@ -29,7 +29,7 @@ Place = tuple[float, float, float]
 
 
 def _ahead(act: Callable[[Stage, Place], Act]) -> Callable[[Stage], Act]:
-    """Give an act a free place ahead of the player. Where there is none, nothing happens."""
+    """Let an act happen at a free place ahead of the player. Where there is none, nothing happens."""
 
     def act_there(stage: Stage) -> Act:
         at = stage.place_ahead()

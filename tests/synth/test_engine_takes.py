@@ -297,7 +297,7 @@ def test_a_map_file_has_walls_glass_and_doors():
     assert radius == pytest.approx(50)
 
 
-def unnamed(scenes, quake_map=None, take=None, jumps=()):
+def other_runs(scenes, quake_map=None, take=None, jumps=()):
     truths = [openarena._frame_truth(openarena._Frame(one, openarena._Act(), "")) for one in scenes]
     found = openarena_scenes.other_spans(scenes, jumps, take or Take("fight"), quake_map or wall_map(), truths, OPTICS)
     return [(span.kind, span.start, span.end) for span in found]
@@ -319,25 +319,25 @@ GUN = (4, "models/weapons2/shotgun/shotgun.md3", (0, 0, 50))
 )
 def test_what_is_seen_and_is_no_event_is_told_apart_from_quiet(seen):
     frames = [scene(entities=[GUN, seen] if 10 <= number < 20 else [GUN]) for number in range(30)]
-    assert unnamed(frames) == [("other", 10, 20)]
+    assert other_runs(frames) == [("other", 10, 20)]
     if "Blend" not in seen[1]:
-        assert unnamed(frames, wall_map(((-500, 90, -500), (500, 110, 500)))) == [], "a wall hides it"
+        assert other_runs(frames, wall_map(((-500, 90, -500), (500, 110, 500)))) == [], "a wall hides it"
         away = (*seen[:2], (0, -300, 50))
-        assert unnamed([scene(entities=[GUN, away])] * 5) == [], "it is behind the player"
+        assert other_runs([scene(entities=[GUN, away])] * 5) == [], "it is behind the player"
 
 
 def test_who_comes_to_life_shines_and_is_no_quiet_player():
-    assert unnamed([scene(entities=[GUN])] * 60, jumps=[10]) == [("other", 10, 34)]
+    assert other_runs([scene(entities=[GUN])] * 60, jumps=[10]) == [("other", 10, 34)]
 
 
 def test_who_lies_dead_or_takes_something_is_no_quiet_player():
     armour = (0, "models/powerups/armor/armor_yel.md3", (0, 60, 50))
     taken = [scene(entities=[GUN, armour] if number < 10 else [GUN]) for number in range(40)]
-    assert unnamed(taken) == [("other", 10, 20)]
+    assert other_runs(taken) == [("other", 10, 20)]
     far = (*armour[:2], (0, 400, 50))
-    assert unnamed([scene(entities=[GUN, far] if number < 10 else [GUN]) for number in range(40)]) == []
+    assert other_runs([scene(entities=[GUN, far] if number < 10 else [GUN]) for number in range(40)]) == []
     dead = [scene(entities=[GUN] if number < 10 else []) for number in range(40)]
-    assert unnamed(dead) == [("other", 10, 40)]
+    assert other_runs(dead) == [("other", 10, 40)]
 
 
 def test_an_explosion_behind_a_wall_is_no_event():
